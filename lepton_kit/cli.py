@@ -1,0 +1,301 @@
+"""The `lepton` command: each command is a few lines that call the package."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.runs.project import find_project
+
+if TYPE_CHECKING:  # each command imports what it needs when it runs, so that `lepton --help` answers at once
+    from lepton_kit.runs.manifest import Manifest
+
+app = typer.Typer(
+    help="Notebooks and runbooks that keep AI services stable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console() if sys.stdout.isatty() else Console(width=200)  # what is piped shall not be folded at 80
+COLOURS = {"succeeded": "green", "running": "blue"}
+
+
+@app.command("list")
+def list_notebooks() -> None:
+    """List the project's notebooks and runbooks."""
+    from lepton_kit.runs.notebooks import find_notebooks, read_notebook, title_of
+
+    project = find_project()
+    table = _table("notebook", "title")
+    for path in find_notebooks(project):
+        table.add_row(str(path.relative_to(project)), escape(title_of(read_notebook(path), path.stem)))
+    console.print(table)
+
+
+@app.command()
+def params(
+    notebook: Annotated[str, typer.Argument(help="A notebook's path, or its name.")],
+    json_schema: Annotated[bool, typer.Option("--json-schema", help="Print JSON Schema instead of a table.")] = False,
+) -> None:
+    """Show the parameters that a notebook takes."""
+    from lepton_kit.runs.notebooks import locate_notebook, read_notebook
+    from lepton_kit.runs.parameters import json_schema as schema_of
+    from lepton_kit.runs.parameters import read_parameters
+
+    path = locate_notebook(notebook, find_project())
+    parameters = read_parameters(read_notebook(path), path.name)
+    if parameters is None:
+        raise InputError(f"{path.name}: has no cell tagged 'parameters'")
+    if json_schema:
+        print(json.dumps(schema_of(parameters, path.stem), indent=2))
+        return
+    table = _table("parameter", "type", "default", "meaning")
+    for p in parameters:
+        table.add_row(p.name, escape(p.annotation), escape(repr(p.default)), escape(p.help))
+    console.print(table)
+
+
+@app.command()
+def run(
+    notebooks: Annotated[list[str], typer.Argument(help="Notebooks' paths, or their names.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A value for a parameter; may be repeated."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many notebooks run at once.")] = 1,
+) -> None:
+    """Run notebooks through papermill, each in a run folder of its own."""
+    from lepton_kit.runs.notebooks import locate_notebook
+    from lepton_kit.runs.pool import run_all
+    from lepton_kit.runs.progress import RunProgress
+    from lepton_kit.runs.runner import Request, execute, prepare
+
+    project = find_project()
+    values = _values(parameter or [], project)
+    plans = [prepare(Request(locate_notebook(name, project), values), project) for name in notebooks]
+    with RunProgress(console, len(plans)) as progress:
+        if workers > 1 and len(plans) > 1:
+            runs = run_all(plans, project, workers, progress.on_event)
+        else:
+            runs = [execute(plan, project, progress.on_event) for plan in plans]
+    for made in runs:
+        _print_end(made, project)
+    _exit_unless_all_succeeded(runs)
+
+
+@app.command()
+def pipeline(
+    name: Annotated[str, typer.Argument(help="A pipeline of lepton.toml.")],
+    force: Annotated[bool, typer.Option("--force", help="Run steps that have not changed, too.")] = False,
+) -> None:
+    """Run the steps of a pipeline; a step that has not changed since it succeeded is skipped."""
+    from lepton_kit.runs.pipeline import find_pipeline, run_pipeline
+    from lepton_kit.runs.progress import RunProgress
+
+    project = find_project()
+    with RunProgress(console, len(find_pipeline(name, project).steps)) as progress:
+        steps = run_pipeline(name, project, force=force, on_event=progress.on_event)
+    _print_end(steps[-1].run, project)
+    _exit_unless_all_succeeded([step.run for step in steps])
+
+
+@app.command()
+def runs(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
+) -> None:
+    """List the runs, newest first."""
+    from lepton_kit.runs.manifest import all_runs
+
+    table = _table("run", "status", "started (UTC)", "took", "title")
+    for made in all_runs(find_project())[:limit]:
+        took = "" if made.duration_s is None else f"{made.duration_s:.1f} s"
+        table.add_row(made.run_id, _coloured(made.status), f"{made.started:%Y-%m-%d %H:%M}", took, escape(made.title))
+    console.print(table)
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="A run's id or the end of it, a notebook's name, or `latest`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:
+    """Show what a run was given, what it found, and what it left."""
+    from lepton_kit.runs.manifest import find_run
+
+    project = find_project()
+    made = find_run(run, project)
+    if as_json:
+        print(made.model_dump_json(indent=1))
+        return
+    facts = {
+        "title": made.title, "notebook": made.notebook, "status": made.status, "trigger": made.trigger,
+        "started": f"{made.started:%Y-%m-%d %H:%M:%S} UTC", "took": f"{made.duration_s} s",
+        "folder": str(made.folder(project)),
+    }  # fmt: skip
+    _print_pairs(made.run_id, facts)
+    _print_pairs("parameters", made.parameters)
+    _print_pairs("inputs", {i.ref: f"sha256 {i.sha256[:12]}" if i.sha256 else "" for i in made.inputs})
+    _print_pairs("results", {name: _short(result.value, result.unit) for name, result in made.results.items()})
+    _print_pairs("expectations", {e.message: "met" if e.passed else f"BROKEN {e.values}" for e in made.expectations})
+    _print_pairs("artifacts", {a.file: f"{a.bytes:,} bytes, sha256 {a.sha256[:12]}" for a in made.artifacts})
+    if made.error:
+        _print_pairs("error", {f"code cell {made.error.cell}": f"{made.error.name}: {made.error.message}"})
+
+
+@app.command()
+def check(
+    what: Annotated[list[str] | None, typer.Argument(help="Runs or notebooks; all committed ones if none.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Keep new outputs as a notebook's committed ones.")] = False,
+) -> None:
+    """Repeat runs or committed notebooks in a fresh kernel with nbval, and tell whether they reproduce."""
+    from lepton_kit.runs.check import check_notebook, check_run, update_outputs
+    from lepton_kit.runs.manifest import find_run
+    from lepton_kit.runs.notebooks import find_notebooks, locate_notebook
+
+    project = find_project()
+    failed = 0
+    for name in what or [str(path) for path in find_notebooks(project)]:
+        is_notebook = name.endswith(".ipynb")
+        if update:
+            update_outputs(locate_notebook(name, project), project)
+            console.print(f"{name}: outputs updated", markup=False, highlight=False)
+            continue
+        made = (
+            check_notebook(locate_notebook(name, project), project)
+            if is_notebook
+            else check_run(find_run(name, project), project)
+        )
+        failed += not made.passed
+        console.print(f"{'✓' if made.passed else '✗'} {made.name}: {'reproduces' if made.passed else 'differs'}")
+        for difference in made.differences:
+            console.print(f"  {made.name}: {difference}", markup=False, highlight=False, soft_wrap=True)
+        if not made.passed and not made.differences:
+            console.print(made.report, markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str] | None, typer.Argument(help="Runs to publish; if none, each notebook's newest.")] = None,
+) -> None:
+    """Render runs as a website: with Quarto where it is installed, else as plain pages through nbconvert."""
+    from lepton_kit.reports.site import build_site
+    from lepton_kit.runs.manifest import find_run, finished_runs
+
+    project = find_project()
+    if runs:
+        chosen = [find_run(name, project) for name in runs]
+    else:
+        newest: dict[str, Manifest] = {}
+        for made in finished_runs(project):
+            newest.setdefault(made.name, made)
+        chosen = list(newest.values())
+    if not chosen:
+        raise InputError(f"no finished run in {project / 'runs'}: run a notebook first, such as `lepton run 00-tour`")
+    site = build_site(project, chosen)
+    if site.note:
+        console.print(site.note, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report ({len(chosen)} runs, by {site.tool}): {site.index}", markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; what a person can mend is one message, never a traceback."""
+    try:
+        sys.exit(app(args=join_parameters(sys.argv[1:]), standalone_mode=True))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except LeptonError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def join_parameters(arguments: list[str]) -> list[str]:
+    """Join `-p NAME VALUE`, as papermill writes it, to the single word `NAME=VALUE` that Typer can take repeatedly.
+
+    Examples
+    --------
+    >>> join_parameters(["run", "a.ipynb", "-p", "days", "-3", "-p", "name=x"])
+    ['run', 'a.ipynb', '-p', 'days=-3', '-p', 'name=x']
+    """
+    joined: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        joined.append(word)
+        if word in ("-p", "--parameter"):
+            name = next(rest, None)
+            if name is not None:
+                value = None if "=" in name else next(rest, None)
+                joined.append(name if value is None else f"{name}={value}")
+    return joined
+
+
+def _values(given: list[str], project: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"parameter {name!r} (from -p): no value given; write -p NAME VALUE")
+        if name in values:
+            raise InputError(f"parameter {name!r} (from -p): given twice, {values[name]!r} and {value!r}")
+        values[name] = _from_here(value, project)
+    return values
+
+
+def _from_here(value: str, project: Path) -> str:
+    """Turn a path relative to the working directory, as a shell completes it, into one relative to the project."""
+    path = Path.cwd() / value
+    if not value or Path.cwd() == project or "\n" in value or not path.exists():
+        return value
+    resolved = path.resolve()
+    return str(resolved.relative_to(project) if resolved.is_relative_to(project) else resolved)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("run", "notebook", "parameter"))
+    return table
+
+
+def _coloured(status: str) -> str:
+    return f"[{COLOURS.get(status, 'red')}]{status}[/]"
+
+
+def _print_pairs(heading: str, pairs: dict[str, Any]) -> None:
+    if pairs:
+        table = Table(box=None, show_header=False, padding=(0, 2), title=escape(heading), title_justify="left")
+        for name, value in pairs.items():
+            table.add_row(escape(name), escape(str(value)))
+        console.print(table)
+
+
+def _short(value: Any, unit: str) -> str:
+    if isinstance(value, dict) and value.keys() == {"columns", "rows"}:
+        return f"table of {len(value['rows'])} rows: {', '.join(value['columns'])}"
+    return f"{value} {unit}" if unit not in ("", "1") else str(value)
+
+
+def _print_end(made: Manifest, project: Path) -> None:
+    console.print(f"{_coloured(made.status)} {made.run_id}", highlight=False)
+    if made.error:
+        where = f"code cell {made.error.cell}: " if made.error.cell is not None else ""
+        text = f"  {where}{made.error.name}: {made.error.message}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"  {made.folder(project)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _exit_unless_all_succeeded(runs: list[Manifest]) -> None:
+    if any(made.status != "succeeded" for made in runs):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

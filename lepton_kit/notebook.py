@@ -1,0 +1,196 @@
+"""What a notebook calls: record results, state expectations, read inputs, leave artifacts.
+
+Everything recorded is an ordinary output of the cell, under a media type of its own. So the executed notebook alone
+holds its results, whoever ran it: JupyterLab, papermill, nbval or `lepton run`.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import ExpectationFailed, InputError
+from lepton_kit.files import sha256_of
+from lepton_kit.runs.project import find_project
+from lepton_kit.runs.references import is_remote, resolve
+
+RESULT = "application/vnd.lepton.result+json"
+EXPECTATION = "application/vnd.lepton.expectation+json"
+INPUT = "application/vnd.lepton.input+json"
+
+
+def record(
+    name: str, value: Any, unit: str = "", *, rtol: float = 1e-6, atol: float = 0.0, compare: bool = True
+) -> None:
+    """Record a named result of this notebook and show it.
+
+    Parameters
+    ----------
+    name
+        What the result is called in the manifest; the last value recorded under a name counts.
+    value
+        A number, text, truth value, None, or a list, dict or DataFrame of these.
+    unit
+        Unit of the value, such as `"USD"`, `"ms"` or `"1"` for a ratio.
+    rtol, atol
+        A later run agrees when `|new - old| <= atol + rtol * |old|`, for every number inside the value.
+    compare
+        False for what may differ from run to run, such as a time measured or an identifier.
+
+    Raises
+    ------
+    InputError
+        When the value is of a type that JSON cannot hold.
+    """
+    payload = {
+        "name": name, "value": plain(value, name), "unit": unit, "rtol": rtol, "atol": atol, "compare": compare
+    }  # fmt: skip
+    _display(RESULT, payload, text=f"{name} = {_as_text(value, unit)}", markup=_result_html(name, value, unit))
+
+
+def expect(condition: Any, message: str, **values: Any) -> None:
+    """State a condition that must hold, with the values that show it.
+
+    Raises
+    ------
+    ExpectationFailed
+        When the condition is false: the run stops here, and its status becomes `expectation_failed`.
+    """
+    passed = bool(condition)
+    payload = {"message": message, "passed": passed, "values": {k: plain(v, k) for k, v in values.items()}}
+    shown = ", ".join(f"{k} = {_as_text(v)}" for k, v in values.items())
+    line = f"{'✓' if passed else '✗'} {message}" + (f" ({shown})" if shown else "")
+    _display(EXPECTATION, payload, text=line, markup=f"<p>{html.escape(line)}</p>")
+    if not passed:
+        raise ExpectationFailed(f"expected: {message}" + (f"; got {shown}" if shown else ""))
+
+
+def input(reference: str | os.PathLike[str]) -> str:
+    """Find an input and note its hash as this run's lineage.
+
+    Parameters
+    ----------
+    reference
+        A file or folder (relative to the project's root), `run:<notebook or run id>/<file>` for an artifact of an
+        earlier run, or `sample:…` and `http(s)://…`, which are passed through.
+
+    Returns
+    -------
+    str
+        The absolute path, or the reference itself where it is not a local file.
+
+    Raises
+    ------
+    InputError
+        When there is no such file, folder, run or artifact.
+    """
+    reference = os.fspath(reference)
+    if is_remote(reference):
+        _display(INPUT, {"ref": reference, "sha256": None, "run": None}, text=f"input {reference}")
+        return reference
+    found = resolve(reference, find_project())
+    payload = {"ref": found.pinned, "sha256": sha256_of(found.path), "run": found.run_id}
+    _display(INPUT, payload, text=f"input {reference}")
+    return str(found.path)
+
+
+def artifact(name: str) -> Path:
+    """Return the path under which this run leaves a file for others.
+
+    Others name it `run:<notebook or run id>/<name>`. Outside a run (an analyst in JupyterLab) files lie in
+    `runs/interactive/<notebook>/artifacts/`, where later notebooks find them by the notebook's name.
+    """
+    folder = (run_folder() / "artifacts").resolve()
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder) or path == folder:
+        raise InputError(f"artifact {name!r}: must be a file name inside the run's artifacts folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def path(name: str | os.PathLike[str]) -> Path:
+    """Return a path inside the project, given relative to the project's root."""
+    return find_project() / name
+
+
+def run_folder() -> Path:
+    """Return the folder of the present run."""
+    if folder := os.environ.get("LEPTON_RUN_DIR"):
+        return Path(folder)
+    # Jupyter Server tells the kernel which notebook it serves; other ways of running a notebook by hand do not.
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", "notebook.ipynb")).stem
+    return find_project() / "runs" / "interactive" / notebook
+
+
+def run_id() -> str:
+    """Return the id of the present run, or `interactive`."""
+    return Path(os.environ["LEPTON_RUN_DIR"]).name if "LEPTON_RUN_DIR" in os.environ else "interactive"
+
+
+def plain(value: Any, name: str) -> Any:
+    """Turn a value into what JSON holds, so that equal results are stored as equal text.
+
+    A DataFrame becomes `{"columns": [...], "rows": [[...]]}`; floats that JSON lacks become `"nan"`, `"inf"`, `"-inf"`.
+    """
+    if _is_frame(value):
+        rows = [[plain(cell, name) for cell in row] for row in value.itertuples(index=False)]
+        return {"columns": [str(column) for column in value.columns], "rows": rows}
+    if isinstance(value, dict):
+        return {str(key): plain(item, name) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, pandas series
+        return plain(value.tolist(), name)
+    if isinstance(value, list | tuple):
+        return [plain(item, name) for item in value]
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(
+        f"result {name!r} is a {type(value).__name__}: record a number, text, truth value, None, "
+        "or a list, dict or DataFrame of these"
+    )
+
+
+def payloads(outputs: list[dict[str, Any]], media_type: str) -> Iterator[dict[str, Any]]:
+    """Yield what was recorded under one media type in a cell's outputs."""
+    for output in outputs:
+        if media_type in output.get("data", {}):
+            yield output["data"][media_type]
+
+
+def _is_frame(value: Any) -> bool:
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(value, pandas.DataFrame)
+
+
+def _as_text(value: Any, unit: str = "") -> str:
+    if _is_frame(value):
+        return f"\n{value.to_string(index=False)}"
+    if hasattr(value, "item"):
+        value = value.item()
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}" if unit not in ("", "1") else text
+
+
+def _result_html(name: str, value: Any, unit: str) -> str:
+    if _is_frame(value):
+        label = html.escape(name + (f" ({unit})" if unit not in ("", "1") else ""))
+        table = value.to_html(index=False, border=0, float_format=lambda number: f"{number:.4g}", na_rep="–")
+        return f"<p><strong>{label}</strong></p>{table}"
+    return f"<p><strong>{html.escape(name)}</strong> = {html.escape(_as_text(value, unit))}</p>"
+
+
+def _display(media_type: str, payload: dict[str, Any], text: str, markup: str | None = None) -> None:
+    from IPython.display import display  # the import costs half a second that only a notebook should pay
+
+    bundle = {media_type: payload, "text/plain": text}
+    if markup is not None:
+        bundle["text/html"] = markup
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,132 @@
+"""Checks with nbval that a notebook, or a run, still gives what it gave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.files import sha256_of, write_atomically
+from lepton_kit.notebook import INPUT
+from lepton_kit.runs.comparison import Difference
+from lepton_kit.runs.manifest import Manifest
+from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.runner import NOTEBOOK, kernel_environment
+
+WRITTEN_BY_NOTEBOOKS = ("models",)  # copied into the scratch project, so that a check changes nothing
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found: the results that differ, and nbval's own report of everything else."""
+
+    name: str
+    passed: bool
+    differences: list[Difference]
+    report: str
+
+
+def check_run(run: Manifest, project: Path) -> Check:
+    """Repeat a run in a fresh kernel and compare every output with what it left.
+
+    Raises
+    ------
+    InputError
+        When the run did not succeed, or an input is no longer what it was.
+    """
+    if run.status != "succeeded":
+        raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
+    for known in run.inputs:
+        if not is_remote(known.ref) and sha256_of(resolve(known.ref, project).path) != known.sha256:
+            raise InputError(f"run {run.run_id!r}: input {known.ref!r} has changed since; it cannot be repeated")
+    return _check(run.folder(project) / NOTEBOOK, run.run_id, project)
+
+
+def check_notebook(notebook: Path, project: Path) -> Check:
+    """Execute a committed notebook in a fresh kernel and compare every output with the committed one."""
+    if not any(cell.get("outputs") for cell in read_notebook(notebook).cells):
+        raise InputError(
+            f"notebook {notebook.name!r}: has no outputs to compare with; `lepton check --update` makes them"
+        )
+    return _check(notebook, notebook.stem, project)
+
+
+def update_outputs(notebook: Path, project: Path) -> None:
+    """Execute a committed notebook as it stands and keep the new outputs as those that later checks compare with.
+
+    Raises
+    ------
+    LeptonError
+        When a cell fails: the file is left as it was.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    content = read_notebook(notebook)
+    with _scratch_project(project) as (scratch, folder):
+        client = NotebookClient(content, kernel_name="python3", record_timing=False)
+        try:
+            client.execute(env=kernel_environment(scratch, folder), cwd=str(folder))
+        except CellExecutionError as error:
+            raise LeptonError(f"notebook {notebook.name!r}: a cell failed, outputs not updated: {error}") from error
+    for cell in content.cells:
+        _forget_this_run(cell)
+    content.metadata.pop("widgets", None)
+    write_atomically(notebook, str(nbformat.writes(content)) + "\n")
+
+
+def _forget_this_run(cell: Any) -> None:
+    """Remove what differs on every machine and says nothing to a reader."""
+    cell.metadata.pop("execution", None)
+    for output in cell.get("outputs", []):
+        output.get("data", {}).pop(INPUT, None)
+
+
+def _check(notebook: Path, name: str, project: Path) -> Check:
+    with _scratch_project(project) as (scratch, folder):
+        copy = folder / NOTEBOOK
+        shutil.copyfile(notebook, copy)
+        found = folder / "differences.jsonl"
+        run = _run_nbval(copy, found, kernel_environment(scratch, folder))
+        lines = found.read_text(encoding="utf-8").splitlines() if found.exists() else []
+    return Check(name, run.returncode == 0, [Difference(**json.loads(line)) for line in lines], run.stdout + run.stderr)
+
+
+def _run_nbval(notebook: Path, differences: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    # Neither the project's own pytest settings nor an outer pytest's shall reach the inner one.
+    environment = {key: value for key, value in environment.items() if not key.startswith("PYTEST_")}
+    command = [
+        *(sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "lepton_kit.runs.nbval_plugin"),
+        *("-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull, "--rootdir", str(notebook.parent), "-q"),
+        *("--color=no", "--tb=short", "--lepton-differences", str(differences), str(notebook)),
+    ]
+    return subprocess.run(command, env=environment, cwd=notebook.parent, capture_output=True, text=True)
+
+
+@contextmanager
+def _scratch_project(project: Path) -> Iterator[tuple[Path, Path]]:
+    """Make a project like the given one that can be written to without changing it; yield it and a run folder."""
+    with tempfile.TemporaryDirectory(prefix="lepton-check-") as name:
+        scratch = Path(name)
+        (scratch / "runs").mkdir()
+        for entry in project.iterdir():
+            if entry.name in WRITTEN_BY_NOTEBOOKS:
+                shutil.copytree(entry, scratch / entry.name)
+            elif entry.name != "runs":
+                (scratch / entry.name).symlink_to(entry.resolve())
+        for run in (project / "runs").glob("*") if (project / "runs").is_dir() else ():
+            (scratch / "runs" / run.name).symlink_to(run.resolve())
+        folder = scratch / "runs" / "check"
+        (folder / "artifacts").mkdir(parents=True)
+        yield scratch, folder

@@ -1,0 +1,221 @@
+"""The manifest of a run: everything needed to trust it and to repeat it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lepton_kit.errors import InputError
+from lepton_kit.files import sha256_of, write_atomically
+
+Status = Literal[
+    "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
+]
+FILE = "manifest.json"
+
+
+class Part(BaseModel):
+    """Base of the manifest's parts: unknown fields are errors, so that a manifest means what its format says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Input(Part):
+    """A file, folder or table that the run read; `sha256` is None for what is not a local file."""
+
+    parameter: str | None = None
+    ref: str
+    sha256: str | None
+    run: str | None
+
+
+class Result(Part):
+    """A value recorded by the notebook, with the tolerances that a later run must keep."""
+
+    value: Any
+    unit: str = ""
+    rtol: float = 1e-6
+    atol: float = 0.0
+    compare: bool = True
+
+
+class Expectation(Part):
+    """A condition that the notebook stated."""
+
+    message: str
+    passed: bool
+    values: dict[str, Any]
+
+
+class Artifact(Part):
+    """A file that the run left."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+class CellRun(Part):
+    """What became of one code cell: completed, failed, or pending (never run). Code cells are counted from 1."""
+
+    number: int
+    status: str
+    duration_s: float | None
+
+
+class RunError(Part):
+    """What ended a run that did not succeed; `cell` counts code cells from 1."""
+
+    cell: int | None
+    name: str
+    message: str
+
+
+class Git(Part):
+    """The commit that the project stood at."""
+
+    commit: str
+    dirty: bool
+
+
+class Environment(Part):
+    """The software and the machine that ran the notebook."""
+
+    python: str
+    platform: str
+    host: str
+    kernel: str
+    packages: dict[str, str]
+
+
+class Manifest(Part):
+    """One run, from the moment it starts (`status` is `running`) to its end."""
+
+    format: Literal[1] = 1
+    run_id: str
+    notebook: str
+    name: str
+    title: str
+    notebook_sha256: str
+    code_sha256: str
+    key: str | None
+    status: Status
+    trigger: str
+    started: datetime
+    ended: datetime | None = None
+    duration_s: float | None = None
+    parameters: dict[str, Any]
+    inputs: list[Input] = []
+    results: dict[str, Result] = {}
+    expectations: list[Expectation] = []
+    artifacts: list[Artifact] = []
+    cells: list[CellRun] = []
+    error: RunError | None = None
+    git: Git | None
+    environment: Environment
+
+    def folder(self, project: Path) -> Path:
+        """Return the run's folder."""
+        return project / "runs" / self.run_id
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into the run's folder, whole or not at all."""
+        write_atomically(folder / FILE, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read a manifest.
+
+        Raises
+        ------
+        InputError
+            When the file is absent, or not a manifest of format 1.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise InputError(f"run folder {str(path.parent)!r}: has no {FILE}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            raise InputError(f"manifest {str(path)!r}: {where}: {first['msg']}") from error
+
+
+def all_runs(project: Path) -> list[Manifest]:
+    """Return the manifests of all runs of a project, newest first."""
+    return [Manifest.load(path) for path in sorted((project / "runs").glob(f"*/{FILE}"), reverse=True)]
+
+
+def finished_runs(project: Path) -> list[Manifest]:
+    """Return the manifests of all runs that have ended, however they ended, newest first."""
+    return [manifest for manifest in all_runs(project) if manifest.ended is not None]
+
+
+def find_run(given: str, project: Path) -> Manifest:
+    """Find a run by its id, the end of its id, its notebook's name (the newest run of it), or `latest`.
+
+    Raises
+    ------
+    InputError
+        When none or several runs are meant.
+    """
+    if (exact := project / "runs" / given / FILE).is_file():
+        return Manifest.load(exact)
+    runs = all_runs(project)
+    newest = [run for run in runs if given in (run.name, "latest")]
+    meant = newest[:1] or [run for run in runs if run.run_id.endswith(given)]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise InputError(f"run {given!r}: {len(meant)} runs end so: {', '.join(run.run_id for run in meant)}")
+    raise InputError(f"run {given!r}: none of the {len(runs)} runs in {project / 'runs'}; `lepton runs` lists them")
+
+
+def now() -> datetime:
+    """Return the present time in UTC, to the millisecond."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def git_state(project: Path) -> Git | None:
+    """Return the project's commit, or None where there is no git repository (or no git)."""
+
+    def git(*words: str) -> str:
+        run = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    try:
+        return Git(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment(kernel: str) -> Environment:
+    """Describe the present software and machine."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        host=platform.node(),
+        kernel=kernel,
+        packages=_packages(),
+    )
+
+
+@cache
+def code_sha256() -> str:
+    """Return the hash of the installed `lepton_kit` itself."""
+    return sha256_of(Path(__file__).parents[1])
+
+
+@cache
+def _packages() -> dict[str, str]:
+    found = {dist.metadata["Name"]: dist.version for dist in metadata.distributions(path=sys.path)}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))

@@ -1,0 +1,69 @@
+"""Teaches nbval the kit's results: numbers with their tolerance, texts exactly, pictures and timings not at all.
+
+Loaded with `pytest --nbval -p lepton_kit.runs.nbval_plugin`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+from lepton_kit.notebook import EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.runs.comparison import Difference, compare_results
+
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")
+SECONDS_FOR_OUTPUT = 60  # nbval gives a cell's output 5 s, too short for a machine that runs other tests too
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that names a file for the differences found, one JSON object a line."""
+    parser.addoption("--lepton-differences", default=None, help="Write differing results to this file as JSON lines.")
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Compare no pictures, and of a table its text: the HTML says the same with styling."""
+    if isinstance(collector, IPyNbFile):
+        collector.skip_compare = (*collector.skip_compare, *PICTURES, "text/html")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put the comparison of recorded results before nbval's own."""
+    if isinstance(item, IPyNbCell):
+        item.output_timeout = SECONDS_FOR_OUTPUT
+        compare_rest = item.compare_outputs
+
+        def compare_outputs(new: list[Any], old: list[Any], skip_compare: Any = None) -> bool:
+            differences = compare_results(_results(old), _results(new)) + _compare_expectations(old, new)
+            agrees = compare_rest(_rest(new), _rest(old), skip_compare)
+            if differences:
+                # nbval starts a new list of its own; ours come first because they name the result.
+                item.comparison_traceback[:0] = map(str, differences)
+                _report(item, differences)
+            return agrees and not differences
+
+        item.compare_outputs = compare_outputs
+
+
+def _results(outputs: list[Any]) -> dict[str, Any]:
+    return {payload["name"]: payload for payload in payloads(outputs, RESULT)}
+
+
+def _compare_expectations(old: list[Any], new: list[Any]) -> list[Difference]:
+    was, now = ([(p["message"], p["passed"]) for p in payloads(outputs, EXPECTATION)] for outputs in (old, new))
+    return [] if was == now else [Difference("expectations", was, now, "the same expectations, met alike")]
+
+
+def _rest(outputs: list[Any]) -> list[Any]:
+    ours = {RESULT, EXPECTATION, INPUT}
+    return [output for output in outputs if not ours & output.get("data", {}).keys()]
+
+
+def _report(item: pytest.Item, differences: list[Difference]) -> None:
+    if path := item.config.getoption("--lepton-differences"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            for difference in differences:
+                file.write(json.dumps(vars(difference)) + "\n")

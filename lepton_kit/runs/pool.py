@@ -1,0 +1,52 @@
+"""Runs several notebooks at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from lepton_kit.runs.manifest import Manifest
+from lepton_kit.runs.runner import Event, Plan, execute
+
+_events: Queue[Event]  # in a worker: where its events go
+
+
+def run_all(plans: list[Plan], project: Path, workers: int, on_event: Callable[[Event], None]) -> list[Manifest]:
+    """Execute checked plans on a pool of processes and return their manifests, in the plans' order."""
+    # Fork would copy this process' threads' locks; a fresh interpreter is safe everywhere.
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        events: Any = manager.Queue()
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_events, initargs=(events,)) as pool:
+            futures = _submit(plans, project, pool)
+            _relay(futures, events, on_event)
+            return [future.result() for future in futures]
+
+
+def _submit(plans: list[Plan], project: Path, pool: Executor) -> list[Future[Manifest]]:
+    return [pool.submit(_execute_in_worker, plan, project) for plan in plans]
+
+
+def _set_events(events: Queue[Event]) -> None:
+    global _events  # a worker serves one pool for its whole life
+    _events = events
+
+
+def _execute_in_worker(plan: Plan, project: Path) -> Manifest:
+    return execute(plan, project, _events.put)
+
+
+def _relay(futures: list[Future[Manifest]], events: Queue[Event], on_event: Callable[[Event], None]) -> None:
+    """Pass on events until all runs are done and no event is left."""
+    while True:
+        done = all(future.done() for future in futures)
+        try:
+            while True:
+                on_event(events.get(timeout=0 if done else 0.1))
+        except Empty:
+            if done:
+                return

@@ -1,0 +1,303 @@
+"""Runs one notebook: check its parameters, make its folder, execute it through papermill, write its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import ExpectationFailed, InputError
+from lepton_kit.files import sha256_of
+from lepton_kit.notebook import EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.runs.manifest import (
+    Artifact,
+    CellRun,
+    Expectation,
+    Input,
+    Manifest,
+    Result,
+    RunError,
+    Status,
+    code_sha256,
+    environment,
+    git_state,
+    now,
+)
+from lepton_kit.runs.notebooks import read_notebook, source_sha256, title_of
+from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters
+from lepton_kit.runs.references import is_remote, resolve
+
+NOTEBOOK = "notebook.ipynb"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks to be run: a notebook, values for its parameters, and who or what asks."""
+
+    notebook: Path
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    given_by: str = "-p"
+    trigger: str = "cli"
+    pipeline_runs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that has been checked: it can start now.
+
+    `key` is the hash of everything that the results follow from (cells, values, content of inputs, the kit's code);
+    it is None when an input is not a local file, whose content is known only when it is read.
+    """
+
+    notebook: Path
+    name: str
+    title: str
+    kernel: str
+    values: dict[str, Any]
+    inputs: list[Input]
+    key: str | None
+    trigger: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to a run: `kind` is `run_started`, `cell_started`, `cell_ended` or `run_ended`."""
+
+    kind: str
+    run_id: str
+    name: str
+    cell: int = 0
+    cells: int = 0
+    status: str = "running"
+
+
+def run_notebook(request: Request, project: Path, on_event: Callable[[Event], None] | None = None) -> Manifest:
+    """Run a notebook to its end and return its manifest.
+
+    Raises
+    ------
+    InputError
+        Before any kernel starts, when the notebook or a parameter is not what is needed.
+
+    Notes
+    -----
+    A notebook that fails is no error here: the manifest's `status` and `error` say what happened. An interrupt is
+    passed on once the manifest is written.
+    """
+    return execute(prepare(request, project), project, on_event)
+
+
+def prepare(request: Request, project: Path) -> Plan:
+    """Check a request completely, without starting a kernel or writing a byte."""
+    notebook = read_notebook(request.notebook)
+    name = request.notebook.name
+    parameters = read_parameters(notebook, name)
+    values = check_values(
+        parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
+    )
+    inputs = [_input(parameter, ref, project) for parameter, ref in _references(parameters or [], values)]
+    return Plan(
+        notebook=request.notebook,
+        name=request.notebook.stem,
+        title=title_of(notebook, request.notebook.stem),
+        kernel=_installed_kernel(notebook, name),
+        values=values,
+        inputs=inputs,
+        key=_key(source_sha256(notebook), values, inputs),
+        trigger=request.trigger,
+    )
+
+
+def execute(plan: Plan, project: Path, on_event: Callable[[Event], None] | None = None) -> Manifest:
+    """Run what `prepare` checked, in a new run folder."""
+    tell = on_event or (lambda event: None)
+    folder = _new_folder(plan.name, project)
+    manifest = _first_manifest(plan, project, folder.name)
+    manifest.save(folder)
+    tell(Event("run_started", manifest.run_id, plan.name))
+    status, error = _execute_through_papermill(plan, project, folder, tell)
+    manifest = _complete(manifest, folder, status, error)
+    manifest.save(folder)
+    tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return manifest
+
+
+def remove_run(manifest: Manifest, project: Path) -> None:
+    """Delete a run's folder."""
+    shutil.rmtree(manifest.folder(project))
+
+
+def kernel_environment(project: Path, folder: Path) -> dict[str, str]:
+    """Return the environment that tells a kernel its project and its run."""
+    return {**os.environ, "LEPTON_PROJECT": str(project), "LEPTON_RUN_DIR": str(folder)}
+
+
+def _references(parameters: list[Parameter], values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (parameter, reference) for every path among the values."""
+    found = []
+    for parameter in parameters:
+        if parameter.holds_path and (value := values[parameter.name]) is not None:
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            found += [(parameter.name, item) for item in items if isinstance(item, str)]
+    return found
+
+
+def _input(parameter: str, reference: str, project: Path) -> Input:
+    if is_remote(reference):
+        return Input(parameter=parameter, ref=reference, sha256=None, run=None)
+    found = resolve(reference, project)
+    return Input(parameter=parameter, ref=found.pinned, sha256=sha256_of(found.path), run=found.run_id)
+
+
+def _key(source: str, values: dict[str, Any], inputs: list[Input]) -> str | None:
+    if any(i.sha256 is None and i.ref.startswith("http") for i in inputs):
+        return None
+    # A pinned reference names a run; its content is what counts, so that an equal input is no change.
+    content = {i.ref: i.sha256 or i.ref for i in inputs}
+    text = json.dumps([source, values, code_sha256()], sort_keys=True)
+    for reference, sha256 in content.items():
+        text = text.replace(json.dumps(reference), json.dumps(sha256))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _installed_kernel(notebook: Any, origin: str) -> str:
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    name = notebook.metadata.get("kernelspec", {}).get("name", "python3")
+    manager = KernelSpecManager()
+    try:
+        manager.get_kernel_spec(name)
+    except NoSuchKernel as error:
+        known = ", ".join(manager.find_kernel_specs()) or "none"
+        raise InputError(f"{origin}: its kernel {name!r} is not installed (installed are: {known})") from error
+    return str(name)
+
+
+def _new_folder(name: str, project: Path) -> Path:
+    run_id = f"{now():%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(3)}"
+    folder = project / "runs" / run_id
+    try:
+        (folder / "artifacts").mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"run folder {str(folder)!r} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
+    path = plan.notebook
+    return Manifest(
+        run_id=run_id,
+        notebook=path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path),
+        name=plan.name,
+        title=plan.title,
+        notebook_sha256=sha256_of(path),
+        code_sha256=code_sha256(),
+        key=plan.key,
+        status="running",
+        trigger=plan.trigger,
+        started=now(),
+        parameters=plan.values,
+        inputs=plan.inputs,
+        git=git_state(project),
+        environment=environment(plan.kernel),
+    )
+
+
+def _execute_through_papermill(
+    plan: Plan, project: Path, folder: Path, tell: Callable[[Event], None]
+) -> tuple[Status, BaseException | None]:
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    def on_cell(event: Any) -> None:
+        tell(Event(f"cell_{event.kind}", folder.name, plan.name, event.number, event.total))
+
+    try:
+        papermill.execute_notebook(
+            plan.notebook,
+            folder / NOTEBOOK,
+            parameters=plan.values,
+            engine_name="lepton",
+            kernel_name=plan.kernel,
+            progress_bar=False,
+            kernel_env=kernel_environment(project, folder),
+            kernel_cwd=str(folder),
+            kernel_log=folder / "kernel.log",
+            on_event=on_cell,
+        )
+    except PapermillExecutionError as error:
+        return ("expectation_failed" if error.ename == ExpectationFailed.__name__ else "failed"), error
+    except DeadKernelError as error:
+        return "kernel_died", error
+    except CellTimeoutError as error:
+        return "timed_out", error
+    except KeyboardInterrupt as error:
+        return "cancelled", error
+    except Exception as error:  # whatever it was, the manifest shall name it and not read `running` for ever
+        return "failed", error
+    return "succeeded", None
+
+
+def _complete(manifest: Manifest, folder: Path, status: Status, error: BaseException | None) -> Manifest:
+    """Read back from the executed notebook what the run recorded, and say how it ended."""
+    notebook = read_notebook(folder / NOTEBOOK)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    known = {i.ref for i in manifest.inputs}
+    noted = [Input(**payload) for payload in payloads(outputs, INPUT)]
+    ended = now()
+    return manifest.model_copy(
+        update={
+            "status": status,
+            "ended": ended,
+            "duration_s": round((ended - manifest.started).total_seconds(), 3),
+            "inputs": manifest.inputs + [i for i in noted if i.ref not in known],
+            "results": {p["name"]: Result(**_without_name(p)) for p in payloads(outputs, RESULT)},
+            "expectations": [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)],
+            "artifacts": _artifacts(folder / "artifacts"),
+            "cells": [_cell_run(number, cell) for number, cell in enumerate(_code_cells(notebook), start=1)],
+            "error": _run_error(notebook, error),
+        }
+    )
+
+
+def _without_name(payload: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in payload.items() if key != "name"}
+
+
+def _artifacts(folder: Path) -> list[Artifact]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        Artifact(file=path.relative_to(folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size)
+        for path in files
+    ]
+
+
+def _code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _cell_run(number: int, cell: Any) -> CellRun:
+    noted = cell.metadata.get("papermill", {})
+    return CellRun(number=number, status=noted.get("status", "pending"), duration_s=noted.get("duration"))
+
+
+def _run_error(notebook: Any, error: BaseException | None) -> RunError | None:
+    if error is None:
+        return None
+    failed = (
+        n for n, cell in enumerate(_code_cells(notebook), 1) if cell.metadata.get("papermill", {}).get("exception")
+    )
+    return RunError(
+        cell=next(failed, None),
+        name=getattr(error, "ename", type(error).__name__),
+        message=str(getattr(error, "evalue", error)),
+    )
