@@ -173,8 +173,8 @@ def _is_frame(value: Any) -> bool:
 def _as_text(value: Any, unit: str = "") -> str:
     if _is_frame(value):
         return f"\n{value.to_string(index=False)}"
-    if hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"{text} {unit}" if unit not in ("", "1") else text
 

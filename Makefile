@@ -1,0 +1,71 @@
+# Two verbs for a newcomer: `make demo` and `make test`. `make help` lists all.
+
+PYTHON ?= python3
+WORKERS ?= auto
+
+# Inside the conda environment of environment.yml everything is there already; elsewhere a virtual environment is made.
+ifeq ($(CONDA_DEFAULT_ENV),lepton-kit)
+BIN := $(CONDA_PREFIX)/bin
+READY := .conda-ready
+else
+BIN := .venv/bin
+READY := .venv/.ready
+endif
+
+.PHONY: help setup demo test lab report bench lint format outputs lock clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(READY) ## make a virtual environment from requirements.lock, and bring Quarto if it can be had
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	@echo "setup: installing the packages of requirements.lock into .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m lepton_kit.reports.quarto
+	@touch $@
+
+.conda-ready:
+	@touch $@
+
+demo: setup ## run notebooks 01 to 04 and an incident diagnosis, and render the report site
+	@$(BIN)/lepton pipeline goog
+	@$(BIN)/lepton report
+
+test: setup lint ## check style and types, then run all tests, nbval on every notebook among them
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: setup ## check style (ruff) and types (mypy)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lab: setup ## open the notebooks in JupyterLab
+	@LEPTON_PROJECT="$(CURDIR)" $(BIN)/jupyter lab --notebook-dir=. notebooks/00-tour.ipynb
+
+report: setup ## render the newest run of each notebook as a website
+	@$(BIN)/lepton report
+
+bench: setup ## measure, side by side, what README and benchmarks/RESULTS.md claim
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+outputs: setup ## execute the committed notebooks again and keep their new outputs
+	@$(BIN)/lepton pipeline goog
+	@$(BIN)/lepton check --update
+
+lock: ## resolve requirements.lock anew from pyproject.toml
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet torch==2.13.0 ".[dev]"
+	@{ echo "# Made by \`make lock\` from pyproject.toml; every version is pinned."; \
+	   .venv-lock/bin/python -m pip freeze --exclude lepton-kit | sed -E 's/\+cpu$$//'; } > requirements.lock
+	@rm -rf .venv-lock
+
+clean: ## remove runs, models and rendered pages (not the virtual environment)
+	rm -rf runs models reports/_site reports/runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,31 @@
+"""Small notebooks built from lists of strings, and the `lepton` command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).parents[1]
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def write_notebook(path: Path, cells: list[str], parameters: str | None = None, title: str = "A notebook") -> Path:
+    """Write a notebook: a title, an imports cell, the parameters cell if any, and one code cell per string."""
+    made = [nbformat.v4.new_markdown_cell(f"# {title}"), nbformat.v4.new_code_cell("import lepton_kit as lk")]
+    if parameters is not None:
+        made.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    made += [nbformat.v4.new_code_cell(source) for source in cells]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=KERNEL), path)
+    return path
+
+
+def lepton(*words: str, project: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the `lepton` command in a project, as a person would."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_"))}
+    command = [sys.executable, "-m", "lepton_kit.cli", *words]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout)

@@ -1,0 +1,149 @@
+import json
+
+import nbformat
+import pytest
+from helpers import write_notebook
+
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.runs.check import check_notebook, check_run, update_outputs
+from lepton_kit.runs.runner import Request, run_notebook
+
+CELLS = [
+    "lk.record('mae', rate * 10, unit='USD', rtol=0.1)",
+    "print('text')",
+    "import time; lk.record('took', time.perf_counter(), unit='s', compare=False)",
+    "import matplotlib.pyplot as plt; fig, ax = plt.subplots(); ax.plot([1, 2]); plt.show()",
+    "lk.expect(rate < 100, 'a small rate', rate=rate)",
+]
+
+
+@pytest.fixture
+def committed(project):
+    path = write_notebook(project / "notebooks/n.ipynb", CELLS, "rate: float = 1.0")
+    update_outputs(path, project)
+    return path
+
+
+def change(path, old, new):
+    """Change the source of a committed notebook, not its outputs."""
+    content = nbformat.read(path, 4)
+    assert sum(old in cell.source for cell in content.cells) == 1
+    for cell in content.cells:
+        cell.source = cell.source.replace(old, new)
+    nbformat.write(content, path)
+
+
+def test_an_unchanged_notebook_passes(project, committed):
+    check = check_notebook(committed, project)
+    assert check.passed, check.report
+    assert check.differences == []
+
+
+def test_a_result_within_its_tolerance_passes(project, committed):
+    change(committed, "rate * 10", "rate * 10.5")
+    assert check_notebook(committed, project).passed
+
+
+def test_a_changed_result_fails_and_names_notebook_result_old_and_new_value(project, committed):
+    change(committed, "rate * 10", "rate * 20")
+    check = check_notebook(committed, project)
+    assert not check.passed
+    assert check.name == "n"
+    assert [(d.result, d.old, d.new) for d in check.differences] == [("mae", 10.0, 20.0)]
+
+
+def test_a_changed_text_fails(project, committed):
+    change(committed, "print('text')", "print('other')")
+    check = check_notebook(committed, project)
+    assert not check.passed
+    assert "other" in check.report
+
+
+def test_a_changed_picture_passes(project, committed):
+    change(committed, "[1, 2]", "[2, 1]")
+    assert check_notebook(committed, project).passed
+
+
+def test_a_picture_that_is_gone_fails(project, committed):
+    change(committed, "plt.show()", "plt.close()")
+    assert not check_notebook(committed, project).passed
+
+
+def test_a_result_that_is_no_longer_recorded_fails(project, committed):
+    change(committed, "lk.record('mae', rate * 10, unit='USD', rtol=0.1)", "pass")
+    assert [d.new for d in check_notebook(committed, project).differences] == ["nothing recorded"]
+
+
+def test_a_cell_that_fails_is_reported_with_its_traceback(project, committed):
+    change(committed, "print('text')", "1 / 0")
+    check = check_notebook(committed, project)
+    assert not check.passed
+    assert "ZeroDivisionError" in check.report
+
+
+def test_a_notebook_without_outputs_cannot_be_checked(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["1"])
+    with pytest.raises(InputError, match="no outputs to compare"):
+        check_notebook(path, project)
+
+
+def test_outputs_stay_as_they_are_when_a_cell_fails(project, committed):
+    change(committed, "print('text')", "1 / 0")
+    before = committed.read_bytes()
+    with pytest.raises(LeptonError, match="outputs not updated"):
+        update_outputs(committed, project)
+    assert committed.read_bytes() == before
+
+
+def test_committed_outputs_carry_no_trace_of_the_machine(project, committed):
+    text = committed.read_text()
+    assert str(project) not in text
+    assert "iopub" not in text
+    assert not list(project.glob("runs/*"))
+
+
+def test_a_run_is_repeated_with_its_own_parameters(project, committed):
+    run = run_notebook(Request(committed, {"rate": 3.0}), project)
+    check = check_run(run, project)
+    assert check.passed, check.report
+    assert [path.name for path in (project / "runs").iterdir()] == [run.run_id]
+
+
+def test_a_run_whose_recorded_result_was_altered_does_not_reproduce(project, committed):
+    run = run_notebook(Request(committed), project)
+    path = run.folder(project) / "notebook.ipynb"
+    content = json.loads(path.read_text())
+    for cell in content["cells"]:
+        for output in cell.get("outputs", []):
+            result = output.get("data", {}).get("application/vnd.lepton.result+json")
+            if result and result["name"] == "mae":
+                result["value"] = 5.0
+    path.write_text(json.dumps(content))
+    assert [(d.result, d.old, d.new) for d in check_run(run, project).differences] == [("mae", 5.0, 10.0)]
+
+
+def test_a_run_whose_input_changed_cannot_be_repeated(project):
+    (project / "t.csv").write_text("a\n")
+    path = write_notebook(
+        project / "notebooks/n.ipynb", ["open(lk.input(t)).read()"], "from pathlib import Path\nt: Path = 't.csv'"
+    )
+    run = run_notebook(Request(path), project)
+    (project / "t.csv").write_text("b\n")
+    with pytest.raises(InputError, match=r"input 't.csv' has changed"):
+        check_run(run, project)
+
+
+def test_a_failed_run_cannot_be_repeated(project):
+    run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", ["1 / 0"])), project)
+    with pytest.raises(InputError, match="its status is failed"):
+        check_run(run, project)
+
+
+def test_a_check_does_not_change_what_notebooks_write(project):
+    (project / "models").mkdir()
+    (project / "models/count").write_text("1")
+    counting = "p = lk.path('models') / 'count'; n = int(p.read_text()); p.write_text(str(n + 1)); lk.record('n', n)"
+    path = write_notebook(project / "notebooks/n.ipynb", [counting])
+    update_outputs(path, project)
+    assert check_notebook(path, project).passed
+    assert (project / "models/count").read_text() == "1"

@@ -1,0 +1,53 @@
+"""The two halves of the package never import each other; they meet in notebooks, in `ops/` and in the CLI."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+DOMAIN = ("data", "models", "serving", "telemetry", "diagnosis", "plots")
+MACHINERY = ("runs", "reports", "notebook")
+NOT_FOR_DOMAIN = ("papermill", "nbclient", "nbformat", "jupyter_client", "IPython", "lepton_kit.cli", "lepton_kit.ops")
+
+
+def modules(names: tuple[str, ...]) -> list[Path]:
+    kit = ROOT / "lepton_kit"
+    return [p for name in names for p in [*kit.glob(f"{name}.py"), *(kit / name).rglob("*.py")]]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def offending(path: Path, forbidden: tuple[str, ...]) -> list[str]:
+    return [name for name in imports(path) if any(name == f or name.startswith(f"{f}.") for f in forbidden)]
+
+
+@pytest.mark.parametrize("path", modules(DOMAIN), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_domain_never_imports_the_machinery(path):
+    assert offending(path, (*(f"lepton_kit.{name}" for name in MACHINERY), *NOT_FOR_DOMAIN)) == []
+
+
+@pytest.mark.parametrize("path", modules(MACHINERY), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_machinery_never_imports_the_domain(path):
+    assert offending(path, tuple(f"lepton_kit.{name}" for name in DOMAIN)) == []
+
+
+@pytest.mark.parametrize("path", modules(DOMAIN), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_domain_never_prints(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+
+
+def test_this_test_sees_an_import(tmp_path):
+    module = tmp_path / "m.py"
+    module.write_text("def f():\n    from lepton_kit.runs import runner\n")
+    assert offending(module, ("lepton_kit.runs",)) == ["lepton_kit.runs.runner"]

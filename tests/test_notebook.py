@@ -1,0 +1,83 @@
+import json
+import subprocess
+import sys
+from datetime import date
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT, write_notebook
+
+from lepton_kit import notebook
+from lepton_kit.errors import ExpectationFailed, InputError
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a cell displays."""
+    bundles = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: bundles.append(bundle))
+    return bundles
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (np.float64(0.5), 0.5), (np.int64(3), 3), (np.bool_(True), True), (np.array([1, 2]), [1, 2]),
+        (float("nan"), "nan"), (float("inf"), "inf"), (date(2008, 1, 2), "2008-01-02"), (None, None),
+        ({"a": (1, 2)}, {"a": [1, 2]}),
+        (pd.DataFrame({"a": [1, 2], "b": ["x", None]}), {"columns": ["a", "b"], "rows": [[1, "x"], [2, "nan"]]}),
+    ],
+)  # fmt: skip
+def test_a_result_is_stored_as_plain_json(value, stored, shown):
+    notebook.record("x", value)
+    assert shown[0][notebook.RESULT]["value"] == stored
+    json.dumps(shown[0], allow_nan=False)
+
+
+def test_a_result_of_a_strange_type_is_refused_by_name(shown):
+    with pytest.raises(InputError, match="result 'x' is a object"):
+        notebook.record("x", object())
+
+
+def test_text_that_looks_like_markup_is_shown_as_text(shown):
+    notebook.record("<b>", "<script>alert(1)</script>")
+    notebook.expect(True, "<i>", value="<script>")
+    notebook.record("t", pd.DataFrame({"<b>": ["<script>"]}))
+    for bundle in shown:
+        assert "<script>" not in bundle["text/html"]
+
+
+def test_a_broken_expectation_shows_its_values_and_raises(shown):
+    with pytest.raises(ExpectationFailed, match=r"expected: few; got n = 3"):
+        notebook.expect(False, "few", n=3)
+    assert shown[0][notebook.EXPECTATION]["passed"] is False
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "", "."])
+def test_an_artifact_stays_in_the_runs_folder(name, project):
+    with pytest.raises(InputError, match="inside the run's artifacts folder"):
+        notebook.artifact(name)
+
+
+def test_in_jupyterlab_artifacts_lie_under_the_notebooks_name(project, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/01-data-cleaning.ipynb")
+    assert notebook.artifact("a.csv") == project / "runs/interactive/01-data-cleaning/artifacts/a.csv"
+    assert notebook.run_id() == "interactive"
+
+
+def test_a_notebook_run_by_plain_jupyter_holds_its_results(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["lk.record('x', 1.5, unit='USD')"])
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    outputs = [o for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])]
+    assert [p["value"] for p in notebook.payloads(outputs, notebook.RESULT)] == [1.5]
+
+
+def test_importing_the_kit_is_cheap():
+    """Notebooks and the command line import it first: it must not bring pandas, torch, papermill or IPython along."""
+    heavy = ("pandas", "torch", "papermill", "IPython", "nbformat")
+    code = f"import sys, lepton_kit, lepton_kit.cli; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

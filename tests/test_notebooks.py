@@ -1,0 +1,107 @@
+"""The committed notebooks: their shape, and that they still give what they gave."""
+
+import nbformat
+import pytest
+from helpers import ROOT, lepton
+
+from lepton_kit.notebook import RESULT, payloads
+from lepton_kit.runs.check import check_notebook
+from lepton_kit.runs.manifest import finished_runs
+from lepton_kit.runs.notebooks import find_notebooks, tags
+from lepton_kit.runs.parameters import read_parameters
+
+NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in find_notebooks(ROOT)]
+LAST_SECTIONS = ["What we found", "When this is wrong", "Next"]
+RUNBOOK_SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "Verify"]
+
+every_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
+
+
+def sections(notebook) -> dict[str, str]:
+    """Return the second-level headings with everything under them: words, and code as `code`."""
+    found, heading = {}, None
+    for cell in notebook.cells:
+        lines = cell.source.splitlines() if cell.cell_type == "markdown" else ["code"]
+        for line in lines:
+            if line.startswith("## "):
+                heading = line.removeprefix("## ").strip()
+                found[heading] = ""
+            elif heading:
+                found[heading] += line.strip()
+    return found
+
+
+def test_all_notebooks_of_the_story_are_there():
+    expected = ["00-tour", "01-data-cleaning", "02-training", "03-evaluation", "04-deployment", "incident-diagnosis"]
+    assert [path.stem for path in find_notebooks(ROOT)] == expected
+
+
+@every_notebook
+def test_parameters_are_typed_and_commented(name):
+    parameters = read_parameters(nbformat.read(ROOT / name, 4), name)
+    assert parameters
+    for parameter in parameters:
+        assert parameter.annotation != "Any", parameter.name
+        assert parameter.help, f"{parameter.name}: says nothing of its meaning and unit"
+
+
+@every_notebook
+def test_no_section_is_empty_and_the_last_ones_are_there(name):
+    found = sections(nbformat.read(ROOT / name, 4))
+    assert [heading for heading, text in found.items() if not text] == []
+    assert [heading for heading in found if heading in LAST_SECTIONS] == LAST_SECTIONS
+    if name.startswith("runbooks/"):
+        assert [heading for heading in found if heading in RUNBOOK_SECTIONS] == RUNBOOK_SECTIONS
+
+
+@every_notebook
+def test_results_are_committed_and_errors_are_not(name):
+    notebook = nbformat.read(ROOT / name, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert all(cell.execution_count for cell in code)
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert [payload["name"] for payload in payloads(outputs, RESULT)]
+
+
+@every_notebook
+def test_every_figure_has_a_label_a_caption_and_words_for_those_who_cannot_see_it(name):
+    for cell in nbformat.read(ROOT / name, 4).cells:
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            for option in ("#| label: fig-", "#| fig-cap:", "#| fig-alt:"):
+                assert option in cell.source, cell.source
+
+
+@every_notebook
+def test_nothing_in_a_notebook_is_of_one_machine(name):
+    text = (ROOT / name).read_text()
+    assert str(ROOT) not in text
+    assert "papermill" not in nbformat.read(ROOT / name, 4).metadata
+
+
+@every_notebook
+def test_a_committed_notebook_still_gives_what_it_gave(name, demo_project):
+    check = check_notebook(demo_project / name, demo_project)
+    assert check.passed, "\n".join([*map(str, check.differences), check.report])
+
+
+def test_the_demo_ran_every_step_with_papermill_and_its_runs_reproduce(demo_project):
+    runs = {run.name: run for run in finished_runs(demo_project) if run.trigger == "pipeline:goog"}
+    assert list(reversed(runs)) == [name.split("/")[1].removesuffix(".ipynb") for name in NOTEBOOKS if "00" not in name]
+    assert all(run.status == "succeeded" for run in runs.values())
+    checked = lepton("check", runs["01-data-cleaning"].run_id, project=demo_project)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_a_second_pipeline_run_skips_what_has_not_changed(demo_project):
+    made = lepton("pipeline", "goog", project=demo_project)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert made.stdout.count("skipped") == 5
+
+
+def test_no_committed_notebook_holds_injected_parameters():
+    """A cell tagged `injected-parameters` is papermill's: it belongs to runs, never to a committed notebook."""
+    for name in NOTEBOOKS:
+        cells = nbformat.read(ROOT / name, 4).cells
+        assert not [cell for cell in cells if "injected-parameters" in tags(cell)]

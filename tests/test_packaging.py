@@ -1,0 +1,66 @@
+"""environment.yml, pyproject.toml and requirements.lock say the same."""
+
+import re
+import tomllib
+from importlib.metadata import entry_points
+
+import yaml
+from helpers import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+HEART = {"jupyterlab", "papermill", "torch", "pandas", "matplotlib", "nbval", "pytest"}
+CONDA_NAMES = {"pytorch": "torch"}
+ONLY_CONDA = {"python", "pip", "make", "quarto"}
+
+
+def declared() -> dict[str, Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def conda() -> dict[str, str]:
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    parts = (re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", line) for line in lines if isinstance(line, str))
+    return {CONDA_NAMES.get(part[1], part[1]): part[2] for part in parts if part}
+
+
+def test_what_the_kit_is_built_on_is_declared():
+    assert declared().keys() >= HEART
+    assert "quarto" in conda()
+
+
+def test_the_lock_pins_every_declared_package_to_a_version_that_is_allowed():
+    pinned = locked()
+    for name, requirement in declared().items():
+        assert name in pinned, f"{name} is not in requirements.lock: run `make lock`"
+        assert requirement.specifier.contains(pinned[name], prereleases=True), f"{name}=={pinned[name]}"
+
+
+def test_the_lock_pins_the_torch_version_whose_wheel_needs_no_cuda():
+    assert locked()["torch"] == "2.13.0"
+    assert not [name for name in locked() if name.startswith(("nvidia", "cuda"))]
+
+
+def test_conda_asks_for_the_same_packages_and_versions():
+    ours = {name: str(requirement.specifier) for name, requirement in declared().items()}
+    theirs = {name: spec for name, spec in conda().items() if name not in ONLY_CONDA}
+    assert theirs == ours
+
+
+def test_python_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == conda()["python"] == ">=3.11"
+
+
+def test_papermill_finds_the_engine():
+    assert [e.value for e in entry_points(group="papermill.engine", name="lepton")] == [
+        "lepton_kit.runs.engine:LeptonEngine"
+    ]

@@ -1,0 +1,190 @@
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from helpers import write_notebook
+
+from lepton_kit.errors import InputError
+from lepton_kit.files import sha256_of
+from lepton_kit.runs.manifest import Manifest, find_run
+from lepton_kit.runs.pool import run_all
+from lepton_kit.runs.runner import Request, prepare, run_notebook
+
+STORY = [
+    "lk.record('double', 2 * days, unit='days')",
+    "lk.expect(days < 10, 'a short window', days=days)",
+    "lk.artifact('left.txt').write_text(open(lk.input(table)).read())",
+    "import os; here = os.getcwd(); open('stray.txt', 'w').close()",
+]
+PARAMETERS = "from pathlib import Path\ndays: int = 5  # window, days\ntable: Path = 'table.csv'  # a table"
+
+
+@pytest.fixture
+def story(project):
+    (project / "table.csv").write_text("a,b\n")
+    return write_notebook(project / "notebooks/story.ipynb", STORY, PARAMETERS, title="The story")
+
+
+def test_a_run_leaves_a_folder_that_tells_everything(project, story):
+    run = run_notebook(Request(story, {"days": "7"}), project)
+    assert run.status == "succeeded"
+    assert (run.name, run.title, run.notebook) == ("story", "The story", "notebooks/story.ipynb")
+    assert run.parameters == {"days": 7, "table": "table.csv"}
+    assert [(i.parameter, i.ref, i.sha256) for i in run.inputs] == [
+        ("table", "table.csv", sha256_of(project / "table.csv"))
+    ]
+    assert run.results["double"].value == 14
+    assert run.results["double"].unit == "days"
+    assert run.expectations[0].passed
+    assert [(a.file, a.bytes) for a in run.artifacts] == [("left.txt", 4)]
+    assert all(cell.status == "completed" for cell in run.cells)
+    assert run.environment.packages["pandas"]
+    assert run.notebook_sha256 == sha256_of(story)
+    assert Manifest.load(run.folder(project) / "manifest.json") == run
+
+
+def test_a_run_id_is_sortable_and_readable(project, story):
+    run = run_notebook(Request(story), project)
+    assert run.run_id.startswith(f"{run.started:%Y%m%dT%H%M}")
+    assert "-story-" in run.run_id
+
+
+def test_a_run_works_in_its_own_folder_and_leaves_this_process_where_it_is(project, story):
+    before = Path.cwd()
+    run = run_notebook(Request(story), project)
+    assert Path.cwd() == before
+    assert (run.folder(project) / "stray.txt").exists()
+    assert not (project / "notebooks/stray.txt").exists()
+
+
+def test_a_broken_expectation_stops_the_run_and_is_its_status(project, story):
+    run = run_notebook(Request(story, {"days": "12"}), project)
+    assert run.status == "expectation_failed"
+    assert run.error.message == "expected: a short window; got days = 12"
+    assert run.expectations[0].values == {"days": 12}
+    assert [cell.status for cell in run.cells][-3:] == ["failed", "pending", "pending"]
+
+
+def test_what_did_not_run_is_never_called_completed_when_the_kernel_dies(project):
+    path = write_notebook(project / "notebooks/dies.ipynb", ["1", "import os; os._exit(3)", "2"])
+    run = run_notebook(Request(path), project)
+    assert run.status == "kernel_died"
+    assert [cell.status for cell in run.cells] == ["completed", "completed", "failed", "pending"]
+    assert run.error.cell == 3
+
+
+def test_an_interrupted_run_says_so_and_leaves_no_kernel(project):
+    path = write_notebook(
+        project / "notebooks/slow.ipynb", ["print('here', flush=True)", "import time; time.sleep(600)"]
+    )
+    command = [sys.executable, "-m", "lepton_kit.cli", "run", str(path)]
+    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while _running_cell(project) != 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    run = find_run("slow", project)
+    assert run.status == "cancelled"
+    assert [cell.status for cell in run.cells] == ["completed", "completed", "failed"]
+    assert not _processes_in(run.folder(project))
+
+
+def _running_cell(project):
+    """Number of the code cell that a run's saved notebook shows as running."""
+    for saved in project.glob("runs/*-slow-*/notebook.ipynb"):
+        try:
+            cells = [c for c in nbformat.read(saved, 4).cells if c.cell_type == "code"]
+        except Exception:  # papermill is just writing it
+            return None
+        running = [n for n, c in enumerate(cells, 1) if c.metadata.papermill["status"] == "running"]
+        return running[0] if running else None
+
+
+def _processes_in(folder):
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == folder:
+                found.append(process.name)
+        except OSError:  # it has just ended, or is not ours to look at
+            continue
+    return found
+
+
+def test_nothing_is_written_and_no_kernel_starts_when_a_request_is_wrong(project, story):
+    with pytest.raises(InputError):
+        run_notebook(Request(story, {"table": "gone.csv"}), project)
+    assert not (project / "runs").exists()
+
+
+def test_a_notebook_that_is_not_json_is_one_clear_error(project):
+    path = project / "notebooks/bad.ipynb"
+    path.write_text("not { json")
+    with pytest.raises(InputError, match="not a Jupyter notebook"):
+        prepare(Request(path), project)
+
+
+def test_a_kernel_that_is_not_installed_is_one_clear_error(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["1"])
+    content = nbformat.read(path, 4)
+    content.metadata.kernelspec.name = "cobol"
+    nbformat.write(content, path)
+    with pytest.raises(InputError, match="kernel 'cobol' is not installed"):
+        prepare(Request(path), project)
+
+
+def test_an_artifact_is_named_by_its_notebook_and_recorded_as_lineage(project, story):
+    first = run_notebook(Request(story), project)
+    path = write_notebook(
+        project / "notebooks/reader.ipynb", ["print(open(lk.input(text)).read())"],
+        "from pathlib import Path\ntext: Path = 'run:story/left.txt'",
+    )  # fmt: skip
+    run = run_notebook(Request(path), project)
+    assert run.parameters["text"] == f"run:{first.run_id}/left.txt"
+    assert (run.inputs[0].run, run.inputs[0].sha256) == (first.run_id, first.artifacts[0].sha256)
+    assert len(run.inputs) == 1
+
+
+def test_an_artifact_that_was_not_left_is_named_with_those_that_were(project, story):
+    run_notebook(Request(story), project)
+    with pytest.raises(InputError, match=r"left no 'other.txt'; it left \['left.txt'\]"):
+        prepare(Request(story, {"table": "run:story/other.txt"}), project)
+
+
+def test_an_analysts_artifacts_are_found_by_the_notebooks_name(project, story):
+    by_hand = project / "runs/interactive/01-cleaning/artifacts"
+    by_hand.mkdir(parents=True)
+    (by_hand / "clean.csv").write_text("a\n")
+    plan = prepare(Request(story, {"table": "run:01-cleaning/clean.csv"}), project)
+    assert plan.values["table"] == "run:01-cleaning/clean.csv"
+
+
+def test_runs_on_a_pool_of_processes_keep_their_order_and_their_folders(project, story):
+    plans = [prepare(Request(story, {"days": str(days)}), project) for days in (1, 2, 3)]
+    events = []
+    runs = run_all(plans, project, workers=2, on_event=events.append)
+    assert [run.results["double"].value for run in runs] == [2, 4, 6]
+    assert len({run.run_id for run in runs}) == 3
+    assert [event.kind for event in events].count("run_ended") == 3
+
+
+def test_papermill_itself_can_use_the_engine(project, story):
+    output = project / "out.ipynb"
+    papermill.execute_notebook(
+        str(story), str(output), {"days": 3, "table": "table.csv"}, engine_name="lepton", progress_bar=False
+    )
+    assert nbformat.read(output, 4).metadata.papermill["exception"] is None
+
+
+@pytest.mark.parametrize("text", ["'); open('made', 'w') #", '"""', "{{x}}", "line\nbreak", "\\", "ünïcödé 🎉"])
+def test_a_text_parameter_arrives_as_it_was_given(text, project):
+    path = write_notebook(project / "notebooks/echo.ipynb", ["lk.record('echo', text)"], "text: str = ''")
+    run = run_notebook(Request(path, {"text": text}), project)
+    assert run.results["echo"].value == text
+    assert not (run.folder(project) / "made").exists()
