@@ -13,7 +13,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
 from lepton_kit.runs.manifest import Manifest, find_run
 from lepton_kit.runs.pool import run_all
-from lepton_kit.runs.runner import Request, prepare, run_notebook
+from lepton_kit.runs.runner import Request, execute, prepare, run_notebook
 
 STORY = [
     "lk.record('double', 2 * days, unit='days')",
@@ -128,6 +128,21 @@ def test_a_notebook_that_is_not_json_is_one_clear_error(project):
     path.write_text("not { json")
     with pytest.raises(InputError, match="not a Jupyter notebook"):
         prepare(Request(path), project)
+
+
+def test_a_notebook_that_names_no_kernel_runs_on_the_usual_one(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["lk.record('x', x)"], "x: int = 1")
+    content = nbformat.read(path, 4)
+    content.metadata.clear()
+    nbformat.write(content, path)
+    assert run_notebook(Request(path, {"x": 2}), project).results["x"].value == 2
+
+
+def test_a_run_that_cannot_even_start_ends_with_its_error(project, story, monkeypatch):
+    plan = prepare(Request(story), project)
+    monkeypatch.setattr("papermill.execute_notebook", lambda *args, **kwargs: Path("/nowhere").read_text())
+    run = execute(plan, project)
+    assert (run.status, run.error.name, run.cells) == ("failed", "FileNotFoundError", [])
 
 
 def test_a_kernel_that_is_not_installed_is_one_clear_error(project):

@@ -59,6 +59,7 @@ class Plan:
     name: str
     title: str
     kernel: str
+    language: str
     values: dict[str, Any]
     inputs: list[Input]
     key: str | None
@@ -102,11 +103,13 @@ def prepare(request: Request, project: Path) -> Plan:
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
     )
     inputs = [_input(parameter, ref, project) for parameter, ref in _references(parameters or [], values)]
+    kernel, language = _installed_kernel(notebook, name)
     return Plan(
         notebook=request.notebook,
         name=request.notebook.stem,
         title=title_of(notebook, request.notebook.stem),
-        kernel=_installed_kernel(notebook, name),
+        kernel=kernel,
+        language=language,
         values=values,
         inputs=inputs,
         key=_key(source_sha256(notebook), values, inputs),
@@ -168,17 +171,16 @@ def _key(source: str, values: dict[str, Any], inputs: list[Input]) -> str | None
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _installed_kernel(notebook: Any, origin: str) -> str:
+def _installed_kernel(notebook: Any, origin: str) -> tuple[str, str]:
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     name = notebook.metadata.get("kernelspec", {}).get("name", "python3")
     manager = KernelSpecManager()
     try:
-        manager.get_kernel_spec(name)
+        return name, manager.get_kernel_spec(name).language
     except NoSuchKernel as error:
         known = ", ".join(manager.find_kernel_specs()) or "none"
         raise InputError(f"{origin}: its kernel {name!r} is not installed (installed are: {known})") from error
-    return str(name)
 
 
 def _new_folder(name: str, project: Path) -> Path:
@@ -228,6 +230,7 @@ def _execute_through_papermill(
             parameters=plan.values,
             engine_name="lepton",
             kernel_name=plan.kernel,
+            language=plan.language,
             progress_bar=False,
             kernel_env=kernel_environment(project, folder),
             kernel_cwd=str(folder),
@@ -249,8 +252,8 @@ def _execute_through_papermill(
 
 def _complete(manifest: Manifest, folder: Path, status: Status, error: BaseException | None) -> Manifest:
     """Read back from the executed notebook what the run recorded, and say how it ended."""
-    notebook = read_notebook(folder / NOTEBOOK)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    cells = _executed_cells(folder / NOTEBOOK)
+    outputs = [output for cell in cells for output in cell.outputs]
     known = {i.ref for i in manifest.inputs}
     noted = [Input(**payload) for payload in payloads(outputs, INPUT)]
     ended = now()
@@ -263,8 +266,8 @@ def _complete(manifest: Manifest, folder: Path, status: Status, error: BaseExcep
             "results": {p["name"]: Result(**_without_name(p)) for p in payloads(outputs, RESULT)},
             "expectations": [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)],
             "artifacts": _artifacts(folder / "artifacts"),
-            "cells": [_cell_run(number, cell) for number, cell in enumerate(_code_cells(notebook), start=1)],
-            "error": _run_error(notebook, error),
+            "cells": [_cell_run(number, cell) for number, cell in enumerate(cells, start=1)],
+            "error": _run_error(cells, error),
         }
     )
 
@@ -281,8 +284,11 @@ def _artifacts(folder: Path) -> list[Artifact]:
     ]
 
 
-def _code_cells(notebook: Any) -> list[Any]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+def _executed_cells(notebook: Path) -> list[Any]:
+    """Return the code cells that papermill saved: none when it failed before its first save."""
+    if not notebook.exists():
+        return []
+    return [cell for cell in read_notebook(notebook).cells if cell.cell_type == "code"]
 
 
 def _cell_run(number: int, cell: Any) -> CellRun:
@@ -290,12 +296,10 @@ def _cell_run(number: int, cell: Any) -> CellRun:
     return CellRun(number=number, status=noted.get("status", "pending"), duration_s=noted.get("duration"))
 
 
-def _run_error(notebook: Any, error: BaseException | None) -> RunError | None:
+def _run_error(cells: list[Any], error: BaseException | None) -> RunError | None:
     if error is None:
         return None
-    failed = (
-        n for n, cell in enumerate(_code_cells(notebook), 1) if cell.metadata.get("papermill", {}).get("exception")
-    )
+    failed = (n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("exception"))
     return RunError(
         cell=next(failed, None),
         name=getattr(error, "ename", type(error).__name__),
