@@ -37,6 +37,7 @@ THEME: dict[str, Any] = {
     "text.color": INK,
     "font.size": 10,
     "legend.frameon": False,
+    "date.converter": "concise",
     "lines.linewidth": 1.5,
 }
 
@@ -65,7 +66,13 @@ def closed_days_by_year(closed: pd.DataFrame, dates: pd.Series, axes: Axes) -> A
     """
     extent = dates.groupby(dates.dt.year).agg(["min", "max"])
     axes.hlines(
-        extent.index, extent["min"].dt.day_of_year, extent["max"].dt.day_of_year, color=SKY, linewidth=3, zorder=1
+        extent.index,
+        extent["min"].dt.day_of_year,
+        extent["max"].dt.day_of_year,
+        color=SKY,
+        alpha=0.5,
+        linewidth=3,
+        zorder=1,
     )
     for recurs, colour, size, label in (
         (True, INK, 18, "recurs: a holiday"),
@@ -106,33 +113,40 @@ def returns_with_outliers(prices: pd.DataFrame, axes: Axes, named: int = 6) -> A
     axes.plot(
         prices["date"][outlying], 100 * returns[outlying], "o", color=VERMILLION, markersize=5, label="outlier, kept"
     )
+    halfway = prices["date"].iloc[len(prices) // 2]
     for row in returns[outlying].abs().nlargest(named).index:
+        early = prices["date"][row] < halfway  # so that no date is cut off at the figure's edge
         axes.annotate(
-            f"{prices['date'][row]:%d %b %Y}", (prices["date"][row], 100 * returns[row]), xytext=(-6, 0),
-            textcoords="offset points", ha="right", va="center", fontsize=8,
+            f"{prices['date'][row]:%d %b %Y}", (prices["date"][row], 100 * returns[row]),
+            xytext=(6 if early else -6, 0), textcoords="offset points", ha="left" if early else "right", va="center",
+            fontsize=8,
         )  # fmt: skip
     axes.set(xlabel="date", ylabel="log return per day (%)")
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return axes
 
 
-def precision_and_recall(scores: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw per rule which share of the planted faults it found (recall), and of its finds was planted (precision).
+def planted_faults(marked: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw every planted fault at its date, one line per kind: a full dot was found by its rule, an open one was not.
 
     Parameters
     ----------
-    scores
-        `rule`, `planted`, `precision`, `recall`, as `faults.score_rules` returns it.
+    marked
+        `kind`, `date`, `found`, as `faults.mark_found` returns it.
     axes
         Where to draw.
     """
-    scores = scores.iloc[::-1]
-    rows = range(len(scores))
-    axes.plot(scores["recall"], rows, "o", color=BLUE, markersize=10, label="recall")
-    axes.plot(scores["precision"], rows, "D", color=ORANGE, markersize=5, label="precision")
-    axes.set_yticks(rows, (scores["rule"] + "  (" + scores["planted"].astype(str) + ")").tolist())
-    axes.set(xlabel="share (1 = perfect)", ylabel="rule (rows planted)", xlim=(-0.05, 1.05))
-    axes.legend(loc="center left")
+    kinds = sorted(marked["kind"].unique(), reverse=True)
+    height = marked["kind"].map(kinds.index)
+    for found, face, edge, label in ((True, BLUE, BLUE, "found"), (False, "white", VERMILLION, "not found")):
+        shown = marked["found"] == found
+        axes.scatter(
+            marked["date"][shown], height[shown], s=45, facecolor=face, edgecolor=edge, linewidth=1.5,
+            label=f"{label} ({shown.sum()})",
+        )  # fmt: skip
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set(xlabel="date", ylabel="kind of fault planted")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return axes
 
 
@@ -246,3 +260,65 @@ def share_intervals(table: pd.DataFrame, axes: Axes) -> Axes:
 
 
 # --- telemetry and diagnosis --------------------------------------------------------------------------------------
+
+
+def coverage_over_time(
+    coverage: Mapping[str, pd.Series],
+    objective: float,
+    events: Mapping[str, pd.Timestamp],
+    axes: Axes,
+) -> Axes:
+    """Draw rolling coverages by time, the objective, and a labelled line at each event such as the onset.
+
+    Parameters
+    ----------
+    coverage
+        Per version, the share of recent actuals that its interval held, indexed by time.
+    objective
+        The least share that is acceptable.
+    events
+        Times by name, earliest first; names are drawn as they are, without markup.
+    axes
+        Where to draw.
+    """
+    for colour, (name, series) in zip(PALETTE, coverage.items(), strict=False):
+        axes.plot(series.index, 100 * series, color=colour, label=name)
+    axes.axhline(100 * objective, color=MUTED, linestyle="--", linewidth=1, label=f"objective {objective:.0%}")
+    for step, (name, time) in enumerate(events.items()):
+        axes.axvline(time, color=VERMILLION, linewidth=1.2, linestyle="-" if step else ":")  # type: ignore[arg-type]
+        axes.annotate(
+            name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=VERMILLION, fontsize=9, parse_math=False,
+        )  # fmt: skip
+    axes.set(ylabel="interval coverage (%)")
+    axes.legend(loc="lower left")
+    return axes
+
+
+FURTHEST_RATIO = 100.0
+
+
+def spread_changes(table: pd.DataFrame, factor: float, axes: Axes) -> Axes:
+    """Draw how many times wider each series became: the actuals apart from the inputs, and a band where nothing moved.
+
+    Parameters
+    ----------
+    table
+        Index: names of the inputs, and `actual`; column `spread_ratio`. Beyond `FURTHEST_RATIO` is drawn there.
+    factor
+        The change, up or down, from which on a series has moved.
+    axes
+        Where to draw; its horizontal axis becomes logarithmic.
+    """
+    axes.axvspan(1 / factor, factor, color=MUTED, alpha=0.15, linewidth=0, label=f"unmoved (up to × {factor:g})")
+    ratios = table["spread_ratio"].clip(1 / FURTHEST_RATIO, FURTHEST_RATIO)
+    inputs = ratios.drop("actual").sort_values()
+    axes.plot(inputs.to_numpy(), [str(name) for name in inputs.index], "o", color=BLUE, label="inputs")
+    axes.plot([ratios["actual"]], ["actual"], "o", color=ORANGE, label="actuals")
+    axes.axvline(1, color=MUTED, linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.2g}")
+    limits = min(0.5, ratios.min() / 1.2), max(4.0, ratios.max() * 1.2)
+    axes.set(xlabel="spread since the onset ÷ spread before (log scale)", xlim=limits)
+    axes.legend(loc="best")
+    return axes

@@ -1,0 +1,225 @@
+"""How far one sample of a quantity has moved from another, and when: effect sizes first, p-values beside them.
+
+With enough rows every difference is significant, and with few rows none is. So a decision rests on an effect size,
+whose unit is stated, and the p-value only guards against chance. All p-values take the rows as independent; where a
+feature overlaps with its own past (rolling windows), they are too small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+from lepton_kit.errors import InputError
+
+SMALLEST_SHARE = 1e-4
+"""An empty bin counts as this share of the rows, so that the population stability index stays finite."""
+
+
+def population_stability_index(reference: ArrayLike, current: ArrayLike, bins: int = 10) -> float:
+    """Return the population stability index (PSI) of two samples, over equally filled bins of the reference.
+
+    PSI = Σ (cᵢ − rᵢ) ln(cᵢ / rᵢ), with rᵢ and cᵢ the shares of bin i: the symmetrised Kullback–Leibler divergence
+    (Siddiqi, Credit Risk Scorecards, 2006, ch. 6, who calls < 0.1 no change and > 0.25 a significant one). It grows
+    with small samples: under no change its mean is near `(bins − 1) (1/n + 1/m)`.
+
+    Parameters
+    ----------
+    reference, current
+        Samples of any length above 0; missing values are left out.
+    bins
+        Number of bins, at least 2. Ties in the reference may merge some.
+
+    Raises
+    ------
+    InputError
+        When a sample has no finite value, or `bins` is below 2.
+
+    Examples
+    --------
+    >>> calm = np.linspace(-1, 1, 200)
+    >>> population_stability_index(calm, calm)
+    0.0
+    >>> round(population_stability_index(calm, 2 * calm), 2)
+    0.72
+    """
+    if bins < 2:
+        raise InputError(f"bins = {bins}: must be at least 2")
+    reference, current = _finite(reference, "reference"), _finite(current, "current")
+    inner = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
+    shares = [np.bincount(np.searchsorted(inner, x), minlength=len(inner) + 1) / len(x) for x in (reference, current)]
+    r, c = (np.maximum(share, SMALLEST_SHARE) for share in shares)
+    return float(np.sum((c - r) * np.log(c / r)))
+
+
+def kolmogorov_smirnov(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]:
+    """Return the two-sample Kolmogorov–Smirnov statistic (0 to 1, the largest gap of the two CDFs) and its p-value.
+
+    >>> statistic, p_value = kolmogorov_smirnov(np.arange(50), np.arange(50) + 25)
+    >>> round(statistic, 2), p_value < 0.001
+    (0.5, True)
+    """
+    result = stats.ks_2samp(_finite(reference, "reference"), _finite(current, "current"))
+    return float(result.statistic), float(result.pvalue)
+
+
+def standardised_wasserstein(reference: ArrayLike, current: ArrayLike) -> float:
+    """Return the Wasserstein distance of two samples, in standard deviations of the reference.
+
+    Infinite when a constant reference moved, 0 when it did not.
+
+    >>> round(standardised_wasserstein([-1.0, 1.0], [0.0, 2.0]), 3)
+    1.0
+    """
+    reference, current = _finite(reference, "reference"), _finite(current, "current")
+    return _ratio(float(stats.wasserstein_distance(reference, current)), float(reference.std()), nothing=0.0)
+
+
+def standardised_mean_difference(reference: ArrayLike, current: ArrayLike) -> float:
+    """Return how far the mean moved, in standard deviations of the reference (Glass's Δ).
+
+    >>> round(standardised_mean_difference([-1.0, 1.0], [0.0, 2.0]), 3)
+    1.0
+    """
+    reference, current = _finite(reference, "reference"), _finite(current, "current")
+    return _ratio(float(current.mean() - reference.mean()), float(reference.std()), nothing=0.0)
+
+
+def spread_ratio(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]:
+    """Return the ratio of the mean absolute deviations from the median, and the Brown–Forsythe p-value.
+
+    For returns this is how many times more volatile they became. The ratio and the test (Brown and Forsythe, 1974)
+    use the same deviations, which a single extreme day moves less than it moves a standard deviation.
+
+    Examples
+    --------
+    >>> calm = np.linspace(-1, 1, 50)
+    >>> ratio, p_value = spread_ratio(calm, 2 * calm)
+    >>> round(ratio, 3), p_value < 0.001
+    (2.0, True)
+    """
+    reference, current = _finite(reference, "reference"), _finite(current, "current")
+    before, during = (np.abs(x - np.median(x)) for x in (reference, current))
+    ratio = _ratio(float(during.mean()), float(before.mean()), nothing=1.0)
+    if before.std() == 0 and during.std() == 0:  # the test has no variance to compare with: decide by the means
+        return ratio, float(before.mean() == during.mean())
+    return ratio, float(stats.levene(reference, current, center="median").pvalue)
+
+
+def drift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
+    """Compare every numeric column of two tables.
+
+    Parameters
+    ----------
+    reference, current
+        Tables with the same columns; a column without a finite value in either table is left out.
+
+    Returns
+    -------
+    DataFrame
+        Index `column`; columns `psi`, `ks`, `ks_p`, `wasserstein` and `mean_shift` (both in standard deviations of the
+        reference), `spread_ratio` and `spread_p`; the largest PSI first.
+
+    Raises
+    ------
+    InputError
+        When `current` lacks a column of `reference`.
+
+    Examples
+    --------
+    >>> calm = pd.DataFrame({"return_0": np.linspace(-1, 1, 50)})
+    >>> drift_table(calm, 2 * calm).round(2)[["psi", "ks", "spread_ratio"]].iloc[0].tolist()
+    [0.74, 0.26, 2.0]
+    """
+    if lacking := [column for column in reference.columns if column not in current.columns]:
+        raise InputError(f"current table lacks column {', '.join(map(str, lacking))}; it has {list(current.columns)}")
+    rows = {column: _compare(reference[column], current[column]) for column in reference.select_dtypes("number")}
+    kept = {column: row for column, row in rows.items() if row is not None}
+    table = pd.DataFrame.from_dict(kept, orient="index", columns=DRIFT_COLUMNS, dtype=float).rename_axis("column")
+    return table.sort_values("psi", ascending=False, kind="stable")
+
+
+DRIFT_COLUMNS = ["psi", "ks", "ks_p", "wasserstein", "mean_shift", "spread_ratio", "spread_p"]
+
+
+def _compare(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | None:
+    if not (np.isfinite(reference).any() and np.isfinite(current).any()):
+        return None
+    return (
+        population_stability_index(reference, current),
+        *kolmogorov_smirnov(reference, current),
+        standardised_wasserstein(reference, current),
+        standardised_mean_difference(reference, current),
+        *spread_ratio(reference, current),
+    )
+
+
+@dataclass(frozen=True)
+class ChangePoint:
+    """One change of a series' mean: the first label and position after it, the means around it, and its p-value."""
+
+    position: int
+    label: Hashable
+    before: float
+    after: float
+    p_value: float
+
+
+def change_point(series: pd.Series, smallest_side: int = 10) -> ChangePoint | None:
+    """Find the one place where the mean of a series most likely changed.
+
+    The place is where two means explain the series best (least squares: the maximum likelihood for normal noise).
+    The p-value is that of the CUSUM test: the largest |partial sum of deviations| / (σ √n) against the supremum of a
+    Brownian bridge, the Kolmogorov distribution (Ploberger and Krämer, Econometrica 60, 1992). A change of the spread
+    is found by giving absolute values, one of a share by giving zeros and ones.
+
+    Parameters
+    ----------
+    series
+        Numbers in order of time; missing values are left out.
+    smallest_side
+        Least number of values on either side of the change.
+
+    Returns
+    -------
+    ChangePoint or None
+        None when there are fewer than `2 * smallest_side` values, or when all are equal. Only one change is looked
+        for: of several, the one that explains most.
+
+    Examples
+    --------
+    >>> found = change_point(pd.Series([0.0, 0.2] * 20 + [1.0, 1.2] * 20))
+    >>> found.position, round(found.before, 2), round(found.after, 2), found.p_value < 0.001
+    (40, 0.1, 1.1, True)
+    """
+    kept = series[np.isfinite(series.astype(float))].astype(float)
+    values, n = kept.to_numpy(), len(kept)
+    if n < 2 * smallest_side or np.ptp(values) == 0:
+        return None
+    sums = np.cumsum(values - values.mean())[:-1]
+    sizes = np.arange(1, n)
+    explained = sums**2 * n / (sizes * (n - sizes))
+    position = smallest_side + int(np.argmax(explained[smallest_side - 1 : n - smallest_side]))
+    p_value = float(special.kolmogorov(np.abs(sums).max() / (values.std() * np.sqrt(n))))
+    before, after = float(values[:position].mean()), float(values[position:].mean())
+    return ChangePoint(position, kept.index[position], before, after, p_value)
+
+
+def _finite(sample: ArrayLike, name: str) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = np.asarray(sample, dtype=float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        raise InputError(f"the {name} sample has no finite value; drift compares two samples of numbers")
+    return values
+
+
+def _ratio(value: float, scale: float, nothing: float) -> float:
+    """Divide; where both are 0 nothing moved, where only the scale is, the movement has no bound."""
+    if scale > 0:
+        return value / scale
+    return nothing if value == 0 else float(np.copysign(np.inf, value))

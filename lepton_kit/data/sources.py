@@ -1,0 +1,263 @@
+"""Reads a price table from a sample, a file or a URL, and refuses whatever it would have to guess."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from lepton_kit.data.contracts import COLUMNS, REQUIRED, check_raw
+from lepton_kit.errors import InputError
+
+SAMPLES = ("sample:goog",)
+URL_TIMEOUT_S = 30
+
+DATE_FORMATS = {
+    "%Y-%m-%d": "year-month-day",
+    "%Y/%m/%d": "year/month/day",
+    "%Y%m%d": "yearmonthday",
+    "%d.%m.%Y": "day.month.year",
+    "%d/%m/%Y": "day/month/year",
+    "%m/%d/%Y": "month/day/year",
+    "%d-%m-%Y": "day-month-year",
+    "%m-%d-%Y": "month-day-year",
+    "%d %b %Y": "day Mon year",
+    "%d-%b-%Y": "day-Mon-year",
+    "%b %d, %Y": "Mon day, year",
+    "%d %B %Y": "day Month year",
+    "%B %d, %Y": "Month day, year",
+}
+MIDNIGHT = re.compile(r"[ T]00:00(:00(\.0+)?)?\s*(Z|[+-]\d\d:?\d\d)?$")
+
+
+def read_prices(source: str, columns: dict[str, str] | None = None) -> pd.DataFrame:
+    """Read a table of daily prices.
+
+    Parameters
+    ----------
+    source
+        `sample:goog` (Google's prices, August 2004 to October 2008, bundled with matplotlib), or the path or http(s)
+        URL of a CSV or Parquet file; which of the two it is, its content tells.
+    columns
+        Names in the table to the kit's names, such as `{"Price": "close"}`. Names that differ only in case, spaces or
+        underscores (`Date`, `Adj Close`) are matched by themselves.
+
+    Returns
+    -------
+    DataFrame
+        `date` (datetime64[us]) and `close`; `open`, `high`, `low`, `volume`, `adj_close` where present; numbers are
+        float64, rows in the order of the file. Empty cells are NaN. Other columns are left out.
+
+    Raises
+    ------
+    InputError
+        When the source cannot be read, holds no rows, lacks a column, or a cell is not what its column must hold: text
+        for a price, a date in another format than the rest, dates whose day and month cannot be told apart.
+
+    Examples
+    --------
+    >>> read_prices("sample:goog").iloc[0].astype(str).to_dict()["close"]
+    '100.34'
+    """
+    if source.startswith("sample:"):
+        return check_raw(_normalised(_sample(source), source), f"source {source}")
+    content = _content(source)
+    if content.startswith(b"PAR1"):
+        table = _named(_from_parquet(content, source), columns or {}, source)
+    else:
+        table = _parsed(_named(_from_csv(content, source), columns or {}, source), source)
+    return check_raw(_normalised(table, source), f"source {source}")
+
+
+def table_sha256(frame: pd.DataFrame) -> str:
+    """Return the SHA-256 of a table's content: column names and values in order, whatever file it lies in.
+
+    Examples
+    --------
+    >>> table_sha256(pd.DataFrame({"close": [1.0, 2.0]}))[:12]
+    '196defbbd785'
+    """
+    return hashlib.sha256(frame.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+
+
+# --- from a source to a table of cells ----------------------------------------------------------------------------
+
+
+def _sample(source: str) -> pd.DataFrame:
+    if source not in SAMPLES:
+        raise InputError(f"source {source!r}: there is no such sample; there is {', '.join(SAMPLES)}")
+    with np.load(Path(mpl.get_data_path()) / "sample_data" / "goog.npz") as file:
+        prices = file["price_data"]
+    return pd.DataFrame({name: prices[name] for name in prices.dtype.names})
+
+
+def _content(source: str) -> bytes:
+    content = _download(source) if source.startswith(("http://", "https://")) else _file(Path(source))
+    if not content:
+        raise InputError(f"source {source}: is empty (0 bytes); a CSV or Parquet table of prices is needed")
+    return content
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_S) as response:
+            return bytes(response.read())
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        reason = f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else str(error)
+        raise InputError(f"source {url}: cannot be downloaded ({reason})") from error
+
+
+def _file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"source {path}: cannot be read ({error.strerror})") from error
+
+
+def _from_parquet(content: bytes, source: str) -> pd.DataFrame:
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(content))
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"source {source}: begins as a Parquet file and is broken ({reason})") from error
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, date_as_object=False)
+    return frame
+
+
+def _from_csv(content: bytes, source: str) -> pd.DataFrame:
+    """Read every cell as text: what is a number and what a date is decided later, cell by cell."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"source {source}: is neither Parquet nor text in UTF-8 (byte {error.start})") from error
+    if "\0" in text:
+        raise InputError(f"source {source}: is neither CSV nor Parquet; it holds NUL bytes")
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"source {source}: is not a CSV table ({str(error).strip()})") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        rule = "cells are parted by commas, decimals by a point"
+        raise InputError(f"source {source}: rows have more cells than the header; {rule}")
+    return table
+
+
+# --- from the table's names to the kit's --------------------------------------------------------------------------
+
+
+def _named(table: pd.DataFrame, columns: dict[str, str], source: str) -> pd.DataFrame:
+    """Return the kit's columns, renamed and in the kit's order."""
+    _check_mapping(table, columns, source)
+    origin = {name: column for column, name in columns.items()}
+    for column in table.columns:
+        name = re.sub(r"[\s_]+", "_", str(column).strip().lower())
+        if name in COLUMNS and name not in origin and column not in columns:
+            origin[name] = column
+    if missing := [name for name in REQUIRED if name not in origin]:
+        raise InputError(
+            f"source {source}: lacks column {', '.join(missing)}; it has {_listed(table.columns)}; "
+            f'map it with columns, such as {{"{table.columns[0]}": "{missing[0]}"}}'
+        )
+    return pd.DataFrame({name: table[origin[name]] for name in COLUMNS if name in origin})
+
+
+def _check_mapping(table: pd.DataFrame, columns: dict[str, str], source: str) -> None:
+    for column, name in columns.items():
+        if column not in table.columns:
+            raise InputError(f"columns names {column!r}, which {source} lacks; it has {_listed(table.columns)}")
+        if name not in COLUMNS:
+            raise InputError(f"columns maps {column!r} to {name!r}; allowed are {', '.join(COLUMNS)}")
+    if len(set(columns.values())) < len(columns):
+        raise InputError(f"columns = {columns}: maps two columns to one name")
+
+
+def _listed(names: pd.Index) -> str:
+    return ", ".join(str(name) for name in names) or "no columns"
+
+
+# --- from text to dates and numbers -------------------------------------------------------------------------------
+
+
+def _parsed(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: _dates(cells, source) if name == "date" else _numbers(cells, source) for name, cells in table.items()}
+    )
+
+
+def _numbers(cells: pd.Series, source: str) -> pd.Series:
+    numbers = pd.to_numeric(cells, errors="coerce")
+    if (wrong := cells[numbers.isna() & cells.notna()]).size:
+        raise InputError(
+            f"source {source}: column {cells.name}, row {wrong.index[0] + 1}: {wrong.iloc[0]!r} is not a number "
+            f"(rows like it: {wrong.size}); write 1234.5 without signs, units or thousands marks"
+        )
+    return numbers
+
+
+def _dates(cells: pd.Series, source: str) -> pd.Series:
+    """Parse dates in the one format that fits all rows; refuse a mixture and what fits two formats."""
+    text = cells.str.strip().str.replace(MIDNIGHT, "", regex=True)
+    given = text[text.notna()]
+    readings = {form: pd.to_datetime(given, format=form, errors="coerce") for form in DATE_FORMATS}
+    whole = [form for form, days in readings.items() if days.notna().all()]
+    if not whole:
+        raise InputError(f"source {source}: column date, {_mixture(given, readings)}")
+    for form in whole[1:]:
+        differing = readings[form] != readings[whole[0]]
+        if differing.any():
+            raise InputError(f"source {source}: column date, {_ambiguity(given, differing, whole[0], form)}")
+    return readings[whole[0]].reindex(cells.index)
+
+
+def _mixture(given: pd.Series, readings: dict[str, pd.Series]) -> str:
+    fits = pd.DataFrame({form: days.notna() for form, days in readings.items()})
+    if (unknown := given[~fits.any(axis=1)]).size:
+        return f"row {unknown.index[0] + 1}: {unknown.iloc[0]!r} is no date; write year-month-day, such as 2024-01-31"
+    usual = str(fits.sum().idxmax())
+    other = given[~fits[usual]]
+    form = next(form for form in readings if fits.loc[other.index[0], form])
+    return (
+        f"row {other.index[0] + 1}: {other.iloc[0]!r} is {DATE_FORMATS[form]} where {fits[usual].sum()} other rows are "
+        f"{DATE_FORMATS[usual]} (rows that differ: {other.size}); write all dates in one format, best year-month-day"
+    )
+
+
+def _ambiguity(given: pd.Series, differing: pd.Series, one: str, other: str) -> str:
+    rows = given[differing]
+    return (
+        f"row {rows.index[0] + 1}: {rows.iloc[0]!r} may be {DATE_FORMATS[one]} or {DATE_FORMATS[other]}, and no row of "
+        f"the table decides (rows in doubt: {rows.size}); write year-month-day"
+    )
+
+
+def _normalised(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return the one representation in which equal tables are equal; text is left for the contract to refuse."""
+    normalised = table.copy()
+    for name in normalised.columns:
+        if name == "date":
+            normalised[name] = _days(normalised[name], source)
+        elif pd.api.types.is_numeric_dtype(normalised[name]) and not pd.api.types.is_bool_dtype(normalised[name]):
+            normalised[name] = normalised[name].astype("float64")
+    return normalised
+
+
+def _days(dates: pd.Series, source: str) -> pd.Series:
+    if not pd.api.types.is_datetime64_any_dtype(dates):
+        return dates
+    local: pd.Series = dates.dt.tz_localize(None).dt.as_unit("us")
+    if (timed := local[local.notna() & (local != local.dt.normalize())]).size:
+        raise InputError(
+            f"source {source}: column date, row {timed.index[0] + 1}: {timed.iloc[0]} has a time of day; "
+            "the kit reads one row per day"
+        )
+    return local

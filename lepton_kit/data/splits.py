@@ -1,0 +1,123 @@
+"""Splits a table by time, so that nothing a model is tested on was known, or aimed at, when it was trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lepton_kit.errors import InputError, LeptonError
+
+PARTS = ("train", "validation", "test")
+EMBARGO = "embargo"
+LEAST_ROWS = 10
+"""Fewest rows of a part: below, not even a standard deviation of its returns is known."""
+
+
+def split_by_time(frame: pd.DataFrame, train: float = 0.6, validation: float = 0.2, embargo: int = 1) -> pd.DataFrame:
+    """Label each row with its part: the oldest rows train, the next validate, the newest test.
+
+    The first `embargo` rows after each border are labelled `embargo` and belong to no part. They stay in the table,
+    because features may look back over a border; a target that reaches `embargo` days ahead cannot look forward over
+    it. (Purging and embargo: López de Prado (2018), "Advances in Financial Machine Learning", section 7.4.)
+
+    Parameters
+    ----------
+    frame
+        A clean table: column `date` sorted and unique.
+    train, validation
+        Shares of all rows, between 0 and 1; the test part is what remains.
+    embargo
+        Rows kept out after each border, at least the days that a target reaches ahead: 1 for the next day.
+
+    Returns
+    -------
+    DataFrame
+        The table with a column `split` of `train`, `validation`, `test` or `embargo`.
+
+    Raises
+    ------
+    InputError
+        When a share or the embargo is out of range, dates are not sorted and unique, or a part is below 10 rows.
+
+    Examples
+    --------
+    >>> days = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=60)})
+    >>> split_by_time(days)["split"].value_counts(sort=False).to_dict()
+    {'train': 36, 'embargo': 2, 'validation': 11, 'test': 11}
+    """
+    _check_dates(frame)
+    sizes = part_sizes(len(frame), train, validation, embargo)
+    blocks = [PARTS[0], EMBARGO, PARTS[1], EMBARGO, PARTS[2]]
+    labels = np.repeat(blocks, [sizes[PARTS[0]], embargo, sizes[PARTS[1]], embargo, sizes[PARTS[2]]])
+    return frame.assign(split=pd.Series(labels, index=frame.index, dtype="str"))
+
+
+def part_sizes(rows: int, train: float = 0.6, validation: float = 0.2, embargo: int = 1) -> dict[str, int]:
+    """Return how many rows each part of a split gets; the arguments are those of `split_by_time`.
+
+    Raises
+    ------
+    InputError
+        When a share or the embargo is out of range, or a part would have fewer than 10 rows.
+
+    Examples
+    --------
+    >>> part_sizes(100)
+    {'train': 60, 'validation': 19, 'test': 19}
+    """
+    _check_shares(train, validation, embargo)
+    first, second = round(train * rows), round((train + validation) * rows)
+    sizes = dict(zip(PARTS, (first, second - first - embargo, rows - second - embargo), strict=True))
+    if min(sizes.values()) < LEAST_ROWS:
+        described = ", ".join(f"{part} {max(size, 0)}" for part, size in sizes.items())
+        raise InputError(
+            f"a table of {rows} rows gives {described} rows; each part needs at least {LEAST_ROWS}: "
+            "give more rows, other shares or a shorter embargo"
+        )
+    return sizes
+
+
+def check_no_leakage(frame: pd.DataFrame, horizon: int = 1) -> None:
+    """Check that the parts follow each other in time and that no target, `horizon` rows ahead, lies in a later part.
+
+    Raises
+    ------
+    LeptonError
+        Names the first row whose target another part may see, or the parts that overlap.
+
+    Examples
+    --------
+    >>> days = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=60)})
+    >>> check_no_leakage(split_by_time(days, embargo=1), horizon=2)
+    Traceback (most recent call last):
+    lepton_kit.errors.LeptonError: the target of 2024-02-05 (train) lies on 2024-02-07, in validation
+    """
+    split, target = frame["split"], frame["split"].shift(-horizon)
+    is_leak = split.isin(PARTS) & target.isin(PARTS) & (split != target)
+    if is_leak.any():
+        day = int(np.flatnonzero(is_leak)[0])
+        row, ahead = frame.iloc[day], frame.iloc[day + horizon]
+        raise LeptonError(
+            f"the target of {row['date']:%Y-%m-%d} ({row['split']}) lies on {ahead['date']:%Y-%m-%d}, "
+            f"in {ahead['split']}"
+        )
+    spans = frame[split.isin(PARTS)].groupby("split")["date"].agg(["min", "max"]).reindex(PARTS)
+    if not (spans["max"].shift().dropna() < spans["min"].iloc[1:]).all():
+        raise LeptonError(f"parts overlap in time: {spans.astype(str).to_dict('index')}")
+
+
+def _check_shares(train: float, validation: float, embargo: int) -> None:
+    for name, share in (("train", train), ("validation", validation)):
+        if not 0 < share < 1:
+            raise InputError(f"{name} share = {share}: must lie between 0 and 1")
+    if train + validation >= 1:
+        raise InputError(
+            f"train share + validation share = {train + validation:g}: must leave a part below 1 for the test"
+        )
+    if embargo < 1:
+        raise InputError(f"embargo = {embargo}: must be at least 1 day, the reach of a next-day target")
+
+
+def _check_dates(frame: pd.DataFrame) -> None:
+    if not (frame["date"].is_monotonic_increasing and frame["date"].is_unique):
+        raise InputError("a split by time needs sorted, unique dates; clean the table first")
