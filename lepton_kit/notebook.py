@@ -175,16 +175,38 @@ def _as_text(value: Any, unit: str = "") -> str:
         return f"\n{value.to_string(index=False)}"
     if hasattr(value, "tolist"):
         value = value.tolist()
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = _number_text(value) if isinstance(value, float) else str(value)
     return f"{text} {unit}" if unit not in ("", "1") else text
 
 
 def _result_html(name: str, value: Any, unit: str) -> str:
     if _is_frame(value):
         label = html.escape(name + (f" ({unit})" if unit not in ("", "1") else ""))
-        table = value.to_html(index=False, border=0, float_format=lambda number: f"{number:.4g}", na_rep="–")
-        return f"<p><strong>{label}</strong></p>{table}"
+        return f"<p><strong>{label}</strong></p>{_table_html(value)}"
     return f"<p><strong>{html.escape(name)}</strong> = {html.escape(_as_text(value, unit))}</p>"
+
+
+def _table_html(frame: Any) -> str:
+    """Return a table with numbers to the right and words to the left, where pandas' own puts all to the right."""
+
+    def row(cells: list[str], tag: str) -> str:
+        sides = ["right" if frame.dtypes.iloc[i].kind in "iufb" else "left" for i in range(len(cells))]
+        pairs = zip(cells, sides, strict=True)
+        return "<tr>" + "".join(f'<{tag} style="text-align: {side}">{cell}</{tag}>' for cell, side in pairs) + "</tr>"
+
+    body = [[html.escape(_cell_text(cell)) for cell in cells] for cells in frame.itertuples(index=False)]
+    head = row([html.escape(str(name)) for name in frame.columns], "th")
+    return f"<table><thead>{head}</thead><tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table>"
+
+
+def _number_text(number: float) -> str:
+    return f"{number:.0f}" if 1e4 <= abs(number) < 1e15 else f"{number:.4g}"
+
+
+def _cell_text(cell: Any) -> str:
+    if isinstance(cell, float):
+        return "–" if math.isnan(cell) else _number_text(cell)
+    return str(cell)
 
 
 def _display(media_type: str, payload: dict[str, Any], text: str, markup: str | None = None) -> None:
