@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -219,6 +220,9 @@ def _execute_through_papermill(
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+
+    # papermill guesses parameters with a regular expression and warns about those that it cannot read; ours are checked.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
 
     def on_cell(event: Any) -> None:
         tell(Event(f"cell_{event.kind}", folder.name, plan.name, event.number, event.total))

@@ -1,0 +1,295 @@
+"""The case: a recording made ready to question.
+
+`build_case` finds the onset, splits the requests there, and replays those whose inputs keep the contract through the
+current and the last good version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lepton_kit.data.drift import ChangePoint, change_point
+from lepton_kit.errors import InputError
+from lepton_kit.models.evaluation import covered
+from lepton_kit.models.forecasters import load_forecaster
+from lepton_kit.telemetry.recordings import Recording
+
+ALLOWED_RANGES = 3.0
+"""An input further outside the training rows' range than this many of its widths is in another unit, not a market."""
+
+BREACHES = {
+    "missing": "a feature is missing or not finite",
+    "stale": "a feature that always changes repeats its last value",
+    "duplicated": "the request id was there before",
+    "out_of_range": f"a feature lies over {ALLOWED_RANGES:g} ranges outside the training rows' range",
+}
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """From where on something counts. Effects decide; `alpha` only guards them against chance.
+
+    Parameters
+    ----------
+    coverage_objective
+        Least share of actuals that the 90 % interval must hold.
+    alpha
+        Highest p-value of an effect that counts.
+    least_rows
+        Requests needed on either side of the onset before anything is judged.
+    broken_share
+        Rise of the share of rows that break the contract.
+    error_share
+        Rise of the share of requests that the service failed (status 500 and above).
+    spread_factor
+        Change of a series' spread, up or down, that counts as moved.
+    apart_factor
+        Inputs whose spread changed this many times more, or less, than the actuals' did not move with them.
+    output_difference
+        Mean distance of two versions' interval bounds, in widths of the interval, that counts as different.
+    slower_factor
+        Rise of the median latency, or of the mean queue.
+    """
+
+    coverage_objective: float = 0.85
+    alpha: float = 0.01
+    least_rows: int = 20
+    broken_share: float = 0.05
+    error_share: float = 0.02
+    spread_factor: float = 1.5
+    apart_factor: float = 3.0
+    output_difference: float = 0.25
+    slower_factor: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("coverage_objective", "alpha", "broken_share", "error_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)!r}: must be between 0 and 1")
+        for name in ("spread_factor", "apart_factor", "slower_factor"):
+            if not getattr(self, name) > 1:
+                raise InputError(f"{name} = {getattr(self, name)!r}: must be above 1")
+        if self.least_rows < 2 or not self.output_difference > 0:
+            raise InputError(
+                f"least_rows = {self.least_rows}, output_difference = {self.output_difference}: "
+                "must be at least 2, and above 0"
+            )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recording made ready to question: its requests before and during, and what two versions answer to them.
+
+    `replayed` holds one table per version that could be loaded (`current`, `last_good`): `mean` … `prob_up` for every
+    request whose inputs keep the contract, with the index of `requests`. `unreplayed` says why a version is not there.
+    """
+
+    recording: Recording
+    criteria: Criteria
+    onset: pd.Timestamp
+    onset_from: str
+    requests: pd.DataFrame
+    breaches: pd.DataFrame
+    replayed: dict[str, pd.DataFrame]
+    unreplayed: dict[str, str]
+
+    @property
+    def before(self) -> pd.DataFrame:
+        """Return the requests before the onset."""
+        return self.requests[self.requests["time"] < self.onset]
+
+    @property
+    def during(self) -> pd.DataFrame:
+        """Return the requests from the onset on."""
+        return self.requests[self.requests["time"] >= self.onset]
+
+
+def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
+    """Split the requests of a recording at the onset, and replay them.
+
+    Raises
+    ------
+    InputError
+        When a version's model files are there but unreadable.
+    """
+    criteria = criteria or Criteria()
+    breaches = contract_breaches(recording)
+    onset, onset_from = find_onset(recording, breaches, criteria)
+    versions = {"current": recording.incident.versions.current, "last_good": recording.incident.versions.last_good}
+    whole = ~breaches.any(axis=1)
+    replayed, unreplayed = {}, {}
+    for role, version in versions.items():
+        if version is None:
+            unreplayed[role] = "the recording names no last good version"
+        elif version not in recording.models:
+            unreplayed[role] = f"the recording holds no models/{version}"
+        elif not whole.any():
+            unreplayed[role] = "no request whose inputs keep the contract"
+        else:
+            replayed[role] = replay(recording, recording.requests[whole], version)
+    return Case(recording, criteria, onset, onset_from, recording.requests, breaches, replayed, unreplayed)
+
+
+def replay(recording: Recording, requests: pd.DataFrame, version: str) -> pd.DataFrame:
+    """Return what one version of the recording answers to some of its requests, with their index."""
+    forecaster = load_forecaster(recording.models[version])
+    return forecaster.predict(recording.features(requests)).set_axis(requests.index)
+
+
+def answered_by(case: Case, role: str) -> pd.DataFrame:
+    """Return the requests of a case as if a replayed version (`current`, `last_good`) had answered them."""
+    answers = case.replayed[role]
+    return case.requests.loc[answers.index].drop(columns=answers.columns).join(answers)
+
+
+def contract_breaches(recording: Recording) -> pd.DataFrame:
+    """Tell for every request which promises its inputs break: `missing`, `stale`, `duplicated`, `out_of_range`.
+
+    Without reference rows the range is unknown and nothing is out of it; which features always change is then read
+    from the requests themselves.
+    """
+    features = recording.features(recording.requests).reset_index(drop=True)
+    reference = recording.reference[[column for column in features if column in recording.reference]]
+    sample = reference if len(reference) else features
+    changing = [column for column in sample if sample[column].nunique() > len(sample) / 2]
+    low, high = reference.min(), reference.max()
+    margin = ALLOWED_RANGES * (high - low)
+    known = features[list(reference.columns)]
+    return pd.DataFrame(
+        {
+            "missing": ~np.isfinite(features).all(axis=1),
+            "stale": (features[changing].diff() == 0).any(axis=1),
+            "duplicated": recording.requests["request_id"].duplicated(),
+            "out_of_range": (known.lt(low - margin) | known.gt(high + margin)).any(axis=1),
+        },
+        index=recording.requests.index,
+    )
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A series that may show that something is wrong, by request time, and which change of its mean is large.
+
+    Where `unit` is `×`, the series holds logarithms.
+    """
+
+    name: str
+    series: pd.Series
+    unit: str
+    is_large: Callable[[float, float], bool]
+
+
+def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> tuple[Symptom, ...]:
+    """Return the symptoms in the order in which they are believed: what users notice comes first."""
+    requests = recording.requests
+    time = pd.DatetimeIndex(requests["time"])
+
+    def rises(least: float) -> Callable[[float, float], bool]:
+        return lambda before, after: after - before >= least
+
+    def moves(factor: float) -> Callable[[float, float], bool]:
+        return lambda before, after: abs(after - before) >= np.log(factor)
+
+    objective = criteria.coverage_objective
+    return (
+        Symptom("interval misses", misses(requests), "share", lambda _, after: 1 - after < objective),
+        Symptom("errors", by_time(failed(requests), time), "share", rises(criteria.error_share)),
+        Symptom("latency", by_time(log_latency(requests), time), "×", rises(float(np.log(criteria.slower_factor)))),
+        Symptom("broken rows", by_time(breaches.any(axis=1), time), "share", rises(criteria.broken_share)),
+        Symptom("size of the inputs", input_size(recording), "×", moves(criteria.spread_factor)),
+        Symptom("size of the actuals", actual_size(requests), "×", moves(criteria.spread_factor)),
+    )
+
+
+def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> tuple[pd.Timestamp, str]:
+    """Return when the incident began, and what that time rests on.
+
+    The first symptom with a change point that is large, and not by chance, decides. Without any, the first alert;
+    without one, the middle of the window.
+    """
+    for symptom in symptoms(recording, breaches, criteria):
+        change = change_point(symptom.series)
+        if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after):
+            return onset_of(change), f"change point of {symptom.name}"
+    window = recording.incident.window
+    if recording.incident.alerts:
+        return pd.Timestamp(min(alert.starts_at for alert in recording.incident.alerts)), "start of the alert"
+    return pd.Timestamp(window.start + (window.end - window.start) / 2), "middle of the window"
+
+
+def onset_table(case: Case) -> pd.DataFrame:
+    """Return what moved and when: for every symptom its change point, the mean before and since, and what it means.
+
+    Returns
+    -------
+    DataFrame
+        `symptom`, `since` (UTC), `before`, `after` (geometric means where the unit is `×`), `change` (after − before,
+        or after ÷ before where the unit is `×`), `unit`, `p`, `counts` (whether it is large, and not by chance).
+        A symptom that never varies has no change point and no row.
+    """
+    rows = []
+    for symptom in symptoms(case.recording, case.breaches, case.criteria):
+        if change := change_point(symptom.series):
+            counts = change.p_value < case.criteria.alpha and symptom.is_large(change.before, change.after)
+            before, after = change.before, change.after
+            if symptom.unit == "×":
+                before, after = float(np.exp(before)), float(np.exp(after))
+            amount = after / before if symptom.unit == "×" else after - before
+            rows.append((symptom.name, onset_of(change), before, after, amount, symptom.unit, change.p_value, counts))
+    return pd.DataFrame(rows, columns=["symptom", "since", "before", "after", "change", "unit", "p", "counts"])
+
+
+def onset_of(change: ChangePoint) -> pd.Timestamp:
+    """Return the time of a change in a series indexed by time."""
+    return pd.Timestamp(change.label)  # type: ignore[arg-type]  # a label may be anything, here it is a time
+
+
+def by_time(values: pd.Series, time: pd.DatetimeIndex) -> pd.Series:
+    """Return a series of numbers indexed by time."""
+    return values.astype(float).set_axis(time)
+
+
+def misses(requests: pd.DataFrame) -> pd.Series:
+    """Return 1.0 for each answered request whose actual fell outside the interval, else 0.0, by request time."""
+    judged = requests.dropna(subset=["lower", "upper", "actual"])
+    return by_time(~covered(judged, judged["actual"]), pd.DatetimeIndex(judged["time"]))
+
+
+def rolling_coverage(requests: pd.DataFrame, window: int) -> pd.Series:
+    """Return the share of the last `window` judged requests whose actual the interval held, by request time.
+
+    >>> times = pd.date_range("2008-01-01", periods=4, tz="UTC")
+    >>> requests = pd.DataFrame({"time": times, "lower": -1.0, "upper": 1.0, "actual": [0.0, 2.0, 0.5, 0.0]})
+    >>> rolling_coverage(requests, window=2).tolist()
+    [nan, 0.5, 0.5, 1.0]
+    """
+    return (1 - misses(requests)).rolling(window).mean()
+
+
+def failed(requests: pd.DataFrame) -> pd.Series:
+    """Tell for each request whether the service failed it."""
+    return requests["status"].ge(500)
+
+
+def log_latency(requests: pd.DataFrame) -> pd.Series:
+    """Return the logarithm of each latency in ms; one of 0 is not a measurement."""
+    return requests["latency_ms"].where(requests["latency_ms"] > 0).transform(np.log)
+
+
+def input_size(recording: Recording) -> pd.Series:
+    """Return, by request time, the logarithm of the root mean square of the inputs in training standard deviations."""
+    features = recording.features(recording.requests)
+    known = [column for column in features if column in recording.reference]
+    scaled = (features[known] - recording.reference[known].mean()) / recording.reference[known].std().replace(0, np.nan)
+    size = scaled.pow(2).mean(axis=1)
+    return size.where(size > 0).transform(np.log) / 2
+
+
+def actual_size(requests: pd.DataFrame) -> pd.Series:
+    """Return, by request time, the logarithm of each known actual's distance from their median."""
+    actual = requests.dropna(subset=["actual"]).set_index("time")["actual"]
+    size = (actual - actual.median()).abs()
+    return size.where(size > 0).transform(np.log)

@@ -1,0 +1,394 @@
+"""Evidence: what a recording shows, one small pure function for each question.
+
+Each function in `QUESTIONS` looks at one thing and answers with a finding from a short list, an effect size with its
+unit, and the causes that this finding speaks for and against. A question that cannot be answered says why, and its
+finding is `not checked`. Nothing here decides; `lepton_kit.diagnosis.causes` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lepton_kit.data.drift import change_point, drift_table
+from lepton_kit.diagnosis.case import (
+    BREACHES,
+    Case,
+    Criteria,
+    actual_size,
+    by_time,
+    failed,
+    log_latency,
+    misses,
+    onset_of,
+)
+from lepton_kit.models.evaluation import covered
+
+Cause = Literal["data", "model", "compute", "none", "unknown"]
+NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One answered question: what was found, how large, since when, and the causes it speaks for and against."""
+
+    name: str
+    finding: str
+    summary: str
+    effect: float = float("nan")
+    unit: str = ""
+    p_value: float | None = None
+    onset: pd.Timestamp | None = None
+    speaks_for: frozenset[Cause] = frozenset()
+    speaks_against: frozenset[Cause] = frozenset()
+    checked: bool = True
+
+
+# --- the questions ------------------------------------------------------------------------------------------------
+
+
+def coverage(case: Case) -> Evidence:
+    """Answer whether the interval holds the actuals less often than the objective: `fell`, `held` or `unclear`."""
+    before, during = misses(case.before), misses(case.during)
+    if few := _too_few(case, before, during, "judged requests"):
+        return _not_checked("coverage", few)
+    p_value = _share_p_value(before, during)
+    held_before, held = 1 - before.mean(), 1 - during.mean()
+    objective = case.criteria.coverage_objective
+    finding = "held" if held >= objective else "fell" if p_value < case.criteria.alpha else "unclear"
+    return Evidence(
+        name="coverage",
+        finding=finding,
+        summary=f"interval held {held_before:.1%} of actuals before and {held:.1%} since; objective {objective:.0%}",
+        effect=held - held_before,
+        unit="change of share",
+        p_value=p_value,
+        onset=_onset(misses(case.requests), case),
+        speaks_for=frozenset(("data", "model", "none") if finding == "fell" else ()),
+        speaks_against=frozenset({"fell": ("compute",), "held": ("model",), "unclear": ()}[finding]),  # type: ignore[arg-type]
+    )
+
+
+def contract(case: Case) -> Evidence:
+    """Answer whether more inputs than before break their contract: `broken` or `kept`."""
+    if not len(case.recording.features(case.requests).columns):
+        return _not_checked("contract", "the requests hold no features")
+    before, during = case.breaches.loc[case.before.index], case.breaches.loc[case.during.index]
+    if few := _too_few(case, before, during, "requests"):
+        return _not_checked("contract", few)
+    rise = during.mean() - before.mean()
+    worst = str(rise.idxmax())
+    p_value = _share_p_value(before[worst], during[worst])
+    broken = rise[worst] >= case.criteria.broken_share and p_value < case.criteria.alpha
+    unknown_range = "" if len(case.recording.reference) else "; ranges not known, as there are no reference rows"
+    return Evidence(
+        name="contract",
+        finding="broken" if broken else "kept",
+        summary=f"largest rise: {worst} ({BREACHES[worst]}), from {before[worst].mean():.1%} to "
+        f"{during[worst].mean():.1%} of rows{unknown_range}"
+        if rise[worst] > 0
+        else f"no promise is broken more often than before{unknown_range}",
+        effect=float(rise[worst]),
+        unit="change of share",
+        p_value=p_value,
+        onset=_onset(by_time(case.breaches[worst], pd.DatetimeIndex(case.requests["time"])), case) if broken else None,
+        speaks_for=frozenset({"data"} if broken else ()),
+        speaks_against=frozenset({"none"} if broken else {"data"}),
+    )
+
+
+def inputs_and_actuals(case: Case) -> Evidence:
+    """Answer what moved: `together`, `inputs alone`, `actuals alone` or `unmoved`.
+
+    A real change of the world moves the actuals and the inputs, which are made of past actuals, alike. A fault on the
+    way to the model moves its inputs and leaves the actuals. Features must be stationary by design (returns, ratios,
+    not price levels): a trend would count as moved.
+    """
+    moved = movement(case)
+    if moved is None:
+        return _not_checked("inputs_and_actuals", "too few requests with inputs and known actuals on each side")
+    inputs, actual = moved.drop(index="actual"), moved.loc["actual"].to_dict()
+    apart = float(_times(inputs["spread_ratio"] / actual["spread_ratio"]).max())
+    finding = _what_moved(bool(inputs["moved"].any()), bool(actual["moved"]), apart, case.criteria)
+    speaks: dict[str, tuple[set[Cause], set[Cause]]] = {
+        "together": ({"none"}, {"data"}),
+        "inputs alone": ({"data"}, {"none"}),
+        "actuals alone": (set(), {"compute"}),
+        "unmoved": ({"model", "compute"}, set()),
+    }
+    return Evidence(
+        name="inputs_and_actuals",
+        finding=finding,
+        summary=f"spread of the inputs × {inputs['spread_ratio'].median():.2f} (median of {len(inputs)}; "
+        f"from {inputs['spread_ratio'].min():.2f} to {inputs['spread_ratio'].max():.2f}), "
+        f"of the actuals × {actual['spread_ratio']:.2f}",
+        effect=float(actual["spread_ratio"]),
+        unit="× spread of the actuals",
+        p_value=float(actual["spread_p"]),
+        onset=_onset(actual_size(case.requests), case),
+        speaks_for=frozenset(speaks[finding][0]),
+        speaks_against=frozenset(speaks[finding][1]),
+    )
+
+
+def movement(case: Case) -> pd.DataFrame | None:
+    """Return `drift_table` from before to during for every input and for `actual`, with a column `moved`.
+
+    Moved means: the spread changed by `spread_factor`, or the mean by one standard deviation, and not by chance
+    (Brown–Forsythe and Kolmogorov–Smirnov, `alpha` divided by the number of rows of the table: Bonferroni).
+    None when either side has too few rows with inputs and actuals.
+    """
+    sides = [_inputs_with_actual(case, side) for side in (case.before, case.during)]
+    if min(len(side) for side in sides) < case.criteria.least_rows or len(sides[0].columns) < 2:
+        return None
+    table = drift_table(*sides)
+    alpha = case.criteria.alpha / len(table)
+    spread = _times(table["spread_ratio"]) >= case.criteria.spread_factor
+    shifted = table["mean_shift"].abs() >= 1
+    return table.assign(moved=(spread & (table["spread_p"] < alpha)) | (shifted & (table["ks_p"] < alpha)))
+
+
+def replay_of_last_good(case: Case) -> Evidence:
+    """Answer the decisive question: whether the last good version would have done better on the same rows.
+
+    `last good better` (outputs differ, and it would have met the objective), `fail alike`, `fail differently`,
+    `agree` or `differ` (while the objective is met), or `unclear`. Rows that break the contract are left out: no
+    model was made for them.
+    """
+    if case.unreplayed:
+        return _not_checked("replay_of_last_good", "; ".join(dict.fromkeys(case.unreplayed.values())))
+    judged = case.during.index.intersection(case.replayed["current"].index)
+    actual = case.requests.loc[judged, "actual"].dropna()
+    if len(actual) < case.criteria.least_rows:
+        return _not_checked("replay_of_last_good", f"{len(actual)} requests with whole inputs and a known actual")
+    current, last_good = (case.replayed[role].loc[actual.index] for role in ("current", "last_good"))
+    held = _held(actual, current), _held(actual, last_good)
+    difference = output_difference(current, last_good)
+    finding = _replay_finding(*held, difference, case.criteria)
+    speaks: dict[str, tuple[set[Cause], set[Cause]]] = {
+        "last good better": ({"model"}, {"none", "data", "compute"}),
+        "fail alike": ({"data", "none"}, {"model"}),
+        "agree": (set(), {"model"}),
+    }
+    for_causes, against_causes = speaks.get(finding, (set(), set()))
+    return Evidence(
+        name="replay_of_last_good",
+        finding=finding,
+        summary=f"on the same {len(actual)} rows the current version holds {held[0]:.1%} of actuals and the last "
+        f"good one {held[1]:.1%}; their bounds differ by {difference:.2f} interval widths",
+        effect=difference,
+        unit="interval widths",
+        speaks_for=frozenset(for_causes),
+        speaks_against=frozenset(against_causes),
+    )
+
+
+def output_difference(current: pd.DataFrame, last_good: pd.DataFrame) -> float:
+    """Return the mean distance of two versions' interval bounds, in mean widths of the second one's interval.
+
+    >>> one = pd.DataFrame({"lower": [-1.0], "upper": [1.0]})
+    >>> output_difference(2 * one, one)
+    0.5
+    """
+    bounds = ["lower", "upper"]
+    width = float((last_good["upper"] - last_good["lower"]).mean())
+    return float((current[bounds] - last_good[bounds]).abs().to_numpy().mean()) / width
+
+
+def served_version(case: Case) -> Evidence:
+    """Answer whether the service answered as the files of its version do: `matches` or `differs`."""
+    if "current" not in case.replayed:
+        return _not_checked("served_version", case.unreplayed["current"])
+    own = case.requests[case.requests["version"] == case.recording.incident.versions.current]
+    answered = own.dropna(subset=["lower", "upper"]).index.intersection(case.replayed["current"].index)
+    if len(answered) < case.criteria.least_rows:
+        return _not_checked("served_version", f"{len(answered)} answered requests of the current version")
+    bounds = ["lower", "upper"]
+    replayed, recorded = case.replayed["current"].loc[answered, bounds], case.requests.loc[answered, bounds]
+    width = float((replayed["upper"] - replayed["lower"]).mean())
+    apart = (recorded - replayed).abs().max(axis=1) / width > SAME_ANSWER
+    differs = bool(apart.mean() >= case.criteria.broken_share)
+    return Evidence(
+        name="served_version",
+        finding="differs" if differs else "matches",
+        summary=f"{apart.mean():.1%} of {len(answered)} recorded answers are not what the version's files give",
+        effect=float(apart.mean()),
+        unit="share of answers",
+        onset=_onset(by_time(apart, pd.DatetimeIndex(case.requests.loc[answered, "time"])), case) if differs else None,
+        speaks_for=frozenset({"model"} if differs else ()),
+        speaks_against=frozenset({"none"} if differs else ()),
+    )
+
+
+SAME_ANSWER = 1e-3
+"""Bounds closer than this many interval widths are the same answer, computed on another processor."""
+
+
+def deployment(case: Case) -> Evidence:
+    """Answer whether a version went into service within the window, up to the onset: `deployed` or `no deployment`."""
+    window = case.recording.incident.window
+    known = case.recording.incident.deployments
+    if not known:
+        return _not_checked("deployment", "the recording lists no deployments")
+    inside = [item for item in known if window.start <= item.time <= case.onset]
+    last = max(known, key=lambda item: item.time)
+    days = (case.onset - pd.Timestamp(last.time)).total_seconds() / 86400
+    return Evidence(
+        name="deployment",
+        finding="deployed" if inside else "no deployment",
+        summary=f"{len(inside)} within the window; the last, {last.version}, {days:.0f} days before the onset",
+        effect=days,
+        unit="days before the onset",
+        onset=pd.Timestamp(inside[-1].time) if inside else None,
+        speaks_for=frozenset({"model"} if inside else ()),
+        speaks_against=frozenset(() if inside else {"model"}),
+    )
+
+
+def latency(case: Case) -> Evidence:
+    """Answer whether requests took longer: `grew` or `steady`."""
+    before, during = (np.exp(log_latency(side)).dropna() for side in (case.before, case.during))
+    if few := _too_few(case, before, during, "measured latencies"):
+        return _not_checked("latency", few)
+    ratio = float(during.median() / before.median())
+    p_value = float(stats.mannwhitneyu(before, during).pvalue)
+    summary = f"median latency {before.median():.3g} ms before and {during.median():.3g} ms since"
+    series = by_time(log_latency(case.requests), pd.DatetimeIndex(case.requests["time"]))
+    return _compute_evidence("latency", case, summary, ratio, p_value, series)
+
+
+def queue(case: Case) -> Evidence:
+    """Answer whether a queue grew, of all metrics with queue in their name: `grew` or `steady`."""
+    metrics = case.recording.metrics
+    series = metrics[metrics["metric"].str.contains("queue", case=False, regex=False)]
+    if series.empty:
+        return _not_checked("queue", "no metric with queue in its name was recorded")
+    values = series.groupby("time")["value"].max()
+    before, during = values[values.index < case.onset], values[values.index >= case.onset]
+    if few := _too_few(case, before, during, "values of the queue"):
+        return _not_checked("queue", few)
+    # One waiting request more on either side, so that an empty queue has a ratio too.
+    ratio = float((during.mean() + 1) / (before.mean() + 1))
+    p_value = float(stats.mannwhitneyu(before, during).pvalue)
+    summary = f"mean queue {before.mean():.3g} before and {during.mean():.3g} since"
+    return _compute_evidence("queue", case, summary, ratio, p_value, values)
+
+
+def errors(case: Case) -> Evidence:
+    """Answer whether the service failed more requests (status 500 and above): `grew` or `steady`."""
+    before, during = failed(case.before), failed(case.during)
+    if few := _too_few(case, before, during, "requests"):
+        return _not_checked("errors", few)
+    rise, p_value = float(during.mean() - before.mean()), _share_p_value(before, during)
+    grew = rise >= case.criteria.error_share and p_value < case.criteria.alpha
+    series = by_time(failed(case.requests), pd.DatetimeIndex(case.requests["time"]))
+    return Evidence(
+        name="errors",
+        finding="grew" if grew else "steady",
+        summary=f"{before.mean():.1%} of requests failed before and {during.mean():.1%} since",
+        effect=rise,
+        unit="change of share",
+        p_value=p_value,
+        onset=_onset(series, case) if grew else None,
+        speaks_for=frozenset({"compute"} if grew else ()),
+        speaks_against=frozenset({"none"} if grew else {"compute"}),
+    )
+
+
+QUESTIONS: tuple[Callable[[Case], Evidence], ...] = (
+    coverage,
+    contract,
+    inputs_and_actuals,
+    replay_of_last_good,
+    served_version,
+    deployment,
+    latency,
+    queue,
+    errors,
+)
+
+
+def gather(case: Case) -> tuple[Evidence, ...]:
+    """Ask every question of a case."""
+    return tuple(question(case) for question in QUESTIONS)
+
+
+# --- below the questions ------------------------------------------------------------------------------------------
+
+
+def _not_checked(name: str, why: str) -> Evidence:
+    return Evidence(name, NOT_CHECKED, why, checked=False)
+
+
+def _too_few(case: Case, before: pd.Series | pd.DataFrame, during: pd.Series | pd.DataFrame, what: str) -> str:
+    least = case.criteria.least_rows
+    enough = len(before) >= least and len(during) >= least
+    return (
+        ""
+        if enough
+        else f"{len(before)} {what} before the onset and {len(during)} since; {least} are needed on each side"
+    )
+
+
+def _share_p_value(before: pd.Series, during: pd.Series) -> float:
+    """Return Fisher's exact p-value of two shares."""
+    table = [[int(side.sum()), int(len(side) - side.sum())] for side in (before, during)]
+    return float(stats.fisher_exact(table).pvalue)
+
+
+def _onset(series: pd.Series, case: Case) -> pd.Timestamp | None:
+    change = change_point(series)
+    if change is None or change.p_value >= case.criteria.alpha:
+        return None
+    return onset_of(change)
+
+
+def _inputs_with_actual(case: Case, side: pd.DataFrame) -> pd.DataFrame:
+    table = case.recording.features(side).assign(actual=side["actual"].to_numpy())
+    return table.replace([np.inf, -np.inf], np.nan).dropna()
+
+
+def _times(ratio: pd.Series) -> pd.Series:
+    """Return how many times larger or smaller something became, at least 1; infinite where it vanished."""
+    return ratio.where(ratio >= 1, 1 / ratio)
+
+
+def _what_moved(inputs: bool, actuals: bool, apart: float, criteria: Criteria) -> str:
+    if inputs and (not actuals or apart > criteria.apart_factor):
+        return "inputs alone"
+    if inputs and actuals:
+        return "together"
+    return "actuals alone" if actuals else "unmoved"
+
+
+def _held(actual: pd.Series, answers: pd.DataFrame) -> float:
+    return float(covered(answers, actual).mean())
+
+
+def _replay_finding(current: float, last_good: float, difference: float, criteria: Criteria) -> str:
+    objective, different = criteria.coverage_objective, difference >= criteria.output_difference
+    if current >= objective:
+        return "differ" if different else "agree"
+    if last_good < objective:
+        return "fail differently" if different else "fail alike"
+    return "last good better" if different else "unclear"
+
+
+def _compute_evidence(name: str, case: Case, summary: str, ratio: float, p_value: float, series: pd.Series) -> Evidence:
+    grew = ratio >= case.criteria.slower_factor and p_value < case.criteria.alpha
+    return Evidence(
+        name=name,
+        finding="grew" if grew else "steady",
+        summary=summary,
+        effect=ratio,
+        unit="×",
+        p_value=p_value,
+        onset=_onset(series, case) if grew else None,
+        speaks_for=frozenset({"compute"} if grew else ()),
+        speaks_against=frozenset({"none"} if grew else {"compute"}),
+    )

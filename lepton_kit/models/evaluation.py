@@ -1,0 +1,383 @@
+"""How good a forecast is: proper scores, bootstrap intervals, calibration, importance, and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from lepton_kit.data.features import family
+from lepton_kit.errors import InputError
+from lepton_kit.models.forecasters import INTERVAL_LEVEL, Predictor, price_change
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def interval_score(lower: pd.Series, upper: pd.Series, actual: pd.Series, level: float = INTERVAL_LEVEL) -> pd.Series:
+    """Return the interval score of each row: the width, and a penalty for every miss. Lower is better.
+
+    Gneiting and Raftery (2007), "Strictly proper scoring rules, prediction, and estimation", equation 43.
+
+    Parameters
+    ----------
+    lower, upper, actual
+        Bounds of the central interval and what came, in the same unit (n,).
+    level
+        The share of days that the interval claims to cover.
+
+    Examples
+    --------
+    A day inside costs the width; a day 1 above the interval costs 1 · 2 / (1 − 0.9) = 20 more:
+
+    >>> bounds = pd.Series([-1.0, -1.0]), pd.Series([1.0, 1.0])
+    >>> interval_score(*bounds, actual=pd.Series([0.5, 2.0])).round(9).tolist()
+    [2.0, 22.0]
+    """
+    penalty = 2 / (1 - level)
+    return (upper - lower) + penalty * (lower - actual).clip(lower=0) + penalty * (actual - upper).clip(lower=0)
+
+
+def covered(forecast: pd.DataFrame, actual: pd.Series) -> pd.Series:
+    """Return for each row whether the interval held what came; the mean of it is the coverage.
+
+    >>> covered(pd.DataFrame({"lower": [0.0, 0.0], "upper": [1.0, 1.0]}), pd.Series([1.0, 1.1])).tolist()
+    [True, False]
+    """
+    return (actual >= forecast["lower"]) & (actual <= forecast["upper"])
+
+
+def gaussian_nll(forecast: pd.DataFrame, actual: pd.Series) -> pd.Series:
+    """Return the negative log-likelihood of each row under the forecast Gaussian, in nats.
+
+    >>> gaussian_nll(pd.DataFrame({"mean": [0.0], "std": [1.0]}), pd.Series([0.0])).round(4).tolist()
+    [0.9189]
+    """
+    return pd.Series(-norm.logpdf(actual, forecast["mean"], forecast["std"]), index=forecast.index)
+
+
+def mase(actual: pd.Series, forecast: pd.Series, training_changes: pd.Series) -> float:
+    """Return the mean absolute scaled error of forecast changes.
+
+    Hyndman and Koehler (2006), "Another look at measures of forecast accuracy": the mean absolute error over that of
+    the naive forecast (no change) in the training rows. So above 1 may also mean that days have become wilder.
+
+    Parameters
+    ----------
+    actual, forecast
+        Changes from one day to the next, in the table's unit (n,).
+    training_changes
+        The changes in the training rows.
+
+    Examples
+    --------
+    >>> mase(pd.Series([2.0, -2.0]), pd.Series([1.0, -1.0]), training_changes=pd.Series([0.5, -0.5]))
+    2.0
+    """
+    naive = float(training_changes.abs().mean())
+    if not naive > 0:
+        raise InputError("MASE is not defined: the training prices never change")
+    return float((actual - forecast).abs().mean()) / naive
+
+
+def direction_accuracy(prob_up: pd.Series, actual: pd.Series) -> float:
+    """Return the share of days whose direction was the likelier one; a forecast of one half counts as half right.
+
+    >>> direction_accuracy(pd.Series([0.6, 0.6, 0.5, 0.5]), pd.Series([0.01, -0.01, 0.01, 0.01]))
+    0.5
+    """
+    right = ((prob_up > 0.5) == (actual > 0)).astype(float)
+    return float(right.mask(prob_up == 0.5, 0.5).mean())
+
+
+def direction_log_loss(prob_up: pd.Series, actual: pd.Series) -> pd.Series:
+    """Return the cross-entropy of each row's direction in nats; a coin gives log 2 = 0.693.
+
+    >>> direction_log_loss(pd.Series([0.5]), pd.Series([0.01])).round(3).tolist()
+    [0.693]
+    """
+    given = prob_up.where(actual > 0, 1 - prob_up)
+    return -pd.Series(np.log(given.clip(lower=1e-12)), index=given.index)
+
+
+def scores(
+    forecast: pd.DataFrame, actual: pd.Series, close: pd.Series, training_changes: pd.Series
+) -> dict[str, float]:
+    """Return all scores of a forecast over its rows.
+
+    Parameters
+    ----------
+    forecast
+        As `.predict` gives it (n rows).
+    actual
+        The next day's log return (n,), with the same index.
+    close
+        Closing prices by date, in the table's unit (USD).
+    training_changes
+        Price changes of the training rows, in the same unit, for MASE.
+
+    Returns
+    -------
+    dict
+        `interval_score` (log return), `coverage`, `nll` (nats), `mae` (USD), `mase`, `direction_accuracy`,
+        `direction_log_loss` (nats).
+    """
+    change = np.expm1(actual) * close.reindex(actual.index)
+    expected = price_change(forecast, close)["mean"]
+    return {
+        "interval_score": float(interval_score(forecast["lower"], forecast["upper"], actual).mean()),
+        "coverage": float(covered(forecast, actual).mean()),
+        "nll": float(gaussian_nll(forecast, actual).mean()),
+        "mae": float((change - expected).abs().mean()),
+        "mase": mase(change, expected, training_changes),
+        "direction_accuracy": direction_accuracy(forecast["prob_up"], actual),
+        "direction_log_loss": float(direction_log_loss(forecast["prob_up"], actual).mean()),
+    }
+
+
+# --- uncertainty of a mean ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How to resample: `block` neighbouring days stay together, so that calm and wild spells stay spells."""
+
+    samples: int = 2000
+    block: int = 10
+    level: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "block"):
+            if getattr(self, name) < 1:
+                raise InputError(f"bootstrap {name} = {getattr(self, name)}: must be at least 1")
+        if not 0 < self.level < 1:
+            raise InputError(f"bootstrap level = {self.level}: must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the interval that the bootstrap gives it."""
+
+    mean: float
+    lower: float
+    upper: float
+
+
+def bootstrap_mean(values: pd.Series, bootstrap: Bootstrap = Bootstrap()) -> Interval:
+    """Return the mean of a series in time order, with its moving-block bootstrap interval (Künsch 1989).
+
+    Parameters
+    ----------
+    values
+        One value per day, in order (n,); n must be at least twice the block.
+
+    Examples
+    --------
+    >>> found = bootstrap_mean(pd.Series(np.sin(np.arange(200.0))))
+    >>> found.lower < 0 < found.upper
+    True
+    """
+    if len(values) < 2 * bootstrap.block:
+        raise InputError(f"{len(values)} days are too few for a bootstrap with blocks of {bootstrap.block} days")
+    data = values.to_numpy(dtype=float)
+    generator = np.random.default_rng(bootstrap.seed)
+    blocks = -(-len(data) // bootstrap.block)
+    starts = generator.integers(0, len(data) - bootstrap.block + 1, size=(bootstrap.samples, blocks))
+    days = (starts[:, :, None] + np.arange(bootstrap.block)).reshape(bootstrap.samples, -1)[:, : len(data)]
+    tail = (1 - bootstrap.level) / 2
+    lower, upper = np.quantile(data[days].mean(axis=1), [tail, 1 - tail])
+    return Interval(float(data.mean()), float(lower), float(upper))
+
+
+def paired_difference(candidate: pd.Series, other: pd.Series, bootstrap: Bootstrap = Bootstrap()) -> Interval:
+    """Return the mean difference of two forecasters' scores on the same days, over the other's mean score.
+
+    Below zero the candidate is better: −0.04 means that its score is 4 % lower. Days are compared in pairs, because
+    both forecasters suffer on the same days.
+
+    Examples
+    --------
+    >>> round(paired_difference(pd.Series([0.9] * 40), pd.Series([1.0] * 40)).upper, 6)
+    -0.1
+    """
+    if not candidate.index.equals(other.index):
+        raise InputError("two forecasters can be compared on the same days only")
+    return bootstrap_mean((candidate - other) / float(other.mean()), bootstrap)
+
+
+# --- calibration and conditions -----------------------------------------------------------------------------------
+
+
+def calibration(
+    forecast: pd.DataFrame, actual: pd.Series, levels: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+) -> pd.DataFrame:
+    """Return how often the forecast Gaussian's central intervals held what came, beside how often they claim to.
+
+    >>> forecast = pd.DataFrame({"mean": [0.0, 0.0], "std": [1.0, 1.0]})
+    >>> calibration(forecast, pd.Series([0.5, 3.0]), levels=(0.5, 0.9))["coverage"].tolist()
+    [0.5, 0.5]
+    """
+    distance = ((actual - forecast["mean"]) / forecast["std"]).abs()
+    rows = [{"level": level, "coverage": float((distance <= norm.ppf((1 + level) / 2)).mean())} for level in levels]
+    return pd.DataFrame(rows)
+
+
+def by_group(forecast: pd.DataFrame, actual: pd.Series, groups: pd.Series) -> pd.DataFrame:
+    """Return days, coverage, interval score and mean width per group of days, such as months or volatility buckets."""
+    daily = pd.DataFrame(
+        {
+            "coverage": covered(forecast, actual).astype(float),
+            "interval_score": interval_score(forecast["lower"], forecast["upper"], actual),
+            "width": forecast["upper"] - forecast["lower"],
+        }
+    )
+    grouped = daily.groupby(groups.reindex(daily.index), observed=True)
+    result = grouped.mean()
+    result.insert(0, "days", grouped.size())
+    return result
+
+
+def volatility_bucket(volatility: pd.Series, training_volatility: pd.Series) -> pd.Series:
+    """Return for each day `calm`, `usual` or `wild`: the third of the training days among which its volatility lies.
+
+    >>> volatility_bucket(pd.Series([0.5, 2.0, 9.0]), pd.Series([1.0, 2.0, 3.0])).tolist()
+    ['calm', 'usual', 'wild']
+    """
+    edges = training_volatility.quantile([1 / 3, 2 / 3]).to_list()
+    return pd.cut(volatility, [-np.inf, *edges, np.inf], labels=["calm", "usual", "wild"])
+
+
+def permutation_importance(
+    predictor: Predictor, features: pd.DataFrame, actual: pd.Series, repeats: int = 20, seed: int = 0
+) -> pd.DataFrame:
+    """Return how much worse the interval score becomes when a family of features is shuffled over the days.
+
+    Breiman (2001), "Random forests", section 10. Columns of a family (returns, ranges, volumes, volatilities) are
+    shuffled together, because each would stand in for the others.
+
+    Returns
+    -------
+    DataFrame
+        One row per family, most important first: `family`, and `increase` with its `std` over the repeats, as shares
+        of the unshuffled score.
+    """
+    generator = np.random.default_rng(seed)
+    base = _mean_score(predictor, features, actual)
+    rows = []
+    for name in dict.fromkeys(family(column) for column in features.columns):
+        columns = [column for column in features.columns if family(column) == name]
+        increases = []
+        for _ in range(repeats):
+            shuffled = features.copy()
+            shuffled[columns] = features[columns].to_numpy()[generator.permutation(len(features))]
+            increases.append(_mean_score(predictor, shuffled, actual) / base - 1)
+        rows.append({"family": name, "increase": float(np.mean(increases)), "std": float(np.std(increases))})
+    return pd.DataFrame(rows).sort_values("increase", ascending=False, ignore_index=True)
+
+
+def _mean_score(predictor: Predictor, features: pd.DataFrame, actual: pd.Series) -> float:
+    forecast = predictor.predict(features)
+    return float(interval_score(forecast["lower"], forecast["upper"], actual).mean())
+
+
+# --- the gate -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One comparison: `relative` is the paired difference, below zero where the candidate is better."""
+
+    opponent: str
+    relative: Interval
+    passed: bool
+    reason: str
+
+    @property
+    def superiority_shown(self) -> bool:
+        """Return whether even the upper bound of the difference is below zero."""
+        return self.relative.upper < 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to promote a candidate, and why."""
+
+    promote: bool
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Return one sentence per comparison."""
+        return [verdict.reason for verdict in self.verdicts]
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per comparison."""
+        rows: list[dict[str, Any]] = [
+            {
+                "opponent": verdict.opponent,
+                "difference": verdict.relative.mean,
+                "lower": verdict.relative.lower,
+                "upper": verdict.relative.upper,
+                "passed": verdict.passed,
+                "superiority_shown": verdict.superiority_shown,
+            }
+            for verdict in self.verdicts
+        ]
+        return pd.DataFrame(rows)
+
+
+def gate(
+    candidate: pd.Series, opponents: Mapping[str, pd.Series], margin: float = 0.05, bootstrap: Bootstrap = Bootstrap()
+) -> Decision:
+    """Decide whether a candidate may become `current`.
+
+    The rule, against every baseline and the present version alike:
+
+    1. the candidate's mean interval score is lower, and
+    2. the data exclude that it is worse by more than `margin`: the upper bound of the paired moving-block bootstrap
+       interval of the relative difference lies below it (a non-inferiority test; with level 0.9, one-sided at 5 %).
+
+    A year of days seldom proves a gain of a few percent, so superiority (an upper bound below zero) is
+    reported, not required; what is required is better on average and surely not much worse.
+
+    Parameters
+    ----------
+    candidate
+        Interval scores of the candidate, one per day (n,).
+    opponents
+        The same of each baseline, and of the present version where there is one.
+    margin
+        The loss that must be excluded, as a share of the opponent's score.
+
+    Examples
+    --------
+    >>> days = pd.Series(np.linspace(1, 2, 60))
+    >>> gate(days * 0.9, {"EWMA volatility": days}).promote, gate(days * 1.1, {"EWMA volatility": days}).promote
+    (True, False)
+    """
+    if not opponents:
+        raise InputError("a gate needs at least one opponent: a baseline or the present version")
+    if not margin >= 0:
+        raise InputError(f"margin = {margin}: must be at least 0")
+    verdicts = tuple(
+        _judge(name, paired_difference(candidate, other, bootstrap), margin) for name, other in opponents.items()
+    )
+    return Decision(all(verdict.passed for verdict in verdicts), verdicts)
+
+
+def _judge(opponent: str, relative: Interval, margin: float) -> Verdict:
+    better, safe = relative.mean < 0, relative.upper < margin
+    measured = f"{relative.mean:+.1%} ({relative.lower:+.1%} to {relative.upper:+.1%})"
+    if not better:
+        reason = f"not better than {opponent}: interval score {measured}"
+    elif not safe:
+        reason = f"better than {opponent} on average, but a loss above {margin:.0%} is not excluded: {measured}"
+    elif relative.upper < 0:
+        reason = f"better than {opponent}, and chance is excluded: interval score {measured}"
+    else:
+        reason = f"better than {opponent} on average and surely not {margin:.0%} worse: interval score {measured}"
+    return Verdict(opponent, relative, better and safe, reason)

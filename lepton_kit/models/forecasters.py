@@ -1,0 +1,415 @@
+"""Forecasters of the next day's log return: a Gaussian with a 90 % interval, and the direction by softmax regression.
+
+Every model works in units of a volatility: inputs are divided by it and outputs multiplied by it. So it starts as the
+exponentially weighted volatility baseline and learns to improve on it, and a price that moves twice as much gives an
+interval twice as wide with no new training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lepton_kit.data.features import family
+from lepton_kit.errors import InputError
+
+ModelName = Literal["linear", "mlp", "gru"]
+Volatility = Literal["ewma", "constant"]
+
+INTERVAL_LEVEL = 0.9
+NORMAL_QUANTILE = 1.6448536269514722
+"""Quantile of the standard normal distribution at 95 %, which bounds the central 90 %."""
+
+FURTHEST_INPUT = 5.0
+"""Inputs further than this many standard deviations from the training mean count as this far (winsorised)."""
+
+PRECISION = torch.float64
+"""So small a model costs nothing in double precision, and two processors then agree to many digits."""
+
+FILES = ("model.safetensors", "architecture.json", "scaler.json")
+
+
+class Predictor(Protocol):
+    """What every forecaster and baseline can do."""
+
+    def predict(self, features: pd.DataFrame) -> pd.DataFrame:
+        """Return `mean`, `std`, `lower`, `upper` (log return per day) and `prob_up`, indexed like the features."""
+        ...
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a model.
+
+    `volatility` says what its spread knows: `ewma` scales it by the recent volatility; `constant` is a model without
+    any volatility information, which sees past returns only and has learnt one spread for all days.
+    """
+
+    model: ModelName
+    columns: tuple[str, ...]
+    width: int = 16
+    volatility: Volatility = "ewma"
+
+    def __post_init__(self) -> None:
+        check_choices(self.model, self.volatility)
+        if not isinstance(self.width, int) or not 1 <= self.width <= 1024:
+            raise InputError(f"width = {self.width!r}: must be a whole number from 1 to 1024")
+        if not self.columns:
+            raise InputError("a model needs at least one feature column")
+
+    @property
+    def lookback(self) -> int:
+        """Return the number of past days that a row of features must hold."""
+        return sum(family(column) == "return" for column in self.columns)
+
+
+def check_choices(model: str, volatility: str) -> None:
+    """Raise InputError unless there is such a model and such a volatility."""
+    for name, value, allowed in (("model", model, ModelName), ("volatility", volatility, Volatility)):
+        if value not in get_args(allowed):
+            raise InputError(f"{name} = {value!r}: must be one of {', '.join(get_args(allowed))}")
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """What turns a row of features into inputs about 0 with spread about 1, fitted on training rows only.
+
+    `level` is the training rows' standard deviation of the next day's log return.
+    """
+
+    center: tuple[float, ...]
+    spread: tuple[float, ...]
+    level: float
+
+
+def model_columns(features: pd.DataFrame, volatility: Volatility = "ewma") -> tuple[str, ...]:
+    """Return the columns that a model sees: all, or the past returns only where its spread is constant."""
+    if volatility == "ewma":
+        return tuple(features.columns)
+    return tuple(column for column in features.columns if family(column) == "return")
+
+
+class Network(nn.Module):
+    """A body that reads the scaled inputs, a Gaussian head on top of it, and a softmax regression beside it."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        inputs = len(architecture.columns)
+        self.body = BODIES[architecture.model](architecture)
+        self.mean = nn.Linear(self.body.size, 1)
+        self.log_std = nn.Linear(self.body.size, 1) if architecture.volatility == "ewma" else OneNumber()
+        self.direction = nn.Linear(inputs, 2)
+        for head in (self.mean, self.log_std, self.direction):
+            for weights in head.parameters():
+                nn.init.zeros_(weights)
+        self.to(PRECISION)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean (n,) and log standard deviation (n,) in units of the scale, and the direction's logits (n, 2)."""
+        read = self.body(inputs)
+        return self.mean(read).squeeze(-1), self.log_std(read).squeeze(-1), self.direction(inputs)
+
+
+class OneNumber(nn.Module):
+    """A head that has learnt one number for all rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, read: Tensor) -> Tensor:
+        """Return that number for each row (n, 1)."""
+        return self.bias + torch.zeros_like(read[:, :1])  # a view would keep its gradient, even under no_grad
+
+
+class LinearBody(nn.Module):
+    """The inputs themselves: the textbook case."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.size = len(architecture.columns)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the inputs (n, columns)."""
+        return inputs
+
+
+class MLPBody(nn.Module):
+    """Two hidden layers."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.size = architecture.width
+        inputs = len(architecture.columns)
+        self.layers = nn.Sequential(nn.Linear(inputs, self.size), nn.Tanh(), nn.Linear(self.size, self.size), nn.Tanh())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the last hidden layer (n, width)."""
+        hidden: Tensor = self.layers(inputs)
+        return hidden
+
+
+class GRUBody(nn.Module):
+    """A gated recurrent unit that reads the lagged columns day by day, oldest first; the others join its last state."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        lagged, self.slow = _lagged_and_slow(architecture.columns)
+        self.channels = list(lagged.values())
+        self.gru = nn.GRU(len(self.channels), architecture.width, batch_first=True)
+        self.size = architecture.width + len(self.slow)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the last state and the slow columns (n, width + slow columns)."""
+        sequence = torch.stack([inputs[:, positions] for positions in self.channels], dim=-1)
+        states, _ = self.gru(sequence)
+        return torch.cat([states[:, -1], inputs[:, self.slow]], dim=-1)
+
+
+def _lagged_and_slow(columns: tuple[str, ...]) -> tuple[dict[str, list[int]], list[int]]:
+    """Return the positions of each family's lags, oldest first, and those of the columns without a lag."""
+    lagged: dict[str, list[int]] = {}
+    slow: list[int] = []
+    for position, column in reversed(list(enumerate(columns))):
+        if column.rpartition("_")[2].isdigit():
+            lagged.setdefault(family(column), []).append(position)
+        else:
+            slow.insert(0, position)
+    if not lagged or len({len(positions) for positions in lagged.values()}) > 1:
+        raise InputError(f"a gru needs lagged columns of equal length; got {', '.join(columns)}")
+    return lagged, slow
+
+
+BODIES: dict[str, Callable[[Architecture], Any]] = {"linear": LinearBody, "mlp": MLPBody, "gru": GRUBody}
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A trained model: architecture, scaler and weights.
+
+    Examples
+    --------
+    An untrained model is the exponentially weighted volatility baseline:
+
+    >>> from lepton_kit.data.features import price_features
+    >>> close = 100 + np.cumsum(np.random.default_rng(1).normal(size=60))
+    >>> features = price_features(pd.DataFrame({"date": pd.date_range("2024-01-01", periods=60), "close": close}))
+    >>> forecaster = untrained(Architecture("linear", model_columns(features)), features, level=0.01)
+    >>> bool(np.allclose(forecaster.predict(features)["std"], features["volatility_ewma"]))
+    True
+    """
+
+    architecture: Architecture
+    scaler: Scaler
+    network: Network
+
+    def predict(self, features: pd.DataFrame) -> pd.DataFrame:
+        """Forecast the next day for each row of features.
+
+        Parameters
+        ----------
+        features
+            As `lepton_kit.data.features.price_features` returns them; columns the model does not know are ignored.
+
+        Returns
+        -------
+        DataFrame
+            Indexed like `features`: `mean`, `std`, `lower`, `upper` (90 % interval) of the next day's log return, and
+            `prob_up`, the probability that it is above zero.
+
+        Raises
+        ------
+        InputError
+            When a column is missing, or a value is not a finite number.
+        """
+        inputs, scale = self.prepare(features)
+        self.network.eval()
+        with torch.no_grad():
+            mean, log_std, logits = self.network(torch.from_numpy(inputs))
+        prob_up = torch.softmax(logits, dim=-1)[:, 1].numpy()
+        return forecast_table(mean.numpy() * scale, np.exp(log_std.numpy()) * scale, prob_up, features.index)
+
+    def prepare(self, features: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scaled inputs (n, columns) and the scale (n,) in log return per day."""
+        raw, scale = raw_inputs(features, self.architecture, self.scaler.level)
+        scaled = (raw - np.array(self.scaler.center)) / np.array(self.scaler.spread)
+        return np.clip(scaled, -FURTHEST_INPUT, FURTHEST_INPUT), scale
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors`, `architecture.json` and `scaler.json` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.network.state_dict(), folder / "model.safetensors")
+        _write_json(folder / "architecture.json", asdict(self.architecture))
+        _write_json(folder / "scaler.json", _scaler_to_json(self.scaler, self.architecture.columns))
+
+
+def untrained(architecture: Architecture, features: pd.DataFrame, level: float) -> Forecaster:
+    """Return a forecaster whose scaler is fitted on these (training) rows and whose heads are still zero.
+
+    Parameters
+    ----------
+    architecture
+        The shape of the model; its body's weights come from torch's present random state.
+    features
+        The training rows (n, columns).
+    level
+        Standard deviation of the training rows' next-day log return.
+    """
+    raw, _ = raw_inputs(features, architecture, level)
+    spread = raw.std(axis=0)
+    spread[spread < 1e-9] = 1.0  # a column that never moves says nothing, whatever it is divided by
+    scaler = Scaler(tuple(raw.mean(axis=0).tolist()), tuple(spread.tolist()), level)
+    return Forecaster(architecture, scaler, Network(architecture))
+
+
+def raw_inputs(features: pd.DataFrame, architecture: Architecture, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return a model's inputs before scaling (n, columns), and the volatility (n,) in units of which it thinks.
+
+    Returns and ranges are divided by that volatility; the volatilities become the logarithm of their ratio to it, and
+    the recent volatility itself that of its ratio to the training level.
+    """
+    _check_features(features, architecture)
+    values = features[list(architecture.columns)].astype(float)
+    if architecture.volatility == "constant":
+        return values.to_numpy() / level, np.full(len(values), level)
+    scale = values["volatility_ewma"]
+    columns = []
+    for column in architecture.columns:
+        if column == "volatility_ewma":
+            columns.append(np.log(scale / level))
+        elif family(column) == "volatility":
+            columns.append(np.log(values[column] / scale))
+        elif family(column) in ("return", "range"):
+            columns.append(values[column] / scale)
+        else:
+            columns.append(values[column])
+    return np.column_stack(columns), scale.to_numpy()
+
+
+def forecast_table(mean: np.ndarray, std: np.ndarray, prob_up: np.ndarray, index: pd.Index) -> pd.DataFrame:
+    """Return the table that every forecaster gives, with the Gaussian's central 90 % interval.
+
+    >>> forecast_table(np.array([0.0]), np.array([0.01]), np.array([0.5]), pd.Index([0])).round(4).iloc[0].tolist()
+    [0.0, 0.01, -0.0164, 0.0164, 0.5]
+    """
+    half = NORMAL_QUANTILE * std
+    columns = {"mean": mean, "std": std, "lower": mean - half, "upper": mean + half, "prob_up": prob_up}
+    return pd.DataFrame(columns, index=index)
+
+
+def price_change(forecast: pd.DataFrame, close: pd.Series) -> pd.DataFrame:
+    """Turn a forecast of the log return into one of the price change, in the unit of the close (USD).
+
+    Parameters
+    ----------
+    forecast
+        Columns `mean`, `lower`, `upper` in log return.
+    close
+        The close of the day on which each forecast was made, found by the forecast's index.
+
+    Examples
+    --------
+    >>> forecast = pd.DataFrame({"mean": [0.0], "lower": [-0.02], "upper": [0.02]})
+    >>> price_change(forecast, pd.Series([100.0])).round(2).iloc[0].tolist()
+    [0.0, -1.98, 2.02]
+    """
+    today = close.reindex(forecast.index).to_numpy(dtype=float)
+    columns = {column: np.expm1(forecast[column]) * today for column in ("mean", "lower", "upper")}
+    return pd.DataFrame(columns, index=forecast.index)
+
+
+def load_forecaster(folder: Path) -> Forecaster:
+    """Read what `Forecaster.save` wrote.
+
+    Raises
+    ------
+    InputError
+        When a file is missing, unreadable or does not fit the others, or a weight is not a finite number.
+    """
+    folder = Path(folder)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; a model folder holds {', '.join(FILES)}")
+    architecture = _read_architecture(folder / "architecture.json")
+    scaler = _read_scaler(folder / "scaler.json", architecture)
+    network = Network(architecture)
+    network.load_state_dict(_read_weights(folder / "model.safetensors", network))
+    return Forecaster(architecture, scaler, network)
+
+
+def _read_architecture(path: Path) -> Architecture:
+    content = _read_json(path)
+    try:
+        return Architecture(**{**content, "columns": tuple(content["columns"])})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the architecture of a forecaster ({error})") from error
+
+
+def _read_scaler(path: Path, architecture: Architecture) -> Scaler:
+    content = _read_json(path)
+    try:
+        columns = content["columns"]
+        center = tuple(float(columns[column]["center"]) for column in architecture.columns)
+        spread = tuple(float(columns[column]["spread"]) for column in architecture.columns)
+        scaler = Scaler(center, spread, float(content["level"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not the scaler of this model ({type(error).__name__}: {error})") from error
+    if not np.isfinite([*center, *spread, scaler.level]).all() or min(*spread, scaler.level) <= 0:
+        raise InputError(f"{path}: centers must be finite, spreads and level finite and above 0")
+    return scaler
+
+
+def _read_weights(path: Path, network: Network) -> dict[str, Tensor]:
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if found != expected:
+        differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        detail = "; ".join(f"{name}: {found.get(name)}, expected {expected.get(name)}" for name in differing)
+        raise InputError(f"{path}: weights do not fit architecture.json ({detail})")
+    broken = sorted(name for name, tensor in weights.items() if not torch.isfinite(tensor).all())
+    if broken:
+        raise InputError(f"{path}: weights that are not finite numbers in {', '.join(broken)}")
+    return weights
+
+
+def _check_features(features: pd.DataFrame, architecture: Architecture) -> None:
+    needed = list(architecture.columns) + ["volatility_ewma"] * (architecture.volatility == "ewma")
+    missing = [column for column in dict.fromkeys(needed) if column not in features.columns]
+    if missing:
+        raise InputError(f"features lack {', '.join(missing)}; this {architecture.model} model needs them")
+    values = features[needed]
+    wrong = ~np.isfinite(values.to_numpy(dtype=float, na_value=np.nan))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        name, value = needed[column], values.iat[row, column]
+        raise InputError(f"feature {name} = {value!r} in row {values.index[row]!s}: must be a finite number")
+
+
+def _scaler_to_json(scaler: Scaler, columns: tuple[str, ...]) -> dict[str, Any]:
+    rows = zip(columns, scaler.center, scaler.spread, strict=True)
+    return {"level": scaler.level, "columns": {name: {"center": c, "spread": s} for name, c, s in rows}}
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error

@@ -1,0 +1,279 @@
+"""The registry: `models/<name>/<version>/`, immutable folders with checksums, and the word of which one is `current`.
+
+models/goog/v1/   model.safetensors  architecture.json  scaler.json  card.json  golden.json  SHA256SUMS
+models/goog/current        the name of the version in use
+models/goog/history.jsonl  every promotion and rollback: what, when, why, by which run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import InputError
+from lepton_kit.files import sha256_of, write_atomically
+from lepton_kit.models.forecasters import FILES, Forecaster, load_forecaster
+
+CHECKSUMS = "SHA256SUMS"
+VERSION = re.compile(r"v[1-9][0-9]*")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class Registry:
+    """All versions of all models under one folder.
+
+    Parameters
+    ----------
+    root
+        The folder; it need not exist yet.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def save(self, name: str, forecaster: Forecaster, card: Mapping[str, Any], golden: Mapping[str, Any]) -> str:
+        """Keep a model as a new version, and return that version.
+
+        The very same model saved again is not kept twice: the version that holds it is returned.
+
+        Parameters
+        ----------
+        name
+            The model's name: small letters, digits, `-` and `_`.
+        card
+            The model card: data hashes, parameters, metrics, the run that made it; `created` (UTC) is added.
+        golden
+            As `lepton_kit.models.golden.golden_examples` gives it.
+        """
+        with self._locked(name) as home, _temporary_folder(home) as draft:
+            forecaster.save(draft)
+            for version in self.versions(name):
+                if _same_model(home / version, draft):
+                    return version
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            _write_json(draft / "card.json", {"name": name, "created": created, **card})
+            _write_json(draft / "golden.json", golden)
+            _write_checksums(draft)
+            version = f"v{max((int(v[1:]) for v in self.versions(name)), default=0) + 1}"
+            draft.rename(home / version)
+        return version
+
+    def versions(self, name: str) -> list[str]:
+        """Return the versions of a model, oldest first."""
+        home = self._home(name)
+        found = [folder.name for folder in home.iterdir()] if home.is_dir() else []
+        return sorted((version for version in found if VERSION.fullmatch(version)), key=lambda v: int(v[1:]))
+
+    def folder(self, name: str, version: str = "current") -> Path:
+        """Return the folder of a version.
+
+        Raises
+        ------
+        InputError
+            When there is no such version, or none is current.
+        """
+        if version == "current":
+            promoted = self.current(name)
+            if promoted is None:
+                raise InputError(f"model {name!r} in {self.root}: no version has been promoted yet")
+            version = promoted
+        if version not in self.versions(name):
+            known = ", ".join(self.versions(name)) or "none"
+            raise InputError(f"model {name!r} in {self.root}: no version {version!r}; there are {known}")
+        return self._home(name) / version
+
+    def verify(self, name: str, version: str = "current") -> Path:
+        """Compare a version's files with its checksums, and return its folder.
+
+        Raises
+        ------
+        InputError
+            When a file is missing, added or changed; the message names it.
+        """
+        folder = self.folder(name, version)
+        verify_checksums(folder)
+        return folder
+
+    def load(self, name: str, version: str = "current") -> Forecaster:
+        """Return a version's model, after checking its files."""
+        return load_forecaster(self.verify(name, version))
+
+    def card(self, name: str, version: str = "current") -> dict[str, Any]:
+        """Return a version's model card."""
+        return _read_object(self.folder(name, version) / "card.json")
+
+    def golden(self, name: str, version: str = "current") -> dict[str, Any]:
+        """Return a version's golden inputs and outputs."""
+        return _read_object(self.folder(name, version) / "golden.json")
+
+    def current(self, name: str) -> str | None:
+        """Return the version in use, or None where none has been promoted."""
+        pointer = self._home(name) / "current"
+        return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+
+    def promote(self, name: str, version: str, run_id: str, reason: str) -> None:
+        """Make a version the current one, after checking its files; where it is already, nothing changes."""
+        with self._locked(name):
+            self.verify(name, version)
+            if self.current(name) != version:
+                self._point_at(name, version, "promote", run_id, reason)
+
+    def rollback(self, name: str, run_id: str, reason: str) -> str:
+        """Make the version that was current before this one current again, and return it.
+
+        Raises
+        ------
+        InputError
+            When there is none, or it is damaged.
+        """
+        with self._locked(name):
+            stack = self._promoted(name)
+            if len(stack) < 2:
+                raise InputError(f"model {name!r} in {self.root}: no earlier version to go back to")
+            self.verify(name, stack[-2])
+            self._point_at(name, stack[-2], "rollback", run_id, reason)
+            return stack[-2]
+
+    def incumbent(self, name: str, candidate: str) -> str | None:
+        """Return the version that a candidate must beat: the last one promoted and not rolled back, itself apart.
+
+        So evaluating a candidate again after its promotion asks the same question as before it.
+        """
+        others = [version for version in self._promoted(name) if version != candidate]
+        return others[-1] if others else None
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """Return every promotion and rollback, oldest first."""
+        path = self._home(name) / "history.jsonl"
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+    def _promoted(self, name: str) -> list[str]:
+        """Return the promotions that have not been rolled back, oldest first."""
+        stack: list[str] = []
+        for entry in self.history(name):
+            if entry["action"] == "rollback":
+                stack.pop()
+            else:
+                stack.append(entry["version"])
+        return stack
+
+    def _point_at(self, name: str, version: str, action: str, run_id: str, reason: str) -> None:
+        home = self._home(name)
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = {"time": time, "action": action, "version": version, "run_id": run_id, "reason": reason}
+        lines = [json.dumps(line) for line in [*self.history(name), entry]]
+        write_atomically(home / "history.jsonl", "\n".join(lines) + "\n")
+        write_atomically(home / "current", version + "\n")
+
+    def _home(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise InputError(f"model name {name!r}: must be small letters, digits, '-' and '_', such as 'goog'")
+        return self.root / name
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[Path]:
+        """Let one process at a time change a model's folder."""
+        home = self._home(name)
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield home
+
+
+def read_candidate(path: Path) -> dict[str, Any]:
+    """Return what a run says of a version (`candidate.json`, `decision.json`): at least its `name` and `version`.
+
+    Raises
+    ------
+    InputError
+        When the file is not a JSON object with a name and a version.
+    """
+    content = _read_object(path)
+    for key in ("name", "version"):
+        if not isinstance(content.get(key), str):
+            raise InputError(f"{path}: lacks the text {key!r} of a model in the registry")
+    return content
+
+
+def verify_checksums(folder: Path) -> None:
+    """Compare the files of a folder with its `SHA256SUMS`, as `sha256sum --check` does, and look for added ones.
+
+    Raises
+    ------
+    InputError
+        When a file is missing, added or changed; the message names it.
+    """
+    for name, expected in _read_checksums(folder / CHECKSUMS).items():
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: missing, though {CHECKSUMS} lists it; restore or train the model again")
+        found = sha256_of(folder / name)
+        if found != expected:
+            raise InputError(
+                f"{folder / name}: has been changed (SHA-256 {found[:12]}…, {CHECKSUMS} says {expected[:12]}…); "
+                "restore or train the model again"
+            )
+    added = {path.name for path in folder.iterdir()} - set(_read_checksums(folder / CHECKSUMS)) - {CHECKSUMS}
+    if added:
+        raise InputError(f"{folder / min(added)}: not listed in {CHECKSUMS}; a version's folder is never added to")
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a version without checksums is not used")
+    listed = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        matched = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)", line)
+        if not matched:
+            raise InputError(f"{path}: line {line[:80]!r} is not '<sha256>  <file>'")
+        listed[matched[2]] = matched[1]
+    missing = set(FILES) - set(listed)
+    if missing:
+        raise InputError(f"{path}: does not list {', '.join(sorted(missing))}")
+    return listed
+
+
+def _write_checksums(folder: Path) -> None:
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    text = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
+    (folder / CHECKSUMS).write_text(text, encoding="utf-8")
+
+
+def _same_model(version: Path, draft: Path) -> bool:
+    return all(
+        (version / name).is_file() and (version / name).read_bytes() == (draft / name).read_bytes() for name in FILES
+    )
+
+
+@contextmanager
+def _temporary_folder(home: Path) -> Iterator[Path]:
+    """Give a sibling of the versions to write in; unless it has been renamed, it is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(dir=home, prefix=".saving-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not an object")
+    return content

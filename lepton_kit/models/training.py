@@ -1,0 +1,241 @@
+"""Training: a seeded, repeatable loop with early stopping on the validation rows."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lepton_kit.data.features import next_day_return, price_features
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.models.forecasters import (
+    Architecture,
+    Forecaster,
+    ModelName,
+    Network,
+    Volatility,
+    check_choices,
+    model_columns,
+    untrained,
+)
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The hyper-parameters of one training; `seed` fixes every random number in it.
+
+    `weight_decay` draws all weights to zero, and with zero weights a model is the exponentially weighted volatility
+    baseline. `patience` is the number of epochs without a better validation loss after which training stops.
+    """
+
+    model: ModelName = "mlp"
+    learning_rate: float = 3e-3
+    batch_size: int = 32
+    width: int = 8
+    epochs: int = 200
+    patience: int = 20
+    weight_decay: float = 1.0
+    lookback: int = 10
+    volatility: Volatility = "ewma"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self.model, self.volatility)
+        for name in ("batch_size", "width", "epochs", "patience", "lookback"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} = {value!r}: must be a whole number, at least 1")
+        for name, lowest in (("learning_rate", 1e-8), ("weight_decay", 0.0)):
+            value = getattr(self, name)
+            if not math.isfinite(value) or not lowest <= value <= 1e3:
+                raise InputError(f"{name} = {value!r}: must be a number from {lowest:g} to 1000")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training rows reached: mean losses per row."""
+
+    number: int
+    train_loss: float
+    validation_loss: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A forecaster with the weights of its best epoch, and its history: one row per epoch, as `Epoch` has them."""
+
+    forecaster: Forecaster
+    history: pd.DataFrame
+
+    @property
+    def best_epoch(self) -> int:
+        """Return the number of the epoch whose weights were kept."""
+        return int(self.history.loc[self.history["best"], "number"].iloc[-1])
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Features (n, columns) and the log return of the day after each row (n,), with the same index."""
+
+    features: pd.DataFrame
+    target: pd.Series
+
+
+def examples(table: pd.DataFrame, part: str, lookback: int = 10) -> Examples:
+    """Return the rows of one part whose next day is known.
+
+    Features of a part's first days reach back into the part before it, as they would in use; targets do not reach
+    forward out of the table.
+
+    Parameters
+    ----------
+    table
+        Prices with a column `split`, as notebook 01-data-cleaning leaves them.
+    part
+        `train`, `validation` or `test`.
+    lookback
+        As for `price_features`.
+
+    Raises
+    ------
+    InputError
+        When there is no such part, or no row of it has both features and a target.
+    """
+    if part not in PARTS:
+        raise InputError(f"part = {part!r}: must be one of {', '.join(PARTS)}")
+    if "split" not in table.columns:
+        raise InputError("price table lacks column split; notebook 01-data-cleaning adds it")
+    features, target = price_features(table, lookback), next_day_return(table).dropna()
+    days = table.loc[table["split"] == part, "date"]
+    index = features.index.intersection(target.index).intersection(pd.Index(days))
+    if index.empty:
+        raise InputError(f"no row of part {part!r} has {lookback} past days and a next day")
+    return Examples(features.loc[index], target.loc[index])
+
+
+def train(table: pd.DataFrame, settings: TrainingSettings, on_epoch: Callable[[Epoch], None] | None = None) -> Trained:
+    """Train a model on the part `train`, stopping early on the part `validation`.
+
+    The loss is the Gaussian negative log-likelihood of the next day's log return plus the cross-entropy of its
+    direction. The same table and settings give the same weights, bit for bit, on the same processor.
+
+    Parameters
+    ----------
+    table
+        Clean prices with a column `split`.
+    settings
+        The hyper-parameters.
+    on_epoch
+        Called after every epoch, such as to move a progress bar.
+
+    Raises
+    ------
+    InputError
+        When a setting or the table does not do.
+    LeptonError
+        When the loss stops being a finite number, which a lower learning rate prevents.
+    """
+    fit = examples(table, "train", settings.lookback)
+    check = examples(table, "validation", settings.lookback)
+    with repeatable(settings.seed):
+        forecaster = _start(fit, settings)
+        history = _descend(forecaster, fit, check, settings, on_epoch)
+    return Trained(forecaster, history)
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Make torch give the same numbers every time: one seed, one thread, deterministic kernels; then put all back."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+            torch.set_num_threads(threads)
+
+
+def losses(network: Network, inputs: Tensor, target: Tensor) -> Tensor:
+    """Return the mean loss of a batch: Gaussian negative log-likelihood plus cross-entropy of the direction.
+
+    Parameters
+    ----------
+    inputs
+        Scaled inputs (n, columns).
+    target
+        Log returns in units of the model's scale (n,).
+    """
+    mean, log_std, logits = network(inputs)
+    likelihood = log_std + 0.5 * ((target - mean) * torch.exp(-log_std)) ** 2 + 0.5 * math.log(2 * math.pi)
+    loss: Tensor = likelihood.mean() + cross_entropy(logits, (target > 0).long())
+    return loss
+
+
+def _start(fit: Examples, settings: TrainingSettings) -> Forecaster:
+    columns = model_columns(fit.features, settings.volatility)
+    architecture = Architecture(settings.model, columns, settings.width, settings.volatility)
+    return untrained(architecture, fit.features, level=float(fit.target.std(ddof=0)))
+
+
+def _descend(
+    forecaster: Forecaster,
+    fit: Examples,
+    check: Examples,
+    settings: TrainingSettings,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> pd.DataFrame:
+    network = forecaster.network
+    fit_tensors, check_tensors = _tensors(forecaster, fit), _tensors(forecaster, check)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    best, kept = math.inf, copy.deepcopy(network.state_dict())
+    history: list[Epoch] = []
+    for number in range(1, settings.epochs + 1):
+        train_loss = _one_epoch(network, optimizer, *fit_tensors, settings.batch_size)
+        with torch.no_grad():
+            validation_loss = losses(network, *check_tensors).item()
+        if not math.isfinite(train_loss + validation_loss):
+            raise LeptonError(
+                f"loss is {train_loss} in epoch {number}: learning_rate = {settings.learning_rate} is too high"
+            )
+        epoch = Epoch(number, train_loss, validation_loss, best=validation_loss < best)
+        history.append(epoch)
+        if on_epoch:
+            on_epoch(epoch)
+        if epoch.best:
+            best, kept = validation_loss, copy.deepcopy(network.state_dict())
+        elif number - max(e.number for e in history if e.best) >= settings.patience:
+            break
+    network.load_state_dict(kept)
+    return pd.DataFrame([asdict(epoch) for epoch in history])
+
+
+def _one_epoch(
+    network: Network, optimizer: torch.optim.Optimizer, inputs: Tensor, target: Tensor, batch_size: int
+) -> float:
+    network.train()
+    total = 0.0
+    for rows in torch.split(torch.randperm(len(target)), batch_size):
+        optimizer.zero_grad()
+        loss = losses(network, inputs[rows], target[rows])
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+        optimizer.step()
+        total += loss.item() * len(rows)
+    return total / len(target)
+
+
+def _tensors(forecaster: Forecaster, given: Examples) -> tuple[Tensor, Tensor]:
+    inputs, scale = forecaster.prepare(given.features)
+    return torch.from_numpy(inputs), torch.from_numpy(given.target.to_numpy() / scale)

@@ -1,0 +1,370 @@
+"""Recordings: the evidence of one incident, frozen in a folder, so that its diagnosis can be replayed for ever.
+
+A recording is a folder of open formats. Only `incident.json` must be there; whatever else is absent is named in
+`Recording.absent`, and a diagnosis says what it could not check. What is there must be readable.
+
+```
+incident.json      {"format": "lepton-recording/1", "id", "service",
+                    "window": {"start", "end"},
+                    "versions": {"current", "last_good"},          last_good may be null
+                    "alerts": [{"name", "starts_at", "labels", "annotations"}],
+                    "deployments": [{"time", "version", "note"}],  those known, also from before the window
+                    "provenance": {"measured", "derived", "constructed"}}   lists: how each part came to be
+metrics.parquet    time, metric (Prometheus names, base units), labels (JSON text), value
+requests.parquet   one row per request, of
+                     time, request_id, version, status (HTTP), latency_ms
+                     feature_<name>                 what the service was given
+                     mean, std, lower, upper, prob_up   what it answered; empty where it failed
+                     actual                         what came true, empty where not yet known; actual_time: since when
+                     feedback                       optional: what a user said of the answer
+reference.parquet  a sample of the training rows of the current version: <feature names> and actual
+logs.jsonl         one object per line: time, level, message, fields (an object)
+topology.csv       optional, where the service has several parts: caller, callee
+models/<version>/  model.safetensors, architecture.json, scaler.json: versions to replay requests through
+truth.json         drills and benchmarks only: what was really done. `read_recording` does not read it
+```
+
+Times are UTC, ISO 8601 in text and `timestamp[us, UTC]` in Parquet. Predictions and actuals are in the unit of the
+service's answer; those of one recording agree. All text of a recording is untrusted: it comes from whoever wrote to the
+service's log. Control characters are made visible on reading; whoever displays text still escapes it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import pydantic
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+
+from lepton_kit.errors import InputError
+
+FORMAT: Literal["lepton-recording/1"] = "lepton-recording/1"
+FEATURE = "feature_"
+PREDICTION_COLUMNS = ("mean", "std", "lower", "upper", "prob_up")
+REQUEST_COLUMNS = ("time", "request_id", "version", "status", "latency_ms", *PREDICTION_COLUMNS, "actual")
+METRIC_COLUMNS = ("time", "metric", "labels", "value")
+LOG_COLUMNS = ("time", "level", "message", "fields")
+TOPOLOGY_COLUMNS = ("caller", "callee")
+NUMERIC_REQUEST_COLUMNS = ("status", "latency_ms", *PREDICTION_COLUMNS, "actual")
+LONGEST_TEXT = 500
+
+
+def printable(text: str, longest: int = LONGEST_TEXT) -> str:
+    r"""Make control, formatting and line-breaking characters visible, and cut the text to a length.
+
+    >>> printable("ok\x1b[31m \u202egnp.exe")
+    'ok\\x1b[31m \\u202egnp.exe'
+    """
+    shown = "".join(_visible(character) for character in text[: longest + 1])
+    return shown if len(text) <= longest else shown[:longest] + "…"
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return character.encode("unicode_escape").decode() if hidden else character
+
+
+Text = Annotated[str, AfterValidator(printable)]
+Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # it names a folder
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Window(_Part):
+    """From when to when the evidence was taken (UTC)."""
+
+    start: AwareDatetime
+    end: AwareDatetime
+
+
+class Alert(_Part):
+    """An alert as Alertmanager tells it."""
+
+    name: Text
+    starts_at: AwareDatetime
+    labels: dict[Text, Text] = {}
+    annotations: dict[Text, Text] = {}
+
+
+class Deployment(_Part):
+    """A version that went into service."""
+
+    time: AwareDatetime
+    version: Version
+    note: Text = ""
+
+
+class Versions(_Part):
+    """The version in service, and the last one known to be good, if any."""
+
+    current: Version
+    last_good: Version | None = None
+
+
+class Provenance(_Part):
+    """How each part of the recording came to be."""
+
+    measured: tuple[Text, ...] = ()
+    derived: tuple[Text, ...] = ()
+    constructed: tuple[Text, ...] = ()
+
+
+class Incident(_Part):
+    """What `incident.json` says."""
+
+    format: Literal["lepton-recording/1"]
+    id: Text
+    service: Text
+    window: Window
+    versions: Versions
+    alerts: tuple[Alert, ...] = ()
+    deployments: tuple[Deployment, ...] = ()
+    provenance: Provenance = Provenance()
+
+
+def feature_columns(requests: pd.DataFrame) -> list[str]:
+    """Return the names of the columns that hold what the service was given."""
+    return [column for column in map(str, requests.columns) if column.startswith(FEATURE)]
+
+
+def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
+    dtypes = {"time": "datetime64[us, UTC]", **dict.fromkeys((*NUMERIC_REQUEST_COLUMNS, "value"), "float64")}
+    return pd.DataFrame({column: pd.Series(dtype=dtypes.get(column, "str")) for column in columns})
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One incident's evidence. A table whose file is absent is empty, and the file is named in `absent`.
+
+    Examples
+    --------
+    >>> incident = Incident(format=FORMAT, id="x", service="demo", versions={"current": "1"},
+    ...                     window={"start": "2008-01-01T00:00Z", "end": "2008-02-01T00:00Z"})
+    >>> recording = Recording(incident)
+    >>> len(recording.requests), list(recording.features(recording.requests))
+    (0, [])
+    """
+
+    incident: Incident
+    requests: pd.DataFrame = field(default_factory=lambda: _empty(REQUEST_COLUMNS))
+    metrics: pd.DataFrame = field(default_factory=lambda: _empty(METRIC_COLUMNS))
+    reference: pd.DataFrame = field(default_factory=pd.DataFrame)
+    logs: pd.DataFrame = field(default_factory=lambda: _empty(LOG_COLUMNS))
+    topology: pd.DataFrame = field(default_factory=lambda: _empty(TOPOLOGY_COLUMNS))
+    models: Mapping[str, Path] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+
+    def features(self, requests: pd.DataFrame) -> pd.DataFrame:
+        """Return the feature columns of some requests under the names the model knows, indexed by request time."""
+        columns = {column: column.removeprefix(FEATURE) for column in feature_columns(requests)}
+        return requests.set_index("time")[list(columns)].rename(columns=columns)
+
+
+def read_recording(folder: Path | str) -> Recording:
+    """Read a recording.
+
+    Parameters
+    ----------
+    folder
+        The recording's folder; see the top of this module for its format.
+
+    Returns
+    -------
+    Recording
+        Requests, metrics and logs in order of time.
+
+    Raises
+    ------
+    InputError
+        When there is no such folder, it has no `incident.json`, or a file in it is not readable or lacks a column.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a recording is a folder with an incident.json")
+    incident = _read_incident(folder / "incident.json")
+    absent: list[str] = []
+    requests = _read_table(folder / "requests.parquet", REQUEST_COLUMNS, absent)
+    recording = Recording(
+        incident=incident,
+        requests=_with_numbers(requests, folder / "requests.parquet"),
+        metrics=_read_table(folder / "metrics.parquet", METRIC_COLUMNS, absent),
+        reference=_read_table(folder / "reference.parquet", (), absent),
+        logs=_read_logs(folder / "logs.jsonl", absent),
+        topology=_read_topology(folder / "topology.csv", absent),
+        models=_find_models(folder / "models", incident.versions, absent),
+        absent=tuple(absent),
+    )
+    return recording
+
+
+def write_recording(recording: Recording, folder: Path | str, truth: Mapping[str, Any] | None = None) -> Path:
+    """Write a recording whole or not at all, replacing what is there, and return its folder.
+
+    Parameters
+    ----------
+    recording
+        An empty table leaves no file, which is how `read_recording` would say that it is absent.
+    folder
+        Where to; its parent must be there.
+    truth
+        What was really done, for drills and benchmarks; it becomes `truth.json`.
+    """
+    folder = Path(folder)
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder}: no folder {folder.parent} to put the recording into")
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _write_parts(recording, temporary / "new")
+        if truth is not None:
+            _write_json(temporary / "new" / "truth.json", truth)
+        if folder.exists():
+            folder.rename(temporary / "old")
+        (temporary / "new").rename(folder)
+    finally:
+        shutil.rmtree(temporary)
+    return folder
+
+
+def read_truth(folder: Path | str) -> dict[str, Any]:
+    """Return what was really done in a drill, to judge a diagnosis by afterwards; empty when nobody wrote it down."""
+    path = Path(folder) / "truth.json"
+    return _read_json(path) if path.exists() else {}
+
+
+def _read_incident(path: Path) -> Incident:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; every recording has an incident.json")
+    try:
+        incident = Incident.model_validate(_read_json(path))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        given = printable(repr(first["input"]), 80)
+        raise InputError(f"{path}: {place} = {given}: {first['msg']}") from error
+    if incident.window.end <= incident.window.start:
+        raise InputError(f"{path}: window.end = {incident.window.end}: must be after {incident.window.start}")
+    return incident
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; it must be a JSON object")
+    return content
+
+
+def _read_table(path: Path, columns: tuple[str, ...], absent: list[str]) -> pd.DataFrame:
+    if not path.exists():
+        absent.append(path.name)
+        return _empty(columns)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are both of these
+        raise InputError(f"{path}: not readable as Parquet ({printable(str(error), 200)})") from error
+    _check_columns(table, columns, path)
+    return _in_order_of_time(table, path) if "time" in columns else table
+
+
+def _check_columns(table: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
+    if missing := [column for column in columns if column not in table.columns]:
+        raise InputError(f"{path}: lacks column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+
+
+def _in_order_of_time(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    time = table["time"]
+    if not isinstance(time.dtype, pd.DatetimeTZDtype):
+        raise InputError(f"{path}: column time holds {time.dtype}; it must hold timestamps in UTC")
+    if time.isna().any():
+        raise InputError(f"{path}: time is missing in row {int(time.isna().to_numpy().argmax())}")
+    return table.assign(time=time.dt.tz_convert("UTC")).sort_values("time", kind="stable", ignore_index=True)
+
+
+def _with_numbers(requests: pd.DataFrame, path: Path) -> pd.DataFrame:
+    numeric = [*NUMERIC_REQUEST_COLUMNS, *feature_columns(requests)]
+    for column in numeric:
+        if not pd.api.types.is_numeric_dtype(requests[column]):
+            raise InputError(f"{path}: column {column} holds {requests[column].dtype}; it must hold numbers")
+    return requests.astype(dict.fromkeys(numeric, "float64"))
+
+
+def _read_logs(path: Path, absent: list[str]) -> pd.DataFrame:
+    if not path.exists():
+        absent.append(path.name)
+        return _empty(LOG_COLUMNS)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error})") from error
+    entries = [_log_entry(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    table = pd.DataFrame(entries, columns=list(LOG_COLUMNS)) if entries else _empty(LOG_COLUMNS)
+    return _in_order_of_time(table, path)
+
+
+def _log_entry(line: str, place: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+        time = pd.Timestamp(entry["time"])
+        texts = {key: printable(str(entry[key])) for key in ("level", "message")}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{place}: must be an object with time, level and message; got {printable(line, 80)}"
+        ) from error
+    if time.tzinfo is None:
+        raise InputError(f"{place}: time = {entry['time']}: must say its zone, such as 2008-02-04T21:00:00Z")
+    return {"time": time.tz_convert("UTC"), **texts, "fields": json.dumps(entry.get("fields", {}))}
+
+
+def _read_topology(path: Path, absent: list[str]) -> pd.DataFrame:
+    if not path.exists():
+        absent.append(path.name)
+        return _empty(TOPOLOGY_COLUMNS)
+    try:
+        table = pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as CSV ({error})") from error
+    _check_columns(table, TOPOLOGY_COLUMNS, path)
+    return table
+
+
+def _find_models(folder: Path, versions: Versions, absent: list[str]) -> dict[str, Path]:
+    wanted = dict.fromkeys(version for version in (versions.current, versions.last_good) if version)
+    absent += [f"models/{version}" for version in wanted if not (folder / version).is_dir()]
+    return {version: folder / version for version in wanted if (folder / version).is_dir()}
+
+
+def _write_parts(recording: Recording, folder: Path) -> None:
+    folder.mkdir()
+    _write_json(folder / "incident.json", recording.incident.model_dump(mode="json"))
+    for name in ("requests", "metrics", "reference"):
+        table: pd.DataFrame = getattr(recording, name)
+        if len(table):
+            table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
+    if len(recording.logs):
+        lines = [json.dumps(_log_line(entry), ensure_ascii=False) for entry in recording.logs.to_dict("records")]
+        (folder / "logs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if len(recording.topology):
+        recording.topology.to_csv(folder / "topology.csv", index=False)
+    for version, source in recording.models.items():
+        shutil.copytree(source, folder / "models" / version)
+
+
+def _log_line(entry: dict[Any, Any]) -> dict[str, Any]:
+    time = entry["time"].isoformat().replace("+00:00", "Z")
+    return {"time": time, "level": entry["level"], "message": entry["message"], "fields": json.loads(entry["fields"])}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

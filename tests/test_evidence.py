@@ -1,0 +1,141 @@
+from dataclasses import replace
+
+import incident_variants as variants
+import numpy as np
+import pandas as pd
+import pytest
+
+from lepton_kit.diagnosis import case as cases
+from lepton_kit.diagnosis import evidence
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.recordings import read_recording
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return cases.build_case(read_recording(variants.SHIPPED))
+
+
+@pytest.fixture(scope="module")
+def calm():
+    return cases.build_case(variants.calm())
+
+
+def test_the_onset_of_the_shipped_incident_is_the_change_point_of_the_misses(shipped):
+    assert shipped.onset_from == "change point of interval misses"
+    assert pd.Timestamp("2007-10-01", tz="UTC") < shipped.onset < pd.Timestamp("2008-01-31", tz="UTC")
+    assert len(shipped.before) + len(shipped.during) == len(shipped.requests)
+
+
+def test_the_actuals_moved_before_the_inputs_that_are_made_of_them(shipped):
+    since = cases.onset_table(shipped).set_index("symptom")["since"]
+    assert since["size of the actuals"] < since["size of the inputs"]
+
+
+def test_without_a_symptom_the_alert_is_the_onset_and_without_an_alert_the_middle(calm):
+    assert calm.onset_from == "start of the alert"
+    incident = calm.recording.incident.model_copy(update={"alerts": ()})
+    quiet = cases.build_case(replace(calm.recording, incident=incident))
+    assert quiet.onset_from == "middle of the window"
+    assert incident.window.start < quiet.onset < incident.window.end
+
+
+def test_coverage_is_the_share_of_actuals_inside(shipped):
+    found = evidence.coverage(shipped)
+    during = shipped.during.dropna(subset=["actual"])
+    by_hand = ((during["actual"] >= during["lower"]) & (during["actual"] <= during["upper"])).mean()
+    assert f"{by_hand:.1%} since" in found.summary
+    assert (found.finding, found.unit) == ("fell", "change of share")
+
+
+def test_each_breach_of_the_contract_is_told_apart():
+    assert cases.contract_breaches(variants.stuck_feed())["stale"].sum() == variants.ROWS - variants.FAULT_FROM - 1
+    assert cases.contract_breaches(variants.nulls())["missing"].mean() > 0.1
+    assert cases.contract_breaches(variants.repeated_requests())["duplicated"].mean() > 0.05
+    assert cases.contract_breaches(variants.wrong_unit(100))["out_of_range"].mean() > 0.3
+
+
+def test_the_year_2008_breaks_no_contract(shipped):
+    assert not shipped.breaches.to_numpy().any()
+
+
+def test_a_feature_that_seldom_changes_is_not_stale():
+    recording = variants.calm()
+    constant = {
+        "requests": recording.requests.assign(feature_store=1.0),
+        "reference": recording.reference.assign(store=1.0),
+    }
+    assert not cases.contract_breaches(replace(recording, **constant))["stale"].any()
+
+
+def test_inputs_in_another_unit_moved_alone():
+    found = evidence.inputs_and_actuals(cases.build_case(variants.wrong_unit(5)))
+    assert found.finding == "inputs alone"
+    assert found.speaks_for == {"data"}
+
+
+def test_actuals_that_move_without_the_inputs_speak_for_no_cause():
+    recording = variants.calm()
+    actual = recording.requests["actual"] * np.where(np.arange(variants.ROWS) < variants.FAULT_FROM, 1, 3)
+    found = evidence.inputs_and_actuals(
+        cases.build_case(replace(recording, requests=recording.requests.assign(actual=actual)))
+    )
+    assert found.finding == "actuals alone"
+    assert not found.speaks_for
+
+
+def test_the_replay_finds_the_answers_that_were_recorded(shipped):
+    recorded = shipped.requests[["lower", "upper"]]
+    np.testing.assert_allclose(shipped.replayed["current"][["lower", "upper"]], recorded, rtol=1e-6)
+    assert evidence.served_version(shipped).finding == "matches"
+
+
+def test_the_replay_leaves_out_rows_that_break_the_contract():
+    case = cases.build_case(variants.nulls())
+    assert len(case.replayed["current"]) == (~case.breaches.any(axis=1)).sum() < len(case.requests)
+
+
+def test_the_difference_of_outputs_by_hand(shipped):
+    current, last_good = (shipped.replayed[role].loc[shipped.during.index] for role in ("current", "last_good"))
+    apart = ((current["lower"] - last_good["lower"]).abs() + (current["upper"] - last_good["upper"]).abs()) / 2
+    by_hand = apart.mean() / (last_good["upper"] - last_good["lower"]).mean()
+    assert evidence.output_difference(current, last_good) == pytest.approx(by_hand)
+
+
+def test_a_deployment_within_the_window_speaks_for_the_model(tmp_path):
+    assert "model" in evidence.deployment(cases.build_case(variants.wrong_model(tmp_path))).speaks_for
+
+
+def test_latency_ten_times_as_long_is_measured_as_such():
+    found = evidence.latency(cases.build_case(variants.slow()))
+    assert found.finding == "grew"
+    assert found.effect == pytest.approx(10, rel=0.5)
+    assert abs(found.onset - variants.fault_time(variants.calm().requests)).days <= 3
+
+
+def test_a_queue_that_is_steady_and_one_that_was_not_recorded_are_told_apart(calm):
+    assert not evidence.queue(calm).checked
+    slow = variants.slow()
+    flat = slow.metrics.assign(value=slow.metrics["value"].where(slow.metrics["metric"] != "request_queue_depth", 2.0))
+    assert evidence.queue(cases.build_case(replace(slow, metrics=flat))).finding == "steady"
+
+
+@pytest.mark.parametrize("question", evidence.QUESTIONS, ids=lambda question: question.__name__)
+def test_every_question_is_answered_or_says_why_not(question, shipped, calm):
+    empty = cases.build_case(replace(calm.recording, requests=calm.requests.iloc[:0]))
+    for case in (shipped, calm, empty):
+        found = question(case)
+        assert found.name == question.__name__
+        assert found.summary
+        assert found.checked == (found.finding != evidence.NOT_CHECKED)
+        assert not found.speaks_for & found.speaks_against
+        assert found.checked or not found.speaks_for | found.speaks_against
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"coverage_objective": 90}, {"alpha": 0}, {"spread_factor": 1}, {"least_rows": 1}, {"output_difference": -1}],
+)
+def test_a_criterion_out_of_range_is_refused_and_named(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        cases.Criteria(**wrong)
