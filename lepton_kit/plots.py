@@ -7,8 +7,8 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 
 from lepton_kit.data import quality

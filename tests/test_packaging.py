@@ -1,8 +1,10 @@
 """environment.yml, pyproject.toml and requirements.lock say the same."""
 
+import ast
 import re
+import sys
 import tomllib
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, packages_distributions
 
 import yaml
 from helpers import ROOT
@@ -29,12 +31,22 @@ def locked() -> dict[str, str]:
 def conda() -> dict[str, str]:
     lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     parts = (re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", line) for line in lines if isinstance(line, str))
-    return {CONDA_NAMES.get(part[1], part[1]): part[2] for part in parts if part}
+    return {canonicalize_name(CONDA_NAMES.get(part[1], part[1])): part[2] for part in parts if part}
 
 
 def test_what_the_kit_is_built_on_is_declared():
     assert declared().keys() >= HEART
     assert "quarto" in conda()
+
+
+def test_every_package_that_the_kit_imports_is_declared():
+    owners = packages_distributions()
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "lepton_kit").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    tops = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"lepton_kit"}
+    assert {canonicalize_name(owners[top][0]) for top in tops} <= declared().keys()
 
 
 def test_the_lock_pins_every_declared_package_to_a_version_that_is_allowed():

@@ -70,12 +70,13 @@ def update_outputs(notebook: Path, project: Path) -> None:
         When a cell fails: the file is left as it was.
     """
     import nbformat
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
+
+    from lepton_kit.runs.client import LocalClient
 
     content = read_notebook(notebook)
     with _scratch_project(project) as (scratch, folder):
-        client = NotebookClient(content, kernel_name="python3", record_timing=False)
+        client = LocalClient(content, kernel_name="python3", record_timing=False)
         try:
             client.execute(env=kernel_environment(scratch, folder), cwd=str(folder))
         except CellExecutionError as error:

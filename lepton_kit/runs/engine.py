@@ -1,19 +1,22 @@
-"""The papermill engine `lepton`: runs cells through nbclient, reports events, tells the truth about every cell."""
+"""The papermill engine `lepton`: runs cells through nbclient, reports events, tells the truth about every cell.
+
+papermill loads this module by its entry point while it is being imported itself. So nothing else imports it: whoever
+wants the engine imports papermill and names it.
+"""
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jupyter_core.paths import jupyter_runtime_dir
 from nbclient.exceptions import CellExecutionError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine
+
+from lepton_kit.runs.client import LocalClient
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,12 @@ class CellEvent:
     total: int
 
 
-class LeptonClient(PapermillNotebookClient):  # type: ignore[misc]
+class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
     """papermill's client, with events and truthful cell states."""
 
     def __init__(self, nb_man: Any, on_event: Callable[[CellEvent], None] | None = None, **kwargs: Any) -> None:
         super().__init__(nb_man, **kwargs)
         self.on_event = on_event or (lambda event: None)
-
-    def create_kernel_manager(self) -> Any:
-        """Let the kernel talk through sockets in the file system, where the system has them.
-
-        So parallel runs never race for a free port, and no other user can listen in.
-        """
-        manager = super().create_kernel_manager()
-        if os.name == "posix":
-            sockets = Path(jupyter_runtime_dir())
-            sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
-            manager.transport, manager.ip = "ipc", str(sockets / f"kernel-{secrets.token_hex(4)}-ipc")
-        return manager
 
     def papermill_execute_cells(self) -> None:
         """Execute the cells in order, up to the first that fails.

@@ -221,7 +221,7 @@ def _execute_through_papermill(
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    # papermill guesses parameters with a regular expression and warns about those that it cannot read; ours are checked.
+    # papermill guesses parameters with a regular expression and warns where it cannot; ours are checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
     def on_cell(event: Any) -> None:

@@ -1,0 +1,194 @@
+"""What a run's page says about the run itself: the facts table on top, and the provenance box at the end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
+from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result
+
+STATUS_WORDS = {
+    "queued": "queued",
+    "running": "running",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "timed_out": "timed out",
+    "kernel_died": "kernel died",
+    "cancelled": "cancelled",
+    "expectation_failed": "expectation failed",
+}
+HEADLINES = 12  # as many results as a reader takes in at a glance; the page below shows them all
+MAIN_PACKAGES = ("lepton-kit", "numpy", "pandas", "pandera", "scikit-learn", "torch", "papermill", "nbclient")
+
+
+def facts_html(run: Manifest) -> str:
+    """Return the facts table of a run, as HTML."""
+    facts = {
+        "Notebook": f"<code>{as_text(run.notebook)}</code>",
+        "Status": f'<span class="status {as_text(run.status)}">{STATUS_WORDS[run.status]}</span>',
+        "Error": _error(run),
+        "Cause": f"<strong>{as_text(run.results['cause'].value)}</strong>" if "cause" in run.results else "",
+        "Started": utc(run.started),
+        "Duration": duration(run.duration_s),
+        "Parameters": _named(
+            {name: f"<code>{as_text(_plain(value))}</code>" for name, value in run.parameters.items()}
+        ),
+        "Results": _named({name: as_text(shown) for name, shown in headlines(run) if name != "cause"}) + _left_out(run),
+        "Expectations": _expectations(run.expectations),
+    }
+    rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts.items() if value)
+    return f'<table {PLAIN_TABLE} class="facts"><tbody>{rows}</tbody></table>'
+
+
+def provenance_html(run: Manifest, published: Collection[str]) -> str:
+    """Return everything needed to trust a run and to repeat it, as HTML.
+
+    Parameters
+    ----------
+    run
+        The run.
+    published
+        Ids of the runs that have a page on the same site: inputs that they made link there.
+    """
+    facts = {
+        "Run": f"<code>{as_text(run.run_id)}</code>, started by {as_text(run.trigger)}",
+        "Notebook SHA-256": _hash(run.notebook_sha256),
+        "Code": _commit(run),
+        "Software": _software(run),
+        "Host": f"{as_text(run.environment.host)} ({as_text(run.environment.platform)})",
+    }
+    rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts.items())
+    inputs = [[_input(each, published), _hash(each.sha256)] for each in run.inputs]
+    left = [[f"<code>{as_text(each.file)}</code>", f"{each.bytes:,} B", _hash(each.sha256)] for each in run.artifacts]
+    return (
+        f'<div class="provenance"><table {PLAIN_TABLE} class="facts"><tbody>{rows}</tbody></table>'
+        + (f"<h3>Inputs</h3>{table(inputs, ['Input', 'SHA-256'], 'files')}" if inputs else "")
+        + (f"<h3>Artifacts</h3>{table(left, ['File', 'Size', 'SHA-256'], 'files')}" if left else "")
+        + f'<h3>Repeat it</h3><pre class="command">{as_text(repeat_commands(run))}</pre></div>'
+    )
+
+
+def repeat_commands(run: Manifest) -> str:
+    """Return the commands that run the notebook again with the same values, and that compare a repetition."""
+    values = [f"-p {shlex.quote(name)} {shlex.quote(_plain(value))}" for name, value in run.parameters.items()]
+    again = " \\\n    ".join([f"lepton run {shlex.quote(run.notebook)}", *values])
+    return f"{again}\nlepton check {run.run_id}"
+
+
+def headlines(run: Manifest) -> list[tuple[str, str]]:
+    """Return (name, value with unit) of the first results that are a single number, text or truth value."""
+    return [(name, _with_unit(result)) for name, result in run.results.items() if _is_single(result.value)][:HEADLINES]
+
+
+def utc(moment: datetime) -> str:
+    """Return a time as people write it, in UTC.
+
+    Examples
+    --------
+    >>> utc(datetime(2008, 10, 14, 9, 30, tzinfo=UTC))
+    '2008-10-14 09:30:00 UTC'
+    """
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration as people say it.
+
+    Examples
+    --------
+    >>> duration(12.34), duration(125), duration(None)
+    ('12.3 s', '2 min 5 s', 'not known')
+    """
+    if seconds is None:
+        return "not known"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
+def _with_unit(result: Result) -> str:
+    shown = _shown(result.value)
+    return shown if result.unit in ("", "1") else f"{shown} {result.unit}"
+
+
+def _shown(value: bool | int | float | str) -> str:
+    """Return a value as people write it: four digits of a number, thousands apart.
+
+    Examples
+    --------
+    >>> [_shown(value) for value in (True, 1047, 0.0123456, 36159342.8)]
+    ['yes', '1,047', '0.01235', '36,159,343']
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return _shortened(value)
+    return f"{value:,.0f}" if isinstance(value, int) or 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def _left_out(run: Manifest) -> str:
+    more = sum(_is_single(result.value) for result in run.results.values()) - HEADLINES
+    return f'<p class="quiet">and {more} more in the notebook below</p>' if more > 0 else ""
+
+
+def _plain(value: Any) -> str:
+    """Return a parameter's value as `-p` takes it: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _shortened(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _named(values: dict[str, str]) -> str:
+    """Return a list of names and values (HTML already), or nothing for none."""
+    items = "".join(f"<dt>{as_text(name)}</dt><dd>{value}</dd>" for name, value in values.items())
+    return f'<dl class="values">{items}</dl>' if items else ""
+
+
+def _expectations(stated: list[Expectation]) -> str:
+    broken = [each for each in stated if not each.passed]
+    counts = [f"{len(stated) - len(broken)} passed"] + [f"{len(broken)} failed"] * bool(broken)
+    lines = "".join(f"<li>{as_text(each.message)}</li>" for each in broken)
+    return ", ".join(counts) + (f"<ul>{lines}</ul>" if lines else "") if stated else ""
+
+
+def _error(run: Manifest) -> str:
+    if run.error is None:
+        return ""
+    where = "" if run.error.cell is None else f' in <a href="#stopped-here">cell {run.error.cell}</a>'
+    message = as_text(_shortened(run.error.message, 2000))
+    return f'<strong>{as_text(run.error.name)}</strong>{where}: <span class="message">{message}</span>'
+
+
+def _input(given: Input, published: Collection[str]) -> str:
+    shown = f"<code>{as_text(given.ref)}</code>"
+    if given.run is not None and given.run in published:
+        shown = f'<a href="../{as_text(given.run)}/index.html">{shown}</a>'
+    return shown + (f" (parameter {as_text(given.parameter)})" if given.parameter else "")
+
+
+def _hash(sha256: str | None) -> str:
+    return "none: not a local file" if sha256 is None else f'<code class="hash">{as_text(sha256)}</code>'
+
+
+def _commit(run: Manifest) -> str:
+    kit = f'lepton_kit SHA-256 <code class="hash">{as_text(run.code_sha256)}</code>'
+    if run.git is None:
+        return f"not under git; {kit}"
+    changed = "with uncommitted changes" if run.git.dirty else "without uncommitted changes"
+    return f"git commit <code>{as_text(run.git.commit[:12])}</code>, {changed}; {kit}"
+
+
+def _software(run: Manifest) -> str:
+    found = {name.lower(): version for name, version in run.environment.packages.items()}
+    shown = [f"{name} {found[name]}" for name in MAIN_PACKAGES if name in found]
+    rest = len(found) - len(shown)
+    more = f" and {rest} more (in manifest.json)" if rest else ""
+    return as_text(", ".join([f"Python {run.environment.python}", *shown])) + more

@@ -1,0 +1,85 @@
+"""Makes the page of one run: front matter, facts, the executed notebook, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped] # PyYAML ships no types
+from nbformat.v4 import new_markdown_cell, new_notebook, new_raw_cell
+
+from lepton_kit.errors import InputError
+from lepton_kit.reports.facts import STATUS_WORDS, duration, facts_html, headlines, provenance_html, utc
+from lepton_kit.reports.markup import as_text, as_words
+from lepton_kit.reports.story import first_figure, html_cell, story_cells
+from lepton_kit.runs.manifest import Manifest
+from lepton_kit.runs.notebooks import read_notebook
+
+FIGURE = "figure.png"
+
+
+def make_page(run: Manifest, project: Path, published: Collection[str]) -> tuple[Any, bytes | None]:
+    """Return the page of a run as a notebook, and the picture that stands for it in listings.
+
+    Parameters
+    ----------
+    run, project
+        The run and its project.
+    published
+        Ids of all runs that have a page on the same site.
+
+    Raises
+    ------
+    InputError
+        When a cell's `#|` lines cannot be read; the message names run and cell.
+    """
+    try:
+        notebook = read_notebook(run.folder(project) / "notebook.ipynb")
+    except InputError as error:  # a run may end before its notebook is saved: its page says so
+        cells, figure = [html_cell(f"<p>There is no executed notebook to show: {as_text(error)}</p>")], None
+    else:
+        try:
+            cells, figure = story_cells(notebook, published), first_figure(notebook)
+        except InputError as error:
+            raise InputError(f"run {run.run_id}: {error}") from error
+    page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    page.cells = [
+        new_raw_cell(f"---\n{yaml.safe_dump(front_matter(run, figure), allow_unicode=True, sort_keys=False)}---"),
+        html_cell(facts_html(run)),
+        *cells,
+        new_markdown_cell("## Provenance"),
+        html_cell(provenance_html(run, published)),
+    ]
+    for number, cell in enumerate(page.cells):
+        cell["id"] = f"cell-{number}"  # the same run gives the same page
+    return page, figure[0] if figure else None
+
+
+def front_matter(run: Manifest, figure: tuple[bytes, str] | None) -> dict[str, Any]:
+    """Return the page's metadata, from which Quarto makes its title, its search entry and its line in listings."""
+    matter: dict[str, Any] = {
+        "title": as_text(as_words(run.title)),
+        "date": utc(run.started).removesuffix(" UTC"),
+        "description": as_text(as_words(summary(run))),
+        "categories": [STATUS_WORDS[run.status], kind(run)],
+    }
+    if figure is not None:
+        matter |= {"image": FIGURE, "image-alt": as_words(figure[1])}
+    return matter
+
+
+def summary(run: Manifest) -> str:
+    """Return a run in one line of plain text: how it ended, and its first results."""
+    ended = f"{STATUS_WORDS[run.status].capitalize()} in {duration(run.duration_s)}"
+    if run.error is not None:
+        return f"{ended}: {run.error.name}: {' '.join(run.error.message.split())[:200]}"
+    short = [(name, value) for name, value in headlines(run) if len(value) <= 40]
+    first = sorted(short, key=lambda result: result[0] != "cause")[:3]
+    found = ", ".join(f"{name} {value}" for name, value in first)
+    return f"{ended}: {found}" if found else ended
+
+
+def kind(run: Manifest) -> str:
+    """Return `runbook` for what lies in `runbooks/`, else `notebook`."""
+    return "runbook" if run.notebook.startswith("runbooks/") else "notebook"

@@ -1,0 +1,183 @@
+"""Turns the cells of an executed notebook into the cells of a page that any renderer shows safely and readably."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Collection
+from pathlib import PurePosixPath
+from typing import Any
+
+import nbformat
+import yaml  # type: ignore[import-untyped] # PyYAML ships no types
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+
+from lepton_kit.errors import InputError
+from lepton_kit.notebook import EXPECTATION, INPUT
+from lepton_kit.reports.markup import as_text, clean_html, pre
+
+RAW_START, RAW_END = "```{=html}\n", "\n```"
+PICTURES = ("image/png", "image/jpeg")
+ERROR_MARKERS = "papermill-error-cell-tag"  # papermill tags so the two cells by which it points at an error
+
+
+def story_cells(notebook: Any, published: Collection[str] = ()) -> list[Any]:
+    """Return the cells of a notebook's page, between its facts and its provenance.
+
+    Every output is a picture or HTML that has been made safe; the first heading is left to the page's title; links to
+    notebooks lead to their newest run among those published.
+
+    Raises
+    ------
+    InputError
+        When the `#|` lines of a cell are not YAML.
+    """
+    cells: list[Any] = []
+    for index, cell in enumerate(_without_title(notebook.cells)):
+        if cell.cell_type == "markdown" and not _is_error_marker(cell):
+            cells.append(new_markdown_cell(_with_links_to_pages(cell.source, published)))
+        elif cell.cell_type == "code" and cell.source.strip():
+            cells += _code_cells(cell, index)
+    return cells
+
+
+def html_cell(markup: str) -> Any:
+    """Return a cell that shows HTML and no code."""
+    return new_code_cell("#| echo: false", outputs=[_html(markup)])
+
+
+def html_of(output: Any) -> str:
+    """Return the HTML in an output of a page, or nothing where it is a picture."""
+    raw = str(output.data.get("text/markdown", ""))
+    return raw.removeprefix(RAW_START).removesuffix(RAW_END)
+
+
+def first_figure(notebook: Any) -> tuple[bytes, str] | None:
+    """Return the first PNG picture of a notebook with its alt text."""
+    for index, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                options, _ = split_options(cell.source, index)
+                alt = options.get("fig-alt", options.get("fig-cap", ""))
+                return base64.b64decode(output.data["image/png"]), str(alt)
+    return None
+
+
+def split_options(source: str, index: int) -> tuple[dict[str, Any], str]:
+    r"""Split a cell's `#|` lines, read as YAML, from its code.
+
+    Examples
+    --------
+    >>> split_options("#| fig-alt: two bars\nplot()", 0)
+    ({'fig-alt': 'two bars'}, 'plot()')
+    """
+    lines = source.splitlines(keepends=True)
+    options = [line for line in lines if line.startswith("#|")]
+    code = "".join(line for line in lines if not line.startswith("#|"))
+    try:
+        found = yaml.safe_load("".join(line.removeprefix("#|").removeprefix(" ") for line in options)) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"cell {index}: its `#|` lines are not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"cell {index}: its `#|` lines must read `#| name: value`, got {found!r}")
+    return found, code
+
+
+def _without_title(cells: list[Any]) -> list[Any]:
+    """Return the cells with the first heading of level 1 taken away; raw cells are not for this page at all."""
+    kept = [nbformat.from_dict(dict(cell)) for cell in cells if cell.cell_type != "raw"]
+    for cell in kept:
+        if cell.cell_type == "markdown" and (found := re.search(r"(?m)^# .*\n?", cell.source)):
+            cell.source = (cell.source[: found.start()] + cell.source[found.end() :]).strip("\n")
+            break
+    return kept
+
+
+def _with_links_to_pages(words: str, published: Collection[str]) -> str:
+    """Point links to notebooks at their newest page; where there is none, keep the words alone."""
+    pages = {run_id.partition("-")[2].rpartition("-")[0]: run_id for run_id in sorted(published)}
+
+    def replace(found: re.Match[str]) -> str:
+        page = pages.get(PurePosixPath(found["target"]).stem)
+        return f"[{found['text']}](../{page}/index.html)" if page else found["text"]
+
+    return re.sub(r"\[(?P<text>[^\]]*)\]\((?!\w+://)(?P<target>[^()\s]+\.ipynb)\)", replace, words)
+
+
+def _is_error_marker(cell: Any) -> bool:
+    return ERROR_MARKERS in cell.metadata.get("tags", [])
+
+
+def _code_cells(cell: Any, index: int) -> list[Any]:
+    """Return a code cell; other outputs than a figure's, and a note where it did not run, get cells of their own.
+
+    A caption and a label belong to a cell's one figure: with other outputs beside it, Quarto would call each of them a
+    part of the figure.
+    """
+    outputs = [safe for output in cell.outputs if (safe := _safe_output(output)) is not None]
+    pictures = [output for output in outputs if any(kind in output.data for kind in PICTURES)]
+    others = [output for output in outputs if output not in pictures]
+    options, code = split_options(cell.source, index)
+    made = [*_code(code, others, shown=options.get("echo", True)), *_figure(options, pictures)]
+    return made + _not_run(cell)
+
+
+def _code(code: str, outputs: list[Any], shown: bool) -> list[Any]:
+    if not shown:
+        return [new_code_cell("#| echo: false", outputs=outputs)] if outputs else []
+    if "{{<" in code:  # Quarto would follow an include even here, before it knows what is code
+        folded = f'<details class="code"><summary>Code</summary>{pre(code)}</details>'
+        return [html_cell(folded), *_code("", outputs, shown=False)]
+    return [new_code_cell(code, outputs=outputs)]
+
+
+def _figure(options: dict[str, Any], pictures: list[Any]) -> list[Any]:
+    if not pictures:
+        return []
+    lines = yaml.safe_dump(options | {"echo": False}, sort_keys=False, allow_unicode=True, width=10_000).splitlines()
+    return [new_code_cell("".join(f"#| {line}\n" for line in lines), outputs=pictures)]
+
+
+def _not_run(cell: Any) -> list[Any]:
+    """Return a note below a cell that did not run, or did not run to its end."""
+    state = cell.metadata.get("papermill", {}).get("status")
+    if state == "failed":
+        return [html_cell('<p class="cell-note failed" id="stopped-here">The run stopped in this cell.</p>')]
+    if state == "pending" or cell.execution_count is None:
+        return [html_cell('<p class="cell-note">This cell was not run.</p>')]
+    return []
+
+
+def _safe_output(output: Any) -> Any | None:
+    """Return an output as a picture or as safe HTML, or None when it is nothing to read."""
+    if output.output_type == "stream":
+        return _html(pre(output.text))
+    if output.output_type == "error":
+        return _html(pre("\n".join(output.traceback) or f"{output.ename}: {output.evalue}"))
+    for kind in PICTURES:
+        if kind in output.data:
+            return new_output("display_data", data={kind: output.data[kind]})
+    return _safe_data(output.data)
+
+
+def _safe_data(data: Any) -> Any | None:
+    if INPUT in data:
+        return None  # the provenance lists inputs, with their hashes
+    if EXPECTATION in data:
+        state = "passed" if data[EXPECTATION]["passed"] else "failed"
+        return _html(f'<p class="expectation {state}">{as_text(data["text/plain"])}</p>')
+    if "image/svg+xml" in data:  # as a picture, an SVG can run nothing and fetch nothing
+        encoded = base64.b64encode(data["image/svg+xml"].encode()).decode()
+        return _html(clean_html(f'<img src="data:image/svg+xml;base64,{encoded}" alt="">'))
+    if "text/html" in data:
+        return _html(clean_html(data["text/html"]))
+    if "text/markdown" in data:
+        from nbconvert.filters import markdown2html
+
+        return _html(clean_html(markdown2html(data["text/markdown"])))
+    return _html(pre(data["text/plain"])) if data.get("text/plain", "").strip() else None
+
+
+def _html(markup: str) -> Any:
+    """Return HTML as an output: as `text/html`, Quarto would fetch require.js and jQuery for it from the network."""
+    return new_output("display_data", data={"text/markdown": f"{RAW_START}{markup}{RAW_END}"})

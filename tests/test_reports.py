@@ -1,0 +1,393 @@
+"""The report site: real runs, rendered by nbconvert and, where it is installed, by Quarto."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup, Tag
+from helpers import ROOT, write_notebook
+
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.reports.page import make_page
+from lepton_kit.reports.quarto import find_quarto
+from lepton_kit.reports.site import Site, arrange_pages, build_site
+from lepton_kit.runs.manifest import Manifest
+from lepton_kit.runs.runner import Request, run_notebook
+
+EVIL = (
+    "<script>document.title = 'stolen'</script> | `tick`\n```\n<b>\n:::\n---\ntitle: stolen\n---\n::: {.callout-note}\n"
+    "{{< env LEPTON_SECRET >}} {{< include /etc/passwd >}} </table> &amp; \\ $x$ @a [a](b)"
+)
+DIAGNOSIS = [
+    "lk.input(table)\nlk.record('coverage', 0.7123456, unit='1')\nlk.record('mae', 2.345678, unit='USD')\n"
+    "lk.record('cause', 'data')\nlk.record('rows', 1047, unit='rows')",
+    "import pandas as pd\npd.DataFrame({'day': ['2008-09-15'], 'close': [433.86]})",
+    "#| label: fig-cover\n#| fig-cap: 'Coverage < 90 % by month.'\n#| fig-alt: 'A line that \"falls\".'\n"
+    "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([0.9, 0.7])\n"
+    "lk.record('lowest', 0.7)\nplt.show()",
+    "lk.expect(window > 0, 'the window is positive', window=window)",
+    "with (lk.path('executions.txt')).open('a') as file:\n    _ = file.write('once\\n')",
+]
+HOSTILE = [
+    "lk.record('text', text)\nlk.record('<b>name</b>', 1.0, unit='</td><script>u</script>')\n"
+    "print(text)\nlk.expect(True, text)",
+    "from IPython.display import HTML, Markdown, display\n"
+    'display(HTML(\'<div onclick="x()">kept<script>document.title="stolen"</script></div>\'))\n'
+    "display(HTML('<img src=x onerror=\"document.title=1\">'))\n"
+    "display(Markdown('**bold** <script>document.title=\"stolen\"</script>\\n\\n::: {.callout-note}\\nx\\n:::'))\ntext",
+    "shown = '''\n```\n:::\n---\ntitle: stolen\n---\n'''\nprint(shown)",
+    "shown = '''\n\n{{< include /etc/passwd >}}\n\n{{< env LEPTON_SECRET >}}\n'''\nprint(shown)",
+    "raise ValueError('``` {{< env LEPTON_SECRET >}} ' + text)",
+    "print('never')",
+    "print('nor this')",
+]
+
+
+def copy_reports(project: Path) -> None:
+    shutil.copytree(ROOT / "reports", project / "reports", ignore=shutil.ignore_patterns("_site", ".*", "runs"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Manifest]]:
+    """A project (with a space in its path) whose notebooks have run: one left a table, one diagnosed it, one failed."""
+    project = tmp_path_factory.mktemp("reports") / "my project"
+    copy_reports(project)
+    (project / "lepton.toml").write_text("")
+    table = "import pandas as pd\npd.DataFrame({'a': [1]}).to_parquet(lk.artifact('clean.parquet'))"
+    cleaning = write_notebook(project / "notebooks" / "01-clean.ipynb", [table], title="Cleaning")
+    diagnosis = write_notebook(
+        project / "runbooks" / "incident-diagnosis.ipynb", DIAGNOSIS, title="Why did coverage fall?",
+        parameters="from pathlib import Path\ntable: Path = 'run:01-clean/clean.parquet'  # prices\nwindow: int = 30",
+    )  # fmt: skip
+    hostile = write_notebook(
+        project / "notebooks" / "hostile.ipynb", HOSTILE, parameters="text: str = 'x'  # words",
+        title="A <script>document.title='stolen'</script> {{< env LEPTON_SECRET >}} | `tick` *star*",
+    )  # fmt: skip
+    append_words(diagnosis, "See [cleaning](../notebooks/01-clean.ipynb) and [no such](gone.ipynb).")
+    runs = {
+        "clean": run_notebook(Request(cleaning), project),
+        "diagnosis": run_notebook(Request(diagnosis, {"window": 20}), project),
+        "hostile": run_notebook(Request(hostile, {"text": EVIL}), project),
+    }
+    assert [run.status for run in runs.values()] == ["succeeded", "succeeded", "failed"]
+    return project, runs
+
+
+def append_words(path: Path, words: str) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(f"## Next\n\n{words}"))
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture(scope="module", params=["nbconvert", "quarto"])
+def site(
+    request: pytest.FixtureRequest, made: tuple[Path, dict[str, Manifest]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """The site of all three runs, by each of the two renderers."""
+    if request.param == "quarto" and find_quarto() is None:
+        pytest.skip("Quarto is not installed here")
+    project = tmp_path_factory.mktemp(request.param) / "my project"
+    shutil.copytree(made[0], project)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEPTON_SECRET", "hunter2")
+        if request.param == "nbconvert":
+            patch.setenv("LEPTON_QUARTO", "none")
+        yield build_site(project, list(made[1].values()))
+
+
+def page_of(site: Site, run: Manifest) -> BeautifulSoup:
+    return BeautifulSoup((site.folder / "runs" / run.run_id / "index.html").read_text(encoding="utf-8"), "html.parser")
+
+
+def facts_of(page: BeautifulSoup) -> dict[str, Tag]:
+    table = page.select_one("table.facts")
+    assert table is not None
+    return {row.th.text: row.td for row in table.select("tr")}
+
+
+def words_of(tag: Tag) -> str:
+    return " ".join(tag.get_text(" ").split())
+
+
+def test_a_page_starts_with_the_facts_of_its_run(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    run = made[1]["diagnosis"]
+    facts = {name: words_of(value) for name, value in facts_of(page_of(site, run)).items()}
+    assert facts == {
+        "Notebook": "runbooks/incident-diagnosis.ipynb",
+        "Status": "succeeded",
+        "Cause": "data",
+        "Started": f"{run.started:%Y-%m-%d %H:%M:%S} UTC",
+        "Duration": f"{run.duration_s:.1f} s",
+        "Parameters": f"table run:{made[1]['clean'].run_id}/clean.parquet window 20",
+        "Results": "coverage 0.7123 mae 2.346 USD rows 1,047 rows lowest 0.7",
+        "Expectations": "1 passed",
+    }
+
+
+def test_a_page_ends_with_what_is_needed_to_trust_and_repeat_its_run(
+    site: Site, made: tuple[Path, dict[str, Manifest]]
+) -> None:
+    run, clean = made[1]["diagnosis"], made[1]["clean"]
+    box = page_of(site, run).select_one(".provenance")
+    assert box is not None
+    for part in (run.run_id, run.notebook_sha256, run.code_sha256, clean.artifacts[0].sha256, "pandas", "Python"):
+        assert part in words_of(box)
+    command = box.select_one("pre.command")
+    assert command is not None
+    again, compare = command.text.replace("\\\n", "").split("\n")
+    assert again.split() == [
+        "lepton", "run", "runbooks/incident-diagnosis.ipynb",
+        "-p", "table", f"run:{clean.run_id}/clean.parquet", "-p", "window", "20",
+    ]  # fmt: skip
+    assert compare == f"lepton check {run.run_id}"
+
+
+def test_an_input_links_to_the_run_that_made_it(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    page = page_of(site, made[1]["diagnosis"])
+    link = page.select_one(".provenance a")
+    assert link is not None
+    assert link["href"] == f"../{made[1]['clean'].run_id}/index.html"
+
+
+def test_an_artifact_is_shown_with_its_hash(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    clean = made[1]["clean"]
+    box = page_of(site, clean).select_one(".provenance")
+    assert box is not None
+    assert f"clean.parquet {clean.artifacts[0].bytes:,} B {clean.artifacts[0].sha256}" in words_of(box)
+
+
+def test_links_to_notebooks_lead_to_their_pages(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    page = page_of(site, made[1]["diagnosis"])
+    links = {link.text: link["href"] for link in page.select("p a[href]")}
+    assert links["cleaning"] == f"../{made[1]['clean'].run_id}/index.html"
+    assert "no such" not in links
+    assert "and no such." in words_of(page)
+
+
+def test_the_title_stands_once(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    assert [heading.text for heading in page_of(site, made[1]["diagnosis"]).select("h1")] == ["Why did coverage fall?"]
+
+
+def test_a_figure_keeps_caption_and_alt_text_beside_other_outputs(
+    site: Site, made: tuple[Path, dict[str, Manifest]]
+) -> None:
+    page = page_of(site, made[1]["diagnosis"])
+    figures = page.select("figure img")
+    assert [image["alt"] for image in figures] == ['A line that "falls".']
+    assert "Coverage < 90 % by month." in words_of(page.select_one("figcaption") or page)
+    assert "lowest = 0.7" in words_of(page)
+
+
+def test_tables_stay_and_code_is_folded_without_its_options(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    page = page_of(site, made[1]["diagnosis"])
+    assert [cell.text for cell in page.select("table.data tbody td")] == ["2008-09-15", "433.86"]
+    folded = [code.get_text() for code in page.select("details")]
+    assert any("ax.plot([0.9, 0.7])" in code for code in folded)
+    assert "#|" not in page.get_text()
+    assert "vnd.lepton" not in page.get_text()
+
+
+def test_rendering_executes_nothing(site: Site) -> None:
+    assert (site.folder.parents[1] / "executions.txt").read_text() == "once\n"
+
+
+def test_values_never_become_markup(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    page = page_of(site, made[1]["hostile"])
+    assert not [script for script in page.select("script") if "stolen" in script.text]
+    assert not page.select("main [onclick], main [onerror], .callout, .callout-warning, .callout-note")
+    shown = " ".join(EVIL.split())
+    facts = facts_of(page)
+    assert words_of(facts["Parameters"]) == f"text {shown}"
+    assert words_of(facts["Results"]) == f"text {shown} <b>name</b> 1 </td><script>u</script>"
+    assert shown in words_of(facts["Error"])
+    assert shown in [words_of(printed) for printed in page.select(".cell-output pre.output")]
+
+
+def test_no_page_tells_what_a_shortcode_asked_for(site: Site) -> None:
+    for page in site.folder.rglob("*.*"):
+        if page.suffix in (".html", ".json", ".xml"):
+            text = page.read_text(encoding="utf-8")
+            assert "hunter2" not in text
+            assert "root:x:0" not in text
+
+
+def test_a_failed_run_is_told_as_it_was(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    page = page_of(site, made[1]["hostile"])
+    assert words_of(facts_of(page)["Status"]) == "failed"
+    assert [note.text for note in page.select(".cell-note")] == [
+        "The run stopped in this cell.",
+        "This cell was not run.",
+        "This cell was not run.",
+    ]
+    assert facts_of(page)["Error"].select_one("a[href='#stopped-here']")
+    assert page.select_one("#stopped-here")
+    assert "Execution using papermill" not in page.text
+
+
+def test_the_home_page_lists_all_runs_the_newest_first(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    for name in ("index.html", "runs.html"):
+        page = BeautifulSoup((site.folder / name).read_text(encoding="utf-8"), "html.parser")
+        links = [
+            re.sub(r"^(\./)?runs/|/index.html$", "", link["href"]) for link in page.select("main a[href*='runs/2']")
+        ]
+        assert list(dict.fromkeys(links)) == [made[1][name].run_id for name in ("hostile", "diagnosis", "clean")]
+
+
+def test_the_incidents_page_lists_diagnoses_alone(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    page = (site.folder / "incidents.html").read_text(encoding="utf-8")
+    assert made[1]["diagnosis"].run_id in page
+    assert made[1]["clean"].run_id not in page
+
+
+def test_every_page_leads_to_the_others(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
+    page = page_of(site, made[1]["clean"])
+    links = {link.text.strip(): link["href"] for link in page.select("nav a[href]")}
+    folder = site.folder / "runs" / made[1]["clean"].run_id
+    for name in ("Home", "Runs", "Incidents"):
+        assert (folder / links[name]).resolve().is_relative_to(site.folder.resolve())
+        assert (folder / links[name]).is_file()
+
+
+def test_nothing_is_fetched_from_the_network(site: Site) -> None:
+    for path in site.folder.rglob("*.html"):
+        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        fetched = [str(tag.get("src") or tag.get("href")) for tag in page.select("[src], link[href]")]
+        assert not [url for url in fetched if re.match(r"(https?:)?//", url)], path
+    for path in site.folder.rglob("*.css"):
+        assert not re.search(r"@import|url\([\"']?(https?:)?//", path.read_text(encoding="utf-8")), path
+
+
+def dom_of(page: Path, browser: str, profile: Path) -> BeautifulSoup:
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={profile}",
+        "--virtual-time-budget=3000", "--dump-dom", page.resolve().as_uri(),
+    ]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if run.returncode < 0:  # on a busy machine Chromium itself crashes now and then
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return BeautifulSoup(run.stdout, "html.parser")
+
+
+def test_a_browser_shows_the_hostile_page_and_runs_none_of_it(
+    site: Site, made: tuple[Path, dict[str, Manifest]], tmp_path: Path
+) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed here")
+    shown = dom_of(site.folder / "runs" / made[1]["hostile"].run_id / "index.html", browser, tmp_path)
+    assert shown.title is not None
+    assert shown.title.text.endswith("Lepton Kit reports")
+    assert words_of(facts_of(shown)["Status"]) == "failed"
+
+
+def test_without_quarto_the_site_says_so_in_one_line(
+    made: tuple[Path, dict[str, Manifest]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, runs = made
+    monkeypatch.setenv("LEPTON_QUARTO", "none")
+    lines: list[str] = []
+    site = build_site(project, [runs["clean"]], lines.append)
+    assert site.tool == "nbconvert"
+    assert site.note.startswith("Quarto was not found")
+    assert "\n" not in site.note
+    assert site.note in BeautifulSoup(site.index.read_text(encoding="utf-8"), "html.parser").text
+    assert f"runs/{runs['clean'].run_id}/index.ipynb" in lines
+
+
+def test_pages_of_runs_no_longer_wanted_are_taken_away(
+    made: tuple[Path, dict[str, Manifest]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, runs = made
+    monkeypatch.setenv("LEPTON_QUARTO", "none")
+    build_site(project, list(runs.values()))
+    site = build_site(project, [runs["clean"]])
+    for folder in (project / "reports" / "runs", site.folder / "runs"):
+        assert [page.name for page in folder.iterdir()] == [runs["clean"].run_id]
+    assert not list((project / "reports").glob(".building-*"))
+
+
+def test_a_site_of_no_runs_is_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEPTON_QUARTO", "none")
+    copy_reports(tmp_path)
+    assert "No run is published yet." in build_site(tmp_path, []).index.read_text(encoding="utf-8")
+
+
+def test_a_failed_render_leaves_the_old_site_as_it_was(
+    made: tuple[Path, dict[str, Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, runs = made
+    monkeypatch.setenv("LEPTON_QUARTO", "none")
+    before = build_site(project, list(runs.values())).index.read_bytes()
+    failing = tmp_path / "quarto"  # stands in for a Quarto that fails half-way
+    failing.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo 1.7.34 && exit\nmkdir -p "$4" && echo half > "$4/index.html"\nexit 1\n'
+    )
+    failing.chmod(0o755)
+    monkeypatch.setenv("LEPTON_QUARTO", str(failing))
+    with pytest.raises(LeptonError, match="could not render"):
+        build_site(project, list(runs.values()))
+    assert (project / "reports" / "_site" / "index.html").read_bytes() == before
+    assert not list((project / "reports").glob(".building-*"))
+
+
+def test_the_same_run_gives_the_same_page(made: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = made
+    pages = [make_page(runs["diagnosis"], project, [])[0] for _ in range(2)]
+    assert pages[0] == pages[1]
+    nbformat.validate(pages[0])
+
+
+def test_a_run_whose_notebook_was_never_saved_has_a_page_that_says_so(
+    made: tuple[Path, dict[str, Manifest]], tmp_path: Path
+) -> None:
+    lost = made[1]["clean"].model_copy(update={"status": "kernel_died"})
+    page, figure = make_page(lost, tmp_path, [])
+    assert "There is no executed notebook to show" in json.dumps(page)
+    assert "kernel died" in json.dumps(page)
+    assert figure is None
+
+
+def test_option_lines_that_are_not_yaml_are_named_with_run_and_cell(
+    made: tuple[Path, dict[str, Manifest]], tmp_path: Path
+) -> None:
+    run = made[1]["clean"]
+    folder = tmp_path / "runs" / run.run_id
+    write_notebook(folder / "notebook.ipynb", ["#| fig-cap: a: b\n1"])
+    with pytest.raises(InputError, match=rf"run {run.run_id}: cell 2: its `#\|` lines are not YAML"):
+        make_page(run, tmp_path, [])
+
+
+def test_a_page_that_cannot_be_made_changes_no_other(made: tuple[Path, dict[str, Manifest]], tmp_path: Path) -> None:
+    run = made[1]["clean"]
+    copy_reports(tmp_path)
+    write_notebook(tmp_path / "runs" / run.run_id / "notebook.ipynb", ["1"])
+    arrange_pages(tmp_path, [run])
+    write_notebook(tmp_path / "runs" / run.run_id / "notebook.ipynb", ["#| fig-cap: a: b\n1"])
+    page = tmp_path / "reports" / "runs" / run.run_id / "index.ipynb"
+    before = page.read_bytes()
+    with pytest.raises(InputError):
+        arrange_pages(tmp_path, [run])
+    assert page.read_bytes() == before
+
+
+def test_a_project_without_a_quarto_project_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no reports/_quarto\.yml"):
+        build_site(tmp_path, [])
+
+
+def test_what_rendering_leaves_is_ignored_by_git() -> None:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("this copy of the project is not under git")
+    made = ["reports/_site/a", "reports/runs/b", "reports/.quarto/c", "reports/.building-d/e", "reports/x.quarto_ipynb"]
+    run = subprocess.run(["git", "check-ignore", *made], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+    assert run.stdout.split() == made
