@@ -14,6 +14,7 @@ CELLS = [
     "import time; lk.record('took', time.perf_counter(), unit='s', compare=False)",
     "import matplotlib.pyplot as plt; fig, ax = plt.subplots(); ax.plot([1, 2]); plt.show()",
     "lk.expect(rate < 100, 'a small rate', rate=rate)",
+    "lk.input('lepton.toml'); 'read'",
 ]
 
 
