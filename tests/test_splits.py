@@ -55,7 +55,7 @@ def test_shares_that_cannot_be_are_refused(prices, arguments, said):
 
 @pytest.mark.parametrize("rows", [1, 20, 40])
 def test_a_table_too_short_is_refused(prices, rows):
-    with pytest.raises(InputError, match=f"a table of {rows} rows gives train"):
+    with pytest.raises(InputError, match=f"price table: too short: {rows} rows give train"):
         split_by_time(prices.head(rows))
 
 

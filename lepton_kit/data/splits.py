@@ -52,8 +52,19 @@ def split_by_time(frame: pd.DataFrame, train: float = 0.6, validation: float = 0
     return frame.assign(split=pd.Series(labels, index=frame.index, dtype="str"))
 
 
-def part_sizes(rows: int, train: float = 0.6, validation: float = 0.2, embargo: int = 1) -> dict[str, int]:
-    """Return how many rows each part of a split gets; the arguments are those of `split_by_time`.
+def part_sizes(
+    rows: int, train: float = 0.6, validation: float = 0.2, embargo: int = 1, origin: str = "price table"
+) -> dict[str, int]:
+    """Return how many rows each part of a split gets.
+
+    Parameters
+    ----------
+    rows
+        Rows of the table.
+    train, validation, embargo
+        As for `split_by_time`.
+    origin
+        Where the table is from, for error messages.
 
     Raises
     ------
@@ -71,7 +82,7 @@ def part_sizes(rows: int, train: float = 0.6, validation: float = 0.2, embargo: 
     if min(sizes.values()) < LEAST_ROWS:
         described = ", ".join(f"{part} {max(size, 0)}" for part, size in sizes.items())
         raise InputError(
-            f"a table of {rows} rows gives {described} rows; each part needs at least {LEAST_ROWS}: "
+            f"{origin}: too short: {rows} rows give {described}; each part needs at least {LEAST_ROWS}: "
             "give more rows, other shares or a shorter embargo"
         )
     return sizes

@@ -21,7 +21,9 @@ STATUS_WORDS = {
     "cancelled": "cancelled",
     "expectation_failed": "expectation failed",
 }
-HEADLINES = 12  # as many results as a reader takes in at a glance; the page below shows them all
+HEADLINES = 6  # as many results as a reader takes in at a glance; the page below shows them all
+MOST_OPEN = 4  # parameters; more of them are folded away, so that the first figure stands high up
+CONCLUSION = {"cause": "Cause", "confidence": "Confidence", "next_action": "Next action"}  # rows of their own
 MAIN_PACKAGES = ("lepton-kit", "numpy", "pandas", "pandera", "scikit-learn", "torch", "papermill", "nbclient")
 
 
@@ -31,13 +33,11 @@ def facts_html(run: Manifest) -> str:
         "Notebook": f"<code>{as_text(run.notebook)}</code>",
         "Status": f'<span class="status {as_text(run.status)}">{STATUS_WORDS[run.status]}</span>',
         "Error": _error(run),
-        "Cause": f"<strong>{as_text(run.results['cause'].value)}</strong>" if "cause" in run.results else "",
+        **{row: _conclusion(run, name) for name, row in CONCLUSION.items()},
         "Started": utc(run.started),
         "Duration": duration(run.duration_s),
-        "Parameters": _named(
-            {name: f"<code>{as_text(_plain(value))}</code>" for name, value in run.parameters.items()}
-        ),
-        "Results": _named({name: as_text(shown) for name, shown in headlines(run) if name != "cause"}) + _left_out(run),
+        "Parameters": _parameters(run),
+        "Results": _named({name: as_text(shown) for name, shown in headlines(run)}) + _left_out(run),
         "Expectations": _expectations(run.expectations),
     }
     rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts.items() if value)
@@ -80,8 +80,8 @@ def repeat_commands(run: Manifest) -> str:
 
 
 def headlines(run: Manifest) -> list[tuple[str, str]]:
-    """Return (name, value with unit) of the first results that are a single number, text or truth value."""
-    return [(name, _with_unit(result)) for name, result in run.results.items() if _is_single(result.value)][:HEADLINES]
+    """Return (name, value with unit) of the first single results that are no part of the conclusion."""
+    return [(name, _with_unit(result)) for name, result in _singles(run).items()][:HEADLINES]
 
 
 def utc(moment: datetime) -> str:
@@ -108,8 +108,23 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
-def _is_single(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str)
+def _singles(run: Manifest) -> dict[str, Result]:
+    """Return the results that are one number, text or truth value, but for the conclusion."""
+    single = {
+        name: result for name, result in run.results.items() if isinstance(result.value, bool | int | float | str)
+    }
+    return {name: result for name, result in single.items() if name not in CONCLUSION}
+
+
+def _conclusion(run: Manifest, name: str) -> str:
+    return f"<strong>{as_text(run.results[name].value)}</strong>" if name in run.results else ""
+
+
+def _parameters(run: Manifest) -> str:
+    values = _named({name: f"<code>{as_text(_plain(value))}</code>" for name, value in run.parameters.items()})
+    if len(run.parameters) <= MOST_OPEN:
+        return values
+    return f"<details><summary>{len(run.parameters)} parameters</summary>{values}</details>"
 
 
 def _with_unit(result: Result) -> str:
@@ -133,7 +148,7 @@ def _shown(value: bool | int | float | str) -> str:
 
 
 def _left_out(run: Manifest) -> str:
-    more = sum(_is_single(result.value) for result in run.results.values()) - HEADLINES
+    more = len(_singles(run)) - HEADLINES
     return f'<p class="quiet">and {more} more in the notebook below</p>' if more > 0 else ""
 
 

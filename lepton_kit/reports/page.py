@@ -74,9 +74,9 @@ def summary(run: Manifest) -> str:
     ended = f"{STATUS_WORDS[run.status].capitalize()} in {duration(run.duration_s)}"
     if run.error is not None:
         return f"{ended}: {run.error.name}: {' '.join(run.error.message.split())[:200]}"
-    short = [(name, value) for name, value in headlines(run) if len(value) <= 40]
-    first = sorted(short, key=lambda result: result[0] != "cause")[:3]
-    found = ", ".join(f"{name} {value}" for name, value in first)
+    cause = [("cause", str(run.results["cause"].value))] if "cause" in run.results else []
+    short = [(name, value) for name, value in cause + headlines(run) if len(value) <= 40]
+    found = ", ".join(f"{name} {value}" for name, value in short[:3])
     return f"{ended}: {found}" if found else ended
 
 

@@ -38,7 +38,7 @@ def story_cells(notebook: Any, published: Collection[str] = ()) -> list[Any]:
             cells.append(new_markdown_cell(_with_links_to_pages(cell.source, published)))
         elif cell.cell_type == "code" and cell.source.strip():
             cells += _code_cells(cell, index)
-    return cells
+    return _with_fewer_folds(cells)
 
 
 def html_cell(markup: str) -> Any:
@@ -81,6 +81,20 @@ def split_options(source: str, index: int) -> tuple[dict[str, Any], str]:
     if not isinstance(found, dict):
         raise InputError(f"cell {index}: its `#|` lines must read `#| name: value`, got {found!r}")
     return found, code
+
+
+def _with_fewer_folds(cells: list[Any]) -> list[Any]:
+    """Join code that showed nothing with the code right below it: to a reader one fold is better than three."""
+    kept: list[Any] = []
+    for cell in cells:
+        if _is_plain_code(cell) and kept and _is_plain_code(kept[-1]) and not kept[-1].outputs:
+            cell.source = f"{kept.pop().source.rstrip()}\n\n\n{cell.source}"
+        kept.append(cell)
+    return kept
+
+
+def _is_plain_code(cell: Any) -> bool:
+    return cell.cell_type == "code" and not cell.source.startswith("#|")
 
 
 def _without_title(cells: list[Any]) -> list[Any]:
