@@ -12,6 +12,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
+# Jupyter asks root, who is the only user of many containers, to say that this is meant.
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
 .PHONY: help setup demo test lab report bench lint format outputs lock clean
 
 help: ## list the verbs
@@ -48,7 +51,7 @@ format: setup ## let ruff mend what it can
 	@$(BIN)/ruff format .
 
 lab: setup ## open the notebooks in JupyterLab
-	@LEPTON_PROJECT="$(CURDIR)" $(BIN)/jupyter lab --notebook-dir=. notebooks/00-tour.ipynb
+	@LEPTON_PROJECT="$(CURDIR)" $(BIN)/jupyter lab $(ALLOW_ROOT) --notebook-dir=. notebooks/00-tour.ipynb
 
 report: setup ## render the newest run of each notebook as a website
 	@$(BIN)/lepton report

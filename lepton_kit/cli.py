@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Notebooks and runbooks that keep AI services stable.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 console = Console() if sys.stdout.isatty() else Console(width=200)  # what is piped shall not be folded at 80
@@ -170,7 +172,7 @@ def check(
         made = (
             check_notebook(locate_notebook(name, project), project)
             if is_notebook
-            else check_run(find_run(name, project), project)
+            else check_run(find_run(name, project, only="succeeded"), project)
         )
         failed += not made.passed
         console.print(f"{'✓' if made.passed else '✗'} {made.name}: {'reproduces' if made.passed else 'differs'}")
@@ -208,6 +210,7 @@ def report(
 
 def main() -> None:
     """Run the command line; what a person can mend is one message, never a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends runs as Ctrl-C does
     try:
         sys.exit(app(args=join_parameters(sys.argv[1:]), standalone_mode=True))
     except KeyboardInterrupt:
@@ -280,7 +283,8 @@ def _print_pairs(heading: str, pairs: dict[str, Any]) -> None:
 def _short(value: Any, unit: str) -> str:
     if isinstance(value, dict) and value.keys() == {"columns", "rows"}:
         return f"table of {len(value['rows'])} rows: {', '.join(value['columns'])}"
-    return f"{value} {unit}" if unit not in ("", "1") else str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}" if unit not in ("", "1") else text
 
 
 def _print_end(made: Manifest, project: Path) -> None:

@@ -1,11 +1,10 @@
-import json
-
 import nbformat
 import pytest
 from helpers import write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.runs.check import check_notebook, check_run, update_outputs
+from lepton_kit.runs.manifest import Result
 from lepton_kit.runs.runner import Request, run_notebook
 
 CELLS = [
@@ -110,17 +109,19 @@ def test_a_run_is_repeated_with_its_own_parameters(project, committed):
     assert [path.name for path in (project / "runs").iterdir()] == [run.run_id]
 
 
-def test_a_run_whose_recorded_result_was_altered_does_not_reproduce(project, committed):
-    run = run_notebook(Request(committed), project)
-    path = run.folder(project) / "notebook.ipynb"
-    content = json.loads(path.read_text())
-    for cell in content["cells"]:
-        for output in cell.get("outputs", []):
-            result = output.get("data", {}).get("application/vnd.lepton.result+json")
-            if result and result["name"] == "mae":
-                result["value"] = 5.0
-    path.write_text(json.dumps(content))
-    assert [(d.result, d.old, d.new) for d in check_run(run, project).differences] == [("mae", 5.0, 10.0)]
+def test_a_run_whose_notebook_artifact_or_manifest_was_altered_proves_nothing(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["lk.record('x', 1)", "lk.artifact('a').write_text('a')"])
+    run = run_notebook(Request(path), project)
+    assert check_run(run, project).passed
+    folder = run.folder(project)
+    with pytest.raises(InputError, match="results in its manifest are not those in its notebook"):
+        check_run(run.model_copy(update={"results": {"x": Result(value=2)}}), project)
+    for file in ("notebook.ipynb", "artifacts/a"):
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content + b" ")
+        with pytest.raises(InputError, match=rf"{file} is not what the run left"):
+            check_run(run, project)
+        (folder / file).write_bytes(content)
 
 
 def test_a_run_whose_input_changed_cannot_be_repeated(project):

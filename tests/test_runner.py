@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from helpers import write_notebook
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
-from lepton_kit.runs.manifest import Manifest, find_run
+from lepton_kit.runs.manifest import Manifest, all_runs, find_run
 from lepton_kit.runs.pool import run_all
 from lepton_kit.runs.runner import Request, execute, prepare, run_notebook
 
@@ -78,21 +79,40 @@ def test_what_did_not_run_is_never_called_completed_when_the_kernel_dies(project
     assert run.error.cell == 3
 
 
-def test_an_interrupted_run_says_so_and_leaves_no_kernel(project):
-    path = write_notebook(
-        project / "notebooks/slow.ipynb", ["print('here', flush=True)", "import time; time.sleep(600)"]
-    )
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_leaves_no_kernel(stop, project):
+    slow = ["print('here', flush=True)", "import time; time.sleep(600)"]
+    path = write_notebook(project / "notebooks/slow.ipynb", slow)
     command = [sys.executable, "-m", "lepton_kit.cli", "run", str(path)]
     process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while _running_cell(project) != 3 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    wait_until(lambda: _running_cell(project) == 3)
+    process.send_signal(stop)
     assert process.wait(timeout=30) == 130
     run = find_run("slow", project)
     assert run.status == "cancelled"
     assert [cell.status for cell in run.cells] == ["completed", "completed", "failed"]
     assert not _processes_in(run.folder(project))
+
+
+def test_ctrl_c_ends_all_runs_of_a_pool_and_starts_no_more(project):
+    path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
+    command = [sys.executable, "-m", "lepton_kit.cli", "run", *[str(path)] * 3, "--workers", "2"]
+    process = subprocess.Popen(
+        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert [run.status for run in all_runs(project)] == ["cancelled", "cancelled"]
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited a minute in vain"
+        time.sleep(0.2)
 
 
 def _running_cell(project):
@@ -172,12 +192,29 @@ def test_an_artifact_that_was_not_left_is_named_with_those_that_were(project, st
         prepare(Request(story, {"table": "run:story/other.txt"}), project)
 
 
-def test_an_analysts_artifacts_are_found_by_the_notebooks_name(project, story):
-    by_hand = project / "runs/interactive/01-cleaning/artifacts"
-    by_hand.mkdir(parents=True)
-    (by_hand / "clean.csv").write_text("a\n")
-    plan = prepare(Request(story, {"table": "run:01-cleaning/clean.csv"}), project)
-    assert plan.values["table"] == "run:01-cleaning/clean.csv"
+def test_an_artifact_that_was_changed_since_is_refused(project, story):
+    first = run_notebook(Request(story), project)
+    (first.folder(project) / "artifacts/left.txt").write_text("other")
+    with pytest.raises(InputError, match=r"left\.txt has been changed since"):
+        prepare(Request(story, {"table": "run:story/left.txt"}), project)
+
+
+def test_of_a_run_and_work_by_hand_the_newer_file_is_meant(project, story):
+    run = run_notebook(Request(story), project)
+    by_hand = project / "runs/interactive/story/artifacts/left.txt"
+    by_hand.parent.mkdir(parents=True)
+    by_hand.write_text("by hand")
+    for age, meant in ((-100, f"run:{run.run_id}/left.txt"), (100, "run:story/left.txt")):
+        os.utime(by_hand, (time.time() + age,) * 2)
+        assert prepare(Request(story, {"table": "run:story/left.txt"}), project).values["table"] == meant
+
+
+def test_a_manifest_that_cannot_be_read_hides_no_other_run(project, story, caplog):
+    run = run_notebook(Request(story), project)
+    (project / "runs/broken").mkdir()
+    (project / "runs/broken/manifest.json").write_text("{bad")
+    assert all_runs(project) == [run]
+    assert "broken" in caplog.text
 
 
 def test_runs_on_a_pool_of_processes_keep_their_order_and_their_folders(project, story):

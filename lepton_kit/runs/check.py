@@ -21,7 +21,7 @@ from lepton_kit.runs.comparison import Difference
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.references import is_remote, resolve
-from lepton_kit.runs.runner import NOTEBOOK, kernel_environment
+from lepton_kit.runs.runner import NOTEBOOK, kernel_environment, recorded_results
 
 WRITTEN_BY_NOTEBOOKS = ("models",)  # copied into the scratch project, so that a check changes nothing
 
@@ -42,14 +42,27 @@ def check_run(run: Manifest, project: Path) -> Check:
     Raises
     ------
     InputError
-        When the run did not succeed, or an input is no longer what it was.
+        When the run did not succeed, or its folder or an input is no longer what it was.
     """
     if run.status != "succeeded":
         raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
+    _check_untouched(run, project)
+    return _check(run.folder(project) / NOTEBOOK, run.run_id, project)
+
+
+def _check_untouched(run: Manifest, project: Path) -> None:
+    """Compare what lies in a run's folder, and its inputs, with what its manifest says of them."""
+    folder = run.folder(project)
+    files = {folder / "artifacts" / artifact.file: artifact.sha256 for artifact in run.artifacts}
+    for path, sha256 in {folder / NOTEBOOK: run.executed_sha256, **files}.items():
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise InputError(f"run {run.run_id!r}: {path} is not what the run left; it proves nothing any more")
+    recorded = recorded_results(read_notebook(folder / NOTEBOOK).cells)
+    if {name: result.model_dump() for name, result in run.results.items()} != recorded:
+        raise InputError(f"run {run.run_id!r}: the results in its manifest are not those in its notebook")
     for known in run.inputs:
         if not is_remote(known.ref) and sha256_of(resolve(known.ref, project).path) != known.sha256:
             raise InputError(f"run {run.run_id!r}: input {known.ref!r} has changed since; it cannot be repeated")
-    return _check(run.folder(project) / NOTEBOOK, run.run_id, project)
 
 
 def check_notebook(notebook: Path, project: Path) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import subprocess
 import sys
@@ -20,6 +21,7 @@ Status = Literal[
     "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
 ]
 FILE = "manifest.json"
+logger = logging.getLogger(__name__)
 
 
 class Part(BaseModel):
@@ -117,6 +119,7 @@ class Manifest(Part):
     results: dict[str, Result] = {}
     expectations: list[Expectation] = []
     artifacts: list[Artifact] = []
+    executed_sha256: str | None = None
     cells: list[CellRun] = []
     error: RunError | None = None
     git: Git | None
@@ -150,8 +153,14 @@ class Manifest(Part):
 
 
 def all_runs(project: Path) -> list[Manifest]:
-    """Return the manifests of all runs of a project, newest first."""
-    return [Manifest.load(path) for path in sorted((project / "runs").glob(f"*/{FILE}"), reverse=True)]
+    """Return the manifests of all runs of a project, newest first; of one that cannot be read a warning tells."""
+    found = []
+    for path in sorted((project / "runs").glob(f"*/{FILE}"), reverse=True):
+        try:
+            found.append(Manifest.load(path))
+        except InputError as error:
+            logger.warning("skipped: %s", error)
+    return found
 
 
 def finished_runs(project: Path) -> list[Manifest]:
@@ -159,8 +168,17 @@ def finished_runs(project: Path) -> list[Manifest]:
     return [manifest for manifest in all_runs(project) if manifest.ended is not None]
 
 
-def find_run(given: str, project: Path) -> Manifest:
+def find_run(given: str, project: Path, only: Status | None = None) -> Manifest:
     """Find a run by its id, the end of its id, its notebook's name (the newest run of it), or `latest`.
+
+    Parameters
+    ----------
+    given
+        What a person typed.
+    project
+        The project's root.
+    only
+        Of a notebook's runs, or of all, take the newest of this status.
 
     Raises
     ------
@@ -170,13 +188,16 @@ def find_run(given: str, project: Path) -> Manifest:
     if (exact := project / "runs" / given / FILE).is_file():
         return Manifest.load(exact)
     runs = all_runs(project)
-    newest = [run for run in runs if given in (run.name, "latest")]
+    newest = [run for run in runs if given in (run.name, "latest") and only in (None, run.status)]
     meant = newest[:1] or [run for run in runs if run.run_id.endswith(given)]
     if len(meant) == 1:
         return meant[0]
     if meant:
         raise InputError(f"run {given!r}: {len(meant)} runs end so: {', '.join(run.run_id for run in meant)}")
-    raise InputError(f"run {given!r}: none of the {len(runs)} runs in {project / 'runs'}; `lepton runs` lists them")
+    kind = f" that {only}" if only else ""
+    raise InputError(
+        f"run {given!r}: none of the {len(runs)} runs{kind} in {project / 'runs'}; `lepton runs` lists them"
+    )
 
 
 def now() -> datetime:

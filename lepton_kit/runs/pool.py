@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.runner import Event, Plan, execute
 
 _events: Queue[Event]  # in a worker: where its events go
+_interrupted = False  # in a worker: whether a run of its was ended by Ctrl-C
 
 
 def run_all(plans: list[Plan], project: Path, workers: int, on_event: Callable[[Event], None]) -> list[Manifest]:
@@ -23,8 +25,12 @@ def run_all(plans: list[Plan], project: Path, workers: int, on_event: Callable[[
         events: Any = manager.Queue()
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_events, initargs=(events,)) as pool:
             futures = _submit(plans, project, pool)
-            _relay(futures, events, on_event)
-            return [future.result() for future in futures]
+            try:
+                _relay(futures, events, on_event)
+                return [future.result() for future in futures]
+            except KeyboardInterrupt:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
 
 def _submit(plans: list[Plan], project: Path, pool: Executor) -> list[Future[Manifest]]:
@@ -34,10 +40,23 @@ def _submit(plans: list[Plan], project: Path, pool: Executor) -> list[Future[Man
 def _set_events(events: Queue[Event]) -> None:
     global _events  # a worker serves one pool for its whole life
     _events = events
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes; it is for the runs, not for idle workers
 
 
 def _execute_in_worker(plan: Plan, project: Path) -> Manifest:
-    return execute(plan, project, _events.put)
+    global _interrupted
+    if _interrupted:
+        raise KeyboardInterrupt  # the pool hands out one call ahead, and cannot take it back
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return execute(plan, project, _events.put)
+    except KeyboardInterrupt:
+        _interrupted = True
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _relay(futures: list[Future[Manifest]], events: Queue[Event], on_event: Callable[[Event], None]) -> None:

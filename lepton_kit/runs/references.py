@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import sha256_of
+from lepton_kit.runs.manifest import FILE, Manifest, finished_runs
 
 RUN_SCHEME = "run:"
+INTERACTIVE = "interactive"  # below runs/: what notebooks leave when a person runs them by hand
 REMOTE_SCHEMES = ("sample:", "http://", "https://")
 
 
@@ -56,27 +59,34 @@ def _resolve_artifact(reference: str, project: Path, pipeline_runs: Mapping[str,
     owner, _, file = reference.removeprefix(RUN_SCHEME).partition("/")
     if not owner or not file or ".." in Path(file).parts:
         raise InputError(f"reference {reference!r}: must read run:<notebook or run id>/<file>")
-    run = _run_named(pipeline_runs.get(owner, owner), project)
-    if run is None:
+    folders = _run_folders(pipeline_runs.get(owner, owner), project)
+    if not folders:
         raise InputError(
             f"reference {reference!r}: no finished run of {owner!r} in {project / 'runs'}; "
             f"run that notebook first, such as `lepton run notebooks/{owner}.ipynb`"
         )
-    path = run / "artifacts" / file
-    if not path.exists():
-        left = sorted(p.name for p in (run / "artifacts").glob("*"))
-        raise InputError(f"reference {reference!r}: run {run.name} left no {file!r}; it left {left or 'nothing'}")
-    pinned = reference if run.parent.name == "interactive" else f"{RUN_SCHEME}{run.name}/{file}"
-    return Found(path.resolve(), pinned, run.name)
+    paths = [path for folder in folders if (path := folder / "artifacts" / file).exists()]
+    if not paths:
+        left = sorted(path.name for path in (folders[0] / "artifacts").glob("*"))
+        raise InputError(f"reference {reference!r}: {folders[0].name} left no {file!r}; it left {left or 'nothing'}")
+    path = max(paths, key=lambda path: path.stat().st_mtime)
+    run = path.parents[len(Path(file).parts)]
+    if run.parent.name == INTERACTIVE:
+        return Found(path.resolve(), reference, run.name)
+    _check_unchanged(path, file, run, reference)
+    return Found(path.resolve(), f"{RUN_SCHEME}{run.name}/{file}", run.name)
 
 
-def _run_named(owner: str, project: Path) -> Path | None:
-    """Return the folder of the run with this id, or of the newest successful run of this notebook."""
-    from lepton_kit.runs.manifest import finished_runs  # manifest reads more than most callers of this module need
+def _run_folders(owner: str, project: Path) -> list[Path]:
+    """Return the folder of the run with this id, or those of a notebook: its newest success, and its work by hand."""
+    if owner != INTERACTIVE and (exact := project / "runs" / owner).is_dir():
+        return [exact]
+    successes = [run for run in finished_runs(project) if run.name == owner and run.status == "succeeded"]
+    by_hand = project / "runs" / INTERACTIVE / owner
+    return [run.folder(project) for run in successes[:1]] + ([by_hand] if by_hand.is_dir() else [])
 
-    if (exact := project / "runs" / owner).is_dir() and owner != "interactive":
-        return exact
-    candidates = [m.folder(project) for m in finished_runs(project) if m.name == owner and m.status == "succeeded"]
-    if (by_hand := project / "runs" / "interactive" / owner).is_dir():
-        candidates.append(by_hand)
-    return max(candidates, key=lambda folder: (folder / "artifacts").stat().st_mtime, default=None)
+
+def _check_unchanged(path: Path, file: str, run: Path, reference: str) -> None:
+    known = {artifact.file: artifact.sha256 for artifact in Manifest.load(run / FILE).artifacts}
+    if file in known and sha256_of(path) != known[file]:
+        raise InputError(f"reference {reference!r}: {path} has been changed since {run.name} left it; run that again")

@@ -267,17 +267,23 @@ def _complete(manifest: Manifest, folder: Path, status: Status, error: BaseExcep
             "ended": ended,
             "duration_s": round((ended - manifest.started).total_seconds(), 3),
             "inputs": manifest.inputs + [i for i in noted if i.ref not in known],
-            "results": {p["name"]: Result(**_without_name(p)) for p in payloads(outputs, RESULT)},
+            "results": {name: Result(**result) for name, result in recorded_results(cells).items()},
             "expectations": [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)],
             "artifacts": _artifacts(folder / "artifacts"),
+            "executed_sha256": sha256_of(folder / NOTEBOOK) if (folder / NOTEBOOK).exists() else None,
             "cells": [_cell_run(number, cell) for number, cell in enumerate(cells, start=1)],
             "error": _run_error(cells, error),
         }
     )
 
 
-def _without_name(payload: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in payload.items() if key != "name"}
+def recorded_results(cells: list[Any]) -> dict[str, dict[str, Any]]:
+    """Return the results recorded in cells' outputs, by name; the last one recorded under a name counts."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return {
+        payload["name"]: {key: value for key, value in payload.items() if key != "name"}
+        for payload in payloads(outputs, RESULT)
+    }
 
 
 def _artifacts(folder: Path) -> list[Artifact]:
