@@ -176,7 +176,7 @@ PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
 
 
 def loss_curves(histories: Mapping[str, pd.DataFrame], axes: Axes) -> Axes:
-    """Draw each model's validation loss (line) and training loss (thin, dashed) per epoch; a dot marks the epoch kept.
+    """Draw each model's validation loss (line) and training loss (thin, dotted) per epoch; a dot marks the epoch kept.
 
     Parameters
     ----------
@@ -256,6 +256,24 @@ def share_intervals(table: pd.DataFrame, axes: Axes) -> Axes:
     axes.tick_params(axis="y", labelcolor=INK)
     axes.margins(y=0.4)
     axes.grid(axis="y", visible=False)
+    return axes
+
+
+def latency_curve(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw the time per forecast against how many are asked for at once, both on logarithmic scales.
+
+    Parameters
+    ----------
+    table
+        Columns `rows` and `ms_per_row` (milliseconds).
+    axes
+        Where to draw.
+    """
+    axes.loglog(table["rows"], table["ms_per_row"], "o-")
+    axes.set(xlabel="forecasts asked for at once", ylabel="time per forecast (ms)")
+    axes.set_xticks(table["rows"], [str(rows) for rows in table["rows"]])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     return axes
 
 

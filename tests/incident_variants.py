@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pandas as pd
 import torch
 from helpers import ROOT
 
+from lepton_kit.data.features import next_day_return, price_features
+from lepton_kit.data.sources import read_prices
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording, feature_columns, read_recording
 
@@ -69,19 +72,19 @@ def repeated_requests() -> Recording:
     return replace(recording, requests=recording.requests.assign(request_id=ids))
 
 
-def narrowed(source: Path, folder: Path) -> Path:
-    """A model whose interval is three times too narrow."""
+def widened(source: Path, folder: Path, factor: float) -> Path:
+    """A model whose interval is that many times as wide."""
     forecaster = load_forecaster(source)
     with torch.no_grad():
-        forecaster.network.log_std.bias -= float(np.log(3))
+        forecaster.network.log_std.bias += float(np.log(factor))
     forecaster.save(folder)
     return folder
 
 
-def wrong_model(folder: Path) -> Recording:
-    """Version v3, whose intervals are too narrow, goes into service."""
+def wrong_model(folder: Path, factor: float = 1 / 3) -> Recording:
+    """Version v3, whose intervals are too narrow (or too wide), goes into service."""
     recording = calm()
-    model = narrowed(recording.models["v2"], folder / "v3")
+    model = widened(recording.models["v2"], folder / "v3", factor)
     before, during = recording.requests.iloc[:FAULT_FROM], recording.requests.iloc[FAULT_FROM:]
     requests = pd.concat([before, answered(recording, during.assign(version="v3"), model)])
     deployed = recording.incident.deployments[-1].model_copy(
@@ -97,9 +100,81 @@ def wrong_model(folder: Path) -> Recording:
 def damaged_in_service(folder: Path) -> Recording:
     """The files of v2 are right, but the process answers with damaged weights."""
     recording = calm()
-    damaged = narrowed(recording.models["v2"], folder / "damaged")
+    damaged = widened(recording.models["v2"], folder / "damaged", 1 / 3)
     before, during = recording.requests.iloc[:FAULT_FROM], recording.requests.iloc[FAULT_FROM:]
     return replace(recording, requests=pd.concat([before, answered(recording, during, damaged)]))
+
+
+def too_wide_in_service() -> Recording:
+    """The files of v2 are right, but the process answers with an interval ten times as wide."""
+    recording = calm()
+    requests = recording.requests.copy()
+    rows, middle = requests.index >= FAULT_FROM, requests["mean"]
+    for bound in ("lower", "upper"):
+        requests.loc[rows, bound] = (middle + 10 * (requests[bound] - middle))[rows]
+    return replace(recording, requests=requests)
+
+
+def wide_last_good(folder: Path) -> Recording:
+    """The shipped change of the world, without a deployment, beside a last good version twice as wide as it was."""
+    shipped = read_recording(SHIPPED)
+    return replace(shipped, models={**shipped.models, "v1": widened(shipped.models["v1"], folder / "v1", 2)})
+
+
+def busier() -> Recording:
+    """Three requests a day instead of one, each with an id of its own, on the same day's features."""
+    recording = calm()
+    late = recording.requests.iloc[FAULT_FROM:]
+    more = [
+        late.assign(
+            time=late["time"] + pd.Timedelta(minutes=10 * number),
+            request_id=late["request_id"].str.replace("-0001", f"-000{1 + number}"),
+        )
+        for number in (1, 2)
+    ]
+    requests = pd.concat([recording.requests, *more]).sort_values("time", ignore_index=True)
+    return replace(recording, requests=requests)
+
+
+def slower(share: float, factor: float, fault_from: int = FAULT_FROM) -> Recording:
+    """A share of the requests takes that many times as long."""
+    recording = calm()
+    requests = recording.requests.copy()
+    rows = (requests.index >= fault_from) & (requests.index % round(1 / share) == 0)
+    requests.loc[rows, "latency_ms"] *= factor
+    return replace(recording, requests=requests)
+
+
+def from_prices(prices: pd.DataFrame) -> Recording:
+    """The calm months with inputs and actuals made of other prices (`date`, `close`)."""
+    recording = calm()
+    features, actual = price_features(prices), next_day_return(prices)
+    days = days_of(recording.requests)
+    requests = recording.requests.assign(actual=actual.reindex(days).to_numpy())
+    for column in feature_columns(requests):
+        requests[column] = features[column.removeprefix("feature_")].reindex(days).to_numpy()
+    return replace(recording, requests=answered(recording, requests, recording.models["v2"]))
+
+
+def days_of(requests: pd.DataFrame) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(requests["time"]).tz_localize(None).normalize()
+
+
+def faulty_prices(factors: Callable[[int], np.ndarray]) -> Recording:
+    """The prices since the fault are multiplied, so that inputs and actuals are wrong alike."""
+    prices = read_prices("sample:goog")[["date", "close"]]
+    rows = prices["date"] >= days_of(calm().requests)[FAULT_FROM]
+    prices.loc[rows, "close"] *= factors(int(rows.sum()))
+    return from_prices(prices)
+
+
+def world(factor: float, seed: int) -> Recording:
+    """Simulated prices that become that many times as volatile: Student's t with 5 degrees of freedom, no fault."""
+    dates = read_prices("sample:goog")["date"]
+    changed = dates >= days_of(calm().requests)[FAULT_FROM]
+    noise = np.random.default_rng(seed).standard_t(5, len(dates)) / np.sqrt(5 / 3)
+    returns = 0.013 * noise * np.where(changed, factor, 1)
+    return from_prices(pd.DataFrame({"date": dates, "close": 100 * np.exp(np.cumsum(returns))}))
 
 
 def slow() -> Recording:

@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import incident_variants as variants
+import numpy as np
 import pytest
 from helpers import ROOT
 
@@ -27,7 +28,8 @@ def test_the_shipped_recording_is_a_change_of_the_world():
     assert findings(diagnosis)["inputs_and_actuals"] == "together"
     assert findings(diagnosis)["replay_of_last_good"] == "fail alike"
     assert diagnosis.onset < read_recording(variants.SHIPPED).incident.alerts[0].starts_at
-    assert "Retrain" in diagnosis.next_action
+    assert "independent source" in diagnosis.next_action
+    assert "retrain" in diagnosis.next_action
     assert not diagnosis.evidence_against
 
 
@@ -82,6 +84,73 @@ def test_slow_or_failing_requests_are_the_compute(make, finding, tmp_path):
     diagnosis = diagnose(stored(make(), tmp_path))
     assert diagnosis.cause == "compute"
     assert findings(diagnosis)[finding] == "grew"
+
+
+def test_an_interval_that_the_process_made_too_wide_is_the_model():
+    diagnosis = diagnose(variants.too_wide_in_service())
+    assert findings(diagnosis)["coverage"] == "held"
+    assert diagnosis.cause == "model"
+
+
+def test_a_version_whose_interval_is_too_wide_is_not_called_no_fault(tmp_path):
+    diagnosis = diagnose(variants.wrong_model(tmp_path, factor=10))
+    assert findings(diagnosis)["coverage"] == "held"
+    assert diagnosis.cause in ("model", "unknown")
+
+
+@pytest.mark.parametrize(("share", "factor"), [(1, 2.5), (0.25, 200)], ids=["all", "a quarter"])
+def test_requests_of_which_all_or_a_few_are_slow_are_the_compute(share, factor):
+    diagnosis = diagnose(variants.slower(share, factor))
+    assert findings(diagnosis)["latency"] == "grew"
+    assert diagnosis.cause == "compute"
+
+
+def test_a_latency_that_grew_long_before_the_onset_is_not_called_no_fault():
+    recording = variants.slower(1, 4, fault_from=60)
+    half_a_year = recording.requests["actual"] * np.where(recording.requests.index < variants.FAULT_FROM, 1, 3)
+    diagnosis = diagnose(replace(recording, requests=recording.requests.assign(actual=half_a_year)))
+    assert diagnosis.onset_from == "change point of interval misses"
+    assert findings(diagnosis)["latency"] == "grew"
+    assert diagnosis.cause in ("compute", "unknown")
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        lambda n: np.exp(np.random.default_rng(0).normal(0, 0.03, n)),
+        lambda n: np.where(np.arange(n) % 5 == 0, 1.1, 1),
+    ],
+    ids=["noise of 3 %", "every fifth price"],
+)
+def test_faulty_prices_that_move_the_actuals_too_are_unknown_and_the_source_is_to_be_compared(factors):
+    diagnosis = diagnose(variants.faulty_prices(factors))
+    assert findings(diagnosis)["inputs_and_actuals"] == "together"
+    assert findings(diagnosis)["actuals"] == "reverting"
+    assert diagnosis.cause == "unknown"
+    assert "independent source" in diagnosis.next_action
+
+
+def test_no_next_action_claims_that_nothing_is_broken():
+    assert not [rule.next_action for rule in RULES if "nothing is broken" in rule.next_action]
+
+
+def test_a_modest_change_of_the_world_is_hardly_ever_called_a_fault():
+    causes = [diagnose(variants.world(factor, seed)).cause for factor in (1.3, 1.5, 1.7) for seed in range(8)]
+    assert causes.count("data") + causes.count("model") <= 1
+    assert causes.count("none") >= len(causes) / 2
+
+
+def test_more_requests_a_day_are_no_fault_of_the_data():
+    diagnosis = diagnose(variants.busier())
+    assert findings(diagnosis)["contract"] == "kept"
+    assert diagnosis.cause == "none"
+
+
+def test_a_model_that_did_not_change_is_not_blamed(tmp_path):
+    diagnosis = diagnose(variants.wide_last_good(tmp_path))
+    assert findings(diagnosis)["replay_of_last_good"] == "last good better"
+    assert diagnosis.cause == "unknown"
+    assert "last good version" in diagnosis.next_action
 
 
 def test_two_causes_at_once_are_unknown_and_both_are_named(tmp_path):

@@ -66,6 +66,15 @@ def test_scores_of_no_change_agree_with_what_is_known(actual):
     assert found["direction_accuracy"] == 0.5 and found["direction_log_loss"] == pytest.approx(np.log(2))
 
 
+def test_the_means_of_the_daily_scores_are_the_scores(actual):
+    given = gaussian(actual, 0.02), actual, pd.Series(100.0, index=actual.index), actual * 50
+    overall = evaluation.scores(*given)
+    change = np.expm1(actual) * 100
+    assert overall["mase"] == pytest.approx(evaluation.mase(change, change * 0, actual * 50))
+    for name, mean in evaluation.daily_scores(*given).mean().items():
+        assert mean == pytest.approx(overall[name])
+
+
 def test_the_bootstrap_is_seeded(actual):
     one, again, other = (evaluation.bootstrap_mean(actual, Bootstrap(seed=seed)) for seed in (1, 1, 2))
     assert one == again != other
@@ -107,7 +116,8 @@ def test_the_true_gaussian_is_calibrated_and_a_narrow_one_is_not(actual):
 
 def test_groups_count_every_day_once(actual):
     month = pd.Series(actual.index.to_period("M").astype(str), index=actual.index)
-    found = evaluation.by_group(gaussian(actual, 0.02), actual, month)
+    close = pd.Series(100.0, index=actual.index)
+    found = evaluation.by_group(evaluation.daily_scores(gaussian(actual, 0.02), actual, close, actual), month)
     assert found["days"].sum() == DAYS
     weighted = (found["interval_score"] * found["days"]).sum() / DAYS
     assert weighted == pytest.approx(score(gaussian(actual, 0.02), actual).mean())
@@ -132,11 +142,11 @@ def test_shuffling_matters_only_for_features_that_are_used():
     assert found["increase"][0] > 0.2 and found["increase"][1] == 0
 
 
-def test_the_gate_promotes_a_better_candidate_and_says_that_chance_is_excluded(actual):
+def test_the_gate_promotes_a_better_candidate_and_says_where_the_interval_lies(actual):
     better, worse = score(gaussian(actual, 0.02), actual), score(gaussian(actual, 0.05), actual)
     decision = evaluation.gate(better, {"wide": worse})
-    assert decision.promote and decision.verdicts[0].superiority_shown
-    assert "better than wide, and chance is excluded" in decision.reasons[0]
+    assert decision.promote and decision.verdicts[0].relative.upper < 0
+    assert "better than wide, and the interval lies below zero" in decision.reasons[0]
 
 
 def test_the_gate_refuses_a_candidate_that_loses_to_one_of_two(actual):
@@ -157,15 +167,16 @@ def test_the_gate_refuses_a_lucky_average(actual):
     other = pd.Series(1.0, index=actual.index)
     decision = evaluation.gate(other + noise - noise.mean() - 0.01, {"other": other})
     assert not decision.promote
-    assert "a loss above 5% is not excluded" in decision.reasons[0]
+    assert "the interval reaches a loss of 5%" in decision.reasons[0]
 
 
-def test_the_gate_tells_better_on_average_from_shown_better(actual):
+def test_the_gate_tells_better_on_average_from_an_interval_below_zero(actual):
     noise = pd.Series(np.random.default_rng(3).normal(0, 0.3, DAYS), index=actual.index)
     other = pd.Series(1.0, index=actual.index)
     decision = evaluation.gate(other + noise - noise.mean() - 0.005, {"other": other})
-    assert decision.promote and not decision.verdicts[0].superiority_shown
-    assert not decision.table()["superiority_shown"][0]
+    assert decision.promote and decision.table()["passed"][0]
+    assert decision.table()["lower"][0] < 0 < decision.table()["upper"][0] < 0.05
+    assert "better than other on average, and the interval ends below 5%" in decision.reasons[0]
 
 
 def test_a_gate_without_opponents_or_with_a_negative_margin_is_refused(actual):

@@ -59,6 +59,21 @@ def test_the_year_2008_breaks_no_contract(shipped):
     assert not shipped.breaches.to_numpy().any()
 
 
+@pytest.mark.parametrize("lacking", ["actual", "actual_time"])
+def test_a_stuck_feed_is_seen_from_the_actuals_or_from_their_times(lacking):
+    recording = variants.stuck_feed()
+    requests = recording.requests.copy()
+    requests[lacking] = 0.0 if lacking == "actual" else pd.NaT
+    assert cases.contract_breaches(replace(recording, requests=requests))["stale"].mean() > 0.3
+
+
+def test_without_known_actuals_the_unjudged_repeats_are_named():
+    recording = variants.stuck_feed()
+    case = cases.build_case(replace(recording, requests=recording.requests.assign(actual=np.nan, actual_time=pd.NaT)))
+    assert not case.breaches["stale"].any()
+    assert "repeats not judged" in evidence.contract(case).summary
+
+
 def test_a_feature_that_seldom_changes_is_not_stale():
     recording = variants.calm()
     constant = {
@@ -106,6 +121,53 @@ def test_a_deployment_within_the_window_speaks_for_the_model(tmp_path):
     assert "model" in evidence.deployment(cases.build_case(variants.wrong_model(tmp_path))).speaks_for
 
 
+@pytest.mark.parametrize(("days", "finding"), [(3, "deployed"), (6, "no deployment")])
+def test_a_deployment_shortly_after_the_estimated_onset_counts_too(days, finding, tmp_path):
+    case = cases.build_case(variants.wrong_model(tmp_path))
+    *others, last = case.recording.incident.deployments
+    later = last.model_copy(update={"time": (case.onset + pd.Timedelta(days=days)).to_pydatetime()})
+    incident = case.recording.incident.model_copy(update={"deployments": (*others, later)})
+    found = evidence.deployment(replace(case, recording=replace(case.recording, incident=incident)))
+    assert found.finding == finding
+    assert f"{days} days after the onset" in found.summary
+
+
+def test_an_onset_chosen_from_the_misses_lends_its_p_value_to_the_coverage(shipped):
+    onsets = cases.onset_table(shipped).set_index("symptom")
+    assert evidence.coverage(shipped).p_value == onsets.loc["interval misses", "p"]
+
+
+def test_the_correlation_of_the_actuals_by_hand(shipped):
+    actual = shipped.during["actual"].dropna().to_numpy()
+    assert evidence.actuals(shipped).effect == pytest.approx(np.corrcoef(actual[1:], actual[:-1])[0, 1])
+
+
+def test_actuals_asked_for_several_times_a_day_count_once():
+    once, thrice = (evidence.actuals(cases.build_case(make())) for make in (variants.calm, variants.busier))
+    assert thrice.effect == pytest.approx(once.effect)
+
+
+def test_means_are_named_where_movement_judges_them(shipped):
+    effects = evidence.movement(shipped).drop(index="actual")
+    largest = effects["mean_shift"].abs().max()
+    assert f"means moved by up to {largest:.2f}" in evidence.inputs_and_actuals(shipped).summary
+
+
+def test_inputs_shifted_by_their_mean_moved_alone():
+    found = evidence.inputs_and_actuals(cases.build_case(variants.with_inputs(lambda features: features + 0.03)))
+    assert found.finding == "inputs alone"
+
+
+def test_an_input_that_is_a_volatility_moves_together_with_the_actuals(shipped):
+    # A rolling volatility of the market: its own spread and mean move far more than its size does.
+    volatility = shipped.requests["feature_return_0"].abs().rolling(10, min_periods=1).mean()
+    requests = shipped.requests.assign(feature_volatility=volatility)
+    case = replace(shipped, recording=replace(shipped.recording, requests=requests), requests=requests)
+    effects = evidence.movement(case)
+    assert effects.loc["volatility", "mean_shift"] > 1 and effects.loc["volatility", "moved"]
+    assert evidence.inputs_and_actuals(case).finding == "together"
+
+
 def test_latency_ten_times_as_long_is_measured_as_such():
     found = evidence.latency(cases.build_case(variants.slow()))
     assert found.finding == "grew"
@@ -134,7 +196,14 @@ def test_every_question_is_answered_or_says_why_not(question, shipped, calm):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"coverage_objective": 90}, {"alpha": 0}, {"spread_factor": 1}, {"least_rows": 1}, {"output_difference": -1}],
+    [
+        {"coverage_objective": 90},
+        {"alpha": 0},
+        {"reverting": 2},
+        {"spread_factor": 1},
+        {"least_rows": 1},
+        {"output_difference": -1},
+    ],
 )
 def test_a_criterion_out_of_range_is_refused_and_named(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):

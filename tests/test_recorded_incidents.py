@@ -28,6 +28,16 @@ def test_the_script_makes_the_recording_that_ships_but_for_the_measured_latency(
     assert {file.name for file in made.rglob("*")} == {file.name for file in variants.SHIPPED.rglob("*")}
 
 
+def test_the_recording_tells_on_which_months_it_was_trained_and_that_they_were_picked():
+    incident = read_recording(variants.SHIPPED).incident
+    assert [item.note for item in incident.deployments] == [
+        "trained on May to October 2005",
+        "trained on March to September 2006",
+    ]
+    constructed = " ".join(incident.provenance.constructed)
+    assert "picked" in constructed and "on purpose" in constructed
+
+
 def test_latency_is_measured(made):
     latency = read_recording(made).requests["latency_ms"]
     assert (latency > 0).all() and latency.nunique() > 50

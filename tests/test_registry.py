@@ -55,6 +55,14 @@ def test_the_very_same_model_saved_again_is_not_kept_twice(shelf, features):
     assert shelf.versions("goog") == ["v1", "v2"]
 
 
+def test_the_same_weights_learnt_from_other_data_are_another_version(shelf, features):
+    """Else a card would go on naming data that the model was not judged on."""
+    made = model(features)
+    saved = [shelf.save("goog", made, {"data": {"sha256": sha}}, {}) for sha in ("a", "b", "a", "b")]
+    assert saved == ["v1", "v2", "v1", "v2"]
+    assert shelf.card("goog", "v2")["data"] == {"sha256": "b"}
+
+
 def test_the_sums_are_those_of_sha256sum(shelf, features):
     save(shelf, features)
     checked = subprocess.run(
@@ -163,6 +171,43 @@ def test_a_rollback_to_a_damaged_version_is_refused(shelf, features):
     with pytest.raises(InputError, match=r"scaler.json"):
         shelf.rollback("goog", "run", "bad")
     assert shelf.current("goog") == "v2"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "7",
+        '{"action": "promote"}',
+        '{"action": "eat", "version": "v1"}',
+        '{"action": "promote", "version": "../v1"}',
+        '{"action": "promote", "version": 1}',
+    ],
+)
+def test_a_damaged_line_of_the_history_is_named(shelf, features, line):
+    shelf.promote("goog", save(shelf, features), "run", "why")
+    with (shelf.root / "goog" / "history.jsonl").open("a") as history:
+        history.write(line + "\n")
+    for ask in (shelf.history, lambda name: shelf.incumbent(name, "v2"), lambda name: shelf.rollback(name, "r", "why")):
+        with pytest.raises(InputError, match=r"history\.jsonl: line 2 .* is not a promotion or rollback"):
+            ask("goog")
+
+
+def test_a_rollback_of_nothing_in_the_history_is_refused(shelf, features):
+    save(shelf, features)
+    (shelf.root / "goog" / "history.jsonl").write_text('{"action": "rollback", "version": "v1"}\n')
+    with pytest.raises(InputError, match=r"history\.jsonl: holds a rollback with no promotion before it"):
+        shelf.incumbent("goog", "v1")
+
+
+@pytest.mark.parametrize("content", [b"", b"v0\n", b"../v1\n", b"\xff\xfe", b"v1\nv2\n"])
+def test_a_damaged_word_of_what_is_current_is_refused_by_name(shelf, features, content):
+    shelf.promote("goog", save(shelf, features), "run", "why")
+    (shelf.root / "goog" / "current").write_bytes(content)
+    for ask in (shelf.current, shelf.load):
+        with pytest.raises(InputError, match=r"current: .* is not a version"):
+            ask("goog")
 
 
 @pytest.mark.parametrize("name", ["", "../goog", "Goog", "a/b", ".hidden"])

@@ -166,7 +166,7 @@ def _named(table: pd.DataFrame, columns: dict[str, str], source: str) -> pd.Data
     if missing := [name for name in REQUIRED if name not in origin]:
         raise InputError(
             f"source {source}: lacks column {', '.join(missing)}; it has {_listed(table.columns)}; "
-            f'map it with columns, such as {{"{table.columns[0]}": "{missing[0]}"}}'
+            f'map it with columns, such as {{"{_unnamed(table, origin)}": "{missing[0]}"}}'
         )
     return pd.DataFrame({name: table[origin[name]] for name in COLUMNS if name in origin})
 
@@ -179,6 +179,11 @@ def _check_mapping(table: pd.DataFrame, columns: dict[str, str], source: str) ->
             raise InputError(f"columns maps {column!r} to {name!r}; allowed are {', '.join(COLUMNS)}")
     if len(set(columns.values())) < len(columns):
         raise InputError(f"columns = {columns}: maps two columns to one name")
+
+
+def _unnamed(table: pd.DataFrame, origin: dict[str, str]) -> str:
+    """Return the first column that has no meaning yet, as an example of what may be mapped."""
+    return next((str(column) for column in table.columns if column not in origin.values()), "its name")
 
 
 def _listed(names: pd.Index) -> str:

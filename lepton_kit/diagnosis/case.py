@@ -23,7 +23,7 @@ ALLOWED_RANGES = 3.0
 
 BREACHES = {
     "missing": "a feature is missing or not finite",
-    "stale": "a feature that always changes repeats its last value",
+    "stale": "a feature that always changes repeats its last value, though the actual is a new one",
     "duplicated": "the request id was there before",
     "out_of_range": f"a feature lies over {ALLOWED_RANGES:g} ranges outside the training rows' range",
 }
@@ -48,11 +48,13 @@ class Criteria:
     spread_factor
         Change of a series' spread, up or down, that counts as moved.
     apart_factor
-        Inputs whose spread changed this many times more, or less, than the actuals' did not move with them.
+        An input whose size changed this many times more, or less, than the actuals' spread did not move with them.
+    reverting
+        Actuals whose correlation with the actual before is this far below 0 swing back, as faulty ones do.
     output_difference
         Mean distance of two versions' interval bounds, in widths of the interval, that counts as different.
     slower_factor
-        Rise of the median latency, or of the mean queue.
+        Rise of the median or the 95th percentile of the latency, or of the mean queue.
     """
 
     coverage_objective: float = 0.85
@@ -61,12 +63,13 @@ class Criteria:
     broken_share: float = 0.05
     error_share: float = 0.02
     spread_factor: float = 1.5
-    apart_factor: float = 3.0
+    apart_factor: float = 2.0
+    reverting: float = 0.25
     output_difference: float = 0.25
-    slower_factor: float = 3.0
+    slower_factor: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("coverage_objective", "alpha", "broken_share", "error_share"):
+        for name in ("coverage_objective", "alpha", "broken_share", "error_share", "reverting"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)!r}: must be between 0 and 1")
         for name in ("spread_factor", "apart_factor", "slower_factor"):
@@ -149,7 +152,8 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     """Tell for every request which promises its inputs break: `missing`, `stale`, `duplicated`, `out_of_range`.
 
     Without reference rows the range is unknown and nothing is out of it; which features always change is then read
-    from the requests themselves.
+    from the requests themselves. A repeated value is stale only where the actuals tell that a new one was due: several
+    requests on one day's features are not.
     """
     features = recording.features(recording.requests).reset_index(drop=True)
     reference = recording.reference[[column for column in features if column in recording.reference]]
@@ -161,12 +165,35 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "missing": ~np.isfinite(features).all(axis=1),
-            "stale": (features[changing].diff() == 0).any(axis=1),
+            "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording.requests).to_numpy(),
             "duplicated": recording.requests["request_id"].duplicated(),
             "out_of_range": (known.lt(low - margin) | known.gt(high + margin)).any(axis=1),
         },
         index=recording.requests.index,
     )
+
+
+def is_new_period(requests: pd.DataFrame) -> pd.Series:
+    """Tell for each request whether its actual, or the time of it, is another than that of the last known before it.
+
+    Where the actual is not known yet, nothing tells that new inputs were due.
+
+    >>> is_new_period(pd.DataFrame({"actual": [0.1, 0.1, 0.2, np.nan, 0.3]})).tolist()
+    [False, False, True, False, True]
+    """
+    new = pd.Series(False, index=requests.index)
+    for column in requests.columns.intersection(["actual", "actual_time"]):
+        known, last = requests[column], requests[column].ffill().shift()
+        new |= known.notna() & last.notna() & (known != last)
+    return new
+
+
+def actuals_by_period(requests: pd.DataFrame) -> pd.Series:
+    """Return the known actuals in order of time, one for each period however many requests asked for it."""
+    known = requests.dropna(subset=["actual"])
+    first_row = np.arange(len(known)) == 0
+    one_each: pd.Series = known.loc[is_new_period(known) | first_row, "actual"]
+    return one_each
 
 
 @dataclass(frozen=True)

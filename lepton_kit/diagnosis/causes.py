@@ -49,6 +49,7 @@ RULES = (
         "model",
         {
             "replay_of_last_good": ("last good better",),
+            "deployment": ("deployed", NOT_CHECKED),
             "contract": ("kept",),
             "inputs_and_actuals": ("unmoved", "together", "actuals alone"),
         },
@@ -57,8 +58,8 @@ RULES = (
     ),
     Rule(
         "model",
-        {"served_version": ("differs",), "coverage": ("fell",)},
-        "the service did not answer as the files of its version do, and its coverage fell",
+        {"served_version": ("differs",)},
+        "the service did not answer as the files of its version do",
         "Run the model repair: deploy the version again from the registry and compare its checksums.",
     ),
     Rule(
@@ -85,11 +86,13 @@ RULES = (
             "coverage": ("fell",),
             "contract": ("kept",),
             "inputs_and_actuals": ("together",),
+            "actuals": ("not reverting", NOT_CHECKED),
             "replay_of_last_good": ("fail alike",),
             "served_version": ("matches", NOT_CHECKED),
         },
         "the world changed: inputs and actuals moved together, and both versions fail alike on whole rows",
-        "Retrain on recent rows, then let the gate decide; nothing is broken that a repair could mend.",
+        "Compare some actuals since the onset with an independent source. "
+        "If they agree, retrain on recent rows, then let the gate decide.",
     ),
     Rule(
         "none",
@@ -97,6 +100,9 @@ RULES = (
             "coverage": ("held",),
             "contract": ("kept",),
             "inputs_and_actuals": ("unmoved", "together"),
+            "actuals": ("not reverting", NOT_CHECKED),
+            "replay_of_last_good": ("agree", NOT_CHECKED),
+            "served_version": ("matches", NOT_CHECKED),
             "latency": ("steady",),
             "queue": ("steady", NOT_CHECKED),
             "errors": ("steady",),
@@ -106,7 +112,15 @@ RULES = (
     ),
 )
 
-UNDECIDED = "Ask a person: read the evidence below, and capture what was not checked."
+UNDECIDED = "Ask a person: read the evidence, and capture what was not checked."
+
+HINTS = {
+    ("actuals", "reverting"): "Compare some actuals since the onset with an independent source: they swing back, as "
+    "faulty ones do.",
+    ("replay_of_last_good", "last good better"): "The last good version would have met the objective on the same rows: "
+    "consider it meanwhile.",
+}
+"""What a finding advises a person to do where the evidence does not decide."""
 
 CONFIDENCE = {
     "high": "one cause is established, every question was answered, and no evidence speaks against it",
@@ -206,7 +220,7 @@ def conclude(case: Case, evidence: tuple[Evidence, ...]) -> Diagnosis:
         evidence_for=tuple(item for item in evidence if cause in item.speaks_for),
         evidence_against=against,
         not_checked=_not_checked(case, evidence),
-        next_action=deciding.next_action if deciding else UNDECIDED,
+        next_action=deciding.next_action if deciding else _advice(evidence),
     )
 
 
@@ -233,6 +247,12 @@ def rule_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _advice(evidence: tuple[Evidence, ...]) -> str:
+    """Return what a person should do where the evidence does not decide."""
+    findings = [(item.name, item.finding) for item in evidence]
+    return " ".join([UNDECIDED, *(HINTS[finding] for finding in findings if finding in HINTS)])
+
+
 def _confidence(cause: Cause, evidence: tuple[Evidence, ...], against: tuple[Evidence, ...]) -> str:
     if cause == "unknown":
         return "none"
@@ -245,7 +265,7 @@ def _reasons(held: list[Rule]) -> tuple[str, ...]:
 
 
 NEVER_CHECKED = (
-    "whether the actuals themselves are right",
+    "whether the actuals are right: only swings that the next actual undoes are looked for",
     "processor, memory and disk of the hosts",
     "what the log messages say: they are shown, not weighed",
     "more than one change: each series is searched for one onset only",

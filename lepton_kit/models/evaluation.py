@@ -77,10 +77,14 @@ def mase(actual: pd.Series, forecast: pd.Series, training_changes: pd.Series) ->
     >>> mase(pd.Series([2.0, -2.0]), pd.Series([1.0, -1.0]), training_changes=pd.Series([0.5, -0.5]))
     2.0
     """
+    return float((actual - forecast).abs().mean()) / _naive_error(training_changes)
+
+
+def _naive_error(training_changes: pd.Series) -> float:
     naive = float(training_changes.abs().mean())
     if not naive > 0:
         raise InputError("MASE is not defined: the training prices never change")
-    return float((actual - forecast).abs().mean()) / naive
+    return naive
 
 
 def direction_accuracy(prob_up: pd.Series, actual: pd.Series) -> float:
@@ -125,17 +129,44 @@ def scores(
         `interval_score` (log return), `coverage`, `nll` (nats), `mae` (USD), `mase`, `direction_accuracy`,
         `direction_log_loss` (nats).
     """
-    change = np.expm1(actual) * close.reindex(actual.index)
-    expected = price_change(forecast, close)["mean"]
+    daily = daily_scores(forecast, actual, close, training_changes).mean()
     return {
-        "interval_score": float(interval_score(forecast["lower"], forecast["upper"], actual).mean()),
-        "coverage": float(covered(forecast, actual).mean()),
+        "interval_score": float(daily["interval_score"]),
+        "coverage": float(daily["coverage"]),
         "nll": float(gaussian_nll(forecast, actual).mean()),
-        "mae": float((change - expected).abs().mean()),
-        "mase": mase(change, expected, training_changes),
+        "mae": float(daily["mae"]),
+        "mase": float(daily["mase"]),
         "direction_accuracy": direction_accuracy(forecast["prob_up"], actual),
         "direction_log_loss": float(direction_log_loss(forecast["prob_up"], actual).mean()),
     }
+
+
+def daily_scores(
+    forecast: pd.DataFrame, actual: pd.Series, close: pd.Series, training_changes: pd.Series
+) -> pd.DataFrame:
+    """Return each day's part in the scores that are means over days: their means are those of `scores`.
+
+    Parameters
+    ----------
+    forecast, actual, close, training_changes
+        As for `scores`.
+
+    Returns
+    -------
+    DataFrame
+        Indexed like `actual`: `interval_score` (log return), `coverage` (0 or 1), `mae` (the absolute error, USD) and
+        `mase` (the absolute error over the mean absolute change of the training rows).
+    """
+    change = np.expm1(actual) * close.reindex(actual.index)
+    error = (change - price_change(forecast, close)["mean"]).abs()
+    return pd.DataFrame(
+        {
+            "interval_score": interval_score(forecast["lower"], forecast["upper"], actual),
+            "coverage": covered(forecast, actual).astype(float),
+            "mae": error,
+            "mase": error / _naive_error(training_changes),
+        }
+    )
 
 
 # --- uncertainty of a mean ----------------------------------------------------------------------------------------
@@ -226,15 +257,21 @@ def calibration(
     return pd.DataFrame(rows)
 
 
-def by_group(forecast: pd.DataFrame, actual: pd.Series, groups: pd.Series) -> pd.DataFrame:
-    """Return days, coverage, interval score and mean width per group of days, such as months or volatility buckets."""
-    daily = pd.DataFrame(
-        {
-            "coverage": covered(forecast, actual).astype(float),
-            "interval_score": interval_score(forecast["lower"], forecast["upper"], actual),
-            "width": forecast["upper"] - forecast["lower"],
-        }
-    )
+def by_group(daily: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """Return the number of days and the mean of each score per group of days, such as months or volatility buckets.
+
+    Parameters
+    ----------
+    daily
+        One row per day, as `daily_scores` gives it (n, scores).
+    groups
+        The group of each day, with the same index.
+
+    Examples
+    --------
+    >>> by_group(pd.DataFrame({"coverage": [1.0, 0.0, 1.0]}), pd.Series(["a", "a", "b"])).loc["a"].tolist()
+    [2.0, 0.5]
+    """
     grouped = daily.groupby(groups.reindex(daily.index), observed=True)
     result = grouped.mean()
     result.insert(0, "days", grouped.size())
@@ -296,11 +333,6 @@ class Verdict:
     passed: bool
     reason: str
 
-    @property
-    def superiority_shown(self) -> bool:
-        """Return whether even the upper bound of the difference is below zero."""
-        return self.relative.upper < 0
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -323,7 +355,6 @@ class Decision:
                 "lower": verdict.relative.lower,
                 "upper": verdict.relative.upper,
                 "passed": verdict.passed,
-                "superiority_shown": verdict.superiority_shown,
             }
             for verdict in self.verdicts
         ]
@@ -338,11 +369,15 @@ def gate(
     The rule, against every baseline and the present version alike:
 
     1. the candidate's mean interval score is lower, and
-    2. the data exclude that it is worse by more than `margin`: the upper bound of the paired moving-block bootstrap
-       interval of the relative difference lies below it (a non-inferiority test; with level 0.9, one-sided at 5 %).
+    2. the upper bound of the paired moving-block bootstrap interval of the relative difference lies below `margin`
+       (the form of a non-inferiority test).
 
-    A year of days seldom proves a gain of a few percent, so superiority (an upper bound below zero) is
-    reported, not required; what is required is better on average and surely not much worse.
+    A year of days seldom shows a gain of a few percent, so an upper bound below zero is reported, not required.
+
+    The bounds are less sure than they claim. In simulation (200 days, blocks of 10, Student's t with 3 or 4 degrees of
+    freedom, autocorrelation from 0 to 0.4) an interval of level 0.9 held the true mean in 84 to 87 % of cases, and its
+    upper bound lay below that mean in 6 to 9 % instead of 5 %. So a bound near a border is undecided: look at a second
+    block length too.
 
     Parameters
     ----------
@@ -351,7 +386,7 @@ def gate(
     opponents
         The same of each baseline, and of the present version where there is one.
     margin
-        The loss that must be excluded, as a share of the opponent's score.
+        The loss that the interval must not reach, as a share of the opponent's score.
 
     Examples
     --------
@@ -375,9 +410,11 @@ def _judge(opponent: str, relative: Interval, margin: float) -> Verdict:
     if not better:
         reason = f"not better than {opponent}: interval score {measured}"
     elif not safe:
-        reason = f"better than {opponent} on average, but a loss above {margin:.0%} is not excluded: {measured}"
+        reason = f"better than {opponent} on average, but the interval reaches a loss of {margin:.0%}: {measured}"
     elif relative.upper < 0:
-        reason = f"better than {opponent}, and chance is excluded: interval score {measured}"
+        reason = f"better than {opponent}, and the interval lies below zero: interval score {measured}"
     else:
-        reason = f"better than {opponent} on average and surely not {margin:.0%} worse: interval score {measured}"
+        reason = (
+            f"better than {opponent} on average, and the interval ends below {margin:.0%}: interval score {measured}"
+        )
     return Verdict(opponent, relative, better and safe, reason)

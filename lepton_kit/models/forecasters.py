@@ -310,6 +310,9 @@ def forecast_table(mean: np.ndarray, std: np.ndarray, prob_up: np.ndarray, index
 def price_change(forecast: pd.DataFrame, close: pd.Series) -> pd.DataFrame:
     """Turn a forecast of the log return into one of the price change, in the unit of the close (USD).
 
+    The column `mean` becomes the change at the mean log return. For a Gaussian that is the *median* change, which is
+    the right forecast under the absolute error; the mean change lies above it by about half the variance.
+
     Parameters
     ----------
     forecast

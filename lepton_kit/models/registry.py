@@ -42,21 +42,22 @@ class Registry:
     def save(self, name: str, forecaster: Forecaster, card: Mapping[str, Any], golden: Mapping[str, Any]) -> str:
         """Keep a model as a new version, and return that version.
 
-        The very same model saved again is not kept twice: the version that holds it is returned.
+        The very same model learnt from the same data is not kept twice: the version that holds it is returned.
 
         Parameters
         ----------
         name
             The model's name: small letters, digits, `-` and `_`.
         card
-            The model card: data hashes, parameters, metrics, the run that made it; `created` (UTC) is added.
+            The model card: parameters, metrics, the run that made it, and under `data` what it was learnt from, such
+            as hashes and days; `created` (UTC) is added.
         golden
             As `lepton_kit.models.golden.golden_examples` gives it.
         """
         with self._locked(name) as home, _temporary_folder(home) as draft:
             forecaster.save(draft)
             for version in self.versions(name):
-                if _same_model(home / version, draft):
+                if _same_model(home / version, draft) and self.card(name, version).get("data") == card.get("data"):
                     return version
             created = datetime.now(UTC).isoformat(timespec="seconds")
             _write_json(draft / "card.json", {"name": name, "created": created, **card})
@@ -117,7 +118,12 @@ class Registry:
     def current(self, name: str) -> str | None:
         """Return the version in use, or None where none has been promoted."""
         pointer = self._home(name) / "current"
-        return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+        if not pointer.is_file():
+            return None
+        version = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        if not VERSION.fullmatch(version):
+            raise InputError(f"{pointer}: {version[:80]!r} is not a version such as 'v1'; restore the file")
+        return version
 
     def promote(self, name: str, version: str, run_id: str, reason: str) -> None:
         """Make a version the current one, after checking its files; where it is already, nothing changes."""
@@ -151,20 +157,29 @@ class Registry:
         return others[-1] if others else None
 
     def history(self, name: str) -> list[dict[str, Any]]:
-        """Return every promotion and rollback, oldest first."""
+        """Return every promotion and rollback, oldest first.
+
+        Raises
+        ------
+        InputError
+            When a line of the file is damaged; the message names it.
+        """
         path = self._home(name) / "history.jsonl"
         if not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [_read_entry(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
 
     def _promoted(self, name: str) -> list[str]:
         """Return the promotions that have not been rolled back, oldest first."""
         stack: list[str] = []
         for entry in self.history(name):
-            if entry["action"] == "rollback":
+            if entry["action"] == "promote":
+                stack.append(entry["version"])
+            elif stack:
                 stack.pop()
             else:
-                stack.append(entry["version"])
+                raise InputError(f"{self._home(name) / 'history.jsonl'}: holds a rollback with no promotion before it")
         return stack
 
     def _point_at(self, name: str, version: str, action: str, run_id: str, reason: str) -> None:
@@ -182,7 +197,7 @@ class Registry:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[Path]:
-        """Let one process at a time change a model's folder."""
+        """Let one process at a time change a model's folder (`fcntl` knows Linux and macOS, not Windows)."""
         home = self._home(name)
         home.mkdir(parents=True, exist_ok=True)
         with (home / ".lock").open("w") as lock:
@@ -267,6 +282,17 @@ def _temporary_folder(home: Path) -> Iterator[Path]:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_entry(line: str, origin: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+        known = entry["action"] in ("promote", "rollback") and VERSION.fullmatch(entry["version"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{origin} {line[:80]!r} is not a promotion or rollback; restore the file") from error
+    if not known:
+        raise InputError(f"{origin} {line[:80]!r} is not a promotion or rollback of a version; restore the file")
+    return dict(entry)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

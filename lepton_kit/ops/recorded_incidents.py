@@ -1,8 +1,10 @@
 """Makes the recorded incidents that ship with the kit: `python -m lepton_kit.ops.recorded_incidents NAME FOLDER`.
 
-`volatility-2008` is a real change of the world: a model trained on Google's calm years answers one request per trading
-day, and in 2008 the market becomes twice as volatile as it was. Prices, actuals and answers are real, and so is the
-latency, which is measured while the requests are answered. Everything but the latency is the same each time.
+`volatility-2008` is a real change of the world: a model trained on seven calm months of Google's price answers one
+request per trading day, and in 2008 the market becomes twice as volatile as it was. Prices, actuals and answers are
+real, and so is the latency, which is measured while the requests are answered. Everything but the latency is the same
+each time. That the model meets the change badly is arranged: its months were picked between the jumps that earnings
+brought, and it sees no volatility. `incident.json` says so under `constructed`.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ WINDOW = ("2007-01-03", "2008-10-14")
 
 
 def volatility_2008(folder: Path) -> Path:
-    """Record how calm-year forecasts of Google's price met 2008, into `folder/volatility-2008`, and return that."""
+    """Record how forecasts learnt in calm months met 2008, into `folder/volatility-2008`, and return that."""
     prices = read_prices("sample:goog")[["date", "close"]]
     models = {cut.version: train_without_volatility(prices, cut) for cut in (CURRENT, LAST_GOOD)}
     requests = answer_requests(prices, models[CURRENT.version], CURRENT.version, *WINDOW)
@@ -176,8 +178,8 @@ def _incident(requests: pd.DataFrame, alert: pd.Timestamp) -> Incident:
             ),
         ),
         deployments=(
-            Deployment(time=pd.Timestamp("2006-01-03T12:00Z"), version=LAST_GOOD.version, note="trained on 2005"),
-            Deployment(time=pd.Timestamp("2007-01-02T12:00Z"), version=CURRENT.version, note="trained on 2006"),
+            _deployment("2006-01-03T12:00Z", LAST_GOOD, "trained on May to October 2005"),
+            _deployment("2007-01-02T12:00Z", CURRENT, "trained on March to September 2006"),
         ),
         provenance=Provenance(
             measured=(
@@ -188,9 +190,15 @@ def _incident(requests: pd.DataFrame, alert: pd.Timestamp) -> Incident:
             constructed=(
                 "the service, its deployments and its log lines",
                 "the hour of each request and the request ids",
+                "the training months, picked as calm ones: between the jumps of earnings in February 2005 and 2006",
+                "models denied any volatility, on purpose: past returns only, one interval width for all days",
             ),
         ),
     )
+
+
+def _deployment(time: str, cut: Cut, note: str) -> Deployment:
+    return Deployment(time=pd.Timestamp(time), version=cut.version, note=note)
 
 
 def _timed(forecaster: Forecaster, features: pd.DataFrame) -> tuple[pd.DataFrame, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ STATUS_WORDS = {
 }
 HEADLINES = 6  # as many results as a reader takes in at a glance; the page below shows them all
 MOST_OPEN = 4  # parameters; more of them are folded away, so that the first figure stands high up
+CAUSES = {"none": "none (nothing was broken)", "unknown": "unknown (the evidence does not decide)"}
 CONCLUSION = {"cause": "Cause", "confidence": "Confidence", "next_action": "Next action"}  # rows of their own
 MAIN_PACKAGES = ("lepton-kit", "numpy", "pandas", "pandera", "scikit-learn", "torch", "papermill", "nbclient")
 
@@ -109,15 +111,21 @@ def duration(seconds: float | None) -> str:
 
 
 def _singles(run: Manifest) -> dict[str, Result]:
-    """Return the results that are one number, text or truth value, but for the conclusion."""
-    single = {
-        name: result for name, result in run.results.items() if isinstance(result.value, bool | int | float | str)
+    """Return the results that are one number, text or truth value, but for the conclusion and for hashes."""
+    return {
+        name: result
+        for name, result in run.results.items()
+        if isinstance(result.value, bool | int | float | str)
+        and name not in CONCLUSION
+        and not re.fullmatch("[0-9a-f]{64}", str(result.value))
     }
-    return {name: result for name, result in single.items() if name not in CONCLUSION}
 
 
 def _conclusion(run: Manifest, name: str) -> str:
-    return f"<strong>{as_text(run.results[name].value)}</strong>" if name in run.results else ""
+    if name not in run.results:
+        return ""
+    value = str(run.results[name].value)
+    return f"<strong>{as_text(CAUSES.get(value, value) if name == 'cause' else value)}</strong>"
 
 
 def _parameters(run: Manifest) -> str:

@@ -17,7 +17,8 @@ from lepton_kit.errors import InputError, LeptonError
 
 OLDEST = (1, 7)
 VARIABLE = "LEPTON_QUARTO"
-ADVICE = "install it from https://quarto.org (1.7 or newer), or run `pip install quarto-cli`"
+BY_HAND = "install it from https://quarto.org (1.7 or newer)"
+ADVICE = f"{BY_HAND}, or run `pip install quarto-cli`"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def install(seconds: float = 180) -> str:
         return str(error)
     if quarto is not None:
         return f"Quarto {quarto.version} was installed: {quarto.program}"
-    return f"Quarto was not installed ({outcome}); reports will be plain nbconvert pages. For Quarto's, {ADVICE}"
+    return f"Quarto was not installed ({outcome}); reports will be plain nbconvert pages. To have Quarto's, {BY_HAND}"
 
 
 def _programs() -> Iterator[Path]:
