@@ -284,8 +284,8 @@ def _row(item: Evidence) -> dict[str, Any]:
         cause: "+" if cause in item.speaks_for else "-" if cause in item.speaks_against else "" for cause in CAUSES
     }
     onset = item.onset.strftime("%Y-%m-%d") if item.onset is not None else ""
-    row = {"evidence": item.name, "finding": item.finding, "effect": item.effect, "unit": item.unit}
-    return {**row, "p": item.p_value, "since": onset, **speaks}
+    effect = {"effect": item.effect, "unit": item.unit, "p": item.p_value, "since": onset}
+    return {"evidence": item.name, "finding": item.finding, **speaks, **effect}
 
 
 CAUSES: tuple[Cause, ...] = ("data", "model", "compute", "none")
