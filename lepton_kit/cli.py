@@ -81,8 +81,9 @@ def run(
     from lepton_kit.runs.runner import Request, execute, prepare
 
     project = find_project()
-    values = _values(parameter or [], project)
-    plans = [prepare(Request(locate_notebook(name, project), values), project) for name in notebooks]
+    values = _values(parameter or [])
+    paths = [locate_notebook(name, project) for name in notebooks]
+    plans = [prepare(Request(path, _from_here(values, path, project)), project) for path in paths]
     with RunProgress(console, len(plans)) as progress:
         if workers > 1 and len(plans) > 1:
             runs = run_all(plans, project, workers, progress.on_event)
@@ -106,6 +107,8 @@ def pipeline(
     with RunProgress(console, len(find_pipeline(name, project).steps)) as progress:
         steps = run_pipeline(name, project, force=force, on_event=progress.on_event)
     _print_end(steps[-1].run, project)
+    if steps[-1].run.status != "succeeded" and any(step.skipped for step in steps):
+        console.print(f"  unchanged steps were skipped; `lepton pipeline {name} --force` runs them again", markup=False)
     _exit_unless_all_succeeded([step.run for step in steps])
 
 
@@ -194,7 +197,7 @@ def report(
 
     project = find_project()
     if runs:
-        chosen = [find_run(name, project) for name in runs]
+        chosen = list({made.run_id: made for made in (find_run(name, project) for name in runs)}.values())
     else:
         newest: dict[str, Manifest] = {}
         for made in finished_runs(project):
@@ -210,6 +213,8 @@ def report(
 
 def main() -> None:
     """Run the command line; what a person can mend is one message, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that knows no ✓ shall see ?
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends runs as Ctrl-C does
     try:
         sys.exit(app(args=join_parameters(sys.argv[1:]), standalone_mode=True))
@@ -240,23 +245,32 @@ def join_parameters(arguments: list[str]) -> list[str]:
     return joined
 
 
-def _values(given: list[str], project: Path) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _values(given: list[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"parameter {name!r} (from -p): no value given; write -p NAME VALUE")
         if name in values:
             raise InputError(f"parameter {name!r} (from -p): given twice, {values[name]!r} and {value!r}")
-        values[name] = _from_here(value, project)
+        values[name] = value
     return values
 
 
-def _from_here(value: str, project: Path) -> str:
-    """Turn a path relative to the working directory, as a shell completes it, into one relative to the project."""
-    path = Path.cwd() / value
-    if not value or Path.cwd() == project or "\n" in value or not path.exists():
-        return value
+def _from_here(values: dict[str, str], notebook: Path, project: Path) -> dict[str, str]:
+    """Turn paths relative to the working directory, as a shell completes them, into ones relative to the project."""
+    from lepton_kit.runs.notebooks import read_notebook
+    from lepton_kit.runs.parameters import read_parameters
+
+    parameters = read_parameters(read_notebook(notebook), notebook.name) or []
+    paths = {p.name for p in parameters if p.holds_path}
+    return {name: _relative(text, project) if name in paths else text for name, text in values.items()}
+
+
+def _relative(text: str, project: Path) -> str:
+    path = Path.cwd() / text
+    if not text or Path.cwd() == project or "\n" in text or not path.exists():
+        return text
     resolved = path.resolve()
     return str(resolved.relative_to(project) if resolved.is_relative_to(project) else resolved)
 

@@ -47,8 +47,11 @@ def record(
     InputError
         When the value is of a type that JSON cannot hold.
     """
+    if not isinstance(unit, str):
+        raise InputError(f"result {name!r}: unit {unit!r} must be text, such as 'USD', or '1' for a ratio")
     payload = {
-        "name": name, "value": plain(value, name), "unit": unit, "rtol": rtol, "atol": atol, "compare": compare
+        "name": str(name), "value": plain(value, name), "unit": unit, "rtol": float(rtol),
+        "atol": float(atol), "compare": bool(compare),
     }  # fmt: skip
     _display(RESULT, payload, text=f"{name} = {_as_text(value, unit)}", markup=_result_html(name, value, unit))
 
@@ -62,7 +65,7 @@ def expect(condition: Any, message: str, **values: Any) -> None:
         When the condition is false: the run stops here, and its status becomes `expectation_failed`.
     """
     passed = bool(condition)
-    payload = {"message": message, "passed": passed, "values": {k: plain(v, k) for k, v in values.items()}}
+    payload = {"message": str(message), "passed": passed, "values": {k: plain(v, k) for k, v in values.items()}}
     shown = ", ".join(f"{k} = {_as_text(v)}" for k, v in values.items())
     line = f"{'✓' if passed else '✗'} {message}" + (f" ({shown})" if shown else "")
     _display(EXPECTATION, payload, text=line, markup=f"<p>{html.escape(line)}</p>")

@@ -29,6 +29,7 @@ def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = shared / "demo"
     with FileLock(shared / "demo.lock"):
         if not (copy / "done").exists():
+            shutil.rmtree(copy, ignore_errors=True)
             for folder in ("notebooks", "runbooks", "reports"):
                 shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_site", ".quarto"))
             shutil.copy(ROOT / "lepton.toml", copy)

@@ -68,9 +68,9 @@ def test_rows_out_of_order_are_no_error_but_a_fault_that_is_mended(cleaning):
 
 
 def test_a_price_table_with_names_of_its_own_goes_through(cleaning):
-    table = Path(os.environ.get("LEPTON_DATA", ROOT.parent / "shared/data")) / "prices/brent-daily.csv"
+    table = Path(os.environ.get("LEPTON_DATA", ROOT / "../shared/data")).resolve() / "prices/brent-daily.csv"
     if not table.exists():
-        pytest.skip(f"{table} is not here: daily Brent prices of the US Energy Information Administration, as CSV")
+        pytest.skip("LEPTON_DATA holds no prices/brent-daily.csv (daily Brent prices, datasets/oil-prices, PDDL)")
     columns = json.dumps({"Date": "date", "Price": "close"})
     made = lepton("run", "01-data-cleaning", "-p", "source", str(table), "-p", "columns", columns, project=cleaning)
     assert made.returncode == 0, made.stdout + made.stderr

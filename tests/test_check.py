@@ -14,6 +14,7 @@ CELLS = [
     "import matplotlib.pyplot as plt; fig, ax = plt.subplots(); ax.plot([1, 2]); plt.show()",
     "lk.expect(rate < 100, 'a small rate', rate=rate)",
     "lk.input('lepton.toml'); 'read'",
+    "from IPython.display import HTML; HTML('<b>one</b>')",
 ]
 
 
@@ -57,6 +58,31 @@ def test_a_changed_text_fails(project, committed):
     check = check_notebook(committed, project)
     assert not check.passed
     assert "other" in check.report
+
+
+def test_a_changed_result_fails_also_in_a_cell_whose_other_output_is_ignored(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["import time; print(time.time()); lk.record('x', 1)"])
+    content = nbformat.read(path, 4)
+    content.cells[-1].metadata["tags"] = ["nbval-ignore-output"]
+    nbformat.write(content, path)
+    update_outputs(path, project)
+    assert check_notebook(path, project).passed
+    change(path, "lk.record('x', 1)", "lk.record('x', 2)")
+    assert [(d.old, d.new) for d in check_notebook(path, project).differences] == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lk.expect(rate < 100, 'a small rate', rate=rate)", "pass"),
+        ("lk.expect(rate < 100, 'a small rate', rate=rate)", "lk.expect(rate < 100, 'another', rate=rate)"),
+        ("lk.input('lepton.toml')", "pass"),
+        ("HTML('<b>one</b>')", "HTML('<b>two</b>')"),
+    ],
+)
+def test_a_changed_expectation_input_or_markup_fails(old, new, project, committed):
+    change(committed, old, new)
+    assert not check_notebook(committed, project).passed
 
 
 def test_a_changed_picture_passes(project, committed):

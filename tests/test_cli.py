@@ -33,7 +33,8 @@ def test_notebooks_and_their_parameters_are_listed(story):
 def test_several_notebooks_run_at_once(story):
     made = lepton("run", "story", "story", "-p", "days=3", "--workers", "2", project=story)
     assert made.returncode == 0, made.stderr
-    assert made.stdout.count("story: succeeded") == 2
+    said = [line for line in made.stdout.splitlines() if line.startswith("story: ")]
+    assert [line.split()[1] for line in said] == ["started", "started", "succeeded", "succeeded"]
 
 
 def test_a_failed_run_is_exit_code_1_and_names_the_cell(story):
@@ -74,6 +75,14 @@ def test_a_path_is_taken_from_where_the_person_stands(story):
     made = lepton("run", "read", "-p", "table", "t.csv", project=story / "data")
     assert made.returncode == 0, made.stdout + made.stderr
     assert json.loads(lepton("show", "read", "--json", project=story).stdout)["parameters"] == {"table": "data/t.csv"}
+    write_notebook(story / "notebooks/word.ipynb", ["lk.record('word', word)"], "word: str = 'x'")
+    lepton("run", "word", "-p", "word", "t.csv", project=story / "data")
+    assert json.loads(lepton("show", "word", "--json", project=story).stdout)["parameters"] == {"word": "t.csv"}
+
+
+def test_a_failing_pipeline_is_exit_code_1(story):
+    (story / "lepton.toml").write_text("[[pipelines.p.steps]]\nnotebook = 'story'\nparameters = { days = 12 }")
+    assert lepton("pipeline", "p", project=story).returncode == 1
 
 
 def test_outside_of_a_project_the_error_says_what_is_missing(tmp_path):

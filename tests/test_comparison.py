@@ -13,6 +13,7 @@ def test_numbers_agree_within_their_declared_tolerance():
     assert differ(result(100.0, rtol=0.01), result(100.9)) == []
     assert differ(result(100.0, rtol=0.01), result(101.1)) == ["x"]
     assert differ(result(0.0, atol=0.1), result(0.05)) == []
+    assert differ(result(100.0, rtol=0.5), result(160.0)) == ["x"]  # of the old value, not of the new one
 
 
 def test_a_number_inside_a_table_is_named_by_its_place():

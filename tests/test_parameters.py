@@ -72,6 +72,11 @@ def test_a_wrong_value_is_named_with_its_source_and_what_is_allowed(name, text, 
     assert words in str(error.value)
 
 
+def test_quotes_that_were_typed_belong_to_a_text_and_defaults_are_taken_as_they_stand(sources):
+    assert check({"needed": 1, "name": '"q"'}, sources)["name"] == '"q"'
+    assert check({}, sources, "text: str | int = '5'")["text"] == "5"
+
+
 def test_all_problems_are_told_at_once(sources):
     with pytest.raises(InputError) as error:
         check({"dais": 1, "rate": "x"}, sources)
@@ -88,6 +93,7 @@ def test_a_default_of_the_wrong_type_is_the_notebooks_fault(sources):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("days: 'int|' = 5", "not Python"), ("x: dict[str] = {}", "not known"), ("x = {[1]: 2}", "must be a literal"),
         ("days: Days = 5", "type 'Days' is not known"), ("days: int = compute()", "must be a literal"),
         ("a, b = 1, 2", "only `name: type = literal`"), ("if True: x = 1", "only `name: type = literal`"),
         ("x = 1\nx = 2", "assigned twice"), ("x: int = ", "not Python: line 1"),

@@ -3,7 +3,7 @@ from helpers import write_notebook
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.pipeline import find_pipeline, run_pipeline
-from lepton_kit.runs.runner import Request, run_notebook
+from lepton_kit.runs.runner import Request, prepare, run_notebook
 
 TOML = """
 [[pipelines.two.steps]]
@@ -50,9 +50,10 @@ def test_a_changed_parameter_runs_the_step_again_and_an_equal_artifact_spares_th
 
 
 def test_a_changed_notebook_or_a_lost_artifact_runs_the_step_again(two):
-    first = run_pipeline("two", two)
-    (first[0].run.folder(two) / "artifacts/number.txt").unlink()
-    assert skipped(two) == [False, True]
+    for damage in (lambda file: file.unlink(), lambda file: file.write_text("666")):
+        steps = run_pipeline("two", two)
+        damage(steps[0].run.folder(two) / "artifacts/number.txt")
+        assert skipped(two) == [False, True]
     write_notebook(two / "notebooks/use.ipynb", ["lk.record('text', 'always')"], USE)
     assert skipped(two) == [True, False]
 
@@ -65,6 +66,31 @@ def test_a_step_reads_what_its_own_pipeline_made(two):
     assert steps[-1].run.results["text"].value == "1"
 
 
+def test_a_failed_run_is_never_skipped(two):
+    write_notebook(
+        two / "notebooks/make.ipynb", ["lk.artifact('number.txt').write_text('1')", "1 / 0"], "number: int = 0"
+    )
+    assert [step.run.status for step in run_pipeline("two", two)] == ["failed"]
+    assert skipped(two) == [False]
+
+
+def test_a_wrong_parameter_of_the_last_step_is_told_before_the_first_one_runs(two):
+    write_notebook(two / "notebooks/use.ipynb", ["1"], USE.replace("text: Path", "txt: Path"))
+    (two / "lepton.toml").write_text(TOML.format(number=1) + "parameters = { text = 'x' }")
+    with pytest.raises(InputError, match="did you mean 'txt'"):
+        run_pipeline("two", two)
+    assert not (two / "runs").exists()
+
+
+def test_what_is_read_from_the_network_and_the_kits_code_count_as_changes(two, monkeypatch):
+    request = Request(two / "notebooks/use.ipynb", {"text": "https://example.org/x.csv"})
+    assert prepare(request, two).key is None
+    request = Request(two / "notebooks/make.ipynb")
+    before = prepare(request, two).key
+    monkeypatch.setattr("lepton_kit.runs.runner.code_sha256", lambda: "other")
+    assert prepare(request, two).key != before
+
+
 def test_a_failing_step_ends_the_pipeline(two):
     write_notebook(two / "notebooks/make.ipynb", ["1 / 0"], "number: int = 0")
     steps = run_pipeline("two", two)
@@ -75,7 +101,7 @@ def test_a_failing_step_ends_the_pipeline(two):
     ("text", "words"),
     [
         ("[pipelines", "not TOML"), ("[pipeline.x]", "setting 'pipeline'"),
-        ("[[pipelines.two.steps]]\nbook = 'x'", "notebook'"),
+        ("[[pipelines.two.steps]]\nbook = 'x'", "notebook'"), ("[pipelines.two]\nsteps = []", "steps"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(project, text, words):

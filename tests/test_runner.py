@@ -63,6 +63,27 @@ def test_a_run_works_in_its_own_folder_and_leaves_this_process_where_it_is(proje
     assert not (project / "notebooks/stray.txt").exists()
 
 
+def test_a_broken_expectation_that_the_notebook_swallows_still_fails_the_run(project):
+    cell = "try:\n    lk.expect(False, 'must hold')\nexcept Exception:\n    pass"
+    run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", [cell])), project)
+    assert (run.status, run.error.name) == ("expectation_failed", "ExpectationFailed")
+
+
+def test_a_notebook_that_leaves_early_has_not_succeeded(project):
+    run = run_notebook(
+        Request(write_notebook(project / "notebooks/n.ipynb", ["import sys; sys.exit(0)", "2"])), project
+    )
+    assert run.status == "failed"
+    assert [cell.status for cell in run.cells][-1] == "pending"
+
+
+def test_a_project_whose_path_has_braces_and_spaces_works(tmp_path):
+    project = tmp_path / "a {b} c"
+    path = write_notebook(project / "notebooks/n.ipynb", ["lk.record('x', x)"], "x: int = 1")
+    (project / "lepton.toml").touch()
+    assert run_notebook(Request(path, {"x": 2}), project).results["x"].value == 2
+
+
 def test_a_broken_expectation_stops_the_run_and_is_its_status(project, story):
     run = run_notebook(Request(story, {"days": "12"}), project)
     assert run.status == "expectation_failed"
@@ -94,14 +115,15 @@ def test_an_interrupted_run_says_so_and_leaves_no_kernel(stop, project):
     assert not _processes_in(run.folder(project))
 
 
-def test_ctrl_c_ends_all_runs_of_a_pool_and_starts_no_more(project):
+@pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
+def test_ctrl_c_or_a_schedulers_stop_ends_all_runs_of_a_pool_and_starts_no_more(send, project):
     path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
     command = [sys.executable, "-m", "lepton_kit.cli", "run", *[str(path)] * 3, "--workers", "2"]
     process = subprocess.Popen(
         command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    send(process.pid)  # a terminal tells all processes of the group, a scheduler the first alone
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in told

@@ -83,7 +83,7 @@ def update_outputs(notebook: Path, project: Path) -> None:
         When a cell fails: the file is left as it was.
     """
     import nbformat
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     from lepton_kit.runs.client import LocalClient
 
@@ -92,7 +92,7 @@ def update_outputs(notebook: Path, project: Path) -> None:
         client = LocalClient(content, kernel_name="python3", record_timing=False)
         try:
             client.execute(env=kernel_environment(scratch, folder), cwd=str(folder))
-        except CellExecutionError as error:
+        except (CellExecutionError, DeadKernelError) as error:
             raise LeptonError(f"notebook {notebook.name!r}: a cell failed, outputs not updated: {error}") from error
     for cell in content.cells:
         _forget_this_run(cell)

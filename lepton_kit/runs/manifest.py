@@ -155,12 +155,12 @@ class Manifest(Part):
 def all_runs(project: Path) -> list[Manifest]:
     """Return the manifests of all runs of a project, newest first; of one that cannot be read a warning tells."""
     found = []
-    for path in sorted((project / "runs").glob(f"*/{FILE}"), reverse=True):
+    for path in (project / "runs").glob(f"*/{FILE}"):
         try:
             found.append(Manifest.load(path))
         except InputError as error:
             logger.warning("skipped: %s", error)
-    return found
+    return sorted(found, key=lambda run: (run.started, run.run_id), reverse=True)
 
 
 def finished_runs(project: Path) -> list[Manifest]:
@@ -226,7 +226,7 @@ def environment(kernel: str) -> Environment:
         platform=platform.platform(),
         host=platform.node(),
         kernel=kernel,
-        packages=_packages(),
+        packages=packages(),
     )
 
 
@@ -237,6 +237,7 @@ def code_sha256() -> str:
 
 
 @cache
-def _packages() -> dict[str, str]:
-    found = {dist.metadata["Name"]: dist.version for dist in metadata.distributions(path=sys.path)}
+def packages() -> dict[str, str]:
+    """Return the versions of all installed packages by name."""
+    found = {name: dist.version for dist in metadata.distributions(path=sys.path) if (name := dist.metadata["Name"])}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))

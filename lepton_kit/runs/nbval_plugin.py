@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 from lepton_kit.notebook import EXPECTATION, INPUT, RESULT, payloads
@@ -25,9 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Compare no pictures, and of a table its text: the HTML says the same with styling."""
+    """Compare no pictures."""
     if isinstance(collector, IPyNbFile):
-        collector.skip_compare = (*collector.skip_compare, *PICTURES, "text/html")
+        collector.skip_compare = (*collector.skip_compare, *PICTURES)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -36,12 +37,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.output_timeout = SECONDS_FOR_OUTPUT
         compare_rest = item.compare_outputs
 
+        # A cell whose other output is not compared may still record results: those always count.
+        item.options["check"], compares_rest = True, item.options["check"]
+
         def compare_outputs(new: list[Any], old: list[Any], skip_compare: Any = None) -> bool:
             differences = compare_results(_results(old), _results(new)) + _compare_expectations(old, new)
-            agrees = compare_rest(_rest(new), _rest(old), skip_compare)
+            agrees = not compares_rest or compare_rest(_rest(new), _rest(old), skip_compare)
             if differences:
                 # nbval starts a new list of its own; ours come first because they name the result.
-                item.comparison_traceback[:0] = map(str, differences)
+                item.comparison_traceback = [*map(str, differences), *getattr(item, "comparison_traceback", [])]
                 _report(item, differences)
             return agrees and not differences
 
@@ -58,8 +62,21 @@ def _compare_expectations(old: list[Any], new: list[Any]) -> list[Difference]:
 
 
 def _rest(outputs: list[Any]) -> list[Any]:
-    ours = {RESULT, EXPECTATION, INPUT}
-    return [output for output in outputs if not ours & output.get("data", {}).keys()]
+    """Return what nbval shall compare: not what is compared above, and of a table its text, which says the same."""
+    kept = []
+    for output in outputs:
+        data = output.get("data", {})
+        if RESULT in data or EXPECTATION in data:
+            continue
+        same = INPUT if INPUT in data else "text/html" if _says_something(data.get("text/plain", "")) else None
+        if same in data:
+            output = NotebookNode({**output, "data": {kind: shown for kind, shown in data.items() if kind != same}})
+        kept.append(output)
+    return kept
+
+
+def _says_something(text: str) -> bool:
+    return bool(text) and not text.startswith("<IPython.core.display.")
 
 
 def _report(item: pytest.Item, differences: list[Difference]) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import tokenize
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -124,7 +125,7 @@ def parse_parameters(source: str, origin: str) -> list[Parameter]:
 
 
 def check_values(
-    parameters: list[Parameter] | None, given: Mapping[str, Any], sources: Sources, origin: str, given_by: str
+    parameters: list[Parameter] | None, given: Mapping[str, Any], sources: Sources | None, origin: str, given_by: str
 ) -> dict[str, Any]:
     """Check given values against a notebook's parameters and complete them with the defaults.
 
@@ -135,7 +136,7 @@ def check_values(
     given
         Values by name: text as typed on a command line, or Python values.
     sources
-        Where paths and `run:` references are looked for.
+        Where paths and `run:` references are looked for; None checks names and types alone.
     origin, given_by
         The notebook's name and where the values come from (such as `-p`), for error messages.
 
@@ -212,7 +213,7 @@ def _parameter(node: ast.stmt, comments: dict[int, str], origin: str) -> Paramet
 def _literal(node: ast.expr, where: str) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{where}: the default must be a literal (dates and paths as text)") from error
 
 
@@ -225,7 +226,7 @@ def _type(node: ast.expr, where: str) -> Any:
     """Build the type that an annotation names, from the allowed names alone: nothing is evaluated."""
     match node:
         case ast.Constant(value=str(text)):
-            return _type(ast.parse(text, mode="eval").body, where)
+            return _type(_expression(text, where), where)
         case ast.Constant(value=None):
             return None
         case ast.Name(id=name) | ast.Attribute(attr=name) if name in NAMES:
@@ -237,9 +238,19 @@ def _type(node: ast.expr, where: str) -> Any:
             if name == "Literal":
                 return Literal[tuple(_literal(item, where) for item in items)]
             arguments = tuple(_type(item, where) for item in items)
-            return NAMES[name][arguments if len(arguments) > 1 else arguments[0]]
+            with suppress(TypeError):  # such as dict[str]: told below
+                made = NAMES[name][arguments if len(arguments) > 1 else arguments[0]]
+                TypeAdapter(made)
+                return made
     allowed = "int, float, str, bool, list, dict, Optional, Union, |, Literal, date, datetime, Path, Any"
     raise InputError(f"{where}: type {ast.unparse(node)!r} is not known; allowed are {allowed}")
+
+
+def _expression(text: str, where: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise InputError(f"{where}: type {text!r} is not Python") from error
 
 
 def _unknown(name: str, parameters: list[Parameter], origin: str, given_by: str) -> str:
@@ -249,7 +260,7 @@ def _unknown(name: str, parameters: list[Parameter], origin: str, given_by: str)
     return f"parameter {name!r} (from {given_by}): {origin} has no such parameter, it has {', '.join(names)}{hint}"
 
 
-def _value(parameter: Parameter, given: Mapping[str, Any], sources: Sources, origin: str, given_by: str) -> Any:
+def _value(parameter: Parameter, given: Mapping[str, Any], sources: Sources | None, origin: str, given_by: str) -> Any:
     value, source = given.get(parameter.name, parameter.default), given_by
     if parameter.name not in given:
         source = f"default in {origin}"
@@ -257,18 +268,20 @@ def _value(parameter: Parameter, given: Mapping[str, Any], sources: Sources, ori
         raise InputError(f"parameter {parameter.name!r} of {origin}: has no default, so a value must be given")
     adapter: TypeAdapter[Any] = TypeAdapter(parameter.type)
     try:
-        return adapter.dump_python(_parse(adapter, value, sources), mode="json")
+        return adapter.dump_python(_parse(adapter, value, sources, parameter.name in given), mode="json")
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         shown = f"parameter {parameter.name!r} = {value!r} (from {source})"
         raise InputError(f"{shown}: must be {parameter.annotation}: {reason}") from error
 
 
-def _parse(adapter: TypeAdapter[Any], value: Any, sources: Sources) -> Any:
-    """Read a value; text is first tried as JSON, so that `[1, 2]`, `3` and `null` mean themselves."""
-    if isinstance(value, str):
+def _parse(adapter: TypeAdapter[Any], value: Any, sources: Sources | None, typed: bool) -> Any:
+    """Read a value; typed text is first tried as JSON, so that `[1, 2]`, `3` and `null` mean themselves."""
+    if typed and isinstance(value, str):
         try:
-            return adapter.validate_python(json.loads(value), strict=True, context=sources)
+            decoded = json.loads(value)
+            if not isinstance(decoded, str):  # quotes that were typed are part of a text
+                return adapter.validate_python(decoded, strict=True, context=sources)
         except (ValueError, RecursionError):  # ValidationError is a ValueError too
             pass
     return adapter.validate_python(value, context=sources)

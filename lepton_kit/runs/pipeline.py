@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import sha256_of
 from lepton_kit.runs.manifest import Manifest, finished_runs
-from lepton_kit.runs.notebooks import locate_notebook
+from lepton_kit.runs.notebooks import locate_notebook, read_notebook
+from lepton_kit.runs.parameters import check_values, read_parameters
 from lepton_kit.runs.runner import Event, Plan, Request, execute, prepare
 from lepton_kit.runs.settings import Pipeline, read_settings
 
@@ -52,19 +54,27 @@ def run_pipeline(
         One for each step that was run or skipped; the last one's status tells whether the pipeline succeeded.
     """
     done: list[StepRun] = []
-    for step in find_pipeline(name, project).steps:
-        request = Request(
-            locate_notebook(step.notebook, project),
-            step.parameters,
-            given_by=f"lepton.toml, pipeline {name}",
-            trigger=f"pipeline:{name}",
-            # A step reads what this pipeline made, not what somebody else ran later with other parameters.
-            pipeline_runs={earlier.run.name: earlier.run.run_id for earlier in done},
-        )
+    for request in _requests(name, project):
+        # A step reads what this pipeline made, not what somebody else ran later with other parameters.
+        request = replace(request, pipeline_runs={earlier.run.name: earlier.run.run_id for earlier in done})
         done.append(_run_step(prepare(request, project), project, force, on_event))
         if done[-1].run.status != "succeeded":
             break
     return done
+
+
+def _requests(name: str, project: Path) -> list[Request]:
+    """Return what the steps ask for; a wrong name or type in the last step is told before the first one runs."""
+    origin = f"lepton.toml, pipeline {name}"
+    requests = [
+        Request(locate_notebook(step.notebook, project), step.parameters, origin, trigger=f"pipeline:{name}")
+        for step in find_pipeline(name, project).steps
+    ]
+    for request in requests:
+        notebook = request.notebook.name
+        parameters = read_parameters(read_notebook(request.notebook), notebook)
+        check_values(parameters, request.parameters, None, notebook, origin)
+    return requests
 
 
 def _run_step(plan: Plan, project: Path, force: bool, on_event: Callable[[Event], None] | None) -> StepRun:
@@ -76,11 +86,15 @@ def _run_step(plan: Plan, project: Path, force: bool, on_event: Callable[[Event]
     return StepRun(earlier, skipped=True)
 
 
+def _is_what_was_left(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path) == sha256
+
+
 def _unchanged_run(plan: Plan, project: Path) -> Manifest | None:
-    """Return the newest successful run with the plan's key whose artifacts all still lie there."""
+    """Return the newest successful run with the plan's key whose artifacts are all still what it left."""
     for run in finished_runs(project):
         if plan.key and run.key == plan.key and run.status == "succeeded":
             folder = run.folder(project) / "artifacts"
-            if all((folder / artifact.file).is_file() for artifact in run.artifacts):
+            if all(_is_what_was_left(folder / artifact.file, artifact.sha256) for artifact in run.artifacts):
                 return run
     return None

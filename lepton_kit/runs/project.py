@@ -16,10 +16,12 @@ def find_project(start: Path | None = None) -> Path:
     Raises
     ------
     InputError
-        When no folder upwards of `start` (default: the working directory) holds `lepton.toml`.
+        When `LEPTON_PROJECT`, or no folder upwards of `start` (default: the working directory), holds `lepton.toml`.
     """
     if start is None and (given := os.environ.get("LEPTON_PROJECT")):
-        return Path(given)
+        if not (Path(given) / SETTINGS).is_file():
+            raise InputError(f"LEPTON_PROJECT = {given!r}: holds no {SETTINGS}")
+        return Path(given).resolve()
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / SETTINGS).is_file():

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from lepton_kit.runs.manifest import (
     environment,
     git_state,
     now,
+    packages,
 )
 from lepton_kit.runs.notebooks import read_notebook, source_sha256, title_of
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters
@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a run: `kind` is `run_started`, `cell_started`, `cell_ended` or `run_ended`."""
+    """Something happened: `kind` is `run_started`, `cell_started`, `cell_ended`, `run_ended` or `run_skipped`."""
 
     kind: str
     run_id: str
@@ -126,17 +126,17 @@ def execute(plan: Plan, project: Path, on_event: Callable[[Event], None] | None 
     manifest.save(folder)
     tell(Event("run_started", manifest.run_id, plan.name))
     status, error = _execute_through_papermill(plan, project, folder, tell)
-    manifest = _complete(manifest, folder, status, error)
+    try:
+        manifest = _complete(manifest, folder, status, error)
+    except Exception as unreadable:  # what the run left cannot be read back: the manifest must say that, not `running`
+        manifest = _ended(
+            manifest, "failed", RunError(cell=None, name=type(unreadable).__name__, message=str(unreadable))
+        )
     manifest.save(folder)
     tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
     if isinstance(error, KeyboardInterrupt):
         raise error
     return manifest
-
-
-def remove_run(manifest: Manifest, project: Path) -> None:
-    """Delete a run's folder."""
-    shutil.rmtree(manifest.folder(project))
 
 
 def kernel_environment(project: Path, folder: Path) -> dict[str, str]:
@@ -166,7 +166,7 @@ def _key(source: str, values: dict[str, Any], inputs: list[Input]) -> str | None
         return None
     # A pinned reference names a run; its content is what counts, so that an equal input is no change.
     content = {i.ref: i.sha256 or i.ref for i in inputs}
-    text = json.dumps([source, values, code_sha256()], sort_keys=True)
+    text = json.dumps([source, values, code_sha256(), packages()], sort_keys=True)
     for reference, sha256 in content.items():
         text = text.replace(json.dumps(reference), json.dumps(sha256))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -218,7 +218,7 @@ def _execute_through_papermill(
     plan: Plan, project: Path, folder: Path, tell: Callable[[Event], None]
 ) -> tuple[Status, BaseException | None]:
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     # papermill guesses parameters with a regular expression and warns where it cannot; ours are checked already.
@@ -229,8 +229,8 @@ def _execute_through_papermill(
 
     try:
         papermill.execute_notebook(
-            plan.notebook,
-            folder / NOTEBOOK,
+            _literal_path(plan.notebook),
+            _literal_path(folder / NOTEBOOK),
             parameters=plan.values,
             engine_name="lepton",
             kernel_name=plan.kernel,
@@ -245,13 +245,16 @@ def _execute_through_papermill(
         return ("expectation_failed" if error.ename == ExpectationFailed.__name__ else "failed"), error
     except DeadKernelError as error:
         return "kernel_died", error
-    except CellTimeoutError as error:
-        return "timed_out", error
     except KeyboardInterrupt as error:
         return "cancelled", error
     except Exception as error:  # whatever it was, the manifest shall name it and not read `running` for ever
         return "failed", error
     return "succeeded", None
+
+
+def _literal_path(path: Path) -> str:
+    """Return a path whose braces papermill, which takes paths for templates, leaves as they are."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _complete(manifest: Manifest, folder: Path, status: Status, error: BaseException | None) -> Manifest:
@@ -260,21 +263,37 @@ def _complete(manifest: Manifest, folder: Path, status: Status, error: BaseExcep
     outputs = [output for cell in cells for output in cell.outputs]
     known = {i.ref for i in manifest.inputs}
     noted = [Input(**payload) for payload in payloads(outputs, INPUT)]
-    ended = now()
-    return manifest.model_copy(
+    expectations = [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)]
+    runs = [_cell_run(number, cell) for number, cell in enumerate(cells, start=1)]
+    run_error = _run_error(cells, error)
+    if status == "succeeded":
+        status, run_error = _verdict(expectations, runs)
+    return _ended(manifest, status, run_error).model_copy(
         update={
-            "status": status,
-            "ended": ended,
-            "duration_s": round((ended - manifest.started).total_seconds(), 3),
             "inputs": manifest.inputs + [i for i in noted if i.ref not in known],
             "results": {name: Result(**result) for name, result in recorded_results(cells).items()},
-            "expectations": [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)],
+            "expectations": expectations,
             "artifacts": _artifacts(folder / "artifacts"),
             "executed_sha256": sha256_of(folder / NOTEBOOK) if (folder / NOTEBOOK).exists() else None,
-            "cells": [_cell_run(number, cell) for number, cell in enumerate(cells, start=1)],
-            "error": _run_error(cells, error),
+            "cells": runs,
         }
     )
+
+
+def _ended(manifest: Manifest, status: Status, error: RunError | None) -> Manifest:
+    ended = now()
+    took = round((ended - manifest.started).total_seconds(), 3)
+    return manifest.model_copy(update={"status": status, "ended": ended, "duration_s": took, "error": error})
+
+
+def _verdict(expectations: list[Expectation], cells: list[CellRun]) -> tuple[Status, RunError | None]:
+    """Judge a notebook that raised nothing: it may have swallowed a broken expectation, or left by `sys.exit()`."""
+    for broken in (each for each in expectations if not each.passed):
+        message = f"expected: {broken.message}; got {broken.values}"
+        return "expectation_failed", RunError(cell=None, name=ExpectationFailed.__name__, message=message)
+    for cell in (each for each in cells if each.status != "completed"):
+        return "failed", RunError(cell=cell.number, name="SystemExit", message="the notebook left before this cell ran")
+    return "succeeded", None
 
 
 def recorded_results(cells: list[Any]) -> dict[str, dict[str, Any]]:

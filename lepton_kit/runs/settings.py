@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
@@ -29,7 +29,7 @@ class Pipeline(Section):
     """Notebooks that run one after another."""
 
     title: str = ""
-    steps: list[Step]
+    steps: list[Step] = Field(min_length=1)
 
 
 class Settings(Section):
