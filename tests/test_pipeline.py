@@ -66,6 +66,18 @@ def test_a_step_reads_what_its_own_pipeline_made(two):
     assert steps[-1].run.results["text"].value == "1"
 
 
+def test_a_step_whose_other_work_is_missing_runs_again(two):
+    leaving = "(lk.path('kept')).mkdir(exist_ok=True); lk.artifact('number.txt').write_text('1')"
+    write_notebook(two / "notebooks/make.ipynb", [leaving], "number: int = 0")
+    toml = (two / "lepton.toml").read_text()
+    head = "[[pipelines.two.steps]]\n"
+    (two / "lepton.toml").write_text(toml.replace(head, f"{head}leaves = ['kept']\n", 1))
+    assert skipped(two) == [False, False]
+    assert skipped(two) == [True, True]
+    (two / "kept").rmdir()
+    assert skipped(two) == [False, True]
+
+
 def test_a_failed_run_is_never_skipped(two):
     write_notebook(
         two / "notebooks/make.ipynb", ["lk.artifact('number.txt').write_text('1')", "1 / 0"], "number: int = 0"

@@ -12,7 +12,7 @@ from lepton_kit.runs.manifest import Manifest, finished_runs
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import check_values, read_parameters
 from lepton_kit.runs.runner import Event, Plan, Request, execute, prepare
-from lepton_kit.runs.settings import Pipeline, read_settings
+from lepton_kit.runs.settings import Pipeline, Step, read_settings
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,23 @@ def run_pipeline(
         One for each step that was run or skipped; the last one's status tells whether the pipeline succeeded.
     """
     done: list[StepRun] = []
-    for request in _requests(name, project):
+    steps = find_pipeline(name, project).steps
+    for step, request in zip(steps, _requests(name, steps, project), strict=True):
         # A step reads what this pipeline made, not what somebody else ran later with other parameters.
         request = replace(request, pipeline_runs={earlier.run.name: earlier.run.run_id for earlier in done})
-        done.append(_run_step(prepare(request, project), project, force, on_event))
+        must_run = force or not all((project / path).exists() for path in step.leaves)
+        done.append(_run_step(prepare(request, project), project, must_run, on_event))
         if done[-1].run.status != "succeeded":
             break
     return done
 
 
-def _requests(name: str, project: Path) -> list[Request]:
+def _requests(name: str, steps: list[Step], project: Path) -> list[Request]:
     """Return what the steps ask for; a wrong name or type in the last step is told before the first one runs."""
     origin = f"lepton.toml, pipeline {name}"
     requests = [
         Request(locate_notebook(step.notebook, project), step.parameters, origin, trigger=f"pipeline:{name}")
-        for step in find_pipeline(name, project).steps
+        for step in steps
     ]
     for request in requests:
         notebook = request.notebook.name
@@ -77,8 +79,8 @@ def _requests(name: str, project: Path) -> list[Request]:
     return requests
 
 
-def _run_step(plan: Plan, project: Path, force: bool, on_event: Callable[[Event], None] | None) -> StepRun:
-    earlier = None if force else _unchanged_run(plan, project)
+def _run_step(plan: Plan, project: Path, must_run: bool, on_event: Callable[[Event], None] | None) -> StepRun:
+    earlier = None if must_run else _unchanged_run(plan, project)
     if earlier is None:
         return StepRun(execute(plan, project, on_event), skipped=False)
     if on_event:

@@ -19,10 +19,15 @@ class Section(BaseModel):
 
 
 class Step(Section):
-    """One notebook of a pipeline, with values for its parameters."""
+    """One notebook of a pipeline, with values for its parameters.
+
+    `leaves` names what the notebook writes outside of its run, relative to the project: while that is missing, the
+    step is not skipped.
+    """
 
     notebook: str
     parameters: dict[str, Any] = {}
+    leaves: list[str] = []
 
 
 class Pipeline(Section):
