@@ -72,25 +72,33 @@ def run(
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A value for a parameter; may be repeated."),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE,…", help="Run once for every value; several sweeps give all combinations."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many notebooks run at once.")] = 1,
+    events: Annotated[bool, typer.Option("--events", help="Print what happens as JSON lines, for programs.")] = False,
 ) -> None:
     """Run notebooks through papermill, each in a run folder of its own."""
     from lepton_kit.runs.notebooks import locate_notebook
     from lepton_kit.runs.pool import run_all
-    from lepton_kit.runs.progress import RunProgress
+    from lepton_kit.runs.progress import run_progress
     from lepton_kit.runs.runner import Request, execute, prepare
+    from lepton_kit.runs.sweeps import combinations
 
     project = find_project()
-    values = _values(parameter or [])
+    given = [_merged(_values(parameter or []), swept) for swept in combinations(sweep or [])]
     paths = [locate_notebook(name, project) for name in notebooks]
-    plans = [prepare(Request(path, _from_here(values, path, project)), project) for path in paths]
-    with RunProgress(console, len(plans)) as progress:
+    requests = [Request(path, _from_here(values, path, project)) for path in paths for values in given]
+    plans = [prepare(request, project) for request in requests]
+    with run_progress(console, len(plans), sys.stdout if events else None) as progress:
         if workers > 1 and len(plans) > 1:
             runs = run_all(plans, project, workers, progress.on_event)
         else:
             runs = [execute(plan, project, progress.on_event) for plan in plans]
-    for made in runs:
-        _print_end(made, project)
+    if not events:
+        for made in runs:
+            _print_end(made, project)
     _exit_unless_all_succeeded(runs)
 
 
@@ -101,10 +109,10 @@ def pipeline(
 ) -> None:
     """Run the steps of a pipeline; a step that has not changed since it succeeded is skipped."""
     from lepton_kit.runs.pipeline import find_pipeline, run_pipeline
-    from lepton_kit.runs.progress import RunProgress
+    from lepton_kit.runs.progress import run_progress
 
     project = find_project()
-    with RunProgress(console, len(find_pipeline(name, project).steps)) as progress:
+    with run_progress(console, len(find_pipeline(name, project).steps)) as progress:
         steps = run_pipeline(name, project, force=force, on_event=progress.on_event)
     _print_end(steps[-1].run, project)
     if steps[-1].run.status != "succeeded" and any(step.skipped for step in steps):
@@ -255,6 +263,12 @@ def _values(given: list[str]) -> dict[str, str]:
             raise InputError(f"parameter {name!r} (from -p): given twice, {values[name]!r} and {value!r}")
         values[name] = value
     return values
+
+
+def _merged(values: dict[str, str], swept: dict[str, str]) -> dict[str, str]:
+    for name in values.keys() & swept.keys():
+        raise InputError(f"parameter {name!r}: given both by -p and by --sweep")
+    return {**values, **swept}
 
 
 def _from_here(values: dict[str, str], notebook: Path, project: Path) -> dict[str, str]:

@@ -37,6 +37,26 @@ def test_several_notebooks_run_at_once(story):
     assert [line.split()[1] for line in said] == ["started", "started", "succeeded", "succeeded"]
 
 
+def test_a_sweep_runs_once_for_every_combination(story):
+    write_notebook(story / "notebooks/two.ipynb", ["lk.record('both', f'{a}{b}{c}')"], "a: int\nb: str\nc: int = 0")
+    words = ["run", "two", "-p", "c", "9", "--sweep", "a=1,2", "--sweep", 'b=x,"y,z"', "--workers", "2"]
+    made = lepton(*words, project=story)
+    assert made.returncode == 0, made.stderr
+    results = [json.loads(path.read_text())["results"]["both"]["value"] for path in story.glob("runs/*/manifest.json")]
+    assert sorted(results) == ["1x9", "1y,z9", "2x9", "2y,z9"]
+
+
+def test_events_are_json_lines_and_nothing_else(story):
+    made = lepton("run", "story", "--events", project=story)
+    events = [json.loads(line) for line in made.stdout.splitlines()]
+    kinds = [event["kind"] for event in events if event["kind"] != "cell_output"]
+    assert (kinds[0], kinds[-1]) == ("run_started", "run_ended")
+    assert {event["cell"] for event in events if event["kind"] == "cell_ended"} >= set(
+        range(1, events[-2]["cells"] + 1)
+    )
+    assert events[-1]["status"] == "succeeded"
+
+
 def test_a_failed_run_is_exit_code_1_and_names_the_cell(story):
     made = lepton("run", "story", "-p", "days", "12", project=story)
     assert made.returncode == 1
@@ -50,6 +70,10 @@ def test_a_failed_run_is_exit_code_1_and_names_the_cell(story):
         (["run", "story", "-p", "days", "many"], "parameter 'days' = 'many' (from -p): must be int"),
         (["run", "story", "-p", "days"], "no value given"),
         (["run", "story", "-p", "days", "1", "-p", "days", "2"], "given twice"),
+        (["run", "story", "-p", "days", "1", "--sweep", "days=1,2"], "given both by -p and by --sweep"),
+        (["run", "story", "--sweep", "days"], "write NAME=VALUE,VALUE"),
+        (["run", "story", "--sweep", "days=1,2", "--sweep", "days=3"], "swept twice"),
+        (["run", "story", "--sweep", "days=1,many"], "parameter 'days' = 'many'"),
         (["run", "gone"], "notebook 'gone': no such file, and no notebook of that name (there are: story)"),
         (["show", "gone"], "none of the 0 runs"),
         (["pipeline", "gone"], "pipeline 'gone'"),
