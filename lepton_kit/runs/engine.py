@@ -1,4 +1,4 @@
-"""The papermill engine `lepton`: runs cells through nbclient, reports events, tells the truth about every cell.
+"""The papermill engine `lepton`: tells the truth about every cell, keeps deadlines, saves whole files seldom.
 
 papermill loads this module by its entry point while it is being imported itself. So nothing else imports it: whoever
 wants the engine imports papermill and names it.
@@ -6,103 +6,525 @@ wants the engine imports papermill and names it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbclient.exceptions import CellExecutionError
+import zmq
+from jupyter_core.utils import run_sync
+from nbclient.exceptions import CellExecutionComplete, CellExecutionError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine
+from papermill.engines import NBClientEngine, NotebookExecutionManager
+from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 
+from lepton_kit.errors import LeptonError
+from lepton_kit.files import write_atomically
 from lepton_kit.runs.client import LocalClient
+from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
+from lepton_kit.runs.redaction import Redactor
+from lepton_kit.runs.saver import NotebookSaver
+
+LONGEST_POLL_S = 0.25  # how late a dead kernel, a deadline or a due save may be noticed
+GRACE_S = 2.0  # how long an interrupted cell may take to clean up, before its kernel is killed
+ASK_AGAIN_S = 0.05  # a kernel's first status can be lost while its subscriber is still connecting
+LONGEST_SILENCE_S = 10.0  # between a cell's reply and the end of its output
+EVENTS_PER_SECOND = 5  # of output lines
+RECONNECT_MS = 5  # a kernel's sockets are there as soon as it has bound them
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CellEvent:
-    """A code cell starts or has ended; `number` counts the notebook's code cells from 1 to `total`."""
+    """A code cell starts, has ended, or has put out something (`kind` is `started`, `ended` or `output`).
+
+    `number` counts the notebook's code cells from 1 to `total`; `text` is the last line of output.
+    """
 
     kind: str
     number: int
     total: int
+    text: str = ""
+
+
+class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
+    """papermill's record of what became of each cell, without its guesses.
+
+    papermill calls a cell completed whose kernel died, or that was interrupted, and all cells after it too. Here a
+    cell that has ended is `completed`, `failed`, `interrupted` or `not run`.
+    """
+
+    INTERRUPTED = "interrupted"
+    NOT_RUN = "not run"
+
+    def __init__(self, nb: Any, write: Callable[[bytes], None], redactor: Redactor | None, **kwargs: Any) -> None:
+        super().__init__(nb, **kwargs)
+        self.saver = NotebookSaver(nb, write, redactor)
+
+    def save(self, **_: Any) -> None:
+        """Save, if it is due: papermill asks for it after every change."""
+        self.saver.save_if_due()
+
+    def autosave_cell(self) -> None:
+        """Save nothing: the client itself asks for what is due, also while a cell is silent."""
+
+    def cell_start(self, cell: Any, cell_index: int, **kwargs: Any) -> None:
+        """Note that a cell starts."""
+        self.saver.changed(cell_index)
+        super().cell_start(cell, cell_index, **kwargs)
+
+    def cell_ended(self, cell: Any, index: int, status: str) -> None:
+        """Note how a cell ended."""
+        self.saver.changed(index)
+        noted = cell.metadata.papermill
+        noted["end_time"] = self.now().isoformat()
+        noted["duration"] = round(_seconds_since(noted["start_time"], self.now()), 6)
+        noted["status"] = status
+        if status in (self.FAILED, self.INTERRUPTED):
+            noted["exception"] = True
+            self.nb.metadata.papermill["exception"] = True
+        if self.pbar:
+            self.pbar.update(1)
+        self.save()
+
+    def notebook_complete(self, **_: Any) -> None:
+        """Note the notebook's end, and save it a last time."""
+        self.end_time = self.now()
+        noted = self.nb.metadata.papermill
+        noted["end_time"] = self.end_time.isoformat()
+        noted["duration"] = (self.end_time - self.start_time).total_seconds()
+        for index, cell in enumerate(self.nb.cells):
+            if cell.metadata.papermill["status"] in (self.PENDING, self.RUNNING):
+                never = cell.metadata.papermill["status"] == self.PENDING
+                cell.metadata.papermill["status"] = self.NOT_RUN if never else self.INTERRUPTED
+                self.saver.changed(index)
+        self.cleanup_pbar()
+        self.saver.save()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long things may take, in seconds; None is for ever."""
+
+    start_s: float
+    cell_s: float | None
+    run_s: float | None
 
 
 class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
-    """papermill's client, with events and truthful cell states."""
+    """Drives one kernel through one notebook.
 
-    def __init__(self, nb_man: Any, on_event: Callable[[CellEvent], None] | None = None, **kwargs: Any) -> None:
+    nbclient waits for three asyncio tasks per cell. Here one loop looks at the kernel's two sockets, and at the clock
+    for deadlines, due saves and a dead kernel.
+    """
+
+    km: Any  # nbclient calls them optional; here they are there from the start of `execute` on
+    kc: Any
+
+    def __init__(
+        self,
+        nb_man: TruthfulManager,
+        limits: Limits,
+        on_event: Callable[[CellEvent], None] | None = None,
+        keep_kernel: float | None = None,
+        on_kept: Callable[[str], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(nb_man, **kwargs)
+        self.limits = limits
         self.on_event = on_event or (lambda event: None)
+        self.keep_kernel = keep_kernel
+        self.on_kept = on_kept or (lambda connection_file: None)
+        self.started = time.monotonic()
+        self.total = sum(cell.cell_type == "code" for cell in self.nb.cells)
+        self.number = 0
+        self.chunks: list[str] = []  # of the stream that is the present cell's last output
+        self.next_alive_check = 0.0
+        self.next_output_event = 0.0
 
-    def papermill_execute_cells(self) -> None:
-        """Execute the cells in order, up to the first that fails.
+    def execute(self, **options: Any) -> Any:
+        """Run the notebook in a kernel of its own, which is gone afterwards.
 
-        papermill lets a cell whose kernel dies, or that is interrupted, read `completed`, and all cells after it too.
-        Here it reads `failed`, and what comes after it stays `pending`.
+        Raises
+        ------
+        CellTimedOut, RunTimedOut
+            When time ran out; the cell was interrupted, and its kernel killed if it went on for 2 s.
+        DeadKernelError
+            When the kernel died.
+        LeptonError
+            When part of a cell's output was lost on its way.
         """
-        total = sum(cell.cell_type == "code" for cell in self.nb.cells)
-        number = 0
+        self.reset_execution_trackers()
+        self.km = self.create_kernel_manager()
+        failed = True
+        try:
+            self.start_new_kernel(**options)
+            self._connect()
+            failed = not self._run_cells()
+            self.set_widgets_metadata()
+        except BaseException:
+            self.shutdown_kernel = "immediate"  # whatever it is doing now, nobody waits for it any more
+            raise
+        finally:
+            self._let_go(failed)
+        return self.nb
+
+    def _connect(self) -> None:
+        """Connect to the kernel and wait until it answers and its output arrives."""
+        self.kc = self.km.blocking_client()
+        self.kc.context.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self.kc.context.setsockopt(zmq.RCVHWM, 0)  # no output is dropped because it comes too fast
+        self.kc.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=False)
+        self.kc.allow_stdin = False
+        self.shell, self.iopub = self.kc.shell_channel.socket, self.kc.iopub_channel.socket
+        self.poller = zmq.Poller()
+        self.poller.register(self.shell, zmq.POLLIN)
+        self.poller.register(self.iopub, zmq.POLLIN)
+        deadline = self.started + self.limits.start_s
+        ask_again, heard, info = 0.0, False, None
+        while not (info and heard):
+            now = time.monotonic()
+            if now >= ask_again:
+                self.kc.kernel_info()
+                ask_again = now + (ASK_AGAIN_S if info else 1.0)
+            if now > deadline:
+                raise DeadKernelError(f"Kernel did not answer within {self.limits.start_s:g} s of its start")
+            self._poll(until=min(ask_again, deadline))
+            heard |= any(True for _ in self._received(self.iopub))
+            for message in self._received(self.shell):
+                if message["msg_type"] == "kernel_info_reply":
+                    info = message["content"]
+                    ask_again = min(ask_again, time.monotonic() + ASK_AGAIN_S)
+        if "language_info" in info:
+            self.nb.metadata["language_info"] = info["language_info"]
+
+    def _run_cells(self) -> bool:
+        """Run the cells in order, up to the first that fails; return whether none did."""
         for index, cell in enumerate(self.nb.cells):
-            number += cell.cell_type == "code"
+            if cell.cell_type != "code":
+                self.nb_man.cell_start(cell, index)
+                self.nb_man.cell_ended(cell, index, self.nb_man.COMPLETED)
+                continue
+            self.number += 1
+            if self.skip_cells_with_tag in cell.metadata.get("tags", []):
+                continue
+            self.on_event(CellEvent("started", self.number, self.total))
             self.nb_man.cell_start(cell, index)
-            self.on_event(CellEvent("started", number, total))
+            status = self.nb_man.INTERRUPTED
             try:
-                self.execute_cell(cell, index)
-            except BaseException as error:
-                self.nb_man.cell_exception(cell, cell_index=index, exception=error)
-                self.nb_man.cell_complete(cell, cell_index=index)
-                if isinstance(error, CellExecutionError):
-                    return  # papermill itself reads the error from the cell's outputs
+                status = self._run_cell(cell, index)
+            except (DeadKernelError, CellExecutionError, LeptonError) as error:
+                status = self.nb_man.INTERRUPTED if isinstance(error, TimedOut) else self.nb_man.FAILED
                 raise
-            self.nb_man.cell_complete(cell, cell_index=index)
-            self.on_event(CellEvent("ended", number, total))
+            finally:
+                self._join_chunks(cell)
+                self.nb_man.cell_ended(cell, index, status)
+                self.on_event(CellEvent("ended", self.number, self.total))
+            if status == self.nb_man.FAILED:
+                return False  # papermill itself reads the error from the cell's outputs
+        return True
+
+    def _run_cell(self, cell: Any, index: int) -> str:
+        cell.outputs, cell.execution_count = [], None
+        if not cell.source.strip():
+            return str(self.nb_man.COMPLETED)
+        if self.record_timing:
+            cell.metadata["execution"] = {}
+        self.clear_before_next_output = False
+        allowed = self.allow_errors or "raises-exception" in cell.metadata.get("tags", [])
+        asked = self.kc.execute(cell.source, stop_on_error=not allowed)
+        deadline, too_late = self._deadline()
+        try:
+            reply = self._await_cell(asked, cell, index, deadline)
+        except BaseException as stopped:
+            if not isinstance(stopped, DeadKernelError | LeptonError):
+                self._stop_cell(asked, cell, index)
+            raise
+        if reply is None:
+            self._stop_cell(asked, cell, index)
+            raise too_late
+        cell.execution_count = reply.get("execution_count", cell.execution_count)
+        wrong = reply["status"] == "error" and not allowed and reply.get("ename") not in self.allow_error_names
+        return str(self.nb_man.FAILED if wrong else self.nb_man.COMPLETED)
+
+    def _deadline(self) -> tuple[float, TimedOut]:
+        """Return when the cell that starts now must have ended, and what it means if it has not."""
+        cell_s, run_s = self.limits.cell_s, self.limits.run_s
+        of_cell = time.monotonic() + cell_s if cell_s else float("inf")
+        of_run = self.started + run_s if run_s else float("inf")
+        if of_cell < of_run:
+            return of_cell, CellTimedOut(self.number, cell_s or 0)
+        return of_run, RunTimedOut(self.number, run_s or 0)
+
+    def _await_cell(self, asked: str, cell: Any, index: int, deadline: float) -> dict[str, Any] | None:
+        """Take in a cell's output until it has ended; return its reply, or None when the deadline passed."""
+        reply: dict[str, Any] | None = None
+        ended, heard = False, time.monotonic()
+        while not (ended and reply):
+            now = time.monotonic()
+            if now >= deadline:
+                return None
+            if reply and now - heard > LONGEST_SILENCE_S:
+                raise LeptonError(f"code cell {self.number} has ended, but the end of its output did not arrive")
+            self._poll(until=min(deadline, self.nb_man.saver.due))
+            for message in self._received(self.iopub):
+                heard = time.monotonic()
+                if message["parent_header"].get("msg_id") == asked:
+                    ended |= self._take_in(message, cell, index)
+            for message in self._received(self.shell):
+                if message["parent_header"].get("msg_id") == asked:
+                    reply, heard = message["content"], time.monotonic()
+            if time.monotonic() >= self.nb_man.saver.due:
+                self._join_chunks(cell)
+                self.nb_man.saver.changed(index)
+                self.nb_man.save()
+        return reply
+
+    def _take_in(self, message: dict[str, Any], cell: Any, index: int) -> bool:
+        """Take in one message of a cell's output; return whether it was the last."""
+        last: Any = cell.outputs[-1] if cell.outputs else None
+        content = message["content"]
+        if self._continues(last, message):
+            if not self.chunks:
+                self.chunks = [last.text]  # joined once, not with every chunk: that would be of quadratic cost
+            self.chunks.append(content["text"])
+            self.log_output_message(type(last)(output_type="stream", **content))
+            self._tell(content["text"])
+            return False
+        self._join_chunks(cell)
+        try:
+            output = self.process_message(message, cell, index)
+        except CellExecutionComplete:
+            return True
+        if output is not None:
+            self._tell(output.get("text") or output.get("data", {}).get("text/plain", ""))
+        return False
+
+    def _continues(self, last: Any, message: dict[str, Any]) -> bool:
+        return (
+            message["msg_type"] == "stream"
+            and last is not None
+            and last.output_type == "stream"
+            and last.name == message["content"]["name"]
+            and not self.clear_before_next_output
+            and not self.output_hook_stack[message["parent_header"].get("msg_id")]
+        )
+
+    def _join_chunks(self, cell: Any) -> None:
+        if self.chunks:
+            cell.outputs[-1].text = "".join(self.chunks)
+            self.chunks = []
+
+    def _tell(self, text: str) -> None:
+        now = time.monotonic()
+        if now < self.next_output_event:
+            return
+        tail = "".join(text[-2000:]).replace("\r", "\n")
+        if lines := [line for line in tail.splitlines() if line.strip()]:
+            redactor = self.nb_man.saver.redactor
+            line = redactor.text(lines[-1]) if redactor else lines[-1]
+            self.on_event(CellEvent("output", self.number, self.total, line[-200:]))
+            self.next_output_event = now + 1 / EVENTS_PER_SECOND
+
+    def _stop_cell(self, asked: str, cell: Any, index: int) -> None:
+        """Interrupt a cell, and take in what it says to that; one that goes on is killed with its kernel."""
+        try:
+            run_sync(self.km.interrupt_kernel)()
+            ended = self._await_cell(asked, cell, index, deadline=time.monotonic() + GRACE_S)
+        except (DeadKernelError, LeptonError, RuntimeError) as error:
+            logger.debug("the kernel could not be interrupted: %s", error)
+            ended = None
+        if ended is None:
+            run_sync(self.km.shutdown_kernel)(now=True)
+            self.keep_kernel = None  # there is none left
+
+    def _poll(self, until: float) -> None:
+        """Wait until the kernel says something, but not longer than until a moment of the monotonic clock."""
+        now = time.monotonic()
+        if now >= self.next_alive_check:
+            self.next_alive_check = now + LONGEST_POLL_S
+            self._check_alive()
+        self.poller.poll(math.ceil(1000 * max(0.0, min(until - now, LONGEST_POLL_S))))
+
+    def _check_alive(self) -> None:
+        code = run_sync(self.km.provisioner.poll)() if self.km.has_kernel else 0
+        if code is not None:
+            self.keep_kernel = None
+            raise DeadKernelError(f"Kernel died{_how(code)}")
+
+    def _received(self, socket: Any) -> Iterator[dict[str, Any]]:
+        """Yield the messages that have arrived, at most so many that the clock is looked at now and then."""
+        for _ in range(200):
+            _, message = self.kc.session.recv(socket, zmq.NOBLOCK)
+            if message is None:
+                return
+            yield message
+
+    def _let_go(self, failed: bool) -> None:
+        if failed and self.keep_kernel and self.km.has_kernel and hasattr(self.km.provisioner, "keep"):
+            self.km.provisioner.keep(self.keep_kernel)
+            self.km._connection_file_written = False  # the manager would remove it, and nobody could attach
+            self.kc.stop_channels()
+            self.on_kept(self.km.connection_file)
+            return
+        self._cleanup_kernel()
 
 
 class LeptonEngine(NBClientEngine):  # type: ignore[misc]
     """Runs a notebook in a kernel with its own working directory and environment: `papermill --engine lepton`."""
 
     @classmethod
+    def execute_notebook(
+        cls,
+        nb: Any,
+        kernel_name: str,
+        output_path: str | None = None,
+        progress_bar: bool | dict[str, Any] = True,
+        log_output: bool = False,
+        autosave_cell_every: int = 30,  # papermill passes it; ours saves each second
+        save_path: Path | None = None,
+        redactor: Redactor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Execute a notebook that papermill has parameterised, and save it as it goes.
+
+        Parameters
+        ----------
+        nb, kernel_name, output_path, progress_bar, log_output, autosave_cell_every
+            As papermill passes them.
+        save_path
+            Where to save; by default at papermill's `output_path`.
+        redactor
+            Takes secrets' values out of everything that is saved or told.
+        **kwargs
+            See `execute_managed_notebook`.
+        """
+        write = _writer(nb, save_path, output_path)
+        manager = TruthfulManager(nb, write, redactor, progress_bar=progress_bar, log_output=log_output)
+        manager.notebook_start()
+        try:
+            cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
+        finally:
+            manager.notebook_complete()
+        return manager.nb
+
+    @classmethod
     def execute_managed_notebook(
         cls,
-        nb_man: Any,
+        nb_man: TruthfulManager,
         kernel_name: str,
         *,
-        start_timeout: int = 60,
-        execution_timeout: int | None = None,
+        start_timeout: float = 60,
+        execution_timeout: float | None = None,
+        cell_timeout: float | None = None,
+        run_timeout: float | None = None,
         kernel_env: dict[str, str] | None = None,
         kernel_cwd: str | None = None,
         kernel_log: Path | None = None,
         on_event: Callable[[CellEvent], None] | None = None,
+        keep_kernel: float | None = None,
+        on_kept: Callable[[str], None] | None = None,
+        warm: bool = True,
         log_output: bool = False,
         stdout_file: Any = None,
         stderr_file: Any = None,
-        **_unused: Any,
+        **_papermills_own: Any,
     ) -> None:
         """Execute a notebook that papermill has parameterised.
 
         Parameters
         ----------
-        nb_man, kernel_name, start_timeout, execution_timeout, log_output, stdout_file, stderr_file
-            As papermill passes them; times in seconds.
+        nb_man, kernel_name, log_output, stdout_file, stderr_file
+            As papermill passes them.
+        start_timeout, execution_timeout, cell_timeout, run_timeout
+            How long, in seconds, the kernel may take to start, a cell to run (papermill's name and the kit's), and the
+            whole run, counted from the kernel's start.
         kernel_env, kernel_cwd
             Environment and working directory of the kernel alone: this process' own are not touched.
         kernel_log
             File for what the kernel's process itself writes, outside of any cell; by default it goes to the terminal.
         on_event
-            Called at the start and the end of each cell.
+            Called at the start and the end of each code cell, and with its last line of output now and then.
+        keep_kernel, on_kept
+            For how many seconds the kernel of a failed run stays; `on_kept` is told its connection file.
+        warm
+            Whether the kernel may come from the fork server.
         """
+        cell_s = execution_timeout if cell_timeout is None else cell_timeout
         client = LeptonClient(
             nb_man,
+            Limits(start_timeout, cell_s, run_timeout),
             on_event=on_event,
-            timeout=execution_timeout,
-            startup_timeout=start_timeout,
+            keep_kernel=keep_kernel,
+            on_kept=on_kept,
             kernel_name=kernel_name,
             log_output=log_output,
             stdout_file=stdout_file,
             stderr_file=stderr_file,
+            **({"warm": warm} if "warm" in LocalClient.class_traits() else {}),
         )
-        with ExitStack() as stack:
-            log = stack.enter_context(kernel_log.open("ab")) if kernel_log else None
+        with _log_file(kernel_log, nb_man.saver.redactor) as log:
             options = {"env": kernel_env, "cwd": kernel_cwd, "stdout": log, "stderr": log}
             client.execute(**{key: value for key, value in options.items() if value is not None})
+
+
+def _writer(nb: Any, save_path: Path | None, output_path: str | None) -> Callable[[bytes], None]:
+    """Return what saves a notebook: atomically where it is an ordinary file, else as papermill writes it."""
+    if save_path is None and not output_path:
+        return lambda content: None
+    if save_path is None and not isinstance(papermill_io.get_handler(output_path), LocalHandler):
+        return lambda content: write_ipynb(nb, output_path)
+    path = Path(save_path or str(output_path)).resolve()  # a link stays a link
+    if path.exists() and not path.is_file():  # such as /dev/null, which a rename would replace
+        return lambda content: write_ipynb(nb, output_path)
+    return lambda content: write_atomically(path, content)
+
+
+@contextmanager
+def _log_file(path: Path | None, redactor: Redactor | None) -> Iterator[Any]:
+    """Open the kernel's log; where there are secrets, everything goes through the redactor before it is on disk."""
+    if path is None:
+        yield None
+        return
+    with path.open("ab") as log:
+        if redactor is None:
+            yield log
+            return
+        readable, writable = os.pipe()
+        pump = threading.Thread(target=_pump, args=(readable, log, redactor), daemon=True)
+        pump.start()
+        try:
+            with os.fdopen(writable, "wb") as pipe:
+                yield pipe
+        finally:
+            pump.join(timeout=GRACE_S)  # a kept kernel still holds the other end
+
+
+def _pump(readable: int, log: Any, redactor: Redactor) -> None:
+    stream = redactor.stream()
+    with os.fdopen(readable, "rb", buffering=0) as pipe:
+        while content := pipe.read(65536):
+            log.write(stream.feed(content.decode(errors="replace")).encode())
+            log.flush()
+    log.write(stream.close().encode())
+    log.flush()
+
+
+def _how(code: int) -> str:
+    """Say how a process ended: by which signal, or with which exit status."""
+    if code >= 0:
+        return f" (exit status {code})" if code else ""
+    name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
+    return f" (killed by {name}{'; out of memory?' if -code == signal.SIGKILL else ''})"
+
+
+def _seconds_since(start: str, now: Any) -> float:
+    return float((now - type(now).fromisoformat(start)).total_seconds())
