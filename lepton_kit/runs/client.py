@@ -1,4 +1,4 @@
-"""Starts kernels for this machine's own use: they talk through sockets in the file system, not over TCP."""
+"""Starts kernels for this machine's own use: watched by a guardian, and not over TCP."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ from typing import Any
 
 from jupyter_core.paths import jupyter_runtime_dir
 from nbclient import NotebookClient
+from traitlets import Bool
 
 LONGEST_SOCKET_PATH = 100  # systems allow 104 to 108 bytes, and zmq needs a few for the channel's number
+PROVISIONER = "lepton-provisioner"
 
 
 class LocalClient(NotebookClient):
-    """nbclient's client, whose kernel talks through sockets in the file system, where the system has them.
+    """nbclient's client, whose kernel a guardian watches and talks through sockets in the file system, where it can.
 
-    So parallel runs never race for a free port, and no other user can listen in.
+    So nothing of a kernel outlives its client, parallel runs never race for a free port, and no other user can listen.
     """
+
+    warm = Bool(True, help="Whether the kernel may be forked from the fork server.").tag(config=True)
 
     def create_kernel_manager(self) -> Any:
         """Return a manager for a kernel that is still to be started."""
         manager = super().create_kernel_manager()
+        manager.kernel_spec.metadata = {
+            **manager.kernel_spec.metadata,
+            "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {"warm": self.warm}},
+        }
         socket = Path(jupyter_runtime_dir()) / f"kernel-{secrets.token_hex(4)}-ipc"
         if os.name == "posix" and len(str(socket)) < LONGEST_SOCKET_PATH:
             socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
