@@ -34,6 +34,7 @@ from lepton_kit.runs.saver import NotebookSaver
 
 LONGEST_POLL_S = 0.25  # how late a dead kernel, a deadline or a due save may be noticed
 GRACE_S = 2.0  # how long an interrupted cell may take to clean up, before its kernel is killed
+END_POLL_S = 0.002
 ASK_AGAIN_S = 0.05  # a kernel's first status can be lost while its subscriber is still connecting
 LONGEST_SILENCE_S = 10.0  # between a cell's reply and the end of its output
 EVENTS_PER_SECOND = 5  # of output lines
@@ -375,7 +376,16 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self.kc.stop_channels()
             self.on_kept(self.km.connection_file)
             return
+        if not failed:
+            self._end_politely()
         self._cleanup_kernel()
+
+    def _end_politely(self) -> None:
+        """Let the kernel end by itself; the manager's own way looks only ten times a second whether it has."""
+        deadline = time.monotonic() + GRACE_S
+        run_sync(self.km.request_shutdown)()
+        while run_sync(self.km.provisioner.poll)() is None and time.monotonic() < deadline:
+            time.sleep(END_POLL_S)
 
 
 class LeptonEngine(NBClientEngine):  # type: ignore[misc]

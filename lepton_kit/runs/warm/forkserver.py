@@ -1,0 +1,218 @@
+"""A process that holds the usual imports, and from which kernels and commands are forked.
+
+It never runs a thread or a zmq context, so a fork of it is as good as a new process. It ends when nobody has asked it
+for a while, when a file it has loaded is no longer what it was, or when it can no longer fork safely.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lepton_kit.runs.warm.guardian import guard
+from lepton_kit.runs.warm.lease import DEFAULT_PRELOAD, IDLE_S
+
+INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
+FIRST = (
+    "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "psutil", "tornado.platform.asyncio",
+    "faulthandler", "IPython.core.completerlib", "IPython.core.oinspect", "IPython.utils.wildcard",
+    "IPython.core.debugger", "IPython.extensions.storemagic", "nbformat.v4", "nbclient", "papermill", "sqlite3",
+    "jupyter_client.asynchronous", "jupyter_client.blocking", "lepton_kit.cli", "lepton_kit.notebook",
+    "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.sweeps", "lepton_kit.runs.warm.provisioner",
+)  # fmt: skip
+warm_process = False  # whether this process was forked from a server
+
+
+def serve(path: Path) -> NoReturn:
+    """Answer requests until it is time to end."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(64)
+    os.environ.setdefault("MPLBACKEND", INLINE)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it starts its threads while it is imported
+    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # and so does pyarrow's allocator
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the guardians
+    gc.disable()
+    for name in FIRST:
+        _preload(name)
+    waiting = [name for name in os.environ.get("LEPTON_PRELOAD", DEFAULT_PRELOAD).split(",") if name]
+    loaded = _Loaded()
+    idle_s = float(os.environ.get("LEPTON_FORKSERVER_IDLE", IDLE_S))
+    last_asked = time.monotonic()
+    gc.freeze()
+    while time.monotonic() - last_asked < idle_s:
+        if select.select([listener], [], [], 0 if waiting else min(1.0, idle_s))[0]:
+            connection, _ = listener.accept()
+            last_asked = time.monotonic()
+            if not path.exists() or loaded.have_changed() or _is_unsafe():
+                break
+            _answer(connection, listener)
+        elif waiting:
+            _preload(waiting.pop(0))
+            loaded = _Loaded()
+            gc.freeze()
+        elif not path.exists():
+            break
+    path.unlink(missing_ok=True)
+    os._exit(0)
+
+
+def _preload(name: str) -> None:
+    with suppress(ImportError):  # a kernel that needs it says so itself
+        importlib.import_module(name)
+
+
+class _Loaded:
+    """The files of all loaded modules, as they were when they were loaded."""
+
+    def __init__(self) -> None:
+        self.stamps: dict[str, tuple[int, int] | None] = {}
+        for module in list(sys.modules.values()):
+            if file := getattr(module, "__file__", None):
+                self.stamps[file] = _stamp(file)
+
+    def have_changed(self) -> bool:
+        return any(_stamp(file) != stamp for file, stamp in self.stamps.items())
+
+
+def _stamp(file: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _is_unsafe() -> bool:
+    torch = sys.modules.get("torch")
+    return len(os.listdir("/proc/self/task")) > 1 or bool(torch and torch.cuda.is_initialized())
+
+
+def _answer(connection: socket.socket, listener: socket.socket) -> None:
+    """Fork a guardian that does what is asked for; this process goes on at once."""
+    connection.settimeout(1.0)
+    try:
+        request, files = _receive(connection)
+    except (OSError, ValueError):
+        connection.close()
+        return
+    if os.fork() == 0:
+        listener.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        connection.settimeout(None)
+        run = {"kernel": _run_kernel, "command": _run_command}[request["kind"]]
+        guard(connection, lambda: _in_its_place(request, files, run), ask_first=request["kind"] == "command")
+    connection.close()
+    for file in files:
+        os.close(file)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    if struct.unpack("3i", credentials)[1] != os.getuid():
+        raise PermissionError("another user asks")
+    files = array.array("i")
+    head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_LEN(3 * files.itemsize))
+    for _, _, content in ancillary:
+        files.frombytes(content[: len(content) - len(content) % files.itemsize])
+    size, content = int.from_bytes(head, "big"), b""
+    while len(content) < size:
+        if not (piece := connection.recv(min(65536, size - len(content)))):
+            raise ConnectionError("the request breaks off")
+        content += piece
+    return json.loads(content), list(files)
+
+
+def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list[str]], int]) -> int:
+    """Make this forked process what a new one would be, and run."""
+    global warm_process
+    warm_process = True
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    os.closerange(3, max([3, *map(int, os.listdir("/proc/self/fd"))]) + 1)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    os.umask(request["umask"])
+    os.chdir(request["cwd"])
+    sys.argv = request["argv"]
+    _renew_random_generators()
+    _use_threads_as_asked()
+    gc.enable()
+    status = run(request["argv"])
+    _leave()
+    return status
+
+
+def _run_kernel(argv: list[str]) -> int:
+    from ipykernel.kernelapp import IPKernelApp
+
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE
+    # ipykernel read its parent's number from the environment when it was imported, which was before this process was.
+    IPKernelApp.launch_instance([*argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
+    return 0
+
+
+def _run_command(argv: list[str]) -> int:
+    from lepton_kit.cli import main
+
+    main()
+    return 0
+
+
+def _renew_random_generators() -> None:
+    """Give each process its own randomness, as a new one has; torch begins every process with the same seed."""
+    import random
+
+    random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(torch.initial_seed())
+
+
+def _use_threads_as_asked() -> None:
+    if "numpy" in sys.modules and "OPENBLAS_NUM_THREADS" not in os.environ:
+        from threadpoolctl import ThreadpoolController
+
+        ThreadpoolController().select(internal_api="openblas").limit(limits=_cores())
+
+
+def _cores() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or len(os.sched_getaffinity(0)))
+
+
+def _leave() -> None:
+    """End as an interpreter does, short of taking everything down piece by piece."""
+    import atexit
+    import threading
+
+    threading._shutdown()
+    atexit._run_exitfuncs()
+
+
+def main() -> None:
+    """Serve at a path, while the lock that says so is held."""
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
+    path = Path(sys.argv[1])
+    serve(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Asks the fork server for processes, and starts the server when there is none.
+
+The standard library alone: the `lepton` command asks before it imports anything else.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import hashlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 0.3  # an ordinary start takes about as long, so waiting longer for a busy server gains nothing
+DECIDES = ("PYTHON", "LC_", "LANG", "LD_", "OMP_", "MKL_", "OPENBLAS_", "MPLCONFIGDIR", "MATPLOTLIBRC", "CUDA_", "LEPTON_PRELOAD")
+DEFAULT_PRELOAD = "pandas,pyarrow,matplotlib.pyplot,torch"
+IDLE_S = 600.0
+
+
+class Lease:
+    """A hold on a process that a guardian watches: while this is open it may live."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.pid = 0
+        self.exit_status: int | None = None
+        self._held = b""
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Wait for the process' end; return its exit status, minus a signal's number, or None if it still runs."""
+        while self.exit_status is None and self._readable(seconds):
+            self._take_in()
+        return self.exit_status
+
+    def started(self, seconds: float | None = None) -> bool:
+        """Wait until the process has been started; return whether it has."""
+        while not self.pid and self.exit_status is None and self._readable(seconds):
+            self._take_in()
+        return bool(self.pid)
+
+    def send(self, **message: float) -> None:
+        """Tell the guardian something: `signal=number` or `keep=seconds`."""
+        with suppress(OSError):  # it has ended
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def close(self) -> None:
+        """End the lease, and with it the process."""
+        self.connection.close()
+
+    def _readable(self, seconds: float | None) -> bool:
+        poller = select.poll()
+        poller.register(self.connection, select.POLLIN | select.POLLHUP)
+        return bool(poller.poll(None if seconds is None else 1000 * seconds))
+
+    def _take_in(self) -> None:
+        try:
+            received = self.connection.recv(65536)
+        except OSError:
+            received = b""
+        *lines, self._held = (self._held + received).split(b"\n")
+        for message in map(json.loads, lines):
+            self.pid = message.get("pid", self.pid)
+            self.exit_status = message.get("exit", self.exit_status)
+        if not received and self.exit_status is None:
+            self.exit_status = -9  # the guardian itself was killed, and its child with it
+
+
+def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease | None:
+    """Return a lease on a process forked from the server, or None where there is no server that could fork it now.
+
+    Parameters
+    ----------
+    request
+        What the new process shall do: `kind` is `kernel` or `command`; `argv`, `env`, `cwd` and `umask` are its own.
+    files
+        File descriptors of its standard streams.
+    """
+    environment = request["env"]
+    path = socket_path(environment)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(PATIENCE_S)
+    try:
+        connection.connect(str(path))
+        content = json.dumps(request).encode()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files).tobytes())]
+        connection.sendmsg([len(content).to_bytes(4, "big")], rights)
+        connection.sendall(content)
+    except OSError:
+        connection.close()
+        start_server(environment)
+        return None
+    connection.settimeout(None)
+    lease = Lease(connection)
+    if lease.started(PATIENCE_S):
+        return lease
+    lease.close()
+    return None
+
+
+def start_server(environment: Mapping[str, str]) -> None:
+    """Start a server in the background, unless one is starting already."""
+    path = socket_path(environment)
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # the one that is starting, or runs and is busy, holds it for as long as it lives
+        os.close(lock)
+        return
+    kept = {name: value for name, value in environment.items() if not name.startswith("LEPTON_SECRET_")}
+    subprocess.Popen(
+        [sys.executable, "-m", "lepton_kit.runs.warm.forkserver", str(path), str(lock)],
+        cwd="/", env=kept, pass_fds=[lock], start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(lock)
+
+
+def socket_path(environment: Mapping[str, str]) -> Path:
+    """Return where the server for such processes listens.
+
+    Whatever decides at its start how an interpreter works is part of the name: a process is only forked from a server
+    that was started as the process itself would be. The folder is its owner's alone.
+    """
+    decides = sorted((name, value) for name, value in environment.items() if name.startswith(DECIDES))
+    name = hashlib.sha256(json.dumps([sys.executable, sys.flags, decides]).encode()).hexdigest()[:16]
+    return _folder(environment) / name
+
+
+def _folder(environment: Mapping[str, str]) -> Path:
+    above = environment.get("JUPYTER_RUNTIME_DIR") or environment.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    for parent in (above, tempfile.gettempdir()):
+        folder = Path(parent) / f"lepton-{os.getuid()}"
+        if len(str(folder)) < 80:  # a socket's path has to fit into 108 bytes
+            break
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not this user's alone: remove it")
+    return folder
+
+
+def is_safe_here(environment: Mapping[str, str]) -> str | None:
+    """Return why no process may be forked from a server here, or None where it may."""
+    if not sys.platform.startswith("linux"):
+        return f"fork servers are used on Linux alone, this is {sys.platform}"
+    if environment.get("LEPTON_WARM") == "0":
+        return "LEPTON_WARM=0"
+    if not hasattr(os, "pidfd_open"):
+        return "this Python has no pidfd_open"
+    return None
