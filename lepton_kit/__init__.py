@@ -1,7 +1,22 @@
 """Lepton Kit: notebooks and runbooks that keep AI services stable. In a notebook: `import lepton_kit as lk`."""
 
-from lepton_kit.errors import ExpectationFailed, InputError, LeptonError
-from lepton_kit.notebook import artifact, expect, input, path, record, run_folder, run_id
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lepton_kit.errors import ExpectationFailed, InputError, LeptonError
+    from lepton_kit.notebook import (
+        Secret,
+        artifact,
+        checkpoint,
+        expect,
+        input,
+        path,
+        record,
+        run_folder,
+        run_id,
+        secret,
+    )  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -9,11 +24,26 @@ __all__ = [
     "ExpectationFailed",
     "InputError",
     "LeptonError",
+    "Secret",
     "artifact",
+    "checkpoint",
     "expect",
     "input",
     "path",
     "record",
     "run_folder",
     "run_id",
+    "secret",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: the `lepton` command starts in milliseconds, and needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module 'lepton_kit' has no attribute {name!r}")
+    home = "errors" if name in ("ExpectationFailed", "InputError", "LeptonError") else "notebook"
+    return getattr(import_module(f"lepton_kit.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from lepton_kit.errors import InputError
+
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder: the names and hashes of all files in it."""
@@ -24,13 +26,26 @@ def _umask() -> int:
     return mask
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old or the new content and nothing between."""
+def write_atomically(path: Path, text: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old or the new content and nothing between.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written (full disk, no right to write); the earlier content is intact.
+    """
+    try:
+        _write_atomically(path, text.encode() if isinstance(text, str) else text)
+    except OSError as error:
+        raise InputError(f"file {str(path)!r} cannot be written: {error.strerror}") from error
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
@@ -38,3 +53,15 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder outlive a power cut."""
+    if os.name == "nt":
+        return  # Windows cannot open a folder
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

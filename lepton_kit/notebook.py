@@ -10,18 +10,28 @@ import html
 import math
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of
 from lepton_kit.runs.project import find_project
 from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.secrets import resolve_secret, variable_of
+
+if TYPE_CHECKING:
+    from lepton_kit.runs.checkpoints import Stored
 
 RESULT = "application/vnd.lepton.result+json"
 EXPECTATION = "application/vnd.lepton.expectation+json"
 INPUT = "application/vnd.lepton.input+json"
+CHECKPOINT = "application/vnd.lepton.checkpoint+json"
+_inputs_read: dict[str, str | None] = {}  # what this kernel's notebook has read so far, with its content's hash
+_checkpoints_made: set[str] = set()
+_secrets_given: dict[str, str] = {}
+Secret = str  # in a parameters cell: a reference to a secret
 
 
 def record(
@@ -94,10 +104,12 @@ def input(reference: str | os.PathLike[str]) -> str:
     """
     reference = os.fspath(reference)
     if is_remote(reference):
+        _inputs_read[reference] = None
         _display(INPUT, {"ref": reference, "sha256": None, "run": None}, text=f"input {reference}")
         return reference
     found = resolve(reference, find_project())
     payload = {"ref": found.pinned, "sha256": sha256_of(found.path), "run": found.run_id}
+    _inputs_read[found.pinned] = payload["sha256"]
     _display(INPUT, payload, text=f"input {reference}")
     return str(found.path)
 
@@ -114,6 +126,86 @@ def artifact(name: str) -> Path:
         raise InputError(f"artifact {name!r}: must be a file name inside the run's artifacts folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def checkpoint(name: str, compute: Callable[[], Any]) -> Any:
+    """Compute a value once and store it; a resumed run takes the stored one where nothing before it has changed.
+
+    Parameters
+    ----------
+    name
+        Letters, digits, `.`, `_` and `-`; once per run.
+    compute
+        Takes nothing and returns a DataFrame, a Series, a tensor, an array, a dict of tensors or of arrays, or what
+        JSON holds. It should only return a value: what else it does is not repeated when the value is reused.
+
+    Returns
+    -------
+    Any
+        What `compute` returned, now or in the run that is resumed. By hand in JupyterLab it is always computed.
+
+    Raises
+    ------
+    InputError
+        When the name was used before in this run, or the value is of a type that no open format keeps.
+    """
+    from lepton_kit.runs import checkpoints
+
+    checkpoints.check_name(name)
+    in_run = "LEPTON_RUN_DIR" in os.environ
+    if in_run and name in _checkpoints_made:
+        raise InputError(f"checkpoint {name!r}: used already in this run; each needs a name of its own")
+    folder, key, reason, started = run_folder() / "checkpoints", checkpoints.present_key(), None, time.perf_counter()
+    if resumed := os.environ.get("LEPTON_RESUME_DIR"):
+        value, stored, reason = checkpoints.reuse(name, Path(resumed), folder, key, find_project())
+        if stored is not None:
+            known = {**_inputs_read, **checkpoints.declared_inputs(run_folder())}
+            for reference in stored.inputs.keys() - known.keys():
+                input(reference)  # what the stored value was computed from is lineage of this run too
+            _note_checkpoint(stored, time.perf_counter() - started, reused=True, reason=None)
+            return value
+    value = compute()
+    inputs = {**checkpoints.declared_inputs(run_folder()), **_inputs_read}
+    stored = checkpoints.store(name, value, folder, key, inputs, checkpoints.project_modules(find_project()))
+    _note_checkpoint(stored, time.perf_counter() - started, reused=False, reason=reason)
+    return value
+
+
+def _note_checkpoint(stored: Stored, seconds: float, reused: bool, reason: str | None) -> None:
+    _checkpoints_made.add(stored.name)
+    fields = {key: getattr(stored, key) for key in ("name", "format", "file", "sha256", "bytes", "key")}
+    payload = {**fields, "seconds": round(seconds, 3), "reused": reused}
+    verb = "reused" if reused else f"recomputed: {reason}" if reason else "stored"
+    line = f"checkpoint {stored.name} {verb} ({stored.bytes} bytes, {stored.format}, {seconds:.2f} s)"
+    _display(CHECKPOINT, payload, text=line)
+
+
+def secret(name: str) -> str:
+    """Return the value of a secret, whose parameter holds only a reference to it.
+
+    In a run the kit keeps the value out of everything that is saved. By hand, in JupyterLab, nothing does.
+
+    Parameters
+    ----------
+    name
+        A parameter annotated `Secret`: `env:NAME` or `file:PATH`, relative to the project's root.
+
+    Raises
+    ------
+    InputError
+        When there is no such parameter, or nothing where it refers to.
+    """
+    variable = variable_of(name)
+    if variable in os.environ:
+        _secrets_given[name] = os.environ.pop(variable)  # processes that the notebook starts need not see it
+    if name in _secrets_given:
+        return _secrets_given[name]
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is None or name not in shell.user_ns:
+        raise InputError(f"secret {name!r}: the parameters cell has no line `{name}: Secret = 'env:…'`")
+    return resolve_secret(str(shell.user_ns[name]), find_project())
 
 
 def path(name: str | os.PathLike[str]) -> Path:

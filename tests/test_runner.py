@@ -74,7 +74,7 @@ def test_a_notebook_that_leaves_early_has_not_succeeded(project):
         Request(write_notebook(project / "notebooks/n.ipynb", ["import sys; sys.exit(0)", "2"])), project
     )
     assert run.status == "failed"
-    assert [cell.status for cell in run.cells][-1] == "pending"
+    assert [cell.status for cell in run.cells][-1] == "not run"
 
 
 def test_a_project_whose_path_has_braces_and_spaces_works(tmp_path):
@@ -89,14 +89,14 @@ def test_a_broken_expectation_stops_the_run_and_is_its_status(project, story):
     assert run.status == "expectation_failed"
     assert run.error.message == "expected: a short window; got days = 12"
     assert run.expectations[0].values == {"days": 12}
-    assert [cell.status for cell in run.cells][-3:] == ["failed", "pending", "pending"]
+    assert [cell.status for cell in run.cells][-3:] == ["failed", "not run", "not run"]
 
 
 def test_what_did_not_run_is_never_called_completed_when_the_kernel_dies(project):
     path = write_notebook(project / "notebooks/dies.ipynb", ["1", "import os; os._exit(3)", "2"])
     run = run_notebook(Request(path), project)
     assert run.status == "kernel_died"
-    assert [cell.status for cell in run.cells] == ["completed", "completed", "failed", "pending"]
+    assert [cell.status for cell in run.cells] == ["completed", "completed", "failed", "not run"]
     assert run.error.cell == 3
 
 
@@ -111,7 +111,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_kernel(stop, project):
     assert process.wait(timeout=30) == 130
     run = find_run("slow", project)
     assert run.status == "cancelled"
-    assert [cell.status for cell in run.cells] == ["completed", "completed", "failed"]
+    assert [cell.status for cell in run.cells] == ["completed", "completed", "interrupted"]
     assert not _processes_in(run.folder(project))
 
 

@@ -26,8 +26,9 @@ class LocalClient(NotebookClient):
     def create_kernel_manager(self) -> Any:
         """Return a manager for a kernel that is still to be started."""
         manager = super().create_kernel_manager()
-        manager.kernel_spec.metadata = {
-            **manager.kernel_spec.metadata,
+        spec: Any = manager.kernel_spec
+        spec.metadata = {
+            **spec.metadata,
             "kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {"warm": self.warm}},
         }
         socket = Path(jupyter_runtime_dir()) / f"kernel-{secrets.token_hex(4)}-ipc"

@@ -66,7 +66,7 @@ class Artifact(Part):
 
 
 class CellRun(Part):
-    """What became of one code cell: completed, failed, or pending (never run). Code cells are counted from 1."""
+    """What became of one code cell, counted from 1: completed, failed, interrupted, or not run."""
 
     number: int
     status: str
@@ -124,6 +124,12 @@ class Manifest(Part):
     error: RunError | None = None
     git: Git | None
     environment: Environment
+    attempt: int = 1
+    retry_of: str | None = None
+    resumed_from: str | None = None
+    secrets: dict[str, str] = {}
+    checkpoints: list[dict[str, Any]] = []
+    options: dict[str, Any] = {}
 
     def folder(self, project: Path) -> Path:
         """Return the run's folder."""
@@ -208,15 +214,15 @@ def now() -> datetime:
 
 def git_state(project: Path) -> Git | None:
     """Return the project's commit, or None where there is no git repository (or no git)."""
-
-    def git(*words: str) -> str:
-        run = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, check=True)
-        return run.stdout.strip()
-
+    command = ["git", "-C", str(project), "status", "--porcelain=v2", "--branch"]
     try:
-        return Git(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
+    commit = next((line.split()[2] for line in lines if line.startswith("# branch.oid ")), "(initial)")
+    if commit == "(initial)":
+        return None  # a repository without a commit
+    return Git(commit=commit, dirty=any(not line.startswith("#") for line in lines))
 
 
 def environment(kernel: str) -> Environment:

@@ -1,11 +1,15 @@
-"""How a run can end before its notebook does: time ran out."""
+"""How a run can end before its notebook does: time ran out, or its runner died."""
 
 from __future__ import annotations
 
 from lepton_kit.errors import LeptonError
 
 
-class TimedOut(LeptonError):
+class RunnerDied(LeptonError):  # noqa: N818 - read in manifests, and it is what happened
+    """The process that ran a notebook was killed."""
+
+
+class TimedOut(LeptonError):  # noqa: N818 - as above
     """A run was stopped because it took longer than it was allowed to."""
 
 

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError, ValidationInf
 from lepton_kit.errors import InputError
 from lepton_kit.runs.notebooks import tags
 from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.secrets import ALLOWED, is_reference
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "(required)"})()
 
@@ -43,6 +44,11 @@ class Parameter:
         """Whether the value names files or folders, or artifacts of earlier runs."""
         return "Path" in self.annotation
 
+    @property
+    def holds_secret(self) -> bool:
+        """Whether the value is a reference to a secret."""
+        return "Secret" in self.annotation
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -63,12 +69,22 @@ def _existing(reference: str, info: ValidationInfo) -> str:
         raise ValueError(str(error)) from error
 
 
+def _reference(text: str) -> str:
+    if not is_reference(text):
+        raise ValueError(f"must be {ALLOWED}")
+    return text
+
+
 # What an annotation in a parameters cell may be made of. A Path stays text: so it reaches the notebook as written.
 NAMES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "List": list, "Dict": dict,
     "date": date, "datetime": datetime, "None": None, "Any": Any, "Optional": Optional, "Union": Union,
     "Literal": Literal,
     "Path": Annotated[str, AfterValidator(_existing), WithJsonSchema({"type": "string", "format": "path"})],
+    "Secret": Annotated[
+        str, AfterValidator(_reference),
+        WithJsonSchema({"type": "string", "pattern": "^(env|file):.+", "writeOnly": True}),
+    ],
 }  # fmt: skip
 
 
@@ -242,7 +258,7 @@ def _type(node: ast.expr, where: str) -> Any:
                 made = NAMES[name][arguments if len(arguments) > 1 else arguments[0]]
                 TypeAdapter(made)
                 return made
-    allowed = "int, float, str, bool, list, dict, Optional, Union, |, Literal, date, datetime, Path, Any"
+    allowed = "int, float, str, bool, list, dict, Optional, Union, |, Literal, date, datetime, Path, Secret, Any"
     raise InputError(f"{where}: type {ast.unparse(node)!r} is not known; allowed are {allowed}")
 
 
@@ -271,6 +287,8 @@ def _value(parameter: Parameter, given: Mapping[str, Any], sources: Sources | No
         return adapter.dump_python(_parse(adapter, value, sources, parameter.name in given), mode="json")
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        if parameter.holds_secret:  # what was given may be the secret itself
+            raise InputError(f"parameter {parameter.name!r} (from {source}): a Secret {reason}") from None
         shown = f"parameter {parameter.name!r} = {value!r} (from {source})"
         raise InputError(f"{shown}: must be {parameter.annotation}: {reason}") from error
 

@@ -1,8 +1,8 @@
 """Keeps the values of secrets out of everything that a run saves, in whatever encoding they come.
 
-A value is looked for as it is and as Python's `repr` and `ascii`, JSON, HTML, URLs, hexadecimal and base64 (in all three
-alignments) write it, also where colour codes or line breaks stand between its characters. What a program does to a
-value beyond that (encrypt it, reverse it, print every other letter) is out of reach.
+A value is looked for as it is and as Python's `repr` and `ascii`, JSON, HTML, URLs, hexadecimal and base64 (in all
+three alignments) write it, also where colour codes or line breaks stand between its characters. What a program does
+to a value beyond that (encrypt it, reverse it, print every other letter) is out of reach.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class Redactor:
         stripped = SEPARATORS.sub("", text)
         for plain, pattern in self._plain.items():
             if plain in stripped:
-                text = self._expression(plain).sub(lambda _, mark=self._marks[self._names[pattern]]: mark, text)
+                mark = self._marks[self._names[pattern]].replace("\\", r"\\")
+                text = self._expression(plain).sub(mark, text)
         return text
 
     def _expression(self, plain: str) -> re.Pattern[str]:
@@ -179,7 +180,7 @@ def _escaped(value: str) -> set[str]:
 
 
 def _base64_forms(value: str) -> Iterator[str]:
-    """Yield what base64 makes of a value wherever it stands in the encoded bytes: the characters that hang on it alone."""
+    """Yield what base64 makes of a value wherever it stands among bytes: the characters that hang on it alone."""
     raw = value.encode("utf-8", "surrogateescape")
     encoders: tuple[Callable[[bytes], bytes], ...] = (base64.b64encode, base64.urlsafe_b64encode)
     for encode in encoders:

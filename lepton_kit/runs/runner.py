@@ -6,15 +6,20 @@ import hashlib
 import json
 import logging
 import os
+import random
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import ExpectationFailed, InputError
-from lepton_kit.files import sha256_of
-from lepton_kit.notebook import EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.files import sha256_of, write_atomically
+from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
 from lepton_kit.runs.manifest import (
     Artifact,
     CellRun,
@@ -30,11 +35,18 @@ from lepton_kit.runs.manifest import (
     now,
     packages,
 )
-from lepton_kit.runs.notebooks import read_notebook, source_sha256, title_of
+from lepton_kit.runs.notebooks import read_notebook, source_sha256, tags, title_of
+from lepton_kit.runs.outcomes import RunnerDied, TimedOut
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters
+from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.secrets import resolve_secrets, secret_environment
 
+logger = logging.getLogger(__name__)
 NOTEBOOK = "notebook.ipynb"
+SKIPPED = "skip-execution"  # nbclient's tag for a cell that is not to be run
+RETRIED: tuple[Status, ...] = ("kernel_died", "timed_out")  # the machine's failures; the notebook's own would recur
+ANSWERS: tuple[Status, ...] = ("succeeded", "failed", "expectation_failed")  # these stand for an idempotency key
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,41 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Options:
+    """How a run is to be executed.
+
+    Parameters
+    ----------
+    cell_timeout, timeout
+        How many seconds a cell, and the whole run from the start of its kernel on, may take; None is for ever.
+    retries
+        How often a run whose kernel died or which ran out of time is tried again, each time in a new run folder.
+    backoff
+        Seconds to wait before the first retry; each later wait is twice as long. A tenth is added at random at most.
+    idempotency_key
+        What asks twice with the same key gets one run: the second waits for the first. The key stands for good for a
+        run that succeeded, failed or broke an expectation; after any other end it can be run again.
+    keep_kernel
+        For how many seconds the kernel of a run that did not succeed stays alive, for a person to look into.
+    warm
+        Whether the kernel may be forked from the fork server.
+    """
+
+    cell_timeout: float | None = None
+    timeout: float | None = None
+    retries: int = 0
+    backoff: float = 1.0
+    idempotency_key: str | None = None
+    keep_kernel: float | None = None
+    warm: bool = True
+
+
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A request that has been checked: it can start now.
+    """A request that has been checked: it can start now. `secrets` are references, not values.
 
     `key` is the hash of everything that the results follow from (cells, values, content of inputs, the kit's code);
     it is None when an input is not a local file, whose content is known only when it is read.
@@ -65,11 +110,17 @@ class Plan:
     inputs: list[Input]
     key: str | None
     trigger: str
+    secrets: dict[str, str] = field(default_factory=dict)
+    resumed_from: str | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened: `kind` is `run_started`, `cell_started`, `cell_ended`, `run_ended` or `run_skipped`."""
+    """Something happened.
+
+    `kind` is `run_started`, `cell_started`, `cell_output` (`text` is the last line), `cell_ended`, `kernel_kept` (how
+    to attach to it), `run_ended`, `run_skipped` or `run_retried` (why, and after how many seconds).
+    """
 
     kind: str
     run_id: str
@@ -77,9 +128,15 @@ class Event:
     cell: int = 0
     cells: int = 0
     status: str = "running"
+    text: str = ""
 
 
-def run_notebook(request: Request, project: Path, on_event: Callable[[Event], None] | None = None) -> Manifest:
+def run_notebook(
+    request: Request,
+    project: Path,
+    on_event: Callable[[Event], None] | None = None,
+    options: Options = DEFAULTS,
+) -> Manifest:
     """Run a notebook to its end and return its manifest.
 
     Raises
@@ -92,7 +149,7 @@ def run_notebook(request: Request, project: Path, on_event: Callable[[Event], No
     A notebook that fails is no error here: the manifest's `status` and `error` say what happened. An interrupt is
     passed on once the manifest is written.
     """
-    return execute(prepare(request, project), project, on_event)
+    return execute(prepare(request, project), project, on_event, options)
 
 
 def prepare(request: Request, project: Path) -> Plan:
@@ -115,33 +172,122 @@ def prepare(request: Request, project: Path) -> Plan:
         inputs=inputs,
         key=_key(source_sha256(notebook), values, inputs),
         trigger=request.trigger,
+        secrets={p.name: values[p.name] for p in parameters or [] if p.holds_secret and values[p.name] is not None},
     )
 
 
-def execute(plan: Plan, project: Path, on_event: Callable[[Event], None] | None = None) -> Manifest:
-    """Run what `prepare` checked, in a new run folder."""
+def execute(
+    plan: Plan,
+    project: Path,
+    on_event: Callable[[Event], None] | None = None,
+    options: Options = DEFAULTS,
+) -> Manifest:
+    """Run what `prepare` checked, in a new run folder; or return the run that answers the idempotency key already."""
     tell = on_event or (lambda event: None)
+    repair(project)
+    if (key := options.idempotency_key) is None:
+        return _with_retries(plan, project, tell, options)
+    ledger = Ledger(project)
+    while (claim := ledger.claim(key)).state == "busy":
+        time.sleep(0.2)
+    if claim.run_id is not None:
+        run = Manifest.load(project / "runs" / claim.run_id / "manifest.json")
+        tell(Event("run_skipped", run.run_id, plan.name, status=run.status))
+        return run
+    with _lease(ledger, key):
+        run = _with_retries(plan, project, tell, options)
+        if run.status in ANSWERS:
+            ledger.finish(key, run.run_id)
+    return run
+
+
+@contextmanager
+def _lease(ledger: Ledger, key: str) -> Iterator[None]:
+    """Renew a claim while its run goes on, and give it up if nothing has answered it by then."""
+    with _heartbeat(lambda: ledger.renew(key)):
+        try:
+            yield
+        finally:
+            ledger.release(key)
+
+
+@contextmanager
+def _heartbeat(renew: Callable[[], None]) -> Iterator[None]:
+    """Renew a lease until the end of what stands below this."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(LEASE_S / 4):
+            try:
+                renew()
+            except InputError as error:  # the run goes on; the next beat may find the ledger free again
+                logger.warning("%s", error)
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+
+
+def _with_retries(plan: Plan, project: Path, tell: Callable[[Event], None], options: Options) -> Manifest:
+    run = _attempt(plan, project, tell, options, None)
+    for retry in range(options.retries):
+        if run.status not in RETRIED:
+            break
+        wait = options.backoff * 2**retry * random.uniform(1, 1.1)
+        text = f"{run.status}; attempt {retry + 2} of {options.retries + 1} in {wait:.1f} s"
+        tell(Event("run_retried", run.run_id, plan.name, status=run.status, text=text))
+        time.sleep(wait)
+        run = _attempt(plan, project, tell, options, run)
+    return run
+
+
+def _attempt(
+    plan: Plan, project: Path, tell: Callable[[Event], None], options: Options, earlier: Manifest | None
+) -> Manifest:
+    """Run once; `earlier` is the run that this one repeats."""
+    values = resolve_secrets(plan.secrets, project)
+    redactor = Redactor(values) if values else None
     folder = _new_folder(plan.name, project)
-    manifest = _first_manifest(plan, project, folder.name)
+    ledger = Ledger(project)
+    ledger.started(folder.name)
+    manifest = _first_manifest(plan, project, folder.name).model_copy(
+        update={
+            "attempt": earlier.attempt + 1 if earlier else 1,
+            "retry_of": earlier.run_id if earlier else None,
+            "options": asdict(options),
+        }
+    )
     manifest.save(folder)
     tell(Event("run_started", manifest.run_id, plan.name))
-    status, error = _execute_through_papermill(plan, project, folder, tell)
-    try:
-        manifest = _complete(manifest, folder, status, error)
-    except Exception as unreadable:  # what the run left cannot be read back: the manifest must say that, not `running`
-        manifest = _ended(
-            manifest, "failed", RunError(cell=None, name=type(unreadable).__name__, message=str(unreadable))
-        )
+    environment = kernel_environment(project, folder, plan, values)
+    with _heartbeat(lambda: ledger.still_runs(folder.name)):
+        status, error = _execute_through_papermill(plan, folder, environment, tell, options, redactor)
+    manifest = complete(manifest, folder, status, error, redactor)
     manifest.save(folder)
+    ledger.ended(manifest.run_id, manifest.status)
     tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
     if isinstance(error, KeyboardInterrupt):
         raise error
     return manifest
 
 
-def kernel_environment(project: Path, folder: Path) -> dict[str, str]:
-    """Return the environment that tells a kernel its project and its run."""
-    return {**os.environ, "LEPTON_PROJECT": str(project), "LEPTON_RUN_DIR": str(folder)}
+def kernel_environment(
+    project: Path, folder: Path, plan: Plan | None = None, secrets: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the environment that tells a kernel its project, its run, its secrets, and what it may resume.
+
+    A variable that a secret refers to is left out: a notebook gets the value by `lk.secret` alone.
+    """
+    told = {**os.environ, "LEPTON_PROJECT": str(project), "LEPTON_RUN_DIR": str(folder)}
+    for reference in plan.secrets.values() if plan else []:
+        told.pop(reference.removeprefix("env:"), None)
+    if plan and plan.resumed_from:
+        told["LEPTON_RESUME_DIR"] = str(project / "runs" / plan.resumed_from / "checkpoints")
+    return told | secret_environment(secrets or {})
 
 
 def _references(parameters: list[Parameter], values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -211,11 +357,18 @@ def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
         inputs=plan.inputs,
         git=git_state(project),
         environment=environment(plan.kernel),
+        secrets=plan.secrets,
+        resumed_from=plan.resumed_from,
     )
 
 
 def _execute_through_papermill(
-    plan: Plan, project: Path, folder: Path, tell: Callable[[Event], None]
+    plan: Plan,
+    folder: Path,
+    environment: dict[str, str],
+    tell: Callable[[Event], None],
+    options: Options,
+    redactor: Redactor | None,
 ) -> tuple[Status, BaseException | None]:
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -225,24 +378,39 @@ def _execute_through_papermill(
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
     def on_cell(event: Any) -> None:
-        tell(Event(f"cell_{event.kind}", folder.name, plan.name, event.number, event.total))
+        tell(Event(f"cell_{event.kind}", folder.name, plan.name, event.number, event.total, text=event.text))
+
+    def on_kept(connection_file: str) -> None:
+        text = f"its kernel stays for {options.keep_kernel:g} s: jupyter console --existing {connection_file}"
+        tell(Event("kernel_kept", folder.name, plan.name, text=text))
 
     try:
         papermill.execute_notebook(
             _literal_path(plan.notebook),
-            _literal_path(folder / NOTEBOOK),
+            None,  # the engine saves, atomically
             parameters=plan.values,
             engine_name="lepton",
             kernel_name=plan.kernel,
             language=plan.language,
             progress_bar=False,
-            kernel_env=kernel_environment(project, folder),
+            save_path=folder / NOTEBOOK,
+            redactor=redactor,
+            kernel_env=environment,
             kernel_cwd=str(folder),
             kernel_log=folder / "kernel.log",
+            cell_timeout=options.cell_timeout,
+            run_timeout=options.timeout,
+            keep_kernel=options.keep_kernel,
+            on_kept=on_kept,
             on_event=on_cell,
+            warm=options.warm,
         )
     except PapermillExecutionError as error:
+        if not _has_failed(folder / NOTEBOOK):
+            return "succeeded", None  # the notebook expects this error: the cell is tagged `raises-exception`
         return ("expectation_failed" if error.ename == ExpectationFailed.__name__ else "failed"), error
+    except TimedOut as error:
+        return "timed_out", error
     except DeadKernelError as error:
         return "kernel_died", error
     except KeyboardInterrupt as error:
@@ -252,12 +420,42 @@ def _execute_through_papermill(
     return "succeeded", None
 
 
+def _has_failed(notebook: Path) -> bool:
+    return bool(read_notebook(notebook).metadata.papermill.exception)
+
+
 def _literal_path(path: Path) -> str:
     """Return a path whose braces papermill, which takes paths for templates, leaves as they are."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _complete(manifest: Manifest, folder: Path, status: Status, error: BaseException | None) -> Manifest:
+def complete(
+    manifest: Manifest, folder: Path, status: Status, error: BaseException | None, redactor: Redactor | None
+) -> Manifest:
+    """Return the manifest of a run that has ended, without the value of any secret."""
+    leak = _removed_leak(folder, redactor) if redactor else None
+    try:
+        manifest = _read_back(manifest, folder, status, error)
+    except Exception as unreadable:  # what the run left cannot be read back: the manifest must say that, not `running`
+        wrong = RunError(cell=None, name=type(unreadable).__name__, message=str(unreadable))
+        manifest = _ended(manifest, "failed", wrong)
+    if leak:
+        manifest = manifest.model_copy(update={"status": "failed", "error": leak})
+    return Manifest.model_validate(redactor.json(manifest.model_dump(mode="json"))) if redactor else manifest
+
+
+def _removed_leak(folder: Path, redactor: Redactor) -> RunError | None:
+    """Remove the files into which the notebook wrote a secret; the engine keeps its own free of them."""
+    removed = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+        if path != folder / NOTEBOOK and (name := redactor.found_in(path)):
+            path.unlink()
+            removed.append(f"{path.relative_to(folder).as_posix()!r} (secret {name!r})")
+    message = f"the notebook wrote secrets into files, which were removed: {', '.join(removed)}"
+    return RunError(cell=None, name="SecretLeaked", message=message) if removed else None
+
+
+def _read_back(manifest: Manifest, folder: Path, status: Status, error: BaseException | None) -> Manifest:
     """Read back from the executed notebook what the run recorded, and say how it ended."""
     cells = _executed_cells(folder / NOTEBOOK)
     outputs = [output for cell in cells for output in cell.outputs]
@@ -267,13 +465,15 @@ def _complete(manifest: Manifest, folder: Path, status: Status, error: BaseExcep
     runs = [_cell_run(number, cell) for number, cell in enumerate(cells, start=1)]
     run_error = _run_error(cells, error)
     if status == "succeeded":
-        status, run_error = _verdict(expectations, runs)
+        meant = [run for run, cell in zip(runs, cells, strict=True) if SKIPPED not in tags(cell)]
+        status, run_error = _verdict(expectations, meant)
     return _ended(manifest, status, run_error).model_copy(
         update={
             "inputs": manifest.inputs + [i for i in noted if i.ref not in known],
             "results": {name: Result(**result) for name, result in recorded_results(cells).items()},
             "expectations": expectations,
             "artifacts": _artifacts(folder / "artifacts"),
+            "checkpoints": list(payloads(outputs, CHECKPOINT)),
             "executed_sha256": sha256_of(folder / NOTEBOOK) if (folder / NOTEBOOK).exists() else None,
             "cells": runs,
         }
@@ -294,6 +494,55 @@ def _verdict(expectations: list[Expectation], cells: list[CellRun]) -> tuple[Sta
     for cell in (each for each in cells if each.status != "completed"):
         return "failed", RunError(cell=cell.number, name="SystemExit", message="the notebook left before this cell ran")
     return "succeeded", None
+
+
+def repair(project: Path) -> list[Manifest]:
+    """Tell the truth about the runs whose runner was killed: their manifests and notebooks say so from now on.
+
+    Returns
+    -------
+    list of Manifest
+        The runs that were still called running.
+    """
+    ledger = Ledger(project)
+    return [_repaired(run_id, owner, project, ledger) for run_id, owner in ledger.take_over_abandoned()]
+
+
+def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manifest:
+    folder = project / "runs" / run_id
+    manifest = Manifest.load(folder / "manifest.json")
+    if manifest.status == "running":
+        _mark_cells_that_did_not_end(folder)
+        words = f"the process that ran it ({owner.pid} on {owner.host}) has ended without a word"
+        manifest = complete(manifest, folder, "failed", RunnerDied(words), _redactor_again(manifest, project))
+        manifest.save(folder)
+    ledger.ended(run_id, manifest.status)
+    return manifest
+
+
+def _mark_cells_that_did_not_end(folder: Path) -> None:
+    for half_written in folder.glob(f".{NOTEBOOK}.*"):
+        half_written.unlink()
+    if not (folder / NOTEBOOK).exists():
+        return
+    import nbformat
+
+    notebook = read_notebook(folder / NOTEBOOK)
+    for cell in notebook.cells:
+        noted = cell.metadata.get("papermill", {})
+        if noted.get("status") == "running":
+            noted.update(status="interrupted", exception=True)
+        elif noted.get("status") == "pending":
+            noted["status"] = "not run"
+    write_atomically(folder / NOTEBOOK, nbformat.writes(notebook) + "\n")
+
+
+def _redactor_again(manifest: Manifest, project: Path) -> Redactor | None:
+    try:
+        return Redactor(resolve_secrets(manifest.secrets, project)) if manifest.secrets else None
+    except InputError as error:
+        logger.warning("run %s: its files could not be searched for secrets: %s", manifest.run_id, error)
+        return None
 
 
 def recorded_results(cells: list[Any]) -> dict[str, dict[str, Any]]:
@@ -322,7 +571,7 @@ def _executed_cells(notebook: Path) -> list[Any]:
 
 def _cell_run(number: int, cell: Any) -> CellRun:
     noted = cell.metadata.get("papermill", {})
-    return CellRun(number=number, status=noted.get("status", "pending"), duration_s=noted.get("duration"))
+    return CellRun(number=number, status=noted.get("status", "not run"), duration_s=noted.get("duration"))
 
 
 def _run_error(cells: list[Any], error: BaseException | None) -> RunError | None:

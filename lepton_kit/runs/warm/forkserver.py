@@ -22,8 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lepton_kit.runs.warm import lease
 from lepton_kit.runs.warm.guardian import guard
-from lepton_kit.runs.warm.lease import DEFAULT_PRELOAD, IDLE_S
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 FIRST = (
@@ -33,7 +33,6 @@ FIRST = (
     "jupyter_client.asynchronous", "jupyter_client.blocking", "lepton_kit.cli", "lepton_kit.notebook",
     "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.sweeps", "lepton_kit.runs.warm.provisioner",
 )  # fmt: skip
-warm_process = False  # whether this process was forked from a server
 
 
 def serve(path: Path) -> NoReturn:
@@ -50,9 +49,9 @@ def serve(path: Path) -> NoReturn:
     gc.disable()
     for name in FIRST:
         _preload(name)
-    waiting = [name for name in os.environ.get("LEPTON_PRELOAD", DEFAULT_PRELOAD).split(",") if name]
+    waiting = [name for name in os.environ.get("LEPTON_PRELOAD", lease.DEFAULT_PRELOAD).split(",") if name]
     loaded = _Loaded()
-    idle_s = float(os.environ.get("LEPTON_FORKSERVER_IDLE", IDLE_S))
+    idle_s = float(os.environ.get("LEPTON_FORKSERVER_IDLE", lease.IDLE_S))
     last_asked = time.monotonic()
     gc.freeze()
     while time.monotonic() - last_asked < idle_s:
@@ -92,7 +91,7 @@ class _Loaded:
 
 def _stamp(file: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(file)
+        found = Path(file).stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
@@ -100,7 +99,7 @@ def _stamp(file: str) -> tuple[int, int] | None:
 
 def _is_unsafe() -> bool:
     torch = sys.modules.get("torch")
-    return len(os.listdir("/proc/self/task")) > 1 or bool(torch and torch.cuda.is_initialized())
+    return len(list(Path("/proc/self/task").iterdir())) > 1 or bool(torch and torch.cuda.is_initialized())
 
 
 def _answer(connection: socket.socket, listener: socket.socket) -> None:
@@ -140,11 +139,10 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list[str]], int]) -> int:
     """Make this forked process what a new one would be, and run."""
-    global warm_process
-    warm_process = True
+    lease.warm_process = True
     for number, file in enumerate(files):
         os.dup2(file, number)
-    os.closerange(3, max([3, *map(int, os.listdir("/proc/self/fd"))]) + 1)
+    os.closerange(3, max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1)
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
@@ -203,7 +201,7 @@ def _leave() -> None:
     import atexit
     import threading
 
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as an interpreter's end does
     atexit._run_exitfuncs()
 
 

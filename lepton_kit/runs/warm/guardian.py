@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux' prctl(2)
@@ -77,7 +78,7 @@ def _status_of(run: Callable[[], int]) -> int:
             print(left.code, file=sys.stderr)
         return left.code if isinstance(left.code, int) else int(left.code is not None)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         return 1
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -146,11 +147,11 @@ def _kill_descendants() -> None:
 
 def _children() -> list[int]:
     me, found = str(os.getpid()), []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with suppress(OSError), open(f"/proc/{entry}/stat") as file:
-                if file.read().rpartition(")")[2].split()[1] == me:
-                    found.append(int(entry))
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if (entry / "stat").read_text().rpartition(")")[2].split()[1] == me:
+                    found.append(int(entry.name))
     return found
 
 

@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 0.3  # an ordinary start takes about as long, so waiting longer for a busy server gains nothing
-DECIDES = ("PYTHON", "LC_", "LANG", "LD_", "OMP_", "MKL_", "OPENBLAS_", "MPLCONFIGDIR", "MATPLOTLIBRC", "CUDA_", "LEPTON_PRELOAD")
+DECIDES = (  # beginnings of the names of variables that libraries read while they are imported
+    "PYTHON", "LC_", "LANG", "LD_", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "MPLCONFIGDIR", "MATPLOTLIBRC",
+    "LEPTON_PRELOAD",
+)  # fmt: skip
 DEFAULT_PRELOAD = "pandas,pyarrow,matplotlib.pyplot,torch"
 IDLE_S = 600.0
+warm_process = False  # whether this process was forked from a server
 
 
 class Lease:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool
 
 from lepton_kit.runs.warm import guardian
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class GuardedProcess:
-    """What `subprocess.Popen` is to an ordinary kernel: here the guardian, at the other end of a lease, does the work."""
+    """What `subprocess.Popen` is to an ordinary kernel; the guardian, at the other end of a lease, does the work."""
 
     stdin = stdout = stderr = None
 
@@ -67,16 +67,17 @@ class LeptonProvisioner(LocalProvisioner):
     On other systems than Linux it does what `LocalProvisioner` does.
     """
 
+    process: Any = None
     warm = Bool(True, help="Whether a kernel may be forked from the fork server.").tag(config=True)
 
-    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Start the kernel and return how to connect to it."""
         if not sys.platform.startswith("linux"):
             return await super().launch_kernel(cmd, **kwargs)
         options = LocalProvisioner._scrub_kwargs(kwargs)
         self.process = self._forked(cmd, options) or _started(cmd, options)
         self.pid = self.pgid = self.process.pid
-        return dict(self.connection_info)
+        return self.connection_info
 
     async def wait(self) -> int | None:
         """Wait until the kernel has ended and everything of it is gone."""
@@ -97,7 +98,7 @@ class LeptonProvisioner(LocalProvisioner):
                 logger.info("an ordinary kernel starts: %s", reason)
             return None
         request = {"kind": "kernel", "argv": cmd[2:], "env": environment, "cwd": cwd, "umask": _umask()}
-        with open(os.devnull, "r+b", buffering=0) as null:
+        with Path(os.devnull).open("r+b", buffering=0) as null:
             files = [_number(options.get(name), null.fileno() if number == 0 else number)
                      for number, name in enumerate(("stdin", "stdout", "stderr"))]  # fmt: skip
             lease = lease_from_server(request, files)

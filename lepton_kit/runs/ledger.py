@@ -1,0 +1,187 @@
+"""The ledger of a project: which process runs which run, holds which idempotency key, and which run answered it.
+
+The manifests stay the truth about what a run did. The ledger knows states and claims alone.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from lepton_kit.errors import InputError
+
+FILE = "ledger.sqlite"
+LEASE_S = 60.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS claims (
+    key TEXT PRIMARY KEY, run_id TEXT, done INTEGER NOT NULL,
+    host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, lease REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS runs (
+    run_id TEXT PRIMARY KEY, status TEXT NOT NULL,
+    host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, lease REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS running ON runs (status) WHERE status = 'running';
+"""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told apart from a later one with the same number by its start; `boot` tells apart a machine's boots.
+
+    `born` counts clock ticks since the boot; it is empty where there is no `/proc`.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    born: str
+
+    @classmethod
+    def me(cls) -> Owner:
+        """Return the present process."""
+        return cls(platform.node(), _boot_id(), os.getpid(), _born(os.getpid()))
+
+    def is_dead(self, lease: float) -> bool:
+        """Say whether the process has ended; of one that cannot be looked at from here, whether its lease is over."""
+        here = Owner.me()
+        if not here.born or (self.host, self.boot) != (here.host, here.boot):
+            return time.time() > lease
+        return _born(self.pid) != self.born
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The answer to a claim: `mine` (run it), `done` (`run_id` is the answer) or `busy` (`owner` is running it)."""
+
+    state: Literal["mine", "done", "busy"]
+    run_id: str | None
+    owner: Owner
+
+
+class Ledger:
+    """The file `runs/ledger.sqlite` of a project; it is made when it is first needed.
+
+    Raises
+    ------
+    InputError
+        From every method, when the file cannot be opened, read or written.
+    """
+
+    def __init__(self, project: Path, busy_timeout: float = 10.0) -> None:
+        self.path = project / "runs" / FILE
+        self.busy_timeout = busy_timeout
+
+    def claim(self, key: str) -> Claim:
+        """Ask to be the one that runs what `key` stands for; of several who ask at once, one is told `mine`."""
+        me = Owner.me()
+        with self._transaction() as ledger:
+            row = ledger.execute("SELECT run_id, done, host, boot, pid, born, lease FROM claims WHERE key = ?", [key])
+            if (found := row.fetchone()) is not None:
+                owner = Owner(*found[2:6])
+                if found[1]:
+                    return Claim("done", found[0], owner)
+                if not owner.is_dead(found[6]):
+                    return Claim("busy", found[0], owner)
+            ledger.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?, NULL, 0, ?, ?, ?, ?, ?)",
+                [key, me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
+            )
+        return Claim("mine", None, me)
+
+    def renew(self, key: str) -> None:
+        """Lengthen the lease of a claim of this process to `LEASE_S` seconds from now."""
+        self._change_mine("UPDATE claims SET lease = ? WHERE key = ? AND done = 0", time.time() + LEASE_S, key)
+
+    def finish(self, key: str, run_id: str) -> None:
+        """Note the run that answers a key for good."""
+        self._change_mine("UPDATE claims SET done = 1, run_id = ? WHERE key = ? AND done = 0", run_id, key)
+
+    def release(self, key: str) -> None:
+        """Give up a claim of this process, so that the key can be run again."""
+        self._change_mine("DELETE FROM claims WHERE key = ? AND done = 0", key)
+
+    def started(self, run_id: str) -> None:
+        """Note that this process is running a run."""
+        me = Owner.me()
+        with self._transaction() as ledger:
+            ledger.execute(
+                "INSERT INTO runs VALUES (?, 'running', ?, ?, ?, ?, ?)",
+                [run_id, me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
+            )
+
+    def still_runs(self, run_id: str) -> None:
+        """Lengthen the lease of a run of this process to `LEASE_S` seconds from now."""
+        self._change_mine("UPDATE runs SET lease = ? WHERE run_id = ?", time.time() + LEASE_S, run_id)
+
+    def ended(self, run_id: str, status: str) -> None:
+        """Note how a run of this process ended."""
+        self._change_mine("UPDATE runs SET status = ? WHERE run_id = ?", status, run_id)
+
+    def take_over_abandoned(self) -> list[tuple[str, Owner]]:
+        """Make this process the owner of the runs whose own has died; return their ids and who that was.
+
+        Of several processes that ask at once, one gets each run.
+        """
+        if not self.path.exists():
+            return []
+        me = Owner.me()
+        with self._transaction() as ledger:
+            running = ledger.execute("SELECT run_id, host, boot, pid, born, lease FROM runs WHERE status = 'running'")
+            dead = [(row[0], owner) for row in running.fetchall() if (owner := Owner(*row[1:5])).is_dead(row[5])]
+            for run_id, _ in dead:
+                ledger.execute(
+                    "UPDATE runs SET host = ?, boot = ?, pid = ?, born = ?, lease = ? WHERE run_id = ?",
+                    [me.host, me.boot, me.pid, me.born, time.time() + LEASE_S, run_id],
+                )
+        return dead
+
+    def _change_mine(self, statement: str, *values: object) -> None:
+        """Change a claim, unless another process has taken it over."""
+        me = Owner.me()
+        mine = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
+        with self._transaction() as ledger:
+            ledger.execute(statement + mine, [*values, me.host, me.boot, me.pid, me.born])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Open the ledger for one change that no other process sees half of."""
+        connection = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=self.busy_timeout, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")  # a claim that was answered must outlive a power cut
+            connection.executescript(_SCHEMA)
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            hint = "mend its rights, or move it away: the next run makes a new one, which knows no idempotency key"
+            raise InputError(f"ledger {str(self.path)!r}: {error} ({hint})") from error
+        finally:
+            if connection is not None:
+                connection.close()  # what was not committed is rolled back
+
+
+def _born(pid: int) -> str:
+    """Return when a process started, in clock ticks since the boot; empty when it has ended or is a zombie."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if words[0] in "ZX" else words[19]
+
+
+@cache
+def _boot_id() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""

@@ -1,0 +1,319 @@
+"""Kernels under their guardians and from the fork server, with real processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+from helpers import KERNEL, ROOT
+from jupyter_core.utils import run_sync
+from nbclient import NotebookClient
+
+from lepton_kit.runs.client import LocalClient
+from lepton_kit.runs.warm.lease import socket_path, start_server
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="guardians need Linux")
+
+ORPHANS = """
+import os, subprocess, sys, time
+pids = [subprocess.Popen(["sleep", "300"]).pid]
+readable, writable = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    daemon = os.fork()
+    if daemon == 0:
+        time.sleep(300)
+    os.write(writable, str(daemon).encode())
+    os._exit(0)
+os.wait()
+pids.append(int(os.read(readable, 20)))
+print(os.getpid(), *pids)
+"""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A short runtime folder, with a fork server for these tests alone, which loads little."""
+    folder = Path(tempfile.mkdtemp(prefix="lk-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(folder))
+        patch.setenv("LEPTON_PRELOAD", "numpy,matplotlib.pyplot,torch")
+        patch.setenv("LEPTON_FORKSERVER_IDLE", "120")
+        patch.delenv("LEPTON_WARM", raising=False)
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        yield folder
+        stop_server()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def server(place: Path) -> int:
+    """The pid of a fork server that serves and has loaded all it should."""
+    return wait_for_server()
+
+
+def server_pid() -> int | None:
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(socket_path(os.environ)))
+            return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
+    except OSError:
+        return None
+
+
+def stop_server() -> None:
+    if pid := server_pid():
+        os.kill(pid, signal.SIGKILL)
+        assert gone([pid])
+
+
+def wait_for_server(seconds: float = 60) -> int:
+    """Wait until kernels come out of the server with torch loaded."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server_pid() is None:
+            start_server(os.environ)
+        else:
+            with Kernel() as kernel:
+                if kernel.is_warm and kernel.run("import sys; print('torch' in sys.modules)") == "True":
+                    pid = server_pid()
+                    assert pid
+                    return pid
+        time.sleep(0.2)
+    raise AssertionError("no fork server serves")
+
+
+def gone(pids: list[int], seconds: float = 5) -> bool:
+    """Wait until none of the processes runs; a zombie does not."""
+    deadline = time.monotonic() + seconds
+    while alive := [pid for pid in pids if runs(pid)]:
+        if time.monotonic() > deadline:
+            print("still there:", alive)
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Kernel:
+    """A kernel started as the kit starts it, to run sources in."""
+
+    def __init__(self, warm: bool = True, **options: Any) -> None:
+        notebook = nbformat.v4.new_notebook(metadata=KERNEL)
+        self.runner = LocalClient(notebook, warm=warm)
+        self.manager = self.runner.km = self.runner.create_kernel_manager()
+        self.runner.start_new_kernel(**options)
+        self.process = self.manager.provisioner.process
+        self.client = self.manager.blocking_client()
+        self.client.start_channels(stdin=False, hb=False)
+        self.client.wait_for_ready(timeout=30)
+
+    @property
+    def is_warm(self) -> bool:
+        ancestors = [process.pid for process in psutil.Process(self.process.pid).parents()]
+        return server_pid() in ancestors
+
+    def run(self, source: str) -> str:
+        """Run a source; return what it printed."""
+        printed: list[str] = []
+
+        def take(message: dict[str, Any]) -> None:
+            printed.append(message["content"].get("text") or str(message["content"].get("traceback", "")))
+
+        self.client.execute_interactive(source, output_hook=take, timeout=30)
+        return "".join(printed).strip()
+
+    def __enter__(self) -> Kernel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.stop_channels()
+        run_sync(self.manager.shutdown_kernel)(now=True)
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_nothing_that_a_kernel_started_outlives_it(server, warm):
+    with Kernel(warm) as kernel:
+        assert kernel.is_warm == warm
+        pids = [int(pid) for pid in kernel.run(ORPHANS).split()]
+        assert all(map(runs, pids)) and len(pids) == 3
+    assert gone(pids, 0.5)
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_kernel_killed_from_outside_takes_its_descendants_along_and_says_by_which_signal(server, warm):
+    with Kernel(warm) as kernel:
+        pids = [int(pid) for pid in kernel.run(ORPHANS).split()]
+        os.kill(pids[0], signal.SIGKILL)
+        assert gone(pids)
+        assert run_sync(kernel.manager.provisioner.wait)() == -signal.SIGKILL
+        assert not kernel.manager.has_kernel
+
+
+RUNNER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from test_kernels import ORPHANS, Kernel
+kernel = Kernel(warm=sys.argv[2] == "True")
+print(kernel.run(ORPHANS), flush=True)
+if len(sys.argv) > 3:
+    kernel.manager.provisioner.keep(float(sys.argv[3]))
+time.sleep(300)
+"""
+
+
+def killed_runner(*words: str) -> list[int]:
+    """Start a kernel in a process of its own, kill that, and return the kernel's and its descendants' pids."""
+    command = [sys.executable, "-c", RUNNER, str(ROOT / "tests"), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as runner:
+        assert runner.stdout
+        pids = [int(pid) for pid in runner.stdout.readline().split()]
+        runner.kill()
+    return pids
+
+
+@pytest.mark.parametrize("warm", ["True", "False"])
+def test_a_kernel_and_its_descendants_end_with_a_runner_that_was_killed(server, warm):
+    pids = killed_runner(warm)
+    assert len(pids) == 3 and gone(pids)
+
+
+def test_a_kept_kernel_outlives_its_runner_for_the_time_asked_for_and_no_longer(server):
+    pids = killed_runner("True", "2")
+    time.sleep(1)
+    assert runs(pids[0])
+    assert gone(pids, 4)
+
+
+def test_a_killed_fork_server_leaves_its_kernels_alone_and_a_new_one_comes(place):
+    server = wait_for_server()
+    with Kernel() as kernel:
+        assert kernel.is_warm
+        os.kill(server, signal.SIGKILL)
+        assert gone([server])
+        assert kernel.run("print(6 * 7)") == "42"
+        assert wait_for_server() != server
+        assert kernel.run("print(6 * 7)") == "42"
+
+
+def test_each_kernel_has_its_own_group_folder_environment_and_randomness(server, tmp_path):
+    source = """
+import os, random, numpy, torch
+print(os.getpgid(0), os.getcwd(), os.environ["WHO"], "ONLY_FIRST" in os.environ,
+      random.random(), numpy.random.rand(), torch.rand(1).item())
+"""
+    told = []
+    for who in ("first", "second"):
+        (tmp_path / who).mkdir()
+        environment = {**os.environ, "WHO": who} | ({"ONLY_FIRST": "1"} if who == "first" else {})
+        with Kernel(cwd=str(tmp_path / who), env=environment) as kernel:
+            assert kernel.is_warm
+            told.append(kernel.run(source).split())
+            assert told[-1][:4] == [
+                str(kernel.process.pid), str(tmp_path / who), who, str(who == "first"),
+            ]  # fmt: skip
+    assert all(one != other for one, other in zip(told[0][4:], told[1][4:], strict=True)), told
+
+
+def test_what_a_kernels_process_writes_goes_where_its_starter_said(server, tmp_path):
+    with (tmp_path / "log").open("wb") as log, Kernel(stdout=log, stderr=log) as kernel:
+        assert kernel.is_warm
+        kernel.run("import os; _ = os.write(2, b'from below')")
+        kernel.run("import os; os.system('echo from a child >/proc/%d/fd/1' % os.getpid())")
+    # ipykernel itself takes what is written to the descriptors; only what bypasses it reaches the log
+    assert b"Ctrl-C" not in (tmp_path / "log").read_bytes()
+
+
+def test_a_plot_shows_as_a_picture_in_a_warm_kernel(server):
+    source = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=KERNEL)
+    warm = LocalClient(notebook)
+    warm.execute()
+    assert ["image/png" in output.get("data", {}) for output in notebook.cells[0].outputs] == [True]
+
+
+def test_the_servers_folder_is_for_its_owner_alone(server):
+    path = socket_path(os.environ)
+    assert path.parent.stat().st_mode & 0o077 == 0
+    path.parent.chmod(0o755)
+    try:
+        with pytest.raises(PermissionError, match="alone"):
+            socket_path(os.environ)
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_warm_kernels_can_be_switched_off(server, monkeypatch):
+    monkeypatch.setenv("LEPTON_WARM", "0")
+    with Kernel() as kernel:
+        monkeypatch.delenv("LEPTON_WARM")
+        assert not kernel.is_warm
+
+
+def test_a_server_whose_files_changed_is_replaced_and_never_serves_what_it_had(place, tmp_path, monkeypatch):
+    (tmp_path / "answers.py").write_text("ANSWER = 41\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("LEPTON_PRELOAD", "answers,torch")
+    try:
+        old = wait_for_server()
+        with Kernel() as kernel:
+            assert kernel.run("import answers; print(answers.ANSWER)") == "41"
+        (tmp_path / "answers.py").write_text("ANSWER = 42  # now right\n")
+        for _ in range(3):
+            with Kernel() as kernel:
+                assert kernel.run("import answers; print(answers.ANSWER)") == "42"
+        assert wait_for_server() != old
+        assert gone([old])
+    finally:
+        stop_server()
+
+
+def test_an_idle_server_ends(place, monkeypatch):
+    monkeypatch.setenv("LEPTON_PRELOAD", "bisect")
+    monkeypatch.setenv("LEPTON_FORKSERVER_IDLE", "1")
+    start_server(os.environ)
+    deadline = time.monotonic() + 30
+    while (pid := server_pid()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert gone([pid], 10)
+    assert server_pid() is None
+
+
+def test_thirty_kernels_leave_no_process_and_no_open_file(server):
+    this = psutil.Process()
+    for number in range(31):
+        with Kernel() as kernel:
+            kernel.run("1")
+        if number == 0:  # what is opened once, such as zmq's context, is open now
+            files, children = this.num_fds(), set(this.children(recursive=True))
+    assert this.num_fds() <= files + 2
+    assert set(this.children(recursive=True)) <= children
+
+
+def test_plain_nbclient_gets_the_kernels_of_the_kernelspec(server):
+    source = "import os; print(os.getpid(), os.getppid())"
+    metadata = {"kernelspec": {"name": "lepton", "display_name": "Lepton", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=metadata)
+    NotebookClient(notebook).execute()
+    pid, guardian = map(int, notebook.cells[0].outputs[0].text.split())
+    assert gone([pid, guardian])

@@ -1,0 +1,66 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lepton_kit.errors import InputError
+from lepton_kit.runs.ledger import Ledger, Owner
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from lepton_kit.runs.ledger import Ledger
+print(Ledger(Path(sys.argv[1])).claim("k").state, flush=True)
+time.sleep(60)
+"""
+
+
+def claimant(project):
+    command = [sys.executable, "-c", CLAIM, str(project)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_processes_that_ask_at_once_one_gets_the_key(project):
+    processes = [claimant(project) for _ in range(4)]
+    try:
+        assert sorted(p.stdout.readline().strip() for p in processes) == ["busy", "busy", "busy", "mine"]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_claim_is_taken_over_when_its_owner_was_killed_also_before_anybody_reaped_it(project):
+    process = claimant(project)
+    assert process.stdout.readline().strip() == "mine"
+    assert Ledger(project).claim("k").state == "busy"
+    process.kill()
+    deadline = time.monotonic() + 5
+    while (state := Ledger(project).claim("k").state) == "busy" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.wait()
+    assert state == "mine"
+
+
+def test_a_finished_key_answers_with_its_run_and_a_released_one_can_be_run_again(project):
+    ledger = Ledger(project)
+    assert ledger.claim("a").state == "mine"
+    ledger.finish("a", "run-1")
+    assert (ledger.claim("a").state, ledger.claim("a").run_id) == ("done", "run-1")
+    assert ledger.claim("b").state == "mine"
+    ledger.release("b")
+    assert ledger.claim("b").state == "mine"
+
+
+def test_an_owner_on_another_machine_is_dead_when_its_lease_is_over():
+    far = Owner("elsewhere", "other", 1, "1")
+    assert far.is_dead(time.time() - 1)
+    assert not far.is_dead(time.time() + 60)
+
+
+def test_a_ledger_that_is_no_database_is_one_clear_error(project):
+    (project / "runs").mkdir()
+    (project / "runs/ledger.sqlite").write_text("not a database at all" * 100)
+    with pytest.raises(InputError, match=r"ledger\.sqlite.*move it away"):
+        Ledger(project).claim("k")
