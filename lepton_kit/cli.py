@@ -26,7 +26,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-console = Console() if sys.stdout.isatty() else Console(width=200)  # what is piped shall not be folded at 80
+
+
+def _new_console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=200)  # what is piped shall not be folded at 80
+
+
+console = _new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}
 
 
@@ -77,13 +83,22 @@ def run(
         typer.Option(metavar="NAME=VALUE,…", help="Run once for every value; several sweeps give all combinations."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many notebooks run at once.")] = 1,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that a run may take.")] = None,
+    cell_timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that a cell may take.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often to try again when time ran out or a kernel died.")] = 0,
+    backoff: Annotated[float, typer.Option(min=0, help="Seconds before the first retry; then doubled.")] = 1,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: who asks with it again gets the same run.")] = None,
+    keep_kernel_on_failure: Annotated[
+        bool, typer.Option("--keep-kernel-on-failure", help="Leave a failed run's kernel alive, to look into.")
+    ] = False,
+    keep_for: Annotated[float, typer.Option(min=1, help="Seconds for which such a kernel stays.")] = 3600,
     events: Annotated[bool, typer.Option("--events", help="Print what happens as JSON lines, for programs.")] = False,
 ) -> None:
     """Run notebooks through papermill, each in a run folder of its own."""
     from lepton_kit.runs.notebooks import locate_notebook
     from lepton_kit.runs.pool import run_all
     from lepton_kit.runs.progress import run_progress
-    from lepton_kit.runs.runner import Request, execute, prepare
+    from lepton_kit.runs.runner import Options, Request, execute, prepare
     from lepton_kit.runs.sweeps import combinations
 
     project = find_project()
@@ -91,11 +106,14 @@ def run(
     paths = [locate_notebook(name, project) for name in notebooks]
     requests = [Request(path, _from_here(values, path, project)) for path in paths for values in given]
     plans = [prepare(request, project) for request in requests]
+    if key is not None and len(plans) > 1:
+        raise InputError(f"--key {key!r}: stands for one run, and {len(plans)} are asked for")
+    options = Options(cell_timeout, timeout, retries, backoff, key, keep_for if keep_kernel_on_failure else None)
     with run_progress(console, len(plans), sys.stdout if events else None) as progress:
         if workers > 1 and len(plans) > 1:
-            runs = run_all(plans, project, workers, progress.on_event)
+            runs = run_all(plans, project, workers, progress.on_event, options)
         else:
-            runs = [execute(plan, project, progress.on_event) for plan in plans]
+            runs = [execute(plan, project, progress.on_event, options) for plan in plans]
     if not events:
         for made in runs:
             _print_end(made, project)
@@ -123,10 +141,18 @@ def pipeline(
 @app.command()
 def runs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
+    repair: Annotated[bool, typer.Option("--repair", help="Mark the runs whose process was killed as failed.")] = False,
 ) -> None:
     """List the runs, newest first."""
     from lepton_kit.runs.manifest import all_runs
+    from lepton_kit.runs.runner import repair as repair_runs
 
+    if repair:
+        mended = repair_runs(find_project())
+        for made in mended:
+            _print_end(made, find_project())
+        console.print(f"repaired: {len(mended)} runs", highlight=False)
+        return
     table = _table("run", "status", "started (UTC)", "took", "title")
     for made in all_runs(find_project())[:limit]:
         took = "" if made.duration_s is None else f"{made.duration_s:.1f} s"
@@ -223,6 +249,8 @@ def main() -> None:
     """Run the command line; what a person can mend is one message, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that knows no ✓ shall see ?
+    global console  # this module may have been imported long before, in a process with another terminal
+    console = _new_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends runs as Ctrl-C does
     try:
         sys.exit(app(args=join_parameters(sys.argv[1:]), standalone_mode=True))

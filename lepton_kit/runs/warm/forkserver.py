@@ -142,6 +142,7 @@ def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list
     lease.warm_process = True
     for number, file in enumerate(files):
         os.dup2(file, number)
+    _open_standard_streams()
     os.closerange(3, max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1)
     os.environ.clear()
     os.environ.update(request["env"])
@@ -152,9 +153,22 @@ def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list
     _renew_random_generators()
     _use_threads_as_asked()
     gc.enable()
-    status = run(request["argv"])
-    _leave()
-    return status
+    try:
+        return run(request["argv"])
+    finally:
+        _leave()
+
+
+def _open_standard_streams() -> None:
+    """Make the streams anew: the server's own were made for other files, which cannot do the same."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        old = getattr(sys, name)
+        stream = os.fdopen(
+            number, "r" if number == 0 else "w", closefd=False,
+            encoding=old.encoding, errors=old.errors, buffering=1 if number == 2 or os.isatty(number) else -1,
+        )  # fmt: skip
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _run_kernel(argv: list[str]) -> int:

@@ -1,0 +1,5 @@
+"""`python -m lepton_kit` is the `lepton` command."""
+
+from lepton_kit.command import main
+
+main()
