@@ -1,0 +1,162 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+from helpers import lepton, write_notebook
+
+from lepton_kit.runs.ledger import Ledger
+from lepton_kit.runs.manifest import all_runs, find_run
+from lepton_kit.runs.runner import Options, Request, prepare, repair, run_notebook
+
+RUNNER = """
+import sys
+from pathlib import Path
+from lepton_kit.runs.runner import Options, Request, run_notebook
+run_notebook(Request(Path(sys.argv[2])), Path(sys.argv[1]), options=Options(idempotency_key=sys.argv[3] or None))
+"""
+
+
+def start_runner(notebook, project, key=""):
+    return subprocess.Popen([sys.executable, "-c", RUNNER, str(project), str(notebook), key])
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_runner_killed_in_the_middle_of_a_cell_leaves_no_kernel_and_a_run_that_is_told_as_it_is(project):
+    cell = "import os; from pathlib import Path; Path('pid').write_text(str(os.getpid())); import time; time.sleep(600)"
+    path = write_notebook(project / "notebooks/slow.ipynb", ["lk.record('x', 1)", cell, "3"])
+    runner = start_runner(path, project)
+    pid = wait_for(lambda: next(project.glob("runs/*/pid"), None) and next(project.glob("runs/*/pid")).read_text())
+    time.sleep(1.2)  # the saved notebook shows the result by now
+    kill(runner)
+    wait_for(lambda: not psutil.pid_exists(int(pid)))
+    assert find_run("slow", project).status == "running"
+    [run] = repair(project)
+    assert (run.status, run.error.name, run.error.cell) == ("failed", "RunnerDied", 3)
+    assert [cell.status for cell in run.cells] == ["completed", "completed", "interrupted", "not run"]
+    assert run.results["x"].value == 1
+    assert run.ended
+    assert find_run("slow", project) == run
+    assert repair(project) == []
+
+
+def test_the_next_run_repairs_what_an_earlier_runner_left(project):
+    path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
+    runner = start_runner(path, project)
+    wait_for(lambda: list(project.glob("runs/*/kernel.log")))
+    kill(runner)
+    quick = write_notebook(project / "notebooks/quick.ipynb", ["1"])
+    assert run_notebook(Request(quick), project).status == "succeeded"
+    assert find_run("slow", project).status == "failed"
+
+
+def test_the_command_repairs_and_says_what_it_did(project):
+    path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
+    runner = start_runner(path, project)
+    wait_for(lambda: list(project.glob("runs/*/kernel.log")))
+    kill(runner)
+    made = lepton("runs", "--repair", project=project)
+    assert made.returncode == 0, made.stderr
+    assert "RunnerDied" in made.stdout
+    assert "repaired: 1 runs" in made.stdout
+
+
+def test_a_run_whose_runner_lives_is_left_alone(project):
+    path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
+    runner = start_runner(path, project)
+    try:
+        wait_for(lambda: list(project.glob("runs/*/kernel.log")))
+        assert repair(project) == []
+        assert find_run("slow", project).status == "running"
+    finally:
+        kill(runner)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_runner_killed_at_any_moment_leaves_a_readable_notebook(project, seed, monkeypatch):
+    saves = "from lepton_kit.runs import saver; saver.SHORTEST_PAUSE_S = saver.LARGEST_SHARE = 1e-9\n"
+    path = write_notebook(
+        project / "notebooks/saves.ipynb", ["for i in range(100): print('x' * 100_000, flush=True)"] * 20
+    )
+    runner = subprocess.Popen([sys.executable, "-c", saves + RUNNER, str(project), str(path), ""])
+    saved = wait_for(lambda: next(project.glob("runs/*/notebook.ipynb"), None))
+    time.sleep(random.Random(seed).uniform(0.2, 2))
+    kill(runner)
+    nbformat.validate(nbformat.read(saved, 4))
+    [run] = repair(project)
+    assert run.status == "failed"
+    assert {cell.status for cell in run.cells} <= {"completed", "interrupted", "not run"}
+    assert not list(saved.parent.glob(".notebook*"))
+
+
+def test_two_processes_asked_for_one_key_run_it_once(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["import time; time.sleep(1)"])
+    runners = [start_runner(path, project, "today") for _ in range(2)]
+    assert [runner.wait(60) for runner in runners] == [0, 0]
+    assert len(all_runs(project)) == 1
+
+
+def test_a_key_whose_runner_was_killed_is_taken_over(project):
+    path = write_notebook(
+        project / "notebooks/n.ipynb", ["import time; time.sleep(0 if list(lk.path('.').glob('go')) else 600)"]
+    )
+    runner = start_runner(path, project, "today")
+    wait_for(lambda: list(project.glob("runs/*/kernel.log")))
+    kill(runner)
+    (project / "go").touch()
+    run = run_notebook(Request(path), project, options=Options(idempotency_key="today"))
+    assert run.status == "succeeded"
+    assert run_notebook(Request(path), project, options=Options(idempotency_key="today")) == run
+
+
+def test_eight_runs_at_once_never_mix(project):
+    cell = "import os, time; open('mine', 'w').write(str(n)); time.sleep(.5); lk.record('n', int(open('mine').read()))"
+    write_notebook(project / "notebooks/n.ipynb", [cell, "lk.record('here', os.getcwd())"], "n: int = 0")
+    made = lepton("run", "n", "--sweep", "n=1,2,3,4,5,6,7,8", "--workers", "8", project=project)
+    assert made.returncode == 0, made.stderr
+    runs = all_runs(project)
+    assert sorted(run.results["n"].value for run in runs) == list(range(1, 9))
+    assert all(run.results["n"].value == run.parameters["n"] for run in runs)
+    assert all(run.results["here"].value == str(run.folder(project)) for run in runs)
+
+
+def test_a_run_on_a_full_disk_is_one_clear_error_and_the_earlier_state_stays(project, monkeypatch):
+    path = write_notebook(project / "notebooks/n.ipynb", ["1"])
+    first = run_notebook(Request(path), project)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    plan = prepare(Request(path), project)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Exception, match="No space left on device"):
+        from lepton_kit.runs.runner import execute
+
+        execute(plan, project)
+    monkeypatch.undo()
+    assert find_run(first.run_id, project) == first
+
+
+def test_the_ledger_keeps_every_runs_end(project):
+    run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", ["1"])), project)
+    with Ledger(project)._transaction() as ledger:
+        assert ledger.execute("SELECT run_id, status FROM runs").fetchall() == [(run.run_id, "succeeded")]
+    assert json.loads((run.folder(project) / "manifest.json").read_text())["status"] == "succeeded"
