@@ -222,6 +222,69 @@ def check(
 
 
 @app.command()
+def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed.")]) -> None:
+    """Run a notebook again that did not get to its end, with the checkpoints that it had reached."""
+    from lepton_kit.runs.manifest import find_run
+    from lepton_kit.runs.progress import run_progress
+    from lepton_kit.runs.resume import resume as resume_run
+
+    project = find_project()
+    with run_progress(console, 1) as progress:
+        made = resume_run(find_run(run, project), project, progress.on_event)
+    _print_end(made, project)
+    _exit_unless_all_succeeded([made])
+
+
+@app.command()
+def verify(run: Annotated[str, typer.Argument(help="A run that succeeded.")]) -> None:
+    """Repeat a run from its manifest, and say result by result whether it came out the same."""
+    from lepton_kit.runs.manifest import find_run
+    from lepton_kit.runs.progress import run_progress
+    from lepton_kit.runs.verify import verify as verify_run
+
+    project = find_project()
+    with run_progress(console, 1) as progress:
+        found = verify_run(find_run(run, project, only="succeeded"), project, progress.on_event)
+    _print_end(found.repeated, project)
+    for pair in found.results:
+        mark = "✓" if pair.verdict in ("same", "not compared") else "✗"
+        console.print(f"{mark} {pair.name}: {pair.verdict}", markup=False, highlight=False)
+        for difference in pair.differences:
+            console.print(f"  {difference}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{found.run.run_id}: {'same' if found.is_same else 'different'}", markup=False, highlight=False)
+    if not found.is_same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="A run.")],
+    after: Annotated[str, typer.Argument(help="Another run.")],
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page there, too.")] = None,
+) -> None:
+    """Compare two runs: parameters, inputs, versions, results with their tolerances, sources and outputs."""
+    from lepton_kit.files import write_atomically
+    from lepton_kit.runs.diff import as_html
+    from lepton_kit.runs.diff import diff as diff_runs
+    from lepton_kit.runs.manifest import find_run
+
+    project = find_project()
+    found = diff_runs(find_run(before, project), find_run(after, project), project)
+    for heading, (columns, rows) in found.sections().items():
+        table = _table(*columns)
+        table.title, table.title_justify = heading, "left"
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    console.print(found.notebook or "sources and outputs: the same", markup=False, highlight=False, soft_wrap=True)
+    if page:
+        write_atomically(page, as_html(found))
+        console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+    if not found.is_same:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     runs: Annotated[list[str] | None, typer.Argument(help="Runs to publish; if none, each notebook's newest.")] = None,
 ) -> None:

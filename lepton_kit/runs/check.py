@@ -46,11 +46,11 @@ def check_run(run: Manifest, project: Path) -> Check:
     """
     if run.status != "succeeded":
         raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
-    _check_untouched(run, project)
+    check_untouched(run, project)
     return _check(run.folder(project) / NOTEBOOK, run.run_id, project)
 
 
-def _check_untouched(run: Manifest, project: Path) -> None:
+def check_untouched(run: Manifest, project: Path) -> None:
     """Compare what lies in a run's folder, and its inputs, with what its manifest says of them."""
     folder = run.folder(project)
     files = {folder / "artifacts" / artifact.file: artifact.sha256 for artifact in run.artifacts}

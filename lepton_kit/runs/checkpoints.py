@@ -184,7 +184,7 @@ def project_modules(project: Path) -> dict[str, str]:
     outside = {Path(sys.prefix).resolve(), Path(__file__).resolve().parents[1]}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str):
+        if not isinstance(file, str) or not Path(file).is_absolute():  # torch names files that are none
             continue
         path = Path(file).resolve()
         if path.is_relative_to(project.resolve()) and not any(path.is_relative_to(each) for each in outside):

@@ -1,0 +1,84 @@
+"""Repeats a run from its manifest and says, result by result, whether it came out the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lepton_kit.errors import InputError
+from lepton_kit.runs.check import check_untouched
+from lepton_kit.runs.comparison import compare_results
+from lepton_kit.runs.manifest import Manifest, Result
+from lepton_kit.runs.runner import NOTEBOOK, Event, Request, execute, prepare
+
+Verdict = Literal["same", "different", "missing", "new", "not compared"]
+
+
+@dataclass(frozen=True)
+class ResultPair:
+    """One result of two runs; `before` or `after` is None where that run has none of this name."""
+
+    name: str
+    before: Result | None
+    after: Result | None
+    verdict: Verdict
+    differences: list[str]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A run, its repetition, and what became of each result."""
+
+    run: Manifest
+    repeated: Manifest
+    results: list[ResultPair]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the repetition succeeded and every result that is compared is the same."""
+        ended_well = self.repeated.status == "succeeded"
+        return ended_well and all(pair.verdict in ("same", "not compared") for pair in self.results)
+
+
+def verify(run: Manifest, project: Path, on_event: Callable[[Event], None] | None = None) -> Verification:
+    """Repeat a run: its own notebook as it was, its parameters, and its inputs, whose content is checked first.
+
+    The repetition is a run of its own, called `verify-<name>`, so that nothing takes its artifacts for the originals.
+
+    Raises
+    ------
+    InputError
+        When the run did not succeed, or its folder or an input is no longer what it was.
+    """
+    if run.status != "succeeded":
+        raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be verified")
+    check_untouched(run, project)
+    request = Request(
+        run.folder(project) / NOTEBOOK,
+        run.parameters,
+        given_by=f"run {run.run_id}",
+        trigger=f"verify:{run.run_id}",
+    )
+    plan = replace(prepare(request, project), name=f"verify-{run.name}", title=run.title)
+    repeated = execute(plan, project, on_event)
+    return Verification(run, repeated, pair_results(run.results, repeated.results))
+
+
+def pair_results(before: dict[str, Result], after: dict[str, Result]) -> list[ResultPair]:
+    """Compare two runs' results by name, with the tolerances of the first."""
+    return [_pair(name, before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])]
+
+
+def _pair(name: str, before: Result | None, after: Result | None) -> ResultPair:
+    if before is None or after is None:
+        return ResultPair(name, before, after, "new" if before is None else "missing", [])
+    if not before.compare:
+        return ResultPair(name, before, after, "not compared", [])
+    found = compare_results({name: _payload(before)}, {name: _payload(after)})
+    return ResultPair(name, before, after, "different" if found else "same", [str(each) for each in found])
+
+
+def _payload(result: Result) -> dict[str, Any]:
+    return result.model_dump()
