@@ -254,3 +254,18 @@ def test_the_kernels_own_log_is_redacted_as_it_is_written(engine, tmp_path):
            kernel_log=log)  # fmt: skip
     assert "said [secret key]" in log.read_text()
     assert value not in log.read_text()
+
+
+EVERY_TYPE = {
+    "whole": -3, "number": 1e-300, "truth": True, "nothing": None, "empty": "", "listed": [1, [2.5, None], "x"],
+    "mapped": {"a'b": {"c\"d": [True]}, "ä\n": "\\"}, "quotes": """'"\'\'\'\"\"\"""", "lines": "a\nb\r\n\tc\x00\x1b",
+    "unicode": "ünïcödé 🎉 \u2028 \u202e", "escape": "'); __import__('os')._exit(3) #",
+    "braces": "{{x}} {0} %s ${HOME} {% x %}",
+    "backslash": "\\", "infinite": float("inf"),
+}  # fmt: skip
+
+
+def test_parameters_of_every_type_arrive_as_they_were_given(engine):
+    names = list(EVERY_TYPE)
+    cells = engine([f"import json; print(json.dumps([{', '.join(names)}]))"], parameters=EVERY_TYPE)
+    assert json.loads(cells[-1].outputs[0].text) == list(EVERY_TYPE.values())

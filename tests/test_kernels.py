@@ -174,9 +174,10 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 from test_kernels import ORPHANS, Kernel
 kernel = Kernel(warm=sys.argv[2] == "True")
-print(kernel.run(ORPHANS), flush=True)
+pids = kernel.run(ORPHANS)
 if len(sys.argv) > 3:
     kernel.manager.provisioner.keep(float(sys.argv[3]))
+print(pids, flush=True)
 time.sleep(300)
 """
 

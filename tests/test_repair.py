@@ -127,6 +127,17 @@ def test_a_key_whose_runner_was_killed_is_taken_over(project):
     assert run_notebook(Request(path), project, options=Options(idempotency_key="today")) == run
 
 
+def test_a_key_whose_run_had_ended_when_its_runner_was_killed_is_answered_by_that_run(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["1"])
+    dies = RUNNER.replace("import sys", "import os, sys").replace(
+        "run_notebook(Request", "from lepton_kit.runs.ledger import Ledger\n"
+        "Ledger.finish = lambda *_: os.kill(os.getpid(), 9)\nrun_notebook(Request",
+    )  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", dies, str(project), str(path), "today"]).returncode == -9
+    run = run_notebook(Request(path), project, options=Options(idempotency_key="today"))
+    assert [run] == all_runs(project)
+
+
 def test_eight_runs_at_once_never_mix(project):
     cell = "import os, time; open('mine', 'w').write(str(n)); time.sleep(.5); lk.record('n', int(open('mine').read()))"
     write_notebook(project / "notebooks/n.ipynb", [cell, "lk.record('here', os.getcwd())"], "n: int = 0")

@@ -155,9 +155,10 @@ def _figure(options: dict[str, Any], pictures: list[Any]) -> list[Any]:
 def _not_run(cell: Any) -> list[Any]:
     """Return a note below a cell that did not run, or did not run to its end."""
     state = cell.metadata.get("papermill", {}).get("status")
-    if state == "failed":
-        return [html_cell('<p class="cell-note failed" id="stopped-here">The run stopped in this cell.</p>')]
-    if state == "pending" or cell.execution_count is None:
+    if state in ("failed", "interrupted"):
+        words = "stopped" if state == "failed" else "was stopped"
+        return [html_cell(f'<p class="cell-note failed" id="stopped-here">The run {words} in this cell.</p>')]
+    if state in ("not run", "pending") or cell.execution_count is None:
         return [html_cell('<p class="cell-note">This cell was not run.</p>')]
     return []
 

@@ -60,7 +60,10 @@ class Owner:
 
 @dataclass(frozen=True)
 class Claim:
-    """The answer to a claim: `mine` (run it), `done` (`run_id` is the answer) or `busy` (`owner` is running it)."""
+    """The answer to a claim: `mine` (run it), `done` (`run_id` is the answer) or `busy` (`owner` is running it).
+
+    A claim that was taken over from a dead owner names the run that it had come to.
+    """
 
     state: Literal["mine", "done", "busy"]
     run_id: str | None
@@ -92,14 +95,18 @@ class Ledger:
                 if not owner.is_dead(found[6]):
                     return Claim("busy", found[0], owner)
             ledger.execute(
-                "INSERT OR REPLACE INTO claims VALUES (?, NULL, 0, ?, ?, ?, ?, ?)",
-                [key, me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, 0, ?, ?, ?, ?, ?)",
+                [key, found and found[0], me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
             )
-        return Claim("mine", None, me)
+        return Claim("mine", found and found[0], me)
 
     def renew(self, key: str) -> None:
         """Lengthen the lease of a claim of this process to `LEASE_S` seconds from now."""
         self._change_mine("UPDATE claims SET lease = ? WHERE key = ? AND done = 0", time.time() + LEASE_S, key)
+
+    def comes_to(self, key: str, run_id: str) -> None:
+        """Note the run that a claim of this process has come to; it may yet be retried."""
+        self._change_mine("UPDATE claims SET run_id = ? WHERE key = ? AND done = 0", run_id, key)
 
     def finish(self, key: str, run_id: str) -> None:
         """Note the run that answers a key for good."""

@@ -190,8 +190,9 @@ def execute(
     ledger = Ledger(project)
     while (claim := ledger.claim(key)).state == "busy":
         time.sleep(0.2)
-    if claim.run_id is not None:
+    if claim.run_id and (claim.state == "done" or _has_answered(claim.run_id, project)):
         run = Manifest.load(project / "runs" / claim.run_id / "manifest.json")
+        ledger.finish(key, run.run_id)
         tell(Event("run_skipped", run.run_id, plan.name, status=run.status))
         return run
     with _lease(ledger, key):
@@ -199,6 +200,14 @@ def execute(
         if run.status in ANSWERS:
             ledger.finish(key, run.run_id)
     return run
+
+
+def _has_answered(run_id: str, project: Path) -> bool:
+    """Whether the run of a claim's dead owner had come to its own end before its owner did."""
+    if not (path := project / "runs" / run_id / "manifest.json").exists():
+        return False
+    run = Manifest.load(path)
+    return run.status in ANSWERS and (run.error is None or run.error.name != RunnerDied.__name__)
 
 
 @contextmanager
@@ -254,6 +263,8 @@ def _attempt(
     folder = _new_folder(plan.name, project)
     ledger = Ledger(project)
     ledger.started(folder.name)
+    if options.idempotency_key is not None:
+        ledger.comes_to(options.idempotency_key, folder.name)
     manifest = _first_manifest(plan, project, folder.name).model_copy(
         update={
             "attempt": earlier.attempt + 1 if earlier else 1,
