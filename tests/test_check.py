@@ -132,7 +132,7 @@ def test_a_run_is_repeated_with_its_own_parameters(project, committed):
     run = run_notebook(Request(committed, {"rate": 3.0}), project)
     check = check_run(run, project)
     assert check.passed, check.report
-    assert [path.name for path in (project / "runs").iterdir()] == [run.run_id]
+    assert [path.parent.name for path in project.glob("runs/*/manifest.json")] == [run.run_id]
 
 
 def test_a_run_whose_notebook_artifact_or_manifest_was_altered_proves_nothing(project):

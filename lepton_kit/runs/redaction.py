@@ -34,7 +34,7 @@ class Redactor:
     Examples
     --------
     >>> Redactor({"key": "hunter2!"}).text("a = 'hunter2!', b = aHVudGVyMiE=")
-    "a = '[secret key]', b = [secret key]="
+    "a = '[secret key]', b = [secret key]"
     """
 
     def __init__(self, values: Mapping[str, str]) -> None:
@@ -184,6 +184,7 @@ def _base64_forms(value: str) -> Iterator[str]:
     raw = value.encode("utf-8", "surrogateescape")
     encoders: tuple[Callable[[bytes], bytes], ...] = (base64.b64encode, base64.urlsafe_b64encode)
     for encode in encoders:
+        yield encode(raw).decode()
         for before in range(3):
             first = -(-before * 8 // 6)
             last = (before + len(raw)) * 8 // 6
