@@ -7,6 +7,7 @@ for a while, when a file it has loaded is no longer what it was, or when it can 
 from __future__ import annotations
 
 import array
+import fcntl
 import gc
 import importlib
 import json
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.guardian import guard
+from lepton_kit.runs.warm.guardian import guard, name_process
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 FIRST = (
@@ -35,8 +36,9 @@ FIRST = (
 )  # fmt: skip
 
 
-def serve(path: Path) -> NoReturn:
+def serve(path: Path, lock: int) -> NoReturn:
     """Answer requests until it is time to end."""
+    loaded = _Loaded()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path.unlink(missing_ok=True)
     listener.bind(str(path))
@@ -50,7 +52,7 @@ def serve(path: Path) -> NoReturn:
     for name in FIRST:
         _preload(name)
     waiting = [name for name in os.environ.get("LEPTON_PRELOAD", lease.DEFAULT_PRELOAD).split(",") if name]
-    loaded = _Loaded()
+    loaded.add()
     idle_s = float(os.environ.get("LEPTON_FORKSERVER_IDLE", lease.IDLE_S))
     last_asked = time.monotonic()
     gc.freeze()
@@ -60,14 +62,15 @@ def serve(path: Path) -> NoReturn:
             last_asked = time.monotonic()
             if not path.exists() or loaded.have_changed() or _is_unsafe():
                 break
-            _answer(connection, listener)
+            _answer(connection)
         elif waiting:
             _preload(waiting.pop(0))
-            loaded = _Loaded()
+            loaded.add()
             gc.freeze()
         elif not path.exists():
             break
     path.unlink(missing_ok=True)
+    fcntl.flock(lock, fcntl.LOCK_UN)  # who asked last sees the connection close, and may start the next one at once
     os._exit(0)
 
 
@@ -80,10 +83,16 @@ class _Loaded:
     """The files of all loaded modules, as they were when they were loaded."""
 
     def __init__(self) -> None:
+        self.began = time.time_ns()  # a file changed later may have been read before or after that
         self.stamps: dict[str, tuple[int, int] | None] = {}
+
+    def add(self) -> None:
+        """Note the files of the modules that were loaded since this was last called."""
         for module in list(sys.modules.values()):
-            if file := getattr(module, "__file__", None):
-                self.stamps[file] = _stamp(file)
+            file = getattr(module, "__file__", None)
+            if file and file not in self.stamps:
+                stamp = _stamp(file)
+                self.stamps[file] = (0, 0) if stamp and stamp[0] >= self.began else stamp
 
     def have_changed(self) -> bool:
         return any(_stamp(file) != stamp for file, stamp in self.stamps.items())
@@ -102,16 +111,22 @@ def _is_unsafe() -> bool:
     return len(list(Path("/proc/self/task").iterdir())) > 1 or bool(torch and torch.cuda.is_initialized())
 
 
-def _answer(connection: socket.socket, listener: socket.socket) -> None:
+def _answer(connection: socket.socket) -> None:
     """Fork a guardian that does what is asked for; this process goes on at once."""
     connection.settimeout(1.0)
     try:
         request, files = _receive(connection)
+        alive = _is_waiting(connection)
     except (OSError, ValueError):
         connection.close()
         return
+    if not alive:  # who asked has lost patience, and does it alone
+        connection.close()
+        for file in files:
+            os.close(file)
+        return
     if os.fork() == 0:
-        listener.close()
+        _close_all_but(connection.fileno(), *files)  # the lock above all: it says whether a server lives
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         connection.settimeout(None)
         run = {"kernel": _run_kernel, "command": _run_command}[request["kind"]]
@@ -119,6 +134,18 @@ def _answer(connection: socket.socket, listener: socket.socket) -> None:
     connection.close()
     for file in files:
         os.close(file)
+
+
+def _is_waiting(connection: socket.socket) -> bool:
+    return not select.select([connection], [], [], 0)[0]  # who waits sends nothing more; who has gone can be read
+
+
+def _close_all_but(*kept: int) -> None:
+    """Close what a guardian does not need; standard streams stay."""
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        if int(entry.name) > 2 and int(entry.name) not in kept:
+            with suppress(OSError):  # the listing's own
+                os.close(int(entry.name))
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -143,6 +170,7 @@ def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list
     for number, file in enumerate(files):
         os.dup2(file, number)
     _open_standard_streams()
+    name_process("python")
     os.closerange(3, max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1)
     os.environ.clear()
     os.environ.update(request["env"])
@@ -189,14 +217,14 @@ def _run_command(argv: list[str]) -> int:
 
 
 def _renew_random_generators() -> None:
-    """Give each process its own randomness, as a new one has; torch begins every process with the same seed."""
+    """Give each process its own randomness, as a new one has."""
     import random
 
     random.seed()
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     if torch := sys.modules.get("torch"):
-        torch.manual_seed(torch.initial_seed())
+        torch.default_generator.seed()
 
 
 def _use_threads_as_asked() -> None:
@@ -223,7 +251,7 @@ def main() -> None:
     """Serve at a path, while the lock that says so is held."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
     path = Path(sys.argv[1])
-    serve(path)
+    serve(path, int(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux' prctl(2)
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # of Linux' prctl(2)
+NAME = "lepton-guardian"  # 15 bytes at most
 STOP_S = 10.0  # how long a command may take to end by itself after it was asked to
 
 
@@ -42,6 +43,7 @@ def guard(lease: socket.socket, run: Callable[[], int], ask_first: bool = False)
         At the end of the lease send SIGTERM and wait a little, before killing.
     """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # so orphans become children of this process, wherever they went
+    name_process(NAME)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = os.getpid()
@@ -56,6 +58,11 @@ def guard(lease: socket.socket, run: Callable[[], int], ask_first: bool = False)
     _kill_descendants()
     _send(lease, {"exit": code})
     os._exit(0)
+
+
+def name_process(name: str) -> None:
+    """Set the name that the system shows for this process."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def _become_child(lease: socket.socket, parent: int) -> None:

@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lepton_kit.runs.warm.guardian import NAME
+
 PATIENCE_S = 0.3  # an ordinary start takes about as long, so waiting longer for a busy server gains nothing
 DECIDES = (  # beginnings of the names of variables that libraries read while they are imported
     "PYTHON", "LC_", "LANG", "LD_", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "MPLCONFIGDIR", "MATPLOTLIBRC",
@@ -107,11 +109,15 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     if lease.started(PATIENCE_S):
         return lease
     lease.close()
+    if lease.exit_status is not None:  # the server has ended, such as one that was out of date
+        start_server(environment)
     return None
 
 
 def start_server(environment: Mapping[str, str]) -> None:
-    """Start a server in the background, unless one is starting already."""
+    """Start a server in the background, unless one is starting already, or a guardian would end it with a kernel."""
+    if _is_under_guardian():
+        return
     path = socket_path(environment)
     lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -161,3 +167,16 @@ def is_safe_here(environment: Mapping[str, str]) -> str | None:
     if not hasattr(os, "pidfd_open"):
         return "this Python has no pidfd_open"
     return None
+
+
+def _is_under_guardian() -> bool:
+    pid = os.getpid()
+    while pid > 1:
+        try:
+            name, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+        except OSError:
+            return False
+        if name.partition("(")[2] == NAME:
+            return True
+        pid = int(rest.split()[1])
+    return False
