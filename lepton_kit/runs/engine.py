@@ -167,19 +167,21 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.km = self.create_kernel_manager()
         failed = True
         try:
-            self.start_new_kernel(**options)
-            self._connect()
+            with _undisturbed():
+                self.start_new_kernel(**options)
+                self._open_channels()
+            self._await_kernel()
             failed = not self._run_cells()
             self.set_widgets_metadata()
         except BaseException:
             self.shutdown_kernel = "immediate"  # whatever it is doing now, nobody waits for it any more
             raise
         finally:
-            self._let_go(failed)
+            with _undisturbed():
+                self._let_go(failed)
         return self.nb
 
-    def _connect(self) -> None:
-        """Connect to the kernel and wait until it answers and its output arrives."""
+    def _open_channels(self) -> None:
         self.kc = self.km.blocking_client()
         self.kc.context.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self.kc.context.setsockopt(zmq.RCVHWM, 0)  # no output is dropped because it comes too fast
@@ -189,6 +191,9 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.poller = zmq.Poller()
         self.poller.register(self.shell, zmq.POLLIN)
         self.poller.register(self.iopub, zmq.POLLIN)
+
+    def _await_kernel(self) -> None:
+        """Wait until the kernel answers and its output arrives."""
         deadline = self.started + self.limits.start_s
         ask_again, heard, info = 0.0, False, None
         while not (info and heard):
@@ -496,6 +501,26 @@ def _writer(nb: Any, save_path: Path | None, output_path: str | None) -> Callabl
     if path.exists() and not path.is_file():  # such as /dev/null, which a rename would replace
         return lambda content: write_ipynb(nb, output_path)
     return lambda content: write_atomically(path, content)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off an interrupt until this is done: a kernel half started, or a socket half made, could never be let go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals interrupt the main thread alone
+        return
+    received: list[int] = []
+    stops = (int(signal.SIGINT), int(signal.SIGTERM))
+    handlers = {number: signal.getsignal(number) for number in stops}
+    for number in handlers:
+        signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in received[:1]:
+            signal.raise_signal(number)
 
 
 @contextmanager
