@@ -232,7 +232,7 @@ def report(
         "",
         f"`benchmarks/runs.py`, {datetime.now(UTC):%Y-%m-%d}: Python {platform.python_version()}, {os.cpu_count()} "
         f"cores, papermill {version('papermill')}, nbclient {version('nbclient')}, torch {version('torch')}. Medians "
-        f"of {repeats} (d: 3, and papermill there once), in seconds; the fork server was up. nbval runs as `--nbval-lax`.",
+        f"of {repeats} (d: 3, and papermill there once), in seconds; the fork server was up. nbval: `--nbval-lax`.",
         "",
         "| way | a: one cell | b: pandas, matplotlib, torch | c: 50 cells | d: 160 × 200 KB |",
         "|---|---|---|---|---|",
@@ -261,7 +261,8 @@ def report(
     lines += [
         "",
         f"40 runs of b with 2 workers took {many[0]:.1f} s. Over {runs} runs of a in one process, resident memory went "
-        f"from {memory[0]:.0f} MiB (after {runs // 5}) to {memory[1]:.0f} MiB, open files from {memory[2]} to {memory[3]}.",
+        f"from {memory[0]:.0f} MiB (after {runs // 5}) to {memory[1]:.0f} MiB, open files from {memory[2]} to "
+        f"{memory[3]}.",
     ]
     return "\n".join(lines) + "\n"
 
