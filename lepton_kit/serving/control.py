@@ -1,0 +1,148 @@
+"""What a service shall be doing: a small file that its workers follow, and their words of what they do.
+
+services/<name>/control.json        the wish: version, candidate and its share, number of workers, generation
+services/<name>/workers/<pid>.json  each worker's answer: the generation it has followed, and why where it could not
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import InputError
+from lepton_kit.files import write_atomically
+
+MOST_WORKERS = 64
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the workers of a service shall be doing.
+
+    `share` is the part of the requests (0 to 1) that the candidate version answers; `generation` grows by one with
+    every change.
+    """
+
+    version: str
+    candidate: str | None = None
+    share: float = 0.0
+    workers: int = 1
+    generation: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or not 1 <= self.workers <= MOST_WORKERS:
+            raise InputError(f"workers = {self.workers!r}: must be a whole number from 1 to {MOST_WORKERS}")
+        if not isinstance(self.share, int | float) or not 0 <= self.share <= 1:
+            raise InputError(f"share = {self.share!r}: must be a number from 0 to 1")
+        if self.share and self.candidate is None:
+            raise InputError(f"share = {self.share!r}: needs a candidate version to send that part of the requests to")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one worker says: the generation it followed, the versions it holds, and what went wrong, if anything."""
+
+    pid: int
+    generation: int
+    version: str
+    candidate: str | None
+    error: str | None = None
+
+
+def service_folder(root: Path, name: str) -> Path:
+    """Return the folder of a service's state.
+
+    Raises
+    ------
+    InputError
+        When the name is not made of small letters, digits, `-` and `_`.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(f"service name {name!r}: must be small letters, digits, '-' and '_', such as 'goog'")
+    return root / name
+
+
+def read_wish(folder: Path) -> Wish:
+    """Read what a service shall be doing.
+
+    Raises
+    ------
+    InputError
+        When the service has never been started, or the file is damaged.
+    """
+    path = folder / "control.json"
+    try:
+        return Wish(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise InputError(f"service {folder.name!r}: has not been started here ({path} is missing)") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: not the wish of a service ({error}); start the service again") from error
+
+
+def change_wish(folder: Path, **changes: Any) -> Wish:
+    """Write what a service shall be doing from now on, and return it; two who change it do not undo each other."""
+    with _locked(folder):
+        held = read_wish(folder)
+        changed = replace(held, **changes, generation=held.generation + 1)
+        _write(folder, changed)
+    return changed
+
+
+def begin(folder: Path, wish: Wish) -> Wish:
+    """Write the first wish of a service that starts; its generation follows the one before, where there was one."""
+    (folder / "workers").mkdir(parents=True, exist_ok=True)
+    for left in (folder / "workers").glob("*.json"):
+        left.unlink()
+    with _locked(folder):
+        try:
+            generation = read_wish(folder).generation + 1
+        except InputError:  # never started, or damaged: this start is what the message asks for
+            generation = 1
+        _write(folder, replace(wish, generation=generation))
+    return read_wish(folder)
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write what this worker does."""
+    write_atomically(folder / "workers" / f"{report.pid}.json", json.dumps(asdict(report)))
+
+
+def read_reports(folder: Path) -> list[Report]:
+    """Return what the workers that are alive say, by process id."""
+    found = []
+    for path in sorted((folder / "workers").glob("*.json")):
+        if _is_alive(int(path.stem)):
+            found.append(Report(**json.loads(path.read_text(encoding="utf-8"))))
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def _write(folder: Path, wish: Wish) -> None:
+    write_atomically(folder / "control.json", json.dumps(asdict(wish), indent=1) + "\n")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

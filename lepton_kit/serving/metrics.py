@@ -1,0 +1,133 @@
+"""The metrics of a service, by OpenTelemetry's and Prometheus' names, added up over its workers.
+
+prometheus_client's multiprocess mode keeps each worker's numbers in files of one folder (`PROMETHEUS_MULTIPROC_DIR`,
+which must be set before this module is imported in a worker); whichever worker is asked for `/metrics` adds them up.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""OpenTelemetry's advised boundaries of `http.server.request.duration` (semantic conventions 1.23 and later)."""
+
+RETURNS = (-0.1, -0.05, -0.02, -0.01, -0.005, -0.002, 0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+WIDTHS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
+ERRORS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class ServiceMetrics:
+    """All metrics of one worker.
+
+    Parameters
+    ----------
+    registry
+        Where they are registered; a fresh one unless given.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        kept = registry or CollectorRegistry()
+        self.duration = Histogram(
+            "http_server_request_duration_seconds",
+            "Duration of HTTP requests, by method, route and status",
+            ("http_request_method", "http_route", "http_response_status_code"),
+            buckets=SECONDS,
+            registry=kept,
+        )
+        self.active = _gauge("http_server_active_requests", "Requests being answered", kept, "livesum")
+        self.queued = _gauge("lepton_queue_requests", "Requests waiting for the model", kept, "livesum")
+        self.queue_seconds = Histogram(
+            "lepton_queue_seconds", "Time a request waited for the model", buckets=SECONDS, registry=kept
+        )
+        self.model_seconds = Histogram(
+            "lepton_model_seconds", "Time the model took for a request", buckets=SECONDS, registry=kept
+        )
+        self.errors = Counter("lepton_errors", "Requests without a forecast, by kind", ("kind",), registry=kept)
+        self.requests = Counter(
+            "lepton_predict_requests", "Requests for a forecast, by version and outcome", ("version", "outcome"),
+            registry=kept,
+        )
+        self.model = Gauge(
+            "lepton_model_workers",
+            "Workers that answer with a version, by its role",
+            ("model", "version", "role"),
+            registry=kept,
+            multiprocess_mode="livesum",
+        )
+        self.memory = _gauge("lepton_worker_resident_memory_bytes", "Memory of a worker", kept, "liveall")
+        self.cpu = Counter("lepton_workers_cpu_seconds", "Processor time of all workers", registry=kept)
+        self.starts = Counter("lepton_worker_starts", "Workers started, restarts among them", registry=kept)
+        self.forecast = Histogram(
+            "lepton_forecast_mean", "Forecast log return per day", ("version",), buckets=RETURNS, registry=kept
+        )
+        self.width = Histogram(
+            "lepton_forecast_interval_width", "Width of the 90 % interval, log return per day", ("version",),
+            buckets=WIDTHS, registry=kept,
+        )
+        self.actuals = Counter(
+            "lepton_forecast_actuals", "Actual values by whether the interval held them", ("version", "inside"),
+            registry=kept,
+        )
+        self.error = Histogram(
+            "lepton_forecast_absolute_error", "Absolute error of the mean, log return per day", ("version",),
+            buckets=ERRORS, registry=kept,
+        )
+        self.inputs = Counter(
+            "lepton_input_problems", "Values that were missing, out of range or of an unseen name", ("problem",),
+            registry=kept,
+        )
+        self.rows = Counter("lepton_input_rows", "Rows asked for", registry=kept)
+        self.ratings = Counter("lepton_feedback_ratings", "People's ratings, 1 to 5", ("rating",), registry=kept)
+        self.fresh = Counter(
+            "lepton_freshness_seconds", "Time during which the newest data were fresh or stale", ("state",),
+            registry=kept,
+        )
+        self.as_of = _gauge("lepton_newest_data_timestamp_seconds", "Newest `as_of` of a request", kept, "livemax")
+        self.registry = kept
+        self._spent = time.process_time()
+        for kind in ("invalid", "too_large", "overloaded", "model"):
+            self.errors.labels(kind)  # so that each is 0, not absent, before the first
+        for problem in ("missing", "out_of_range", "unseen"):
+            self.inputs.labels(problem)
+
+    def measure_process(self) -> None:
+        """Note this process' memory, and its processor time since the last call."""
+        spent = time.process_time()
+        self.cpu.inc(max(0.0, spent - self._spent))
+        self._spent = spent
+        self.memory.set(_resident_bytes())
+
+    def text(self) -> bytes:
+        """Return the metrics of all workers in Prometheus' text format; of this process alone outside of a service."""
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        multiprocess.MultiProcessCollector(together, path=folder)
+        return generate_latest(together)
+
+
+def forget_worker(pid: int, folder: Path) -> None:
+    """Take a worker that ended out of the gauges; its counters stay in the sums."""
+    multiprocess.mark_process_dead(pid, str(folder))
+
+
+def _gauge(name: str, meaning: str, registry: CollectorRegistry, mode: str) -> Gauge:
+    return Gauge(name, meaning, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:  # not Linux: the largest so far is what can be known
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else largest * 1024
+    return pages * resource.getpagesize()

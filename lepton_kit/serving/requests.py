@@ -1,0 +1,110 @@
+"""The bodies that a service takes: rows of the features that its model needs, and what became true afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, create_model, model_validator
+
+from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
+
+MOST_ROWS = 1000
+MOST_UNKNOWN = 100
+
+
+class Feedback(BaseModel):
+    """The actual value of a request's forecast, or a person's rating of it, or both."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
+    row: int = Field(default=0, ge=0, lt=MOST_ROWS, description="which row of the request's batch, from 0")
+    actual: FiniteFloat | None = Field(default=None, description="log return of the day that was forecast")
+    rating: int | None = Field(default=None, ge=1, le=5, description="a person's rating, 1 (bad) to 5 (good)")
+    comment: str = Field(default="", max_length=1000)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Feedback:
+        if self.actual is None and self.rating is None:
+            raise ValueError("needs an actual value, a rating, or both")
+        return self
+
+
+def needed_columns(forecaster: Forecaster) -> tuple[str, ...]:
+    """Return the features that each row of a request must hold."""
+    architecture = forecaster.architecture
+    extra = ("volatility_ewma",) if architecture.volatility == "ewma" else ()
+    return tuple(dict.fromkeys(architecture.columns + extra))
+
+
+def prediction_model(forecaster: Forecaster) -> type[BaseModel]:
+    """Return the model of the body of `POST /v1/predict`: `{"row": {…}}` or `{"rows": [{…}, …]}`.
+
+    A row may hold names that the model does not know; they are ignored and counted. `as_of` says when the newest data
+    behind the request was known.
+    """
+    fields: dict[str, Any] = {column: (FiniteFloat, ...) for column in needed_columns(forecaster)}
+    row = create_model("Row", __config__=ConfigDict(extra="allow"), **fields)
+    base = create_model(
+        "PredictRequest",
+        __config__=ConfigDict(extra="forbid"),
+        row=(row | None, None),
+        rows=(list[row] | None, Field(default=None, min_length=1, max_length=MOST_ROWS)),  # type: ignore[valid-type]
+        as_of=(float | None, Field(default=None, gt=0, allow_inf_nan=False, description="Unix time, seconds")),
+    )
+
+    class PredictRequest(base):  # type: ignore[misc, valid-type]
+        """One row, or a batch."""
+
+        @model_validator(mode="after")
+        def _one_of_both(self) -> PredictRequest:
+            if (self.row is None) == (self.rows is None):
+                raise ValueError("needs either 'row' (one) or 'rows' (a batch)")
+            return self
+
+    return PredictRequest
+
+
+def rows_of(body: Any) -> list[BaseModel]:
+    """Return the rows of a body, one or many."""
+    return [body.row] if body.row is not None else list(body.rows)
+
+
+def feature_table(rows: list[BaseModel], columns: tuple[str, ...]) -> pd.DataFrame:
+    """Return validated rows as the table (rows, columns) that a forecaster reads."""
+    return pd.DataFrame([[getattr(row, column) for column in columns] for row in rows], columns=list(columns))
+
+
+def unknown_names(rows: list[BaseModel]) -> int:
+    """Return how many values carry a name that the model does not know."""
+    return sum(len(row.model_extra or {}) for row in rows)
+
+
+def out_of_range(forecaster: Forecaster, features: pd.DataFrame) -> np.ndarray:
+    """Return how many rows (columns,) each input of the model is beyond `FURTHEST_INPUT` training spreads in."""
+    from lepton_kit.models.forecasters import raw_inputs
+
+    raw, _ = raw_inputs(features, forecaster.architecture, forecaster.scaler.level)
+    scaled = (raw - np.array(forecaster.scaler.center)) / np.array(forecaster.scaler.spread)
+    return np.asarray((np.abs(scaled) > FURTHEST_INPUT).sum(axis=0))
+
+
+def missing_fields(error: ValidationError) -> list[str]:
+    """Return the names of the fields that were absent or null, as often as they were."""
+    absent = (found for found in error.errors(include_url=False) if _is_absent(found))
+    return [str(found["loc"][-1]) for found in absent]
+
+
+def field_errors(error: ValidationError, most: int = 20) -> list[dict[str, Any]]:
+    """Return a validation's errors as an answer can hold them: where, what, and the beginning of the value."""
+    return [
+        {"field": ".".join(map(str, found["loc"])) or "body", "message": found["msg"], "input": repr(found["input"])[:80]}
+        for found in error.errors(include_url=False, include_context=False)[:most]
+    ]
+
+
+def _is_absent(found: Mapping[str, Any]) -> bool:
+    return found["type"] == "missing" or (found["input"] is None and len(found["loc"]) > 1)
