@@ -52,7 +52,9 @@ class ServiceMetrics:
         )
         self.errors = Counter("lepton_errors", "Requests without a forecast, by kind", ("kind",), registry=kept)
         self.requests = Counter(
-            "lepton_predict_requests", "Requests for a forecast, by version and outcome", ("version", "outcome"),
+            "lepton_predict_requests",
+            "Requests for a forecast, by version and outcome",
+            ("version", "outcome"),
             registry=kept,
         )
         self.model = Gauge(
@@ -69,25 +71,37 @@ class ServiceMetrics:
             "lepton_forecast_mean", "Forecast log return per day", ("version",), buckets=RETURNS, registry=kept
         )
         self.width = Histogram(
-            "lepton_forecast_interval_width", "Width of the 90 % interval, log return per day", ("version",),
-            buckets=WIDTHS, registry=kept,
+            "lepton_forecast_interval_width",
+            "Width of the 90 % interval, log return per day",
+            ("version",),
+            buckets=WIDTHS,
+            registry=kept,
         )
         self.actuals = Counter(
-            "lepton_forecast_actuals", "Actual values by whether the interval held them", ("version", "inside"),
+            "lepton_forecast_actuals",
+            "Actual values by whether the interval held them",
+            ("version", "inside"),
             registry=kept,
         )
         self.error = Histogram(
-            "lepton_forecast_absolute_error", "Absolute error of the mean, log return per day", ("version",),
-            buckets=ERRORS, registry=kept,
+            "lepton_forecast_absolute_error",
+            "Absolute error of the mean, log return per day",
+            ("version",),
+            buckets=ERRORS,
+            registry=kept,
         )
         self.inputs = Counter(
-            "lepton_input_problems", "Values that were missing, out of range or of an unseen name", ("problem",),
+            "lepton_input_problems",
+            "Values that were missing, out of range or of an unseen name",
+            ("problem",),
             registry=kept,
         )
         self.rows = Counter("lepton_input_rows", "Rows asked for", registry=kept)
         self.ratings = Counter("lepton_feedback_ratings", "People's ratings, 1 to 5", ("rating",), registry=kept)
         self.fresh = Counter(
-            "lepton_freshness_seconds", "Time during which the newest data were fresh or stale", ("state",),
+            "lepton_freshness_seconds",
+            "Time during which the newest data were fresh or stale",
+            ("state",),
             registry=kept,
         )
         self.as_of = _gauge("lepton_newest_data_timestamp_seconds", "Newest `as_of` of a request", kept, "livemax")

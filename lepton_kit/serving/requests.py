@@ -101,7 +101,11 @@ def missing_fields(error: ValidationError) -> list[str]:
 def field_errors(error: ValidationError, most: int = 20) -> list[dict[str, Any]]:
     """Return a validation's errors as an answer can hold them: where, what, and the beginning of the value."""
     return [
-        {"field": ".".join(map(str, found["loc"])) or "body", "message": found["msg"], "input": repr(found["input"])[:80]}
+        {
+            "field": ".".join(map(str, found["loc"])) or "body",
+            "message": found["msg"],
+            "input": repr(found["input"])[:80],
+        }
         for found in error.errors(include_url=False, include_context=False)[:most]
     ]
 

@@ -1,0 +1,304 @@
+"""The prediction log: every request as rows, safe from a crash, bounded by size and age.
+
+requests/recent.sqlite       the newest rows, committed within milliseconds, and all feedback that is kept
+requests/<first>-<last>.parquet  older rows, rolled out of it, named by the Unix milliseconds of their first and last
+
+A worker's rows are written by a thread of its own, many in one commit. Whichever worker holds the lock rolls rows over
+and removes files that are too old or too many; a row leaves the database only after its file is on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lepton_kit.errors import InputError
+
+FORECAST = ("mean", "std", "lower", "upper", "prob_up")
+FEATURE = "feature_"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS requests (
+    id INTEGER PRIMARY KEY, time_ms INTEGER, request_id TEXT, row INTEGER, version TEXT, status INTEGER,
+    latency_ms REAL, forecast TEXT, features TEXT);
+CREATE INDEX IF NOT EXISTS requests_by_id ON requests (request_id, row);
+CREATE TABLE IF NOT EXISTS feedback (
+    request_id TEXT, row INTEGER, time_ms INTEGER, actual REAL, rating INTEGER, comment TEXT,
+    PRIMARY KEY (request_id, row));
+"""
+_INSERT = (
+    "INSERT INTO requests (time_ms, request_id, row, version, status, latency_ms, forecast, features)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much is kept.
+
+    Rows beyond `recent_rows`, or older than `recent_seconds`, go to Parquet; Parquet files beyond `bytes` together, or
+    older than `days`, are removed, oldest first.
+    """
+
+    recent_rows: int = 50_000
+    recent_seconds: float = 600.0
+    bytes: int = 2 * 1024**3
+    days: float = 90.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a request: its features, and the forecast where there is one."""
+
+    time_ms: int
+    request_id: str
+    row: int
+    version: str
+    status: int
+    latency_ms: float
+    forecast: dict[str, float] | None
+    features: dict[str, float] | None
+
+    def values(self) -> tuple[Any, ...]:
+        """Return the row as the database keeps it."""
+        written = [json.dumps(held) if held is not None else None for held in (self.forecast, self.features)]
+        return (self.time_ms, self.request_id, self.row, self.version, self.status, self.latency_ms, *written)
+
+
+class RequestLog:
+    """The log as one worker writes it.
+
+    Parameters
+    ----------
+    folder
+        The folder of the log; made where it is absent.
+    bounds
+        How much is kept.
+    backlog
+        Requests that may wait for the disk; `is_full` says when no more shall be taken.
+    """
+
+    def __init__(self, folder: Path, bounds: Bounds | None = None, backlog: int = 2000) -> None:
+        self.folder = folder
+        self.bounds = bounds or Bounds()
+        self.failure: str | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        with _connect(folder) as database:
+            database.executescript(SCHEMA)
+        self._waiting: queue.Queue[list[Entry] | threading.Event | None] = queue.Queue(backlog)
+        self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_full(self) -> bool:
+        """Say whether the disk is so far behind that no further request shall be taken."""
+        return self._waiting.full()
+
+    def append(self, entries: list[Entry]) -> None:
+        """Take the rows of one request; they are on the disk a moment later."""
+        self._waiting.put(entries)
+
+    def flush(self) -> None:
+        """Wait until all rows taken so far are on the disk."""
+        reached = threading.Event()
+        self._waiting.put(reached)
+        reached.wait()
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def add_feedback(self, request_id: str, row: int, actual: float | None, rating: int | None, comment: str) -> Any:
+        """Keep what became true of a row.
+
+        Returns
+        -------
+        tuple
+            Whether an actual value is new (a repeated one counts once), and the row's version and forecast, or None
+            where no such forecast is kept.
+        """
+        self.flush()  # the request may have been answered a millisecond ago
+        with _connect(self.folder) as database:
+            found = database.execute(
+                "SELECT version, forecast FROM requests WHERE request_id = ? AND row = ?", (request_id, row)
+            ).fetchone() or self._rolled(request_id, row)
+            if found is None or found[1] is None:
+                return False, None
+            held = database.execute(
+                "SELECT actual FROM feedback WHERE request_id = ? AND row = ?", (request_id, row)
+            ).fetchone()
+            database.execute(
+                "INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " actual = coalesce(excluded.actual, actual), rating = coalesce(excluded.rating, rating),"
+                " comment = CASE excluded.comment WHEN '' THEN comment ELSE excluded.comment END",
+                (request_id, row, int(time.time() * 1000), actual, rating, comment),
+            )
+        is_new = actual is not None and (held is None or held[0] is None)
+        return is_new, (found[0], json.loads(found[1]))
+
+    def _rolled(self, request_id: str, row: int) -> tuple[str, str] | None:
+        for path in reversed(parquet_files(self.folder)):
+            with contextlib.suppress(FileNotFoundError):  # removed for its age, this moment
+                wanted = [("request_id", "=", request_id), ("row", "=", row)]
+                table = pq.read_table(path, filters=wanted, columns=["version", *FORECAST]).to_pylist()
+                if table and table[0]["mean"] is not None:
+                    return table[0]["version"], json.dumps({name: table[0][name] for name in FORECAST})
+        return None
+
+    def roll(self) -> None:
+        """Move old rows to Parquet and remove what is beyond the bounds; nothing where another worker does it now."""
+        with (self.folder / ".roll.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            with _connect(self.folder) as database:
+                self._roll_rows(database)
+            self._remove_files()
+
+    def _roll_rows(self, database: sqlite3.Connection) -> None:
+        rows, oldest, last = database.execute("SELECT count(*), min(time_ms), max(id) FROM requests").fetchone()
+        too_old = rows and oldest < (time.time() - self.bounds.recent_seconds) * 1000
+        if rows == 0 or (rows <= self.bounds.recent_rows and not too_old):
+            return
+        held = pd.read_sql_query("SELECT * FROM requests WHERE id <= ? ORDER BY id", database, params=(last,))
+        path = self.folder / f"{held['time_ms'].min()}-{held['time_ms'].max()}-{last}.parquet"
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(pa.Table.from_pandas(_flat(held), preserve_index=False), temporary, compression="zstd")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)  # a crash from here on leaves rows twice; a reader counts each id once
+        database.execute("DELETE FROM requests WHERE id <= ?", (last,))
+        oldest_kept = (time.time() - self.bounds.days * 86400) * 1000
+        database.execute("DELETE FROM feedback WHERE time_ms < ?", (oldest_kept,))
+
+    def _remove_files(self) -> None:
+        oldest_kept = (time.time() - self.bounds.days * 86400) * 1000
+        room = self.bounds.bytes
+        for path in reversed(parquet_files(self.folder)):
+            room -= path.stat().st_size
+            if room < 0 or int(path.stem.split("-")[1]) < oldest_kept:
+                path.unlink()
+
+    def _write(self) -> None:
+        next_roll = time.monotonic() + 5
+        while True:
+            try:
+                taken = [self._waiting.get(timeout=max(0.0, next_roll - time.monotonic()))]
+                with contextlib.suppress(queue.Empty):
+                    while len(taken) < 500:
+                        taken.append(self._waiting.get_nowait())
+            except queue.Empty:
+                taken = []
+            self._commit([entry for one in taken if isinstance(one, list) for entry in one])
+            for one in taken:
+                if isinstance(one, threading.Event):
+                    one.set()
+            if None in taken:
+                return
+            if time.monotonic() >= next_roll:
+                self._attempt(self.roll)
+                next_roll = time.monotonic() + 5
+
+    def _commit(self, entries: list[Entry]) -> None:
+        if entries:
+            self._attempt(lambda: self._insert(entries))
+
+    def _insert(self, entries: list[Entry]) -> None:
+        with _connect(self.folder) as database:
+            database.executemany(_INSERT, [entry.values() for entry in entries])
+
+    def _attempt(self, action: Any) -> None:
+        try:
+            action()
+            self.failure = None
+        except (OSError, sqlite3.Error, pa.ArrowException) as error:
+            self.failure = f"prediction log {self.folder}: {error}"  # /readyz says so; answering goes on
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the rolled files, oldest first."""
+    return sorted(folder.glob("*-*-*.parquet"), key=lambda path: int(path.stem.split("-")[0]))
+
+
+def read_requests(folder: Path, start: float, end: float) -> pd.DataFrame:
+    """Return the rows of all requests from `start` to `end` (Unix seconds, both included), in order of time.
+
+    Returns
+    -------
+    DataFrame
+        `time` (UTC), `request_id`, `row`, `version`, `status`, `latency_ms`, the forecast (`mean`, `std`, `lower`,
+        `upper`, `prob_up`; log return per day), `feature_<name>`, and `actual`, `rating`, `comment` where known.
+
+    Raises
+    ------
+    InputError
+        When there is no log, or a file of it is damaged.
+    """
+    if not (folder / "recent.sqlite").is_file():
+        raise InputError(f"{folder}: holds no prediction log; `lepton serve` writes one")
+    low, high = int(start * 1000), int(end * 1000)
+    with _connect(folder) as database:  # the database first: a row that is rolled meanwhile is then in both
+        where = "SELECT * FROM requests WHERE time_ms BETWEEN ? AND ? ORDER BY id"
+        recent = _flat(pd.read_sql_query(where, database, params=(low, high)))
+        feedback = pd.read_sql_query("SELECT request_id, row, actual, rating, comment FROM feedback", database)
+    parts = [recent]
+    for path in parquet_files(folder):
+        first, last = map(int, path.stem.split("-")[:2])
+        if first <= high and last >= low:
+            with contextlib.suppress(FileNotFoundError):
+                parts.append(_read_part(path, low, high))
+    held = pd.concat([part for part in parts if len(part)] or [recent], ignore_index=True)
+    held = held.drop_duplicates("id").sort_values(["time_ms", "id"], ignore_index=True)
+    held = held.merge(feedback, on=["request_id", "row"], how="left")
+    held.insert(0, "time", pd.to_datetime(held.pop("time_ms"), unit="ms", utc=True))
+    return held.drop(columns="id")
+
+
+def _read_part(path: Path, low: int, high: int) -> pd.DataFrame:
+    try:
+        table: pd.DataFrame = pq.read_table(path, filters=[("time_ms", ">=", low), ("time_ms", "<=", high)]).to_pandas()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a readable part of a prediction log ({error})") from error
+    return table
+
+
+def _flat(held: pd.DataFrame) -> pd.DataFrame:
+    """Return database rows with one column per number of the forecast and per feature."""
+    forecasts = _spread(held.pop("forecast"), FORECAST)
+    features = [json.loads(text) if text else {} for text in held.pop("features")]
+    names: Sequence[str] = list(dict.fromkeys(name for row in features for name in row))
+    wide = pd.DataFrame({f"{FEATURE}{name}": [row.get(name) for row in features] for name in names}, dtype=float)
+    return pd.concat([held.reset_index(drop=True), forecasts, wide], axis=1)
+
+
+def _spread(texts: pd.Series, names: Sequence[str]) -> pd.DataFrame:
+    rows = [json.loads(text) if text else {} for text in texts]
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in names}, dtype=float)
+
+
+@contextlib.contextmanager
+def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Give a connection whose changes are committed at the end, or undone."""
+    database = sqlite3.connect(folder / "recent.sqlite", timeout=10)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut, the last moments
+        with database:
+            yield database
+    finally:
+        database.close()
