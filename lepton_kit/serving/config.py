@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 VARIABLE = "LEPTON_SERVICE"
-TOKEN = "LEPTON_ADMIN_TOKEN"  # noqa: S105 - the name of the variable, not the token
+TOKEN = "LEPTON_ADMIN_TOKEN"
 """The variable that holds the token of the `/admin` endpoints; without it they are refused."""
 
 

@@ -46,7 +46,7 @@ def prediction_model(forecaster: Forecaster) -> type[BaseModel]:
     A row may hold names that the model does not know; they are ignored and counted. `as_of` says when the newest data
     behind the request was known.
     """
-    fields: dict[str, Any] = {column: (FiniteFloat, ...) for column in needed_columns(forecaster)}
+    fields: dict[str, Any] = dict.fromkeys(needed_columns(forecaster), (FiniteFloat, ...))
     row = create_model("Row", __config__=ConfigDict(extra="allow"), **fields)
     base = create_model(
         "PredictRequest",
@@ -112,3 +112,7 @@ def field_errors(error: ValidationError, most: int = 20) -> list[dict[str, Any]]
 
 def _is_absent(found: Mapping[str, Any]) -> bool:
     return found["type"] == "missing" or (found["input"] is None and len(found["loc"]) > 1)
+
+
+def _place(found: Mapping[str, Any]) -> str:
+    return ".".join(map(str, found["loc"])) or "body"

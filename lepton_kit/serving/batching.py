@@ -1,0 +1,134 @@
+"""One thread that forecasts: it takes all requests that wait at once, so a busy service forecasts in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from lepton_kit.models.forecasters import Predictor
+from lepton_kit.serving.metrics import ServiceMetrics
+
+MOST_TOGETHER = 256
+
+
+class Overloaded(Exception):  # noqa: N818 - it is what happened, and not an error of anybody's
+    """As many requests wait as may; `retry_after` is the time to come back in, seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+@dataclass
+class _Job:
+    predictor: Predictor
+    features: pd.DataFrame
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[pd.DataFrame]
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Forecasts:
+    """The thread, and the queue before it.
+
+    Parameters
+    ----------
+    limit
+        Requests that may wait; the next one is refused.
+    metrics
+        Where the queue's length and the times are noted.
+    """
+
+    def __init__(self, limit: int, metrics: ServiceMetrics) -> None:
+        self._limit = limit
+        self._metrics = metrics
+        self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._count = 0
+        self._seconds = 0.005  # an average of what one request takes the model
+        self._thread = threading.Thread(target=self._work, name="forecasts", daemon=True)
+        self._thread.start()
+
+    async def ask(self, predictor: Predictor, features: pd.DataFrame) -> pd.DataFrame:
+        """Return the forecasts of some rows, as `predictor` gives them.
+
+        Raises
+        ------
+        Overloaded
+            When as many requests wait as may.
+        """
+        if self._count >= self._limit:
+            raise Overloaded(max(1, math.ceil(self._count * self._seconds)))
+        loop = asyncio.get_running_loop()
+        job = _Job(predictor, features, loop, loop.create_future())
+        self._count += 1
+        self._metrics.queued.set(self._count)
+        self._waiting.put(job)
+        try:
+            return await job.answer
+        finally:
+            self._count -= 1
+            self._metrics.queued.set(self._count)
+
+    def close(self) -> None:
+        """Answer what waits, and end."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._waiting.get()) is not None:
+            jobs, is_over = self._others(job)
+            for predictor in {id(one.predictor): one.predictor for one in jobs}.values():
+                self._answer(predictor, [one for one in jobs if one.predictor is predictor])
+            if is_over:
+                return
+
+    def _others(self, first: _Job) -> tuple[list[_Job], bool]:
+        jobs = [first]
+        while len(jobs) < MOST_TOGETHER:
+            try:
+                job = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, True
+            jobs.append(job)
+        return jobs, False
+
+    def _answer(self, predictor: Predictor, jobs: list[_Job]) -> None:
+        began = time.perf_counter()
+        try:
+            features = jobs[0].features if len(jobs) == 1 else pd.concat([one.features for one in jobs])
+            forecast = predictor.predict(features)
+        except Exception as error:
+            if len(jobs) > 1:  # only the request that breaks the model shall fail
+                for job in jobs:
+                    self._answer(predictor, [job])
+                return
+            _settle(jobs[0], error)
+            return
+        ended = time.perf_counter()
+        self._seconds += 0.1 * ((ended - began) / len(jobs) - self._seconds)
+        position = 0
+        for job in jobs:
+            self._metrics.queue_seconds.observe(began - job.since)
+            self._metrics.model_seconds.observe(ended - began)
+            _settle(job, forecast.iloc[position : position + len(job.features)])
+            position += len(job.features)
+
+
+def _settle(job: _Job, outcome: pd.DataFrame | Exception) -> None:
+    def settle() -> None:
+        if job.answer.done():  # the client went away
+            return
+        if isinstance(outcome, Exception):
+            job.answer.set_exception(outcome)
+        else:
+            job.answer.set_result(outcome)
+
+    job.loop.call_soon_threadsafe(settle)

@@ -1,0 +1,135 @@
+"""The process above a service's workers: starts as many as are wished for, and a new one for each that is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
+
+from lepton_kit.errors import InputError
+from lepton_kit.models.registry import Registry
+from lepton_kit.serving.config import ServiceConfig, give_to_workers
+from lepton_kit.serving.control import Wish, begin, read_wish
+from lepton_kit.serving.metrics import forget_worker
+
+logger = logging.getLogger("uvicorn.error")
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's own supervisor, which follows the wish for the number of workers as well."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], service: ServiceConfig) -> None:
+        super().__init__(config, sockets)
+        self.service = service
+        self._known: set[int] = set()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace lost workers, add or end some, and take those that are gone out of the metrics."""
+        super().keep_subprocess_alive()
+        if not self.should_exit.is_set():
+            with contextlib.suppress(InputError):  # a damaged file: as many as before
+                self._scale(read_wish(self.service.folder).workers)
+        present = {process.pid for process in self.processes if process.pid is not None}
+        for pid in self._known - present:
+            forget_worker(pid, self.service.metrics_folder)
+        self._known = present
+
+    def _scale(self, wished: int) -> None:
+        while len(self.processes) < wished:
+            added = Process(self.config, self.sockets)
+            added.start()
+            self.processes.append(added)
+        while len(self.processes) > wished:
+            ended = self.processes.pop()
+            ended.terminate()  # it answers what it holds first
+            ended.join()
+
+
+def serve(service: ServiceConfig, host: str, port: int, workers: int, version: str = "current") -> None:
+    """Serve a model until SIGTERM or Ctrl-C; what is being answered then is finished first.
+
+    Parameters
+    ----------
+    service
+        The service's settings.
+    host, port
+        Where to listen; port 0 takes a free one. The address is written to `address` in the service's folder.
+    workers
+        Worker processes, 1 to 64.
+    version
+        The version to serve; `current` is the promoted one.
+
+    Raises
+    ------
+    InputError
+        When the model or version is missing or damaged, the address is taken, or the service runs already.
+    """
+    registry = Registry(service.registry)
+    registry.load(service.model, version)  # said here, not by each worker
+    chosen = registry.folder(service.model, version).name
+    with _alone(service), _listening(host, port) as listener:
+        begin(service.folder, Wish(chosen, workers=workers))
+        shutil.rmtree(service.metrics_folder, ignore_errors=True)
+        service.metrics_folder.mkdir(parents=True)
+        give_to_workers(service)
+        bound = listener.getsockname()
+        address = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+        (service.folder / "address").write_text(address + "\n", encoding="utf-8")
+        config = uvicorn.Config(
+            "lepton_kit.serving.app:create",
+            factory=True,
+            workers=workers,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=30,
+            timeout_worker_healthcheck=20,
+        )
+        print(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)", flush=True)
+        try:
+            Supervisor(config, [listener], service).run()
+        finally:
+            (service.folder / "address").unlink(missing_ok=True)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _alone(service: ServiceConfig):  # type: ignore[no-untyped-def]
+    """Hold the service's name; another process that serves it is an error."""
+    import fcntl
+
+    service.folder.mkdir(parents=True, exist_ok=True)
+    with (service.folder / ".serving").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            address = _written_address(service.folder)
+            raise InputError(f"service {service.name!r}: runs already{address}; stop it, or give another --name") from None
+        os.set_inheritable(lock.fileno(), False)
+        yield
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int):  # type: ignore[no-untyped-def]
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"address {host}:{port}: cannot listen there ({error})") from error
+    with listener:
+        listener.listen(2048)
+        listener.set_inheritable(True)
+        yield listener
+
+
+def _written_address(folder: Path) -> str:
+    with contextlib.suppress(OSError):
+        return " at " + (folder / "address").read_text(encoding="utf-8").strip()
+    return ""

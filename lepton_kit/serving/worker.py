@@ -1,0 +1,139 @@
+"""One worker of a service: the versions it holds, and how it follows the service's wish."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import BaseModel
+
+from lepton_kit.errors import InputError
+from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.registry import Registry
+from lepton_kit.serving.batching import Forecasts
+from lepton_kit.serving.config import ServiceConfig
+from lepton_kit.serving.control import Report, Wish, read_wish, write_report
+from lepton_kit.serving.metrics import ServiceMetrics
+from lepton_kit.serving.requestlog import Bounds, RequestLog
+from lepton_kit.serving.requests import needed_columns, prediction_model
+
+LOOK_EVERY = 0.2
+"""Seconds between two looks at the wish."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A version in memory."""
+
+    version: str
+    forecaster: Forecaster
+
+    @cached_property
+    def body(self) -> type[BaseModel]:
+        """The model of a request's body."""
+        return prediction_model(self.forecaster)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The features of a row."""
+        return needed_columns(self.forecaster)
+
+
+def load(config: ServiceConfig, version: str) -> Loaded:
+    """Return a version of the service's model, checked and ready; InputError where it is missing or damaged."""
+    loaded = Loaded(version, Registry(config.registry).load(config.model, version))
+    _ = loaded.body  # made now, so that the first request does not wait for it
+    return loaded
+
+
+class Worker:
+    """What one worker process holds.
+
+    Parameters
+    ----------
+    config
+        The service's settings.
+    """
+
+    def __init__(self, config: ServiceConfig) -> None:
+        self.config = config
+        self.metrics = ServiceMetrics()
+        self.metrics.starts.inc()
+        wish = read_wish(config.folder)
+        self.current = load(config, wish.version)
+        self.candidate = load(config, wish.candidate) if wish.candidate else None
+        self.wish = wish
+        self.log = RequestLog(config.folder / "requests", Bounds(bytes=config.log_bytes, days=config.log_days))
+        self.forecasts = Forecasts(config.queue_limit, self.metrics)
+        self.newest = 0.0
+        self._supervisor = os.getppid()
+        self._tell(None)
+
+    def choose(self, request_id: str) -> Loaded:
+        """Return the version that answers a request: the same for the same id, by the candidate's share."""
+        if self.candidate is None or zlib.crc32(request_id.encode()) / 2**32 >= self.wish.share:
+            return self.current
+        return self.candidate
+
+    async def follow(self) -> None:
+        """Follow the wish until cancelled, and end this process where its supervisor is gone."""
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            if os.getppid() != self._supervisor:
+                os._exit(1)  # nobody would restart, scale or stop this worker any more
+            now = time.monotonic()
+            self._note_time(now - looked)
+            looked = now
+            try:
+                wish = await asyncio.to_thread(read_wish, self.config.folder)
+            except InputError:
+                continue  # removed or damaged while it runs: go on as before
+            if wish.generation != self.wish.generation:
+                await self._obey(wish)
+
+    def close(self) -> None:
+        """Answer and write what waits."""
+        self.forecasts.close()
+        self.log.close()
+
+    async def _obey(self, wish: Wish) -> None:
+        try:
+            current = await self._held_or_loaded(wish.version)
+            candidate = await self._held_or_loaded(wish.candidate) if wish.candidate else None
+        except InputError as error:  # what worked so far goes on answering
+            self.wish = Wish(self.wish.version, self.wish.candidate, self.wish.share, wish.workers, wish.generation)
+            self._tell(str(error))
+            return
+        self._unmark()
+        self.current, self.candidate, self.wish = current, candidate, wish
+        self._tell(None)
+
+    async def _held_or_loaded(self, version: str) -> Loaded:
+        for held in (self.current, self.candidate):
+            if held is not None and held.version == version:
+                return held
+        return await asyncio.to_thread(load, self.config, version)
+
+    def _unmark(self) -> None:
+        for role, held in (("current", self.current), ("candidate", self.candidate)):
+            if held is not None:
+                self.metrics.model.labels(self.config.model, held.version, role).set(0)
+
+    def _tell(self, error: str | None) -> None:
+        for role, held in (("current", self.current), ("candidate", self.candidate)):
+            if held is not None:
+                self.metrics.model.labels(self.config.model, held.version, role).set(1)
+        candidate = self.candidate.version if self.candidate else None
+        report = Report(os.getpid(), self.wish.generation, self.current.version, candidate, error)
+        write_report(self.config.folder, report)
+
+    def _note_time(self, passed: float) -> None:
+        self.metrics.measure_process()
+        if self.newest:  # a worker that has seen no data cannot say how old they are
+            is_fresh = time.time() - self.newest <= self.config.fresh_seconds
+            self.metrics.fresh.labels("fresh" if is_fresh else "stale").inc(passed)
