@@ -308,6 +308,32 @@ def report(
     console.print(f"report ({len(chosen)} runs, by {site.tool}): {site.index}", markup=False, soft_wrap=True)
 
 
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A model of the registry (models/), or MODEL@VERSION.")],
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen at; loopback unless given.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="The service's name; the model's unless given.")] = None,
+    queue_limit: Annotated[int, typer.Option(help="Requests that may wait in a worker; more are told to wait.")] = 64,
+) -> None:
+    """Serve the promoted version of a model over HTTP."""
+    from lepton_kit.serving.config import ServiceConfig
+    from lepton_kit.serving.control import service_folder
+    from lepton_kit.serving.supervisor import serve as serve_model
+
+    project = find_project()
+    model, _, version = model.partition("@")
+    called = name or model
+    folder = service_folder(project / "services", called)
+    if not 1 <= queue_limit <= 100_000:
+        raise InputError(f"--queue-limit {queue_limit}: must be from 1 to 100000")
+    service = ServiceConfig(
+        name=called, model=model, registry=project / "models", folder=folder, queue_limit=queue_limit
+    )
+    serve_model(service, host, port, workers, version or "current")
+
+
 def main() -> None:
     """Run the command line; what a person can mend is one message, never a traceback."""
     for stream in (sys.stdout, sys.stderr):

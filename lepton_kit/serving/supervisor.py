@@ -112,7 +112,9 @@ def _alone(service: ServiceConfig):  # type: ignore[no-untyped-def]
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             address = _written_address(service.folder)
-            raise InputError(f"service {service.name!r}: runs already{address}; stop it, or give another --name") from None
+            raise InputError(
+                f"service {service.name!r}: runs already{address}; stop it, or give another --name"
+            ) from None
         os.set_inheritable(lock.fileno(), False)
         yield
 

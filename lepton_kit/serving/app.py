@@ -1,0 +1,295 @@
+"""The HTTP server of one worker: forecasts, feedback, health, metrics, and what an administrator may change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pandas as pd
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lepton_kit.errors import InputError
+from lepton_kit.models.registry import Registry
+from lepton_kit.serving.batching import Overloaded
+from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
+from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, read_reports, read_wish
+from lepton_kit.serving.edge import Edge
+from lepton_kit.serving.metrics import CONTENT_TYPE
+from lepton_kit.serving.requestlog import FORECAST, Entry
+from lepton_kit.serving.requests import (
+    Feedback,
+    feature_table,
+    field_errors,
+    missing_fields,
+    out_of_range,
+    rows_of,
+    unknown_names,
+)
+from lepton_kit.serving.worker import Loaded, Worker, load
+
+FOLLOW_SECONDS = 30
+
+
+class Reload(BaseModel):
+    """Which version shall answer, and which part of the requests a candidate."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str = "current"
+    candidate: str | None = None
+    share: float = Field(default=0.0, ge=0, le=1)
+
+
+class Workers(BaseModel):
+    """How many workers shall answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workers: int = Field(ge=1, le=MOST_WORKERS)
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not an error of the service
+    """An answer other than the wished one."""
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+        super().__init__(message)
+        self.answer = JSONResponse({"error": message, **more}, status, headers)
+
+
+def create() -> FastAPI:
+    """Return the application of a worker, with the settings that its supervisor gave."""
+    return application(Worker(config_of_worker()))
+
+
+def application(worker: Worker) -> FastAPI:
+    """Return the application around a worker."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(worker.follow())
+        yield
+        following.cancel()
+        worker.close()
+
+    app = FastAPI(title=f"Lepton Kit: {worker.config.model}", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_exception_handler(Refused, _refuse)
+    _add_public(app, worker)
+    _add_admin(app, worker)
+    app.add_middleware(Edge, worker=worker)
+    return app
+
+
+def _add_public(app: FastAPI, worker: Worker) -> None:
+    schema = {"requestBody": {"required": True, "content": {"application/json": {"schema": _body_schema(worker)}}}}
+
+    @app.post("/v1/predict", openapi_extra=schema)
+    async def predict(request: Request) -> Response:
+        return await _predict(request, worker)
+
+    @app.post("/v1/feedback")
+    async def feedback(request: Request) -> Response:
+        return await _feedback(request, worker)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        wrong = worker.log.failure or ("prediction log: the disk is behind" if worker.log.is_full else None)
+        held = {"version": worker.current.version, "error": wrong}
+        return JSONResponse(
+            {"status": "ready" if wrong is None else "not ready", **held}, 200 if wrong is None else 503
+        )
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        worker.metrics.measure_process()
+        return Response(await asyncio.to_thread(worker.metrics.text), media_type=CONTENT_TYPE)
+
+
+def _add_admin(app: FastAPI, worker: Worker) -> None:
+    @app.post("/admin/reload", dependencies=[Depends(_administrator)])
+    async def reload(request: Request) -> Response:
+        asked = await _parsed(request, Reload, worker)
+        return await _reload(asked, worker.config)
+
+    @app.post("/admin/workers", dependencies=[Depends(_administrator)])
+    async def workers(request: Request) -> Response:
+        asked = await _parsed(request, Workers, worker)
+        wish = await asyncio.to_thread(change_wish, worker.config.folder, workers=asked.workers)
+        reports = await _reports(worker.config, wish.generation, asked.workers)
+        return JSONResponse({"workers": asked.workers, "answering": len(reports)})
+
+
+async def _predict(request: Request, worker: Worker) -> Response:
+    began = time.perf_counter()
+    request_id: str = request.state.request_id
+    chosen = worker.choose(request_id)
+    seen = _Seen(worker, request_id, chosen.version, began)
+    try:
+        body = chosen.body.model_validate_json(await request.body())
+    except ValidationError as error:
+        worker.metrics.inputs.labels("missing").inc(len(missing_fields(error)))
+        seen.end("invalid", 422)
+        raise Refused(422, "the request is not as the model needs it", fields=field_errors(error)) from error
+    rows = rows_of(body)
+    features = feature_table(rows, chosen.columns)
+    _note_inputs(worker, chosen, rows, features)
+    worker.newest = max(worker.newest, getattr(body, "as_of", None) or 0.0)
+    if worker.newest:
+        worker.metrics.as_of.set(worker.newest)
+    try:
+        if worker.log.is_full:
+            raise Overloaded(1)
+        forecast = await worker.forecasts.ask(chosen.forecaster, features)
+    except Overloaded as error:
+        seen.end("overloaded", 429, features)
+        later = {"Retry-After": str(error.retry_after)}
+        raise Refused(429, f"too many requests wait; {error}", later) from error
+    except (InputError, ValueError, RuntimeError) as error:
+        seen.end("model", 500, features)
+        raise Refused(500, f"model {chosen.version} failed: {type(error).__name__}") from error
+    columns = forecast[list(FORECAST)]
+    if not bool(columns.notna().to_numpy().all()):
+        seen.end("model", 500, features)
+        raise Refused(500, f"model {chosen.version} gave a forecast that is not a number")
+    given = columns.to_dict("records")
+    seen.end(None, 200, features, given)
+    for one in given:
+        worker.metrics.forecast.labels(chosen.version).observe(one["mean"])
+        worker.metrics.width.labels(chosen.version).observe(one["upper"] - one["lower"])
+    answer = {"request_id": request_id, "model": worker.config.model, "version": chosen.version, "forecasts": given}
+    return Response(json.dumps(answer), media_type="application/json")
+
+
+class _Seen:
+    """One request for a forecast, until it is counted and in the log."""
+
+    def __init__(self, worker: Worker, request_id: str, version: str, began: float) -> None:
+        self._worker, self._request_id, self._version, self._began = worker, request_id, version, began
+        self._time = int(time.time() * 1000)
+
+    def end(
+        self,
+        kind: str | None,
+        status: int,
+        features: pd.DataFrame | None = None,
+        forecasts: list[dict[Any, Any]] | None = None,
+    ) -> None:
+        metrics = self._worker.metrics
+        metrics.requests.labels(self._version, kind or "answered").inc()
+        if kind is not None:
+            metrics.errors.labels(kind).inc()
+        if self._worker.log.is_full:
+            return  # it is being refused for that
+        latency = (time.perf_counter() - self._began) * 1000
+        rows: list[dict[Any, Any]] = features.to_dict("records") if features is not None else [{}]
+        self._worker.log.append(
+            [
+                Entry(
+                    self._time, self._request_id, number, self._version, status, latency,
+                    forecasts[number] if forecasts else None, row or None,
+                )
+                for number, row in enumerate(rows)
+            ]
+        )  # fmt: skip
+
+
+async def _feedback(request: Request, worker: Worker) -> Response:
+    given = await _parsed(request, Feedback, worker)
+    is_new, held = await asyncio.to_thread(
+        worker.log.add_feedback, given.request_id, given.row, given.actual, given.rating, given.comment
+    )
+    if held is None:
+        raise Refused(404, f"request {given.request_id!r}, row {given.row}: no forecast of it is kept")
+    version, forecast = held
+    if is_new:
+        inside = forecast["lower"] <= given.actual <= forecast["upper"]
+        worker.metrics.actuals.labels(version, str(inside).lower()).inc()
+        worker.metrics.error.labels(version).observe(abs(given.actual - forecast["mean"]))
+    if given.rating is not None:
+        worker.metrics.ratings.labels(str(given.rating)).inc()
+    return JSONResponse({"request_id": given.request_id, "row": given.row, "counted": is_new}, 202)
+
+
+async def _reload(asked: Reload, config: ServiceConfig) -> Response:
+    try:
+        version = await asyncio.to_thread(lambda: Registry(config.registry).folder(config.model, asked.version).name)
+        for wanted in (version, asked.candidate):
+            if wanted is not None:
+                await asyncio.to_thread(load, config, wanted)
+        before = await asyncio.to_thread(read_wish, config.folder)
+        wish = await asyncio.to_thread(
+            change_wish, config.folder, version=version, candidate=asked.candidate, share=asked.share
+        )
+    except InputError as error:
+        raise Refused(409, f"nothing was changed: {error}") from error
+    reports = await _reports(config, wish.generation, wish.workers)
+    wrong = [report.error for report in reports if report.error] or (
+        [f"{len(reports)} of {wish.workers} workers followed within {FOLLOW_SECONDS} s"]
+        if len(reports) < wish.workers
+        else []
+    )
+    if wrong:
+        back = {"version": before.version, "candidate": before.candidate, "share": before.share}
+        await asyncio.to_thread(change_wish, config.folder, **back)
+        raise Refused(503, f"the earlier version stays: {'; '.join(wrong)}")
+    return JSONResponse(
+        {"version": version, "candidate": asked.candidate, "share": asked.share, "workers": len(reports)}
+    )
+
+
+async def _reports(config: ServiceConfig, generation: int, workers: int) -> list[Report]:
+    """Return the workers that have followed a wish, as soon as all have, or at the end of the time given."""
+    deadline = time.monotonic() + FOLLOW_SECONDS
+    while True:
+        found = await asyncio.to_thread(read_reports, config.folder)
+        followed = [report for report in found if report.generation >= generation]
+        if (len(followed) == workers == len(found)) or time.monotonic() > deadline:
+            return followed
+        await asyncio.sleep(0.05)
+
+
+def _administrator(request: Request) -> None:
+    token = os.environ.get(TOKEN, "")
+    if not token:
+        raise Refused(403, f"refused: no token is set ({TOKEN} of the service)")
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if not hmac.compare_digest(given.encode(), token.encode()):
+        raise Refused(401, "refused: the token is wrong", {"WWW-Authenticate": "Bearer"})
+
+
+async def _parsed(request: Request, model: type[Any], worker: Worker) -> Any:
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        worker.metrics.errors.labels("invalid").inc()
+        raise Refused(422, "the request is not as it must be", fields=field_errors(error)) from error
+
+
+def _note_inputs(worker: Worker, chosen: Loaded, rows: list[BaseModel], features: pd.DataFrame) -> None:
+    worker.metrics.rows.inc(len(rows))
+    if unseen := unknown_names(rows):
+        worker.metrics.inputs.labels("unseen").inc(unseen)
+    if beyond := int(out_of_range(chosen.forecaster, features).sum()):
+        worker.metrics.inputs.labels("out_of_range").inc(beyond)
+
+
+def _body_schema(worker: Worker) -> dict[str, Any]:
+    schema = worker.current.body.model_json_schema(ref_template="#/components/schemas/{model}")
+    row = schema.pop("$defs")["Row"]
+    return json.loads(json.dumps(schema).replace('{"$ref": "#/components/schemas/Row"}', json.dumps(row)))  # type: ignore[no-any-return]
+
+
+async def _refuse(_: Request, refused: Exception) -> Response:
+    assert isinstance(refused, Refused)
+    return refused.answer
