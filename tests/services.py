@@ -1,0 +1,114 @@
+"""Real services for tests: a small registry, and `lepton serve` as a process on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import torch
+from models_sample import google_prices
+
+from lepton_kit.data.features import price_features
+from lepton_kit.models.forecasters import Architecture, model_columns, untrained
+from lepton_kit.models.golden import golden_examples
+from lepton_kit.models.registry import Registry
+
+TOKEN = "open sesame"
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def features() -> pd.DataFrame:
+    return price_features(google_prices(), lookback=3)
+
+
+def keep_model(project: Path, shift: float = 0.0) -> str:
+    """Keep a version of `goog` whose forecasts lie `shift` standard deviations above the baseline's; return it."""
+    rows = features().head(400)
+    torch.manual_seed(0)
+    forecaster = untrained(Architecture("linear", model_columns(rows)), rows, level=0.02)
+    forecaster.network.mean.bias.data.fill_(shift)
+    made = Registry(project / "models").save("goog", forecaster, {"data": shift}, golden_examples(forecaster, rows))
+    return made
+
+
+def project_with_model(project: Path) -> Path:
+    """Make a project with versions v1 (promoted) and v2 of the model `goog`."""
+    project.mkdir(parents=True, exist_ok=True)
+    (project / "lepton.toml").write_text("")
+    first, _ = keep_model(project), keep_model(project, shift=0.5)
+    Registry(project / "models").promote("goog", first, "test", "the first")
+    return project
+
+
+@dataclasses.dataclass
+class Service:
+    process: subprocess.Popen[str]
+    client: httpx.Client
+    folder: Path
+
+    def predict(self, **body: Any) -> httpx.Response:
+        return self.client.post("/v1/predict", json=body or {"row": row()})
+
+    def sample(self, name: str, **labels: str) -> float:
+        """Return the sum of the samples of a metric with at least these labels."""
+        total = 0.0
+        for line in self.client.get("/metrics").text.splitlines():
+            head, _, value = line.rpartition(" ")
+            if head.partition("{")[0] == name and all(f'{key}="{held}"' in head for key, held in labels.items()):
+                total += float(value)
+        return total
+
+
+def row(number: int = -1) -> dict[str, float]:
+    return {str(name): float(value) for name, value in features().iloc[number].items()}
+
+
+@contextlib.contextmanager
+def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[Service]:
+    """Run `lepton serve goog` on a free port, and end it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LEPTON_", "PROMETHEUS_"))}
+    if token is not None:
+        environment["LEPTON_ADMIN_TOKEN"] = token
+    command = [sys.executable, "-m", "lepton_kit.cli", "serve", "goog", "--port", "0", *words]
+    with (project / "serve.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log, text=True)
+    folder = project / "services" / "goog"
+    try:
+        address = wait_for(lambda: (folder / "address").read_text().strip() if (folder / "address").exists() else None)
+        with httpx.Client(base_url=address, timeout=30) as client:
+            wait_for(lambda: _answers(client))
+            yield Service(process, client, folder)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def wait_for(question: Any, seconds: float = 60) -> Any:
+    """Return the first true answer to a question; fail when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := question():
+            return answer
+        time.sleep(0.05)
+    raise AssertionError("nothing happened in time")
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
