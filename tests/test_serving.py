@@ -134,7 +134,7 @@ def test_the_administrator_needs_the_token(service):
 
 def test_without_a_token_set_the_administrator_is_refused_whatever_is_given(tmp_path):
     with serving(project_with_model(tmp_path), token=None) as running:
-        for headers in ({}, {"Authorization": "Bearer "}, ADMIN):
+        for headers in ({}, {"Authorization": "Bearer"}, ADMIN):
             assert running.client.post("/admin/workers", json={"workers": 1}, headers=headers).status_code == 403
 
 
@@ -145,7 +145,9 @@ def test_no_secret_is_in_what_the_service_leaves(service):
 
 
 def test_a_candidate_takes_its_share_a_reload_changes_all_workers_and_a_bad_version_changes_nothing(service):
-    shared = service.client.post("/admin/reload", json={"version": "v1", "candidate": "v2", "share": 0.5}, headers=ADMIN)
+    shared = service.client.post(
+        "/admin/reload", json={"version": "v1", "candidate": "v2", "share": 0.5}, headers=ADMIN
+    )
     assert shared.status_code == 200, shared.text
     served = [service.predict(row=row()).json()["version"] for _ in range(60)]
     assert 10 < served.count("v2") < 50

@@ -32,7 +32,7 @@ FORECAST = ("mean", "std", "lower", "upper", "prob_up")
 FEATURE = "feature_"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
-    id INTEGER PRIMARY KEY, time_ms INTEGER, request_id TEXT, row INTEGER, version TEXT, status INTEGER,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER, request_id TEXT, row INTEGER, version TEXT, status INTEGER,
     latency_ms REAL, forecast TEXT, features TEXT);
 CREATE INDEX IF NOT EXISTS requests_by_id ON requests (request_id, row);
 CREATE TABLE IF NOT EXISTS feedback (
@@ -280,14 +280,14 @@ def _read_part(path: Path, low: int, high: int) -> pd.DataFrame:
 def _flat(held: pd.DataFrame) -> pd.DataFrame:
     """Return database rows with one column per number of the forecast and per feature."""
     forecasts = _spread(held.pop("forecast"), FORECAST)
-    features = [json.loads(text) if text else {} for text in held.pop("features")]
+    features = [json.loads(text) if isinstance(text, str) else {} for text in held.pop("features")]
     names: Sequence[str] = list(dict.fromkeys(name for row in features for name in row))
     wide = pd.DataFrame({f"{FEATURE}{name}": [row.get(name) for row in features] for name in names}, dtype=float)
     return pd.concat([held.reset_index(drop=True), forecasts, wide], axis=1)
 
 
 def _spread(texts: pd.Series, names: Sequence[str]) -> pd.DataFrame:
-    rows = [json.loads(text) if text else {} for text in texts]
+    rows = [json.loads(text) if isinstance(text, str) else {} for text in texts]
     return pd.DataFrame({name: [row.get(name) for row in rows] for name in names}, dtype=float)
 
 
