@@ -331,7 +331,7 @@ def serve(
     service = ServiceConfig(
         name=called, model=model, registry=project / "models", folder=folder, queue_limit=queue_limit
     )
-    serve_model(service, host, port, workers, version or "current")
+    serve_model(service, host, port, workers, version or "current", announce=lambda line: print(line, flush=True))
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def test_a_crash_between_the_file_and_the_database_counts_no_row_twice(tmp_path,
     log.flush()
     import lepton_kit.serving.requestlog as module
 
-    class Crash(Exception):
+    class CrashError(Exception):
         pass
 
     whole = module.pq.write_table
@@ -61,10 +61,10 @@ def test_a_crash_between_the_file_and_the_database_counts_no_row_twice(tmp_path,
     def crash_after_writing(table, path, **more):
         whole(table, path, **more)
         path.rename(path.with_suffix(".parquet"))
-        raise Crash
+        raise CrashError
 
     monkeypatch.setattr(module.pq, "write_table", crash_after_writing)
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         log.roll()
     monkeypatch.undo()
     assert sorted(read(log)["request_id"]) == ["a", "b"]

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -52,7 +53,9 @@ class Supervisor(Multiprocess):
             ended.join()
 
 
-def serve(service: ServiceConfig, host: str, port: int, workers: int, version: str = "current") -> None:
+def serve(
+    service: ServiceConfig, host: str, port: int, workers: int, version: str, announce: Callable[[str], object]
+) -> None:
     """Serve a model until SIGTERM or Ctrl-C; what is being answered then is finished first.
 
     Parameters
@@ -65,6 +68,8 @@ def serve(service: ServiceConfig, host: str, port: int, workers: int, version: s
         Worker processes, 1 to 64.
     version
         The version to serve; `current` is the promoted one.
+    announce
+        Called once with a line that says what is served, and where.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def serve(service: ServiceConfig, host: str, port: int, workers: int, version: s
             timeout_graceful_shutdown=30,
             timeout_worker_healthcheck=20,
         )
-        print(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)", flush=True)
+        announce(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)")
         try:
             Supervisor(config, [listener], service).run()
         finally:
