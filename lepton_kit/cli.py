@@ -334,6 +334,42 @@ def serve(
     serve_model(service, host, port, workers, version or "current", announce=lambda line: print(line, flush=True))
 
 
+slo_app = typer.Typer(help="Service level objectives (slo/*.yaml, OpenSLO v1).", no_args_is_help=True)
+app.add_typer(slo_app, name="slo")
+
+
+@slo_app.command("list")
+def slo_list() -> None:
+    """List the project's objectives."""
+    from lepton_kit.telemetry.slo import read_objectives
+
+    table = _table("objective", "service", "target", "window", "meaning")
+    for one in read_objectives(find_project() / "slo"):
+        window = f"{one.window / 86400:g} d"
+        table.add_row(one.name, escape(one.service), f"{one.target:.6g}", window, escape(one.description))
+    console.print(table)
+
+
+@slo_app.command("rules")
+def slo_rules(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed unless given.")] = None,
+    runbook_url: Annotated[
+        str, typer.Option(help="Address of an alert's runbook; {alert} stands for the alert's name.")
+    ] = "http://127.0.0.1:8088/runbooks/{alert}",
+    time_scale: Annotated[float, typer.Option(help="Shorten all windows so many times, for demonstrations.")] = 1.0,
+) -> None:
+    """Write Prometheus recording and alerting rules of the project's objectives."""
+    from lepton_kit.files import write_atomically
+    from lepton_kit.telemetry.rules import prometheus_rules
+    from lepton_kit.telemetry.slo import read_objectives
+
+    text = prometheus_rules(read_objectives(find_project() / "slo"), runbook_url, time_scale)
+    if output is None:
+        print(text, end="")
+    else:
+        write_atomically(output, text)
+
+
 def main() -> None:
     """Run the command line; what a person can mend is one message, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
