@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lepton_kit.commands import objectives, serving
+from lepton_kit.commands.terminal import new_console
+from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.runs.project import find_project
 
@@ -28,11 +31,9 @@ app = typer.Typer(
 )
 
 
-def _new_console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=200)  # what is piped shall not be folded at 80
-
-
-console = _new_console()
+app.command()(serving.serve)
+app.add_typer(objectives.app, name="slo")
+console = new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}
 
 
@@ -42,7 +43,7 @@ def list_notebooks() -> None:
     from lepton_kit.runs.notebooks import find_notebooks, read_notebook, title_of
 
     project = find_project()
-    table = _table("notebook", "title")
+    table = new_table("notebook", "title")
     for path in find_notebooks(project):
         table.add_row(str(path.relative_to(project)), escape(title_of(read_notebook(path), path.stem)))
     console.print(table)
@@ -65,7 +66,7 @@ def params(
     if json_schema:
         print(json.dumps(schema_of(parameters, path.stem), indent=2))
         return
-    table = _table("parameter", "type", "default", "meaning")
+    table = new_table("parameter", "type", "default", "meaning")
     for p in parameters:
         table.add_row(p.name, escape(p.annotation), escape(repr(p.default)), escape(p.help))
     console.print(table)
@@ -153,7 +154,7 @@ def runs(
             _print_end(made, find_project())
         console.print(f"repaired: {len(mended)} runs", highlight=False)
         return
-    table = _table("run", "status", "started (UTC)", "took", "title")
+    table = new_table("run", "status", "started (UTC)", "took", "title")
     for made in all_runs(find_project())[:limit]:
         took = "" if made.duration_s is None else f"{made.duration_s:.1f} s"
         table.add_row(made.run_id, _coloured(made.status), f"{made.started:%Y-%m-%d %H:%M}", took, escape(made.title))
@@ -271,7 +272,7 @@ def diff(
     project = find_project()
     found = diff_runs(find_run(before, project), find_run(after, project), project)
     for heading, (columns, rows) in found.sections().items():
-        table = _table(*columns)
+        table = new_table(*columns)
         table.title, table.title_justify = heading, "left"
         for row in rows:
             table.add_row(*map(escape, row))
@@ -308,74 +309,12 @@ def report(
     console.print(f"report ({len(chosen)} runs, by {site.tool}): {site.index}", markup=False, soft_wrap=True)
 
 
-@app.command()
-def serve(
-    model: Annotated[str, typer.Argument(help="A model of the registry (models/), or MODEL@VERSION.")],
-    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen at; loopback unless given.")] = "127.0.0.1",
-    name: Annotated[str | None, typer.Option(help="The service's name; the model's unless given.")] = None,
-    queue_limit: Annotated[int, typer.Option(help="Requests that may wait in a worker; more are told to wait.")] = 64,
-) -> None:
-    """Serve the promoted version of a model over HTTP."""
-    from lepton_kit.serving.config import ServiceConfig
-    from lepton_kit.serving.control import service_folder
-    from lepton_kit.serving.supervisor import serve as serve_model
-
-    project = find_project()
-    model, _, version = model.partition("@")
-    called = name or model
-    folder = service_folder(project / "services", called)
-    if not 1 <= queue_limit <= 100_000:
-        raise InputError(f"--queue-limit {queue_limit}: must be from 1 to 100000")
-    service = ServiceConfig(
-        name=called, model=model, registry=project / "models", folder=folder, queue_limit=queue_limit
-    )
-    serve_model(service, host, port, workers, version or "current", announce=lambda line: print(line, flush=True))
-
-
-slo_app = typer.Typer(help="Service level objectives (slo/*.yaml, OpenSLO v1).", no_args_is_help=True)
-app.add_typer(slo_app, name="slo")
-
-
-@slo_app.command("list")
-def slo_list() -> None:
-    """List the project's objectives."""
-    from lepton_kit.telemetry.slo import read_objectives
-
-    table = _table("objective", "service", "target", "window", "meaning")
-    for one in read_objectives(find_project() / "slo"):
-        window = f"{one.window / 86400:g} d"
-        table.add_row(one.name, escape(one.service), f"{one.target:.6g}", window, escape(one.description))
-    console.print(table)
-
-
-@slo_app.command("rules")
-def slo_rules(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed unless given.")] = None,
-    runbook_url: Annotated[
-        str, typer.Option(help="Address of an alert's runbook; {alert} stands for the alert's name.")
-    ] = "http://127.0.0.1:8088/runbooks/{alert}",
-    time_scale: Annotated[float, typer.Option(help="Shorten all windows so many times, for demonstrations.")] = 1.0,
-) -> None:
-    """Write Prometheus recording and alerting rules of the project's objectives."""
-    from lepton_kit.files import write_atomically
-    from lepton_kit.telemetry.rules import prometheus_rules
-    from lepton_kit.telemetry.slo import read_objectives
-
-    text = prometheus_rules(read_objectives(find_project() / "slo"), runbook_url, time_scale)
-    if output is None:
-        print(text, end="")
-    else:
-        write_atomically(output, text)
-
-
 def main() -> None:
     """Run the command line; what a person can mend is one message, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that knows no ✓ shall see ?
     global console  # this module may have been imported long before, in a process with another terminal
-    console = _new_console()
+    console = new_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends runs as Ctrl-C does
     try:
         sys.exit(app(args=join_parameters(sys.argv[1:]), standalone_mode=True))
@@ -440,13 +379,6 @@ def _relative(text: str, project: Path) -> str:
         return text
     resolved = path.resolve()
     return str(resolved.relative_to(project) if resolved.is_relative_to(project) else resolved)
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("run", "notebook", "parameter"))
-    return table
 
 
 def _coloured(status: str) -> str:

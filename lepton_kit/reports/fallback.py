@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml  # type: ignore[import-untyped] # PyYAML ships no types
+import yaml
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from lepton_kit.errors import InputError

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped] # PyYAML ships no types
+import yaml
 from nbformat.v4 import new_markdown_cell, new_notebook, new_raw_cell
 
 from lepton_kit.errors import InputError

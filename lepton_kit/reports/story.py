@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import nbformat
-import yaml  # type: ignore[import-untyped] # PyYAML ships no types
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from lepton_kit.errors import InputError
