@@ -1,0 +1,117 @@
+"""A kernel that is ready before anybody asks for it.
+
+The fork server keeps one, started as the last kernel was asked for. Whoever gets it has to wait neither for a fork nor
+for IPython. What differs between two runs (working directory, standard streams, the kit's own variables) is set when
+it is taken; a user's start-up files and extensions run only then, in the taker's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ipykernel.kernelapp import IPKernelApp
+
+from lepton_kit.runs.warm.wire import receive_request, say
+
+OF_A_RUN = ("LEPTON_", "JPY_")  # beginnings of variables that may differ: nothing reads them before a cell does
+IN_MEMORY = "--HistoryManager.hist_file=:memory:"  # a spare that nobody takes shall leave no session in the history
+
+
+class SpareKernelApp(IPKernelApp):
+    """ipykernel's application, whose users' own code waits for `begin`."""
+
+    def init_extensions(self) -> None:
+        """Load none yet."""
+
+    def init_code(self) -> None:
+        """Run none yet."""
+
+    def begin(self) -> None:
+        """Load extensions and run start-up files."""
+        app: Any = super()
+        app.init_extensions()
+        app.init_code()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def shape_of(request: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Return what a spare and a request must have in common; None where a spare would not do.
+
+    >>> request = {"argv": ["k", "-f", "a.json", IN_MEMORY], "env": {"A": "1", "LEPTON_RUN_DIR": "x"}, "umask": 18,
+    ...            "spare": True}
+    >>> shape_of(request) == shape_of({**request, "argv": ["k", "-f", "b.json", IN_MEMORY]})
+    True
+    """
+    argv = request["argv"]
+    if not request.get("spare") or argv[1:2] != ["-f"] or argv[3:] != [IN_MEMORY]:
+        return None
+    return tuple(sorted(_common(request["env"]).items())), request["umask"]
+
+
+def environment_of_spare(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which a spare waits: what runs have in common."""
+    return _common(environment)
+
+
+def wait_and_run(task: socket.socket, address: Path, on_taken: Callable[[Mapping[str, Any]], None]) -> int:
+    """Make a kernel ready, wait until it is taken, and be that kernel.
+
+    Parameters
+    ----------
+    task
+        Where the request that takes it arrives, with its standard streams; the kernel's connection is answered there.
+    address
+        Where its sockets are made (zmq's `ipc`).
+    on_taken
+        Makes the process what the request asks for.
+    """
+    file = address.with_suffix(".json")
+    parent = f"--IPKernelApp.parent_handle={os.getppid()}"
+    words = ["-f", str(file), IN_MEMORY, "--transport=ipc", f"--ip={address}", parent]
+    app: Any = SpareKernelApp.instance()
+    app.initialize(words)
+    file.unlink(missing_ok=True)
+    try:
+        request, files = receive_request(task)
+    except ConnectionError:
+        return 0  # nobody took it
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        _redirect(stream, files[number])
+    os.dup2(files[0], 0)
+    for taken in files:
+        os.close(taken)
+    on_taken(request)
+    app.connection_file = request["argv"][2]
+    here = Path.cwd()
+    app.shell.starting_dir = str(here)
+    app.shell.history_manager.dir_hist[:] = [here]
+    app.begin()
+    ports = {f"{name}_port": getattr(app, f"{name}_port") for name in ("shell", "iopub", "stdin", "hb", "control")}
+    key, scheme = app.session.key.decode(), app.session.signature_scheme
+    say(task, kernel={"transport": "ipc", "ip": str(address), "key": key, "signature_scheme": scheme, **ports})
+    task.close()
+    app.start()
+    return 0
+
+
+def remove_sockets(address: Path) -> None:
+    """Remove what is left of a spare in the file system."""
+    for left in address.parent.glob(f"{address.name}[-.]*"):
+        left.unlink(missing_ok=True)
+
+
+def _redirect(stream: Any, file: int) -> None:
+    """Let what a process writes by itself go to a file: ipykernel keeps a copy of the stream for that."""
+    with suppress(AttributeError):
+        os.dup2(file, stream._original_stdstream_copy)
+
+
+def _common(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith(OF_A_RUN)}
