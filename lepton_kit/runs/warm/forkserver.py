@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.guardian import guard, guard_spare, may_start, name_process
+from lepton_kit.runs.warm.guardian import CONFIRMED, guard, guard_spare, may_start, name_process
 from lepton_kit.runs.warm.wire import Lines, receive_request, send_request
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
@@ -64,9 +64,8 @@ def serve(path: Path, lock: int) -> NoReturn:
         if select.select([listener], [], [], 0 if waiting else min(1.0, idle_s))[0]:
             connection, _ = listener.accept()
             last_asked = time.monotonic()
-            if not path.exists() or loaded.have_changed() or _is_unsafe():
+            if not path.exists() or not _answer(connection, spares, loaded):
                 break
-            _answer(connection, listener, spares, may_spare=not waiting)
         elif waiting:
             _preload(waiting.pop(0))
             if not waiting:
@@ -76,6 +75,8 @@ def serve(path: Path, lock: int) -> NoReturn:
             gc.freeze()
         elif not path.exists():
             break
+        if not waiting:
+            spares.renew()
     path.unlink(missing_ok=True)
     fcntl.flock(lock, fcntl.LOCK_UN)  # who asked last sees the connection close, and may start the next one at once
     os._exit(0)
@@ -112,49 +113,45 @@ class Spares:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.wanted: dict[str, Any] | None = None  # the last kernel that was asked for; the next may well be like it
         self.shape: tuple[Any, ...] | None = None
         self.control: socket.socket | None = None
 
-    def take(self, request: dict[str, Any], connection: socket.socket, files: list[int]) -> bool:
-        """Give the spare to who asks; return whether there is one that fits."""
-        if self.control is None or self.shape != _shape_of(request):
-            return False
-        try:
-            send_request(self.control, request, [connection.fileno(), *files])
-        except OSError:  # it was killed
-            return False
-        finally:
-            self._drop()
-        return True
+    def take(self, request: dict[str, Any], connection: socket.socket, files: list[int]) -> socket.socket | None:
+        """Give the spare to who asks; return where to confirm that, or None where there is no spare that fits."""
+        from lepton_kit.runs.warm.spare import shape_of
 
-    def renew(self, request: dict[str, Any], listener: socket.socket) -> None:
-        """Make a spare like what was just asked for, if it is not there already."""
-        shape = _shape_of(request)
-        if shape is None or (self.control is not None and self.shape == shape):
+        if request["kind"] != "kernel" or (shape := shape_of(request)) is None:
+            return None
+        self.wanted = request
+        fits = self.control is not None and self.shape == shape
+        control, self.control = self.control, None
+        if control is None:
+            return None
+        try:
+            if fits:
+                send_request(control, request, [connection.fileno(), *files])
+                return control
+        except OSError:  # it was killed
+            pass
+        control.close()  # one that nobody took ends by that
+        return None
+
+    def renew(self) -> None:
+        """Make a spare like what was asked for last, if there is none."""
+        from lepton_kit.runs.warm import spare
+
+        if self.control is not None or self.wanted is None:
             return
-        self._drop()
+        request = self.wanted
         ours, theirs = socket.socketpair()
         address = self.path.with_name(f"spare-{secrets.token_hex(6)}")
         if os.fork() == 0:
-            from lepton_kit.runs.warm import spare
-
-            listener.close()
             _close_all_but(theirs.fileno())
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             guard_spare(theirs, lambda task: _run_spare(task, request, address), lambda: spare.remove_sockets(address))
         theirs.close()
-        self.control, self.shape = ours, shape
-
-    def _drop(self) -> None:
-        if self.control is not None:
-            self.control.close()  # one that nobody took ends by that
-        self.control, self.shape = None, None
-
-
-def _shape_of(request: dict[str, Any]) -> tuple[Any, ...] | None:
-    from lepton_kit.runs.warm.spare import shape_of
-
-    return shape_of(request) if request["kind"] == "kernel" else None
+        self.control, self.shape = ours, spare.shape_of(request)
 
 
 class _Loaded:
@@ -189,16 +186,23 @@ def _is_unsafe() -> bool:
     return len(list(Path("/proc/self/task").iterdir())) > 1 or bool(torch and torch.cuda.is_initialized())
 
 
-def _answer(connection: socket.socket, listener: socket.socket, spares: Spares, may_spare: bool) -> None:
-    """Have what is asked for done by a guardian, a waiting one or a new one; this process goes on at once."""
+def _answer(connection: socket.socket, spares: Spares, loaded: _Loaded) -> bool:
+    """Have what is asked for done by a guardian, a waiting one or a new one; return whether this server may go on."""
     connection.settimeout(1.0)
     try:
         request, files = _receive(connection)
     except (OSError, ValueError):
         connection.close()
-        return
+        return True
     connection.settimeout(None)
-    if not spares.take(request, connection, files) and os.fork() == 0:
+    control = spares.take(request, connection, files)
+    if loaded.have_changed() or _is_unsafe():  # while the spare takes on its task: there are thousands of files
+        return False
+    if control is not None:
+        with suppress(OSError):
+            control.sendall(CONFIRMED)
+        control.close()
+    elif os.fork() == 0:
         _close_all_but(connection.fileno(), *files)  # the lock above all: it says whether a server lives
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if not may_start(connection, Lines(connection)):
@@ -208,8 +212,7 @@ def _answer(connection: socket.socket, listener: socket.socket, spares: Spares, 
     connection.close()
     for file in files:
         os.close(file)
-    if may_spare:
-        spares.renew(request, listener)
+    return True
 
 
 def _close_all_but(*kept: int) -> None:
@@ -243,7 +246,7 @@ def _run_spare(task: socket.socket, request: dict[str, Any], address: Path) -> i
     from lepton_kit.runs.warm import spare
 
     null = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
-    _begin(null, spare.environment_of_spare(request["env"]), kept=[task.fileno()])
+    _begin(null, spare.in_common(request["env"]), kept=[task.fileno()])
     os.umask(request["umask"])
     _use_backend_as_asked()
     _use_threads_as_asked()
@@ -255,11 +258,9 @@ def _run_spare(task: socket.socket, request: dict[str, Any], address: Path) -> i
 
 
 def _be_taken(request: Mapping[str, Any]) -> None:
-    from lepton_kit.runs.warm.spare import OF_A_RUN
+    from lepton_kit.runs.warm.spare import may_differ
 
-    for name in [name for name in os.environ if name.startswith(OF_A_RUN)]:
-        del os.environ[name]
-    os.environ.update({name: value for name, value in request["env"].items() if name.startswith(OF_A_RUN)})
+    os.environ.update({name: value for name, value in request["env"].items() if may_differ(name)})
     _take_on(request)
 
 

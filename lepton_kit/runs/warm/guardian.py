@@ -24,6 +24,7 @@ from lepton_kit.runs.warm.wire import Lines, receive_request, say, send_request
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # of Linux' prctl(2)
 NAME = "lepton-guardian"  # 15 bytes at most
+CONFIRMED = b"confirmed"
 STOP_S = 10.0  # how long a command may take to end by itself after it was asked to
 
 
@@ -56,8 +57,8 @@ def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], cle
     Parameters
     ----------
     control
-        Where the lease will come from, with the request and the standard streams of who takes the child; when it
-        closes before that, the child is killed.
+        Where the lease will come from, with the request and the standard streams of who takes the child, and then
+        `CONFIRMED`; when it closes before that, the child is killed.
     run
         What the child does, given a socket on which it receives the request, and answers `{"kernel": …}`.
     clean_up
@@ -70,7 +71,6 @@ def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], cle
     _close_standard_streams()
     try:
         request, files = receive_request(control)
-        control.close()
         lease = socket.socket(fileno=files[0])
         lines = Lines(lease)
         if not may_start(lease, lines):
@@ -79,6 +79,9 @@ def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], cle
         for file in files[1:]:
             os.close(file)
         answer = Lines(ours).receive()
+        if control.recv(len(CONFIRMED)) != CONFIRMED:
+            raise ConnectionError("the server's files have changed")
+        control.close()
     except OSError:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -8,6 +8,7 @@ it is taken; a user's start-up files and extensions run only then, in the taker'
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from ipykernel.kernelapp import IPKernelApp
 from lepton_kit.runs.warm.wire import receive_request, say
 
 OF_A_RUN = ("LEPTON_", "JPY_")  # beginnings of variables that may differ: nothing reads them before a cell does
+OF_A_SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}  # these may differ as well
+INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 IN_MEMORY = "--HistoryManager.hist_file=:memory:"  # a spare that nobody takes shall leave no session in the history
 
 
@@ -52,12 +55,17 @@ def shape_of(request: Mapping[str, Any]) -> tuple[Any, ...] | None:
     argv = request["argv"]
     if not request.get("spare") or argv[1:2] != ["-f"] or argv[3:] != [IN_MEMORY]:
         return None
-    return tuple(sorted(_common(request["env"]).items())), request["umask"]
+    return tuple(sorted(in_common(request["env"]).items())), request["umask"]
 
 
-def environment_of_spare(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment in which a spare waits: what runs have in common."""
-    return _common(environment)
+def may_differ(name: str) -> bool:
+    """Whether a variable is set only when the spare is taken."""
+    return name.startswith(OF_A_RUN) or name in OF_A_SHELL
+
+
+def in_common(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which a spare waits."""
+    return {name: value for name, value in environment.items() if not may_differ(name)}
 
 
 def wait_and_run(task: socket.socket, address: Path, on_taken: Callable[[Mapping[str, Any]], None]) -> int:
@@ -78,6 +86,8 @@ def wait_and_run(task: socket.socket, address: Path, on_taken: Callable[[Mapping
     app: Any = SpareKernelApp.instance()
     app.initialize(words)
     file.unlink(missing_ok=True)
+    if not select.select([task], [], [], 0)[0]:  # nobody waits for it yet
+        _exercise(app.shell)
     try:
         request, files = receive_request(task)
     except ConnectionError:
@@ -101,6 +111,22 @@ def wait_and_run(task: socket.socket, address: Path, on_taken: Callable[[Mapping
     return 0
 
 
+def _exercise(shell: Any) -> None:
+    """Show a table and a figure to nobody: the memory that this writes to is the process' own by the first cell."""
+    show = shell.display_formatter.format
+    if pandas := sys.modules.get("pandas"):
+        show(pandas.DataFrame({"a": [1.0, 2.0]}).describe())
+    if "matplotlib.pyplot" in sys.modules and sys.modules["matplotlib"].rcParams["backend"] == INLINE:
+        from matplotlib import pyplot
+        from matplotlib_inline.backend_inline import flush_figures
+
+        figure, axes = pyplot.subplots()
+        axes.plot([0.0, 1.0], [0.0, 1.0])
+        show(figure)
+        pyplot.close(figure)
+        flush_figures()  # it has none to show, and forgets that there was one
+
+
 def remove_sockets(address: Path) -> None:
     """Remove what is left of a spare in the file system."""
     for left in address.parent.glob(f"{address.name}[-.]*"):
@@ -111,7 +137,3 @@ def _redirect(stream: Any, file: int) -> None:
     """Let what a process writes by itself go to a file: ipykernel keeps a copy of the stream for that."""
     with suppress(AttributeError):
         os.dup2(file, stream._original_stdstream_copy)
-
-
-def _common(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith(OF_A_RUN)}
