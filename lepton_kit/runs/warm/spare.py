@@ -120,8 +120,9 @@ def _exercise(shell: Any) -> None:
         from matplotlib import pyplot
         from matplotlib_inline.backend_inline import flush_figures
 
-        figure, axes = pyplot.subplots()
+        figure, axes = pyplot.subplots(figsize=(1, 1))
         axes.plot([0.0, 1.0], [0.0, 1.0])
+        axes.set(xticks=[0.0], yticks=[0.0])  # few, since each costs milliseconds
         show(figure)
         pyplot.close(figure)
         flush_figures()  # it has none to show, and forgets that there was one
