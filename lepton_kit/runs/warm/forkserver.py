@@ -35,7 +35,7 @@ FIRST = (
     "IPython.core.debugger", "IPython.extensions.storemagic", "nbformat.v4", "nbclient", "papermill", "sqlite3",
     "jupyter_client.asynchronous", "jupyter_client.blocking", "lepton_kit.cli", "lepton_kit.notebook",
     "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.sweeps", "lepton_kit.runs.warm.provisioner",
-    "lepton_kit.runs.warm.spare",
+    "lepton_kit.runs.warm.spare", "ipykernel.kernelspec", "encodings.unicode_escape",
 )  # fmt: skip
 
 
@@ -88,7 +88,17 @@ def _preload(name: str) -> None:
 
 
 def _exercise() -> None:
-    """Draw a figure and show a table, once: what that loads and looks up, every kernel would load and look up again."""
+    """Do once what every process from here would do: draw a figure, show a table, list packages, check a notebook."""
+    import nbformat
+    from typer.main import get_command
+
+    from lepton_kit.cli import app
+    from lepton_kit.runs import manifest
+
+    manifest.packages()
+    manifest.code_sha256()
+    nbformat.validate(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")]))
+    get_command(app)
     if "pandas" in sys.modules:
         import pandas
 
