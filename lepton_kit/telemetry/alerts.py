@@ -10,7 +10,7 @@ from typing import Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
-from lepton_kit.telemetry.burn_rates import SEVERITIES, Memory, Status, evaluate
+from lepton_kit.telemetry.burn_rates import Memory, Status, evaluate
 from lepton_kit.telemetry.rules import alert_annotations, alert_labels
 from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.slo import Objective

@@ -1,10 +1,11 @@
 """The embedded telemetry store: samples of series in Parquet files of one folder, written by one process, read by any.
 
 ```
-telemetry/<first ms>-<last ms>-<level>-<number>.parquet    time, metric, labels, value; in order of series and time
+telemetry/<first ms>-<last ms>-<level>-<number>-<crc32>.parquet    time, metric, labels, value; by series and time
 ```
 
-A file is whole or absent (written aside, fsynced, renamed) and never changes. `flush` writes one. Files of one UTC day
+A file is whole or absent (written aside, fsynced, renamed) and never changes; its checksum is compared before it is
+read, since a turned bit in a Parquet footer can end the process. `flush` writes one. Files of one UTC day
 are merged, ten of a level into one of the next, and those of a day that is over into one or a few. A merged file is
 there before its parts are removed, so that a crash may leave samples twice; a reader counts a series' sample of one
 time once. Series lie in the dictionaries of `metric` and `labels` (those of a row group, which holds few series), times
@@ -21,6 +22,7 @@ import logging
 import os
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import sync_folder
+from lepton_kit.files import sync_folder, write_atomically
 from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, Selector, labels_text, parse_selector
 
 logger = logging.getLogger(__name__)
@@ -205,22 +207,14 @@ class Store:
             lock.close()
             raise InputError(f"telemetry store {self.folder}: another process writes into it") from None
         self._held = lock
-        for left in self.folder.glob("*.tmp"):
+        for left in self.folder.glob(".*.parquet.*"):
             left.unlink()
 
     def _write(self, samples: _Samples, level: int) -> None:
-        name = _File(int(samples.times.min()), int(samples.times.max()), level, next(self._numbers))
-        path = self.folder / str(name)
-        temporary = path.with_suffix(".tmp")
-        try:
-            _write_parquet(samples, temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(self.folder)
+        content = _parquet(samples)
+        first, last = int(samples.times.min()), int(samples.times.max())
+        file = _File(first, last, level, next(self._numbers), zlib.crc32(content))
+        write_atomically(self.folder / str(file), content)
 
     def _merge_files(self) -> None:
         while due := _files_to_merge(self._reader.files(), self._size):
@@ -265,15 +259,16 @@ def as_frame(series: Iterable[Series]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _File:
-    """A file's name: the first and last time in it (Unix milliseconds), its level, and a number of its own."""
+    """A file's name: the first and last time in it (Unix milliseconds), level, a number of its own, and CRC-32."""
 
     first: int
     last: int
     level: int
     number: int
+    checksum: int
 
     def __str__(self) -> str:
-        return f"{self.first}-{self.last}-{self.level}-{self.number}.parquet"
+        return f"{self.first}-{self.last}-{self.level}-{self.number}-{self.checksum}.parquet"
 
     @property
     def day(self) -> int:
@@ -282,7 +277,7 @@ class _File:
     @classmethod
     def read(cls, name: str) -> _File | None:
         parts = name.removesuffix(".parquet").split("-")
-        if not name.endswith(".parquet") or len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        if not name.endswith(".parquet") or len(parts) != 5 or not all(part.isdecimal() for part in parts):
             return None
         return cls(*map(int, parts))
 
@@ -405,8 +400,10 @@ class _Reader:
     def _open(self, file: _File) -> _Opened:
         with self._lock:
             if file not in self._opened:
-                with pq.ParquetFile(self.folder / str(file)) as parquet:
-                    metadata = parquet.metadata
+                content = (self.folder / str(file)).read_bytes()
+                if zlib.crc32(content) != file.checksum:
+                    raise ValueError("its content has another checksum than its name says")
+                metadata = pq.read_metadata(pa.BufferReader(content))
                 groups = [_group(metadata, number) for number in range(metadata.num_row_groups)]
                 self._opened[file] = _Opened(metadata, groups)
             return self._opened[file]
@@ -434,7 +431,7 @@ class _Reader:
 
     def _decode(self, file: _File, number: int) -> _Samples:
         path, metadata = self.folder / str(file), self._open(file).metadata
-        with pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as parquet:
+        with pq.ParquetFile(path, metadata=metadata) as parquet:
             return _from_table(parquet.read_row_group(number, columns=list(SAMPLE_COLUMNS), use_threads=False))
 
 
@@ -559,8 +556,8 @@ def _bins(files: list[_File], size: Callable[[_File], int]) -> list[list[_File]]
     return bins
 
 
-def _write_parquet(samples: _Samples, path: Path) -> None:
-    """Write samples in row groups, each with the names of its own series alone."""
+def _parquet(samples: _Samples) -> bytes:
+    """Return a file of samples in row groups, each with the names of its own series alone."""
     schema = pa.schema(
         {
             "time": pa.timestamp("ms", "UTC"),
@@ -569,14 +566,17 @@ def _write_parquet(samples: _Samples, path: Path) -> None:
             "value": pa.float64(),
         }
     )
+    content = pa.BufferOutputStream()
     writer = pq.ParquetWriter(
-        path, schema, compression="zstd", compression_level=3, use_dictionary=["metric", "labels"],
+        content, schema, compression="zstd", compression_level=3, use_dictionary=["metric", "labels"],
         column_encoding={"time": "DELTA_BINARY_PACKED", "value": "BYTE_STREAM_SPLIT"},
-        write_statistics=["metric", "time"], write_page_checksum=True,
+        write_statistics=["metric", "time"],
     )  # fmt: skip
     with writer:
         for begin in range(0, len(samples.times), GROUP_ROWS):
             writer.write_table(_group_table(samples, slice(begin, begin + GROUP_ROWS), schema))
+    written: bytes = content.getvalue().to_pybytes()
+    return written
 
 
 def _group_table(samples: _Samples, rows: slice, schema: pa.Schema) -> pa.Table:
