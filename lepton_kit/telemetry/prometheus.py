@@ -12,8 +12,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.telemetry.selectors import labels_text, parse_selector
 from lepton_kit.telemetry.store import Series, as_frame
 
-CHUNK = 86_400.0
-"""Seconds asked for at once, so that no answer is huge."""
+CHUNK, CHUNKS = 86_400.0, 32
+"""Seconds asked for at once, so that no answer is huge; longer ones where there would be more than so many."""
 
 
 class Prometheus:
@@ -59,10 +59,11 @@ class Prometheus:
         """
         chosen = str(parse_selector(selector))
         found: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+        length = max(CHUNK, (end - start) / CHUNKS)
         after = None
         while after is None or after < end:
             begin = start if after is None else after
-            until = min(begin + CHUNK, end)
+            until = min(begin + length, end)
             for metric, labels, times, values in self._samples(chosen, begin, until):
                 kept = (times >= start * 1000 - 0.5) & (times <= until * 1000 + 0.5)
                 if after is not None:
