@@ -1,6 +1,8 @@
 """Alerts of objectives: the embedded evaluator, and the same through real Prometheus and Alertmanager servers."""
 
 import json
+import re
+import shutil
 import threading
 import time
 from datetime import datetime
@@ -8,7 +10,7 @@ from datetime import datetime
 import httpx
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, lepton
 from monitors import Target, alertmanager, metrics_target, needs_alertmanager, needs_prometheus, prometheus
 from services import wait_for
 
@@ -144,6 +146,29 @@ def test_five_objectives_over_days_of_samples_are_evaluated_well_within_a_second
             taken.append(time.perf_counter() - started)
     assert min(taken) < 0.3
     assert all(status.budget_left is not None for status in evaluator.statuses)
+
+
+def test_the_command_shows_burn_rates_what_fires_and_the_budget_left(tmp_path):
+    (tmp_path / "lepton.toml").write_text("")
+    shutil.copytree(ROOT / "slo", tmp_path / "slo")
+    refused = lepton("slo", "status", project=tmp_path)
+    assert refused.returncode == 2
+    assert "neither a folder of a telemetry store" in refused.stderr
+    with Store(tmp_path / "telemetry") as store:
+        shift = time.time() - START - 60 * 229
+        store.append(one._replace(time=one.time + shift) for one in counted(230, failing=range(200, 230)))
+    shown = lepton("slo", "status", project=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    (line,) = (line for line in shown.stdout.splitlines() if line.startswith("goog-availability"))
+    assert "page, ticket" in line
+    assert re.search(r"1[345]\d / 300", line)  # half of the hour, and all of the five minutes, lost three in ten
+    assert re.search(r"-\d{4}\.\d%", line)
+    (line,) = (line for line in shown.stdout.splitlines() if line.startswith("goog-coverage"))
+    assert line.split()[-2:] == ["no", "–"]
+    for words, told in ((("--source", "http://127.0.0.1:1"), "does not answer"), (("--time-scale", "0"), "time scale")):
+        refused = lepton("slo", "status", *words, project=tmp_path)
+        assert refused.returncode == 2
+        assert told in refused.stderr
 
 
 class Traffic:

@@ -108,15 +108,19 @@ def _events(objective: Objective, seconds: float) -> str:
 
 
 def _ratio_name(length: int) -> str:
-    return f"slo:bad_events:ratio_{_name(length)}"
+    return f"slo:bad_events:ratio_{window_name(length)}"
 
 
 def _events_name(length: int) -> str:
-    return f"slo:events:increase_{_name(length)}"
+    return f"slo:events:increase_{window_name(length)}"
 
 
-def _name(length: int) -> str:
-    """Return a window's name before it is scaled, such as 5m, so that rules and dashboards look alike in any scale."""
+def window_name(length: int) -> str:
+    """Return a window's name before it is scaled, such as 5m, so that rules and dashboards look alike in any scale.
+
+    >>> window_name(1800)
+    '30m'
+    """
     return next(
         f"{length // unit}{mark}" for mark, unit in (("d", 86400), ("h", 3600), ("m", 60)) if length % unit == 0
     )
