@@ -1,6 +1,7 @@
 """A real Prometheus as a source of samples: the same answers as the store's on the same samples."""
 
 import subprocess
+import time
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,29 @@ from services import wait_for
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.burn_rates import evaluate
 from lepton_kit.telemetry.prometheus import Prometheus
+from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.slo import read_objectives
 from lepton_kit.telemetry.store import Sample, Store
 
 START, STEP, COUNT = 1_760_000_000.0, 60.0, 4000  # nearly three days
 METRIC = "http_server_request_duration_seconds_count"
+LIVE = r"""# HELP ticks_total Some \\ text
+# TYPE ticks_total counter
+ticks_total{part="a",job="theirs",instance="elsewhere"} 7
+ticks_total{part="b"} 1e3
+odd_total{path="C:\\dir\"x\"\n",name="ünd",empty=""} +Inf
+# TYPE seconds histogram
+seconds_bucket{le="0.5"} 1
+seconds_bucket{le="+Inf"} 2
+seconds_sum 0.75
+seconds_count 2
+# TYPE quantiles summary
+quantiles{quantile="0.9"} NaN
+quantiles_sum 3
+quantiles_count 4
+plain -2.5
+dated 3 NOW
+"""
 SELECTORS = [
     METRIC,
     METRIC + '{http_response_status_code=~"5..|429"}',
@@ -80,17 +99,25 @@ def test_an_objective_stands_the_same_from_prometheus_and_from_the_store(both):
 
 
 @needs_prometheus
-def test_what_a_live_prometheus_scraped_is_read(tmp_path):
-    with metrics_target() as target:
-        target.text = 'ticks_total{part="a"} 7\n'
+def test_what_a_live_prometheus_scraped_is_what_the_kit_scrapes(tmp_path):
+    names = ["ticks_total", "odd_total", "seconds_bucket", "seconds_sum", "quantiles", "plain", "up", "dated"]
+    with metrics_target() as target, Store(tmp_path / "telemetry") as store:
+        target.text = LIVE.replace("NOW", f"{time.time() - 5:.3f}".replace(".", ""))
         scrape = {"job_name": "goog", "static_configs": [{"targets": [target.instance]}]}
         config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
         with prometheus(tmp_path, config) as address:
             source = Prometheus(address + "/")
             wait_for(lambda: len(source.query("ticks_total", 0, 4e9)))
-            found = source.query("ticks_total", 0, 4e9)
-        assert set(found["value"]) == {7.0}
-        assert found["labels"][0] == f'{{"instance":"{target.instance}","job":"goog","part":"a"}}'
+            Scraper(store, {"goog": target.address}).scrape_once()
+            for name in names:
+                ours, theirs = (
+                    one.query(name, 0, 4e9).drop_duplicates(["metric", "labels"], keep="last", ignore_index=True)
+                    for one in (store, source)
+                )
+                assert len(ours) > 0
+                pd.testing.assert_frame_equal(ours.drop(columns="time"), theirs.drop(columns="time"))
+                if name == "dated":
+                    assert ours["time"].tolist() == theirs["time"].tolist()
 
 
 @needs_prometheus

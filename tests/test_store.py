@@ -178,7 +178,7 @@ def test_a_sample_of_the_far_future_does_not_remove_the_present(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["half written", "emptied", "a bit turned", "not Parquet"])
-def test_a_damaged_file_is_set_aside_with_a_warning_and_nothing_else_is_lost(tmp_path, damage, caplog):
+def test_a_damaged_file_is_left_out_with_a_warning_and_nothing_else_is_lost(tmp_path, damage, caplog):
     with Store(tmp_path) as store:
         for day in range(3):
             store.append(samples(2000, start=NOON + day * DAY / 1000, step=1.001))
@@ -196,8 +196,27 @@ def test_a_damaged_file_is_set_aside_with_a_warning_and_nothing_else_is_lost(tmp
     assert len(found) == 4000
     assert len(caplog.records) == 1
     assert str(path) in caplog.text
+    assert path.exists()  # who reads changes nothing
+    with Store(tmp_path) as writer:
+        writer.append(samples(1))
+        writer.flush()
+        assert len(writer.query("requests_total", 0, 2e9)) == 4000
     assert path.with_suffix(".damaged").exists()
     assert not path.exists()
+
+
+def test_a_turned_bit_anywhere_in_a_file_is_noticed(tmp_path):
+    with Store(tmp_path) as store:
+        store.append([one for part in "ab" for one in samples(100, part=part)])
+    (path,) = parquet(tmp_path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 37):
+        turned = bytearray(content)
+        turned[place] ^= 1 << place % 8
+        path.write_bytes(turned)
+        assert len(Store(tmp_path).query("requests_total", 0, 2e9)) == 0
+    path.write_bytes(content)
+    assert len(Store(tmp_path).query("requests_total", 0, 2e9)) == 200
 
 
 def test_a_damaged_file_does_not_stop_a_merge(tmp_path, caplog):

@@ -156,10 +156,13 @@ class Store:
     def close(self) -> None:
         """Flush, and let another process write."""
         with self._writing:
-            self.flush()
-            if self._held is not None:
-                self._held.close()
-                self._held = None
+            try:
+                self.flush()
+            finally:
+                if self._held is not None:
+                    self._held.close()
+                    self._held = None
+                self._reader.sets_aside = False
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the raw samples of the selected series from `start` to `end` (Unix seconds, both included).
@@ -173,8 +176,8 @@ class Store:
         Raises
         ------
         InputError
-            When the selector is not one, or a file cannot be read for a reason of the system. A damaged file is set
-            aside with a warning in the log.
+            When the selector is not one, or a file cannot be read for a reason of the system. A damaged file is left
+            out with a warning in the log; the process that writes renames it to `….damaged`.
         """
         return as_frame(self.series(selector, start, end))
 
@@ -207,6 +210,7 @@ class Store:
             lock.close()
             raise InputError(f"telemetry store {self.folder}: another process writes into it") from None
         self._held = lock
+        self._reader.sets_aside = True
         for left in self.folder.glob(".*.parquet.*"):
             left.unlink()
 
@@ -218,7 +222,7 @@ class Store:
 
     def _merge_files(self) -> None:
         while due := _files_to_merge(self._reader.files(), self._size):
-            read = {file: parts for file in due if (parts := self._reader.whole(file))}  # a damaged one is set aside
+            read = {file: parts for file in due if (parts := self._reader.whole(file))}  # none of a damaged one
             if read:
                 held = [part for parts in read.values() for part in parts]
                 self._write(_merged(held), level=max(file.level for file in due) + 1)
@@ -335,6 +339,8 @@ class _Reader:
         self._opened: dict[_File, _Opened] = {}
         self._decoded: OrderedDict[tuple[_File, int], _Samples] = OrderedDict()
         self._left_out: set[_File] = set()
+        self.sets_aside = False
+        """Whether a damaged file is renamed: by the process that writes. Who reads changes nothing."""
         self._lock = threading.RLock()
 
     def files(self) -> list[_File]:
@@ -382,20 +388,16 @@ class _Reader:
         except (pa.ArrowException, ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the system's fault, not the content's
                 raise InputError(f"telemetry store: {self.folder / str(file)} cannot be read ({error})") from error
-            self._set_aside(file, error)
+            self._leave_out(file, error)
             return []
 
-    def _set_aside(self, file: _File, error: Exception) -> None:
+    def _leave_out(self, file: _File, error: Exception) -> None:
         path, told = self.folder / str(file), " ".join(str(error).split())[:300]
         self._left_out.add(file)
-        try:
-            path.replace(path.with_suffix(".damaged"))
-        except FileNotFoundError:
-            return  # another process did
-        except OSError:
-            logger.warning("telemetry store: %s is damaged; its samples are left out (%s)", path, told)
-            return
-        logger.warning("telemetry store: %s is damaged; it is set aside as .damaged (%s)", path, told)
+        logger.warning("telemetry store: %s is damaged; its samples are left out (%s)", path, told)
+        if self.sets_aside:
+            with contextlib.suppress(OSError):  # it is left out in any case
+                path.replace(path.with_suffix(".damaged"))
 
     def _open(self, file: _File) -> _Opened:
         with self._lock:
@@ -548,7 +550,7 @@ def _bins(files: list[_File], size: Callable[[_File], int]) -> list[list[_File]]
     bins: list[list[_File]] = []
     room = 0
     for file in files:
-        if size(file) > room:
+        if not bins or size(file) > room:
             bins.append([])
             room = FILE_BYTES
         bins[-1].append(file)
