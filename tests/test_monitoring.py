@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from helpers import ROOT, lepton
 from monitors import alertmanager, metrics_target, needs_alertmanager, needs_prometheus, prometheus
-from services import wait_for
+from services import project_with_model, row, serving, wait_for
 
 from lepton_kit.serving.metrics import ServiceMetrics
 from lepton_kit.telemetry.slo import read_objectives
@@ -123,12 +124,11 @@ def test_prometheus_started_from_the_folder_loads_the_rules_and_answers_every_qu
         target.text = "lepton_input_rows_total 5\n"
         config["scrape_configs"][0]["static_configs"][0]["targets"] = [target.instance]
         config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = ["127.0.0.1:1"]
-        with prometheus(tmp_path / "monitoring", config) as address:
-            groups = httpx.get(f"{address}/api/v1/rules").json()["data"]["groups"]
+        with prometheus(tmp_path / "monitoring", config) as address, httpx.Client(base_url=address) as client:
+            groups = client.get("/api/v1/rules").json()["data"]["groups"]
             assert {group["name"] for group in groups} == {f"slo-{one.name}" for one in read_objectives(ROOT / "slo")}
-            for title, query in queries():
-                answer = httpx.get(f"{address}/api/v1/query", params={"query": query}).json()
-                assert answer["status"] == "success", f"{title}: {answer}"
+            for _, query in queries():
+                asked(client, query)
 
 
 @needs_alertmanager
@@ -163,3 +163,45 @@ def test_the_commands_of_the_readme_name_files_that_are_there():
     assert missing == {"webhook-token", "data/prometheus", "data/alertmanager", "data/grafana"}
     ignored = (ROOT / ".gitignore").read_text().split()
     assert {"/monitoring/webhook-token", "/monitoring/data/"} <= set(ignored)
+
+
+@needs_prometheus
+def test_every_panel_shows_something_of_a_real_service(tmp_path):
+    project = project_with_model(tmp_path / "project")
+    (tmp_path / "rules").mkdir()
+    made = lepton("slo", "rules", "--time-scale", "600", "-o", str(tmp_path / "rules/objectives.yml"), project=ROOT)
+    assert made.returncode == 0, made.stderr
+    with serving(project) as service:
+        config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms"}
+        config["scrape_configs"][0]["static_configs"][0]["targets"] = [service.client.base_url.netloc.decode()]
+        config.pop("alerting")
+        with prometheus(tmp_path, config) as address, httpx.Client(base_url=address) as client:
+
+            def empty():
+                for _ in range(5):
+                    use(service)
+                return {title for title, query in queries() if not any(map(is_number, asked(client, query)))}
+
+            try:
+                wait_for(lambda: empty() <= {"Alerts firing"}, 30)
+            except AssertionError:
+                raise AssertionError(f"panels without data: {empty()}") from None
+
+
+def use(service):
+    """Ask for forecasts, rightly and wrongly, and tell what came true."""
+    answer = service.predict(row=row(), as_of=time.time()).json()
+    service.client.post("/v1/feedback", json={"request_id": answer["request_id"], "actual": 0.001, "rating": 4})
+    service.predict(row={**row(), "unseen": 1.0})
+    service.predict(row={})
+
+
+def asked(client, query):
+    answer = client.get("/api/v1/query", params={"query": query}).json()
+    assert answer["status"] == "success", answer
+    return answer["data"]["result"]
+
+
+def is_number(sample):
+    return sample["value"][1] != "NaN"
