@@ -272,6 +272,33 @@ def test_threads_that_append_flush_and_query_at_once_lose_nothing(tmp_path):
         assert len(store.query("requests_total", 0, 2e9)) == 120
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_is_appended_in_whatever_order_is_found(tmp_path, seed):
+    generator = np.random.default_rng(seed)
+    expected = {}
+    store = Store(tmp_path)
+    for number in range(100):
+        part, day = str(generator.integers(3)), int(generator.integers(max(1, number // 25) + 1))
+        minutes = generator.integers(0, 1440, generator.integers(1, 20))
+        taken = [Sample("a", {"part": part}, NOON + 60 * minute + 86400 * day, number) for minute in minutes.tolist()]
+        expected |= {(part, one.time): one.value for one in taken}
+        store.append(taken)
+        if generator.random() < 0.7:
+            store.flush()
+        if generator.random() < 0.05:
+            store.close()
+            store = Store(tmp_path)
+        if number % 10 == 0:
+            found = {
+                (json.loads(one.labels)["part"], at / 1000): value
+                for one in store.series("a", 0, 2e9)
+                for at, value in zip(one.times.tolist(), one.values.tolist(), strict=True)
+            }
+            assert found == expected
+    store.close()
+    assert len(parquet(tmp_path)) < 40
+
+
 def test_an_hour_among_millions_of_samples_is_found_within_a_second_and_a_sample_takes_few_bytes(tmp_path):
     times, count = pd.date_range("2026-01-01", periods=5000, freq="15s", tz="UTC").as_unit("ms"), 200
     generator = np.random.default_rng(0)

@@ -145,7 +145,7 @@ class Store:
             try:
                 self._hold()
                 for part in _by_day(_merged(waiting)):
-                    self._write(part, level=0)
+                    self._write(part, 0, next(self._numbers))
                 with self._buffering:
                     self._buffer = [one for one in self._buffer if not any(one is done for done in waiting)]
                 self._merge_files()
@@ -214,18 +214,19 @@ class Store:
         for left in self.folder.glob(".*.parquet.*"):
             left.unlink()
 
-    def _write(self, samples: _Samples, level: int) -> None:
+    def _write(self, samples: _Samples, level: int, number: int) -> None:
         content = _parquet(samples)
         first, last = int(samples.times.min()), int(samples.times.max())
-        file = _File(first, last, level, next(self._numbers), zlib.crc32(content))
+        file = _File(first, last, level, number, zlib.crc32(content))
         write_atomically(self.folder / str(file), content)
 
     def _merge_files(self) -> None:
         while due := _files_to_merge(self._reader.files(), self._size):
+            due.sort(key=lambda file: file.number)
             read = {file: parts for file in due if (parts := self._reader.whole(file))}  # none of a damaged one
             if read:
                 held = [part for parts in read.values() for part in parts]
-                self._write(_merged(held), level=max(file.level for file in due) + 1)
+                self._write(_merged(held), max(file.level for file in due) + 1, due[-1].number)
             for file in read:
                 (self.folder / str(file)).unlink(missing_ok=True)
             sync_folder(self.folder)
@@ -263,7 +264,10 @@ def as_frame(series: Iterable[Series]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _File:
-    """A file's name: the first and last time in it (Unix milliseconds), level, a number of its own, and CRC-32."""
+    """A file's name: the first and last time in it (Unix milliseconds), level, number, and CRC-32.
+
+    Numbers rise; a merged file has the highest of its parts, so that of a sample that is there twice the later counts.
+    """
 
     first: int
     last: int
@@ -344,13 +348,16 @@ class _Reader:
         self._lock = threading.RLock()
 
     def files(self) -> list[_File]:
-        """Return the files. Listed until two lists agree: one list, taken during a merge, could hold neither side."""
+        """Return the files, oldest first.
+
+        They are listed until two lists agree: one list, taken during a merge, could hold neither side of it.
+        """
         before = None
         while (now := self._names()) != before:
             before = now
         present = {file for file in map(_File.read, now) if file is not None} - self._left_out
         self._forget(present)
-        return sorted(present, key=lambda file: (file.first, file.number))
+        return sorted(present, key=lambda file: file.number)
 
     def parts(self, metric: str, low: int, high: int) -> list[_Samples]:
         """Return all row groups that can hold samples of a metric between two times."""
