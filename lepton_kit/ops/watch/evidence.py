@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Incident
 from lepton_kit.runs.settings import Settings
-from lepton_kit.telemetry.selectors import Source
+
+if TYPE_CHECKING:  # pandas, which a worker needs only to capture, and `lepton watch` only for services
+    from lepton_kit.telemetry.selectors import Source
 
 FOLDER = "incidents"
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import httpx
 
@@ -24,9 +24,10 @@ from lepton_kit.ops.watch.intake import Intake
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.settings import Service, Settings
-from lepton_kit.telemetry.burn_rates import evaluate
-from lepton_kit.telemetry.selectors import Source
-from lepton_kit.telemetry.slo import Objective, read_objectives
+
+if TYPE_CHECKING:  # pandas: not for a project without services
+    from lepton_kit.telemetry.selectors import Source
+    from lepton_kit.telemetry.slo import Objective
 
 logger = logging.getLogger("lepton.watch")
 EMBEDDED = "embedded"
@@ -182,6 +183,8 @@ class Observer:
             self._intake.submit(changed, EMBEDDED).result(timeout=30)
 
     def _look_at_budgets(self) -> None:
+        from lepton_kit.telemetry.burn_rates import evaluate
+
         scale, now = self._settings.watch.time_scale, time.time()
         left: dict[str, list[Budget]] = {name: [] for name in self.seen.services}
         for one in self._objectives:
@@ -199,6 +202,10 @@ class Observer:
 
 def read_all_objectives(settings: Settings, project: Path) -> list[Objective]:
     """Return the objectives of the services of the settings."""
+    if not settings.services:
+        return []
+    from lepton_kit.telemetry.slo import read_objectives
+
     folders = dict.fromkeys(service.slo for service in settings.services.values())
     found = [objective for folder in folders for objective in read_objectives(project / folder)]
     return [objective for objective in found if objective.service in settings.services]

@@ -107,8 +107,8 @@ def _route(action: Action, where: str, project: Path) -> Route:
             raise InputError(f"{origin}: {notebook} has no parameter {name!r} (it has: {', '.join(known) or 'none'})")
         if known[name].holds_path or known[name].holds_secret or "Any" in known[name].annotation:
             raise InputError(
-                f"{origin}: parameter {name!r} is {known[name].annotation}: a label may fill numbers, texts and choices, "
-                "but no path, no secret, and nothing without a type"
+                f"{origin}: parameter {name!r} is {known[name].annotation}: a label may fill numbers, texts and "
+                "choices, but no path, no secret, and nothing without a type"
             )
     check_literals(parameters, literals, labels, notebook, origin)
     return Route(notebook, parameters, literals, labels)
