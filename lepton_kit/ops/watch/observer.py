@@ -26,8 +26,12 @@ from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.settings import Service, Settings
 
 if TYPE_CHECKING:  # pandas: not for a project without services
+    from lepton_kit.telemetry.alerts import AlertEvaluator
+    from lepton_kit.telemetry.burn_rates import Status
+    from lepton_kit.telemetry.scrape import Scraper
     from lepton_kit.telemetry.selectors import Source
     from lepton_kit.telemetry.slo import Objective
+    from lepton_kit.telemetry.store import Store
 
 logger = logging.getLogger("lepton.watch")
 EMBEDDED = "embedded"
@@ -86,8 +90,9 @@ class Observer:
         chosen = settings.watch.embedded_alerts
         self._scrapes, self._evaluates = is_folder, is_folder if chosen is None else chosen
         self._source: Source | None = None
-        self._evaluator: Any = None
-        self._scraper: Any = None
+        self._store: Store | None = None
+        self._scraper: Scraper | None = None
+        self._evaluator: AlertEvaluator | None = None
         self._targets: dict[str, str] = {}
         self._lock: TextIO | None = None
         self._evaluated = self._budgeted = float("-inf")
@@ -104,6 +109,8 @@ class Observer:
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout=10)
+        if self._store is not None:
+            self._store.close()
 
     def _loop(self) -> None:
         interval = self._settings.watch.scrape_interval
@@ -121,11 +128,12 @@ class Observer:
         with self._problem_noted("telemetry"):
             if self._leads() and self._scrapes:
                 self._scrape()
-        if self.seen.is_leading and self._evaluates and now - self._evaluated >= self._pause(EVALUATION_S):
-            self._evaluated = now
-            with self._problem_noted("embedded alerts"):
-                self._evaluate()
-        if now - self._budgeted >= self._pause(BUDGETS_S):
+        if self.seen.is_leading and self._evaluates:
+            if now - self._evaluated >= self._pause(EVALUATION_S):
+                self._evaluated = now
+                with self._problem_noted("embedded alerts"):
+                    self._evaluate()
+        elif now - self._budgeted >= self._pause(BUDGETS_S):
             self._budgeted = now
             with self._problem_noted("error budgets"):
                 self._look_at_budgets()
@@ -163,36 +171,37 @@ class Observer:
 
     def _scrape(self) -> None:
         from lepton_kit.telemetry.scrape import Scraper
+        from lepton_kit.telemetry.store import Store
 
-        targets = {name: state.address for name, state in self.seen.services.items() if state.address}
-        if self._scraper is None or targets != self._targets:
-            self._scraper = Scraper(self._opened(), targets, self._settings.watch.scrape_interval)
-            self._targets = targets
+        self._targets.clear()
+        self._targets.update({name: state.address for name, state in self.seen.services.items() if state.address})
+        if self._scraper is None:
+            self._source = self._store = Store(self._project / self._settings.watch.source)
+            self._scraper = Scraper(self._store, self._targets, self._settings.watch.scrape_interval)
         self._scraper.scrape_once()
 
     def _evaluate(self) -> None:
         from lepton_kit.telemetry.alerts import AlertEvaluator
 
         if self._evaluator is None:
-            scale = self._settings.watch.time_scale
-            self._evaluator = AlertEvaluator(self._objectives, self._opened(), scale)
+            self._evaluator = AlertEvaluator(self._objectives, self._opened(), self._settings.watch.time_scale)
         now = time.time()
         found = [Alert.model_validate(alert) for alert in self._evaluator.evaluate(now)]
-        changed = embedded_changes(found, self._queue.firing(EMBEDDED), now)
-        if changed:
+        self._note_budgets(self._evaluator.statuses)
+        if changed := embedded_changes(found, self._queue.firing(EMBEDDED), now):
             self._intake.submit(changed, EMBEDDED).result(timeout=30)
 
     def _look_at_budgets(self) -> None:
+        """Look at the budgets where the alerts are not evaluated here."""
         from lepton_kit.telemetry.burn_rates import evaluate
 
         scale, now = self._settings.watch.time_scale, time.time()
-        left: dict[str, list[Budget]] = {name: [] for name in self.seen.services}
-        for one in self._objectives:
-            if one.service in left:
-                status = evaluate(one, self._opened(), now, scale)
-                left[one.service].append(Budget(one.name, one.title, one.target, status.budget_left))
-        for name, budgets in left.items():
-            self.seen.services[name] = replace(self.seen.services[name], budgets=tuple(budgets))
+        self._note_budgets([evaluate(one, self._opened(), now, scale) for one in self._objectives])
+
+    def _note_budgets(self, statuses: Sequence[Status]) -> None:
+        for name, state in list(self.seen.services.items()):
+            mine = [status for status in statuses if status.objective.service == name]
+            self.seen.services[name] = replace(state, budgets=tuple(map(_budget, mine)))
 
     def _opened(self) -> Source:
         if self._source is None:
@@ -229,6 +238,11 @@ def embedded_changes(found: Sequence[Alert], firing: Sequence[Incident], now: fl
     return begun + ended
 
 
+def _budget(status: Status) -> Budget:
+    one = status.objective
+    return Budget(one.name, one.title, one.target, status.budget_left)
+
+
 def service_address(name: str, service: Service, project: Path) -> str | None:
     """Return where a service answers: as the settings say, or as `lepton serve` wrote it; None while it is stopped."""
     if service.address is not None:
@@ -245,7 +259,7 @@ def _look_at(name: str, service: Service, project: Path) -> ServiceState:
     if address is None:
         return state
     try:
-        answer = httpx.get(f"{address}/readyz", timeout=3)
+        answer = httpx.get(f"{address}/readyz", timeout=3, trust_env=False)
         said = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return replace(state, problem=f"does not answer ({type(error).__name__})")
