@@ -1,4 +1,4 @@
-"""`lepton watch` scrapes a real service, evaluates its objectives, and freezes the evidence before the runbook starts."""
+"""`lepton watch` with a real service: scraped, its objectives evaluated, the evidence frozen before the runbook starts."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_service_is_shown_as_down_not_ready_or_ready(project):
     class Answers(BaseHTTPRequestHandler):
         code, said = 503, b'{"status": "not ready", "version": "v7", "error": "<b>still loading</b>"}'
 
-        def do_GET(self):  # noqa: N802 - http.server's name
+        def do_GET(self):
             self.send_response(self.code)
             self.end_headers()
             self.wfile.write(self.said)
