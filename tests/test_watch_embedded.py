@@ -1,4 +1,4 @@
-"""`lepton watch` with a real service: scraped, its objectives evaluated, the evidence frozen before the runbook starts."""
+"""`lepton watch` with a real service: scraped, its objectives evaluated, evidence frozen before a runbook starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ runbook = "runbooks/diagnose.ipynb"
 [alerts.Known]
 runbook = "runbooks/diagnose.ipynb"
 """
-RUNBOOK = "lk.record('service', json.loads(lk.path(recording, 'incident.json').read_text())['service'])"
+RUNBOOK = """
+import json
+incident = json.loads((lk.path(recording) / "incident.json").read_text())
+lk.record("service", incident["service"])
+"""
 
 
 def kept_project(folder):
@@ -41,10 +45,7 @@ def kept_project(folder):
     (folder / "slo").mkdir(exist_ok=True)
     shutil.copy(ROOT / "slo/errors.yaml", folder / "slo")
     (folder / "lepton.toml").write_text(SETTINGS)
-    cell = "import json\nfrom pathlib import Path\n" + RUNBOOK.replace(
-        "lk.path(recording, ", "Path(lk.path(recording), "
-    )
-    write_notebook(folder / "runbooks/diagnose.ipynb", [cell], "recording: Path = ''")
+    write_notebook(folder / "runbooks/diagnose.ipynb", [RUNBOOK], "recording: 'Path' = ''")
     return folder
 
 
@@ -61,7 +62,7 @@ def test_errors_of_a_served_model_fire_an_embedded_alert_whose_runbook_reads_its
             return [job for job in kit.queue.jobs() if job.state in ("ended", "refused")] if found else None
 
         jobs = wait_for(fails, 90)
-        incident = kit.queue.incidents()[0]
+        incident = kit.queue.incident(jobs[-1].incident)
         said = kit.client.get("/status.json").json()
         page = kit.client.get("/").text
     assert {(job.status, job.error) for job in jobs} == {("succeeded", None)}
