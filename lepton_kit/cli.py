@@ -32,6 +32,7 @@ app = typer.Typer(
 
 
 app.command()(serving.serve)
+app.command()(serving.replay)
 app.add_typer(objectives.app, name="slo")
 console = new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}

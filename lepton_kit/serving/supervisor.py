@@ -24,15 +24,23 @@ logger = logging.getLogger("uvicorn.error")
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's own supervisor, which follows the wish for the number of workers as well."""
+    """uvicorn's own supervisor, which follows the wish for the number of workers as well.
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], service: ServiceConfig) -> None:
+    With a `parent` (a process id) it stops when that process, which started it, is gone.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], service: ServiceConfig, parent: int | None
+    ) -> None:
         super().__init__(config, sockets)
         self.service = service
+        self.parent = parent
         self._known: set[int] = set()
 
     def keep_subprocess_alive(self) -> None:
         """Replace lost workers, add or end some, and take those that are gone out of the metrics."""
+        if self.parent is not None and os.getppid() != self.parent:
+            self.should_exit.set()
         super().keep_subprocess_alive()
         if not self.should_exit.is_set():
             with contextlib.suppress(InputError):  # a damaged file: as many as before
@@ -54,7 +62,13 @@ class Supervisor(Multiprocess):
 
 
 def serve(
-    service: ServiceConfig, host: str, port: int, workers: int, version: str, announce: Callable[[str], object]
+    service: ServiceConfig,
+    host: str,
+    port: int,
+    workers: int,
+    version: str,
+    announce: Callable[[str], object],
+    parent: int | None = None,
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; what is being answered then is finished first.
 
@@ -70,6 +84,8 @@ def serve(
         The version to serve; `current` is the promoted one.
     announce
         Called once with a line that says what is served, and where.
+    parent
+        The id of the process that started this one, to stop, too, when that is gone.
 
     Raises
     ------
@@ -99,7 +115,7 @@ def serve(
         )
         announce(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)")
         try:
-            Supervisor(config, [listener], service).run()
+            Supervisor(config, [listener], service, parent).run()
         finally:
             (service.folder / "address").unlink(missing_ok=True)
             for number in (signal.SIGINT, signal.SIGTERM):
