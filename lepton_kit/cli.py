@@ -33,6 +33,8 @@ app = typer.Typer(
 
 app.command()(serving.serve)
 app.command()(serving.replay)
+app.command()(serving.deploy)
+app.command()(serving.rollback)
 app.add_typer(objectives.app, name="slo")
 console = new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}

@@ -102,3 +102,37 @@ def _print_summary(made: Summary) -> None:
     if made.warning:
         listed.add_row("[yellow]warning[/]", escape(made.warning))
     new_console().print(listed)
+
+
+def deploy(
+    service: Annotated[str, typer.Argument(help="A running service's name.")],
+    version: Annotated[str, typer.Argument(help="The version to bring in; the promoted one unless given.")] = "current",
+    steps: Annotated[str, typer.Option(help="Growing shares of the requests, in percent.")] = "5,25,50,100",
+    step_seconds: Annotated[
+        float, typer.Option(help="How long each step lasts, with the service's own requests.")
+    ] = 60,
+) -> None:
+    """Bring a version into a running service by steps while both are compared; promote it, or roll it back."""
+    from lepton_kit.ops.deployment import deploy_to
+
+    made = deploy_to(service, find_project(), version, _shares(steps), step_seconds)
+    print(f"service {service}: {made.new} {made.outcome}: {made.reason}")
+    if made.outcome != "promoted":
+        raise typer.Exit(1)
+
+
+def rollback(
+    service: Annotated[str, typer.Argument(help="A service's name, or a model's.")],
+    reason: Annotated[str, typer.Option(help="Why, for the records.")] = "asked for by hand",
+) -> None:
+    """Take a service back to its earlier good version, whether it runs or not."""
+    from lepton_kit.ops.deployment import rollback as take_back
+
+    print(take_back(service, find_project(), "lepton rollback", reason))
+
+
+def _shares(steps: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(step) / 100 for step in steps.split(","))
+    except ValueError as error:
+        raise InputError(f"--steps {steps!r}: must be percentages such as 5,25,50,100") from error

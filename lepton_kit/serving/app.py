@@ -20,7 +20,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Overloaded
 from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
-from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, read_reports, read_wish
+from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, note_deployment, read_reports, read_wish
 from lepton_kit.serving.edge import Edge
 from lepton_kit.serving.metrics import CONTENT_TYPE
 from lepton_kit.serving.requestlog import FORECAST, Entry
@@ -39,13 +39,18 @@ FOLLOW_SECONDS = 30
 
 
 class Reload(BaseModel):
-    """Which version shall answer, and which part of the requests a candidate."""
+    """Which version shall answer, and which part of the requests a candidate.
+
+    `note` says why, and `record` what more is known; both are kept with the service's deployments.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     version: str = "current"
     candidate: str | None = None
     share: float = Field(default=0.0, ge=0, le=1)
+    note: str = Field(default="asked for by an administrator", max_length=500)
+    record: dict[str, Any] | None = None
 
 
 class Workers(BaseModel):
@@ -105,7 +110,8 @@ def _add_public(app: FastAPI, worker: Worker) -> None:
     @app.get("/readyz")
     async def readyz() -> Response:
         wrong = worker.log.failure or ("prediction log: the disk is behind" if worker.log.is_full else None)
-        held = {"version": worker.current.version, "error": wrong}
+        candidate = worker.candidate.version if worker.candidate else None
+        held = {"version": worker.current.version, "candidate": candidate, "error": wrong}
         return JSONResponse(
             {"status": "ready" if wrong is None else "not ready", **held}, 200 if wrong is None else 503
         )
@@ -133,7 +139,9 @@ def _add_admin(app: FastAPI, worker: Worker) -> None:
 async def _predict(request: Request, worker: Worker) -> Response:
     began = time.perf_counter()
     request_id: str = request.state.request_id
-    chosen = worker.choose(request_id)
+    chosen = worker.choose(request_id, request.headers.get("x-model-version"))
+    if chosen is None:
+        raise Refused(409, "the version that X-Model-Version names does not answer here")
     seen = _Seen(worker, request_id, chosen.version, began)
     try:
         body = chosen.body.model_validate_json(await request.body())
@@ -186,12 +194,14 @@ class _Seen:
         forecasts: list[dict[Any, Any]] | None = None,
     ) -> None:
         metrics = self._worker.metrics
+        seconds = time.perf_counter() - self._began
         metrics.requests.labels(self._version, kind or "answered").inc()
+        metrics.seconds.labels(self._version).observe(seconds)
         if kind is not None:
             metrics.errors.labels(kind).inc()
         if self._worker.log.is_full:
             return  # it is being refused for that
-        latency = (time.perf_counter() - self._began) * 1000
+        latency = seconds * 1000
         rows: list[dict[Any, Any]] = features.to_dict("records") if features is not None else [{}]
         self._worker.log.append(
             [
@@ -223,13 +233,14 @@ async def _feedback(request: Request, worker: Worker) -> Response:
 
 async def _reload(asked: Reload, config: ServiceConfig) -> Response:
     try:
-        version = await asyncio.to_thread(lambda: Registry(config.registry).folder(config.model, asked.version).name)
-        for wanted in (version, asked.candidate):
+        version = await asyncio.to_thread(_named_version, config, asked.version)
+        candidate = await asyncio.to_thread(_named_version, config, asked.candidate) if asked.candidate else None
+        for wanted in (version, candidate):
             if wanted is not None:
                 await asyncio.to_thread(load, config, wanted)
         before = await asyncio.to_thread(read_wish, config.folder)
         wish = await asyncio.to_thread(
-            change_wish, config.folder, version=version, candidate=asked.candidate, share=asked.share
+            change_wish, config.folder, version=version, candidate=candidate, share=asked.share
         )
     except InputError as error:
         raise Refused(409, f"nothing was changed: {error}") from error
@@ -243,9 +254,15 @@ async def _reload(asked: Reload, config: ServiceConfig) -> Response:
         back = {"version": before.version, "candidate": before.candidate, "share": before.share}
         await asyncio.to_thread(change_wish, config.folder, **back)
         raise Refused(503, f"the earlier version stays: {'; '.join(wrong)}")
-    return JSONResponse(
-        {"version": version, "candidate": asked.candidate, "share": asked.share, "workers": len(reports)}
-    )
+    if (version, candidate) != (before.version, before.candidate):
+        answering = candidate if candidate and candidate != before.candidate else version
+        more = {"record": asked.record} if asked.record is not None else {}
+        await asyncio.to_thread(note_deployment, config.folder, answering, asked.note, **more)
+    return JSONResponse({"version": version, "candidate": candidate, "share": asked.share, "workers": len(reports)})
+
+
+def _named_version(config: ServiceConfig, version: str) -> str:
+    return Registry(config.registry).folder(config.model, version).name
 
 
 async def _reports(config: ServiceConfig, generation: int, workers: int) -> list[Report]:

@@ -17,7 +17,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
-from lepton_kit.serving.control import Wish, begin, read_wish
+from lepton_kit.serving.control import Wish, begin, note_deployment, read_deployments, read_wish
 from lepton_kit.serving.metrics import forget_worker
 
 logger = logging.getLogger("uvicorn.error")
@@ -99,6 +99,8 @@ def serve(
         begin(service.folder, Wish(chosen, workers=workers))
         shutil.rmtree(service.metrics_folder, ignore_errors=True)
         service.metrics_folder.mkdir(parents=True)
+        (service.folder / "service.json").write_text(service.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        _note_start(service, chosen)
         give_to_workers(service)
         bound = listener.getsockname()
         address = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
@@ -120,6 +122,13 @@ def serve(
             (service.folder / "address").unlink(missing_ok=True)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+
+
+def _note_start(service: ServiceConfig, version: str) -> None:
+    """Note a start with another version than the last: it is a deployment too."""
+    with contextlib.suppress(InputError):  # a damaged line is told by whoever needs it
+        if [one["version"] for one in read_deployments(service.folder)][-1:] != [version]:
+            note_deployment(service.folder, version, "the service was started with it")
 
 
 @contextlib.contextmanager

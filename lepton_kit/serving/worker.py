@@ -73,8 +73,13 @@ class Worker:
         self._supervisor = os.getppid()
         self._tell(None)
 
-    def choose(self, request_id: str) -> Loaded:
-        """Return the version that answers a request: the same for the same id, by the candidate's share."""
+    def choose(self, request_id: str, named: str | None = None) -> Loaded | None:
+        """Return the version that answers a request: the same for the same id, by the candidate's share.
+
+        A request may name one of the two, for tests; None where the named one is neither.
+        """
+        if named is not None:
+            return next((held for held in (self.current, self.candidate) if held and held.version == named), None)
         if self.candidate is None or zlib.crc32(request_id.encode()) / 2**32 >= self.wish.share:
             return self.current
         return self.candidate
