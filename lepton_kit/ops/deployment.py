@@ -26,7 +26,6 @@ from lepton_kit.ops.load import running_address
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
 from lepton_kit.serving.config import TOKEN, read_config
 from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish, service_folder
-from lepton_kit.serving.requests import needed_columns
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
 FORMAT = "lepton-deployment/1"
@@ -241,7 +240,7 @@ def integration_tests(
     version
         Its name.
     """
-    needed = needed_columns(forecaster)
+    needed = forecaster.architecture.needed
     rows = [
         dict(zip(needed, values, strict=True)) for values in zip(*(golden["inputs"][n] for n in needed), strict=True)
     ]

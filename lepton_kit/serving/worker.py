@@ -19,7 +19,7 @@ from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import Report, Wish, read_wish, write_report
 from lepton_kit.serving.metrics import ServiceMetrics
 from lepton_kit.serving.requestlog import Bounds, RequestLog
-from lepton_kit.serving.requests import needed_columns, prediction_model
+from lepton_kit.serving.requests import prediction_model
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the wish."""
@@ -37,10 +37,10 @@ class Loaded:
         """The model of a request's body."""
         return prediction_model(self.forecaster)
 
-    @cached_property
+    @property
     def columns(self) -> tuple[str, ...]:
         """The features of a row."""
-        return needed_columns(self.forecaster)
+        return self.forecaster.architecture.needed
 
 
 def load(config: ServiceConfig, version: str) -> Loaded:
