@@ -13,9 +13,10 @@ import pytest
 from helpers import lepton
 from services import TOKEN, keep_model, project_with_model, row, serving, wait_for
 
+from lepton_kit.cli import app
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.deployment import ServiceClient, deploy, integration_tests, wait_for_requests
+from lepton_kit.ops.deployment import ServiceClient, deploy, integration_tests, rollback, wait_for_requests
 from lepton_kit.ops.services import start_service
 from lepton_kit.serving.canary import Counts, Rule, judge, read_counts
 from lepton_kit.serving.control import note_deployment, read_deployments, read_wish
@@ -143,8 +144,8 @@ def test_a_candidate_that_somebody_withdraws_meanwhile_is_not_brought_back(ours)
 
     def traffic(share):
         asking(ours)(share)
-        told = lepton("rollback", "goog", project=project)
-        assert "candidate v2 is withdrawn, v1 answers alone; 2 worker(s) followed" in told.stdout, told.stderr
+        told = rollback("goog", project, "test", "wrong")
+        assert "candidate v2 is withdrawn, v1 answers alone; 2 worker(s) followed" in told
 
     made = bring_in(ours, "v2", traffic)
     assert made.outcome == "rolled back"
@@ -163,21 +164,19 @@ def test_rolling_back_takes_one_command_while_the_service_runs_and_when_it_is_do
     assert registry_of(ours).current("goog") == "v1"
     assert registry_of(ours).history("goog")[-1]["reason"] == "wrong forecasts"
     assert read_deployments(ours.folder)[-1]["note"] == "rolled back from v2: wrong forecasts"
-    again = lepton("rollback", "goog", project=project)
-    assert again.returncode == 2
-    assert "no earlier version" in again.stderr
+    with pytest.raises(InputError, match="no earlier version"):
+        rollback("goog", project, "test", "once more")
 
 
 def test_rolling_back_a_service_that_is_down_is_followed_when_it_starts(tmp_path):
     project = project_with_model(tmp_path)
     Registry(project / "models").promote("goog", "v2", "test", "")
-    told = lepton("rollback", "goog", project=project)
-    assert "v1 is promoted again; no service goog was ever started here" in told.stdout
+    told = rollback("goog", project, "test", "wrong")
+    assert "v1 is promoted again; no service goog was ever started here" in told
     Registry(project / "models").promote("goog", "v2", "test", "")
     with serving(project) as running:
         assert running.predict().json()["version"] == "v2"
-    told = lepton("rollback", "goog", project=project)
-    assert "is not running; it will answer with v1" in told.stdout
+    assert "is not running; it will answer with v1" in rollback("goog", project, "test", "wrong")
     with serving(project) as running:
         assert running.predict().json()["version"] == "v1"
         assert [one["version"] for one in read_deployments(running.folder)] == ["v2", "v1"]
@@ -211,10 +210,11 @@ def test_a_service_with_requests_of_its_own_is_deployed_to_by_a_command(ours):
         (["oil", "v2"], "does not run here"),
     ],
 )
-def test_what_cannot_be_deployed_is_said(ours, words, told):
-    refused = lepton("deploy", *words, project=ours.folder.parents[1])
-    assert refused.returncode == 2
-    assert told in refused.stderr
+def test_what_cannot_be_deployed_is_said(ours, words, told, monkeypatch):
+    monkeypatch.setenv("LEPTON_PROJECT", str(ours.folder.parents[1]))
+    monkeypatch.delenv("LEPTON_ADMIN_TOKEN", raising=False)
+    with pytest.raises(InputError, match=told):
+        app(["deploy", *words], standalone_mode=False)
 
 
 def test_what_answers_already_and_a_wrong_token_are_refused(ours):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,10 +13,11 @@ from helpers import lepton
 from models_sample import google_prices
 from services import project_with_model, serving, wait_for
 
+from lepton_kit.cli import app
 from lepton_kit.errors import InputError
 from lepton_kit.ops.load import find_arrivals
 from lepton_kit.serving.arrivals import TRACE, Arrivals, generated, traced
-from lepton_kit.serving.replay import Item, Plan, check_address, feed, replay
+from lepton_kit.serving.replay import Item, Plan, check_address, feed, needed_features, replay
 from lepton_kit.serving.requestlog import read_requests
 
 
@@ -52,25 +54,28 @@ def test_a_service_by_its_name_gets_its_requests_their_actual_values_and_ratings
 
     def told():
         held = log_of(service)
-        held = held[held["request_id"].str.startswith("replay-1-")]
+        held = held[held["request_id"].str.startswith("replay-")]
         return [held] if len(held) == made["sent"] else None
 
     (held,) = wait_for(told)
-    held = held.iloc[held["request_id"].str.removeprefix("replay-1-").astype(int).argsort()]
+    held = held.iloc[held["request_id"].str.rpartition("-")[2].astype(int).argsort()]
     assert held["actual"].notna().all()
     assert held["feature_return_0"].iloc[1:].to_numpy() == pytest.approx(held["actual"].iloc[:-1].to_numpy())
     assert service.sample("lepton_newest_data_timestamp_seconds") == pytest.approx(time.time(), abs=30)
 
 
-def test_the_same_seed_asks_the_same_and_requests_are_bounded(service):
-    def ids(seed):
-        made = run(service, service.client.base_url.__str__(), "--requests", "7", "--rate", "500", "--seed", str(seed))
-        assert made["sent"] == 7
-        wait_for(lambda: log_of(service)["request_id"].str.startswith(f"replay-{seed}-").sum() == 7)
+def test_a_second_replay_asks_the_same_under_other_ids_and_requests_are_bounded(service):
+    def asked(name):
+        rows = feed(google_prices(), needed_features(address))
+        made = replay(address, rows, Plan(every(0.01), requests=7, name=name))
+        assert made.sent == 7
+        wait_for(lambda: log_of(service)["request_id"].str.startswith(f"replay-{name}-").sum() == 7)
         held = log_of(service)
-        return held[held["request_id"].str.startswith(f"replay-{seed}-")]["feature_return_0"].to_list()
+        return sorted(held[held["request_id"].str.startswith(f"replay-{name}-")]["feature_return_0"])
 
-    assert ids(2) == ids(3)
+    address = str(service.client.base_url)
+    assert asked("a") == asked("b")
+    assert Plan(every(1)).name != Plan(every(1)).name
 
 
 def test_latency_counts_from_the_time_a_request_was_due_and_arrivals_do_not_wait_for_answers():
@@ -185,8 +190,6 @@ def test_what_is_no_address_is_refused(address):
         (["goog", "--fault", "units", "--fault-after", "99"], "--fault-after 99"),
     ],
 )
-def test_what_cannot_be_replayed_is_said(tmp_path, words, told):
-    (tmp_path / "lepton.toml").write_text("")
-    refused = lepton("replay", *words, project=tmp_path)
-    assert refused.returncode == 2
-    assert told in refused.stderr
+def test_what_cannot_be_replayed_is_said(project, words, told):
+    with pytest.raises(InputError, match=re.escape(told)):
+        app(["replay", *words], standalone_mode=False)

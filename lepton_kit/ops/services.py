@@ -39,7 +39,13 @@ class Running:
 
 
 def start_service(
-    project: Path, model: str, *, name: str | None = None, workers: int = 1, seconds: float = 60.0
+    project: Path,
+    model: str,
+    *,
+    name: str | None = None,
+    workers: int = 1,
+    queue_limit: int = 64,
+    seconds: float = 60.0,
 ) -> Running:
     """Run `lepton serve` on a free port, and return when it is ready.
 
@@ -55,6 +61,8 @@ def start_service(
         The service's name; the model's unless given.
     workers
         Worker processes.
+    queue_limit
+        Requests that may wait in a worker.
     seconds
         How long it may take.
 
@@ -68,6 +76,7 @@ def start_service(
     token = secrets.token_urlsafe(32)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("LEPTON_", "PROMETHEUS_"))}
     options = ["--name", folder.name, "--port", "0", "--workers", str(workers), "--parent", str(os.getpid())]
+    options += ["--queue-limit", str(queue_limit)]
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "lepton_kit.cli", "serve", model, *options],

@@ -64,7 +64,7 @@ class Workers(BaseModel):
 
 
 class PlainRoute(Route):
-    """A route without what FastAPI adds, which costs a good part of a forecast; its template can be seen all the same."""
+    """A route without what FastAPI adds, which costs a good part of a forecast; its template is known all the same."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Say whether this route answers a request."""

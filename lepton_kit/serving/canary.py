@@ -71,9 +71,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         for name, held in asdict(self).items():
-            lowest = 1 if name in ("minimum_requests", "p99_ratio", "width_ratio") else 0
-            if not held >= lowest:
-                raise InputError(f"rule of a deployment: {name} = {held!r}: must be at least {lowest}")
+            is_ratio = name in ("p99_ratio", "width_ratio")
+            if not (held > 1 if is_ratio else held >= 1 if name == "minimum_requests" else held > 0):
+                allowed = "above 1" if is_ratio else "at least 1" if name == "minimum_requests" else "above 0"
+                raise InputError(f"rule of a deployment: {name} = {held!r}: must be {allowed}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,15 @@ class Finding:
     high: float | None
     limit: float
     verdict: Verdict
+
+    def in_limits(self) -> tuple[float, float] | None:
+        """Return `low` and `high` in units of the limit: 0 is as good as the old version, and 1 the limit."""
+        if self.low is None or self.high is None:
+            return None
+        if self.compared == "difference":
+            return self.low / self.limit, self.high / self.limit
+        low, high = (math.log(max(end, 1e-9)) / math.log(self.limit) for end in (self.low, self.high))
+        return (abs(low), abs(low)) if self.low == self.high else (low, high)  # a width may change either way
 
 
 def read_counts(text: str) -> dict[str, Counts]:

@@ -11,8 +11,10 @@ import contextlib
 import ipaddress
 import math
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,7 +55,8 @@ class Plan:
 
     `seconds` and `requests` bound it, whichever comes first; actuals are told `feedback_after` seconds after their
     answer, the last ones at the end; `ratings` is the share of the answers (0 to 1) that also get a rating, which is
-    made up: 4 or 5 where the interval held the actual, 1 or 2 where it did not.
+    made up: 4 or 5 where the interval held the actual, 1 or 2 where it did not. `name` stands in the request ids; one
+    that was used before asks the same requests again, and their actuals do not count twice.
     """
 
     arrivals: Arrivals
@@ -62,6 +65,7 @@ class Plan:
     feedback_after: float = 5.0
     ratings: float = 0.0
     seed: int = 0
+    name: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (
@@ -199,9 +203,15 @@ def replay(
 
     Notes
     -----
-    Request ids are `replay-<seed>-<number>`, so the same plan gives the same share of requests to a candidate.
+    Request ids are `replay-<name>-<number>`, so a plan of the same name gives the same requests to a candidate.
     """
-    return asyncio.run(_Replay(address, rows, plan, change).run())
+    driven = _Replay(address, rows, plan, change)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(driven.run())
+    with ThreadPoolExecutor(1) as beside:  # called in a notebook, whose kernel runs a loop of its own
+        return beside.submit(lambda: asyncio.run(driven.run())).result()
 
 
 class _Replay:
@@ -259,7 +269,7 @@ class _Replay:
         self._made.seconds = time.monotonic() - began
 
     async def _request(self, number: int, item: Item, due: float, is_rated: bool) -> None:
-        request_id = f"replay-{self._plan.seed}-{number}"
+        request_id = f"replay-{self._plan.name}-{number}"
         body = {"row": dict(item.row), "as_of": item.as_of}
         answer = await self._post("/v1/predict", body, {"X-Request-ID": request_id})
         self._waiting -= 1
