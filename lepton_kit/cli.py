@@ -34,6 +34,9 @@ app = typer.Typer(
 app.command()(serving.serve)
 app.command()(watch.watch)
 app.command()(watch.incidents)
+app.command()(serving.replay)
+app.command()(serving.deploy)
+app.command()(serving.rollback)
 app.add_typer(objectives.app, name="slo")
 console = new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}
