@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from live import Samples
 from services import features, project_with_model, serving, wait_for
 
 from lepton_kit.diagnosis import capture as capturing
@@ -15,33 +16,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.requestlog import read_requests
 from lepton_kit.telemetry.recordings import read_recording
-from lepton_kit.telemetry.selectors import labels_text, parse_selector
 
 ROWS = 40
-
-
-class Samples:
-    """The smallest source: what was read from /metrics, as a table."""
-
-    def __init__(self):
-        self.kept = []
-
-    def scrape(self, service, job="goog"):
-        at = pd.Timestamp.now(tz="UTC").floor("ms")
-        for line in service.client.get("/metrics").text.splitlines():
-            if not line.startswith("#"):
-                series, _, value = line.rpartition(" ")
-                name, _, rest = series.partition("{")
-                held = dict(part.split("=", 1) for part in rest.rstrip("}").split('",') if part)
-                labels = {key: text.strip('"') for key, text in held.items()} | {"job": job}
-                self.kept.append((at, name, labels_text(labels), float(value)))
-
-    def query(self, selector, start, end):
-        wanted = parse_selector(selector)
-        table = pd.DataFrame(self.kept, columns=["time", "metric", "labels", "value"])
-        inside = table["time"].between(pd.Timestamp(start, unit="s", tz="UTC"), pd.Timestamp(end, unit="s", tz="UTC"))
-        named = [wanted.matches(m, json.loads(text)) for m, text in zip(table["metric"], table["labels"], strict=True)]
-        return table[inside & np.array(named, dtype=bool)].reset_index(drop=True)
 
 
 class Live:

@@ -199,7 +199,7 @@ def _thinned(table: pd.DataFrame, most: int, what: str, notes: _Notes) -> pd.Dat
     """Keep every n-th row, so that shares and times stay what they were."""
     step = max(1, math.ceil(len(table) / most))
     if step > 1:
-        notes.derived.append(f"{what}: every {step}th of {len(table)} rows is kept")
+        notes.derived.append(f"{what}: 1 in {step} of {len(table)} rows is kept")
     return table.iloc[::step]
 
 
@@ -331,7 +331,7 @@ def _samples(source: Source, service: str, start: float, end: float, notes: _Not
     step = math.ceil(len(kept) / MOST_SAMPLES)
     if step > 1:
         kept = kept[kept.groupby(["metric", "labels"]).cumcount() % step == 0]
-        notes.derived.append(f"metrics: every {step}th sample of each series is kept")
+        notes.derived.append(f"metrics: 1 in {step} samples of each series is kept")
     return kept.assign(time=kept["time"].dt.as_unit("us")).sort_values("time", kind="stable", ignore_index=True)
 
 
