@@ -51,7 +51,7 @@ class Load:
         self.rows = table.to_dict("records")
         self.actuals = next_day_return(google_prices()).reindex(table.index).tolist()
 
-    def drive(self, requests: int, change=lambda row: row, scrapes: int = 25) -> tuple[float, float]:
+    def drive(self, requests: int, change=lambda row: row, scrapes: int = 5) -> tuple[float, float]:
         """Send so many requests, and return when the first and the last was sent."""
         start = time.time()
         for step in range(requests):
@@ -74,6 +74,7 @@ class Load:
             with httpx.Client(base_url=self.service.client.base_url, timeout=60) as client:
                 while not over.is_set():
                     client.post("/v1/predict", json=body)
+                    time.sleep(0.01)  # a crowd, and not a flood that leaves this machine no time
 
         threads = [threading.Thread(target=ask) for _ in range(clients)]
         for thread in threads:

@@ -13,8 +13,8 @@ from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.telemetry.recordings import write_recording
 
-REQUESTS, FIRST_DAY = 120, 500
-QUEUE_LIMIT, CLIENTS = 4, 16
+REQUESTS, FIRST_DAY = 80, 500
+QUEUE_LIMIT, CLIENTS = 2, 8
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def incidents(tmp_path_factory):
             load.number = FIRST_DAY
             return load.drive(REQUESTS)
 
-        def well_then(name, **fault):
+        def well_then(name, drive):
             start, onset = well()
-            windows[name] = (start, load.drive(REQUESTS, **fault)[1], onset)
+            windows[name] = (start, drive()[1], onset)
 
-        well_then("well")
         held = dict(load.rows[FIRST_DAY + REQUESTS])
-        well_then("stale", change=lambda row: held)
-        well_then("percent", change=lambda row: {name: 100 * value for name, value in row.items()})
+        well_then("well", lambda: load.drive(REQUESTS))
+        well_then("stale", lambda: load.drive(REQUESTS, lambda row: held))
+        well_then("percent", lambda: load.drive(REQUESTS, lambda row: {name: 100 * row[name] for name in row}))
         start, onset = well()
         with load.crowd(CLIENTS):
             windows["crowd"] = (start, load.drive(REQUESTS // 4)[1], onset)
