@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
 from lepton_kit.serving.control import Wish, begin, note_deployment, read_deployments, read_wish
@@ -97,6 +98,7 @@ def serve(
     chosen = registry.folder(service.model, version).name
     with _alone(service), _listening(host, port) as listener:
         begin(service.folder, Wish(chosen, workers=workers))
+        write_atomically(service.folder / "service.json", service.model_dump_json(indent=1) + "\n")
         shutil.rmtree(service.metrics_folder, ignore_errors=True)
         service.metrics_folder.mkdir(parents=True)
         (service.folder / "service.json").write_text(service.model_dump_json(indent=1) + "\n", encoding="utf-8")
