@@ -79,6 +79,7 @@ class Watcher:
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """Let all parts work; at the end stop taking work, and end runs within the time that the settings give."""
+        self.queue.hold_open()
         self._dispatcher = Dispatcher(self.queue, self.project, self.settings.watch.workers)
         try:
             self.schedules.start()
@@ -89,6 +90,7 @@ class Watcher:
             self.observer.stop()
             self.intake.close()
             self._dispatcher.stop(self.settings.watch.stop_seconds)
+            self.queue.close()
 
     def status(self) -> dict[str, Any]:
         """Return how the project stands."""
