@@ -19,7 +19,7 @@ from helpers import ROOT
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, labels_text
 from lepton_kit.telemetry.sources import open_source
-from lepton_kit.telemetry.store import DAY, Sample, Store
+from lepton_kit.telemetry.store import Sample, Store
 
 NOON = 1_760_011_200.0
 WRITER = """
@@ -151,7 +151,7 @@ def test_many_flushes_become_few_files_and_a_day_that_is_over_one(tmp_path):
             store.flush()
             assert len(parquet(tmp_path)) <= 9 * 3
         assert len(parquet(tmp_path)) == 2 + 5
-        store.append(samples(1, start=NOON + 1.2 * DAY / 1000))
+        store.append(samples(1, start=NOON + 1.2 * 86400))
         store.flush()
         assert len(parquet(tmp_path)) == 2
         assert len(store.query("requests_total", 0, 2e9)) == 501
@@ -163,7 +163,7 @@ def test_many_flushes_become_few_files_and_a_day_that_is_over_one(tmp_path):
 def test_files_beyond_the_retention_are_removed(tmp_path):
     with Store(tmp_path, retention_days=2) as store:
         for day in range(5):
-            store.append(samples(1, start=NOON + day * DAY / 1000))
+            store.append(samples(1, start=NOON + day * 86400))
             store.flush()
         times = store.query("requests_total", 0, 2e9)["time"]
     assert ((times - pd.Timestamp(NOON, unit="s", tz="UTC")).dt.days.tolist()) == [2, 3, 4]
@@ -182,7 +182,7 @@ def test_a_sample_of_the_far_future_does_not_remove_the_present(tmp_path):
 def test_a_damaged_file_is_left_out_with_a_warning_and_nothing_else_is_lost(tmp_path, damage, caplog):
     with Store(tmp_path) as store:
         for day in range(3):
-            store.append(samples(2000, start=NOON + day * DAY / 1000, step=1.001))
+            store.append(samples(2000, start=NOON + day * 86400, step=1.001))
             store.flush()
     path = parquet(tmp_path)[1]
     content = path.read_bytes()

@@ -12,8 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
-from helpers import lepton, write_notebook
+from helpers import ROOT, lepton, write_notebook
 from watching import alert, wait_for, watching, webhook
 
 from lepton_kit.errors import InputError
@@ -214,6 +215,18 @@ def test_a_run_whose_machine_failed_is_repaired_and_run_again(watched):
     assert (job.run_id, job.attempts) == (runs[0].run_id, 2)
 
 
+def test_a_run_whose_worker_alone_was_killed_is_run_again_by_the_same_watch(watched):
+    slow_runbook(watched)
+    with watching(watched, "--insecure") as kit:
+        kit.post(alert())
+        wait_for((watched / "started").exists)
+        for worker in psutil.Process(kit.process.pid).children():
+            worker.kill()
+        [job] = kit.ended()
+        assert (job.status, job.attempts) == ("succeeded", 2)
+    assert sorted(run.status for run in all_runs(watched)) == ["failed", "succeeded"]
+
+
 def test_a_run_outlives_the_kill_of_the_process_above_it_and_is_not_made_twice(watched):
     slow_runbook(watched)
     with watching(watched, "--insecure") as kit:
@@ -257,7 +270,7 @@ def test_sigterm_lets_a_run_end_within_the_time(watched):
 
 def test_many_posts_at_once_with_a_kill_in_the_middle_queue_each_alert_once(watched):
     queue_only(watched)
-    posts = [alert(number) for number in range(60) for _ in range(5)]
+    posts = [alert(number) for number in range(60) for _ in range(4)]
     address = watched / "incidents" / "address"
 
     def send(one):
@@ -266,13 +279,13 @@ def test_many_posts_at_once_with_a_kill_in_the_middle_queue_each_alert_once(watc
         while time.monotonic() < deadline:
             try:
                 where = address.read_text().strip()
-                if httpx.post(f"{where}/alerts", json=webhook(one), timeout=5).status_code == 202:
+                if client.post(f"{where}/alerts", json=webhook(one)).status_code == 202:
                     return True
             except (httpx.HTTPError, httpx.UnsupportedProtocol, OSError):
                 time.sleep(0.1)
         return False
 
-    with ThreadPoolExecutor(8) as senders:
+    with ThreadPoolExecutor(8) as senders, httpx.Client(timeout=5) as client:
         with watching(watched, "--insecure") as kit:
             sent = [senders.submit(send, one) for one in posts]
             wait_for(lambda: len(kit.queue.incidents(1000)) >= 20)
@@ -295,6 +308,22 @@ def test_a_runbook_that_fails_is_shown_as_failed_and_a_report_that_cannot_be_mad
         assert "no reports/_quarto.yml" in said["report site"]
         assert "ZeroDivisionError" not in kit.client.get("/").text
         assert '<span class="badge bad">failed</span>' in kit.client.get("/").text
+
+
+def test_after_an_alert_its_run_has_a_page_in_the_report_site_that_the_status_page_leads_to(watched):
+    settings(watched, report="true")
+    (watched / "reports").mkdir()
+    for name in ("_quarto.yml", "index.qmd", "incidents.qmd", "runs.qmd", "lepton.css", "theme.scss"):
+        shutil.copy(ROOT / "reports" / name, watched / "reports")
+    with watching(watched, "--insecure", LEPTON_QUARTO="none") as kit:
+        kit.post(alert())
+        kit.ended()
+        page = wait_for(lambda: kit.client.get("/status.json").json()["runs"][0]["page"])
+        assert f'href="{page}"' in kit.client.get("/").text
+        shown = kit.client.get(page)
+        assert (shown.status_code, "A notebook" in shown.text) == (200, True)
+        assert kit.client.get("/reports/../lepton.toml").status_code == 404
+        assert kit.client.get("/status.json").json()["problems"] == {}
 
 
 def test_the_incidents_are_listed_and_shown_by_the_command(watched):

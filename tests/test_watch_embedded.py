@@ -82,9 +82,8 @@ def test_without_evidence_the_runbook_is_not_started_and_the_page_says_why(proje
         notes = [incident.note for incident in kit.queue.incidents()]
     assert [job.state for job in jobs] == ["refused", "refused"]
     assert all(job.error.startswith("no recording: ") for job in jobs)
-    assert all(note.startswith("its evidence was not captured, so the runbook was not started: ") for note in notes)
-    assert any("no service of lepton.toml" in note for note in notes)
-    assert page.count("its evidence was not captured") == 2
+    assert set(notes) == {"the runbook was not started, because its evidence could not be captured"}
+    assert "no service of lepton.toml" in page
     assert all_runs(project) == []
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.blocks import Series, as_frame
 from lepton_kit.telemetry.selectors import labels_text, parse_selector
-from lepton_kit.telemetry.store import Series, as_frame
 
 CHUNK, CHUNKS = 86_400.0, 32
 """Seconds asked for at once, so that no answer is huge; longer ones where there would be more than so many."""

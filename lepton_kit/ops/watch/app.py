@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from lepton_kit.runs.runner import repair
 from lepton_kit.runs.settings import Settings, read_settings
 
 STYLE = Path(__file__).with_name("style.css")
+SWITCH_S = 0.001  # the loop and the thread that writes take turns this often, so that answers do not wait for 5 ms
 ADDRESS = "address"
 """The file in `incidents/` that says where `lepton watch` answers while it runs."""
 
@@ -79,6 +81,7 @@ class Watcher:
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """Let all parts work; at the end stop taking work, and end runs within the time that the settings give."""
+        self.queue.hold_open()
         self._dispatcher = Dispatcher(self.queue, self.project, self.settings.watch.workers)
         try:
             self.schedules.start()
@@ -89,6 +92,7 @@ class Watcher:
             self.observer.stop()
             self.intake.close()
             self._dispatcher.stop(self.settings.watch.stop_seconds)
+            self.queue.close()
 
     def status(self) -> dict[str, Any]:
         """Return how the project stands."""
@@ -102,6 +106,7 @@ class Watcher:
 def application(watcher: Watcher) -> FastAPI:
     """Return the HTTP application."""
     app = FastAPI(title="Lepton Kit: watch", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(InputError, _unavailable)
     _add_webhook(app, watcher)
     _add_machines(app, watcher)
     _add_pages(app, watcher)
@@ -198,6 +203,10 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
         return _page(page.runbook_page(alert, watcher.routes.runbook(alert), facts))
 
 
+async def _unavailable(_: Request, error: Exception) -> Response:
+    return _refused(503, str(error))  # such as a full disk: the ledger cannot be read
+
+
 def _page(markup: str, code: int = 200) -> Response:
     headers = {
         "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
@@ -227,6 +236,7 @@ def watch(project: Path, host: str, port: int, insecure: bool, announce: Callabl
     InputError
         When a setting is wrong, or the address is taken.
     """
+    sys.setswitchinterval(SWITCH_S)
     settings = read_settings(project)
     watcher = Watcher(settings, project, make_gate(settings.watch, project, host, insecure))
     repair(project)

@@ -16,6 +16,7 @@ from lepton_kit.ops.watch.queue import Queue
 logger = logging.getLogger("lepton.watch")
 LOOK_S = 0.5  # a job that another process queued is seen within this time
 REPAIR_S = 5.0
+RETRY_S = 5.0  # after a worker that ended badly: a broken installation shall not keep a core busy
 CANCEL_S = 30.0  # for a kernel to end and a manifest to be written
 
 
@@ -25,6 +26,7 @@ class Dispatcher:
     def __init__(self, queue: Queue, project: Path, most: int) -> None:
         self._queue, self._project, self._most = queue, project, most
         self._workers: list[subprocess.Popen[bytes]] = []
+        self._not_before = 0.0
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
         self._thread.start()
@@ -63,13 +65,20 @@ class Dispatcher:
 
     def _start_workers(self) -> None:
         free = self._most - len(self._alive())
+        if time.monotonic() < self._not_before:
+            return
         for _ in range(min(free, self._queue.queued()) if free > 0 else 0):
             command = [sys.executable, "-m", "lepton_kit.ops.watch.worker", str(self._project)]
             # A session of its own: Ctrl-C is for the process above, which ends its workers in good order.
             self._workers.append(subprocess.Popen(command, cwd=self._project, start_new_session=True))
 
     def _alive(self) -> list[subprocess.Popen[bytes]]:
-        self._workers = [worker for worker in self._workers if worker.poll() is None]
+        ended = [worker for worker in self._workers if worker.poll() is not None]
+        for worker in ended:
+            self._workers.remove(worker)
+            if worker.returncode != 0:
+                logger.warning("worker %d ended with %d", worker.pid, worker.returncode)
+                self._not_before = time.monotonic() + RETRY_S
         return self._workers
 
     def _tell(self, number: int) -> None:

@@ -123,7 +123,7 @@ def _recording(id: str, queue: Queue, settings: Settings, project: Path) -> str:
     try:
         folder = freeze(incident, settings, project)
     except Exception as error:
-        queue.note(id, f"its evidence was not captured, so the runbook was not started: {error}")
+        queue.note(id, "the runbook was not started, because its evidence could not be captured")
         raise InputError(f"no recording: {error}") from error
     relative = folder.relative_to(project).as_posix()
     queue.note(id, incident.note, relative)
