@@ -306,8 +306,8 @@ def findings_by_step(table: pd.DataFrame, axes: Axes) -> Axes:
     Parameters
     ----------
     table
-        One row per indicator and step: `name`, `share` (percent), and `low` and `high`, the ends of an interval; 0 is
-        as good as the old version, 1 the limit. Beyond `FURTHEST_FROM_LIMIT` is drawn there.
+        One row per indicator and step: `name`, `share` (percent), `found`, and `low` and `high`, the ends of its
+        interval; 0 is as good as the old version, 1 the limit. Beyond `FURTHEST_FROM_LIMIT` is drawn there.
     axes
         Where to draw.
     """
@@ -318,14 +318,16 @@ def findings_by_step(table: pd.DataFrame, axes: Axes) -> Axes:
     for number, (share, colour) in enumerate(zip(shares, PALETTE, strict=False)):
         own = table[table["share"] == share]
         heights = [-names.index(name) - 0.16 * (number - (len(shares) - 1) / 2) for name in own["name"]]
-        low, high = (own[end].clip(-FURTHEST_FROM_LIMIT, FURTHEST_FROM_LIMIT).to_numpy() for end in ("low", "high"))
+        low, found, high = (
+            own[end].clip(-FURTHEST_FROM_LIMIT, FURTHEST_FROM_LIMIT).to_numpy() for end in ("low", "found", "high")
+        )
         axes.hlines(heights, low, high, color=colour, linewidth=2.5)
-        axes.plot((low + high) / 2, heights, "o", color=colour, markersize=4, label=f"at {share:g} %")
+        axes.plot(found, heights, "o", color=colour, markersize=5, label=f"{share:g} %")
     axes.set_yticks([-number for number in range(len(names))], names)
     axes.set(xlabel="new version worse than the old, in units of the limit", xlim=(-4.1, 4.1))
     axes.tick_params(axis="y", labelcolor=INK)
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, borderaxespad=0)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0, handletextpad=0.2, columnspacing=1)
     return axes
 
 

@@ -270,7 +270,7 @@ def counts(requests=1000, fast=1.0, **more):
         (counts(100), []),
         (counts(100, failed=10), ["share of requests without a forecast"]),
         (counts(100, failed=1), []),  # as chance may have it
-        (counts(100, fast=0.8), ["99th percentile of the latency, s"]),
+        (counts(100, fast=0.8), ["95th percentile of the latency, s"]),
         (counts(100, fast=0.98), []),
         (counts(100, width=15.0), ["mean width of the 90 % interval"]),
         (counts(100, inside=60), ["share of actual values outside the interval"]),

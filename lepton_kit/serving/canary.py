@@ -49,9 +49,12 @@ class Rule:
         Requests of the new version that a step needs to be judged.
     error_margin
         By how much its share of requests without a forecast may be higher (0.01 is one in a hundred).
-    p99_ratio
-        How many times as long its 99th percentile of the latency may be ...
-    p99_good
+    latency_quantile
+        Which quantile of the latency is compared; the 99th percentile would need 400 requests of each version before
+        its interval has two ends.
+    latency_ratio
+        How many times as long it may be ...
+    latency_good
         ... unless it stays below this, in seconds.
     width_ratio
         How many times as wide, or as narrow, its 90 % intervals may be on average.
@@ -63,15 +66,16 @@ class Rule:
 
     minimum_requests: int = 20
     error_margin: float = 0.01
-    p99_ratio: float = 2.0
-    p99_good: float = 0.05
+    latency_quantile: float = 0.95
+    latency_ratio: float = 2.0
+    latency_good: float = 0.05
     width_ratio: float = 2.0
     coverage_margin: float = 0.05
     z: float = 1.96
 
     def __post_init__(self) -> None:
         for name, held in asdict(self).items():
-            is_ratio = name in ("p99_ratio", "width_ratio")
+            is_ratio = name in ("latency_ratio", "width_ratio")
             if not (held > 1 if is_ratio else held >= 1 if name == "minimum_requests" else held > 0):
                 allowed = "above 1" if is_ratio else "at least 1" if name == "minimum_requests" else "above 0"
                 raise InputError(f"rule of a deployment: {name} = {held!r}: must be {allowed}")
@@ -93,14 +97,15 @@ class Finding:
     limit: float
     verdict: Verdict
 
-    def in_limits(self) -> tuple[float, float] | None:
-        """Return `low` and `high` in units of the limit: 0 is as good as the old version, and 1 the limit."""
-        if self.low is None or self.high is None:
+    def in_limits(self) -> tuple[float, float, float] | None:
+        """Return `low`, what was found, and `high`, where 0 is as good as the old version and 1 the limit."""
+        if self.old is None or self.new is None or self.low is None or self.high is None:
             return None
         if self.compared == "difference":
-            return self.low / self.limit, self.high / self.limit
-        low, high = (math.log(max(end, 1e-9)) / math.log(self.limit) for end in (self.low, self.high))
-        return (abs(low), abs(low)) if self.low == self.high else (low, high)  # a width may change either way
+            return self.low / self.limit, (self.new - self.old) / self.limit, self.high / self.limit
+        ends = (self.low, _ratio(self.new, self.old), self.high)
+        low, found, high = (math.log(max(end, 1e-9)) / math.log(self.limit) for end in ends)
+        return (abs(found),) * 3 if self.low == self.high else (low, found, high)  # a width may change either way
 
 
 def read_counts(text: str) -> dict[str, Counts]:
@@ -229,14 +234,14 @@ def _shares(name: str, old: tuple[float, float], new: tuple[float, float], limit
 
 
 def _latency(old: Counts, new: Counts, rule: Rule, is_same_time: bool) -> Finding:
-    name, limit = "99th percentile of the latency, s", rule.p99_ratio
+    name, limit = f"{100 * rule.latency_quantile:g}th percentile of the latency, s", rule.latency_ratio
     if not (old.slower.get(math.inf) and new.slower.get(math.inf)):
         return Finding(name, None, None, "ratio", None, None, limit, "not known")
     (was, was_low, was_high), (now, now_low, now_high) = (
-        quantile_interval(counts.slower, 0.99, rule.z) for counts in (old, new)
+        quantile_interval(counts.slower, rule.latency_quantile, rule.z) for counts in (old, new)
     )
     low, high = _ratio(now_low, was_high), _ratio(now_high, was_low)
-    verdict: Verdict = _above(low, limit) if now_low > rule.p99_good else "not worse"
+    verdict: Verdict = _above(low, limit) if now_low > rule.latency_good else "not worse"
     return Finding(name, was, now, "ratio", low, high, limit, verdict if is_same_time else "not known")
 
 
