@@ -248,6 +248,12 @@ def test_a_service_ends_when_the_process_that_started_it_is_gone(tmp_path):
     assert not (project / "services/goog/address").exists()
 
 
+def test_a_service_of_the_same_name_that_runs_already_is_not_taken_for_the_new_one(ours):
+    with pytest.raises(InputError, match="runs already"):
+        start_service(ours.folder.parents[1], "goog")
+    assert client_of(ours).version() == "v1"
+
+
 def test_a_service_that_cannot_start_says_why(tmp_path):
     (tmp_path / "lepton.toml").write_text("")
     with pytest.raises(InputError, match="no version has been promoted"):

@@ -77,7 +77,8 @@ def start_service(
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("LEPTON_", "PROMETHEUS_"))}
     options = ["--name", folder.name, "--port", "0", "--workers", str(workers), "--parent", str(os.getpid())]
     options += ["--queue-limit", str(queue_limit)]
-    with (folder / "serve.log").open("wb") as log:
+    began = time.time()
+    with (folder / "serve.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "lepton_kit.cli", "serve", model, *options],
             cwd=project,
@@ -88,7 +89,7 @@ def start_service(
         )
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
-        if address := _ready_address(folder):
+        if address := _ready_address(folder, began):
             return Running(address, token, folder, process)
         time.sleep(0.05)
     process.kill()
@@ -99,8 +100,11 @@ def start_service(
     )
 
 
-def _ready_address(folder: Path) -> str | None:
+def _ready_address(folder: Path, began: float) -> str | None:
+    """Return the address of the service that was started at a time (Unix, seconds), once it is ready."""
     with contextlib.suppress(OSError, httpx.TransportError):
+        if (folder / "address").stat().st_mtime < began:  # of an earlier service, which may even run
+            return None
         address = (folder / "address").read_text(encoding="utf-8").strip()
         if address and httpx.get(f"{address}/readyz", timeout=5, trust_env=False).status_code == 200:
             return address
