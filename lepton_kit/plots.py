@@ -277,6 +277,60 @@ def latency_curve(table: pd.DataFrame, axes: Axes) -> Axes:
     return axes
 
 
+def requests_by_step(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how many requests each of two versions answered in the steps of a deployment, one bar a step.
+
+    Parameters
+    ----------
+    table
+        Index: the share that the new version was given, in percent; columns `old` and `new`, numbers of requests.
+    axes
+        Where to draw.
+    """
+    places = list(range(len(table)))[::-1]
+    axes.barh(places, table["old"], height=0.6, color=BLUE, label="old version")
+    axes.barh(places, table["new"], height=0.6, left=table["old"], color=ORANGE, label="new version")
+    axes.set_yticks(places, [f"{share:g} %" for share in table.index])
+    axes.set(xlabel="requests answered", ylabel="share of the new version")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+    return axes
+
+
+FURTHEST_FROM_LIMIT = 4.0
+
+
+def findings_by_step(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how much worse than the old version the new one was, in units of what is allowed, step by step.
+
+    Parameters
+    ----------
+    table
+        One row per indicator and step: `name`, `share` (percent), `found`, and `low` and `high`, the ends of its
+        interval; 0 is as good as the old version, 1 the limit. Beyond `FURTHEST_FROM_LIMIT` is drawn there.
+    axes
+        Where to draw.
+    """
+    names, shares = list(dict.fromkeys(table["name"])), list(dict.fromkeys(table["share"]))
+    axes.axvspan(1, FURTHEST_FROM_LIMIT, color=VERMILLION, alpha=0.08, linewidth=0)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    axes.axvline(1, color=VERMILLION, linewidth=1.2, linestyle="--", label="limit")
+    for number, (share, colour) in enumerate(zip(shares, PALETTE, strict=False)):
+        own = table[table["share"] == share]
+        heights = [-names.index(name) - 0.16 * (number - (len(shares) - 1) / 2) for name in own["name"]]
+        low, found, high = (
+            own[end].clip(-FURTHEST_FROM_LIMIT, FURTHEST_FROM_LIMIT).to_numpy() for end in ("low", "found", "high")
+        )
+        axes.hlines(heights, low, high, color=colour, linewidth=2.5)
+        axes.plot(found, heights, "o", color=colour, markersize=5, label=f"{share:g} %")
+    axes.set_yticks([-number for number in range(len(names))], names)
+    axes.set(xlabel="new version worse than the old, in units of the limit", xlim=(-4.1, 4.1))
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0, handletextpad=0.2, columnspacing=1)
+    return axes
+
+
 # --- telemetry and diagnosis --------------------------------------------------------------------------------------
 
 
@@ -340,3 +394,152 @@ def spread_changes(table: pd.DataFrame, factor: float, axes: Axes) -> Axes:
     axes.set(xlabel="spread since the onset ÷ spread before (log scale)", xlim=limits)
     axes.legend(loc="best")
     return axes
+
+
+# --- health and drift ---------------------------------------------------------------------------------------------
+
+OUTCOMES = {"answered": BLUE, "wrong": ORANGE, "overloaded": PURPLE, "failed": VERMILLION}
+
+
+def requests_over_time(table: pd.DataFrame, split: pd.Timestamp, axes: Axes) -> Axes:
+    """Draw requests per second by their outcome, stacked, and a line where the period that is judged begins.
+
+    Parameters
+    ----------
+    table
+        Index: time; columns `answered`, `wrong`, `overloaded`, `failed`, as `health.by_time` returns it.
+    split
+        Where the period begins.
+    axes
+        Where to draw.
+    """
+    shown = [name for name in OUTCOMES if name == "answered" or table[name].any()]
+    axes.stackplot(
+        table.index, [table[name] for name in shown], labels=shown, colors=[OUTCOMES[name] for name in shown],
+        step="mid", alpha=0.8, linewidth=0,
+    )  # fmt: skip
+    axes.set(ylabel="requests (1/s)", ylim=(0, None))
+    _mark_split(split, axes, "this period")
+    axes.legend(loc="upper left", ncols=len(shown))
+    return axes
+
+
+def response_time_over_time(table: pd.DataFrame, split: pd.Timestamp, axes: Axes) -> Axes:
+    """Draw the median and the 95th percentile of the response time on a logarithmic scale.
+
+    Parameters
+    ----------
+    table
+        Index: time; columns `p50` and `p95` in ms, as `health.by_time` returns it.
+    split
+        Where the period that is judged begins.
+    axes
+        Where to draw.
+    """
+    for name, colour in (("p50", BLUE), ("p95", ORANGE)):
+        axes.plot(table.index, table[name], "o-", color=colour, markersize=3, label=name)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set(ylabel="response time (ms)")
+    _mark_split(split, axes)
+    axes.legend(loc="upper left", ncols=2)
+    return axes
+
+
+def error_budgets(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how much of each objective's error budget is left; what is overspent is drawn at -100 % at most.
+
+    Parameters
+    ----------
+    table
+        Columns `objective` and `budget_left` (a share, NaN where not known), as `health.objective_table` returns it.
+    axes
+        Where to draw.
+    """
+    shown = table.iloc[::-1]
+    left = 100 * shown["budget_left"].clip(-1, 1).fillna(0)
+    axes.barh(shown["objective"], left, color=[BLUE if value > 0 else VERMILLION for value in left], height=0.55)
+    for row, value in enumerate(shown["budget_left"]):
+        text = "no events" if pd.isna(value) else f"{100 * value:.0f} %" if value > -1 else "overspent, < -100 %"
+        axes.annotate(
+            text, (max(0.0, left.iloc[row]), row), (5, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    axes.axvline(0, color=MUTED, linewidth=1)
+    axes.set(xlabel="error budget left (%)", xlim=(-105, 125))
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    return axes
+
+
+FURTHEST_DISTANCE = 10.0
+
+
+def drift_distances(table: pd.DataFrame, limit: float, axes: Axes) -> Axes:
+    """Draw each column's distance from the reference, in the period before (open) and now (full).
+
+    Parameters
+    ----------
+    table
+        Columns `column`, `wasserstein`, `wasserstein_before` (standard deviations of the reference) and `news`, as
+        `drift_watch.effects` returns it. Beyond `FURTHEST_DISTANCE` is drawn there.
+    limit
+        The distance from which on a column counts as moved.
+    axes
+        Where to draw; its horizontal axis becomes logarithmic.
+    """
+    shown = table.iloc[::-1]
+    names = shown["column"].astype(str).tolist()
+    was, now = (shown[name].clip(0.01, FURTHEST_DISTANCE) for name in ("wasserstein_before", "wasserstein"))
+    axes.axvspan(0.01, limit, color=MUTED, alpha=0.15, linewidth=0, label=f"too small to count (up to {limit:g})")
+    axes.hlines(names, was, now, color=MUTED, linewidth=1, zorder=1)
+    axes.scatter(was, names, s=36, facecolor="white", edgecolor=BLUE, zorder=2, label="period before")
+    for is_news, colour, label in ((False, BLUE, "now"), (True, VERMILLION, "now, and moved since then")):
+        part = (shown["news"] == is_news).to_numpy()
+        if part.any():
+            axes.scatter(
+                now[part], [n for n, p in zip(names, part, strict=True) if p], s=36, color=colour, zorder=3, label=label
+            )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="distance from the reference (Wasserstein, standard deviations; log scale)", xlim=(0.01, None))
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
+    return axes
+
+
+def column_over_time(series: pd.Series, reference: pd.Series, events: Mapping[str, pd.Timestamp], axes: Axes) -> Axes:
+    """Draw a column's values by time, the middle 90 % of its reference as a band, and a line at each event.
+
+    Parameters
+    ----------
+    series
+        Values by time.
+    reference
+        The reference's values.
+    events
+        Times by name, earliest first.
+    axes
+        Where to draw.
+    """
+    low, high = reference.quantile([0.05, 0.95])
+    axes.axhspan(low, high, color=SKY, alpha=0.35, linewidth=0, label="middle 90 % of the reference")
+    axes.plot(series.index, series, ".", color=INK, markersize=4, label=str(series.name))
+    for step, (name, time) in enumerate(events.items()):
+        axes.axvline(time, color=VERMILLION, linewidth=1.2, linestyle=":" if step else "-")  # type: ignore[arg-type]
+        axes.annotate(
+            name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=VERMILLION, fontsize=9, parse_math=False,
+        )  # fmt: skip
+    axes.set(ylabel=str(series.name))
+    axes.margins(y=0.25)
+    axes.legend(loc="upper left", ncols=2)
+    return axes
+
+
+def _mark_split(split: pd.Timestamp, axes: Axes, name: str = "") -> None:
+    axes.axvline(split, color=INK, linewidth=1, linestyle="--")  # type: ignore[arg-type]
+    axes.annotate(
+        name, (split, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9
+    )
+    axes.margins(x=0.01)

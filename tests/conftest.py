@@ -30,7 +30,7 @@ def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(shared / "demo.lock"):
         if not (copy / "done").exists():
             shutil.rmtree(copy, ignore_errors=True)
-            for folder in ("notebooks", "runbooks", "reports"):
+            for folder in ("notebooks", "runbooks", "reports", "slo"):
                 shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_site", ".quarto"))
             shutil.copy(ROOT / "lepton.toml", copy)
             run = lepton("pipeline", "goog", project=copy)

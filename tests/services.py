@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from models_sample import google_prices
 
-from lepton_kit.data.features import price_features
+from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.models.forecasters import Architecture, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
@@ -37,8 +37,8 @@ def keep_model(project: Path, shift: float = 0.0) -> str:
     torch.manual_seed(0)
     forecaster = untrained(Architecture("linear", model_columns(rows)), rows, level=0.02)
     forecaster.network.mean.bias.data.fill_(shift)
-    made = Registry(project / "models").save("goog", forecaster, {"data": shift}, golden_examples(forecaster, rows))
-    return made
+    golden, known = golden_examples(forecaster, rows), rows.assign(actual=next_day_return(google_prices()))
+    return Registry(project / "models").save("goog", forecaster, {"data": shift}, golden, reference=known)
 
 
 def project_with_model(project: Path) -> Path:

@@ -68,6 +68,22 @@ def kolmogorov_smirnov(reference: ArrayLike, current: ArrayLike) -> tuple[float,
     return float(result.statistic), float(result.pvalue)
 
 
+def chi_squared(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]:
+    """Return Cramér's V (0 to 1) of two samples of few distinct values, and Pearson's χ² p-value; (0, 1) of one value.
+
+    >>> effect, p_value = chi_squared([0, 1] * 50, [1] * 100)
+    >>> round(effect, 2), p_value < 0.001
+    (0.58, True)
+    """
+    samples = [_finite(reference, "reference"), _finite(current, "current")]
+    values = np.unique(np.concatenate(samples))
+    if len(values) < 2:
+        return 0.0, 1.0
+    counts = np.array([np.bincount(np.searchsorted(values, x), minlength=len(values)) for x in samples])
+    result = stats.chi2_contingency(counts, correction=False)
+    return float(np.sqrt(result.statistic / counts.sum())), float(result.pvalue)
+
+
 def standardised_wasserstein(reference: ArrayLike, current: ArrayLike) -> float:
     """Return the Wasserstein distance of two samples, in standard deviations of the reference.
 

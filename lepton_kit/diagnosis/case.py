@@ -16,7 +16,7 @@ from lepton_kit.data.drift import ChangePoint, change_point
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
-from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.recordings import Recording, feature_columns
 
 ALLOWED_RANGES = 3.0
 """An input further outside the training rows' range than this many of its widths is in another unit, not a market."""
@@ -24,7 +24,7 @@ ALLOWED_RANGES = 3.0
 BREACHES = {
     "missing": "a feature is missing or not finite",
     "stale": "a feature that always changes repeats its last value, though the actual is a new one",
-    "duplicated": "the request id was there before",
+    "duplicated": "the request id was answered before",
     "out_of_range": f"a feature lies over {ALLOWED_RANGES:g} ranges outside the training rows' range",
 }
 
@@ -153,7 +153,8 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
 
     Without reference rows the range is unknown and nothing is out of it; which features always change is then read
     from the requests themselves. A repeated value is stale only where the actuals tell that a new one was due: several
-    requests on one day's features are not.
+    requests on one day's features are not. An id counts as duplicated where it was answered before: to ask again after
+    a refusal or a failure is right.
     """
     features = recording.features(recording.requests).reset_index(drop=True)
     reference = recording.reference[[column for column in features if column in recording.reference]]
@@ -162,11 +163,14 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     low, high = reference.min(), reference.max()
     margin = ALLOWED_RANGES * (high - low)
     known = features[list(reference.columns)]
+    answered = recording.requests["status"].lt(400)
     return pd.DataFrame(
         {
             "missing": ~np.isfinite(features).all(axis=1),
             "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording.requests).to_numpy(),
-            "duplicated": recording.requests["request_id"].duplicated(),
+            "duplicated": recording.requests.loc[answered, "request_id"]
+            .duplicated()
+            .reindex(features.index, fill_value=False),
             "out_of_range": (known.lt(low - margin) | known.gt(high + margin)).any(axis=1),
         },
         index=recording.requests.index,
@@ -189,10 +193,17 @@ def is_new_period(requests: pd.DataFrame) -> pd.Series:
 
 
 def actuals_by_period(requests: pd.DataFrame) -> pd.Series:
-    """Return the known actuals in order of time, one for each period however many requests asked for it."""
+    """Return the known actuals in order of time, one for each period however many requests asked for it.
+
+    Requests for two periods may alternate, so rows of one actual (and time of it, and inputs) are one period wherever
+    they stand.
+
+    >>> actuals_by_period(pd.DataFrame({"actual": [0.1, 0.2, 0.1, 0.2, np.nan, 0.3]})).tolist()
+    [0.1, 0.2, 0.3]
+    """
     known = requests.dropna(subset=["actual"])
-    first_row = np.arange(len(known)) == 0
-    one_each: pd.Series = known.loc[is_new_period(known) | first_row, "actual"]
+    told = [*known.columns.intersection(["actual", "actual_time"]), *feature_columns(known)]
+    one_each: pd.Series = known.drop_duplicates(told)["actual"]
     return one_each
 
 
@@ -269,6 +280,16 @@ def onset_table(case: Case) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["symptom", "since", "before", "after", "change", "unit", "p", "counts"])
 
 
+LONG_WINDOW = pd.Timedelta(days=14)
+"""A time within a window as long as this is told by its day alone."""
+
+
+def time_format(recording: Recording) -> str:
+    """Return how the times of a recording are written: days where it spans weeks, seconds where it spans minutes."""
+    window = recording.incident.window
+    return "%Y-%m-%d" if window.end - window.start >= LONG_WINDOW else "%Y-%m-%d %H:%M:%S"
+
+
 def onset_of(change: ChangePoint) -> pd.Timestamp:
     """Return the time of a change in a series indexed by time."""
     return pd.Timestamp(change.label)  # type: ignore[arg-type]  # a label may be anything, here it is a time
@@ -297,13 +318,14 @@ def rolling_coverage(requests: pd.DataFrame, window: int) -> pd.Series:
 
 
 def failed(requests: pd.DataFrame) -> pd.Series:
-    """Tell for each request whether the service failed it."""
-    return requests["status"].ge(500)
+    """Tell for each request whether the service failed it, or refused it because too many waited (status 429)."""
+    return requests["status"].ge(500) | requests["status"].eq(429)
 
 
 def log_latency(requests: pd.DataFrame) -> pd.Series:
-    """Return the logarithm of each latency in ms; one of 0 is not a measurement."""
-    return requests["latency_ms"].where(requests["latency_ms"] > 0).transform(np.log)
+    """Return the logarithm of each latency in ms; one of 0 is not a measurement, and a refusal is no work done."""
+    measured = requests["latency_ms"].gt(0) & ~requests["status"].between(400, 499)
+    return requests["latency_ms"].where(measured).transform(np.log)
 
 
 def input_size(recording: Recording) -> pd.Series:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lepton_kit.diagnosis.case import Case, Criteria, build_case
+from lepton_kit.diagnosis.case import Case, Criteria, build_case, time_format
 from lepton_kit.diagnosis.evidence import NOT_CHECKED, Cause, Evidence, gather
 from lepton_kit.telemetry.recordings import Recording
 
@@ -51,7 +51,7 @@ RULES = (
             "replay_of_last_good": ("last good better",),
             "deployment": ("deployed", NOT_CHECKED),
             "contract": ("kept",),
-            "inputs_and_actuals": ("unmoved", "together", "actuals alone"),
+            "inputs_and_actuals": ("unmoved", "together", "actuals alone", "unclear"),
         },
         "on the same rows, which are whole, the last good version answers differently and would have met the objective",
         "Run the model repair: put the last good version back into service, then find what changed.",
@@ -134,7 +134,8 @@ CONFIDENCE = {
 class Diagnosis:
     """What happened, how sure that is, why, what was not looked at, and the one next action.
 
-    `confidence` is a key of `CONFIDENCE`, which says what it means. `onset_from` says what the onset rests on.
+    `confidence` is a key of `CONFIDENCE`, which says what it means. `onset_from` says what the onset rests on, and
+    `time_format` how the table writes times.
     """
 
     cause: Cause
@@ -147,10 +148,11 @@ class Diagnosis:
     evidence_against: tuple[Evidence, ...]
     not_checked: tuple[str, ...]
     next_action: str
+    time_format: str = "%Y-%m-%d"
 
     def table(self) -> pd.DataFrame:
         """Return the evidence, a row each, with `+` where it speaks for a cause and `-` where against it."""
-        return pd.DataFrame([_row(item) for item in self.evidence])
+        return pd.DataFrame([_row(item, self.time_format) for item in self.evidence])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as JSON can hold it."""
@@ -221,6 +223,7 @@ def conclude(case: Case, evidence: tuple[Evidence, ...]) -> Diagnosis:
         evidence_against=against,
         not_checked=_not_checked(case, evidence),
         next_action=deciding.next_action if deciding else _advice(evidence),
+        time_format=time_format(case.recording),
     )
 
 
@@ -279,11 +282,11 @@ def _not_checked(case: Case, evidence: tuple[Evidence, ...]) -> tuple[str, ...]:
     return (*unanswered, *NEVER_CHECKED)
 
 
-def _row(item: Evidence) -> dict[str, Any]:
+def _row(item: Evidence, time_format: str) -> dict[str, Any]:
     speaks: dict[str, str] = {
         cause: "+" if cause in item.speaks_for else "-" if cause in item.speaks_against else "" for cause in CAUSES
     }
-    onset = item.onset.strftime("%Y-%m-%d") if item.onset is not None else ""
+    onset = item.onset.strftime(time_format) if item.onset is not None else ""
     effect = {"effect": item.effect, "unit": item.unit, "p": item.p_value, "since": onset}
     return {"evidence": item.name, "finding": item.finding, **speaks, **effect}
 

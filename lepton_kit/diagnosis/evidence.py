@@ -114,7 +114,8 @@ def inputs_and_actuals(case: Case) -> Evidence:
     A real change of the world moves the actuals and the inputs, which are made of past actuals, alike. A fault on the
     way to the model moves its inputs and leaves the actuals: then the size of an input changed `apart_factor` times
     more, or less, than the spread of the actuals, or its mean shifted while they did not move. Inputs that moved by
-    less beside actuals that did not are `unclear`. Features must be stationary by design (returns, ratios, not price
+    less are `unclear` beside actuals that did not move, and `together` with ones that moved almost, and as they did.
+    Features must be stationary by design (returns, ratios, not price
     levels): a trend would count as moved.
     """
     moved = movement(case)
@@ -278,44 +279,70 @@ SAME_ANSWER = 1e-3
 def deployment(case: Case) -> Evidence:
     """Answer whether a version went into service within the window, up to the onset: `deployed` or `no deployment`.
 
-    One up to `DATED_EARLY` after the onset counts too, as a change point may lie a few rows early.
+    One shortly after the onset (`dated_early`) counts too, as a change point may lie a few rows early.
     """
     window = case.recording.incident.window
     known = case.recording.incident.deployments
     if not known:
         return _not_checked("deployment", "the recording lists no deployments")
-    inside = [item for item in known if window.start <= item.time <= case.onset + DATED_EARLY]
+    latest = min(case.onset + dated_early(case), pd.Timestamp(window.end))
+    inside = [item for item in known if window.start <= item.time <= latest]
     last = max(inside or known, key=lambda item: item.time)
-    days = (case.onset - pd.Timestamp(last.time)).total_seconds() / 86400
-    side = "before" if days >= 0 else "after"
+    ago = case.onset - pd.Timestamp(last.time)
+    amount, unit = _in_its_unit(ago)
+    side = "before" if amount >= 0 else "after"
     return Evidence(
         name="deployment",
         finding="deployed" if inside else "no deployment",
-        summary=f"{len(inside)} within the window; the last, {last.version}, {abs(days):.0f} days {side} the onset",
-        effect=days,
-        unit="days before the onset",
+        summary=f"{len(inside)} within the window; the last, {last.version}, {abs(amount):.0f} {unit} {side} the onset",
+        effect=amount,
+        unit=f"{unit} before the onset",
         onset=pd.Timestamp(last.time) if inside else None,
         speaks_for=frozenset({"model"} if inside else ()),
         speaks_against=frozenset(() if inside else {"model"}),
     )
 
 
-DATED_EARLY = pd.Timedelta(days=4)
-"""A deployment this long after the onset may still have brought it: over a weekend, two requests of a daily service."""
+EARLY_ROWS, EARLIEST, LONGEST_EARLY = 20, pd.Timedelta(seconds=10), pd.Timedelta(days=4)
+"""By so many requests, but at least and at most so long, a change point may lie before what brought it: of a service
+asked in every second, some seconds; of one asked daily, two requests over a weekend."""
+
+
+def dated_early(case: Case) -> pd.Timedelta:
+    """Return how long after the onset a deployment may still have brought it."""
+    rows = case.during["time"].head(EARLY_ROWS + 1)
+    passed = rows.iloc[-1] - case.onset if len(rows) else EARLIEST
+    return min(max(passed, EARLIEST), LONGEST_EARLY)
+
+
+def _in_its_unit(span: pd.Timedelta) -> tuple[float, str]:
+    """Return a span as a number and the largest unit of which it has at least two: days, hours, minutes or s.
+
+    >>> _in_its_unit(pd.Timedelta(minutes=-90))
+    (-90.0, 'minutes')
+    """
+    seconds = span.total_seconds()
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if abs(seconds) >= 2 * length:
+            return seconds / length, unit
+    return seconds, "s"
 
 
 def latency(case: Case) -> Evidence:
     """Answer whether requests took longer: `grew` or `steady`.
 
     The median and the 95th percentile are compared, as a few slow requests move only the latter, and the larger ratio
-    counts. A change point of the latency that counts in `onset_table` is growth too, wherever it lies.
+    counts. Slow requests come in bursts, so the percentile has grown only where most stretches of time since the onset
+    hold more of them than stretches before it (`_stretches`). A change point of the latency that counts in
+    `onset_table` is growth too, wherever it lies.
     """
     before, during = (np.exp(log_latency(side)).dropna() for side in (case.before, case.during))
     if few := _too_few(case, before, during, "measured latencies"):
         return _not_checked("latency", few)
     was, since = before.quantile([0.5, 0.95]), during.quantile([0.5, 0.95])
     tails = before > was[0.95], during > was[0.95]
-    p_values = float(stats.mannwhitneyu(before, during).pvalue), _share_p_value(*tails)
+    burst_p = float(stats.mannwhitneyu(*map(_stretches, tails)).pvalue)
+    p_values = float(stats.mannwhitneyu(before, during).pvalue), max(_share_p_value(*tails), burst_p)
     growths = zip(since / was, p_values, strict=True)
     ratio, p_value = max(growths, key=lambda growth: (growth[1] < case.criteria.alpha, growth[0]))
     summary = (
@@ -328,10 +355,23 @@ def latency(case: Case) -> Evidence:
     return _compute_evidence("latency", case, summary, ratio, p_value, series, grew)
 
 
+STRETCHES = 10
+
+
+def _stretches(hits: pd.Series) -> np.ndarray:
+    """Return the share of hits in each of `STRETCHES` equally long stretches of rows (batch means; Conway, 1963)."""
+    return np.array([part.mean() for part in np.array_split(hits.to_numpy(), STRETCHES)])
+
+
+COUNTED = ("_total", "_count", "_sum", "_bucket", "_created")
+"""Endings of series that only ever grow: how many waited so far says nothing of how many wait."""
+
+
 def queue(case: Case) -> Evidence:
-    """Answer whether a queue grew, of all metrics with queue in their name: `grew` or `steady`."""
+    """Answer whether a queue grew, of all gauges with queue in their name: `grew` or `steady`."""
     metrics = case.recording.metrics
-    series = metrics[metrics["metric"].str.contains("queue", case=False, regex=False)]
+    named = metrics["metric"].str.contains("queue", case=False, regex=False)
+    series = metrics[named & ~metrics["metric"].str.endswith(COUNTED)]
     if series.empty:
         return _not_checked("queue", "no metric with queue in its name was recorded")
     values = series.groupby("time")["value"].max()
@@ -346,7 +386,7 @@ def queue(case: Case) -> Evidence:
 
 
 def errors(case: Case) -> Evidence:
-    """Answer whether the service failed more requests (status 500 and above): `grew` or `steady`.
+    """Answer whether the service failed (status 500 and above) or refused (429) more requests: `grew` or `steady`.
 
     A change point of the errors that counts in `onset_table` is growth too, wherever it lies.
     """
@@ -441,7 +481,16 @@ def _what_moved(inputs: pd.DataFrame, actual: dict[Hashable, Any], criteria: Cri
         return "inputs alone"
     if actual["moved"]:
         return "together" if len(moved) else "actuals alone"
-    return "unclear" if len(moved) else "unmoved"
+    if not len(moved):
+        return "unmoved"
+    return "together" if _almost_moved(moved["size_ratio"], actual, criteria) else "unclear"
+
+
+def _almost_moved(inputs: pd.Series, actual: dict[Hashable, Any], criteria: Criteria) -> bool:
+    """Tell whether the actuals' spread went halfway (on a log scale) to counting, and each input's size with it."""
+    ratio = actual["spread_ratio"]
+    is_halfway = max(ratio, 1 / ratio) >= criteria.spread_factor**0.5 and actual["spread_p"] < criteria.alpha
+    return bool(is_halfway and (_times(inputs / ratio) < criteria.spread_factor).all())
 
 
 def _held(actual: pd.Series, answers: pd.DataFrame) -> float:

@@ -1,6 +1,7 @@
 """The registry: `models/<name>/<version>/`, immutable folders with checksums, and the word of which one is `current`.
 
 models/goog/v1/   model.safetensors  architecture.json  scaler.json  card.json  golden.json  SHA256SUMS
+                  reference.parquet  where given: a sample of the rows that it learnt from
 models/goog/current        the name of the version in use
 models/goog/history.jsonl  every promotion and rollback: what, when, why, by which run
 """
@@ -18,11 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.models.forecasters import FILES, Forecaster, load_forecaster
 
 CHECKSUMS = "SHA256SUMS"
+REFERENCE, MOST_REFERENCE = "reference.parquet", 2000
 VERSION = re.compile(r"v[1-9][0-9]*")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -39,7 +43,14 @@ class Registry:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
-    def save(self, name: str, forecaster: Forecaster, card: Mapping[str, Any], golden: Mapping[str, Any]) -> str:
+    def save(
+        self,
+        name: str,
+        forecaster: Forecaster,
+        card: Mapping[str, Any],
+        golden: Mapping[str, Any],
+        reference: pd.DataFrame | None = None,
+    ) -> str:
         """Keep a model as a new version, and return that version.
 
         The very same model learnt from the same data is not kept twice: the version that holds it is returned.
@@ -53,6 +64,9 @@ class Registry:
             as hashes and days; `created` (UTC) is added.
         golden
             As `lepton_kit.models.golden.golden_examples` gives it.
+        reference
+            Rows that the model learnt from: its features, and `actual`. At most `MOST_REFERENCE` are kept, evenly
+            taken; drift is measured against them.
         """
         with self._locked(name) as home, _temporary_folder(home) as draft:
             forecaster.save(draft)
@@ -62,6 +76,10 @@ class Registry:
             created = datetime.now(UTC).isoformat(timespec="seconds")
             _write_json(draft / "card.json", {"name": name, "created": created, **card})
             _write_json(draft / "golden.json", golden)
+            if reference is not None:
+                step = max(1, -(-len(reference) // MOST_REFERENCE))
+                sample = reference.iloc[::step].reset_index(drop=True)
+                sample.to_parquet(draft / REFERENCE, index=False, compression="zstd")
             _write_checksums(draft)
             version = f"v{max((int(v[1:]) for v in self.versions(name)), default=0) + 1}"
             draft.rename(home / version)
@@ -114,6 +132,22 @@ class Registry:
     def golden(self, name: str, version: str = "current") -> dict[str, Any]:
         """Return a version's golden inputs and outputs."""
         return _read_object(self.folder(name, version) / "golden.json")
+
+    def reference(self, name: str, version: str = "current") -> pd.DataFrame | None:
+        """Return the sample of rows that a version learnt from, or None where none was kept.
+
+        Raises
+        ------
+        InputError
+            When there is no such version, or the file is damaged.
+        """
+        path = self.folder(name, version) / REFERENCE
+        if not path.is_file():
+            return None
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not readable as Parquet ({error})") from error
 
     def current(self, name: str) -> str | None:
         """Return the version in use, or None where none has been promoted."""

@@ -16,7 +16,7 @@ requests.parquet   one row per request, of
                      feature_<name>                 what the service was given
                      mean, std, lower, upper, prob_up   what it answered; empty where it failed
                      actual                         what came true, empty where not yet known; actual_time: since when
-                     feedback                       optional: what a user said of the answer
+                     rating, feedback               optional: what a user thought of the answer (1 to 5), and said
 reference.parquet  a sample of the training rows of the current version: <feature names> and actual
 logs.jsonl         one object per line: time, level, message, fields (an object)
 topology.csv       optional, where the service has several parts: caller, callee

@@ -1,0 +1,63 @@
+"""`lepton capture`: freezes what is known of a service's incident into a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from lepton_kit.commands.terminal import new_console
+from lepton_kit.errors import InputError
+from lepton_kit.runs.project import find_project
+
+
+def capture(
+    service: Annotated[str, typer.Argument(help="A service's name, as in services/.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the recording to write.")],
+    begin: Annotated[
+        str, typer.Option("--from", help="UTC time such as 2026-11-25T03:00, or so long ago: 30m.")
+    ] = "1h",
+    until: Annotated[str, typer.Option("--to", help="As --from; now unless given.")] = "now",
+    source: Annotated[str, typer.Option(help="Folder of the telemetry store, or a Prometheus' address.")] = "telemetry",
+) -> None:
+    """Freeze an incident of a service into a recording, for the runbooks to read."""
+    from lepton_kit.diagnosis.capture import capture as freeze
+    from lepton_kit.serving.control import service_folder
+    from lepton_kit.telemetry.sources import open_source
+
+    project = find_project()
+    where = source if source.startswith(("http://", "https://")) else project / source
+    if output.exists() and not (output / "incident.json").is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output {str(output)!r}: is there and is no recording; it would be replaced")
+    window = _seconds("--from", begin), _seconds("--to", until)
+    held = freeze(
+        service_folder(project / "services", service), open_source(where), project / "models", *window, output
+    )
+    console = new_console()
+    console.print(f"recording {escape(str(output))}: {len(held.requests)} requests, {len(held.metrics)} samples")
+    provenance = held.incident.provenance
+    for line in (*provenance.measured, *provenance.derived):
+        console.print(f"  {escape(line)}")
+
+
+def _seconds(option: str, text: str) -> float:
+    """Return the Unix time of an ISO 8601 time (UTC unless it says its zone), of `now`, or of a duration ago."""
+    import time
+
+    import pandas as pd
+
+    from lepton_kit.telemetry.slo import duration_seconds
+
+    if text == "now":
+        return time.time()
+    try:
+        return time.time() - duration_seconds(text)
+    except InputError:
+        pass
+    try:
+        moment = pd.Timestamp(text)
+    except ValueError as error:
+        raise InputError(f"{option} {text!r}: must be a time such as 2026-11-25T03:00, or so long ago: 30m") from error
+    return float((moment.tz_localize("UTC") if moment.tzinfo is None else moment).timestamp())

@@ -1,0 +1,172 @@
+"""What has drifted of a service's inputs, forecasts and errors, since when, and whether anyone needs to act.
+
+Effect sizes decide. A p-value stands beside them, and guards against chance in small samples; in large ones everything
+is significant. Whatever moved long ago is told apart from what moved now, so that a level shift is not news for weeks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lepton_kit.data import drift
+from lepton_kit.diagnosis.case import BREACHES, Case, onset_of
+from lepton_kit.diagnosis.evidence import contract, coverage, inputs_and_actuals
+from lepton_kit.errors import InputError
+from lepton_kit.models.forecasters import load_forecaster
+from lepton_kit.telemetry.health import Periods
+from lepton_kit.telemetry.recordings import Recording
+
+FEW_VALUES = 10
+"""A column of at most so many distinct values is compared by χ², and others by Kolmogorov and Smirnov."""
+
+FORECASTS, ERRORS = ("mean", "width"), ("absolute_error", "missed")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on a column has moved: in both effect sizes, and not by chance.
+
+    `psi` is the population stability index beyond what samples of this size show without any drift; `wasserstein` is
+    in standard deviations of the reference; `alpha` the highest p-value.
+    """
+
+    psi: float = 0.25
+    wasserstein: float = 0.25
+    alpha: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not (self.psi > 0 and self.wasserstein > 0 and 0 < self.alpha < 1):
+            raise InputError(f"{self}: psi and wasserstein must be above 0, alpha between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Tables of the same columns: inputs, `mean` and `width` of the forecast, `absolute_error`, `missed` (0 or 1).
+
+    `reference` holds the training rows, answered by the version in service; `reference_is` says so, or what stands in
+    for them. `rows` holds the recording's own rows, with `time`; missing values are NaN.
+    """
+
+    reference: pd.DataFrame
+    reference_is: str
+    rows: pd.DataFrame
+
+
+def compared(recording: Recording, periods: Periods) -> Compared:
+    """Make the tables to compare from a recording.
+
+    Where it holds no training rows, or no model to answer them, the period before is the reference.
+    """
+    requests = recording.requests[recording.requests["mean"].notna()].reset_index(drop=True)
+    inputs = recording.features(requests).reset_index(drop=True)
+    rows = _with_errors(inputs, requests, requests["actual"]).assign(time=requests["time"])
+    model = recording.models.get(recording.incident.versions.current)
+    if model is None or not set(inputs) <= set(recording.reference):
+        return Compared(periods.before(rows).drop(columns="time"), "the period before", rows)
+    kept = recording.reference.replace([np.inf, -np.inf], np.nan).dropna()
+    known = kept["actual"] if "actual" in kept else pd.Series(np.nan, index=kept.index)
+    reference = _with_errors(kept[list(inputs)], load_forecaster(model).predict(kept[list(inputs)]), known)
+    return Compared(reference, f"{len(reference)} training rows, answered by the version in service", rows)
+
+
+def _with_errors(inputs: pd.DataFrame, answers: pd.DataFrame, actual: pd.Series) -> pd.DataFrame:
+    missed = (actual < answers["lower"]) | (actual > answers["upper"])
+    return inputs.assign(
+        mean=answers["mean"],
+        width=answers["upper"] - answers["lower"],
+        absolute_error=(actual - answers["mean"]).abs(),
+        missed=missed.astype(float).where(actual.notna()),
+    )
+
+
+def effects(tables: Compared, periods: Periods, limits: Limits) -> pd.DataFrame:
+    """Compare every column of the period that is judged with the reference, and with the period before.
+
+    Returns
+    -------
+    DataFrame
+        `kind` (`input`, `forecast`, `error`), `column`, `psi`, `wasserstein` (standard deviations of the reference),
+        `p` and its `test`, `moved` (against the reference), `wasserstein_before` (the period before against the
+        reference), `news` (moved, and against the period before as well), `since` (the onset of what is news, UTC;
+        NaT for others), the largest distance first.
+    """
+    before, now = periods.before(tables.rows), periods.now(tables.rows)
+    found = []
+    for column in tables.reference:
+        known = [part[column].dropna() for part in (tables.reference, before, now)]
+        if min(map(len, known)) < 2:
+            continue
+        reference, was, present = known
+        psi, distance, p_value, test = _effect(reference, present)
+        moved = _has_moved(psi, distance, p_value, len(reference), len(present), limits)
+        again = _effect(was, present)
+        news = moved and _has_moved(*again[:3], len(was), len(present), limits)
+        since = _onset(tables.rows.set_index("time")[column], limits.alpha) if news else pd.NaT
+        held = drift.standardised_wasserstein(reference, was)
+        found.append((_kind(str(column)), column, psi, distance, p_value, test, moved, held, news, since))
+    columns = ["kind", "column", "psi", "wasserstein", "p", "test", "moved", "wasserstein_before", "news", "since"]
+    table = pd.DataFrame(found, columns=columns)
+    table["since"] = pd.to_datetime(table["since"], utc=True)
+    return table.sort_values("wasserstein", ascending=False, kind="stable", ignore_index=True)
+
+
+def _kind(column: str) -> str:
+    return "forecast" if column in FORECASTS else "error" if column in ERRORS else "input"
+
+
+def _effect(reference: pd.Series, current: pd.Series) -> tuple[float, float, float, str]:
+    psi = drift.population_stability_index(reference, current)
+    distance = drift.standardised_wasserstein(reference, current)
+    if reference.nunique() <= FEW_VALUES and current.nunique() <= FEW_VALUES:
+        return psi, distance, drift.chi_squared(reference, current)[1], "χ²"
+    return psi, distance, drift.kolmogorov_smirnov(reference, current)[1], "KS"
+
+
+def _has_moved(psi: float, distance: float, p_value: float, n: int, m: int, limits: Limits) -> bool:
+    by_chance = 9 * (1 / n + 1 / m)  # the mean of an index over ten bins without any drift
+    return bool(psi - by_chance >= limits.psi and distance >= limits.wasserstein and p_value < limits.alpha)
+
+
+def _onset(series: pd.Series, alpha: float) -> pd.Timestamp:
+    """Return when the mean, or the distance from the median, changed: whichever did so more clearly."""
+    changes = [drift.change_point(one) for one in (series, (series - series.median()).abs())]
+    known = [change for change in changes if change is not None and change.p_value < alpha]
+    return onset_of(min(known, key=lambda change: change.p_value)) if known else pd.NaT  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether anyone needs to act, and one sentence that says why."""
+
+    act: bool
+    sentence: str
+
+
+def verdict(case: Case, table: pd.DataFrame) -> Verdict:
+    """Say whether anyone needs to act.
+
+    A broken contract, a coverage below its objective, or inputs that moved without the actuals ask for it. Drift
+    alone, while the forecasts keep their promise, does not; and what had moved before is not told again.
+    """
+    broken, held, moved = contract(case), coverage(case), inputs_and_actuals(case)
+    if broken.finding == "broken":
+        worst = str(
+            (case.breaches.loc[case.during.index].mean() - case.breaches.loc[case.before.index].mean()).idxmax()
+        )
+        when = "" if broken.onset is None else f" since {broken.onset:%Y-%m-%d %H:%M} UTC"
+        return Verdict(True, f"Act: the inputs break their contract{when} ({worst}: {BREACHES[worst]}). Mend the feed.")
+    if held.finding == "fell":
+        return Verdict(True, f"Act: {held.summary}. Run the incident diagnosis on this recording.")
+    if moved.finding == "inputs alone":
+        return Verdict(True, f"Act: the inputs moved and the actuals did not ({moved.summary}). Look at the feed.")
+    promise = held.summary if held.checked else "whether the interval holds the actuals is not known"
+    if table["news"].any():
+        names = ", ".join(table.loc[table["news"], "column"].astype(str).head(3))
+        return Verdict(False, f"No one needs to act: {table['news'].sum()} columns moved now ({names}), but {promise}.")
+    if table["moved"].any():
+        known = f"{table['moved'].sum()} columns differ from the reference, as they did before"
+        return Verdict(False, f"No one needs to act: {known}; {promise}.")
+    return Verdict(False, f"No one needs to act: nothing moved; {promise}.")

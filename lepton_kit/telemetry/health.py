@@ -1,0 +1,353 @@
+"""How stable a service was in a period, against the period before: from its recorded requests and metrics.
+
+The yardsticks: uptime, availability, response time, error rate, error budget left, and what users say; the log has a
+module of its own. Every share and every quantile carries a 95 % interval, so that a difference is not taken for more
+than the numbers carry; the intervals take requests as independent, which bursts are not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.burn_rates import increase
+from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, Selector, parse_selector
+from lepton_kit.telemetry.slo import Objective
+
+LEVEL = 0.95
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+class RecordedMetrics:
+    """The metrics of a recording as a `Source`.
+
+    Parameters
+    ----------
+    metrics
+        `time`, `metric`, `labels`, `value`, as a recording holds them.
+
+    Examples
+    --------
+    >>> time = pd.to_datetime([0, 10], unit="s", utc=True)
+    >>> table = pd.DataFrame({"time": time, "metric": "up", "labels": '{"job":"goog"}', "value": [1.0, 0.0]})
+    >>> RecordedMetrics(table).query('up{job="goog"}', 5, 20)["value"].tolist()
+    [0.0]
+    """
+
+    def __init__(self, metrics: pd.DataFrame) -> None:
+        self._metrics = metrics
+
+    def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
+        """Return the samples of the selected series from `start` to `end` (Unix seconds, both included)."""
+        wanted = parse_selector(selector)
+        held = self._metrics[self._metrics["metric"] == wanted.metric]
+        labels = [text for text in held["labels"].unique() if wanted.matches(wanted.metric, json.loads(text))]
+        first, last = pd.Timestamp(start, unit="s", tz="UTC"), pd.Timestamp(end, unit="s", tz="UTC")
+        kept = held[held["labels"].isin(labels) & held["time"].between(first, last)]
+        return kept.sort_values(["metric", "labels", "time"], ignore_index=True)[list(SAMPLE_COLUMNS)]
+
+
+@dataclass(frozen=True)
+class Periods:
+    """The period that is judged, from `split` to `end`, and the one before it, from `start` to `split`."""
+
+    start: pd.Timestamp
+    split: pd.Timestamp
+    end: pd.Timestamp
+
+    def before(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the period before."""
+        return table[(table["time"] >= self.start) & (table["time"] < self.split)]
+
+    def now(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the period that is judged."""
+        return table[(table["time"] >= self.split) & (table["time"] <= self.end)]
+
+
+def last_periods(recording: Recording, minutes: float = 0.0) -> Periods:
+    """Return the last `minutes` of a recording and as many before; the two halves of it where `minutes` is 0.
+
+    Raises
+    ------
+    InputError
+        When the minutes are negative, or twice as many are not in the recording.
+    """
+    window = recording.incident.window
+    start, end = pd.Timestamp(window.start), pd.Timestamp(window.end)
+    whole = (end - start) / pd.Timedelta(minutes=1)
+    if not 0 <= minutes <= whole / 2:
+        raise InputError(f"period = {minutes:g} minutes: must be from 0 to half of the recording's {whole:.4g} minutes")
+    length = pd.Timedelta(minutes=minutes or whole / 2)
+    return Periods(end - 2 * length, end - length, end)
+
+
+def share_interval(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the score interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927); (nan, nan) of nothing.
+
+    >>> low, high = share_interval(0, 100)
+    >>> low, round(high, 3)
+    (0.0, 0.037)
+    """
+    if total == 0:
+        return float("nan"), float("nan")
+    interval = stats.binomtest(hits, total).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def quantile_interval(values: ArrayLike, quantile: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return the distribution-free interval of a quantile, between two order statistics.
+
+    The number of values below the true quantile is binomial, which gives the ranks (Hahn and Meeker, Statistical
+    Intervals, 1991, section 5.2). With too few values for a bound it is infinite.
+
+    Parameters
+    ----------
+    values
+        Measurements (n,); missing ones are left out.
+    quantile
+        Between 0 and 1.
+    level
+        Least confidence, between 0 and 1.
+
+    Examples
+    --------
+    >>> quantile_interval(np.arange(1, 101), 0.5)
+    (40.0, 61.0)
+    >>> quantile_interval(np.arange(1, 101), 0.99)
+    (97.0, inf)
+    """
+    kept = np.sort(np.asarray(values, dtype=float))
+    kept = kept[np.isfinite(kept)]
+    n, tail = len(kept), (1 - level) / 2
+    if n == 0:
+        return float("nan"), float("nan")
+    lower = int(stats.binom.ppf(tail, n, quantile))  # ranks count from 1
+    upper = int(stats.binom.ppf(1 - tail, n, quantile)) + 1
+    return (
+        float(kept[lower - 1]) if lower >= 1 else -float("inf"),
+        float(kept[upper - 1]) if upper <= n else float("inf"),
+    )
+
+
+def yardsticks(recording: Recording, periods: Periods) -> pd.DataFrame:
+    """Measure a service's stability in a period and in the one before.
+
+    Returns
+    -------
+    DataFrame
+        A row per yardstick: `yardstick`, `unit` (`share`, `ms`, `1 to 5`), `before`, `now`, `low` and `high` (the
+        interval of `now`), `cases` (how many measurements `now` rests on), and `verdict`: `worse`, `better`, `alike`
+        (the intervals of both periods overlap) or `not known`.
+    """
+    rows = []
+    for name, unit, is_up_good, measure in _MEASURES:
+        was = measure(periods.before(recording.requests), periods.before(recording.metrics))
+        now = measure(periods.now(recording.requests), periods.now(recording.metrics))
+        verdict = _verdict(was, now, is_up_good)
+        rows.append((name, unit, was.value, now.value, now.low, now.high, now.cases, verdict))
+    columns = ["yardstick", "unit", "before", "now", "low", "high", "cases", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    value: float
+    low: float
+    high: float
+    cases: int
+
+
+def _share(hits: pd.Series) -> _Measured:
+    known = hits.dropna()
+    value = float(known.mean()) if len(known) else float("nan")
+    return _Measured(value, *share_interval(int(known.sum()), len(known)), len(known))
+
+
+def _verdict(was: _Measured, now: _Measured, is_up_good: bool) -> str:
+    if np.isnan([was.low, was.high, now.low, now.high]).any():
+        return "not known"
+    if now.low <= was.high and was.low <= now.high:
+        return "alike"
+    return "better" if (now.value > was.value) == is_up_good else "worse"
+
+
+def uptime(_: pd.DataFrame, metrics: pd.DataFrame) -> _Measured:
+    """Return the share of scrapes that the service answered (Prometheus' `up`)."""
+    return _share(metrics.loc[metrics["metric"] == "up", "value"])
+
+
+def availability(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
+    """Return the share of requests that the service neither failed (5xx) nor refused for its load (429)."""
+    return _share((requests["status"].lt(500) & requests["status"].ne(429)).astype(float))
+
+
+def error_rate(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
+    """Return the share of requests without a forecast, whoever was at fault."""
+    return _share(requests["status"].ge(400).astype(float))
+
+
+def response_time(requests: pd.DataFrame, quantile: float) -> _Measured:
+    """Return a quantile of the time of answered requests, in ms."""
+    answered = requests.loc[requests["status"] < 400, "latency_ms"].dropna()
+    value = float(answered.quantile(quantile)) if len(answered) else float("nan")
+    return _Measured(value, *quantile_interval(answered, quantile), len(answered))
+
+
+def actuals_known(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
+    """Return the share of forecasts whose actual value came back."""
+    return _share(requests.loc[requests["mean"].notna(), "actual"].notna().astype(float))
+
+
+def interval_coverage(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
+    """Return the share of known actuals that their interval held."""
+    judged = requests.dropna(subset=["lower", "upper", "actual"])
+    return _share(judged["actual"].between(judged["lower"], judged["upper"]).astype(float))
+
+
+def rating(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
+    """Return the mean rating, 1 to 5, with Student's interval of a mean."""
+    given = requests["rating"].dropna() if "rating" in requests else pd.Series(dtype=float)
+    if len(given) < 2:
+        return _Measured(float(given.mean()), float("nan"), float("nan"), len(given))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(given) - 1) * given.std() / np.sqrt(len(given)))
+    mean = float(given.mean())
+    return _Measured(mean, max(1.0, mean - reach), min(5.0, mean + reach), len(given))
+
+
+_MEASURES = (
+    ("uptime", "share", True, uptime),
+    ("availability", "share", True, availability),
+    *(
+        (f"response time {name}", "ms", False, lambda requests, _, q=quantile: response_time(requests, q))
+        for name, quantile in QUANTILES.items()
+    ),
+    ("error rate", "share", False, error_rate),
+    ("actuals known", "share", True, actuals_known),
+    ("interval coverage", "share", True, interval_coverage),
+    ("rating", "1 to 5", True, rating),
+)
+
+
+KINDS: Mapping[str, tuple[int, ...]] = {"refused as wrong (4xx)": (400, 499), "failed (5xx)": (500, 599)}
+OVERLOADED = "refused for load (429)"
+
+
+def errors_by_kind(requests: pd.DataFrame, periods: Periods) -> pd.DataFrame:
+    """Count the requests without a forecast, by kind, in both periods: `kind`, `before`, `now`."""
+    status = requests["status"]
+    kind = pd.Series(pd.NA, index=requests.index, dtype="object")
+    for name, (first, last) in KINDS.items():
+        kind[status.between(first, last)] = name
+    kind[status.eq(429)] = OVERLOADED
+    table = requests.assign(kind=kind)
+    names = [*KINDS, OVERLOADED]
+    counts = {side: part["kind"].value_counts() for side, part in _sides(table, periods)}
+    return pd.DataFrame({"kind": names, **{s: c.reindex(names, fill_value=0).to_numpy() for s, c in counts.items()}})
+
+
+def _sides(table: pd.DataFrame, periods: Periods) -> list[tuple[str, pd.DataFrame]]:
+    return [("before", periods.before(table)), ("now", periods.now(table))]
+
+
+def objective_table(objectives: Sequence[Objective], metrics: pd.DataFrame, periods: Periods) -> pd.DataFrame:
+    """Say how each objective stands: events, bad ones, and how fast they burn the error budget.
+
+    Returns
+    -------
+    DataFrame
+        `objective`, `target`, `events` and `bad` (both in the period that is judged), `burn_before` and `burn_now`
+        (share of bad events ÷ the share that the target allows; 1 spends the budget exactly), and `budget_left` (1 −
+        the burn rate over both periods): what would be left if the objective's whole window went like them. Below 0
+        it is overspent. NaN where there are no events.
+    """
+    source = RecordedMetrics(metrics)
+    rows = []
+    for one in objectives:
+        before = _bad_ratio(one, source, periods.start, periods.split)
+        now = _bad_ratio(one, source, periods.split, periods.end)
+        whole = _bad_ratio(one, source, periods.start, periods.end)
+        burns = before[0] / one.budget, now[0] / one.budget
+        rows.append((one.title, one.target, now[1], now[0] * now[1], *burns, 1 - whole[0] / one.budget))
+    columns = ["objective", "target", "events", "bad", "burn_before", "burn_now", "budget_left"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _bad_ratio(
+    objective: Objective, source: RecordedMetrics, start: pd.Timestamp, end: pd.Timestamp
+) -> tuple[float, float]:
+    """Return the share of bad events (NaN without any) and the number of events."""
+    window = start.timestamp(), end.timestamp()
+    events, counted = (_grown(source, selector, *window) for selector in (objective.total, objective.selector))
+    if events <= 0:
+        return float("nan"), 0.0
+    share = min(1.0, counted / events)
+    return (share if objective.events == "bad" else 1 - share), events
+
+
+def _grown(source: RecordedMetrics, selector: Selector, start: float, end: float) -> float:
+    """Return the increase of all series of a selector; one that first shows within the window grew from 0."""
+    samples = source.query(str(selector), start, end)
+    total = 0.0
+    for _, series in samples.groupby(["metric", "labels"], sort=False):
+        times = series["time"].to_numpy(dtype="datetime64[ms]").astype("int64") / 1000
+        total += increase(times, series["value"].to_numpy(dtype=float), start, end) or 0.0
+    return total
+
+
+def by_time(requests: pd.DataFrame, periods: Periods, bins: int = 32) -> pd.DataFrame:
+    """Cut both periods into equal parts, and count and measure the requests of each.
+
+    Returns
+    -------
+    DataFrame
+        Index `time` (the middle of a part, UTC); `answered`, `wrong` (4xx), `overloaded` (429) and `failed` (5xx)
+        requests per second, `p50` and `p95` of the response time in ms.
+    """
+    edges = pd.date_range(periods.start, periods.end, periods=bins + 1)
+    middles = edges[:-1] + (edges[1:] - edges[:-1]) / 2
+    seconds = (edges[1] - edges[0]).total_seconds()
+    inside = requests[(requests["time"] >= periods.start) & (requests["time"] <= periods.end)]
+    part = np.clip(np.searchsorted(edges, pd.DatetimeIndex(inside["time"]), "right") - 1, 0, bins - 1)
+    status = inside["status"]
+    kinds = {
+        "answered": status < 400,
+        "wrong": status.between(400, 499) & status.ne(429),
+        "overloaded": status.eq(429),
+        "failed": status.ge(500),
+    }
+    counts = {name: np.bincount(part[is_kind.to_numpy()], minlength=bins) / seconds for name, is_kind in kinds.items()}
+    times = inside["latency_ms"].where(status < 400).groupby(part)
+    quantiles = {name: times.quantile(share).reindex(range(bins)).to_numpy() for name, share in _SHOWN.items()}
+    return pd.DataFrame({**counts, **quantiles}, index=middles.rename("time"))
+
+
+_SHOWN = {"p50": 0.5, "p95": 0.95}
+
+
+def metered_requests(metrics: pd.DataFrame, periods: Periods) -> float:
+    """Return how many requests for a forecast the service's own counter shows in both periods; NaN without any."""
+    source = RecordedMetrics(metrics)
+    selector = parse_selector("lepton_predict_requests_total")
+    grown = _grown(source, selector, periods.start.timestamp(), periods.end.timestamp())
+    return grown if grown > 0 else float("nan")
+
+
+def next_action(worse: Sequence[str], burning: Sequence[str]) -> str:
+    """Say where to look next.
+
+    >>> next_action([], [])
+    'Nothing became worse and no budget burns: nothing to do.'
+    """
+    if not worse and not burning:
+        return "Nothing became worse and no budget burns: nothing to do."
+    parts = [f"worse than before: {', '.join(worse)}"] if worse else []
+    parts += [f"burning faster than allowed: {', '.join(burning)}"] if burning else []
+    return f"Run incident-diagnosis on this recording ({'; '.join(parts)})."

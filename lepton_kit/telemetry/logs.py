@@ -1,0 +1,111 @@
+"""Log lines by template: what a service says, how often, and what is new or bursting.
+
+Templates are found by Drain (He, Zhu, Zheng and Lyu, ICWS 2017; the package drain3). A log line is untrusted text: its
+length and the number of templates are bounded, control characters are made visible, and whoever displays it escapes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lepton_kit.telemetry.health import Periods
+from lepton_kit.telemetry.recordings import printable
+
+LONGEST, MOST_TOKENS, MOST_TEMPLATES = 300, 40, 200
+"""Characters and words of a line that are looked at, and templates that are kept; a line beyond them is `OTHER`."""
+
+OTHER = "(other lines)"
+SIMILAR = 0.8
+"""Share of words that must agree for two lines to be one template: one word in five may differ."""
+
+BURST_FACTOR, BURST_LINES, BURST_P = 3.0, 10, 0.001
+"""A template bursts when it comes this many times as often as before, in at least so many lines, not by chance."""
+
+MASKED = (
+    (re.compile(r"\b[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
+    (re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b"), "<address>"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?"), "<time>"),
+    (re.compile(r"\b0x[0-9a-f]+\b|\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE), "<hex>"),
+    (re.compile(r"(?<![\w.])[-+]?(?:\d+\.\d+(?:e[-+]?\d+)?|\d{4,})(?![\w.])", re.IGNORECASE), "<number>"),
+)
+"""What is a value wherever it stands. Whole numbers of up to three digits stay: statuses tell lines apart."""
+
+
+def templates(messages: Iterable[str]) -> list[str]:
+    """Return the template of each message, with `<*>` for the words that vary.
+
+    >>> lines = ["job 12.5 of user anna is done", "job 11.25 of user bert is done", "POST / answered 200"]
+    >>> templates(lines)
+    ['job <number> of user <*> is done', 'job <number> of user <*> is done', 'POST / answered 200']
+    """
+    from drain3 import TemplateMiner
+    from drain3.template_miner_config import TemplateMinerConfig
+
+    config = TemplateMinerConfig()
+    config.drain_sim_th = SIMILAR
+    config.parametrize_numeric_tokens = False
+    miner = TemplateMiner(config=config)
+    masked = [_masked(message) for message in messages]
+    clusters: dict[str, int] = {}
+    for line in dict.fromkeys(masked):
+        if len(miner.drain.clusters) >= MOST_TEMPLATES and miner.match(line, "fallback") is None:
+            clusters[line] = 0
+        else:
+            clusters[line] = int(miner.add_log_message(line)["cluster_id"])
+    found = {cluster.cluster_id: cluster.get_template() for cluster in miner.drain.clusters}
+    return [found.get(clusters[line], OTHER) for line in masked]
+
+
+def _masked(message: str) -> str:
+    line = " ".join(printable(message, LONGEST).split()[:MOST_TOKENS])
+    for pattern, name in MASKED:
+        line = pattern.sub(name, line)
+    return line or "(empty line)"
+
+
+def digest(logs: pd.DataFrame, periods: Periods) -> pd.DataFrame:
+    """Count the templates of log lines in a period and in the one before it.
+
+    Parameters
+    ----------
+    logs
+        `time`, `level`, `message`.
+    periods
+        The two periods.
+
+    Returns
+    -------
+    DataFrame
+        `level`, `template`, `before`, `now` (lines), and `mark`: `new` where there was none before, `bursting` where it
+        comes at least `BURST_FACTOR` times as often (and the counts are not the same rate by chance: exact conditional
+        test of two Poisson rates, Przyborowski and Wilenski 1940), `gone`, or nothing. Marked ones first, then by level
+        and number.
+    """
+    inside = logs[(logs["time"] >= periods.start) & (logs["time"] <= periods.end)]
+    side = np.where(inside["time"] < periods.split, "before", "now")
+    parts = [inside.assign(side=side).loc[inside["level"] == level] for level in sorted(inside["level"].unique())]
+    told = [part.assign(template=templates(part["message"])) for part in parts]
+    if not told:
+        return pd.DataFrame(columns=["level", "template", "before", "now", "mark"])
+    counts = pd.concat(told).groupby(["level", "template", "side"]).size().unstack(fill_value=0)
+    table = counts.reindex(columns=["before", "now"], fill_value=0).reset_index().rename_axis(columns=None)
+    table["mark"] = [_mark(before, now) for before, now in zip(table["before"], table["now"], strict=True)]
+    order = table["mark"].map({"new": 0, "bursting": 1, "gone": 2, "": 3})
+    rank = table["level"].map({"CRITICAL": 0, "ERROR": 1, "WARNING": 2}).fillna(3)
+    ranked = table.assign(order=order, rank=rank).sort_values(["order", "rank", "now"], ascending=[True, True, False])
+    in_order: pd.DataFrame = ranked.drop(columns=["order", "rank"]).reset_index(drop=True)
+    return in_order
+
+
+def _mark(before: int, now: int) -> str:
+    if before == 0:
+        return "new"
+    if now == 0:
+        return "gone"
+    is_chance = stats.binomtest(now, now + before, 0.5, alternative="greater").pvalue >= BURST_P
+    return "bursting" if now >= BURST_LINES and now >= BURST_FACTOR * before and not is_chance else ""

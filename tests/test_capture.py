@@ -1,0 +1,191 @@
+"""Incidents of a real service, frozen into recordings, and what the diagnosis makes of them."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from live import Samples
+from services import features, project_with_model, serving, wait_for
+
+from lepton_kit.diagnosis import capture as capturing
+from lepton_kit.diagnosis.capture import capture
+from lepton_kit.errors import InputError
+from lepton_kit.models.registry import Registry
+from lepton_kit.serving.requestlog import read_requests
+from lepton_kit.telemetry.recordings import read_recording
+
+ROWS = 40
+
+
+class Live:
+    """A service that has answered `ROWS` requests, a batch, a wrong one, and was told some actuals and ratings."""
+
+    def __init__(self, service, source, start):
+        self.service, self.source, self.start, self.end = service, source, start, time.time() + 0.5
+        self.registry = service.folder.parents[1] / "models"
+
+    def capture(self, folder, **changes):
+        given = {"service": self.service.folder, "source": self.source, "registry": self.registry}
+        window = {"start": self.start, "end": self.end, "folder": folder}
+        return capture(**(given | window | changes))
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    project = project_with_model(tmp_path_factory.mktemp("live"))
+    source, rows = Samples(), features().tail(ROWS).to_dict("records")
+    with serving(project) as service:
+        start = time.time()
+        for number, row in enumerate(rows):
+            client = service.client
+            client.post("/v1/predict", json={"row": row}, headers={"X-Request-ID": f"r{number}"})
+            client.post("/v1/feedback", json={"request_id": f"r{number}", "actual": number / 1000})
+            if number % 10 == 0:
+                source.scrape(service)
+                client.post("/v1/feedback", json={"request_id": f"r{number}", "rating": 2, "comment": "odd\x1b[31m"})
+        client.post("/v1/predict", json={"rows": rows[:3]}, headers={"X-Request-ID": "batch"})
+        assert client.post("/v1/predict", json={"row": {}}).status_code == 422
+        with (service.folder / "service.jsonl").open("a") as log:
+            log.write('{"time": "no time"}\nnot JSON\n' + "x" * 200_000 + "\n")
+            hostile = {"time": "", "level": "ERROR", "message": "\x1b[2J" + "y" * 5000, "fields": {"deep": [[1]]}}
+            log.write(json.dumps(hostile | {"time": pd.Timestamp.now(tz="UTC").isoformat()}) + "\n")
+        wait_for(lambda: read_requests(service.folder / "requests", start, time.time())["status"].eq(422).any())
+        yield Live(service, source, start)
+
+
+@pytest.fixture(scope="module")
+def frozen(live, tmp_path_factory):
+    return live.capture(tmp_path_factory.mktemp("incidents") / "i1" / "recording")
+
+
+def test_a_recording_holds_every_request_with_its_answer_actual_and_rating(frozen):
+    requests = frozen.requests
+    assert len(requests) == ROWS + 3 + 1
+    one = requests.set_index("request_id").loc["r10"]
+    assert one["actual"] == 0.010 and one["rating"] == 2 and one["feedback"] == r"odd\x1b[31m"
+    assert one["version"] == "v1" and one["status"] == 200 and one["latency_ms"] > 0
+    assert one["lower"] < one["mean"] < one["upper"]
+    assert requests.loc[requests["status"] == 422, "mean"].isna().all()
+
+
+def test_each_row_of_a_batch_has_an_id_of_its_own(frozen):
+    assert {"batch#0", "batch#1", "batch#2"} <= set(frozen.requests["request_id"])
+
+
+def test_the_recording_is_named_after_its_incident_and_its_window(live, frozen):
+    assert (frozen.incident.id, frozen.incident.service) == ("i1", "goog")
+    assert frozen.incident.window.start.timestamp() == pytest.approx(live.start)
+
+
+def test_metrics_are_those_of_the_service_alone(live, frozen, tmp_path):
+    assert {"lepton_queue_requests", "http_server_request_duration_seconds_bucket"} <= set(frozen.metrics["metric"])
+    live.source.scrape(live.service, job="other")
+    again = live.capture(tmp_path / "again", end=time.time() + 1)
+    assert {json.loads(text)["job"] for text in again.metrics["labels"]} == {"goog"}
+
+
+def test_hostile_and_endless_log_lines_are_bounded_and_damaged_ones_counted(frozen):
+    (hostile,) = frozen.logs.loc[frozen.logs["message"].str.contains("yyy"), "message"]
+    assert len(hostile) < 550 and "\x1b" not in hostile
+    assert "6 lines damaged" in " ".join(frozen.incident.provenance.measured)
+    assert (frozen.logs["message"] == "POST /v1/predict answered 422").sum() == 1
+
+
+def test_versions_their_files_and_training_rows_come_from_the_registry(frozen):
+    assert frozen.incident.versions.current == "v1" and frozen.incident.versions.last_good is None
+    assert set(frozen.models) == {"v1"} and len(frozen.reference) == 400
+    assert "return_0" in frozen.reference and "actual" in frozen.reference
+
+
+def test_what_is_not_there_is_named_and_not_invented(frozen):
+    said = " ".join(frozen.incident.provenance.derived)
+    assert "no last good version" in said and "deployments: no record of them" in said
+    assert frozen.incident.deployments == ()
+
+
+def test_nothing_of_this_machine_stands_in_the_recording(live, tmp_path):
+    live.capture(tmp_path / "r", registry=tmp_path / "no-registry")
+    text = (tmp_path / "r" / "incident.json").read_text()
+    assert str(tmp_path) not in text and str(live.service.folder) not in text
+
+
+def test_alerts_are_taken_as_alertmanager_sends_them(live, tmp_path):
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "GoogCoverage", "severity": "page"},
+        "annotations": {"summary": "low"},
+        "startsAt": "2026-11-25T03:16:56.123456789Z",
+        "endsAt": "0001-01-01T00:00:00Z",
+    }
+    (kept,) = live.capture(tmp_path / "r", alerts=[alert]).incident.alerts
+    assert (kept.name, kept.labels["severity"], kept.starts_at.year) == ("GoogCoverage", "page", 2026)
+    with pytest.raises(InputError, match="startsAt"):
+        live.capture(tmp_path / "r", alerts=[{"labels": {}}])
+
+
+def test_the_record_of_deployments_is_read_and_its_damaged_lines_are_counted(live, tmp_path):
+    copy = shutil.copytree(live.service.folder, tmp_path / "goog", ignore=shutil.ignore_patterns(".*", "metrics"))
+    lines = ['{"time": "2026-01-02T03:04:05Z", "version": "v1", "note": "first", "share": 1.0}', "}{", '{"version": 3}']
+    (copy / "deployments.jsonl").write_text("\n".join(lines))
+    frozen = live.capture(tmp_path / "r", service=copy)
+    assert [(item.version, item.note) for item in frozen.incident.deployments] == [("v1", "first")]
+    assert "2 lines which cannot be read" in " ".join(frozen.incident.provenance.measured)
+
+
+def test_the_last_good_version_is_the_one_promoted_before(live, tmp_path):
+    registry = Registry(shutil.copytree(live.registry, tmp_path / "models"))
+    registry.promote("goog", "v2", "test", "better")
+    registry.promote("goog", "v1", "test", "no, it was better before")
+    frozen = live.capture(tmp_path / "r", registry=registry.root)
+    assert frozen.incident.versions.last_good == "v2" and set(frozen.models) == {"v1", "v2"}
+
+
+def test_a_version_whose_files_are_damaged_is_left_out_and_named(live, tmp_path):
+    registry = shutil.copytree(live.registry, tmp_path / "models")
+    (registry / "goog" / "v1" / "model.safetensors").write_bytes(b"nothing")
+    frozen = live.capture(tmp_path / "r", registry=registry)
+    assert not frozen.models and "models/v1" in frozen.absent
+    assert "models/v1: left out" in " ".join(frozen.incident.provenance.derived)
+
+
+def test_a_recording_beyond_the_bounds_is_thinned_and_says_so(live, tmp_path, monkeypatch):
+    for name, most in (("MOST_REQUESTS", 10), ("MOST_SAMPLES", 100), ("MOST_LINES", 20), ("MOST_REFERENCE", 50)):
+        monkeypatch.setattr(capturing, name, most)
+    frozen = live.capture(tmp_path / "r")
+    assert len(frozen.requests) <= 10 and len(frozen.reference) == 50 and len(frozen.logs) <= 20
+    assert len(frozen.metrics) < 400  # at least one sample of each series
+    assert sum("is kept" in line for line in frozen.incident.provenance.derived) >= 3
+    assert "POST /v1/predict answered 422" in set(frozen.logs["message"])
+
+
+def test_a_failure_leaves_the_recording_that_was_there(live, tmp_path):
+    live.capture(tmp_path / "r")
+
+    class Gone:
+        def query(self, selector, start, end):
+            raise InputError("the source is gone")
+
+    with pytest.raises(InputError, match="gone"):
+        live.capture(tmp_path / "r", source=Gone())
+    assert len(read_recording(tmp_path / "r").requests) == ROWS + 4
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_a_window_without_requests_still_gives_a_recording(live, tmp_path):
+    frozen = live.capture(tmp_path / "r", start=1000.0, end=2000.0)
+    assert frozen.requests.empty and "requests.parquet" in frozen.absent
+    assert frozen.incident.versions.current == "v1"
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"start": 5.0, "end": 5.0}, "earlier"), ({"end": np.nan}, "window")])
+def test_a_window_that_is_none_is_refused(changes, message, live, tmp_path):
+    with pytest.raises(InputError, match=message):
+        live.capture(tmp_path / "r", **changes)
+
+
+def test_a_service_that_is_not_there_is_refused(live, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        live.capture(tmp_path / "r", service=tmp_path / "nobody")

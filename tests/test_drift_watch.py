@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import incident_variants as variants
+import numpy as np
+import pandas as pd
+import pytest
+
+from lepton_kit.diagnosis import drift_watch
+from lepton_kit.diagnosis.case import build_case
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.health import Periods, last_periods
+from lepton_kit.telemetry.recordings import Recording
+
+
+def watch(recording: Recording, periods: Periods | None = None):
+    periods = periods or last_periods(recording)
+    table = drift_watch.effects(drift_watch.compared(recording, periods), periods, drift_watch.Limits())
+    return table.set_index("column"), drift_watch.verdict(build_case(recording), table)
+
+
+def since_the_fault(recording: Recording) -> Periods:
+    time = recording.requests["time"]
+    return Periods(time.iloc[0], variants.fault_time(recording.requests), time.iloc[-1])
+
+
+def test_calm_months_need_no_one():
+    table, verdict = watch(variants.calm())
+    assert not verdict.act and verdict.sentence.startswith("No one needs to act")
+    assert not table["news"].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [(variants.stuck_feed, "stale"), (lambda: variants.wrong_unit(100), "out_of_range"), (variants.nulls, "missing")],
+)
+def test_a_feed_that_breaks_its_contract_asks_for_action_and_says_since_when(make, word):
+    recording = make()
+    _, verdict = watch(recording)
+    assert verdict.act and word in verdict.sentence
+    assert f"{variants.fault_time(recording.requests):%Y-%m}" in verdict.sentence
+
+
+def test_a_unit_that_changed_is_news_with_its_size_and_onset():
+    recording = variants.wrong_unit(100)
+    table, _ = watch(recording, since_the_fault(recording))
+    worst = table.loc["return_0"]
+    assert worst["moved"] and worst["news"] and worst["wasserstein"] > 10
+    assert abs(worst["since"] - variants.fault_time(recording.requests)).days <= 7
+
+
+def test_a_shift_of_long_ago_has_moved_and_is_no_news():
+    recording = variants.calm()
+    names = [name for name in recording.requests if name.startswith("feature_")]
+    recording = replace(recording, requests=recording.requests.assign(**{n: 5 * recording.requests[n] for n in names}))
+    table, _ = watch(recording)
+    inputs = table[table["kind"] == "input"]
+    assert inputs["moved"].all() and not inputs["news"].any() and inputs["since"].isna().all()
+
+
+def test_forecasts_that_fail_ask_for_action_though_no_input_moved(tmp_path):
+    table, verdict = watch(variants.wrong_model(tmp_path))
+    assert verdict.act and "interval held" in verdict.sentence
+    assert not table.loc[table["kind"] == "input", "news"].any()
+
+
+def test_errors_and_forecasts_are_compared_with_what_the_version_gives_on_its_training_rows():
+    recording = variants.calm()
+    tables = drift_watch.compared(recording, last_periods(recording))
+    assert "training rows" in tables.reference_is
+    assert {"mean", "width", "absolute_error", "missed"} <= set(tables.reference) == set(tables.rows) - {"time"}
+    assert 0.8 < 1 - tables.reference["missed"].mean() < 1
+
+
+def test_without_training_rows_the_period_before_is_the_reference_and_said_to_be():
+    recording = replace(variants.calm(), reference=pd.DataFrame())
+    tables = drift_watch.compared(recording, last_periods(recording))
+    assert tables.reference_is == "the period before"
+    assert len(drift_watch.effects(tables, last_periods(recording), drift_watch.Limits())) > 0
+
+
+def test_a_column_of_two_values_is_compared_by_chi_squared():
+    table, _ = watch(variants.calm())
+    assert table.loc["missed", "test"] == "χ²" and table.loc["mean", "test"] == "KS"
+
+
+def test_samples_of_one_distribution_do_not_count_as_moved():
+    random = np.random.default_rng(0)
+    periods = last_periods(variants.calm())
+    rows = pd.DataFrame(random.normal(size=(200, 50))).rename(columns=str)
+    stamped = rows.assign(time=[periods.start] * 100 + [periods.end] * 100)
+    tables = drift_watch.Compared(pd.DataFrame(random.normal(size=(100, 50))).rename(columns=str), "noise", stamped)
+    assert drift_watch.effects(tables, periods, drift_watch.Limits())["moved"].sum() <= 1
+
+
+def test_an_empty_recording_is_not_judged_and_not_an_error():
+    empty = replace(variants.calm(), requests=variants.calm().requests.iloc[:0])
+    table, verdict = watch(empty)
+    assert table.empty and not verdict.act and "not known" in verdict.sentence
+
+
+@pytest.mark.parametrize("wrong", [{"psi": 0}, {"wasserstein": -1}, {"alpha": 1}])
+def test_a_limit_out_of_range_is_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        drift_watch.Limits(**wrong)
