@@ -165,3 +165,10 @@ def test_errors_are_counted_by_kind_once():
     found = health.errors_by_kind(requests([429, 422, 500, 503]), PERIODS).set_index("kind")
     assert found["now"].to_dict() == {"refused as wrong (4xx)": 1, "failed (5xx)": 2, "refused for load (429)": 1}
     assert found["before"].sum() == 0
+
+
+def test_failures_that_are_the_first_of_their_kind_count():
+    good = counter("n_total", [0.0] + [98.0] * 20, k="good")
+    bad = counter("n_total", [0.0] * 15 + [20.0] + [0.0] * 5, k="bad").tail(6)  # not there before the first
+    (row,) = health.objective_table([OBJECTIVE], pd.concat([good, bad]), PERIODS).to_dict("records")
+    assert row["bad"] == pytest.approx(20, rel=0.1) and row["burn_before"] == 0

@@ -1,10 +1,10 @@
 """Records a real service for the scheduled runbooks: `python -m lepton_kit.ops.recorded_services FOLDER [SECONDS]`.
 
-`stale-feed` is eight minutes of a service that is asked about once a second, one trading day of Google's price after
-the other. All is well for five minutes; then the feed sticks: the service is asked about the same day again and again,
-while the days go on and their actuals come back. Meanwhile a client forgets a feature now and then, and for some
-seconds a crowd asks for more than the queue takes. Everything is measured on `lepton serve` itself: latencies, metrics,
-log lines and refusals differ each time. The prices are real; the feed's fault, the crowd and the ratings are made.
+`stale-feed` is some seven minutes of a service that is asked about once a second, one trading day of Google's price
+after the other. All is well for four minutes; then the feed sticks: the service is asked about the same day again and
+again, while the days go on and their actuals come back. All the time a client forgets a feature now and then, and once
+a crowd asks for more than the queue takes. Everything is measured on `lepton serve` itself: latencies, metrics, log
+lines and refusals differ each time. The prices are real; the feed's fault, the crowd and the ratings are made.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ VERSIONS = {"2005-07-01": "first", "2006-01-01": "with half a year more"}
 """The days before which each version learnt, in order; the last one is in service."""
 
 FIRST_DAY = "2006-01-03"
-SECONDS = 480.0
-STALE_FROM, CROWD = 0.6, (0.8, 0.812)
+SECONDS = 400.0
+STALE_FROM, CROWD = 0.6, 0.53
 """Parts of the recording: from where on the feed sticks, and when the crowd asks."""
 
 INVALID_EVERY, RATED_EVERY, FEEDBACK_AFTER = 23, 4, 5
 SCRAPE_EVERY = 10.0
-QUEUE_LIMIT, CLIENTS = 4, 12
+QUEUE_LIMIT, CLIENTS = 2, 8
 
 
 def record(folder: Path, seconds: float = SECONDS) -> Path:
@@ -70,7 +70,7 @@ def record(folder: Path, seconds: float = SECONDS) -> Path:
                 "constructed": (
                     "the load: one trading day a second, each actual fed back some seconds later",
                     f"from {STALE_FROM:.0%} of the time on the feed sticks: the same day's row again and again",
-                    f"1 request in {INVALID_EVERY} lacks a feature, and a crowd of {CLIENTS} asks for some seconds",
+                    f"1 request in {INVALID_EVERY} lacks a feature, and once {CLIENTS} ask at the same moment",
                     "ratings: 4 or 5 where the interval held the actual, else 1 or 2; from the sticking on one less",
                 ),
             }
@@ -178,15 +178,15 @@ class _Load:
         client.post("/v1/feedback", json=body)
 
     def _crowd(self, began: float) -> None:
-        time.sleep(max(0.0, began + CROWD[0] * self.seconds - time.time()))
         row = price_features(self.prices, LOOKBACK).iloc[0].to_dict()
-        until = began + CROWD[1] * self.seconds
+        together = threading.Barrier(CLIENTS)
 
         def ask() -> None:
             with httpx.Client(base_url=self.address, timeout=30) as client:
-                while time.time() < until:
-                    client.post("/v1/predict", json={"row": row})
-                    time.sleep(1)
+                client.get("/healthz")
+                time.sleep(max(0.0, began + CROWD * self.seconds - time.time()))
+                together.wait()
+                client.post("/v1/predict", json={"row": row})
 
         clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
         for one in clients:
@@ -198,7 +198,7 @@ class _Load:
         with httpx.Client(base_url=self.address, timeout=5) as client:
             is_last = False
             while not is_last:
-                is_last = over.wait(SCRAPE_EVERY * self.seconds / SECONDS)
+                is_last = over.wait(min(SCRAPE_EVERY, self.seconds / 4))
                 at = pd.Timestamp.now(tz="UTC").floor("ms")
                 try:
                     text = client.get("/metrics").text

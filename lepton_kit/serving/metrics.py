@@ -132,6 +132,15 @@ class ServiceMetrics:
             self.errors.labels(kind)  # so that each is 0, not absent, before the first
         for problem in ("missing", "out_of_range", "unseen"):
             self.inputs.labels(problem)
+        for status in ("200", "422", "429", "500"):
+            self.duration.labels("POST", "/v1/predict", status)
+
+    def expect_version(self, version: str) -> None:
+        """Show what a version may count at 0: the first failures would otherwise be no increase of anything."""
+        for outcome in ("answered", "invalid", "overloaded", "model"):
+            self.requests.labels(version, outcome)
+        for inside in ("true", "false"):
+            self.actuals.labels(version, inside)
 
     def of(self, version: str) -> VersionMetrics:
         """Return what is counted of a version's answers."""

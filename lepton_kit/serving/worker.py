@@ -133,6 +133,7 @@ class Worker:
         for role, held in (("current", self.current), ("candidate", self.candidate)):
             if held is not None:
                 self.metrics.model.labels(self.config.model, held.version, role).set(1)
+                self.metrics.expect_version(held.version)
         candidate = self.candidate.version if self.candidate else None
         report = Report(os.getpid(), self.wish.generation, self.current.version, candidate, error)
         write_report(self.config.folder, report)

@@ -45,6 +45,11 @@ class RecordedMetrics:
     def __init__(self, metrics: pd.DataFrame) -> None:
         self._metrics = metrics
 
+    def scrapes(self, start: float, end: float) -> np.ndarray:
+        """Return the times of all samples from `start` to `end`, in Unix seconds, each once and rising."""
+        times = np.unique(_seconds(self._metrics["time"]))
+        return times[(times >= start) & (times <= end)]
+
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the samples of the selected series from `start` to `end` (Unix seconds, both included)."""
         wanted = parse_selector(selector)
@@ -293,13 +298,24 @@ def _bad_ratio(
 
 
 def _grown(source: RecordedMetrics, selector: Selector, start: float, end: float) -> float:
-    """Return the increase of all series of a selector; one that first shows within the window grew from 0."""
-    samples = source.query(str(selector), start, end)
+    """Return the increase of all series of a selector; one that first shows within the window grew from 0 since then.
+
+    Prometheus' `increase` sees no growth in a series' first sample. Here all scrapes are known, and at the last one
+    before it the series was not there.
+    """
+    scrapes = source.scrapes(start, end)
     total = 0.0
-    for _, series in samples.groupby(["metric", "labels"], sort=False):
-        times = series["time"].to_numpy(dtype="datetime64[ms]").astype("int64") / 1000
-        total += increase(times, series["value"].to_numpy(dtype=float), start, end) or 0.0
+    for _, series in source.query(str(selector), start, end).groupby(["metric", "labels"], sort=False):
+        times, values = _seconds(series["time"]), series["value"].to_numpy(dtype=float)
+        earlier = scrapes[scrapes < times[0]]
+        if len(earlier):
+            times, values = np.r_[earlier[-1], times], np.r_[0.0, values]
+        total += increase(times, values, start, end) or 0.0
     return total
+
+
+def _seconds(times: pd.Series) -> np.ndarray:
+    return times.to_numpy(dtype="datetime64[ms]").astype("int64") / 1000
 
 
 def by_time(requests: pd.DataFrame, periods: Periods, bins: int = 32) -> pd.DataFrame:
