@@ -18,8 +18,13 @@ from watching import alert, wait_for, watching, webhook
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.app import watch
+from lepton_kit.ops.watch.observer import read_all_objectives
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.routing import Routes
+from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.runs.manifest import all_runs
+from lepton_kit.runs.settings import read_settings
+from lepton_kit.telemetry.rules import alert_name
 
 SETTINGS = """
 [watch]
@@ -366,6 +371,14 @@ def test_a_wrong_setting_is_one_clear_error_at_the_start(watched, text, words):
     for word in words:
         assert word in str(told.value)
     assert not (watched / "incidents").exists()
+
+
+def test_the_settings_of_the_project_itself_are_in_order(project):
+    own = read_settings(ROOT)
+    routes, planned = Routes(own, ROOT), Schedules(own, ROOT, Queue(project), lambda: None)
+    for objective in read_all_objectives(own, ROOT):
+        assert routes.runbook(alert_name(objective)) == "runbooks/incident-diagnosis.ipynb"
+    assert set(planned.next_times()) == {"service-health", "drift-watch"}
 
 
 def test_insecure_is_for_loopback_alone(watched):
