@@ -3,7 +3,7 @@
     python benchmarks/webhook.py [--posts N] [--alerts N] [--senders N] [--quick]
 
 Each distinct alert is posted ten times, mixed with the others, by many senders at once, who try again until they are
-answered 202, as Alertmanager does. When four in ten posts are answered `lepton watch` is killed with SIGKILL and started again.
+answered 202, as Alertmanager does. When four in ten posts are answered, `lepton watch` is killed and started again.
 """
 
 from __future__ import annotations
