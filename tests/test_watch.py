@@ -7,7 +7,6 @@ import hmac
 import json
 import shutil
 import signal
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,8 +18,13 @@ from watching import alert, wait_for, watching, webhook
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.app import watch
+from lepton_kit.ops.watch.observer import read_all_objectives
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.routing import Routes
+from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.runs.manifest import all_runs
+from lepton_kit.runs.settings import read_settings
+from lepton_kit.telemetry.rules import alert_name
 
 SETTINGS = """
 [watch]
@@ -369,81 +373,14 @@ def test_a_wrong_setting_is_one_clear_error_at_the_start(watched, text, words):
     assert not (watched / "incidents").exists()
 
 
+def test_the_settings_of_the_project_itself_are_in_order(project):
+    own = read_settings(ROOT)
+    routes, planned = Routes(own, ROOT), Schedules(own, ROOT, Queue(project), lambda: None)
+    for objective in read_all_objectives(own, ROOT):
+        assert routes.runbook(alert_name(objective)) == "runbooks/incident-diagnosis.ipynb"
+    assert set(planned.next_times()) == {"service-health", "drift-watch"}
+
+
 def test_insecure_is_for_loopback_alone(watched):
     made = lepton("watch", "--port", "0", "--host", "0.0.0.0", "--insecure", project=watched, timeout=60)
     assert (made.returncode, "loopback" in made.stderr, "Traceback" in made.stderr) == (2, True, False)
-
-
-ALERTMANAGER = """
-route: {{receiver: lepton, group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}
-receivers:
-  - name: lepton
-    webhook_configs:
-      - url: {address}/alerts
-        http_config: {{authorization: {{credentials: "{token}"}}}}
-"""
-
-
-@pytest.mark.skipif(
-    shutil.which("prometheus-alertmanager") is None, reason="needs Debian's package prometheus-alertmanager"
-)
-def test_alerts_of_a_real_alertmanager_start_the_runbook_and_its_end_the_recovery_check(watched):
-    text = (watched / "lepton.toml").read_text()
-    (watched / "lepton.toml").write_text(text.replace("[watch]\n", '[watch]\ntoken = "env:WATCH_TOKEN"\n'))
-    with watching(watched, WATCH_TOKEN=TOKEN) as kit, alertmanager(watched, str(kit.client.base_url)) as address:
-        now = time.time()
-        labels = {"alertname": "Known", "service": "goog", "severity": "page"}
-        firing = {"labels": labels, "annotations": {"summary": "really"}, "startsAt": rfc3339(now - 60)}
-        assert httpx.post(f"{address}/api/v2/alerts", json=[firing]).status_code == 200
-        kit.ended(1)
-        ended = {**firing, "endsAt": rfc3339(time.time() - 1)}
-        assert httpx.post(f"{address}/api/v2/alerts", json=[ended]).status_code == 200
-        jobs = kit.ended(2)
-        [incident] = kit.queue.incidents()
-    assert [job.kind for job in jobs] == ["alert", "recovery"]
-    assert {job.status for job in jobs} == {"succeeded"}
-    assert (incident.status, incident.service, incident.alert["annotations"]["summary"]) == (
-        "resolved",
-        "goog",
-        "really",
-    )
-
-
-def rfc3339(seconds):
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-class alertmanager:  # noqa: N801 - read as a function
-    """Debian's Alertmanager on a free port, posting to an address."""
-
-    def __init__(self, folder, address):
-        (folder / "alertmanager.yml").write_text(ALERTMANAGER.format(address=address.rstrip("/"), token=TOKEN))
-        self.folder = folder
-
-    def __enter__(self):
-        import socket
-
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [
-            "prometheus-alertmanager", f"--config.file={self.folder / 'alertmanager.yml'}", "--cluster.listen-address=",
-            f"--storage.path={self.folder / 'alertmanager'}", f"--web.listen-address=127.0.0.1:{port}",
-        ]  # fmt: skip
-        self.log = (self.folder / "alertmanager.log").open("w")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: _is_ready(address))
-        return address
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait(20)
-        self.log.close()
-
-
-def _is_ready(address):
-    try:
-        return httpx.get(f"{address}/-/ready").status_code == 200
-    except httpx.TransportError:
-        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,10 +13,13 @@ from helpers import ROOT, write_notebook
 from services import project_with_model, serving
 from watching import STARTS, alert, wait_for, watching
 
+from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.observer import embedded_changes
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.manifest import all_runs
+from lepton_kit.runs.settings import read_settings
 
 SETTINGS = """
 [services.goog]
@@ -73,6 +77,36 @@ def test_errors_of_a_served_model_fire_an_embedded_alert_whose_runbook_reads_its
     assert "GoogErrorsBudgetBurn" in page
 
 
+def test_a_recovery_check_and_a_schedule_are_given_evidence_of_their_own(project):
+    project_with_model(project)
+    kept_project(project)
+    nightly = '[schedules.nightly]\nnotebook = "runbooks/diagnose.ipynb"\ncron = "0 3 * * *"\nservice = "goog"\n'
+    text = (project / "lepton.toml").read_text() + 'on_resolved = "runbooks/diagnose.ipynb"\n' + nightly
+    (project / "lepton.toml").write_text(text)
+    queue = Queue(project)
+    with queue._transaction() as ledger:
+        ledger.execute("INSERT INTO schedules VALUES ('nightly', ?)", [time.time() - 2 * 86400])
+    with serving(project) as service, watching(project, "--insecure") as kit:
+        service.predict()
+        now = datetime.now(UTC).isoformat()
+        kit.post(alert(starts=now))
+        kit.post(alert(status="resolved", starts=now))
+        jobs = kit.ended(3)
+    assert [(job.kind, job.status, job.error) for job in jobs if job.status != "succeeded"] == []
+    given = {run.trigger: run.parameters["recording"] for run in all_runs(project)}
+    assert len(set(given.values())) == 3
+    assert given["recovery:Known"] == given["alert:Known"].replace("/recording", "-recovery/recording")
+    assert given["schedule:nightly"].endswith("T030000Z-nightly/recording")
+
+
+def test_a_schedule_that_needs_a_recording_and_names_no_service_is_an_error_at_the_start(project):
+    kept_project(project)
+    text = '[schedules.nightly]\nnotebook = "runbooks/diagnose.ipynb"\ncron = "0 3 * * *"\n'
+    (project / "lepton.toml").write_text((project / "lepton.toml").read_text() + text)
+    with pytest.raises(InputError, match="needs a recording"):
+        Schedules(read_settings(project), project, Queue(project), lambda: None)
+
+
 def test_without_evidence_the_runbook_is_not_started_and_the_page_says_why(project):
     kept_project(project)
     with watching(project, "--insecure") as kit:
@@ -83,7 +117,7 @@ def test_without_evidence_the_runbook_is_not_started_and_the_page_says_why(proje
     assert [job.state for job in jobs] == ["refused", "refused"]
     assert all(job.error.startswith("no recording: ") for job in jobs)
     assert set(notes) == {"the runbook was not started, because its evidence could not be captured"}
-    assert "no service of lepton.toml" in page
+    assert "none of lepton.toml" in page
     assert all_runs(project) == []
 
 

@@ -45,7 +45,8 @@ def a_status(**changes):
         "started": "2026-11-25T03:00:10+00:00", "duration_s": None, "page": None,
     }  # fmt: skip
     whole = {
-        "project": "lepton", "time": "2026-11-25T03:05:00+00:00", "services": [service], "open_incidents": [incident],
+        "project": "lepton", "time": "2026-11-25T03:05:00+00:00", "services": [service], "open": 1,
+        "open_incidents": [incident],
         "recent_incidents": [], "runs": [run], "waiting": [], "refused": [], "problems": {},
         "schedules": [{"name": "nightly", "notebook": "runbooks/health.ipynb", "next": "2026-11-26T03:00:00+00:00"}],
         "queue": {"queued": 0, "running": 1, "ended": 4, "refused": 0},
@@ -59,9 +60,15 @@ def words(status):
 
 def test_the_page_says_what_is_so_in_one_line():
     assert "1 open incident" in words(a_status())
-    assert "All is well." in words(a_status(open_incidents=[]))
+    assert "All is well." in words(a_status(open=0, open_incidents=[]))
     down = [{**a_status()["services"][0], "is_up": False, "is_ready": False, "problem": "not running"}]
-    assert "goog not ready" in words(a_status(open_incidents=[], services=down))
+    assert "goog not ready" in words(a_status(open=0, open_incidents=[], services=down))
+
+
+def test_incidents_beyond_those_shown_are_counted():
+    text = words(a_status(open=1000))
+    assert "1000 open incidents" in text
+    assert "and 999 older ones" in text
 
 
 def test_a_budget_is_said_in_words_too():

@@ -189,7 +189,7 @@ def _request_rows(logged: pd.DataFrame) -> pd.DataFrame:
         "latency_ms": logged["latency_ms"],
     }
     told = logged["comment"].fillna("").map(printable)
-    tail = {"actual": logged["actual"], "rating": logged["rating"].astype(float), "feedback": told}
+    tail = {"actual": logged["actual"].astype(float), "rating": logged["rating"].astype(float), "feedback": told}
     parts = [pd.DataFrame(head), logged[features].astype(float), logged[list(FORECAST)], pd.DataFrame(tail)]
     rows: pd.DataFrame = pd.concat(parts, axis=1)
     return rows

@@ -78,12 +78,17 @@ class AlertRule(Action):
 
 
 class Schedule(Section):
-    """A notebook that runs at the times of a cron expression, in `timezone`."""
+    """A notebook that runs at the times of a cron expression, in `timezone`.
+
+    A notebook with a parameter `recording` is given the last `evidence_hours` of `service`, shortened by `time_scale`.
+    """
 
     notebook: str
     cron: str
     parameters: dict[str, Any] = {}
     timezone: str = "UTC"
+    service: str | None = None
+    evidence_hours: float = Field(default=48, gt=0, le=24 * 90)
 
 
 class Watch(Section):

@@ -35,6 +35,7 @@ from lepton_kit.runs.runner import repair
 from lepton_kit.runs.settings import Settings, read_settings
 
 STYLE = Path(__file__).with_name("style.css")
+BODY_S = 10
 SWITCH_S = 0.001  # the loop and the thread that writes take turns this often, so that answers do not wait for 5 ms
 ADDRESS = "address"
 """The file in `incidents/` that says where `lepton watch` answers while it runs."""
@@ -127,7 +128,11 @@ def _add_webhook(app: FastAPI, watcher: Watcher) -> None:
 
 async def _receive(request: Request, watcher: Watcher) -> Response:
     limit = watcher.settings.watch.body_limit
-    body = await _bounded_body(request, limit)
+    try:
+        async with asyncio.timeout(BODY_S):
+            body = await _bounded_body(request, limit)
+    except TimeoutError:
+        return _refused(408, f"the body took longer than {BODY_S} s")
     if body is None:
         return _refused(413, f"the body is larger than {limit} bytes")
     if (refusal := watcher.gate.refusal(request.headers, body)) is not None:

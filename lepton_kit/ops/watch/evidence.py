@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Incident
@@ -35,33 +36,52 @@ def is_address(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def freeze(incident: Incident, settings: Settings, project: Path) -> Path:
-    """Capture the evidence of an incident, unless that was done already, and return the recording's folder.
+def freeze_alert(incident: Incident, settings: Settings, project: Path) -> Path:
+    """Capture the evidence of an incident, from `evidence_hours` before it on; return the recording's folder."""
+    before = settings.watch.evidence_hours * 3600 / settings.watch.time_scale
+    start = min(_began(incident), time.time()) - before
+    return _freeze(incident.service, start, recording_folder(project, incident.id), settings, project, [incident.alert])
+
+
+def freeze_recovery(incident: Incident, settings: Settings, project: Path) -> Path:
+    """Capture what followed on an alert, an hour at least: its later half against the earlier one shows recovery."""
+    start = min(_began(incident), time.time() - 3600 / settings.watch.time_scale)
+    folder = recording_folder(project, f"{incident.id}-recovery")
+    return _freeze(incident.service, start, folder, settings, project, [incident.alert])
+
+
+def freeze_schedule(name: str, due: float, settings: Settings, project: Path) -> Path:
+    """Capture the evidence that a schedule asks for; `due` is when it was due (Unix seconds)."""
+    schedule = settings.schedules.get(name)
+    if schedule is None or schedule.service is None:
+        raise InputError(f"schedule {name!r}: names no service in lepton.toml")
+    start = time.time() - schedule.evidence_hours * 3600 / settings.watch.time_scale
+    folder = recording_folder(project, f"{datetime.fromtimestamp(due, UTC):%Y%m%dT%H%M%SZ}-{name}")
+    return _freeze(schedule.service, start, folder, settings, project, [])
+
+
+def _began(incident: Incident) -> float:
+    return datetime.fromisoformat(incident.starts_at).timestamp()
+
+
+def _freeze(
+    name: str, start: float, folder: Path, settings: Settings, project: Path, alerts: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Capture a service's evidence from `start` until now, unless an earlier attempt did so, and return its folder.
 
     Raises
     ------
     InputError
-        When the alert names no service of lepton.toml, or its evidence cannot be captured.
+        When it is no service of lepton.toml, or its evidence cannot be captured.
     """
     from lepton_kit.diagnosis.capture import capture
 
-    folder = recording_folder(project, incident.id)
     if (folder / "incident.json").is_file():
         return folder
-    service = settings.services.get(incident.service)
+    service = settings.services.get(name)
     if service is None:
         known = ", ".join(settings.services) or "none"
-        raise InputError(f"label service = {incident.service!r}: no service of lepton.toml (there are: {known})")
-    end = time.time()
-    before = settings.watch.evidence_hours * 3600 / settings.watch.time_scale
-    start = min(datetime.fromisoformat(incident.starts_at).timestamp(), end) - before
-    capture(
-        project / "services" / incident.service,
-        source_of(settings, project),
-        project / service.registry,
-        start,
-        end,
-        folder,
-        [incident.alert],
-    )
+        raise InputError(f"service {name!r}: none of lepton.toml (there are: {known})")
+    source = source_of(settings, project)
+    capture(project / "services" / name, source, project / service.registry, start, time.time(), folder, alerts)
     return folder

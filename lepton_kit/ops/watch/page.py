@@ -25,6 +25,7 @@ def status_page(status: Mapping[str, Any]) -> str:
         _problems(status["problems"]),
         _section("Services", [_service(one) for one in status["services"]], "None is named in lepton.toml.", "cards"),
         _section("Open incidents", [_incident(one) for one in status["open_incidents"]], "None."),
+        _left_out(status["open"] - len(status["open_incidents"])),
         _section("Waiting", [_job(one) for one in status["waiting"]], "", "list"),
         _section("Not started", [_job(one) for one in status["refused"]], "", "list"),
         _section("Runs", [_run(one) for one in status["runs"]], "None yet.", "list"),
@@ -101,7 +102,7 @@ def badge(word: str) -> str:
 
 def _headline(status: Mapping[str, Any]) -> str:
     down = [one["name"] for one in status["services"] if not one["is_ready"]]
-    firing = len(status["open_incidents"])
+    firing = status["open"]
     said = [f"{firing} open incident{'s' * (firing > 1)}"] if firing else []
     said += [f"{' and '.join(down)} not ready"] if down else []
     said += ["see the problems below"] if status["problems"] and not said else []
@@ -109,7 +110,7 @@ def _headline(status: Mapping[str, Any]) -> str:
 
 
 def _tone(status: Mapping[str, Any]) -> str:
-    is_well = not status["open_incidents"] and all(one["is_ready"] for one in status["services"])
+    is_well = not status["open"] and all(one["is_ready"] for one in status["services"])
     return "good" if is_well and not status["problems"] else "bad"
 
 
@@ -127,6 +128,10 @@ def _section(heading: str, items: Sequence[str], empty: str, kind: str = "cards 
         return ""
     inner = f'<div class="{kind}">{"".join(items)}</div>' if items else f'<p class="quiet">{text(empty)}</p>'
     return f"<section><h2>{text(heading)}</h2>{inner}</section>"
+
+
+def _left_out(count: int) -> str:
+    return f'<p class="quiet">and {count} older ones; <code>lepton incidents</code> lists all.</p>' if count > 0 else ""
 
 
 def _service(service: Mapping[str, Any]) -> str:

@@ -151,11 +151,15 @@ class Queue(Ledger):
         chosen = f"SELECT {_INCIDENT} FROM incidents WHERE status = 'firing' AND origin = ?"
         return [_incident(row) for row in self._read(chosen, origin)]
 
-    def incidents(self, most: int = 50, only_firing: bool = False) -> list[Incident]:
-        """Return the incidents, newest first."""
-        chosen = "WHERE status = 'firing' " if only_firing else ""
+    def incidents(self, most: int = 50, status: str | None = None) -> list[Incident]:
+        """Return the incidents, newest first: all, or those that are `firing` or `resolved`."""
+        chosen, given = ("WHERE status = ? ", [status]) if status else ("", [])
         ordered = f"SELECT {_INCIDENT} FROM incidents {chosen}ORDER BY starts_at DESC, received DESC LIMIT ?"
-        return [_incident(row) for row in self._read(ordered, most)]
+        return [_incident(row) for row in self._read(ordered, *given, most)]
+
+    def open_incidents(self) -> int:
+        """Return how many incidents have an alert that still fires."""
+        return int(self._read("SELECT count(*) FROM incidents WHERE status = 'firing'")[0][0])
 
     def incident(self, id: str) -> Incident | None:
         """Return an incident by its id."""

@@ -14,7 +14,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Queue, Start
-from lepton_kit.ops.watch.routing import check_literals, read_runbook
+from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
 from lepton_kit.runs.settings import Schedule, Settings
 
 logger = logging.getLogger("lepton.watch")
@@ -36,7 +36,7 @@ class Schedules:
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, on_work: Callable[[], None]) -> None:
         self._queue, self._on_work = queue, on_work
-        self._plans = {name: _checked(name, one, project) for name, one in settings.schedules.items()}
+        self._plans = {name: _checked(name, one, settings, project) for name, one in settings.schedules.items()}
         self._scheduler = BackgroundScheduler(timezone=UTC)
 
     def start(self) -> None:
@@ -159,10 +159,17 @@ def _weekday(text: str) -> int:
     raise ValueError(f"weekday {text!r}: must be 0 to 7 (0 and 7 are Sunday) or sun to sat")
 
 
-def _checked(name: str, schedule: Schedule, project: Path) -> tuple[CronTrigger, Start]:
+def _checked(name: str, schedule: Schedule, settings: Settings, project: Path) -> tuple[CronTrigger, Start]:
     origin = f"lepton.toml, schedules.{name}"
     notebook, parameters = read_runbook(schedule.notebook, origin, project)
     check_literals(parameters, schedule.parameters, {}, notebook, origin)
+    needs_recording = RECORDING in {parameter.name for parameter in parameters or []} - schedule.parameters.keys()
+    if needs_recording and schedule.service not in settings.services:
+        known = ", ".join(settings.services) or "none"
+        raise InputError(
+            f"{origin}: service = {schedule.service!r}: {notebook} needs a recording, so it must be one of "
+            f"[services] (there are: {known})"
+        )
     try:
         trigger = cron_trigger(schedule.cron, schedule.timezone)
     except InputError as error:

@@ -21,8 +21,8 @@ MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED = 12, 50, 5
 
 def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) -> dict[str, Any]:
     """Return how the project stands: services, incidents, runs, schedules, the queue, and what goes wrong."""
-    firing = queue.incidents(MOST_INCIDENTS, only_firing=True)
-    recent = [incident for incident in queue.incidents(MOST_INCIDENTS) if incident.status != "firing"][:MOST_RUNS]
+    firing = queue.incidents(MOST_INCIDENTS, "firing")
+    recent = queue.incidents(MOST_RUNS, "resolved")
     refused = [job for job in queue.jobs(MOST_REFUSED, state="refused") if job.incident is None]
     report = queue.notes().get(REPORT, ("", 0.0))[0]
     problems = dict(seen.problems) | ({"report site": report} if report else {})
@@ -30,6 +30,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) ->
         "project": project.name,
         "time": _now(),
         "services": [asdict(state) for state in list(seen.services.values())],
+        "open": queue.open_incidents(),
         "open_incidents": [incident_facts(incident, queue, project) for incident in firing],
         "recent_incidents": [incident_facts(incident, queue, project) for incident in recent],
         "runs": [run_facts(run, project) for run in newest_runs(project, MOST_RUNS)],

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.watch.evidence import freeze
+from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
 from lepton_kit.ops.watch.queue import Job, Queue
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.runs.ledger import LEASE_S
@@ -95,7 +95,7 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
 
 
 def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manifest:
-    """Run a job's notebook; that of an alert with a parameter `recording` on the incident's evidence.
+    """Run a job's notebook; one with a parameter `recording` on evidence that is captured for it.
 
     Raises
     ------
@@ -104,8 +104,8 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
     """
     notebook, given = project / job.notebook, dict(job.parameters)
     parameters = read_parameters(read_notebook(notebook), notebook.name) or []
-    if job.incident is not None and RECORDING in {p.name for p in parameters} - given.keys():
-        given[RECORDING] = _recording(job.incident, queue, settings, project)
+    if RECORDING in {p.name for p in parameters} - given.keys():
+        given[RECORDING] = _recording(job, queue, settings, project)
     origin = f"{job.kind} {job.name}"
     plan = prepare(Request(notebook, given, origin, trigger=f"{job.kind}:{job.name}"), project)
     options = Options(timeout=settings.watch.run_timeout, retries=1, idempotency_key=job.key)
@@ -117,16 +117,23 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
     return execute(plan, project, on_event, options)
 
 
-def _recording(id: str, queue: Queue, settings: Settings, project: Path) -> str:
-    incident = queue.incident(id)
-    assert incident is not None, id  # a job of an incident is committed with it
+def _recording(job: Job, queue: Queue, settings: Settings, project: Path) -> str:
+    incident = queue.incident(job.incident) if job.incident is not None else None
     try:
-        folder = freeze(incident, settings, project)
+        if incident is None:
+            folder = freeze_schedule(job.name, float(job.key.rpartition(":")[2]), settings, project)
+        elif job.kind == "recovery":
+            folder = freeze_recovery(incident, settings, project)
+        else:
+            folder = freeze_alert(incident, settings, project)
     except Exception as error:
-        queue.note(id, "the runbook was not started, because its evidence could not be captured")
+        if incident is not None:
+            what = "recovery check" if job.kind == "recovery" else "runbook"
+            queue.note(incident.id, f"the {what} was not started, because its evidence could not be captured")
         raise InputError(f"no recording: {error}") from error
     relative = folder.relative_to(project).as_posix()
-    queue.note(id, incident.note, relative)
+    if incident is not None and job.kind == "alert":
+        queue.note(incident.id, incident.note, relative)
     return relative
 
 
