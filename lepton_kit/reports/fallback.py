@@ -111,9 +111,11 @@ def _split_front_matter(source: Path) -> tuple[dict[str, Any], str]:
 
 
 def _listing(matter: dict[str, Any], runs: list[Manifest], reports: Path) -> str:
-    wanted = matter["listing"]["contents"]
+    contents = matter["listing"]["contents"]
+    patterns = contents if isinstance(contents, list) else [contents]
     newest_first = sorted(runs, key=lambda run: run.started, reverse=True)
-    listed = [run for run in newest_first if fnmatch(f"runs/{run.run_id}/index.ipynb", wanted)]
+    pages = {f"runs/{run.run_id}/index.ipynb": run for run in newest_first}
+    listed = [run for page, run in pages.items() if any(fnmatch(page, pattern) for pattern in patterns)]
     rows = [_row(run, reports) for run in listed]
     return table(rows, ["Started", "Run", "Status", ""], "files listing") if rows else "<p>No run is published yet.</p>"
 
