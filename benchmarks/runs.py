@@ -32,12 +32,12 @@ import nbformat
 import papermill
 import psutil
 from matplotlib import pyplot
+from results import write_section
 
 from lepton_kit.runs import saver
 from lepton_kit.runs.runner import Request, execute, prepare
 
 matplotlib.use("agg")
-HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 TOOLS = [
     "import pandas as pd\nimport matplotlib.pyplot as plt\nimport torch",
@@ -265,14 +265,6 @@ def report(
         f"{memory[3]}.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def write_section(text: str) -> None:
-    """Put the section into the results in place of the earlier one."""
-    path = HERE / "RESULTS.md"
-    head, *sections = path.read_text(encoding="utf-8").split("\n## ")
-    kept = [section for section in sections if not section.startswith("Running notebooks")]
-    path.write_text("\n## ".join([head, *kept]).rstrip() + "\n\n" + text, encoding="utf-8")
 
 
 if __name__ == "__main__":

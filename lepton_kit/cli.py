@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lepton_kit.commands import incidents, objectives, serving
+from lepton_kit.commands import incidents, objectives, serving, watch
 from lepton_kit.commands.terminal import new_console
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -32,6 +32,11 @@ app = typer.Typer(
 
 
 app.command()(serving.serve)
+app.command()(watch.watch)
+app.command()(watch.incidents)
+app.command()(serving.replay)
+app.command()(serving.deploy)
+app.command()(serving.rollback)
 app.command()(incidents.capture)
 app.add_typer(objectives.app, name="slo")
 console = new_console()

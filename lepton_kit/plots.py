@@ -277,6 +277,60 @@ def latency_curve(table: pd.DataFrame, axes: Axes) -> Axes:
     return axes
 
 
+def requests_by_step(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how many requests each of two versions answered in the steps of a deployment, one bar a step.
+
+    Parameters
+    ----------
+    table
+        Index: the share that the new version was given, in percent; columns `old` and `new`, numbers of requests.
+    axes
+        Where to draw.
+    """
+    places = list(range(len(table)))[::-1]
+    axes.barh(places, table["old"], height=0.6, color=BLUE, label="old version")
+    axes.barh(places, table["new"], height=0.6, left=table["old"], color=ORANGE, label="new version")
+    axes.set_yticks(places, [f"{share:g} %" for share in table.index])
+    axes.set(xlabel="requests answered", ylabel="share of the new version")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+    return axes
+
+
+FURTHEST_FROM_LIMIT = 4.0
+
+
+def findings_by_step(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how much worse than the old version the new one was, in units of what is allowed, step by step.
+
+    Parameters
+    ----------
+    table
+        One row per indicator and step: `name`, `share` (percent), `found`, and `low` and `high`, the ends of its
+        interval; 0 is as good as the old version, 1 the limit. Beyond `FURTHEST_FROM_LIMIT` is drawn there.
+    axes
+        Where to draw.
+    """
+    names, shares = list(dict.fromkeys(table["name"])), list(dict.fromkeys(table["share"]))
+    axes.axvspan(1, FURTHEST_FROM_LIMIT, color=VERMILLION, alpha=0.08, linewidth=0)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    axes.axvline(1, color=VERMILLION, linewidth=1.2, linestyle="--", label="limit")
+    for number, (share, colour) in enumerate(zip(shares, PALETTE, strict=False)):
+        own = table[table["share"] == share]
+        heights = [-names.index(name) - 0.16 * (number - (len(shares) - 1) / 2) for name in own["name"]]
+        low, found, high = (
+            own[end].clip(-FURTHEST_FROM_LIMIT, FURTHEST_FROM_LIMIT).to_numpy() for end in ("low", "found", "high")
+        )
+        axes.hlines(heights, low, high, color=colour, linewidth=2.5)
+        axes.plot(found, heights, "o", color=colour, markersize=5, label=f"{share:g} %")
+    axes.set_yticks([-number for number in range(len(names))], names)
+    axes.set(xlabel="new version worse than the old, in units of the limit", xlim=(-4.1, 4.1))
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0, handletextpad=0.2, columnspacing=1)
+    return axes
+
+
 # --- telemetry and diagnosis --------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points, packages_distributions
 import yaml
 from helpers import ROOT
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 HEART = {"jupyterlab", "papermill", "torch", "pandas", "matplotlib", "nbval", "pytest"}
@@ -62,8 +63,8 @@ def test_the_lock_pins_the_torch_version_whose_wheel_needs_no_cuda():
 
 
 def test_conda_asks_for_the_same_packages_and_versions():
-    ours = {name: str(requirement.specifier) for name, requirement in declared().items()}
-    theirs = {name: spec for name, spec in conda().items() if name not in ONLY_CONDA}
+    ours = {name: requirement.specifier for name, requirement in declared().items()}
+    theirs = {name: SpecifierSet(spec) for name, spec in conda().items() if name not in ONLY_CONDA}
     assert theirs == ours
 
 

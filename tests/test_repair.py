@@ -166,6 +166,34 @@ def test_a_run_on_a_full_disk_is_one_clear_error_and_the_earlier_state_stays(pro
     assert find_run(first.run_id, project) == first
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("only root may mount a small file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_run_that_fills_the_disk_ends_with_a_clear_error_and_harms_nothing(small_disk):
+    (small_disk / "lepton.toml").touch()
+    write_notebook(small_disk / "notebooks/small.ipynb", ["1"])
+    write_notebook(small_disk / "notebooks/large.ipynb", ["print('x' * 5_000_000)"])
+    assert lepton("run", "small", project=small_disk).returncode == 0
+    before = {path: path.read_bytes() for path in small_disk.glob("runs/*small*/*.*")}
+    made = lepton("run", "large", project=small_disk)
+    assert made.returncode != 0
+    assert "No space left on device" in made.stdout + made.stderr
+    assert "Traceback" not in made.stdout + made.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert lepton("run", "small", project=small_disk).returncode == 0
+    ends = {run.name: run.status for run in all_runs(small_disk)}
+    assert ends == {"small": "succeeded", "large": "failed"}
+
+
 def test_the_ledger_keeps_every_runs_end(project):
     run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", ["1"])), project)
     with Ledger(project)._transaction() as ledger:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from helpers import write_notebook
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
+from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import Manifest, all_runs, find_run
 from lepton_kit.runs.pool import run_all
 from lepton_kit.runs.runner import Request, execute, prepare, run_notebook
@@ -246,6 +248,29 @@ def test_runs_on_a_pool_of_processes_keep_their_order_and_their_folders(project,
     assert [run.results["double"].value for run in runs] == [2, 4, 6]
     assert len({run.run_id for run in runs}) == 3
     assert [event.kind for event in events].count("run_ended") == 3
+
+
+def test_a_killed_worker_ends_the_runs_that_went_on_and_all_others_are_run(project):
+    cells = ["from pathlib import Path", "import time", "if n == 2: Path(lk.path('kill')).touch(); time.sleep(60)"]
+    path = write_notebook(project / "notebooks/n.ipynb", cells, "n: int = 0")
+    plans = [prepare(Request(path, {"n": str(n)}), project) for n in (1, 2, 3, 4)]
+    started = []
+
+    def kill_worker():
+        while not (project / "kill").exists():
+            time.sleep(0.02)
+        with Ledger(project)._transaction() as ledger:
+            query = "SELECT pid FROM runs WHERE run_id = ?"
+            [(pid,)] = ledger.execute(query, [started[1].run_id]).fetchall()
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_worker)
+    killer.start()
+    runs = run_all(plans, project, 1, lambda event: started.append(event) if event.kind == "run_started" else None)
+    killer.join()
+    assert [run.status for run in runs] == ["succeeded", "failed", "succeeded", "succeeded"]
+    assert runs[1].error.name == "RunnerDied"
+    assert [run.parameters["n"] for run in runs] == [1, 2, 3, 4]
 
 
 def test_papermill_itself_can_use_the_engine(project, story):

@@ -80,7 +80,7 @@ CASES = {
 }
 FIRING = {
     "healthy": (),
-    "a short blip that ended": (),
+    "a short blip that ended": ("ticket",),  # nobody is woken, but more than a day's budget went
     "burning fast": ("page", "ticket"),
     "burning slowly": ("page", "ticket"),
     "burning fast over a restart": ("page", "ticket"),

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,17 +32,6 @@ def test_a_warm_command_prints_and_ends_as_an_ordinary_one(warm, project):
         as_ever = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=60, env=cold)
         assert ended.returncode == as_ever.returncode == code, ended.stdout + ended.stderr
         assert len(ended.stdout.splitlines()) == len(as_ever.stdout.splitlines())
-
-
-def test_a_warm_run_is_faster_than_an_ordinary_one(warm, project):
-    write_notebook(project / "notebooks" / "good.ipynb", ["1"])
-
-    def seconds(**environment: str) -> float:
-        began = time.monotonic()
-        subprocess.run([*LEPTON, "run", "good"], check=True, capture_output=True, env={**os.environ, **environment})
-        return time.monotonic() - began
-
-    assert min(seconds() for _ in range(3)) < min(seconds(LEPTON_WARM="0") for _ in range(3))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

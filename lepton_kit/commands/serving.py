@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
+from lepton_kit.commands.terminal import new_console, table
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
+
+if TYPE_CHECKING:
+    from lepton_kit.serving.replay import Summary
 
 
 def serve(
@@ -17,6 +22,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; loopback unless given.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="The service's name; the model's unless given.")] = None,
     queue_limit: Annotated[int, typer.Option(help="Requests that may wait in a worker; more are told to wait.")] = 64,
+    fresh_for: Annotated[float, typer.Option(help="Seconds after which the newest data count as stale.")] = 5 * 86400,
+    parent: Annotated[int | None, typer.Option(help="Id of a process to stop with.")] = None,
 ) -> None:
     """Serve the promoted version of a model over HTTP."""
     from lepton_kit.serving.config import ServiceConfig
@@ -29,7 +36,103 @@ def serve(
     folder = service_folder(project / "services", called)
     if not 1 <= queue_limit <= 100_000:
         raise InputError(f"--queue-limit {queue_limit}: must be from 1 to 100000")
+    if not 0 < fresh_for <= 3650 * 86400:
+        raise InputError(f"--fresh-for {fresh_for:g}: must be above 0 s, and at most ten years")
     service = ServiceConfig(
-        name=called, model=model, registry=project / "models", folder=folder, queue_limit=queue_limit
+        name=called,
+        model=model,
+        registry=project / "models",
+        folder=folder,
+        queue_limit=queue_limit,
+        fresh_seconds=fresh_for,
     )
-    serve_model(service, host, port, workers, version or "current", announce=lambda line: print(line, flush=True))
+    served = version or "current"
+    serve_model(service, host, port, workers, served, lambda line: print(line, flush=True), parent)
+
+
+def replay(
+    service: Annotated[str, typer.Argument(help="A running service's name, or its address (http://127.0.0.1:8000).")],
+    seconds: Annotated[float, typer.Option("--for", help="Seconds of load.")] = 60.0,
+    requests: Annotated[int, typer.Option(help="Requests at most.")] = 1_000_000,
+    rate: Annotated[float | None, typer.Option(help="Requests per second, on average.")] = None,
+    speed: Annotated[float | None, typer.Option(help="How many times as fast as real arrivals.")] = None,
+    source: Annotated[str, typer.Option(help="Clean price table: sample:goog, a file or URL.")] = "sample:goog",
+    feedback_after: Annotated[float, typer.Option(help="Seconds until an actual value is told.")] = 5.0,
+    ratings: Annotated[float, typer.Option(help="Share of answers that get a made-up rating, 0 to 1.")] = 0.0,
+    fault: Annotated[str | None, typer.Option(help="A fault to inject: stale-feed, units, …")] = None,
+    fault_after: Annotated[float, typer.Option(help="Seconds until the fault begins.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the generator, the ratings and the fault.")] = 0,
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow an address off this machine.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Drive load at a service: real arrival times and prices, and actual values told later."""
+    import json
+
+    from lepton_kit.ops.load import Injection, drive, find_arrivals
+    from lepton_kit.serving.replay import Plan
+
+    project = find_project()
+    arrivals = find_arrivals(project, seed, rate, speed)
+    plan = Plan(arrivals, seconds, requests, feedback_after, ratings, seed)
+    injection = Injection(fault, fault_after) if fault else None
+    made = drive(service, project, plan, source, injection, allow_remote)
+    if as_json:
+        print(json.dumps(made.plain()))
+    else:
+        _print_summary(made)
+    if made.answered == 0:
+        raise typer.Exit(1)
+
+
+def _print_summary(made: Summary) -> None:
+    def counted(counts: dict[str, int]) -> str:
+        return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+
+    listed = table("load", "")
+    for name, value in (
+        ("arrivals", made.source),
+        ("sent", f"{made.sent} in {made.seconds:.1f} s ({made.rate:.1f}/s)"),
+        ("answered", f"{made.answered}; by status {counted(made.by_status)}; by version {counted(made.by_version)}"),
+        ("latency", f"p50 {made.latency_p50:.1f} ms, p95 {made.latency_p95:.1f} ms, p99 {made.latency_p99:.1f} ms,"
+         " from the time a request was due to the end of its answer"),
+        ("feedback", counted(made.feedback)),
+        ("generator", f"p99 {made.late_p99:.1f} ms late"),
+    ):  # fmt: skip
+        listed.add_row(name, escape(value))
+    if made.warning:
+        listed.add_row("[yellow]warning[/]", escape(made.warning))
+    new_console().print(listed)
+
+
+def deploy(
+    service: Annotated[str, typer.Argument(help="A running service's name.")],
+    version: Annotated[str, typer.Argument(help="The version to bring in; the promoted one unless given.")] = "current",
+    steps: Annotated[str, typer.Option(help="Growing shares of the requests, in percent.")] = "5,25,50,100",
+    step_seconds: Annotated[
+        float, typer.Option(help="How long each step lasts, with the service's own requests.")
+    ] = 60,
+) -> None:
+    """Bring a version into a running service by steps while both are compared; promote it, or roll it back."""
+    from lepton_kit.ops.deployment import deploy_to
+
+    made = deploy_to(service, find_project(), version, _shares(steps), step_seconds)
+    print(f"service {service}: {made.new} {made.outcome}: {made.reason}")
+    if made.outcome != "promoted":
+        raise typer.Exit(1)
+
+
+def rollback(
+    service: Annotated[str, typer.Argument(help="A service's name, or a model's.")],
+    reason: Annotated[str, typer.Option(help="Why, for the records.")] = "asked for by hand",
+) -> None:
+    """Take a service back to its earlier good version, whether it runs or not."""
+    from lepton_kit.ops.deployment import rollback as take_back
+
+    print(take_back(service, find_project(), "lepton rollback", reason))
+
+
+def _shares(steps: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(step) / 100 for step in steps.split(","))
+    except ValueError as error:
+        raise InputError(f"--steps {steps!r}: must be percentages such as 5,25,50,100") from error

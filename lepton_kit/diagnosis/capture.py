@@ -24,12 +24,12 @@ import pandas as pd
 import pydantic
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import FILES, load_forecaster
+from lepton_kit.models.forecasters import FILES, FORECAST, load_forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import read_wish
 from lepton_kit.serving.metrics import metric_names
-from lepton_kit.serving.requestlog import FORECAST, read_requests
+from lepton_kit.serving.requestlog import read_requests
 from lepton_kit.telemetry.recordings import (
     FEATURE,
     FORMAT,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -35,6 +36,9 @@ FURTHEST_INPUT = 5.0
 
 PRECISION = torch.float64
 """So small a model costs nothing in double precision, and two processors then agree to many digits."""
+
+FORECAST = ("mean", "std", "lower", "upper", "prob_up")
+"""What a forecaster says of a day; all but the probability in log return per day."""
 
 FILES = ("model.safetensors", "architecture.json", "scaler.json")
 
@@ -66,6 +70,12 @@ class Architecture:
             raise InputError(f"width = {self.width!r}: must be a whole number from 1 to 1024")
         if not self.columns:
             raise InputError("a model needs at least one feature column")
+
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        """Return the features that a row must hold: the columns, and the recent volatility where it is the scale."""
+        extra = ("volatility_ewma",) if self.volatility == "ewma" else ()
+        return tuple(dict.fromkeys(self.columns + extra))
 
     @property
     def lookback(self) -> int:
@@ -233,17 +243,42 @@ class Forecaster:
             When a column is missing, or a value is not a finite number.
         """
         inputs, scale = self.prepare(features)
-        self.network.eval()
+        answer = self.answer(inputs, scale)
+        return pd.DataFrame(answer, index=features.index, columns=list(FORECAST))
+
+    def answer(self, inputs: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Return the forecasts (n, 5), in the order of `FORECAST`, of what `prepare` or `scaled` gives."""
+        if self.network.training:
+            self.network.eval()
         with torch.no_grad():
             mean, log_std, logits = self.network(torch.from_numpy(inputs))
         prob_up = torch.softmax(logits, dim=-1)[:, 1].numpy()
-        return forecast_table(mean.numpy() * scale, np.exp(log_std.numpy()) * scale, prob_up, features.index)
+        return forecast_values(mean.numpy() * scale, np.exp(log_std.numpy()) * scale, prob_up)
 
     def prepare(self, features: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Return the scaled inputs (n, columns) and the scale (n,) in log return per day."""
-        raw, scale = raw_inputs(features, self.architecture, self.scaler.level)
-        scaled = (raw - np.array(self.scaler.center)) / np.array(self.scaler.spread)
+        _check_features(features, self.architecture)
+        scaled, scale = self.scaled(features[list(self.architecture.needed)].to_numpy(float))
         return np.clip(scaled, -FURTHEST_INPUT, FURTHEST_INPUT), scale
+
+    def scaled(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scaled inputs (n, columns), not yet winsorised, and the scale (n,), of checked values.
+
+        Parameters
+        ----------
+        values
+            Finite numbers (n, needed), in the order of `architecture.needed`.
+        """
+        raw, scale = raw_values(values, self.architecture, self.scaler.level)
+        return (raw - self._center) / self._spread, scale
+
+    @cached_property
+    def _center(self) -> np.ndarray:
+        return np.array(self.scaler.center)
+
+    @cached_property
+    def _spread(self) -> np.ndarray:
+        return np.array(self.scaler.spread)
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`, `architecture.json` and `scaler.json` into a folder."""
@@ -279,21 +314,42 @@ def raw_inputs(features: pd.DataFrame, architecture: Architecture, level: float)
     the recent volatility itself that of its ratio to the training level.
     """
     _check_features(features, architecture)
-    values = features[list(architecture.columns)].astype(float)
+    return raw_values(features[list(architecture.needed)].to_numpy(float), architecture, level)
+
+
+def raw_values(values: np.ndarray, architecture: Architecture, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `raw_inputs` does, for checked values (n, needed) in the order of `architecture.needed`."""
+    inputs = values[:, : len(architecture.columns)]
     if architecture.volatility == "constant":
-        return values.to_numpy() / level, np.full(len(values), level)
-    scale = values["volatility_ewma"]
-    columns = []
-    for column in architecture.columns:
-        if column == "volatility_ewma":
-            columns.append(np.log(scale / level))
-        elif family(column) == "volatility":
-            columns.append(np.log(values[column] / scale))
-        elif family(column) in ("return", "range"):
-            columns.append(values[column] / scale)
-        else:
-            columns.append(values[column])
-    return np.column_stack(columns), scale.to_numpy()
+        return inputs / level, np.full(len(values), level)
+    places = _places(architecture)
+    scale = values[:, places.ewma]
+    raw = inputs.copy()
+    raw[:, places.divided] /= scale[:, None]
+    with np.errstate(invalid="ignore"):  # a volatility below zero gives no number, and no forecast
+        raw[:, places.volatility] = np.log(inputs[:, places.volatility] / scale[:, None])
+        if places.ewma < inputs.shape[1]:
+            raw[:, places.ewma] = np.log(scale / level)
+    return raw, scale
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the columns of each kind stand: those divided by the recent volatility, other volatilities, and that."""
+
+    divided: list[int]
+    volatility: list[int]
+    ewma: int
+
+
+@lru_cache(maxsize=32)
+def _places(architecture: Architecture) -> _Places:
+    families = [family(column) for column in architecture.columns]
+    return _Places(
+        divided=[place for place, one in enumerate(families) if one in ("return", "range")],
+        volatility=[place for place, one in enumerate(families) if one == "volatility"],
+        ewma=architecture.needed.index("volatility_ewma"),
+    )
 
 
 def forecast_table(mean: np.ndarray, std: np.ndarray, prob_up: np.ndarray, index: pd.Index) -> pd.DataFrame:
@@ -302,9 +358,13 @@ def forecast_table(mean: np.ndarray, std: np.ndarray, prob_up: np.ndarray, index
     >>> forecast_table(np.array([0.0]), np.array([0.01]), np.array([0.5]), pd.Index([0])).round(4).iloc[0].tolist()
     [0.0, 0.01, -0.0164, 0.0164, 0.5]
     """
+    return pd.DataFrame(forecast_values(mean, std, prob_up), index=index, columns=list(FORECAST))
+
+
+def forecast_values(mean: np.ndarray, std: np.ndarray, prob_up: np.ndarray) -> np.ndarray:
+    """Return the same as an array (n, 5), in the order of `FORECAST`."""
     half = NORMAL_QUANTILE * std
-    columns = {"mean": mean, "std": std, "lower": mean - half, "upper": mean + half, "prob_up": prob_up}
-    return pd.DataFrame(columns, index=index)
+    return np.column_stack([mean, std, mean - half, mean + half, prob_up])
 
 
 def price_change(forecast: pd.DataFrame, close: pd.Series) -> pd.DataFrame:
@@ -390,8 +450,8 @@ def _read_weights(path: Path, network: Network) -> dict[str, Tensor]:
 
 
 def _check_features(features: pd.DataFrame, architecture: Architecture) -> None:
-    needed = list(architecture.columns) + ["volatility_ewma"] * (architecture.volatility == "ewma")
-    missing = [column for column in dict.fromkeys(needed) if column not in features.columns]
+    needed = list(architecture.needed)
+    missing = [column for column in needed if column not in features.columns]
     if missing:
         raise InputError(f"features lack {', '.join(missing)}; this {architecture.model} model needs them")
     values = features[needed]

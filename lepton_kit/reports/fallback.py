@@ -112,10 +112,10 @@ def _split_front_matter(source: Path) -> tuple[dict[str, Any], str]:
 
 def _listing(matter: dict[str, Any], runs: list[Manifest], reports: Path) -> str:
     contents = matter["listing"]["contents"]
-    patterns = contents if isinstance(contents, list) else [contents]
+    patterns = [contents] if isinstance(contents, str) else contents  # Quarto takes both
     newest_first = sorted(runs, key=lambda run: run.started, reverse=True)
-    pages = {f"runs/{run.run_id}/index.ipynb": run for run in newest_first}
-    listed = [run for page, run in pages.items() if any(fnmatch(page, pattern) for pattern in patterns)]
+    pages = {run.run_id: f"runs/{run.run_id}/index.ipynb" for run in runs}
+    listed = [run for run in newest_first if any(fnmatch(pages[run.run_id], pattern) for pattern in patterns)]
     rows = [_row(run, reports) for run in listed]
     return table(rows, ["Started", "Run", "Status", ""], "files listing") if rows else "<p>No run is published yet.</p>"
 

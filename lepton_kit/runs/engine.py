@@ -31,10 +31,11 @@ from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.saver import NotebookSaver
+from lepton_kit.runs.warm.provisioner import LeptonProvisioner
 
 LONGEST_POLL_S = 0.25  # how late a dead kernel, a deadline or a due save may be noticed
 GRACE_S = 2.0  # how long an interrupted cell may take to clean up, before its kernel is killed
-END_POLL_S = 0.002
+END_POLL_S = 0.01
 ASK_AGAIN_S = 0.05  # a kernel's first status can be lost while its subscriber is still connecting
 LONGEST_SILENCE_S = 10.0  # between a cell's reply and the end of its output
 EVENTS_PER_SECOND = 5  # of output lines
@@ -69,6 +70,7 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
     def __init__(self, nb: Any, write: Callable[[bytes], None], redactor: Redactor | None, **kwargs: Any) -> None:
         super().__init__(nb, **kwargs)
         self.saver = NotebookSaver(nb, write, redactor)
+        self.is_complete = False
 
     def save(self, **_: Any) -> None:
         """Save, if it is due: papermill asks for it after every change."""
@@ -97,7 +99,10 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
         self.save()
 
     def notebook_complete(self, **_: Any) -> None:
-        """Note the notebook's end, and save it a last time."""
+        """Note the notebook's end, and save it a last time; once is enough."""
+        if self.is_complete:
+            return
+        self.is_complete = True
         self.end_time = self.now()
         noted = self.nb.metadata.papermill
         noted["end_time"] = self.end_time.isoformat()
@@ -387,9 +392,12 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
 
     def _end_politely(self) -> None:
         """Let the kernel end by itself; the manager's own way looks only ten times a second whether it has."""
-        deadline = time.monotonic() + GRACE_S
         run_sync(self.km.request_shutdown)()
-        while run_sync(self.km.provisioner.poll)() is None and time.monotonic() < deadline:
+        self.nb_man.notebook_complete()  # no cell runs any more; saving takes as long as a part of the kernel's end
+        provisioner, deadline = self.km.provisioner, time.monotonic() + GRACE_S
+        if isinstance(provisioner, LeptonProvisioner) and provisioner.process is not None:
+            provisioner.process.wait(GRACE_S)
+        while run_sync(provisioner.poll)() is None and time.monotonic() < deadline:
             time.sleep(END_POLL_S)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -236,14 +237,28 @@ def environment(kernel: str) -> Environment:
     )
 
 
-@cache
 def code_sha256() -> str:
     """Return the hash of the installed `lepton_kit` itself."""
-    return sha256_of(Path(__file__).parents[1])
+    kit = str(Path(__file__).parents[1])
+    files = [os.path.join(at, name) for at, _, names in os.walk(kit) if "__pycache__" not in at for name in names]  # noqa: PTH118
+    stats = ((file, os.stat(file)) for file in sorted(files))  # noqa: PTH116 - a hundred files, before each run
+    return _code_sha256(kit, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats))
 
 
-@cache
 def packages() -> dict[str, str]:
     """Return the versions of all installed packages by name."""
-    found = {name: dist.version for dist in metadata.distributions(path=sys.path) if (name := dist.metadata["Name"])}
+    # Whoever installs or removes a package makes or removes an entry of one of these folders.
+    folders = (Path(entry or ".") for entry in sys.path)
+    return _packages(tuple((str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()))
+
+
+@lru_cache(maxsize=1)
+def _code_sha256(kit: str, _as_of: tuple[tuple[str, int, int], ...]) -> str:
+    return sha256_of(Path(kit))
+
+
+@lru_cache(maxsize=1)
+def _packages(folders: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    paths = [folder for folder, _ in folders]
+    found = {name: dist.version for dist in metadata.distributions(path=paths) if (name := dist.metadata["Name"])}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))

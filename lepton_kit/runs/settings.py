@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
@@ -37,10 +37,106 @@ class Pipeline(Section):
     steps: list[Step] = Field(min_length=1)
 
 
+class Service(Section):
+    """A service that is watched; its state lies in `services/<name>/`.
+
+    `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `slo` holds its
+    objectives, `registry` its model; both are folders, relative to the project.
+    """
+
+    model: str
+    address: str | None = Field(default=None, pattern=r"^https?://")
+    slo: str = "slo"
+    registry: str = "models"
+
+
+class FromLabel(Section):
+    """A parameter whose value is that of a label of the alert; labels that are not named so reach no notebook."""
+
+    label: str = Field(min_length=1)
+
+
+class Action(Section):
+    """A runbook and values for its parameters: literals, or `{ label = "name" }`."""
+
+    runbook: str
+    parameters: dict[str, FromLabel | Any] = {}
+
+
+def _action(given: Any) -> Any:
+    return {"runbook": given} if isinstance(given, str) else given
+
+
+class AlertRule(Action):
+    """What an alert of a name starts, and what its end starts (`on_resolved`: a runbook, or an `Action`).
+
+    An alert whose severity is not among `severities` is recorded only; without `severities` all start the runbook.
+    """
+
+    on_resolved: Annotated[Action | None, BeforeValidator(_action)] = None
+    severities: list[str] | None = None
+
+
+class Schedule(Section):
+    """A notebook that runs at the times of a cron expression, in `timezone`."""
+
+    notebook: str
+    cron: str
+    parameters: dict[str, Any] = {}
+    timezone: str = "UTC"
+
+
+class Watch(Section):
+    """How `lepton watch` works.
+
+    Parameters
+    ----------
+    token, hmac
+        References to secrets (`env:NAME`, `file:PATH`): the bearer token of webhooks, the key of their signature.
+    body_limit
+        Bytes that a webhook may have.
+    workers
+        Runs at once; 0 receives and queues only.
+    source
+        Where the samples are: the folder of the embedded store, or the address of a Prometheus.
+    embedded_alerts
+        Whether objectives are evaluated here; unless given, they are where the source is a folder.
+    scrape_interval
+        Seconds between two scrapes of the services.
+    time_scale
+        All windows of objectives are this many times shorter, for demonstrations.
+    evidence_hours
+        How long before an alert its recording begins; shortened by `time_scale`.
+    run_timeout
+        Seconds that a run may take.
+    stop_seconds
+        How long runs may go on after SIGTERM, before they are cancelled.
+    report
+        Whether the report site is rendered after an alert's runbook.
+    """
+
+    token: str | None = None
+    hmac: str | None = None
+    body_limit: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    workers: int = Field(default=2, ge=0, le=64)
+    source: str = "telemetry"
+    embedded_alerts: bool | None = None
+    scrape_interval: float = Field(default=15, ge=0.1, le=3600)
+    time_scale: float = Field(default=1, gt=0, le=1e6)
+    evidence_hours: float = Field(default=24, gt=0, le=24 * 90)
+    run_timeout: float = Field(default=1800, gt=0)
+    stop_seconds: float = Field(default=30, ge=0, le=3600)
+    report: bool = True
+
+
 class Settings(Section):
     """The whole of `lepton.toml`."""
 
     pipelines: dict[str, Pipeline] = {}
+    services: dict[str, Service] = {}
+    alerts: dict[str, AlertRule] = {}
+    schedules: dict[str, Schedule] = {}
+    watch: Watch = Watch()
 
 
 def read_settings(project: Path) -> Settings:

@@ -11,41 +11,49 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pandas as pd
+import numpy as np
+import torch
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from lepton_kit.errors import InputError
+from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Overloaded
 from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
-from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, read_reports, read_wish
+from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, note_deployment, read_reports, read_wish
 from lepton_kit.serving.edge import Edge
 from lepton_kit.serving.metrics import CONTENT_TYPE
-from lepton_kit.serving.requestlog import FORECAST, Entry
+from lepton_kit.serving.requestlog import Answered
 from lepton_kit.serving.requests import (
     Feedback,
-    feature_table,
+    feature_values,
     field_errors,
     missing_fields,
-    out_of_range,
     rows_of,
     unknown_names,
 )
-from lepton_kit.serving.worker import Loaded, Worker, load
+from lepton_kit.serving.worker import Worker, load
 
 FOLLOW_SECONDS = 30
 
 
 class Reload(BaseModel):
-    """Which version shall answer, and which part of the requests a candidate."""
+    """Which version shall answer, and which part of the requests a candidate.
+
+    `note` says why, and `record` what more is known; both are kept with the service's deployments.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     version: str = "current"
     candidate: str | None = None
     share: float = Field(default=0.0, ge=0, le=1)
+    note: str = Field(default="asked for by an administrator", max_length=500)
+    record: dict[str, Any] | None = None
 
 
 class Workers(BaseModel):
@@ -54,6 +62,15 @@ class Workers(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     workers: int = Field(ge=1, le=MOST_WORKERS)
+
+
+class PlainRoute(Route):
+    """A route without what FastAPI adds, which costs a good part of a forecast; its template is known all the same."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether this route answers a request."""
+        match, found = super().matches(scope)
+        return match, {**found, "route": self}
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error of the service
@@ -66,6 +83,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error of the service
 
 def create() -> FastAPI:
     """Return the application of a worker, with the settings that its supervisor gave."""
+    torch.set_num_threads(1)  # so small a model gains nothing from more, and workers would wait for each other's
     return application(Worker(config_of_worker()))
 
 
@@ -88,11 +106,11 @@ def application(worker: Worker) -> FastAPI:
 
 
 def _add_public(app: FastAPI, worker: Worker) -> None:
-    schema = {"requestBody": {"required": True, "content": {"application/json": {"schema": _body_schema(worker)}}}}
-
-    @app.post("/v1/predict", openapi_extra=schema)
     async def predict(request: Request) -> Response:
         return await _predict(request, worker)
+
+    app.router.routes.append(PlainRoute("/v1/predict", predict, methods=["POST"]))
+    _describe_predict(app, worker)
 
     @app.post("/v1/feedback")
     async def feedback(request: Request) -> Response:
@@ -105,7 +123,8 @@ def _add_public(app: FastAPI, worker: Worker) -> None:
     @app.get("/readyz")
     async def readyz() -> Response:
         wrong = worker.log.failure or ("prediction log: the disk is behind" if worker.log.is_full else None)
-        held = {"version": worker.current.version, "error": wrong}
+        candidate = worker.candidate.version if worker.candidate else None
+        held = {"version": worker.current.version, "candidate": candidate, "error": wrong}
         return JSONResponse(
             {"status": "ready" if wrong is None else "not ready", **held}, 200 if wrong is None else 503
         )
@@ -114,6 +133,20 @@ def _add_public(app: FastAPI, worker: Worker) -> None:
     async def metrics() -> Response:
         worker.metrics.measure_process()
         return Response(await asyncio.to_thread(worker.metrics.text), media_type=CONTENT_TYPE)
+
+
+def _describe_predict(app: FastAPI, worker: Worker) -> None:
+    """Let `/openapi.json` say what a request for a forecast must hold."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = described()
+        content = {"application/json": {"schema": _body_schema(worker)}}
+        answers = {"200": {"description": "Forecasts, a row each"}}
+        asked = {"summary": "Predict", "requestBody": {"required": True, "content": content}, "responses": answers}
+        return {**schema, "paths": {"/v1/predict": {"post": asked}, **schema["paths"]}}
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _add_admin(app: FastAPI, worker: Worker) -> None:
@@ -131,77 +164,68 @@ def _add_admin(app: FastAPI, worker: Worker) -> None:
 
 
 async def _predict(request: Request, worker: Worker) -> Response:
-    began = time.perf_counter()
-    request_id: str = request.state.request_id
-    chosen = worker.choose(request_id)
-    seen = _Seen(worker, request_id, chosen.version, began)
+    seen = _Seen(worker, request.state.request_id)
+    chosen = worker.choose(seen.request_id, request.headers.get("x-model-version"))
+    if chosen is None:
+        raise Refused(409, "the version that X-Model-Version names does not answer here")
+    seen.chosen = chosen
     try:
         body = chosen.body.model_validate_json(await request.body())
     except ValidationError as error:
         worker.metrics.inputs.labels("missing").inc(len(missing_fields(error)))
         seen.end("invalid", 422)
         raise Refused(422, "the request is not as the model needs it", fields=field_errors(error)) from error
-    rows = rows_of(body)
-    features = feature_table(rows, chosen.columns)
-    _note_inputs(worker, chosen, rows, features)
-    worker.newest = max(worker.newest, getattr(body, "as_of", None) or 0.0)
-    if worker.newest:
-        worker.metrics.as_of.set(worker.newest)
+    seen.features = feature_values(rows := rows_of(body))
+    inputs, scale = chosen.forecaster.scaled(seen.features)
+    _note_inputs(worker, rows, inputs, body)
     try:
         if worker.log.is_full:
             raise Overloaded(1)
-        forecast = await worker.forecasts.ask(chosen.forecaster, features)
+        forecasts = await worker.forecasts.ask(
+            chosen.forecaster, np.clip(inputs, -FURTHEST_INPUT, FURTHEST_INPUT), scale
+        )
     except Overloaded as error:
-        seen.end("overloaded", 429, features)
+        seen.end("overloaded", 429)
         later = {"Retry-After": str(error.retry_after)}
         raise Refused(429, f"too many requests wait; {error}", later) from error
     except (InputError, ValueError, RuntimeError) as error:
-        seen.end("model", 500, features)
+        seen.end("model", 500)
         raise Refused(500, f"model {chosen.version} failed: {type(error).__name__}") from error
-    columns = forecast[list(FORECAST)]
-    if not bool(columns.notna().to_numpy().all()):
-        seen.end("model", 500, features)
+    if not np.isfinite(forecasts).all():
+        seen.end("model", 500)
         raise Refused(500, f"model {chosen.version} gave a forecast that is not a number")
-    given = columns.to_dict("records")
-    seen.end(None, 200, features, given)
+    given = [dict(zip(FORECAST, values, strict=True)) for values in forecasts.tolist()]
+    seen.end(None, 200, forecasts)
+    counted = worker.metrics.of(chosen.version)
     for one in given:
-        worker.metrics.forecast.labels(chosen.version).observe(one["mean"])
-        worker.metrics.width.labels(chosen.version).observe(one["upper"] - one["lower"])
-    answer = {"request_id": request_id, "model": worker.config.model, "version": chosen.version, "forecasts": given}
-    return Response(json.dumps(answer), media_type="application/json")
+        counted.forecast.observe(one["mean"])
+        counted.width.observe(one["upper"] - one["lower"])
+    answer = {"request_id": seen.request_id, "model": worker.config.model, "version": chosen.version}
+    return Response(json.dumps({**answer, "forecasts": given}), media_type="application/json")
 
 
 class _Seen:
     """One request for a forecast, until it is counted and in the log."""
 
-    def __init__(self, worker: Worker, request_id: str, version: str, began: float) -> None:
-        self._worker, self._request_id, self._version, self._began = worker, request_id, version, began
-        self._time = int(time.time() * 1000)
+    def __init__(self, worker: Worker, request_id: str) -> None:
+        self._worker, self.request_id = worker, request_id
+        self.chosen = worker.current
+        self.features: np.ndarray | None = None
+        self._time, self._began = int(time.time() * 1000), time.perf_counter()
 
-    def end(
-        self,
-        kind: str | None,
-        status: int,
-        features: pd.DataFrame | None = None,
-        forecasts: list[dict[Any, Any]] | None = None,
-    ) -> None:
-        metrics = self._worker.metrics
-        metrics.requests.labels(self._version, kind or "answered").inc()
-        if kind is not None:
+    def end(self, kind: str | None, status: int, forecasts: np.ndarray | None = None) -> None:
+        metrics, version = self._worker.metrics, self.chosen.version
+        seconds = time.perf_counter() - self._began
+        counted = metrics.of(version)
+        counted.seconds.observe(seconds)
+        if kind is None:
+            counted.answered.inc()
+        else:
+            metrics.requests.labels(version, kind).inc()
             metrics.errors.labels(kind).inc()
-        if self._worker.log.is_full:
-            return  # it is being refused for that
-        latency = (time.perf_counter() - self._began) * 1000
-        rows: list[dict[Any, Any]] = features.to_dict("records") if features is not None else [{}]
-        self._worker.log.append(
-            [
-                Entry(
-                    self._time, self._request_id, number, self._version, status, latency,
-                    forecasts[number] if forecasts else None, row or None,
-                )
-                for number, row in enumerate(rows)
-            ]
-        )  # fmt: skip
+        if not self._worker.log.is_full:  # where it is, this request is being refused for that
+            row = (self._time, self.request_id, version, status, seconds * 1000)
+            self._worker.log.append(Answered(*row, self.chosen.columns, self.features, forecasts))
 
 
 async def _feedback(request: Request, worker: Worker) -> Response:
@@ -223,13 +247,14 @@ async def _feedback(request: Request, worker: Worker) -> Response:
 
 async def _reload(asked: Reload, config: ServiceConfig) -> Response:
     try:
-        version = await asyncio.to_thread(lambda: Registry(config.registry).folder(config.model, asked.version).name)
-        for wanted in (version, asked.candidate):
+        version = await asyncio.to_thread(_named_version, config, asked.version)
+        candidate = await asyncio.to_thread(_named_version, config, asked.candidate) if asked.candidate else None
+        for wanted in (version, candidate):
             if wanted is not None:
                 await asyncio.to_thread(load, config, wanted)
         before = await asyncio.to_thread(read_wish, config.folder)
         wish = await asyncio.to_thread(
-            change_wish, config.folder, version=version, candidate=asked.candidate, share=asked.share
+            change_wish, config.folder, version=version, candidate=candidate, share=asked.share
         )
     except InputError as error:
         raise Refused(409, f"nothing was changed: {error}") from error
@@ -243,9 +268,15 @@ async def _reload(asked: Reload, config: ServiceConfig) -> Response:
         back = {"version": before.version, "candidate": before.candidate, "share": before.share}
         await asyncio.to_thread(change_wish, config.folder, **back)
         raise Refused(503, f"the earlier version stays: {'; '.join(wrong)}")
-    return JSONResponse(
-        {"version": version, "candidate": asked.candidate, "share": asked.share, "workers": len(reports)}
-    )
+    if (version, candidate) != (before.version, before.candidate):
+        answering = candidate if candidate and candidate != before.candidate else version
+        more = {"record": asked.record} if asked.record is not None else {}
+        await asyncio.to_thread(note_deployment, config.folder, answering, asked.note, **more)
+    return JSONResponse({"version": version, "candidate": candidate, "share": asked.share, "workers": len(reports)})
+
+
+def _named_version(config: ServiceConfig, version: str) -> str:
+    return Registry(config.registry).folder(config.model, version).name
 
 
 async def _reports(config: ServiceConfig, generation: int, workers: int) -> list[Report]:
@@ -276,12 +307,15 @@ async def _parsed(request: Request, model: type[Any], worker: Worker) -> Any:
         raise Refused(422, "the request is not as it must be", fields=field_errors(error)) from error
 
 
-def _note_inputs(worker: Worker, chosen: Loaded, rows: list[BaseModel], features: pd.DataFrame) -> None:
+def _note_inputs(worker: Worker, rows: list[BaseModel], inputs: np.ndarray, body: Any) -> None:
     worker.metrics.rows.inc(len(rows))
     if unseen := unknown_names(rows):
         worker.metrics.inputs.labels("unseen").inc(unseen)
-    if beyond := int(out_of_range(chosen.forecaster, features).sum()):
+    if beyond := int((np.abs(inputs) > FURTHEST_INPUT).sum()):
         worker.metrics.inputs.labels("out_of_range").inc(beyond)
+    if body.as_of is not None and body.as_of > worker.newest:
+        worker.newest = body.as_of
+        worker.metrics.as_of.set(worker.newest)
 
 
 def _body_schema(worker: Worker) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-import pandas as pd
+import numpy as np
 
-from lepton_kit.models.forecasters import Predictor
+from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.serving.metrics import ServiceMetrics
 
 MOST_TOGETHER = 256
@@ -27,10 +27,11 @@ class Overloaded(Exception):  # noqa: N818 - it is what happened, and not an err
 
 @dataclass
 class _Job:
-    predictor: Predictor
-    features: pd.DataFrame
+    forecaster: Forecaster
+    inputs: np.ndarray
+    scale: np.ndarray
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[pd.DataFrame]
+    answer: asyncio.Future[np.ndarray]
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -54,8 +55,8 @@ class Forecasts:
         self._thread = threading.Thread(target=self._work, name="forecasts", daemon=True)
         self._thread.start()
 
-    async def ask(self, predictor: Predictor, features: pd.DataFrame) -> pd.DataFrame:
-        """Return the forecasts of some rows, as `predictor` gives them.
+    async def ask(self, forecaster: Forecaster, inputs: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Return the forecasts (n, 5) of some rows, as `forecaster.answer` gives them.
 
         Raises
         ------
@@ -65,7 +66,7 @@ class Forecasts:
         if self._count >= self._limit:
             raise Overloaded(max(1, math.ceil(self._count * self._seconds)))
         loop = asyncio.get_running_loop()
-        job = _Job(predictor, features, loop, loop.create_future())
+        job = _Job(forecaster, inputs, scale, loop, loop.create_future())
         self._count += 1
         self._metrics.queued.set(self._count)
         self._waiting.put(job)
@@ -83,8 +84,8 @@ class Forecasts:
     def _work(self) -> None:
         while (job := self._waiting.get()) is not None:
             jobs, is_over = self._others(job)
-            for predictor in {id(one.predictor): one.predictor for one in jobs}.values():
-                self._answer(predictor, [one for one in jobs if one.predictor is predictor])
+            for forecaster in {id(one.forecaster): one.forecaster for one in jobs}.values():
+                self._answer(forecaster, [one for one in jobs if one.forecaster is forecaster])
             if is_over:
                 return
 
@@ -100,15 +101,14 @@ class Forecasts:
             jobs.append(job)
         return jobs, False
 
-    def _answer(self, predictor: Predictor, jobs: list[_Job]) -> None:
+    def _answer(self, forecaster: Forecaster, jobs: list[_Job]) -> None:
         began = time.perf_counter()
         try:
-            features = jobs[0].features if len(jobs) == 1 else pd.concat([one.features for one in jobs])
-            forecast = predictor.predict(features)
+            forecast = forecaster.answer(*_together(jobs))
         except Exception as error:
             if len(jobs) > 1:  # only the request that breaks the model shall fail
                 for job in jobs:
-                    self._answer(predictor, [job])
+                    self._answer(forecaster, [job])
                 return
             _settle(jobs[0], error)
             return
@@ -118,11 +118,17 @@ class Forecasts:
         for job in jobs:
             self._metrics.queue_seconds.observe(began - job.since)
             self._metrics.model_seconds.observe(ended - began)
-            _settle(job, forecast.iloc[position : position + len(job.features)])
-            position += len(job.features)
+            _settle(job, forecast[position : position + len(job.inputs)])
+            position += len(job.inputs)
 
 
-def _settle(job: _Job, outcome: pd.DataFrame | Exception) -> None:
+def _together(jobs: list[_Job]) -> tuple[np.ndarray, np.ndarray]:
+    if len(jobs) == 1:
+        return jobs[0].inputs, jobs[0].scale
+    return np.concatenate([one.inputs for one in jobs]), np.concatenate([one.scale for one in jobs])
+
+
+def _settle(job: _Job, outcome: np.ndarray | Exception) -> None:
     def settle() -> None:
         if job.answer.done():  # the client went away
             return

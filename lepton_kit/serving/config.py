@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lepton_kit.errors import InputError
+
 VARIABLE = "LEPTON_SERVICE"
 TOKEN = "LEPTON_ADMIN_TOKEN"
 """The variable that holds the token of the `/admin` endpoints; without it they are refused."""
@@ -31,6 +33,17 @@ class ServiceConfig(BaseModel):
     def metrics_folder(self) -> Path:
         """Return where workers keep their numbers."""
         return self.folder / "metrics"
+
+
+def read_config(folder: Path) -> ServiceConfig | None:
+    """Return the settings that a service was last started with, or None where it never was."""
+    path = folder / "service.json"
+    if not path.is_file():
+        return None
+    try:
+        return ServiceConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not the settings of a service; start the service again") from error
 
 
 def give_to_workers(config: ServiceConfig) -> None:

@@ -1,6 +1,7 @@
 """What a service shall be doing: a small file that its workers follow, and their words of what they do.
 
 services/<name>/control.json        the wish: version, candidate and its share, number of workers, generation
+services/<name>/deployments.jsonl   every change of the versions that answer: time, version, note, and more
 services/<name>/workers/<pid>.json  each worker's answer: the generation it has followed, and why where it could not
 """
 
@@ -13,6 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,39 @@ def read_reports(folder: Path) -> list[Report]:
         else:
             path.unlink(missing_ok=True)
     return found
+
+
+def note_deployment(folder: Path, version: str, note: str, **more: Any) -> None:
+    """Append to the service's deployments that from now on a version answers, and why."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = json.dumps({"time": time, "version": version, "note": note, **more}) + "\n"
+    with (folder / "deployments.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line)  # one write: two who append do not mix their lines
+
+
+def read_deployments(folder: Path) -> list[dict[str, Any]]:
+    """Return the service's deployments, oldest first: `time` (ISO 8601, UTC), `version`, `note`, and more.
+
+    Raises
+    ------
+    InputError
+        When a line is damaged; the message names it.
+    """
+    path = folder / "deployments.jsonl"
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [_deployment(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
+
+
+def _deployment(line: str, origin: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        datetime.fromisoformat(found["time"])
+        _ = found["version"], found["note"]
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{origin} {line[:80]!r} is not a deployment; restore the file") from error
+    return dict(found)
 
 
 def _write(folder: Path, wish: Wish) -> None:

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lepton_kit.errors import InputError
+from lepton_kit.models.forecasters import FORECAST
 
-FORECAST = ("mean", "std", "lower", "upper", "prob_up")
 FEATURE = "feature_"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
@@ -78,6 +79,35 @@ class Entry:
         return (self.time_ms, self.request_id, self.row, self.version, self.status, self.latency_ms, *written)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """All rows of one request as arrays: features (n, columns) and forecasts (n, 5), None where there are none."""
+
+    time_ms: int
+    request_id: str
+    version: str
+    status: int
+    latency_ms: float
+    columns: tuple[str, ...] = ()
+    features: np.ndarray | None = None
+    forecasts: np.ndarray | None = None
+
+    def values(self) -> Iterator[tuple[Any, ...]]:
+        """Give the rows as the database keeps them; a request without features is one row."""
+        features = [None] if self.features is None else self.features.tolist()
+        forecasts = [None] * len(features) if self.forecasts is None else self.forecasts.tolist()
+        head = (self.version, self.status, self.latency_ms)
+        for number, (given, answer) in enumerate(zip(features, forecasts, strict=True)):
+            written = [
+                None if held is None else json.dumps(dict(zip(names, held, strict=True)))
+                for names, held in ((FORECAST, answer), (self.columns, given))
+            ]
+            yield (self.time_ms, self.request_id, number, *head, *written)
+
+
+Taken = list[Entry] | Answered
+
+
 class RequestLog:
     """The log as one worker writes it.
 
@@ -98,7 +128,10 @@ class RequestLog:
         folder.mkdir(parents=True, exist_ok=True)
         with _connect(folder) as database:
             database.executescript(SCHEMA)
-        self._waiting: queue.Queue[list[Entry] | threading.Event | None] = queue.Queue(backlog)
+        self._database: sqlite3.Connection | None = None  # the writer's own
+        self._telling: sqlite3.Connection | None = None  # of feedback, one at a time
+        self._told = threading.Lock()
+        self._waiting: queue.Queue[Taken | threading.Event | None] = queue.Queue(backlog)
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
 
@@ -107,7 +140,7 @@ class RequestLog:
         """Say whether the disk is so far behind that no further request shall be taken."""
         return self._waiting.full()
 
-    def append(self, entries: list[Entry]) -> None:
+    def append(self, entries: Taken) -> None:
         """Take the rows of one request; they are on the disk a moment later."""
         self._waiting.put(entries)
 
@@ -121,6 +154,8 @@ class RequestLog:
         """Write what waits, and end."""
         self._waiting.put(None)
         self._thread.join()
+        if self._telling is not None:
+            self._telling.close()
 
     def add_feedback(self, request_id: str, row: int, actual: float | None, rating: int | None, comment: str) -> Any:
         """Keep what became true of a row.
@@ -132,7 +167,7 @@ class RequestLog:
             where no such forecast is kept.
         """
         self.flush()  # the request may have been answered a millisecond ago
-        with _connect(self.folder) as database:
+        with self._told, self._for_feedback() as database:
             found = database.execute(
                 "SELECT version, forecast FROM requests WHERE request_id = ? AND row = ?", (request_id, row)
             ).fetchone() or self._rolled(request_id, row)
@@ -149,6 +184,18 @@ class RequestLog:
             )
         is_new = actual is not None and (held is None or held[0] is None)
         return is_new, (found[0], json.loads(found[1]))
+
+    @contextlib.contextmanager
+    def _for_feedback(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection that is kept for feedback; after an error it is opened anew."""
+        if self._telling is None:
+            self._telling = _open(self.folder)
+        try:
+            with self._telling:
+                yield self._telling
+        except sqlite3.Error:
+            self._telling = None
+            raise
 
     def _rolled(self, request_id: str, row: int) -> tuple[str, str] | None:
         for path in reversed(parquet_files(self.folder)):
@@ -204,29 +251,34 @@ class RequestLog:
                         taken.append(self._waiting.get_nowait())
             except queue.Empty:
                 taken = []
-            self._commit([entry for one in taken if isinstance(one, list) for entry in one])
+            self._commit([one for one in taken if isinstance(one, list | Answered)])
             for one in taken:
                 if isinstance(one, threading.Event):
                     one.set()
             if None in taken:
+                if self._database is not None:
+                    self._database.close()
                 return
             if time.monotonic() >= next_roll:
                 self._attempt(self.roll)
                 next_roll = time.monotonic() + 5
 
-    def _commit(self, entries: list[Entry]) -> None:
-        if entries:
-            self._attempt(lambda: self._insert(entries))
+    def _commit(self, taken: list[Taken]) -> None:
+        if taken:
+            self._attempt(lambda: self._insert(taken))
 
-    def _insert(self, entries: list[Entry]) -> None:
-        with _connect(self.folder) as database:
-            database.executemany(_INSERT, [entry.values() for entry in entries])
+    def _insert(self, taken: list[Taken]) -> None:
+        if self._database is None:
+            self._database = _open(self.folder)
+        with self._database:
+            self._database.executemany(_INSERT, [values for one in taken for values in _values(one)])
 
     def _attempt(self, action: Any) -> None:
         try:
             action()
             self.failure = None
         except (OSError, sqlite3.Error, pa.ArrowException) as error:
+            self._database = None  # opened anew for the next rows
             self.failure = f"prediction log {self.folder}: {error}"  # /readyz says so; answering goes on
 
 
@@ -291,13 +343,22 @@ def _spread(texts: pd.Series, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({name: [row.get(name) for row in rows] for name in names}, dtype=float)
 
 
+def _values(taken: Taken) -> Iterator[tuple[Any, ...]]:
+    return taken.values() if isinstance(taken, Answered) else (entry.values() for entry in taken)
+
+
+def _open(folder: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(folder / "recent.sqlite", timeout=10, check_same_thread=False)  # one at a time, though
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut, the last moments
+    return database
+
+
 @contextlib.contextmanager
 def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
     """Give a connection whose changes are committed at the end, or undone."""
-    database = sqlite3.connect(folder / "recent.sqlite", timeout=10)
+    database = _open(folder)
     try:
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut, the last moments
         with database:
             yield database
     finally:

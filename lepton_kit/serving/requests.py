@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, create_model, model_validator
 
-from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
+from lepton_kit.models.forecasters import Forecaster
 
 MOST_ROWS = 1000
 MOST_UNKNOWN = 100
@@ -33,20 +32,13 @@ class Feedback(BaseModel):
         return self
 
 
-def needed_columns(forecaster: Forecaster) -> tuple[str, ...]:
-    """Return the features that each row of a request must hold."""
-    architecture = forecaster.architecture
-    extra = ("volatility_ewma",) if architecture.volatility == "ewma" else ()
-    return tuple(dict.fromkeys(architecture.columns + extra))
-
-
 def prediction_model(forecaster: Forecaster) -> type[BaseModel]:
     """Return the model of the body of `POST /v1/predict`: `{"row": {…}}` or `{"rows": [{…}, …]}`.
 
     A row may hold names that the model does not know; they are ignored and counted. `as_of` says when the newest data
     behind the request was known.
     """
-    fields: dict[str, Any] = dict.fromkeys(needed_columns(forecaster), (FiniteFloat, ...))
+    fields: dict[str, Any] = dict.fromkeys(forecaster.architecture.needed, (FiniteFloat, ...))
     row = create_model("Row", __config__=ConfigDict(extra="allow"), **fields)
     base = create_model(
         "PredictRequest",
@@ -73,23 +65,14 @@ def rows_of(body: Any) -> list[BaseModel]:
     return [body.row] if body.row is not None else list(body.rows)
 
 
-def feature_table(rows: list[BaseModel], columns: tuple[str, ...]) -> pd.DataFrame:
-    """Return validated rows as the table (rows, columns) that a forecaster reads."""
-    return pd.DataFrame([[getattr(row, column) for column in columns] for row in rows], columns=list(columns))
+def feature_values(rows: list[BaseModel]) -> np.ndarray:
+    """Return validated rows as an array (rows, needed), in the order of the model's `architecture.needed`."""
+    return np.array([list(row.__dict__.values()) for row in rows])  # the fields stand in the order of their making
 
 
 def unknown_names(rows: list[BaseModel]) -> int:
     """Return how many values carry a name that the model does not know."""
     return sum(len(row.model_extra or {}) for row in rows)
-
-
-def out_of_range(forecaster: Forecaster, features: pd.DataFrame) -> np.ndarray:
-    """Return how many rows (columns,) each input of the model is beyond `FURTHEST_INPUT` training spreads in."""
-    from lepton_kit.models.forecasters import raw_inputs
-
-    raw, _ = raw_inputs(features, forecaster.architecture, forecaster.scaler.level)
-    scaled = (raw - np.array(forecaster.scaler.center)) / np.array(forecaster.scaler.spread)
-    return np.asarray((np.abs(scaled) > FURTHEST_INPUT).sum(axis=0))
 
 
 def missing_fields(error: ValidationError) -> list[str]:

@@ -18,22 +18,30 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
-from lepton_kit.serving.control import Wish, begin, read_wish
+from lepton_kit.serving.control import Wish, begin, note_deployment, read_deployments, read_wish
 from lepton_kit.serving.metrics import forget_worker
 
 logger = logging.getLogger("uvicorn.error")
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's own supervisor, which follows the wish for the number of workers as well."""
+    """uvicorn's own supervisor, which follows the wish for the number of workers as well.
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], service: ServiceConfig) -> None:
+    With a `parent` (a process id) it stops when that process, which started it, is gone.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], service: ServiceConfig, parent: int | None
+    ) -> None:
         super().__init__(config, sockets)
         self.service = service
+        self.parent = parent
         self._known: set[int] = set()
 
     def keep_subprocess_alive(self) -> None:
         """Replace lost workers, add or end some, and take those that are gone out of the metrics."""
+        if self.parent is not None and os.getppid() != self.parent:
+            self.should_exit.set()
         super().keep_subprocess_alive()
         if not self.should_exit.is_set():
             with contextlib.suppress(InputError):  # a damaged file: as many as before
@@ -55,7 +63,13 @@ class Supervisor(Multiprocess):
 
 
 def serve(
-    service: ServiceConfig, host: str, port: int, workers: int, version: str, announce: Callable[[str], object]
+    service: ServiceConfig,
+    host: str,
+    port: int,
+    workers: int,
+    version: str,
+    announce: Callable[[str], object],
+    parent: int | None = None,
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; what is being answered then is finished first.
 
@@ -71,6 +85,8 @@ def serve(
         The version to serve; `current` is the promoted one.
     announce
         Called once with a line that says what is served, and where.
+    parent
+        The id of the process that started this one, to stop, too, when that is gone.
 
     Raises
     ------
@@ -85,6 +101,8 @@ def serve(
         write_atomically(service.folder / "service.json", service.model_dump_json(indent=1) + "\n")
         shutil.rmtree(service.metrics_folder, ignore_errors=True)
         service.metrics_folder.mkdir(parents=True)
+        (service.folder / "service.json").write_text(service.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        _note_start(service, chosen)
         give_to_workers(service)
         bound = listener.getsockname()
         address = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
@@ -101,11 +119,18 @@ def serve(
         )
         announce(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)")
         try:
-            Supervisor(config, [listener], service).run()
+            Supervisor(config, [listener], service, parent).run()
         finally:
             (service.folder / "address").unlink(missing_ok=True)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+
+
+def _note_start(service: ServiceConfig, version: str) -> None:
+    """Note a start with another version than the last: it is a deployment too."""
+    with contextlib.suppress(InputError):  # a damaged line is told by whoever needs it
+        if [one["version"] for one in read_deployments(service.folder)][-1:] != [version]:
+            note_deployment(service.folder, version, "the service was started with it")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import Report, Wish, read_wish, write_report
 from lepton_kit.serving.metrics import ServiceMetrics
 from lepton_kit.serving.requestlog import Bounds, RequestLog
-from lepton_kit.serving.requests import needed_columns, prediction_model
+from lepton_kit.serving.requests import prediction_model
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the wish."""
@@ -37,10 +37,10 @@ class Loaded:
         """The model of a request's body."""
         return prediction_model(self.forecaster)
 
-    @cached_property
+    @property
     def columns(self) -> tuple[str, ...]:
         """The features of a row."""
-        return needed_columns(self.forecaster)
+        return self.forecaster.architecture.needed
 
 
 def load(config: ServiceConfig, version: str) -> Loaded:
@@ -73,8 +73,13 @@ class Worker:
         self._supervisor = os.getppid()
         self._tell(None)
 
-    def choose(self, request_id: str) -> Loaded:
-        """Return the version that answers a request: the same for the same id, by the candidate's share."""
+    def choose(self, request_id: str, named: str | None = None) -> Loaded | None:
+        """Return the version that answers a request: the same for the same id, by the candidate's share.
+
+        A request may name one of the two, for tests; None where the named one is neither.
+        """
+        if named is not None:
+            return next((held for held in (self.current, self.candidate) if held and held.version == named), None)
         if self.candidate is None or zlib.crc32(request_id.encode()) / 2**32 >= self.wish.share:
             return self.current
         return self.candidate

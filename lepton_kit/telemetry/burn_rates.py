@@ -8,13 +8,14 @@ times the budget over a day that the same chapter gives. Increases are extrapola
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.selectors import Selector, Source
+from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.slo import Objective
 
 
@@ -86,7 +87,9 @@ def scaled(seconds: float, time_scale: float) -> float:
     return max(round(seconds / time_scale, 3), 0.001)
 
 
-def evaluate(objective: Objective, source: Source, at: float, time_scale: float = 1.0) -> Status:
+def evaluate(
+    objective: Objective, source: Source, at: float, time_scale: float = 1.0, memory: Memory | None = None
+) -> Status:
     """Say how an objective stands.
 
     Parameters
@@ -99,17 +102,20 @@ def evaluate(objective: Objective, source: Source, at: float, time_scale: float 
         The time, in Unix seconds; nothing later is read.
     time_scale
         All windows are this many times shorter.
+    memory
+        What earlier evaluations on this source have read, so that this one reads only what is new.
     """
     lengths = {scaled(length, time_scale) for w in WINDOWS for length in (w.long, w.short)}
     budget_window = scaled(objective.window, time_scale)
-    counted = _Counters(source, objective.selector, at, max(*lengths, budget_window))
-    total = _Counters(source, objective.total, at, max(*lengths, budget_window))
+    start = at - max(*lengths, budget_window)
+    read = memory or Memory(source)
+    counted, total = (read.counters(str(one), start, at) for one in (objective.selector, objective.total))
 
     def bad_ratio(length: float) -> float | None:
-        events = total.increase(length)
+        events = _increase_of_all(total, at - length, at)
         if not events:
             return None
-        found = (counted.increase(length) or 0.0) / events
+        found = (_increase_of_all(counted, at - length, at) or 0.0) / events
         return found if objective.events == "bad" else 1 - found
 
     burns = []
@@ -117,29 +123,11 @@ def evaluate(objective: Objective, source: Source, at: float, time_scale: float 
         long, short = scaled(window.long, time_scale), scaled(window.short, time_scale)
         limit = threshold(objective, window)
         ratios = bad_ratio(long), bad_ratio(short)
-        events = total.increase(long) or 0.0
+        events = _increase_of_all(total, at - long, at) or 0.0
         is_firing = events >= objective.minimum and all(ratio is not None and ratio > limit for ratio in ratios)
         burns.append(Burn(window, limit, *ratios, events, is_firing))
     spent = bad_ratio(budget_window)
     return Status(objective, at, tuple(burns), None if spent is None else 1 - spent / objective.budget)
-
-
-class _Counters:
-    """The samples of all series of a selector up to a time."""
-
-    def __init__(self, source: Source, selector: Selector, at: float, longest: float) -> None:
-        samples = source.query(str(selector), at - longest, at)
-        self._at = at
-        self._series = [
-            (_seconds(series["time"]), series["value"].to_numpy(dtype=float))
-            for _, series in samples.groupby(["metric", "labels"], sort=False)
-        ]
-
-    def increase(self, length: float) -> float | None:
-        """Return the increase over the last `length` seconds, of all series together; None where there is none."""
-        found = [increase(times, values, self._at - length, self._at) for times, values in self._series]
-        known = [one for one in found if one is not None]
-        return float(sum(known)) if known else None
 
 
 def increase(times: np.ndarray, values: np.ndarray, start: float, end: float) -> float | None:
@@ -159,24 +147,103 @@ def increase(times: np.ndarray, values: np.ndarray, start: float, end: float) ->
     >>> round(increase(np.array([0.0, 15.0, 30.0, 45.0]), np.array([5.0, 10.0, 0.0, 5.0]), 0.0, 45.0), 6)
     10.0
     """
-    inside = slice(np.searchsorted(times, start, "left"), np.searchsorted(times, end, "right"))
-    t, v = times[inside], values[inside]
-    keep = ~np.isnan(v)
-    t, v = t[keep], v[keep]
-    if len(t) < 2:
-        return None
-    steps = np.diff(v)
-    grown = float(v[-1] - v[0] + v[:-1][steps < 0].sum())
-    sampled = float(t[-1] - t[0])
-    between = sampled / (len(t) - 1)
-    to_start, to_end = float(t[0] - start), float(end - t[-1])
-    if to_start >= 1.1 * between:
-        to_start = between / 2
-    if grown > 0 and v[0] >= 0:
-        to_start = min(to_start, sampled * float(v[0]) / grown)  # a counter was never below 0
-    if to_end >= 1.1 * between:
-        to_end = between / 2
-    return grown * (sampled + to_start + to_end) / sampled
+    return _Counter(times[:0], values[:0], values[:0]).followed_by(times, values).increase(start, end)
+
+
+class Memory:
+    """The counters that evaluations have read from a source: each evaluation reads only what is new since the last.
+
+    The last `OVERLAP` seconds are read again, because samples of several targets do not arrive in order of time.
+    """
+
+    OVERLAP = 300.0
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[str, _Known] = {}
+
+    def counters(self, selector: str, start: float, end: float) -> list[_Counter]:
+        """Return all series of a selector, with their samples from `start` to `end` and perhaps a few around them."""
+        known = self._known.get(selector)
+        if known is None or start < known.start or end < known.end:
+            known = _Known(start, end, self._read(selector, start, end))
+        else:
+            again = max(start, known.end - self.OVERLAP)
+            known = _Known(start, end, _followed(known.series, self._read(selector, again, end), start, again))
+        self._known[selector] = known
+        return list(known.series.values())
+
+    def _read(self, selector: str, start: float, end: float) -> dict[Hashable, _Counter]:
+        samples = self._source.query(selector, start, end)
+        empty = _Counter(np.array([]), np.array([]), np.array([]))
+        return {
+            key: empty.followed_by(_seconds(series["time"]), series["value"].to_numpy(dtype=float))
+            for key, series in samples.groupby(["metric", "labels"], sort=False)
+        }
+
+
+class _Known(NamedTuple):
+    start: float
+    end: float
+    series: dict[Hashable, _Counter]
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """Samples of a counter: times (n,), values (n,), and by how much it has grown since the first of them (n,)."""
+
+    times: np.ndarray
+    values: np.ndarray
+    grown: np.ndarray
+
+    def between(self, start: float, end: float) -> _Counter:
+        """Return the samples from `start` to just before `end`."""
+        inside = slice(*np.searchsorted(self.times, [start, end]))
+        return _Counter(self.times[inside], self.values[inside], self.grown[inside])
+
+    def followed_by(self, times: np.ndarray, values: np.ndarray) -> _Counter:
+        """Return the counter with later samples; those without a number are left out."""
+        known = ~np.isnan(values)
+        times, values = times[known], values[known]
+        steps = np.diff(values, prepend=self.values[-1:] if len(self.values) else values[:1])
+        growth = np.where(steps < 0, values, steps)  # it was restarted, and has counted from 0 since
+        grown = np.cumsum(growth) + (self.grown[-1] if len(self.grown) else 0.0)
+        together = zip((self.times, self.values, self.grown), (times, values, grown), strict=True)
+        return _Counter(*(np.concatenate(each) for each in together))
+
+    def increase(self, start: float, end: float) -> float | None:
+        """Return what `increase` says."""
+        first = int(np.searchsorted(self.times, start, "left"))
+        last = int(np.searchsorted(self.times, end, "right")) - 1
+        if last <= first:
+            return None
+        grown = float(self.grown[last] - self.grown[first])
+        sampled = float(self.times[last] - self.times[first])
+        between = sampled / (last - first)
+        to_start, to_end = float(self.times[first] - start), float(end - self.times[last])
+        if to_start >= 1.1 * between:
+            to_start = between / 2
+        if grown > 0 and self.values[first] >= 0:
+            to_start = min(to_start, sampled * float(self.values[first]) / grown)  # a counter was never below 0
+        if to_end >= 1.1 * between:
+            to_end = between / 2
+        return grown * (sampled + to_start + to_end) / sampled
+
+
+def _followed(
+    before: dict[Hashable, _Counter], new: dict[Hashable, _Counter], start: float, again: float
+) -> dict[Hashable, _Counter]:
+    """Return counters whose samples since `again` are the new ones, and none is older than `start`."""
+    kept = {key: old.between(start, again) for key, old in before.items()}
+    for key, late in new.items():
+        kept[key] = kept[key].followed_by(late.times, late.values) if key in kept else late
+    return {key: counter for key, counter in kept.items() if len(counter.times)}
+
+
+def _increase_of_all(counters: Iterable[_Counter], start: float, end: float) -> float | None:
+    """Return the increase of all series together; None where there is none."""
+    known = [found for one in counters if (found := one.increase(start, end)) is not None]
+    return float(sum(known)) if known else None
 
 
 def _seconds(times: Iterable[object]) -> np.ndarray:

@@ -56,21 +56,36 @@ def _rules(objective: Objective, runbook_url: str, time_scale: float) -> list[di
     ]
     left = f"1 - ({_bad_ratio(objective, scaled(objective.window, time_scale))}) / {_number(objective.budget)}"
     rules.append({"record": "slo:error_budget:left", "expr": left, "labels": labels})
-    return rules + [_alert(objective, severity, runbook_url, labels) for severity in SEVERITIES]
+    return rules + [_alert(objective, severity, runbook_url) for severity in SEVERITIES]
 
 
-def _alert(objective: Objective, severity: str, runbook_url: str, labels: dict[str, str]) -> dict[str, Any]:
-    name = alert_name(objective)
-    pairs = [_burning(objective, window) for window in WINDOWS if window.severity == severity]
+def alert_labels(objective: Objective, severity: str) -> dict[str, str]:
+    """Return the labels of an objective's alert, its name among them: the same by whichever evaluator."""
     return {
-        "alert": name,
+        "alertname": alert_name(objective),
+        "slo": objective.name,
+        "service": objective.service,
+        "severity": severity,
+    }
+
+
+def alert_annotations(objective: Objective, runbook_url: str) -> dict[str, str]:
+    """Return the annotations of an objective's alerts; `{alert}` in the address stands for the alert's name."""
+    return {
+        "summary": f"{objective.title} of {objective.service}: the error budget burns too fast",
+        "description": f"{objective.description} Objective: {objective.target:.6g}.",
+        "runbook_url": runbook_url.replace("{alert}", alert_name(objective)),
+    }
+
+
+def _alert(objective: Objective, severity: str, runbook_url: str) -> dict[str, Any]:
+    pairs = [_burning(objective, window) for window in WINDOWS if window.severity == severity]
+    labels = alert_labels(objective, severity)
+    return {
+        "alert": labels.pop("alertname"),
         "expr": " or ".join(pairs),
-        "labels": {**labels, "severity": severity},
-        "annotations": {
-            "summary": f"{objective.title} of {objective.service}: the error budget burns too fast",
-            "description": f"{objective.description} Objective: {objective.target:.6g}.",
-            "runbook_url": runbook_url.replace("{alert}", name),
-        },
+        "labels": labels,
+        "annotations": alert_annotations(objective, runbook_url),
     }
 
 
@@ -93,15 +108,19 @@ def _events(objective: Objective, seconds: float) -> str:
 
 
 def _ratio_name(length: int) -> str:
-    return f"slo:bad_events:ratio_{_name(length)}"
+    return f"slo:bad_events:ratio_{window_name(length)}"
 
 
 def _events_name(length: int) -> str:
-    return f"slo:events:increase_{_name(length)}"
+    return f"slo:events:increase_{window_name(length)}"
 
 
-def _name(length: int) -> str:
-    """Return a window's name before it is scaled, such as 5m, so that rules and dashboards look alike in any scale."""
+def window_name(length: int) -> str:
+    """Return a window's name before it is scaled, such as 5m, so that rules and dashboards look alike in any scale.
+
+    >>> window_name(1800)
+    '30m'
+    """
     return next(
         f"{length // unit}{mark}" for mark, unit in (("d", 86400), ("h", 3600), ("m", 60)) if length % unit == 0
     )

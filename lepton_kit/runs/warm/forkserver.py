@@ -6,25 +6,27 @@ for a while, when a file it has loaded is no longer what it was, or when it can 
 
 from __future__ import annotations
 
-import array
 import fcntl
 import gc
 import importlib
-import json
+import io
 import os
+import secrets
 import select
 import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.guardian import guard, name_process
+from lepton_kit.runs.warm.guardian import CONFIRMED, guard, guard_spare, may_start, name_process
+from lepton_kit.runs.warm.wire import Lines, receive_request, send_request
 
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 FIRST = (
@@ -33,6 +35,7 @@ FIRST = (
     "IPython.core.debugger", "IPython.extensions.storemagic", "nbformat.v4", "nbclient", "papermill", "sqlite3",
     "jupyter_client.asynchronous", "jupyter_client.blocking", "lepton_kit.cli", "lepton_kit.notebook",
     "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.sweeps", "lepton_kit.runs.warm.provisioner",
+    "lepton_kit.runs.warm.spare", "ipykernel.kernelspec", "encodings.unicode_escape",
 )  # fmt: skip
 
 
@@ -55,20 +58,25 @@ def serve(path: Path, lock: int) -> NoReturn:
     loaded.add()
     idle_s = float(os.environ.get("LEPTON_FORKSERVER_IDLE", lease.IDLE_S))
     last_asked = time.monotonic()
+    spares = Spares(path)
     gc.freeze()
     while time.monotonic() - last_asked < idle_s:
         if select.select([listener], [], [], 0 if waiting else min(1.0, idle_s))[0]:
             connection, _ = listener.accept()
             last_asked = time.monotonic()
-            if not path.exists() or loaded.have_changed() or _is_unsafe():
+            if not path.exists() or not _answer(connection, spares, loaded):
                 break
-            _answer(connection)
         elif waiting:
             _preload(waiting.pop(0))
+            if not waiting:
+                _exercise()
             loaded.add()
+            gc.collect()
             gc.freeze()
         elif not path.exists():
             break
+        if not waiting:
+            spares.renew()
     path.unlink(missing_ok=True)
     fcntl.flock(lock, fcntl.LOCK_UN)  # who asked last sees the connection close, and may start the next one at once
     os._exit(0)
@@ -77,6 +85,83 @@ def serve(path: Path, lock: int) -> NoReturn:
 def _preload(name: str) -> None:
     with suppress(ImportError):  # a kernel that needs it says so itself
         importlib.import_module(name)
+
+
+def _exercise() -> None:
+    """Do once what every process from here would do: draw a figure, show a table, list packages, check a notebook."""
+    import nbformat
+    from typer.main import get_command
+
+    from lepton_kit.cli import app
+    from lepton_kit.runs import manifest
+
+    manifest.packages()
+    manifest.code_sha256()
+    nbformat.validate(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")]))
+    get_command(app)
+    if "pandas" in sys.modules:
+        import pandas
+
+        table = pandas.DataFrame({"a": [1.0, 2.0]}).describe()
+        table.to_html()
+        str(table)
+    if "matplotlib.pyplot" in sys.modules:  # of which nothing is touched: it has state
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.plot([0.0, 1.0], [0.0, 1e-3], label="a")
+        axes.set(title="a", xlabel="a", ylabel="a")
+        axes.legend()
+        figure.savefig(io.BytesIO(), format="png", bbox_inches="tight")
+
+
+class Spares:
+    """At most one kernel that is ready and that nobody has asked for yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.wanted: dict[str, Any] | None = None  # the last kernel that was asked for; the next may well be like it
+        self.shape: tuple[Any, ...] | None = None
+        self.control: socket.socket | None = None
+
+    def take(self, request: dict[str, Any], connection: socket.socket, files: list[int]) -> socket.socket | None:
+        """Give the spare to who asks; return where to confirm that, or None where there is no spare that fits."""
+        from lepton_kit.runs.warm.spare import shape_of
+
+        if request["kind"] != "kernel" or (shape := shape_of(request)) is None:
+            return None
+        self.wanted = request
+        fits = self.control is not None and self.shape == shape
+        control, self.control = self.control, None
+        if control is None:
+            return None
+        try:
+            if fits:
+                send_request(control, request, [connection.fileno(), *files])
+                return control
+        except OSError:  # it was killed
+            pass
+        control.close()  # one that nobody took ends by that
+        return None
+
+    def renew(self) -> None:
+        """Make a spare like what was asked for last, if there is none."""
+        from lepton_kit.runs.warm import spare
+
+        if self.control is not None or self.wanted is None:
+            return
+        request = self.wanted
+        ours, theirs = socket.socketpair()
+        address = self.path.with_name(f"spare-{secrets.token_hex(6)}")
+        if os.fork() == 0:
+            _close_all_but(theirs.fileno())
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            guard_spare(theirs, lambda task: _run_spare(task, request, address), lambda: spare.remove_sockets(address))
+        theirs.close()
+        self.control, self.shape = ours, spare.shape_of(request)
 
 
 class _Loaded:
@@ -100,7 +185,7 @@ class _Loaded:
 
 def _stamp(file: str) -> tuple[int, int] | None:
     try:
-        found = Path(file).stat()
+        found = os.stat(file)  # noqa: PTH116 - of thousands of files, before every answer
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
@@ -111,33 +196,33 @@ def _is_unsafe() -> bool:
     return len(list(Path("/proc/self/task").iterdir())) > 1 or bool(torch and torch.cuda.is_initialized())
 
 
-def _answer(connection: socket.socket) -> None:
-    """Fork a guardian that does what is asked for; this process goes on at once."""
+def _answer(connection: socket.socket, spares: Spares, loaded: _Loaded) -> bool:
+    """Have what is asked for done by a guardian, a waiting one or a new one; return whether this server may go on."""
     connection.settimeout(1.0)
     try:
         request, files = _receive(connection)
-        alive = _is_waiting(connection)
     except (OSError, ValueError):
         connection.close()
-        return
-    if not alive:  # who asked has lost patience, and does it alone
-        connection.close()
-        for file in files:
-            os.close(file)
-        return
-    if os.fork() == 0:
+        return True
+    connection.settimeout(None)
+    control = spares.take(request, connection, files)
+    if loaded.have_changed() or _is_unsafe():  # while the spare takes on its task: there are thousands of files
+        return False
+    if control is not None:
+        with suppress(OSError):
+            control.sendall(CONFIRMED)
+        control.close()
+    elif os.fork() == 0:
         _close_all_but(connection.fileno(), *files)  # the lock above all: it says whether a server lives
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        connection.settimeout(None)
+        if not may_start(connection, Lines(connection)):
+            os._exit(0)
         run = {"kernel": _run_kernel, "command": _run_command}[request["kind"]]
         guard(connection, lambda: _in_its_place(request, files, run), ask_first=request["kind"] == "command")
     connection.close()
     for file in files:
         os.close(file)
-
-
-def _is_waiting(connection: socket.socket) -> bool:
-    return not select.select([connection], [], [], 0)[0]  # who waits sends nothing more; who has gone can be read
+    return True
 
 
 def _close_all_but(*kept: int) -> None:
@@ -152,39 +237,65 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     if struct.unpack("3i", credentials)[1] != os.getuid():
         raise PermissionError("another user asks")
-    files = array.array("i")
-    head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_LEN(3 * files.itemsize))
-    for _, _, content in ancillary:
-        files.frombytes(content[: len(content) - len(content) % files.itemsize])
-    size, content = int.from_bytes(head, "big"), b""
-    while len(content) < size:
-        if not (piece := connection.recv(min(65536, size - len(content)))):
-            raise ConnectionError("the request breaks off")
-        content += piece
-    return json.loads(content), list(files)
+    return receive_request(connection)
 
 
 def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list[str]], int]) -> int:
     """Make this forked process what a new one would be, and run."""
+    _begin(files, request["env"], kept=[])
+    _use_threads_as_asked()
+    _take_on(request)
+    try:
+        return run(request["argv"])
+    finally:
+        _leave()
+
+
+def _run_spare(task: socket.socket, request: dict[str, Any], address: Path) -> int:
+    """Be a kernel that is ready, in the place of one that was asked for; its own place is given when it is taken."""
+    from lepton_kit.runs.warm import spare
+
+    null = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
+    _begin(null, spare.in_common(request["env"]), kept=[task.fileno()])
+    os.umask(request["umask"])
+    _use_backend_as_asked()
+    _use_threads_as_asked()
+    gc.enable()
+    try:
+        return spare.wait_and_run(task, address, on_taken=_be_taken)
+    finally:
+        _leave()
+
+
+def _be_taken(request: Mapping[str, Any]) -> None:
+    from lepton_kit.runs.warm.spare import may_differ
+
+    os.environ.update({name: value for name, value in request["env"].items() if may_differ(name)})
+    _take_on(request)
+
+
+def _begin(files: list[int], environment: Mapping[str, str], kept: list[int]) -> None:
+    """Leave behind what the server has open, and what its environment says."""
     lease.warm_process = True
     for number, file in enumerate(files):
         os.dup2(file, number)
     _open_standard_streams()
     name_process("python")
-    os.closerange(3, max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1)
+    _close_all_but(*kept)
     os.environ.clear()
-    os.environ.update(request["env"])
+    os.environ.update(environment)
     time.tzset()
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False  # what the server's imports left to do at its own end (torch: a hundred operators)
+
+
+def _take_on(request: Mapping[str, Any]) -> None:
+    """Take on what a process has of its own from its start."""
     os.umask(request["umask"])
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
     _renew_random_generators()
-    _use_threads_as_asked()
     gc.enable()
-    try:
-        return run(request["argv"])
-    finally:
-        _leave()
 
 
 def _open_standard_streams() -> None:
@@ -202,11 +313,15 @@ def _open_standard_streams() -> None:
 def _run_kernel(argv: list[str]) -> int:
     from ipykernel.kernelapp import IPKernelApp
 
-    if matplotlib := sys.modules.get("matplotlib"):
-        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE
+    _use_backend_as_asked()
     # ipykernel read its parent's number from the environment when it was imported, which was before this process was.
     IPKernelApp.launch_instance([*argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
     return 0
+
+
+def _use_backend_as_asked() -> None:
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE
 
 
 def _run_command(argv: list[str]) -> int:

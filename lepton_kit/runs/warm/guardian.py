@@ -3,13 +3,12 @@
 Whoever starts a kernel holds a lease, one end of a socket. When the lease ends (also because its holder was killed), or
 when the kernel exits, the guardian kills the kernel and every process that descends from it, however far it went away.
 
-This file uses the standard library alone: a guardian is a bare interpreter that is there in milliseconds.
+This file and those it imports use the standard library alone: a guardian is a bare interpreter, there in milliseconds.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import select
 import signal
@@ -21,8 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from lepton_kit.runs.warm.wire import Lines, receive_request, say, send_request
+
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # of Linux' prctl(2)
 NAME = "lepton-guardian"  # 15 bytes at most
+CONFIRMED = b"confirmed"
 STOP_S = 10.0  # how long a command may take to end by itself after it was asked to
 
 
@@ -42,21 +44,90 @@ def guard(lease: socket.socket, run: Callable[[], int], ask_first: bool = False)
     ask_first
         At the end of the lease send SIGTERM and wait a little, before killing.
     """
+    _become_guardian()
+    child = _start(run, closing=[lease])
+    _close_standard_streams()
+    say(lease, pid=child)
+    _see_through(lease, Lines(lease), child, ask_first)
+
+
+def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], clean_up: Callable[[], None]) -> NoReturn:
+    """Run something in a child process before there is a lease on it, and guard it as soon as there is.
+
+    Parameters
+    ----------
+    control
+        Where the lease will come from, with the request and the standard streams of who takes the child, and then
+        `CONFIRMED`; when it closes before that, the child is killed.
+    run
+        What the child does, given a socket on which it receives the request, and answers `{"kernel": …}`.
+    clean_up
+        Called when the child and all that descends from it are gone.
+    """
+    _become_guardian()
+    ours, theirs = socket.socketpair()
+    child = _start(lambda: run(theirs), closing=[control, ours])
+    theirs.close()
+    _close_standard_streams()
+    try:
+        request, files = receive_request(control)
+        lease = socket.socket(fileno=files[0])
+        lines = Lines(lease)
+        if not may_start(lease, lines):
+            raise ConnectionError("who asked has gone")
+        send_request(ours, request, files[1:])
+        for file in files[1:]:
+            os.close(file)
+        answer = Lines(ours).receive()
+        if control.recv(len(CONFIRMED)) != CONFIRMED:
+            raise ConnectionError("the server's files have changed")
+        control.close()
+    except OSError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        _kill_descendants()
+        clean_up()
+        os._exit(0)
+    ours.close()
+    say(lease, pid=child, **(answer[0] if answer else {}))
+    _see_through(lease, lines, child, ask_first=False, clean_up=clean_up)
+
+
+def may_start(lease: socket.socket, lines: Lines) -> bool:
+    """Offer to start what was asked for; return whether who asked accepts, because it has not lost patience."""
+    say(lease, offer=1)
+    while not lines.ended:
+        if any("go" in line for line in lines.receive()):
+            return True
+    return False
+
+
+def _become_guardian() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # so orphans become children of this process, wherever they went
     name_process(NAME)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _start(run: Callable[[], int], closing: list[socket.socket]) -> int:
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _become_child(lease, parent)
+        for connection in closing:
+            connection.close()
+        _become_child(parent)
         os._exit(_status_of(run))
-    _close_standard_streams()
-    _send(lease, {"pid": child})
-    _watch(lease, child, ask_first)
+    return child
+
+
+def _see_through(
+    lease: socket.socket, lines: Lines, child: int, ask_first: bool, clean_up: Callable[[], None] = lambda: None
+) -> NoReturn:
+    _watch(lease, lines, child, ask_first)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     _kill_descendants()
-    _send(lease, {"exit": code})
+    clean_up()
+    say(lease, exit=code)
     os._exit(0)
 
 
@@ -65,8 +136,7 @@ def name_process(name: str) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
-def _become_child(lease: socket.socket, parent: int) -> None:
-    lease.close()
+def _become_child(parent: int) -> None:
     os.setsid()
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
@@ -93,13 +163,13 @@ def _status_of(run: Callable[[], int]) -> int:
                 stream.flush()
 
 
-def _watch(lease: socket.socket, child: int, ask_first: bool) -> None:
+def _watch(lease: socket.socket, lines: Lines, child: int, ask_first: bool) -> None:
     """Wait for the child's end, and bring it about when the lease ends."""
     process = os.pidfd_open(child)
     poller = select.poll()
     poller.register(process, select.POLLIN)
     poller.register(lease, select.POLLIN | select.POLLHUP)
-    keep_s, end, held = 0.0, None, b""
+    keep_s, end = 0.0, None
     while True:
         left = None if end is None else max(0.0, end - time.monotonic())
         ready = {number for number, _ in poller.poll(None if left is None else 1000 * left)}
@@ -107,13 +177,11 @@ def _watch(lease: socket.socket, child: int, ask_first: bool) -> None:
             os.close(process)
             return
         if lease.fileno() in ready:
-            received = _receive(lease)
-            *lines, held = (held + received).split(b"\n")
-            for message in map(json.loads, lines):
+            for message in lines.receive():
                 keep_s = message.get("keep", keep_s)
                 if number := message.get("signal"):
                     _signal(child, number)
-            if not received:
+            if lines.ended:
                 poller.unregister(lease)
                 end = time.monotonic() + (keep_s or (STOP_S if ask_first else 0.0))
                 if ask_first:
@@ -123,18 +191,6 @@ def _watch(lease: socket.socket, child: int, ask_first: bool) -> None:
             end = None
 
 
-def _receive(lease: socket.socket) -> bytes:
-    try:
-        return lease.recv(65536)
-    except OSError:
-        return b""
-
-
-def _send(lease: socket.socket, message: dict[str, int]) -> None:
-    with suppress(OSError):  # nobody holds the lease any more
-        lease.sendall(json.dumps(message).encode() + b"\n")
-
-
 def _signal(child: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child, number)
@@ -142,14 +198,19 @@ def _signal(child: int, number: int) -> None:
 
 def _kill_descendants() -> None:
     """Kill until none is left: a killed process' children become ours, and are next."""
-    while True:
+    while _has_children():
         for pid in _children():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+        os.waitpid(-1, 0)
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _children() -> list[int]:
@@ -178,7 +239,6 @@ def main() -> NoReturn:
     """Start a command, whose words follow the number of the lease's file, and guard it."""
     lease = socket.socket(fileno=int(sys.argv[1]))
     lease.set_inheritable(False)
-    lease.set_inheritable(False)
     words = sys.argv[2:]
 
     def run() -> int:
@@ -189,7 +249,3 @@ def main() -> NoReturn:
             return 127
 
     guard(lease, run)
-
-
-if __name__ == "__main__":
-    main()

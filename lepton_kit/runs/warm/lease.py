@@ -5,7 +5,6 @@ The standard library alone: the `lepton` command asks before it imports anything
 
 from __future__ import annotations
 
-import array
 import fcntl
 import hashlib
 import json
@@ -15,13 +14,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.runs.warm.guardian import NAME
+from lepton_kit.runs.warm.wire import Lines, say, send_request
 
+STARTS_IN_S = 60.0  # what a process may take that is being started; it is only waiting for a processor
 PATIENCE_S = 0.3  # an ordinary start takes about as long, so waiting longer for a busy server gains nothing
 DECIDES = (  # beginnings of the names of variables that libraries read while they are imported
     "PYTHON", "LC_", "LANG", "LD_", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "MPLCONFIGDIR", "MATPLOTLIBRC",
@@ -39,7 +40,9 @@ class Lease:
         self.connection = connection
         self.pid = 0
         self.exit_status: int | None = None
-        self._held = b""
+        self.kernel: dict[str, Any] | None = None  # how to connect to it, where that was not for who asked to decide
+        self._offered = False
+        self._lines = Lines(connection)
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Wait for the process' end; return its exit status, minus a signal's number, or None if it still runs."""
@@ -53,10 +56,21 @@ class Lease:
             self._take_in()
         return bool(self.pid)
 
+    def take_up(self, patience: float) -> bool:
+        """Wait for the offer to start the process and accept it; return whether there was one in time.
+
+        Only what was accepted is started, so whoever loses patience can do the work alone and it is done once.
+        """
+        deadline = time.monotonic() + patience
+        while not self._offered and self.exit_status is None and self._readable(max(0.0, deadline - time.monotonic())):
+            self._take_in()
+        if self._offered:
+            say(self.connection, go=1)
+        return self._offered
+
     def send(self, **message: float) -> None:
         """Tell the guardian something: `signal=number` or `keep=seconds`."""
-        with suppress(OSError):  # it has ended
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
+        say(self.connection, **message)
 
     def close(self) -> None:
         """End the lease, and with it the process."""
@@ -68,15 +82,12 @@ class Lease:
         return bool(poller.poll(None if seconds is None else 1000 * seconds))
 
     def _take_in(self) -> None:
-        try:
-            received = self.connection.recv(65536)
-        except OSError:
-            received = b""
-        *lines, self._held = (self._held + received).split(b"\n")
-        for message in map(json.loads, lines):
+        for message in self._lines.receive():
+            self._offered |= "offer" in message
             self.pid = message.get("pid", self.pid)
+            self.kernel = message.get("kernel", self.kernel)
             self.exit_status = message.get("exit", self.exit_status)
-        if not received and self.exit_status is None:
+        if self._lines.ended and self.exit_status is None:
             self.exit_status = -9  # the guardian itself was killed, and its child with it
 
 
@@ -96,17 +107,14 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     connection.settimeout(PATIENCE_S)
     try:
         connection.connect(str(path))
-        content = json.dumps(request).encode()
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files).tobytes())]
-        connection.sendmsg([len(content).to_bytes(4, "big")], rights)
-        connection.sendall(content)
+        send_request(connection, request, files)
     except OSError:
         connection.close()
         start_server(environment)
         return None
     connection.settimeout(None)
     lease = Lease(connection)
-    if lease.started(PATIENCE_S):
+    if lease.take_up(PATIENCE_S) and lease.started(STARTS_IN_S):
         return lease
     lease.close()
     if lease.exit_status is not None:  # the server has ended, such as one that was out of date

@@ -9,15 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool
 
-from lepton_kit.runs.warm import guardian
 from lepton_kit.runs.warm.lease import Lease, is_safe_here, lease_from_server
 
+GUARDIAN = (  # a bare interpreter: only the standard library, and then where this package lies
+    "import sys; sys.path.append(sys.argv.pop(1)); from lepton_kit.runs.warm.guardian import main; main()"
+)
 POLL_S = 0.005
 STARTS_IN_S = 10.0  # a bare interpreter needs milliseconds
 
@@ -68,6 +71,7 @@ class LeptonProvisioner(LocalProvisioner):
     """
 
     process: Any = None
+    launches = 0
     warm = Bool(True, help="Whether a kernel may be forked from the fork server.").tag(config=True)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
@@ -77,6 +81,10 @@ class LeptonProvisioner(LocalProvisioner):
         options = LocalProvisioner._scrub_kwargs(kwargs)
         self.process = self._forked(cmd, options) or _started(cmd, options)
         self.pid = self.pgid = self.process.pid
+        self.launches += 1
+        if elsewhere := self.process.lease.kernel:
+            info: Any = {**elsewhere, "key": elsewhere["key"].encode()}
+            self.connection_info = info
         return self.connection_info
 
     async def wait(self) -> int | None:
@@ -97,7 +105,10 @@ class LeptonProvisioner(LocalProvisioner):
             if self.warm:
                 logger.info("an ordinary kernel starts: %s", reason)
             return None
-        request = {"kind": "kernel", "argv": cmd[2:], "env": environment, "cwd": cwd, "umask": _umask()}
+        request = {
+            "kind": "kernel", "argv": cmd[2:], "env": environment, "cwd": cwd, "umask": _umask(),
+            "spare": self._may_be_elsewhere(),
+        }  # fmt: skip
         with Path(os.devnull).open("r+b", buffering=0) as null:
             files = [_number(options.get(name), null.fileno() if number == 0 else number)
                      for number, name in enumerate(("stdin", "stdout", "stderr"))]  # fmt: skip
@@ -106,6 +117,12 @@ class LeptonProvisioner(LocalProvisioner):
             logger.info("an ordinary kernel starts: the fork server is only starting")
             return None
         return GuardedProcess(lease)
+
+    def _may_be_elsewhere(self) -> bool:
+        """Whether the kernel may listen elsewhere than was chosen for it: clients of a restarted one know the place."""
+        info: Mapping[str, Any] = self.connection_info
+        is_local = info.get("transport") == "ipc" or str(info.get("ip")) in ("127.0.0.1", "localhost")
+        return self.launches == 0 and is_local and "curve_publickey" not in info
 
     def _no_fork_because(self, cmd: list[str], environment: dict[str, str], cwd: str) -> str | None:
         if not self.warm:
@@ -122,7 +139,7 @@ def _started(cmd: list[str], options: dict[str, Any]) -> GuardedProcess:
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, str(theirs.fileno()), *cmd],
+            [sys.executable, "-I", "-S", "-c", GUARDIAN, str(Path(__file__).parents[3]), str(theirs.fileno()), *cmd],
             cwd=options.get("cwd"), env=options.get("env"), pass_fds=[theirs.fileno()], start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=options.get("stdout"), stderr=options.get("stderr"),
         )  # fmt: skip

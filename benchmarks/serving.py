@@ -1,0 +1,283 @@
+"""Times `/v1/predict` of a service beside bare FastAPI apps that call the same model, and batches beside single rows.
+
+    python benchmarks/serving.py [--rounds N] [--seconds S]
+
+All answer on loopback with one worker and the same uvicorn settings. Load comes from a process of its own: a lean
+client on asyncio streams' own protocol level, 16 connections that are kept alive, each with its next request as soon as
+the last is answered (a closed loop, which finds what a server can do). Rounds alternate, so that what else the machine
+does meets all of them; the numbers are medians over the rounds.
+
+The model is a GRU of the size that notebook 02 trains, with 33 features a row. `bare, arrays` is the leanest that one
+would write by hand: it validates with pydantic and gives an array to the network. `bare, table` asks
+`Forecaster.predict` with a DataFrame, as a notebook does. Neither has metrics, a log, a queue limit, or versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from results import write_section
+
+from lepton_kit.data.features import price_features
+from lepton_kit.data.sources import read_prices
+from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT, Architecture, Forecaster, model_columns, untrained
+from lepton_kit.models.golden import golden_examples
+from lepton_kit.models.registry import Registry
+
+CONNECTIONS = 16
+BATCH = 256
+TARGET = 1.3
+SERVERS = ("bare, table", "bare, arrays", "the kit")
+
+
+def main() -> None:
+    """Run the benchmark and write its section."""
+    given = argparse.ArgumentParser(description=__doc__)
+    given.add_argument("--rounds", type=int, default=5)
+    given.add_argument("--seconds", type=float, default=4.0)
+    given.add_argument("--bare", nargs=3, metavar=("KIND", "PROJECT", "PORT"), help=argparse.SUPPRESS)
+    given.add_argument("--load", nargs=3, metavar=("PORT", "BODY", "SECONDS"), help=argparse.SUPPRESS)
+    asked = given.parse_args()
+    if asked.bare:
+        serve_bare(asked.bare[0], Path(asked.bare[1]), int(asked.bare[2]))
+    elif asked.load:
+        print(
+            json.dumps(asyncio.run(drive(int(asked.load[0]), Path(asked.load[1]).read_bytes(), float(asked.load[2]))))
+        )
+    else:
+        measure(asked.rounds, asked.seconds)
+
+
+# --- what is measured ---------------------------------------------------------------------------------------------
+
+
+def measure(rounds: int, seconds: float) -> None:
+    """Start all servers, drive load at them in turn, and write the section."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as servers:
+        project = Path(scratch)
+        bodies = make_project(project)
+        ports = {name: servers.enter_context(running(name, project)) for name in SERVERS}
+        found: dict[tuple[str, str], list[dict[str, float]]] = {}
+        for number in range(rounds + 1):
+            for kind, body in bodies.items():
+                for name in SERVERS if number % 2 else SERVERS[::-1]:
+                    taken = load(ports[name], body, seconds if number else 1.0)
+                    if number:  # the first round warms up
+                        found.setdefault((name, kind), []).append(taken)
+    middles = {
+        key: {name: statistics.median(one[name] for one in each) for name in each[0]} for key, each in found.items()
+    }
+    text = report(middles, rounds, seconds)
+    write_section(f"## Serving\n\n{text}")
+    print(text)
+
+
+def load(port: int, body: Path, seconds: float) -> dict[str, float]:
+    """Drive load from a process of its own."""
+    command = [sys.executable, __file__, "--load", str(port), str(body), str(seconds)]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def report(middles: dict[tuple[str, str], dict[str, float]], rounds: int, seconds: float) -> str:
+    """Return the section in Markdown."""
+    lines = [
+        f"`benchmarks/serving.py`, {datetime.now(UTC):%Y-%m-%d}: Python {platform.python_version()}, {os.cpu_count()} "
+        f"cores (shared with other work), FastAPI {version('fastapi')}, uvicorn {version('uvicorn')}, torch "
+        f"{version('torch')}. One worker each; {CONNECTIONS} connections, closed loop, from a process of its own; "
+        f"medians of {rounds} alternating rounds of {seconds:g} s. A batch is {BATCH} rows. `client` is the load "
+        "generator's own processor time per request: below the time that a request takes, it is not what limits.",
+        "",
+        "| server | single: requests/s | p50 ms | p99 ms | client ms | batch: rows/s | p99 ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in SERVERS:
+        one, many = middles[name, "single"], middles[name, "batch"]
+        lines.append(
+            f"| {name} | {one['rate']:.0f} | {one['p50']:.1f} | {one['p99']:.1f} | {one['client']:.2f} | "
+            f"{BATCH * many['rate']:.0f} | {many['p99']:.0f} |"
+        )
+    lines += [
+        "",
+        "| the kit against | throughput, times slower | p99, times longer | target | |",
+        "|---|---|---|---|---|",
+    ]
+    kit = middles["the kit", "single"]
+    for name in SERVERS[:2]:
+        bare = middles[name, "single"]
+        slower, longer = bare["rate"] / kit["rate"], kit["p99"] / bare["p99"]
+        met = "met" if max(slower, longer) <= TARGET else "missed"
+        lines.append(f"| {name} | {slower:.2f} | {longer:.2f} | ≤ {TARGET} | {met} |")
+    gain = BATCH * middles["the kit", "batch"]["rate"] / kit["rate"]
+    lines += [
+        "",
+        f"Asked for in batches of {BATCH}, the kit gives {gain:.0f} times as many forecasts per second as singly.",
+    ]
+    return "\n".join(lines)
+
+
+# --- the load -----------------------------------------------------------------------------------------------------
+
+
+async def drive(port: int, body: bytes, seconds: float) -> dict[str, float]:
+    """Send a body again and again over all connections; return the rate, latencies in ms and own time per request."""
+    head = (
+        f"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    spent, until = time.process_time(), time.perf_counter() + seconds
+    loop = asyncio.get_running_loop()
+    clients = [
+        (await loop.create_connection(lambda: Client(head.encode() + body, until), "127.0.0.1", port))[1]
+        for _ in range(CONNECTIONS)
+    ]
+    began = time.perf_counter()
+    await asyncio.gather(*(client.over for client in clients))
+    took = time.perf_counter() - began
+    latencies = [one for client in clients for one in client.latencies]
+    p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
+    own = 1000 * (time.process_time() - spent) / len(latencies)
+    return {"rate": len(latencies) / took, "p50": 1000 * p50, "p99": 1000 * p99, "client": own}
+
+
+class Client(asyncio.Protocol):
+    """One connection; it reads no more of an answer than its status and length."""
+
+    def __init__(self, request: bytes, until: float) -> None:
+        self.request, self.until = request, until
+        self.latencies: list[float] = []
+        self.over = asyncio.get_running_loop().create_future()
+        self.held, self.length = b"", -1
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        self.transport = transport
+        self.send()
+
+    def send(self) -> None:
+        """Send the next request."""
+        self.held, self.length, self.sent = b"", -1, time.perf_counter()
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect an answer; at its end, go on."""
+        self.held += data
+        if self.length < 0 and (end := self.held.find(b"\r\n\r\n")) >= 0:
+            head = self.held[:end].lower()
+            if not head.startswith(b"http/1.1 200"):
+                self.over.set_exception(RuntimeError(self.held.decode()[:300]))
+                self.transport.close()
+                return
+            self.length = end + 4 + int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        if 0 <= self.length <= len(self.held):
+            now = time.perf_counter()
+            self.latencies.append(now - self.sent)
+            if now < self.until:
+                self.send()
+            else:
+                self.transport.close()
+                self.over.set_result(None)
+
+
+# --- the servers --------------------------------------------------------------------------------------------------
+
+
+def make_project(project: Path) -> dict[str, Path]:
+    """Make a project with a promoted model, and return the bodies of a single request and of a batch."""
+    prices = read_prices("sample:goog")
+    features = price_features(prices, lookback=10)
+    forecaster = untrained(Architecture("gru", model_columns(features)), features, level=0.02)
+    registry = Registry(project / "models")
+    made = registry.save("goog", forecaster, {"data": "benchmark"}, golden_examples(forecaster, features))
+    registry.promote("goog", made, "benchmark", "")
+    (project / "lepton.toml").write_text("")
+    rows = features[list(forecaster.architecture.needed)].tail(BATCH).to_dict("records")
+    bodies = {"single": {"row": rows[-1]}, "batch": {"rows": rows}}
+    for name, body in bodies.items():
+        (project / f"{name}.json").write_text(json.dumps(body))
+    return {name: project / f"{name}.json" for name in bodies}
+
+
+@contextlib.contextmanager
+def running(name: str, project: Path) -> Iterator[int]:
+    """Run a server in a process of its own, and give its port when it answers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    if name == "the kit":
+        command = [sys.executable, "-m", "lepton_kit.cli", "serve", "goog", "--port", str(port)]
+    else:
+        command = [sys.executable, __file__, "--bare", name, str(project), str(port)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LEPTON_")}
+    with (project / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(RuntimeError, OSError):
+                asyncio.run(drive(port, (project / "single.json").read_bytes(), 0.01))
+                break
+            time.sleep(0.2)
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def serve_bare(kind: str, project: Path, port: int) -> None:
+    """Serve the model with FastAPI and nothing else."""
+    import torch
+    import uvicorn
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    torch.set_num_threads(1)
+    forecaster = Registry(project / "models").load("goog")
+    app = FastAPI()
+
+    class Body(BaseModel):
+        row: dict[str, float] | None = None
+        rows: list[dict[str, float]] | None = None
+
+    answer = {"bare, table": by_table, "bare, arrays": by_arrays}[kind]
+
+    async def predict(body: Body) -> dict[str, Any]:
+        return {"forecasts": answer(forecaster, [body.row] if body.row else body.rows or [])}
+
+    predict.__annotations__ = {"body": Body, "return": dict[str, Any]}  # names of this function, not of the module
+    app.post("/v1/predict")(predict)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, server_header=False)
+
+
+def by_table(forecaster: Forecaster, rows: list[dict[str, float]]) -> list[dict[Any, Any]]:
+    """Answer as a notebook does."""
+    import pandas as pd
+
+    return forecaster.predict(pd.DataFrame(rows)).to_dict("records")
+
+
+def by_arrays(forecaster: Forecaster, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Answer with arrays only."""
+    needed = forecaster.architecture.needed
+    inputs, scale = forecaster.scaled(np.array([[row[name] for name in needed] for row in rows]))
+    answers = forecaster.answer(np.clip(inputs, -FURTHEST_INPUT, FURTHEST_INPUT), scale)
+    return [dict(zip(FORECAST, one, strict=True)) for one in answers.tolist()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,476 @@
+"""Brings a new version of a model into a running service by steps, and takes one back.
+
+A deployment begins with the new version beside the old one, tests it over HTTP while no user is answered by it, gives
+it a growing share of the requests while both are compared, and ends with the new version alone, or with the old one as
+before. What happened is kept as a record, with the service's deployments and by whoever asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.registry import Registry
+from lepton_kit.ops.load import running_address
+from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
+from lepton_kit.serving.config import TOKEN, read_config
+from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish, service_folder
+
+STEPS = (0.05, 0.25, 0.5, 1.0)
+FORMAT = "lepton-deployment/1"
+AGREEMENT = 1e-6
+"""Golden outputs may differ by this part of their size on another processor."""
+
+
+class ServiceClient:
+    """A running service, as its administrator sees it.
+
+    Parameters
+    ----------
+    address
+        Such as `http://127.0.0.1:8000`.
+    token
+        The service's `LEPTON_ADMIN_TOKEN`.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        self.address = address
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._http = httpx.Client(base_url=address, timeout=60, trust_env=False)
+
+    def version(self) -> str:
+        """Return the version that answers now."""
+        return str(self.get("/readyz").json()["version"])
+
+    def candidate(self) -> str | None:
+        """Return the version that stands beside it, if any."""
+        found = self.get("/readyz").json()["candidate"]
+        return None if found is None else str(found)
+
+    def counts(self) -> dict[str, Counts]:
+        """Return what each version has done so far."""
+        return read_counts(self.get("/metrics").text)
+
+    def reload(self, version: str, candidate: str | None = None, share: float = 0.0, **more: Any) -> None:
+        """Say which version shall answer, and which share of the requests a candidate.
+
+        Raises
+        ------
+        InputError
+            When the service refuses; the message says why.
+        """
+        body = {"version": version, "candidate": candidate, "share": share, **more}
+        answer = self.send("/admin/reload", json=body, headers=self._headers)
+        if answer.status_code != 200:
+            raise InputError(f"service at {self.address}: {_error_of(answer)}")
+
+    def predict(self, body: Any, version: str) -> httpx.Response:
+        """Ask one version for forecasts, whatever its share."""
+        return self.send("/v1/predict", json=body, headers={"X-Model-Version": version})
+
+    def get(self, path: str) -> httpx.Response:
+        """Return the answer to a GET request."""
+        return self._ask("GET", path)
+
+    def send(self, path: str, **more: Any) -> httpx.Response:
+        """Return the answer to a POST request."""
+        return self._ask("POST", path, **more)
+
+    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **more)
+        except httpx.HTTPError as error:
+            raise InputError(f"service at {self.address}: does not answer ({type(error).__name__})") from error
+
+
+@dataclass(frozen=True)
+class Check:
+    """One integration test: what must hold, whether it does, and what was found."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One share of the requests, what both versions did meanwhile, and how they compare."""
+
+    share: float
+    old: Counts
+    new: Counts
+    findings: Sequence[Finding]
+
+    @property
+    def worse(self) -> list[str]:
+        """Return the names of the indicators that speak against the new version."""
+        return [found.name for found in self.findings if found.verdict == "worse"]
+
+
+@dataclass
+class Deployment:
+    """What a deployment did; `outcome` is `promoted` or `rolled back`, and `reason` says why."""
+
+    model: str
+    old: str
+    new: str
+    rule: Rule
+    run_id: str
+    started: str = field(default_factory=lambda: _now())
+    ended: str = ""
+    outcome: str = ""
+    reason: str = ""
+    checks: list[Check] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Return the deployment record, as JSON can hold it."""
+        steps = [
+            {
+                "share": step.share,
+                "requests": {"old": step.old.requests, "new": step.new.requests},
+                "findings": [as_json(found) for found in step.findings],
+            }
+            for step in self.steps
+        ]
+        return {
+            "format": FORMAT, "model": self.model, "from": self.old, "to": self.new, "outcome": self.outcome,
+            "reason": self.reason, "started": self.started, "ended": self.ended, "run_id": self.run_id,
+            "rule": asdict(self.rule), "checks": [asdict(check) for check in self.checks], "steps": steps,
+        }  # fmt: skip
+
+
+Traffic = Callable[[float], object]
+"""What happens while the candidate has a share (0 to 1) of the requests: load is driven, or real requests awaited."""
+
+
+def deploy(
+    service: ServiceClient,
+    registry: Registry,
+    model: str,
+    version: str,
+    traffic: Traffic,
+    *,
+    steps: Sequence[float] = STEPS,
+    rule: Rule | None = None,
+    run_id: str = "",
+) -> Deployment:
+    """Bring a version into a running service by steps, or take it back.
+
+    The version is rolled back when an integration test fails, when a step has too few requests to judge, or when the
+    rule calls it worse; an error on the way, such as a service that ends, leaves the old version too. The registry's
+    promoted version follows: a rolled back version that had been promoted is withdrawn there as well.
+
+    Parameters
+    ----------
+    service
+        The running service; the version that answers now is the old one.
+    registry, model, version
+        The new version.
+    traffic
+        Called with the share at each step; returns when the step has had its requests.
+    steps
+        Growing shares of the requests, the last one 1.
+    rule
+        When the new version counts as worse.
+    run_id
+        The run that deploys, for the records.
+
+    Raises
+    ------
+    InputError
+        When the version is missing or damaged, answers already, or the service refuses or does not answer.
+    """
+    check_steps(steps)
+    forecaster, old = registry.load(model, version), service.version()
+    if old == version:
+        raise InputError(f"model {model!r}: {version} is what the service answers with already")
+    made = Deployment(model, old, version, rule or Rule(), run_id)
+    service.reload(old, version, 0.0, note=f"{version} beside {old}, to be tested")
+    try:
+        made.checks = integration_tests(service, forecaster, registry.golden(model, version), version)
+        failed = [check.name for check in made.checks if not check.passed]
+        made.reason = f"integration test failed: {'; '.join(failed)}" if failed else ""
+        for share in () if failed else steps:
+            if service.candidate() != version:
+                made.reason = f"before {share:.0%}: somebody else withdrew {version}"
+                break
+            made.steps.append(_step(service, made, share, traffic))
+            if made.reason:
+                break
+    except BaseException as error:
+        _take_back(service, registry, made, f"stopped by {type(error).__name__}: {error}")
+        raise
+    if made.reason:
+        _take_back(service, registry, made, made.reason)
+    else:
+        _promote(service, registry, made)
+    return made
+
+
+def check_steps(steps: Sequence[float]) -> None:
+    """Raise InputError unless the shares grow from above 0 to 1."""
+    if not steps or list(steps) != sorted(set(steps)) or steps[0] <= 0 or steps[-1] != 1:
+        shown = ", ".join(f"{share:g}" for share in steps)
+        raise InputError(f"steps of a deployment: {shown or 'none'}: must be growing shares above 0 that end with 1")
+
+
+def integration_tests(
+    service: ServiceClient, forecaster: Forecaster, golden: Mapping[str, Any], version: str
+) -> list[Check]:
+    """Ask a version through the service what its users will ask, and what they must not ask.
+
+    Parameters
+    ----------
+    service
+        The running service, which holds the version.
+    forecaster, golden
+        The version as the registry has it: what it needs, and the forecasts that it must give.
+    version
+        Its name.
+    """
+    needed = forecaster.architecture.needed
+    rows = [
+        dict(zip(needed, values, strict=True)) for values in zip(*(golden["inputs"][n] for n in needed), strict=True)
+    ]
+    lacking = {name: value for name, value in rows[0].items() if name != needed[0]}
+    return [
+        _is_ready(service),
+        _gives_golden_outputs(service, rows, golden["outputs"], version),
+        _one_is_as_many(service, rows, version),
+        _refuses(service, version, "a row without a feature", {"row": lacking}, f"row.{needed[0]}"),
+        _refuses(
+            service, version, "a value that is no number", {"row": {**rows[0], needed[0]: "x"}}, f"row.{needed[0]}"
+        ),
+        _refuses(service, version, "an empty batch", {"rows": []}, "rows"),
+        _counts_are_kept(service, version),
+    ]
+
+
+def wait_for_requests(service: ServiceClient, version: str, minimum: int, seconds: float) -> Traffic:
+    """Return the traffic of a service that has its own: wait some seconds, and longer for `minimum` requests.
+
+    Parameters
+    ----------
+    service, version
+        Whose requests are awaited.
+    minimum
+        Requests of the version that a step needs.
+    seconds
+        How long a step lasts at least; one that has too few requests ends after ten times as long.
+    """
+
+    def wait(share: float) -> None:
+        before = service.counts().get(version, Counts())
+        began = time.monotonic()
+        while time.monotonic() - began < 10 * seconds:
+            time.sleep(min(1.0, seconds))
+            seen = service.counts().get(version, Counts()).since(before).requests
+            if seen >= minimum and time.monotonic() - began >= seconds:
+                return
+
+    return wait
+
+
+def deploy_to(name: str, project: Path, version: str, steps: Sequence[float], seconds: float) -> Deployment:
+    """Bring a version into a running service of the project, with the requests that it has anyway.
+
+    Parameters
+    ----------
+    name
+        The service's name.
+    project
+        The project's root.
+    version
+        A version of the service's model; `current` is the promoted one.
+    steps, seconds
+        Growing shares of the requests, and how long each lasts at least.
+
+    Raises
+    ------
+    InputError
+        When the service does not run here, `LEPTON_ADMIN_TOKEN` is not set or wrong, or as `deploy` says.
+    """
+    folder = service_folder(project / "services", name)
+    check_steps(steps)
+    if not 0.1 <= seconds <= 7 * 86400:
+        raise InputError(f"--step-seconds {seconds:g}: must be from 0.1 s to a week")
+    address, config, token = running_address(folder), read_config(folder), os.environ.get(TOKEN, "")
+    if config is None or not token:
+        raise InputError(f"{TOKEN} is not set: deploying needs the service's token")
+    registry, service, rule = Registry(config.registry), ServiceClient(address, token), Rule()
+    chosen = registry.folder(config.model, version).name
+    traffic = wait_for_requests(service, chosen, rule.minimum_requests, seconds)
+    return deploy(service, registry, config.model, chosen, traffic, steps=steps, rule=rule, run_id="lepton deploy")
+
+
+def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float = 30.0) -> str:
+    """Take a service back to its earlier good version, whether it runs or not, and return what was done.
+
+    A candidate that has a share of the requests is withdrawn, and the old version stays. Without one, the version
+    that was promoted before is promoted again, and a running service loads it.
+
+    Parameters
+    ----------
+    name
+        A service of the project, or, where none of that name was ever started, a model of its registry.
+    project
+        The project's root.
+    run_id, reason
+        Who asked, and why, for the records.
+    seconds
+        How long the workers may take to follow.
+
+    Raises
+    ------
+    InputError
+        When there is no earlier version, or it is damaged; nothing is changed then.
+    LeptonError
+        When the workers do not follow.
+    """
+    folder = service_folder(project / "services", name)
+    config = read_config(folder)
+    if config is None:
+        back = Registry(project / "models").rollback(name, run_id, reason)
+        return f"model {name}: {back} is promoted again; no service {name} was ever started here"
+    serving, candidate = _held(folder)
+    registry = Registry(config.registry)
+    target = _earlier(registry, config.model, serving, candidate, run_id, reason)
+    if not read_reports(folder):
+        return f"service {name}: is not running; it will answer with {target} when it is started"
+    wish = change_wish(folder, version=target, candidate=None, share=0.0)
+    note_deployment(folder, target, f"rolled back from {candidate or serving}: {reason}")
+    _await_workers(folder, wish.generation, wish.workers, seconds)
+    words = f"candidate {candidate} is withdrawn, {target} answers alone" if candidate else f"{serving} → {target}"
+    return f"service {name}: {words}; {wish.workers} worker(s) followed"
+
+
+def _held(folder: Path) -> tuple[str, str | None]:
+    wish = read_wish(folder)
+    return wish.version, wish.candidate
+
+
+def _earlier(registry: Registry, model: str, serving: str, candidate: str | None, run_id: str, reason: str) -> str:
+    """Return the version to go back to, which is the promoted one afterwards."""
+    promoted = registry.current(model)
+    if candidate is not None:
+        registry.verify(model, serving)
+        if promoted == candidate and registry.incumbent(model, candidate) is not None:
+            registry.rollback(model, run_id, reason)
+        return serving
+    if promoted is not None and promoted != serving and registry.incumbent(model, promoted) != serving:
+        registry.verify(model, promoted)  # what answers was never promoted: the promoted one is the good one
+        return promoted
+    return registry.rollback(model, run_id, reason)
+
+
+def _await_workers(folder: Path, generation: int, workers: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        reports = [report for report in read_reports(folder) if report.generation >= generation]
+        if len(reports) >= workers:
+            break
+        if time.monotonic() > deadline:
+            raise LeptonError(f"service {folder.name!r}: {len(reports)} of {workers} workers followed in {seconds:g} s")
+        time.sleep(0.05)
+    if wrong := [report.error for report in reports if report.error]:
+        raise LeptonError(f"service {folder.name!r}: {'; '.join(wrong)}")
+
+
+def _step(service: ServiceClient, made: Deployment, share: float, traffic: Traffic) -> Step:
+    service.reload(made.old, made.new, share)
+    before = service.counts()
+    traffic(share)
+    after = service.counts()
+    old, new = (after.get(v, Counts()).since(before.get(v, Counts())) for v in (made.old, made.new))
+    if new.requests < made.rule.minimum_requests:
+        made.reason = (
+            f"at {share:.0%}: {new.requests:.0f} requests of {made.new} are too few to judge it; "
+            f"{made.rule.minimum_requests} are needed"
+        )
+        return Step(share, old, new, [])
+    is_same_time = old.requests >= made.rule.minimum_requests
+    compared = old if is_same_time or not made.steps else max(made.steps, key=lambda s: s.old.requests).old
+    step = Step(share, old, new, judge(compared, new, made.rule, is_same_time))
+    if step.worse:
+        made.reason = f"at {share:.0%}: {'; '.join(step.worse)} worse than {made.old}'s"
+    return step
+
+
+def _promote(service: ServiceClient, registry: Registry, made: Deployment) -> None:
+    made.outcome, made.ended = "promoted", _now()
+    made.reason = f"{len(made.checks)} integration tests passed, and in {len(made.steps)} steps nothing was worse"
+    registry.promote(made.model, made.new, made.run_id, made.reason)
+    service.reload(made.new, note=f"{made.new} promoted: {made.reason}"[:500], record=made.record())
+
+
+def _take_back(service: ServiceClient, registry: Registry, made: Deployment, reason: str) -> None:
+    made.outcome, made.ended, made.reason = "rolled back", _now(), reason
+    if registry.current(made.model) == made.new and registry.incumbent(made.model, made.new) is not None:
+        registry.rollback(made.model, made.run_id, reason)
+    service.reload(made.old, note=f"{made.new} rolled back: {reason}"[:500], record=made.record())
+
+
+def _is_ready(service: ServiceClient) -> Check:
+    answer = service.get("/readyz")
+    return Check("the service is ready", answer.status_code == 200, f"status {answer.status_code}")
+
+
+def _gives_golden_outputs(
+    service: ServiceClient, rows: list[dict[str, float]], outputs: Mapping[str, Sequence[float]], version: str
+) -> Check:
+    name = "golden inputs give the golden outputs"
+    answer = service.predict({"rows": rows}, version)
+    if answer.status_code != 200 or answer.json()["version"] != version:
+        return Check(name, False, f"status {answer.status_code}: {_error_of(answer)}")
+    given = answer.json()["forecasts"]
+    worst = 0.0
+    for column, expected in outputs.items():
+        found = np.array([one[column] for one in given])
+        scale = max(float(np.max(np.abs(expected))), 1e-12)
+        worst = max(worst, float(np.max(np.abs(found - expected)) / scale))
+    return Check(name, worst <= AGREEMENT, f"{len(rows)} rows, largest relative deviation {worst:.1g}")
+
+
+def _one_is_as_many(service: ServiceClient, rows: list[dict[str, float]], version: str) -> Check:
+    name = "a row alone gives what it gives in a batch"
+    alone, many = (service.predict(body, version) for body in ({"row": rows[0]}, {"rows": rows}))
+    if not alone.status_code == many.status_code == 200:
+        return Check(name, False, f"statuses {alone.status_code} and {many.status_code}")
+    (one,), first = alone.json()["forecasts"], many.json()["forecasts"][0]
+    passed = all(abs(one[key] - first[key]) <= AGREEMENT * max(abs(first[key]), 1e-12) for key in first)
+    return Check(name, passed, f"mean {one['mean']:.6g} and {first['mean']:.6g}")
+
+
+def _refuses(service: ServiceClient, version: str, what: str, body: Any, place: str) -> Check:
+    answer = service.predict(body, version)
+    named = [found["field"] for found in answer.json().get("fields", [])] if answer.status_code == 422 else []
+    return Check(f"{what} is refused, and the field named", place in named, f"status {answer.status_code}: {named}")
+
+
+def _counts_are_kept(service: ServiceClient, version: str) -> Check:
+    counts = service.counts().get(version, Counts())
+    passed = counts.requests >= 3 and counts.forecasts > 0 and bool(counts.slower)
+    return Check("its requests are counted under its name", passed, f"{counts.requests:.0f} requests")
+
+
+def _error_of(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json().get("error", ""))[:300]
+    except (json.JSONDecodeError, AttributeError):
+        return f"status {answer.status_code}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,109 @@
+"""Load for a service of this project: finds the service, its rows and its arrival times, and replays them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton_kit.data.sources import read_prices
+from lepton_kit.errors import InputError
+from lepton_kit.ops.faults import find_fault, injected
+from lepton_kit.serving.arrivals import Arrivals, find_trace, generated, traced
+from lepton_kit.serving.control import service_folder
+from lepton_kit.serving.replay import Plan, Summary, check_address, feed, needed_features, replay
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A fault by its name, and how many seconds after the beginning of the load it begins."""
+
+    name: str
+    after: float = 0.0
+
+
+def drive(
+    service: str,
+    project: Path,
+    plan: Plan,
+    source: str = "sample:goog",
+    injection: Injection | None = None,
+    is_remote_allowed: bool = False,
+) -> Summary:
+    """Drive load at a service of the project, or at an address.
+
+    Parameters
+    ----------
+    service
+        The name of a running service of the project, or an address such as `http://127.0.0.1:8000`.
+    project
+        The project's root.
+    plan
+        Arrival times, bounds and feedback.
+    source
+        A clean price table, as `lepton_kit.data.sources.read_prices` takes it.
+    injection
+        The fault to inject, if any.
+    is_remote_allowed
+        Whether an address of another machine may be given.
+
+    Raises
+    ------
+    InputError
+        When there is no such service, table or fault, or the address leads off this machine.
+    """
+    folder = None if "://" in service else service_folder(project / "services", service)
+    fault = find_fault(injection.name, plan.seed) if injection else None
+    if injection and not 0 <= injection.after < plan.seconds:
+        raise InputError(
+            f"--fault-after {injection.after:g}: must be from 0 to less than the {plan.seconds:g} s of load"
+        )
+    address = check_address(service if folder is None else running_address(folder), is_remote_allowed)
+    rows = feed(read_prices(source), needed_features(address))
+    with injected(fault, injection.after, folder) if fault and injection else nullcontext() as change:
+        return replay(address, rows, plan, change)
+
+
+def running_address(folder: Path) -> str:
+    """Return the address of a running service of the project.
+
+    Raises
+    ------
+    InputError
+        When it does not run.
+    """
+    try:
+        return (folder / "address").read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InputError(f"service {folder.name!r}: does not run here; start it with `lepton serve`") from error
+
+
+def find_arrivals(project: Path, seed: int, rate: float | None = None, speed: float | None = None) -> Arrivals:
+    """Return the arrivals of a real service where its trace is at hand, else those of a generator that says so.
+
+    Parameters
+    ----------
+    project
+        The trace is looked for in `LEPTON_DATA`, or in `shared/data` beside the project.
+    seed
+        Of the generator.
+    rate
+        Mean requests per second; the clock is made to run at the speed that gives them.
+    speed
+        How many times as fast the clock shall run.
+
+    Raises
+    ------
+    InputError
+        When both are given, or one is not a number above 0.
+    """
+    if rate is not None and speed is not None:
+        raise InputError("--rate and --speed: both say how fast the load is; give one of them")
+    for name, value in (("--rate", rate), ("--speed", speed)):
+        if value is not None and not 0 < value <= 1e6:
+            raise InputError(f"{name} {value:g}: must be above 0, and at most 1000000")
+    given = os.environ.get("LEPTON_DATA")
+    trace = find_trace(Path(given) if given else project.parent / "shared" / "data")
+    arrivals = traced(trace) if trace else generated(seed)
+    return arrivals.faster(speed or (rate / arrivals.rate if rate else 1.0))

@@ -1,0 +1,280 @@
+"""`lepton watch`: one process that receives alerts, watches services, and lets them start runbooks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
+
+from lepton_kit.errors import InputError
+from lepton_kit.files import write_atomically
+from lepton_kit.ops.watch import page, status
+from lepton_kit.ops.watch.dispatcher import Dispatcher
+from lepton_kit.ops.watch.evidence import FOLDER
+from lepton_kit.ops.watch.intake import Full, Intake
+from lepton_kit.ops.watch.observer import Observer
+from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.routing import Routes
+from lepton_kit.ops.watch.schedules import Schedules
+from lepton_kit.ops.watch.webhook import Gate, field_reasons, make_gate, read_webhook
+from lepton_kit.runs.runner import repair
+from lepton_kit.runs.settings import Settings, read_settings
+
+STYLE = Path(__file__).with_name("style.css")
+SWITCH_S = 0.001  # the loop and the thread that writes take turns this often, so that answers do not wait for 5 ms
+ADDRESS = "address"
+"""The file in `incidents/` that says where `lepton watch` answers while it runs."""
+
+
+class Metrics:
+    """What `/metrics` says of this process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        made: dict[str, Any] = {"registry": self.registry}
+        self.answers = Counter("lepton_watch_webhooks", "Webhooks by the status of the answer", ["status"], **made)
+        self.alerts = Counter("lepton_watch_alerts", "Alerts that were kept, seen again ones too", **made)
+        buckets = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+        self.seconds = Histogram("lepton_watch_webhook_seconds", "Time to answer a webhook", buckets=buckets, **made)
+        self.jobs = Gauge("lepton_watch_jobs", "Jobs by state", ["state"], **made)
+
+    def as_text(self, counts: dict[str, int]) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        for state, count in counts.items():
+            self.jobs.labels(state).set(count)
+        return generate_latest(self.registry)
+
+
+class Watcher:
+    """The parts of `lepton watch`, put together from the settings.
+
+    Raises
+    ------
+    InputError
+        When a setting is wrong: before anything is started.
+    """
+
+    def __init__(self, settings: Settings, project: Path, gate: Gate) -> None:
+        self.settings, self.project, self.gate = settings, project, gate
+        self.metrics = Metrics()
+        self.routes = Routes(settings, project)
+        self.queue = Queue(project)
+        self.schedules = Schedules(settings, project, self.queue, self._wake)
+        self.intake = Intake(self.queue, self.routes, self._wake)
+        self.observer = Observer(settings, project, self.queue, self.intake)
+        self._dispatcher: Dispatcher | None = None
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Let all parts work; at the end stop taking work, and end runs within the time that the settings give."""
+        self.queue.hold_open()
+        self._dispatcher = Dispatcher(self.queue, self.project, self.settings.watch.workers)
+        try:
+            self.schedules.start()
+            self.observer.start()
+            yield
+        finally:
+            self.schedules.stop()
+            self.observer.stop()
+            self.intake.close()
+            self._dispatcher.stop(self.settings.watch.stop_seconds)
+            self.queue.close()
+
+    def status(self) -> dict[str, Any]:
+        """Return how the project stands."""
+        return status.status(self.project, self.queue, self.observer.seen, self.schedules)
+
+    def _wake(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.wake()
+
+
+def application(watcher: Watcher) -> FastAPI:
+    """Return the HTTP application."""
+    app = FastAPI(title="Lepton Kit: watch", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(InputError, _unavailable)
+    _add_webhook(app, watcher)
+    _add_machines(app, watcher)
+    _add_pages(app, watcher)
+    site = watcher.project / "reports" / "_site"
+    app.mount("/reports", StaticFiles(directory=site, html=True, check_dir=False))
+    return app
+
+
+def _add_webhook(app: FastAPI, watcher: Watcher) -> None:
+    @app.post("/alerts")
+    async def alerts(request: Request) -> Response:
+        began = time.perf_counter()
+        answer = await _receive(request, watcher)
+        watcher.metrics.seconds.observe(time.perf_counter() - began)
+        watcher.metrics.answers.labels(str(answer.status_code)).inc()
+        return answer
+
+
+async def _receive(request: Request, watcher: Watcher) -> Response:
+    limit = watcher.settings.watch.body_limit
+    body = await _bounded_body(request, limit)
+    if body is None:
+        return _refused(413, f"the body is larger than {limit} bytes")
+    if (refusal := watcher.gate.refusal(request.headers, body)) is not None:
+        return _refused(*refusal)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return _refused(415, "the content type must be application/json")  # which no form of a web page can send
+    try:
+        alerts = read_webhook(body)
+    except ValidationError as error:
+        return _refused(422, "not an Alertmanager webhook of version 4", fields=field_reasons(error))
+    try:
+        await watcher.intake.take(alerts)
+    except (Full, InputError) as error:
+        return _refused(503, str(error), {"Retry-After": "1"})
+    watcher.metrics.alerts.inc(len(alerts))
+    return JSONResponse({"status": "accepted", "alerts": len(alerts)}, 202)
+
+
+async def _bounded_body(request: Request, limit: int) -> bytes | None:
+    """Return the body; None as soon as it is larger than the limit."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _refused(status: int, message: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
+    return JSONResponse({"error": message, **more}, status, headers)
+
+
+def _add_machines(app: FastAPI, watcher: Watcher) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        counts = await asyncio.to_thread(watcher.queue.counts)
+        return Response(watcher.metrics.as_text(counts), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/status.json")
+    async def status_json() -> Response:
+        return JSONResponse(await asyncio.to_thread(watcher.status))
+
+
+def _add_pages(app: FastAPI, watcher: Watcher) -> None:
+    queue, project = watcher.queue, watcher.project
+
+    @app.get("/")
+    async def home() -> Response:
+        return _page(page.status_page(await asyncio.to_thread(watcher.status)))
+
+    @app.get("/style.css")
+    async def style() -> Response:
+        return Response(STYLE.read_text(encoding="utf-8"), media_type="text/css")
+
+    @app.get("/incidents/{id}")
+    def incident(id: str) -> Response:
+        found = queue.incident(id)
+        if found is None:
+            return _page(page.missing_page(f"There is no incident {id!r}."), 404)
+        return _page(page.incident_page(status.incident_facts(found, queue, project)))
+
+    @app.get("/runbooks/{alert}")
+    def runbook(alert: str) -> Response:
+        known = [one for one in queue.incidents(status.MOST_INCIDENTS) if one.name == alert]
+        facts = [status.incident_facts(one, queue, project) for one in known]
+        return _page(page.runbook_page(alert, watcher.routes.runbook(alert), facts))
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    return _refused(503, str(error))  # such as a full disk: the ledger cannot be read
+
+
+def _page(markup: str, code: int = 200) -> Response:
+    headers = {
+        "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+    return HTMLResponse(markup, code, headers)
+
+
+def watch(project: Path, host: str, port: int, insecure: bool, announce: Callable[[str], object]) -> None:
+    """Watch a project until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    project
+        The project's root.
+    host, port
+        Where to listen; port 0 takes a free one. The address is written to `incidents/address`.
+    insecure
+        Whether anybody may post alerts where neither token nor HMAC key is set; for loopback alone.
+    announce
+        Called once with a line that says where, and what is watched.
+
+    Raises
+    ------
+    InputError
+        When a setting is wrong, or the address is taken.
+    """
+    sys.setswitchinterval(SWITCH_S)
+    settings = read_settings(project)
+    watcher = Watcher(settings, project, make_gate(settings.watch, project, host, insecure))
+    repair(project)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    with _listening(host, port) as listener, _address_file(project, listener) as address, watcher.working():
+        config = uvicorn.Config(
+            application(watcher),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        announce(f"watching {len(settings.services)} service(s) at {address}, {settings.watch.workers} worker(s)")
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in good order, and passes the signal on
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"address {host}:{port}: cannot listen there ({error})") from error
+    with listener:
+        listener.listen(2048)
+        yield listener
+
+
+@contextlib.contextmanager
+def _address_file(project: Path, listener: socket.socket) -> Iterator[str]:
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    path = project / FOLDER / ADDRESS
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, address + "\n")
+    try:
+        yield address
+    finally:
+        with contextlib.suppress(OSError):
+            if path.read_text(encoding="utf-8").strip() == address:  # not that of another process that came later
+                path.unlink()

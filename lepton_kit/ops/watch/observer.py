@@ -1,0 +1,271 @@
+"""Looks at the services: are they up and ready, what is left of their error budgets, which embedded alerts fire.
+
+Where the source is a folder, the services are scraped into it here, and objectives are evaluated here. Of several
+processes that watch one project, one does so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import httpx
+
+from lepton_kit.ops.watch.evidence import FOLDER, is_address, source_of
+from lepton_kit.ops.watch.intake import Intake
+from lepton_kit.ops.watch.queue import Incident, Queue
+from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.runs.settings import Service, Settings
+
+if TYPE_CHECKING:  # pandas: not for a project without services
+    from lepton_kit.telemetry.alerts import AlertEvaluator
+    from lepton_kit.telemetry.burn_rates import Status
+    from lepton_kit.telemetry.scrape import Scraper
+    from lepton_kit.telemetry.selectors import Source
+    from lepton_kit.telemetry.slo import Objective
+    from lepton_kit.telemetry.store import Store
+
+logger = logging.getLogger("lepton.watch")
+EMBEDDED = "embedded"
+EVALUATION_S, BUDGETS_S = 30.0, 60.0
+"""Seconds between two evaluations of the alerts, and of the budgets; `time_scale` shortens the first."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An objective and the part of its error budget that is left; None where nothing was counted."""
+
+    objective: str
+    title: str
+    target: float
+    left: float | None
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """What was last seen of a service."""
+
+    name: str
+    model: str
+    address: str | None = None
+    is_up: bool = False
+    is_ready: bool = False
+    version: str | None = None
+    problem: str = "not looked at yet"
+    looked: float | None = None
+    budgets: tuple[Budget, ...] = ()
+
+
+@dataclass
+class Observed:
+    """All that the observer saw last; `problems` by what could not be done."""
+
+    services: dict[str, ServiceState] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    is_leading: bool = False
+
+
+class Observer:
+    """The thread that looks, every `scrape_interval` seconds.
+
+    Raises
+    ------
+    InputError
+        When objectives cannot be read.
+    """
+
+    def __init__(self, settings: Settings, project: Path, queue: Queue, intake: Intake) -> None:
+        self._settings, self._project, self._queue, self._intake = settings, project, queue, intake
+        self.seen = Observed({name: ServiceState(name, one.model) for name, one in settings.services.items()})
+        self._objectives = read_all_objectives(settings, project)
+        is_folder = not is_address(settings.watch.source)
+        chosen = settings.watch.embedded_alerts
+        self._scrapes, self._evaluates = is_folder, is_folder if chosen is None else chosen
+        self._source: Source | None = None
+        self._store: Store | None = None
+        self._scraper: Scraper | None = None
+        self._evaluator: AlertEvaluator | None = None
+        self._targets: dict[str, str] = {}
+        self._lock: TextIO | None = None
+        self._evaluated = self._budgeted = float("-inf")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="observer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        if self._settings.services:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=10)
+        if self._store is not None:
+            self._store.close()
+
+    def _loop(self) -> None:
+        interval = self._settings.watch.scrape_interval
+        next_time = time.monotonic()
+        while not self._stopping.is_set():
+            self.look()
+            next_time = max(next_time + interval, time.monotonic())
+            self._stopping.wait(next_time - time.monotonic())
+
+    def look(self) -> None:
+        """Look once at everything that is due."""
+        now = time.monotonic()
+        with self._problem_noted("services"):
+            self._look_at_services()
+        with self._problem_noted("telemetry"):
+            if self._leads() and self._scrapes:
+                self._scrape()
+        if self.seen.is_leading and self._evaluates:
+            if now - self._evaluated >= self._pause(EVALUATION_S):
+                self._evaluated = now
+                with self._problem_noted("embedded alerts"):
+                    self._evaluate()
+        elif now - self._budgeted >= self._pause(BUDGETS_S):
+            self._budgeted = now
+            with self._problem_noted("error budgets"):
+                self._look_at_budgets()
+
+    def _pause(self, seconds: float) -> float:
+        return max(1.0, seconds / self._settings.watch.time_scale)
+
+    @contextlib.contextmanager
+    def _problem_noted(self, what: str) -> Iterator[None]:
+        """Keep for the status page what could not be done; the next look tries again."""
+        try:
+            yield
+        except Exception as error:  # whatever it is: to watch the rest matters more
+            if what not in self.seen.problems:
+                logger.warning("%s: %s", what, error)
+            self.seen.problems[what] = f"{type(error).__name__}: {error}"
+        else:
+            self.seen.problems.pop(what, None)
+
+    def _leads(self) -> bool:
+        """Say whether this process is the one that scrapes and evaluates for this project."""
+        if self._lock is None:
+            (self._project / FOLDER).mkdir(exist_ok=True)
+            self._lock = (self._project / FOLDER / ".observer").open("a")
+        if not self.seen.is_leading:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.seen.is_leading = True
+        return self.seen.is_leading
+
+    def _look_at_services(self) -> None:
+        for name, service in self._settings.services.items():
+            state = _look_at(name, service, self._project)
+            self.seen.services[name] = replace(state, budgets=self.seen.services[name].budgets)
+
+    def _scrape(self) -> None:
+        from lepton_kit.telemetry.scrape import Scraper
+        from lepton_kit.telemetry.store import Store
+
+        self._targets.clear()
+        self._targets.update({name: state.address for name, state in self.seen.services.items() if state.address})
+        if self._scraper is None:
+            self._source = self._store = Store(self._project / self._settings.watch.source)
+            self._scraper = Scraper(self._store, self._targets, self._settings.watch.scrape_interval)
+        self._scraper.scrape_once()
+
+    def _evaluate(self) -> None:
+        from lepton_kit.telemetry.alerts import AlertEvaluator
+
+        if self._evaluator is None:
+            self._evaluator = AlertEvaluator(self._objectives, self._opened(), self._settings.watch.time_scale)
+        now = time.time()
+        found = [Alert.model_validate(alert) for alert in self._evaluator.evaluate(now)]
+        self._note_budgets(self._evaluator.statuses)
+        if changed := embedded_changes(found, self._queue.firing(EMBEDDED), now):
+            self._intake.submit(changed, EMBEDDED).result(timeout=30)
+
+    def _look_at_budgets(self) -> None:
+        """Look at the budgets where the alerts are not evaluated here."""
+        from lepton_kit.telemetry.burn_rates import evaluate
+
+        scale, now = self._settings.watch.time_scale, time.time()
+        self._note_budgets([evaluate(one, self._opened(), now, scale) for one in self._objectives])
+
+    def _note_budgets(self, statuses: Sequence[Status]) -> None:
+        for name, state in list(self.seen.services.items()):
+            mine = [status for status in statuses if status.objective.service == name]
+            self.seen.services[name] = replace(state, budgets=tuple(map(_budget, mine)))
+
+    def _opened(self) -> Source:
+        if self._source is None:
+            self._source = source_of(self._settings, self._project)
+        return self._source
+
+
+def read_all_objectives(settings: Settings, project: Path) -> list[Objective]:
+    """Return the objectives of the services of the settings."""
+    if not settings.services:
+        return []
+    from lepton_kit.telemetry.slo import read_objectives
+
+    folders = dict.fromkeys(service.slo for service in settings.services.values())
+    found = [objective for folder in folders for objective in read_objectives(project / folder)]
+    return [objective for objective in found if objective.service in settings.services]
+
+
+def embedded_changes(found: Sequence[Alert], firing: Sequence[Incident], now: float) -> list[Alert]:
+    """Return the alerts that have begun or ended, by what the evaluator says now and what is known to fire.
+
+    An alert that fires goes on being the same one, also where the evaluator was started anew and says a later start.
+    """
+    known = {incident.fingerprint: incident for incident in firing}
+    current = {alert.fingerprint for alert in found if alert.status == "firing"}
+    begun = [alert for alert in found if alert.status == "firing" and alert.fingerprint not in known]
+    ends = {alert.fingerprint: alert.ends_at for alert in found if alert.status == "resolved"}
+    ended = []
+    for fingerprint, incident in known.items():
+        if fingerprint not in current:
+            end = ends.get(fingerprint) or datetime.fromtimestamp(now, UTC)
+            told = {**incident.alert, "status": "resolved", "endsAt": end}
+            ended.append(Alert.model_validate(told))
+    return begun + ended
+
+
+def _budget(status: Status) -> Budget:
+    one = status.objective
+    return Budget(one.name, one.title, one.target, status.budget_left)
+
+
+def service_address(name: str, service: Service, project: Path) -> str | None:
+    """Return where a service answers: as the settings say, or as `lepton serve` wrote it; None while it is stopped."""
+    if service.address is not None:
+        return service.address.rstrip("/")
+    try:
+        return (project / "services" / name / "address").read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def _look_at(name: str, service: Service, project: Path) -> ServiceState:
+    address = service_address(name, service, project)
+    state = ServiceState(name, service.model, address, looked=time.time(), problem="not running")
+    if address is None:
+        return state
+    try:
+        answer = httpx.get(f"{address}/readyz", timeout=3, trust_env=False)
+        said = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return replace(state, problem=f"does not answer ({type(error).__name__})")
+    except ValueError:
+        return replace(state, is_up=True, problem="its /readyz answers no JSON")
+    said = said if isinstance(said, dict) else {}
+    is_ready = answer.status_code == 200
+    problem = "" if is_ready else str(said.get("error") or f"/readyz answers {answer.status_code}")
+    return replace(state, is_up=True, is_ready=is_ready, version=str(said.get("version") or ""), problem=problem)

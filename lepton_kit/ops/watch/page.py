@@ -1,0 +1,211 @@
+"""The pages of `lepton watch`: HTML from data, every value escaped; no script, nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+REFRESH_S = 15
+WORDS = {"timed_out": "timed out", "kernel_died": "kernel died", "expectation_failed": "expectation failed"}
+GOOD, BAD, BUSY = {"succeeded", "ready", "resolved"}, {"failed", "refused", "down", "firing"}, {"running", "queued"}
+LOW_BUDGET = 0.25
+
+
+def status_page(status: Mapping[str, Any]) -> str:
+    """Return the page of the whole."""
+    parts = [
+        f'<header><h1>{text(status["project"])}</h1>',
+        f'<p class="state {_tone(status)}">{text(_headline(status))}</p></header>',
+        _problems(status["problems"]),
+        _section("Services", [_service(one) for one in status["services"]], "None is named in lepton.toml.", "cards"),
+        _section("Open incidents", [_incident(one) for one in status["open_incidents"]], "None."),
+        _section("Waiting", [_job(one) for one in status["waiting"]], "", "list"),
+        _section("Not started", [_job(one) for one in status["refused"]], "", "list"),
+        _section("Runs", [_run(one) for one in status["runs"]], "None yet.", "list"),
+        _section("Next schedules", [_schedule(one) for one in status["schedules"]], "None is set.", "list"),
+        _section("Earlier incidents", [_incident(one) for one in status["recent_incidents"]], ""),
+        f'<footer>As of {_time(status["time"])} UTC · {_queue_words(status["queue"])} · '
+        '<a href="/status.json">the same as JSON</a></footer>',
+    ]  # fmt: skip
+    return document(f"{status['project']}: status", "".join(parts), REFRESH_S)
+
+
+def incident_page(incident: Mapping[str, Any]) -> str:
+    """Return the page of one incident."""
+    alert = incident["alert"]
+    facts = {
+        "Service": incident["service"], "Severity": incident["severity"], "Began (UTC)": _moment(incident["starts_at"]),
+        "Ended (UTC)": _moment(incident["ends_at"]) if incident["ends_at"] else "", "Came by": incident["origin"],
+        "Received": f"{incident['seen']} times", "Recording": incident["recording"] or "", "Note": incident["note"],
+    }  # fmt: skip
+    body = (
+        f'<header><p class="back"><a href="/">Status</a></p><h1>{text(incident["name"] or "alert")} '
+        f"{badge(incident['status'])}</h1><p>{text(incident['summary'])}</p></header>"
+        + _facts(facts)
+        + _section("Runs", [_job(one) for one in incident["runs"]], "None was started.", "list")
+        + f"<section><h2>Labels</h2>{_facts(alert['labels'])}</section>"
+        + f"<section><h2>Annotations</h2>{_facts(alert['annotations'])}</section>"
+    )
+    return document(incident["id"], body)
+
+
+def runbook_page(alert: str, runbook: str | None, incidents: Iterable[Mapping[str, Any]]) -> str:
+    """Return the page that an alert's `runbook_url` leads to."""
+    words = (
+        f"<p>This alert starts <code>{text(runbook)}</code>. By hand: <code>lepton run {text(runbook)}</code></p>"
+        if runbook
+        else "<p>No runbook is set for this alert: it is recorded only. "
+        f"<code>[alerts.{text(alert)}]</code> in lepton.toml sets one.</p>"
+    )
+    listed = _section("Incidents", [_incident(one) for one in incidents], "None so far.")
+    head = f'<header><p class="back"><a href="/">Status</a></p><h1>{text(alert)}</h1>{words}</header>'
+    return document(f"runbook of {alert}", head + listed)
+
+
+def missing_page(what: str) -> str:
+    """Return the page that says that something is not there."""
+    return document("not found", f'<header><h1>Not found</h1><p>{text(what)}</p><p><a href="/">Status</a></p></header>')
+
+
+def document(title: str, body: str, refresh: int | None = None) -> str:
+    """Return a whole page."""
+    again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+        f'initial-scale=1">{again}<meta name="color-scheme" content="light dark"><title>{text(title)}</title>'
+        '<link rel="icon" href="data:,"><link rel="stylesheet" href="/style.css"></head>'
+        f"<body><main>{body}</main></body></html>"
+    )
+
+
+def text(value: Any) -> str:
+    """Return a value as HTML that shows it and means nothing else.
+
+    >>> text("<b onclick='x'>")
+    '&lt;b onclick=&#x27;x&#x27;&gt;'
+    """
+    return escape("" if value is None else str(value))
+
+
+def badge(word: str) -> str:
+    """Return a state as a small coloured mark; the word says it too, for who sees no colours."""
+    tone = "good" if word in GOOD else "bad" if word in BAD or word in WORDS else "busy" if word in BUSY else "plain"
+    return f'<span class="badge {tone}">{text(WORDS.get(word, word))}</span>'
+
+
+def _headline(status: Mapping[str, Any]) -> str:
+    down = [one["name"] for one in status["services"] if not one["is_ready"]]
+    firing = len(status["open_incidents"])
+    said = [f"{firing} open incident{'s' * (firing > 1)}"] if firing else []
+    said += [f"{' and '.join(down)} not ready"] if down else []
+    said += ["see the problems below"] if status["problems"] and not said else []
+    return "; ".join(said) or "All is well."
+
+
+def _tone(status: Mapping[str, Any]) -> str:
+    is_well = not status["open_incidents"] and all(one["is_ready"] for one in status["services"])
+    return "good" if is_well and not status["problems"] else "bad"
+
+
+def _queue_words(counts: Mapping[str, int]) -> str:
+    return f"{counts['queued']} waiting, {counts['running']} running"
+
+
+def _problems(problems: Mapping[str, str]) -> str:
+    items = "".join(f"<li><strong>{text(what)}</strong>: {text(why)}</li>" for what, why in problems.items())
+    return f'<section class="problems"><h2>Problems of watching</h2><ul>{items}</ul></section>' if items else ""
+
+
+def _section(heading: str, items: Sequence[str], empty: str, kind: str = "cards wide") -> str:
+    if not items and not empty:
+        return ""
+    inner = f'<div class="{kind}">{"".join(items)}</div>' if items else f'<p class="quiet">{text(empty)}</p>'
+    return f"<section><h2>{text(heading)}</h2>{inner}</section>"
+
+
+def _service(service: Mapping[str, Any]) -> str:
+    state = "ready" if service["is_ready"] else "not ready" if service["is_up"] else "down"
+    budgets = "".join(_budget(one) for one in service["budgets"])
+    problem = f'<p class="wrong">{text(service["problem"])}</p>' if service["problem"] else ""
+    listed = f'<dl class="budgets">{budgets}</dl>' if budgets else '<p class="quiet">No error budget measured yet.</p>'
+    about = " · ".join(filter(None, [f"{service['model']} {service['version'] or ''}".strip(), service["address"]]))
+    head = f'<h3>{text(service["name"])} {badge(state)}</h3><p class="quiet">{text(about)}</p>'
+    return f'<article class="card">{head}{problem}{listed}</article>'
+
+
+def _budget(budget: Mapping[str, Any]) -> str:
+    left = budget["left"]
+    if left is None:
+        return f'<div><dt>{text(budget["title"])}</dt><dd class="quiet">no data</dd></div>'
+    tone = "bad" if left <= 0 else "low" if left < LOW_BUDGET else "good"
+    width = round(100 * min(max(left, 0), 1), 1)
+    words = f"{left:.0%} left" if left >= 0 else "spent" if left > -1 else f"spent {1 - left:.0f} times over"
+    return (
+        f'<div><dt>{text(budget["title"])}</dt><dd>{words}</dd><svg class="bar {tone}" viewBox="0 0 100 4" '
+        f'preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="4"/>'
+        f'<rect class="fill" width="{width}" height="4"/></svg></div>'
+    )
+
+
+def _incident(incident: Mapping[str, Any]) -> str:
+    link = f"/incidents/{quote(incident['id'])}"
+    since = f"since {_moment(incident['starts_at'])}"
+    if incident["status"] != "firing":
+        since = f"{_moment(incident['starts_at'])} to {_moment(incident['ends_at']) if incident['ends_at'] else '?'}"
+    about = " · ".join(filter(None, [incident["service"], incident["severity"], f"{since} UTC"]))
+    runs = "".join(_job(one) for one in incident["runs"])
+    note = f'<p class="wrong">{text(incident["note"])}</p>' if incident["note"] else ""
+    summary = f"<p>{text(incident['summary'])}</p>" if incident["summary"] else ""
+    name = text(incident["name"] or "alert without a name")
+    return (
+        f'<article class="card"><h3><a href="{text(link)}">{name}</a> {badge(incident["status"])}</h3>'
+        f'<p class="quiet">{text(about)}</p>{summary}{note}<div class="list">{runs}</div></article>'
+    )
+
+
+def _job(job: Mapping[str, Any]) -> str:
+    word = job["status"] if job["state"] == "ended" else job["state"]
+    what = {"alert": "runbook", "recovery": "recovery check", "schedule": "schedule"}[job["kind"]]
+    name = f"{what} {job['name']}" if job["kind"] == "schedule" else what
+    shown = _linked(job["run_id"], job["page"]) if job["run_id"] else f"<span>{text(job['notebook'])}</span>"
+    error = f'<p class="wrong">{text(job["error"])}</p>' if job["error"] else ""
+    return f'<div class="row"><div>{shown}<p class="quiet">{text(name)}</p>{error}</div>{badge(word)}</div>'
+
+
+def _run(run: Mapping[str, Any]) -> str:
+    took = "" if run["duration_s"] is None else f" · {run['duration_s']:.0f} s"
+    cause = f" · cause: {run['cause']}" if run.get("cause") else ""
+    about = f"{_moment(run['started'])} UTC{took} · {run['trigger']}{cause}"
+    title = f"<strong>{text(run['title'])}</strong><br>{_linked(run['run_id'], run['page'])}"
+    return f'<div class="row"><div>{title}<p class="quiet">{text(about)}</p></div>{badge(run["status"])}</div>'
+
+
+def _schedule(schedule: Mapping[str, Any]) -> str:
+    due = f"{_moment(schedule['next'])} UTC" if schedule["next"] else "never again"
+    return (
+        f'<div class="row"><div>{text(schedule["name"])}<p class="quiet">{text(schedule["notebook"])}</p></div>'
+        f"<span>{text(due)}</span></div>"
+    )
+
+
+def _linked(run_id: str, page: str | None) -> str:
+    return f'<a href="{text(page)}">{text(run_id)}</a>' if page else f"<span>{text(run_id)}</span>"
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in facts.items() if value)
+    return f'<dl class="facts">{rows}</dl>' if rows else '<p class="quiet">None.</p>'
+
+
+def _moment(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def _time(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M:%S}"

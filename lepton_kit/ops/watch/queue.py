@@ -1,0 +1,346 @@
+"""Incidents and queued runs, in tables of their own in the ledger's file: what was answered for outlives any crash."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
+
+MOST_ATTEMPTS = 5
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS incidents (
+    id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, starts_at TEXT NOT NULL, name TEXT NOT NULL, service TEXT NOT NULL,
+    severity TEXT NOT NULL, status TEXT NOT NULL, ends_at TEXT, origin TEXT NOT NULL, alert TEXT NOT NULL,
+    received REAL NOT NULL, seen INTEGER NOT NULL, note TEXT NOT NULL, recording TEXT,
+    UNIQUE (fingerprint, starts_at))""",
+    "CREATE INDEX IF NOT EXISTS incidents_firing ON incidents (origin) WHERE status = 'firing'",
+    "CREATE INDEX IF NOT EXISTS incidents_received ON incidents (received)",
+    """CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+    incident TEXT, notebook TEXT NOT NULL, parameters TEXT NOT NULL, queued REAL NOT NULL, state TEXT NOT NULL,
+    run_id TEXT, status TEXT, error TEXT, started REAL, ended REAL, attempts INTEGER NOT NULL DEFAULT 0,
+    host TEXT, boot TEXT, pid INTEGER, born TEXT, lease REAL)""",
+    "CREATE INDEX IF NOT EXISTS jobs_open ON jobs (state) WHERE state IN ('queued', 'running')",
+    "CREATE INDEX IF NOT EXISTS jobs_of_incident ON jobs (incident)",
+    "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, handled REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
+)
+Kind = Literal["alert", "recovery", "schedule"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A notebook to run, with values for its parameters."""
+
+    notebook: str
+    parameters: dict[str, Any]
+
+
+class Router(Protocol):
+    """Says what an alert starts: a notebook; or why none (text); or nothing (None)."""
+
+    def on_firing(self, alert: Alert) -> Start | str:
+        """Say what an alert that has begun starts."""
+        ...
+
+    def on_resolved(self, alert: Alert) -> Start | str | None:
+        """Say what an alert that has ended starts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An alert and what is known of it; `note` says why nothing was run, or what went wrong."""
+
+    id: str
+    fingerprint: str
+    starts_at: str
+    name: str
+    service: str
+    severity: str
+    status: str
+    ends_at: str | None
+    origin: str
+    alert: dict[str, Any]
+    received: float
+    seen: int
+    note: str
+    recording: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is asked for.
+
+    `state` is `queued`, `running`, `ended` (then `status` is the run's) or `refused` (then `error` says why it never
+    ran). `key` is its idempotency key.
+    """
+
+    number: int
+    key: str
+    kind: Kind
+    name: str
+    incident: str | None
+    notebook: str
+    parameters: dict[str, Any]
+    queued: float
+    state: str
+    run_id: str | None
+    status: str | None
+    error: str | None
+    started: float | None
+    ended: float | None
+    attempts: int
+
+
+_INCIDENT = "id, fingerprint, starts_at, name, service, severity, status, ends_at, origin, alert, received, seen, note, recording"  # noqa: E501 - one list
+_JOB = "number, key, kind, name, incident, notebook, parameters, queued, state, run_id, status, error, started, ended, attempts"  # noqa: E501 - one list
+
+
+class Queue(Ledger):
+    """The ledger's file with the tables of `lepton watch`.
+
+    Raises
+    ------
+    InputError
+        From every method, when the file cannot be opened, read or written; nothing was changed then.
+    """
+
+    def __init__(self, project: Path, busy_timeout: float = 10.0) -> None:
+        super().__init__(project, busy_timeout)
+        with self._transaction() as ledger:
+            for statement in _SCHEMA:
+                ledger.execute(statement)
+        self._held: sqlite3.Connection | None = None
+
+    def hold_open(self) -> None:
+        """Hold the file open, for a process that writes often: SQLite tidies up whenever the last connection closes.
+
+        Each transaction then takes half as long.
+        """
+        self._held = sqlite3.connect(self.path, check_same_thread=False)
+        self._held.execute("SELECT count(*) FROM watch_notes").fetchall()  # only now it takes part
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._held is not None:
+            self._held.close()
+
+    # --- alerts ---
+
+    def receive(self, alerts: Sequence[Alert], origin: str, router: Router) -> None:
+        """Record alerts, and queue what they start: all of it durably, or nothing."""
+        self.receive_all([(alerts, origin)], router)
+
+    def receive_all(self, posts: Sequence[tuple[Sequence[Alert], str]], router: Router) -> None:
+        """Record the alerts of several posts, each with its origin, in one commit."""
+        with self._transaction() as ledger:
+            for alerts, origin in posts:
+                for alert in alerts:
+                    _receive(ledger, alert, origin, router)
+
+    def firing(self, origin: str) -> list[Incident]:
+        """Return the incidents from an origin whose alert still fires."""
+        chosen = f"SELECT {_INCIDENT} FROM incidents WHERE status = 'firing' AND origin = ?"
+        return [_incident(row) for row in self._read(chosen, origin)]
+
+    def incidents(self, most: int = 50, only_firing: bool = False) -> list[Incident]:
+        """Return the incidents, newest first."""
+        chosen = "WHERE status = 'firing' " if only_firing else ""
+        ordered = f"SELECT {_INCIDENT} FROM incidents {chosen}ORDER BY starts_at DESC, received DESC LIMIT ?"
+        return [_incident(row) for row in self._read(ordered, most)]
+
+    def incident(self, id: str) -> Incident | None:
+        """Return an incident by its id."""
+        rows = self._read(f"SELECT {_INCIDENT} FROM incidents WHERE id = ?", id)
+        return _incident(rows[0]) if rows else None
+
+    def note(self, incident: str, text: str, recording: str | None = None) -> None:
+        """Note what became of an incident, and where its recording is."""
+        with self._transaction() as ledger:
+            changed = "UPDATE incidents SET note = ?, recording = coalesce(?, recording) WHERE id = ?"
+            ledger.execute(changed, [text, recording, incident])
+
+    # --- jobs ---
+
+    def add(self, kind: Kind, name: str, key: str, start: Start) -> None:
+        """Queue a run, unless one with its key is known."""
+        with self._transaction() as ledger:
+            _add(ledger, kind, name, key, start)
+
+    def take(self) -> Job | None:
+        """Make this process the one that runs the oldest queued job, and return that."""
+        me = Owner.me()
+        with self._transaction() as ledger:
+            row = ledger.execute(
+                "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1, host = ?, boot = ?, pid = ?,"
+                " born = ?, lease = ? WHERE number = (SELECT min(number) FROM jobs WHERE state = 'queued')"
+                f" RETURNING {_JOB}",
+                [time.time(), me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
+            ).fetchone()
+        return _job(row) if row else None
+
+    def still_running(self, job: Job) -> None:
+        """Lengthen this process' lease of a job."""
+        self._change_mine("UPDATE jobs SET lease = ? WHERE number = ?", time.time() + LEASE_S, job.number)
+
+    def comes_to_run(self, job: Job, run_id: str) -> None:
+        """Note the run that a job has come to."""
+        self._change_mine("UPDATE jobs SET run_id = ? WHERE number = ?", run_id, job.number)
+
+    def end(self, job: Job, run_id: str, status: str) -> None:
+        """Note how a job's run ended."""
+        done = "UPDATE jobs SET state = 'ended', run_id = ?, status = ?, error = NULL, ended = ? WHERE number = ?"
+        self._change_mine(done, run_id, status, time.time(), job.number)
+
+    def refuse(self, job: Job, error: str) -> None:
+        """Note why a job is not run."""
+        refused = "UPDATE jobs SET state = 'refused', error = ?, ended = ? WHERE number = ?"
+        self._change_mine(refused, error, time.time(), job.number)
+
+    def give_back(self, job: Job, error: str) -> None:
+        """Queue a job of this process again: its run was cancelled, and shall be made later."""
+        self._change_mine("UPDATE jobs SET state = 'queued', error = ? WHERE number = ?", error, job.number)
+
+    def requeue_abandoned(self) -> list[Job]:
+        """Queue the jobs again whose process has died; refuse one that has outlived too many. Return them."""
+        with self._transaction() as ledger:
+            rows = ledger.execute(f"SELECT {_JOB}, host, boot, pid, born, lease FROM jobs WHERE state = 'running'")
+            dead = [_job(row[:15]) for row in rows.fetchall() if Owner(*row[15:19]).is_dead(row[19])]
+            for job in dead:
+                if job.attempts >= MOST_ATTEMPTS:
+                    error = f"given up: the process that ran it was killed {job.attempts} times"
+                    ledger.execute(
+                        "UPDATE jobs SET state = 'refused', error = ?, ended = ? WHERE number = ?",
+                        [error, time.time(), job.number],
+                    )
+                else:
+                    ledger.execute("UPDATE jobs SET state = 'queued' WHERE number = ?", [job.number])
+        return dead
+
+    def jobs(self, most: int = 50, incident: str | None = None, state: str | None = None) -> list[Job]:
+        """Return jobs, newest first: all, those of an incident, or those in a state."""
+        conditions = {"incident": incident, "state": state}
+        given = {name: value for name, value in conditions.items() if value is not None}
+        where = "WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""
+        rows = self._read(f"SELECT {_JOB} FROM jobs {where} ORDER BY number DESC LIMIT ?", *given.values(), most)
+        return [_job(row) for row in rows]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state."""
+        found = dict(self._read("SELECT state, count(*) FROM jobs GROUP BY state"))
+        return {state: found.get(state, 0) for state in ("queued", "running", "ended", "refused")}
+
+    def queued(self) -> int:
+        """Return how many jobs wait."""
+        return int(self._read("SELECT count(*) FROM jobs WHERE state = 'queued'")[0][0])
+
+    # --- schedules and notes ---
+
+    def handle_schedule(self, name: str, start: Start, latest_due: Any) -> float | None:
+        """Queue the run that a schedule is due for, if any; of several processes that ask at once, one does.
+
+        Parameters
+        ----------
+        name
+            The schedule's name.
+        start
+            What it runs.
+        latest_due
+            Called with the last time that was handled (Unix seconds); returns the latest due time after it, or None. A
+            schedule that is new here is handled up to now.
+        """
+        with self._transaction() as ledger:
+            row = ledger.execute("SELECT handled FROM schedules WHERE name = ?", [name]).fetchone()
+            due: float | None = latest_due(row[0]) if row else None
+            if row is None or due is not None:
+                handled = due if due is not None else time.time()
+                ledger.execute("INSERT OR REPLACE INTO schedules VALUES (?, ?)", [name, handled])
+            if due is not None:
+                _add(ledger, "schedule", name, f"schedule:{name}:{due:.0f}", start)
+        return due
+
+    def set_note(self, name: str, text: str) -> None:
+        """Keep a line for the status page under a name; an empty one says that all is well."""
+        with self._transaction() as ledger:
+            ledger.execute("INSERT OR REPLACE INTO watch_notes VALUES (?, ?, ?)", [name, text, time.time()])
+
+    def notes(self) -> dict[str, tuple[str, float]]:
+        """Return the lines that were kept, and when (Unix seconds)."""
+        return {name: (text, at) for name, text, at in self._read("SELECT name, text, at FROM watch_notes")}
+
+    def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._transaction() as ledger:
+            return ledger.execute(statement, values).fetchall()
+
+
+def _receive(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router) -> None:
+    found = ledger.execute(
+        "SELECT status, note FROM incidents WHERE fingerprint = ? AND starts_at = ?", [alert.fingerprint, alert.since]
+    ).fetchone()
+    if found is None:
+        found = ("firing", _begin(ledger, alert, origin, router))
+    else:
+        ledger.execute(
+            "UPDATE incidents SET seen = seen + 1 WHERE fingerprint = ? AND starts_at = ?",
+            [alert.fingerprint, alert.since],
+        )
+    if alert.status == "resolved" and found[0] == "firing":
+        _resolve(ledger, alert, router, found[1])
+
+
+def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router) -> str:
+    start: Start | str = "only its end was seen"
+    if alert.status == "firing":
+        start = router.on_firing(alert)
+    note = start if isinstance(start, str) else ""
+    labels = alert.labels
+    ledger.execute(
+        f"INSERT INTO incidents ({_INCIDENT}) VALUES (?, ?, ?, ?, ?, ?, 'firing', NULL, ?, ?, ?, 1, ?, NULL)",
+        [
+            alert.incident, alert.fingerprint, alert.since, alert.name, labels.get("service", ""),
+            labels.get("severity", ""), origin, json.dumps(alert.as_posted()), time.time(), note,
+        ],
+    )  # fmt: skip
+    if isinstance(start, Start):
+        _add(ledger, "alert", alert.name, f"alert:{alert.fingerprint}:{alert.since}", start, alert.incident)
+    return note
+
+
+def _resolve(ledger: sqlite3.Connection, alert: Alert, router: Router, note: str) -> None:
+    start = router.on_resolved(alert)
+    if isinstance(start, str):
+        note = f"{note}; recovery check: {start}" if note else f"recovery check: {start}"
+    ledger.execute(
+        "UPDATE incidents SET status = 'resolved', ends_at = ?, note = ? WHERE fingerprint = ? AND starts_at = ?",
+        [alert.ends_at and alert.ends_at.isoformat(timespec="microseconds"), note, alert.fingerprint, alert.since],
+    )
+    if isinstance(start, Start):
+        _add(ledger, "recovery", alert.name, f"recovery:{alert.fingerprint}:{alert.since}", start, alert.incident)
+
+
+def _add(
+    ledger: sqlite3.Connection, kind: Kind, name: str, key: str, start: Start, incident: str | None = None
+) -> None:
+    ledger.execute(
+        "INSERT INTO jobs (key, kind, name, incident, notebook, parameters, queued, state)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued') ON CONFLICT (key) DO NOTHING",
+        [key, kind, name, incident, start.notebook, json.dumps(start.parameters), time.time()],
+    )
+
+
+def _incident(row: tuple[Any, ...]) -> Incident:
+    held = dict(zip(_INCIDENT.split(", "), row, strict=True))
+    return Incident(**held | {"alert": json.loads(held["alert"])})
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    held = dict(zip(_JOB.split(", "), row, strict=True))
+    return Job(**held | {"parameters": json.loads(held["parameters"])})

@@ -1,0 +1,137 @@
+"""Which runbook an alert starts, and with what: `[alerts.<name>]` of lepton.toml, checked when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.queue import Start
+from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.runs.notebooks import locate_notebook, read_notebook
+from lepton_kit.runs.parameters import Parameter, check_values, read_parameters
+from lepton_kit.runs.settings import Action, AlertRule, FromLabel, Settings
+
+RECORDING = "recording"
+"""The parameter of a runbook that is given the folder of the incident's evidence."""
+
+
+@dataclass(frozen=True)
+class Route:
+    r"""A runbook with its typed parameters, and what fills them: literals, and the labels that are allowed to.
+
+    >>> from lepton_kit.runs.parameters import parse_parameters
+    >>> parameters = parse_parameters("service: str = ''\ndays: int = 1", "r.ipynb")
+    >>> route = Route("r.ipynb", parameters, {}, {"days": "days"})
+    >>> route.start({"days": "3", "service": "not asked for"})
+    Start(notebook='r.ipynb', parameters={'days': '3'})
+    >>> route.start({"days": "soon"})
+    "parameter 'days' = 'soon' (from label 'days'): must be int: Input should be a valid integer, unable to parse ..."
+    """
+
+    notebook: str
+    parameters: list[Parameter] | None
+    literals: Mapping[str, Any]
+    labels: Mapping[str, str]
+
+    def start(self, labels: Mapping[str, str]) -> Start | str:
+        """Return what an alert with these labels starts, or why it starts nothing."""
+        if missing := [label for label in self.labels.values() if label not in labels]:
+            return f"the alert has no label {missing[0]!r}, which fills a parameter of {self.notebook}"
+        given = {name: labels[label] for name, label in self.labels.items()}
+        for name, label in self.labels.items():
+            only = [parameter for parameter in self.parameters or [] if parameter.name == name]
+            try:
+                check_values(only, {name: given[name]}, None, self.notebook, f"label {label!r}")
+            except InputError as error:
+                return str(error)
+        return Start(self.notebook, {**self.literals, **given})
+
+
+@dataclass(frozen=True)
+class _Rule:
+    route: Route
+    on_resolved: Route | None
+    severities: list[str] | None
+
+
+class Routes:
+    """What each known alert starts.
+
+    Raises
+    ------
+    InputError
+        When a runbook is missing, has no such parameter or one of another type, or lets a label name a file or a
+        secret.
+    """
+
+    def __init__(self, settings: Settings, project: Path) -> None:
+        self._rules = {name: _rule(rule, f"alerts.{name}", project) for name, rule in settings.alerts.items()}
+
+    def on_firing(self, alert: Alert) -> Start | str:
+        """Return what an alert that has begun starts, or why it starts nothing."""
+        rule = self._rules.get(alert.name)
+        if rule is None:
+            return f"no runbook is set for alerts named {alert.name!r}"
+        severity = alert.labels.get("severity", "")
+        if rule.severities is not None and severity not in rule.severities:
+            return f"severity {severity!r} starts nothing (those that do: {', '.join(rule.severities)})"
+        return rule.route.start(alert.labels)
+
+    def on_resolved(self, alert: Alert) -> Start | str | None:
+        """Return the recovery check of an alert that has ended, or why there is none; None where none is set."""
+        rule = self._rules.get(alert.name)
+        return None if rule is None or rule.on_resolved is None else rule.on_resolved.start(alert.labels)
+
+    def runbook(self, name: str) -> str | None:
+        """Return the runbook of an alert's name."""
+        rule = self._rules.get(name)
+        return rule.route.notebook if rule else None
+
+
+def _rule(rule: AlertRule, where: str, project: Path) -> _Rule:
+    resolved = _route(rule.on_resolved, f"{where}.on_resolved", project) if rule.on_resolved else None
+    return _Rule(_route(rule, where, project), resolved, rule.severities)
+
+
+def _route(action: Action, where: str, project: Path) -> Route:
+    origin = f"lepton.toml, {where}"
+    notebook, parameters = read_runbook(action.runbook, origin, project)
+    labels = {name: value.label for name, value in action.parameters.items() if isinstance(value, FromLabel)}
+    literals = {name: value for name, value in action.parameters.items() if name not in labels}
+    known = {parameter.name: parameter for parameter in parameters or []}
+    for name in labels:
+        if name not in known:
+            raise InputError(f"{origin}: {notebook} has no parameter {name!r} (it has: {', '.join(known) or 'none'})")
+        if known[name].holds_path or known[name].holds_secret or "Any" in known[name].annotation:
+            raise InputError(
+                f"{origin}: parameter {name!r} is {known[name].annotation}: a label may fill numbers, texts and "
+                "choices, but no path, no secret, and nothing without a type"
+            )
+    check_literals(parameters, literals, labels, notebook, origin)
+    return Route(notebook, parameters, literals, labels)
+
+
+def read_runbook(given: str, origin: str, project: Path) -> tuple[str, list[Parameter] | None]:
+    """Return a notebook's path relative to the project, and its parameters; an error names the setting."""
+    try:
+        path = locate_notebook(str(project / given) if (project / given).is_file() else given, project)
+        return path.relative_to(project.resolve()).as_posix(), read_parameters(read_notebook(path), path.name)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{origin}: notebook {given!r} lies outside of the project") from error
+
+
+def check_literals(
+    parameters: list[Parameter] | None,
+    literals: Mapping[str, Any],
+    later: Mapping[str, Any],
+    notebook: str,
+    origin: str,
+) -> None:
+    """Check names and types of values that settings give; `later` names the parameters that are filled later."""
+    rest = [parameter for parameter in parameters or [] if parameter.name not in {*later, RECORDING} - {*literals}]
+    check_values(None if parameters is None else rest, literals, None, notebook, origin)

@@ -1,0 +1,198 @@
+"""A process that runs queued jobs until none is left: `python -m lepton_kit.ops.watch.worker PROJECT`.
+
+SIGTERM lets the present run end and takes no further one; SIGINT cancels the present run too. A job whose run was
+cancelled, or whose worker was killed, is queued again; the idempotency key keeps it from being answered twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.ops.watch.evidence import freeze
+from lepton_kit.ops.watch.queue import Job, Queue
+from lepton_kit.ops.watch.routing import RECORDING
+from lepton_kit.runs.ledger import LEASE_S
+from lepton_kit.runs.manifest import Manifest, all_runs
+from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.parameters import read_parameters
+from lepton_kit.runs.runner import Event, Options, Request, execute, prepare
+from lepton_kit.runs.settings import Settings, read_settings
+
+logger = logging.getLogger("lepton.watch")
+REPORT = "report"
+RENDER_PAUSE_S = 60.0  # while jobs wait, the site is rendered no more often
+PUBLISHED_INCIDENTS = 20
+
+
+class Signals:
+    """What this process was told: to take no further job, or to cancel the present one."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._in_run = False
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._cancel)
+
+    def _stop(self, *_: Any) -> None:
+        self.stopping = True
+
+    def _cancel(self, *_: Any) -> None:
+        self.stopping = True
+        if self._in_run:
+            self._in_run = False  # a second signal shall not break off the writing of the manifest
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def cancellable(self) -> Iterator[None]:
+        """Let SIGINT raise KeyboardInterrupt within."""
+        self._in_run = True
+        try:
+            yield
+        finally:
+            self._in_run = False
+
+
+def work(project: Path, signals: Signals) -> None:
+    """Run jobs until none is left, this process is told to stop, or the process that started it has gone."""
+    parent = os.getppid()
+    queue = Queue(project)
+    while not signals.stopping and os.getppid() == parent and (job := queue.take()) is not None:
+        with _leased(queue, job):
+            ended = _run(job, queue, project, signals)
+        if ended is not None and job.incident is not None:
+            with contextlib.suppress(KeyboardInterrupt), signals.cancellable():
+                render_report(queue, project)
+
+
+def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | None:
+    """Run a job and note how that went; None where no run ended."""
+    try:
+        with signals.cancellable():
+            run = run_job(job, queue, read_settings(project), project)
+    except KeyboardInterrupt:
+        queue.give_back(job, "cancelled: lepton watch was stopped; it will be run again")
+        return None
+    except LeptonError as error:
+        queue.refuse(job, str(error))
+    except Exception as error:  # a fault of ours or the machine's: the job must not vanish, nor end this process
+        logger.exception("job %s", job.key)
+        queue.refuse(job, f"{type(error).__name__}: {error}")
+    else:
+        queue.end(job, run.run_id, run.status)
+        return run
+    return None
+
+
+def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manifest:
+    """Run a job's notebook; that of an alert with a parameter `recording` on the incident's evidence.
+
+    Raises
+    ------
+    InputError
+        When the evidence cannot be captured, or a parameter is not what is needed.
+    """
+    notebook, given = project / job.notebook, dict(job.parameters)
+    parameters = read_parameters(read_notebook(notebook), notebook.name) or []
+    if job.incident is not None and RECORDING in {p.name for p in parameters} - given.keys():
+        given[RECORDING] = _recording(job.incident, queue, settings, project)
+    origin = f"{job.kind} {job.name}"
+    plan = prepare(Request(notebook, given, origin, trigger=f"{job.kind}:{job.name}"), project)
+    options = Options(timeout=settings.watch.run_timeout, retries=1, idempotency_key=job.key)
+
+    def on_event(event: Event) -> None:
+        if event.kind == "run_started":
+            queue.comes_to_run(job, event.run_id)
+
+    return execute(plan, project, on_event, options)
+
+
+def _recording(id: str, queue: Queue, settings: Settings, project: Path) -> str:
+    incident = queue.incident(id)
+    assert incident is not None, id  # a job of an incident is committed with it
+    try:
+        folder = freeze(incident, settings, project)
+    except Exception as error:
+        queue.note(id, "the runbook was not started, because its evidence could not be captured")
+        raise InputError(f"no recording: {error}") from error
+    relative = folder.relative_to(project).as_posix()
+    queue.note(id, incident.note, relative)
+    return relative
+
+
+@contextlib.contextmanager
+def _leased(queue: Queue, job: Job) -> Iterator[None]:
+    """Renew the lease of a job while it runs; who cannot look at this process goes by it."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(LEASE_S / 4):
+            with contextlib.suppress(InputError):  # the next beat may find the ledger free
+                queue.still_running(job)
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def render_report(queue: Queue, project: Path) -> None:
+    """Render the report site, unless it is turned off, was made a moment ago, or another process is at it.
+
+    What goes wrong is kept for the status page: a run is none the worse for it.
+    """
+    if not read_settings(project).watch.report:
+        return
+    from lepton_kit.reports.site import build_site
+
+    with (queue.path.parent / ".rendering").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rendered = queue.notes().get(REPORT, ("", 0.0))[1]
+        if queue.queued() and time.time() - rendered < RENDER_PAUSE_S:
+            return  # the last of the waiting jobs renders
+        try:
+            build_site(project, published_runs(queue, project))
+        except Exception as error:
+            logger.warning("the report site was not rendered: %s", error)
+            queue.set_note(REPORT, f"not rendered: {error}")
+        else:
+            queue.set_note(REPORT, "")
+
+
+def published_runs(queue: Queue, project: Path) -> list[Manifest]:
+    """Return the runs of the newest incidents, and of each notebook the newest run."""
+    recent = {incident.id for incident in queue.incidents(PUBLISHED_INCIDENTS)}
+    of_incidents = {job.run_id for job in queue.jobs(1000) if job.incident in recent}
+    seen: set[str] = set()
+    chosen = []
+    for run in all_runs(project):
+        if run.ended is not None and (run.run_id in of_incidents or run.name not in seen):
+            chosen.append(run)
+            seen.add(run.name)
+    return chosen
+
+
+def main(arguments: list[str]) -> int:
+    """Work in the project that is given."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    try:
+        work(Path(arguments[0]), Signals())
+    except InputError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

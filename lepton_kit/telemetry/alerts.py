@@ -1,0 +1,155 @@
+"""Alerts of objectives, evaluated here: the same labels, annotations and fingerprints as through Prometheus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import InputError
+from lepton_kit.files import write_atomically
+from lepton_kit.telemetry.burn_rates import Memory, Status, evaluate
+from lepton_kit.telemetry.rules import alert_annotations, alert_labels
+from lepton_kit.telemetry.selectors import Source
+from lepton_kit.telemetry.slo import Objective
+
+NOT_ENDED = "0001-01-01T00:00:00Z"
+"""What Alertmanager writes for the end of an alert that fires."""
+
+RUNBOOK_URL = "http://127.0.0.1:8088/runbooks/{alert}"
+"""The address of an alert's runbook on the page of `lepton watch`."""
+
+Alert = dict[str, Any]
+
+
+class AlertEvaluator:
+    """Evaluates objectives again and again, and remembers since when which alert fires.
+
+    Parameters
+    ----------
+    objectives
+        As `lepton_kit.telemetry.slo.read_objectives` gives them.
+    source
+        Where their counters' samples are.
+    time_scale
+        All windows are this many times shorter.
+    runbook_url
+        The address of an alert's runbook, in which `{alert}` stands for the alert's name.
+    state
+        A file that keeps what fires, so that an alert keeps its start over a restart; none is kept unless given.
+
+    Raises
+    ------
+    InputError
+        When the state's file is not one.
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        source: Source,
+        time_scale: float = 1.0,
+        runbook_url: str = RUNBOOK_URL,
+        state: Path | None = None,
+    ) -> None:
+        self.objectives = tuple(objectives)
+        self.statuses: tuple[Status, ...] = ()
+        """How each objective stood when it was last evaluated."""
+        self._source = source
+        self._memory = Memory(source)
+        self._time_scale = time_scale
+        self._runbook_url = runbook_url
+        self._state = state
+        self._firing = _read_state(state)
+        self._kept = {fingerprint: alert["startsAt"] for fingerprint, alert in self._firing.items()}
+
+    def evaluate(self, at: float) -> list[Alert]:
+        """Return the alerts that fire, and once each of those that fired at the last evaluation and do no more.
+
+        Parameters
+        ----------
+        at
+            The time, in Unix seconds; nothing later is read.
+
+        Returns
+        -------
+        list of dict
+            As in `alerts` of an Alertmanager webhook (version 4): `status` (`firing` or `resolved`), `labels`,
+            `annotations`, `startsAt`, `endsAt`, `generatorURL` and `fingerprint`.
+
+        Raises
+        ------
+        InputError
+            When the source cannot be read; what fires is remembered then.
+        """
+        self.statuses = tuple(
+            evaluate(one, self._source, at, self._time_scale, self._memory) for one in self.objectives
+        )
+        wanted = [self._alert(status.objective, severity, at) for status in self.statuses for severity in status.firing]
+        before, self._firing = self._firing, {alert["fingerprint"]: alert for alert in wanted}
+        for fingerprint, alert in self._firing.items():
+            if fingerprint in before:
+                alert["startsAt"] = before[fingerprint]["startsAt"]
+        resolved = [
+            {**alert, "status": "resolved", "endsAt": time_text(at)}
+            for fingerprint, alert in before.items()
+            if fingerprint not in self._firing
+        ]
+        self._keep([*self._firing.values(), *resolved])
+        return [*(dict(alert) for alert in self._firing.values()), *resolved]
+
+    def _keep(self, alerts: list[Alert]) -> None:
+        """Keep what is reported. A resolved alert stays until the next time, in case that the caller dies with it."""
+        starts = {alert["fingerprint"]: alert["startsAt"] for alert in alerts}
+        if self._state is not None and starts != self._kept:
+            write_atomically(self._state, json.dumps(alerts, indent=1) + "\n")
+        self._kept = starts
+
+    def _alert(self, objective: Objective, severity: str, at: float) -> Alert:
+        labels = alert_labels(objective, severity)
+        return {
+            "status": "firing",
+            "labels": labels,
+            "annotations": alert_annotations(objective, self._runbook_url),
+            "startsAt": time_text(at),
+            "endsAt": NOT_ENDED,
+            "generatorURL": "",
+            "fingerprint": fingerprint_of(labels),
+        }
+
+
+def fingerprint_of(labels: Mapping[str, str]) -> str:
+    """Return the fingerprint that Alertmanager gives to labels.
+
+    It is FNV-1a (64 bits) over the names and values in order of the names, with a byte 255 behind each:
+    `labelSetToFingerprint` in prometheus/common, model/signature.go.
+
+    >>> fingerprint_of({})
+    'cbf29ce484222325'
+    """
+    found = 0xCBF29CE484222325
+    for name in sorted(labels):
+        for byte in (*name.encode(), 255, *labels[name].encode(), 255):
+            found = (found ^ byte) * 0x100000001B3 % 2**64
+    return f"{found:016x}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a time as Alertmanager writes it.
+
+    >>> time_text(1.5)
+    '1970-01-01T00:00:01.500Z'
+    """
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _read_state(path: Path | None) -> dict[str, Alert]:
+    if path is None or not path.exists():
+        return {}
+    try:
+        alerts: list[Alert] = json.loads(path.read_text(encoding="utf-8"))
+        return {alert["fingerprint"]: {**alert, "startsAt": str(alert["startsAt"])} for alert in alerts}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not the state of alerts ({error}); without it alerts start anew") from error

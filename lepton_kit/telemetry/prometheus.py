@@ -1,0 +1,111 @@
+"""Samples from a Prometheus server, by its HTTP API (https://prometheus.io/docs/prometheus/latest/querying/api/)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.blocks import Series, as_frame
+from lepton_kit.telemetry.selectors import labels_text, parse_selector
+
+CHUNK, CHUNKS = 86_400.0, 32
+"""Seconds asked for at once, so that no answer is huge; longer ones where there would be more than so many."""
+
+
+class Prometheus:
+    """A Prometheus server; a `Source` of samples.
+
+    Parameters
+    ----------
+    address
+        Such as `http://127.0.0.1:9090`; a path before `/api` is kept.
+    timeout
+        Seconds that an answer may take.
+
+    Raises
+    ------
+    InputError
+        When the address is none.
+    """
+
+    def __init__(self, address: str, timeout: float = 30.0) -> None:
+        try:
+            url = httpx.URL(address)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise InputError(f"Prometheus address {address!r}: not an address ({error})") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InputError(f"Prometheus address {address!r}: must begin with http:// or https:// and name a host")
+        self.address = str(url.copy_with(userinfo=b"")).rstrip("/")  # what messages show
+        auth = (url.username, url.password) if url.userinfo else None
+        self._client = httpx.Client(base_url=self.address, auth=auth, timeout=timeout, trust_env=False)
+
+    def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
+        """Return the raw samples of the selected series from `start` to `end` (Unix seconds, both included).
+
+        Returns
+        -------
+        DataFrame
+            Columns `time` (UTC, milliseconds), `metric`, `labels` (JSON text) and `value`, in order of metric,
+            labels and time.
+
+        Raises
+        ------
+        InputError
+            When the selector is not one, or the server does not answer, or refuses; the message says what it said.
+        """
+        chosen = str(parse_selector(selector))
+        found: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+        length = max(CHUNK, (end - start) / CHUNKS)
+        after = None
+        while after is None or after < end:
+            begin = start if after is None else after
+            until = min(begin + length, end)
+            for metric, labels, times, values in self._samples(chosen, begin, until):
+                kept = (times >= start * 1000 - 0.5) & (times <= until * 1000 + 0.5)
+                if after is not None:
+                    kept &= times > after * 1000 + 0.5  # the earlier answer held it
+                if kept.any():
+                    found.setdefault((metric, labels), []).append((times[kept], values[kept]))
+            after = until
+        return as_frame(
+            Series(*key, *(np.concatenate(each) for each in zip(*found[key], strict=True))) for key in sorted(found)
+        )
+
+    def _samples(self, selector: str, start: float, end: float) -> list[Series]:
+        """Return what an instant query of a range selector gives: the samples as they were scraped.
+
+        The range is asked for a millisecond longer: Prometheus 3 leaves its beginning out, Prometheus 2 does not.
+        """
+        window = max(round((end - start) * 1000), 0) + 1
+        asked = {"query": f"{selector}[{window}ms]", "time": f"{end:.3f}"}
+        data = self._ask("/api/v1/query", asked)
+        if data.get("resultType") != "matrix":
+            raise InputError(f"Prometheus {self.address}: answered a {data.get('resultType')!r}, not samples")
+        return [_series(one) for one in data["result"]]
+
+    def _ask(self, path: str, asked: dict[str, str]) -> dict[str, Any]:
+        try:
+            answer = self._client.post(path, data=asked)
+        except httpx.HTTPError as error:
+            raise InputError(f"Prometheus {self.address}: does not answer ({error or type(error).__name__})") from error
+        try:
+            content = answer.json()
+            if content["status"] == "success":
+                data: dict[str, Any] = content["data"]
+                return data
+            said = f"{content.get('errorType')}: {content.get('error')}"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            said = repr(answer.text[:200])
+        raise InputError(f"Prometheus {self.address}: answered {answer.status_code} to {asked['query']}: {said}")
+
+
+def _series(one: dict[str, Any]) -> Series:
+    labels = dict(one["metric"])
+    metric = labels.pop("__name__")
+    times = np.array([round(at * 1000) for at, _ in one["values"]], dtype=np.int64)
+    values = np.array([float(value) for _, value in one["values"]])
+    return Series(metric, labels_text(labels), times, values)

@@ -1,0 +1,224 @@
+"""Scraping: the `/metrics` of targets, once or at an interval, into the telemetry store, as Prometheus does it.
+
+Every sample gets the labels `job` and `instance`, and the time at which its scrape began. A target that does not
+answer, or answers something unreadable, gives `up` = 0 and no other sample: its series have a gap then. Nothing is
+carried forward, and a counter's increase ends where its samples end (`lepton_kit.telemetry.burn_rates`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.store import Sample, Store
+
+logger = logging.getLogger(__name__)
+
+HEADERS = {"Accept": "text/plain;version=0.0.4;q=1,*/*;q=0.1", "Accept-Encoding": "identity"}
+PAST, FUTURE = 3600.0, 600.0
+"""Seconds around the scrape in which a target may date its samples itself; others are left out."""
+
+
+@dataclass(frozen=True)
+class Scraped:
+    """What one scrape of a target gave: whether it answered, how long it took, and how many samples; else why not."""
+
+    job: str
+    instance: str
+    up: bool
+    seconds: float
+    samples: int
+    error: str | None = None
+
+
+class _Body(NamedTuple):
+    content: bytes
+    seconds: float
+    error: str | None
+
+
+class Scraper:
+    """Scrapes targets into a store.
+
+    Parameters
+    ----------
+    store
+        Where samples go.
+    targets
+        Address (http or https) by job; `/metrics` is asked for where an address has no path. Read anew at each scrape,
+        so that it may change meanwhile.
+    interval
+        Seconds between scrapes.
+    timeout
+        Seconds that a target may take in all; the interval unless given, and 10 at most.
+    largest
+        Bytes that an answer may have.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        targets: Mapping[str, str],
+        interval: float = 15.0,
+        timeout: float | None = None,
+        largest: int = 16 * 2**20,
+    ) -> None:
+        if not 0.01 <= interval <= 86400:
+            raise InputError(f"scrape interval {interval!r}: must be from 0.01 to 86400 seconds")
+        self.store = store
+        self.targets = targets
+        self.interval = interval
+        self.timeout = timeout or min(interval, 10.0)
+        self.largest = largest
+        self._ssl: ssl.SSLContext | None = None
+        self._troubles: dict[str, str] = {}
+
+    def scrape_once(self, at: float | None = None) -> list[Scraped]:
+        """Scrape all targets side by side, and put their samples on the disk.
+
+        Parameters
+        ----------
+        at
+            The time to note for the samples, in Unix seconds; the present unless given.
+
+        Raises
+        ------
+        InputError
+            When a target's address is none, or the store cannot be written.
+        """
+        targets = {job: _metrics_address(job, address) for job, address in sorted(self.targets.items())}
+        if not targets:
+            return []
+        when = time.time() if at is None else at
+        with ThreadPoolExecutor(1, "scrape") as thread:  # of its own, since a notebook's has an event loop already
+            bodies = thread.submit(asyncio.run, self._fetch_all(list(targets.values()))).result()
+        done = [self._read(job, targets[job], body, when) for job, body in zip(targets, bodies, strict=True)]
+        for scraped, samples in done:
+            self.store.append(samples)
+            self._tell(scraped)
+        self.store.flush()
+        return [scraped for scraped, _ in done]
+
+    def run(self, stop: threading.Event) -> None:
+        """Scrape at the interval until `stop` is set. What goes wrong is logged, and the next scrape is due as ever."""
+        due = time.monotonic()
+        while not stop.is_set():
+            try:
+                self.scrape_once()
+            except InputError as error:
+                logger.error("scrape: %s", error)
+            due = max(due + self.interval, time.monotonic())  # what was missed is not made up for
+            stop.wait(due - time.monotonic())
+
+    async def _fetch_all(self, addresses: list[httpx.URL]) -> list[_Body]:
+        if self._ssl is None and any(address.scheme == "https" for address in addresses):
+            self._ssl = httpx.create_ssl_context()
+        limits = httpx.Limits(max_connections=16, max_keepalive_connections=0)
+        verify = self._ssl or False  # False where no target has https: reading the certificates takes a while
+        async with httpx.AsyncClient(timeout=self.timeout, trust_env=False, limits=limits, verify=verify) as client:
+            return await asyncio.gather(*(self._fetch(client, address) for address in addresses))
+
+    async def _fetch(self, client: httpx.AsyncClient, address: httpx.URL) -> _Body:
+        """Return what a target answers. Time and size are bounded as a whole, however slowly it comes."""
+        started = time.monotonic()
+        body, error = bytearray(), None
+        try:
+            async with (
+                asyncio.timeout(self.timeout),
+                client.stream("GET", address, headers=HEADERS) as answer,
+            ):
+                async for piece in answer.aiter_bytes(65536):
+                    body += piece
+                    if len(body) > self.largest:
+                        error = f"answered more than {self.largest} bytes"
+                        break
+            if answer.status_code != 200:
+                error = f"answered {answer.status_code}"
+        except (httpx.HTTPError, TimeoutError) as problem:
+            error = f"took longer than {self.timeout:g} s" if isinstance(problem, TimeoutError) else _said(problem)
+        return _Body(bytes(body), time.monotonic() - started, error)
+
+    def _read(self, job: str, address: httpx.URL, body: _Body, at: float) -> tuple[Scraped, list[Sample]]:
+        own = {"job": job, "instance": _instance(address)}
+        samples: list[Sample] = []
+        error = body.error
+        if error is None:
+            try:
+                samples = parse(body.content.decode(), own, at)
+            except (ValueError, LookupError, TypeError) as problem:  # the parser's, on what is not the format
+                error = f"unreadable: {_said(problem)}"
+        told = {"up": float(error is None), "scrape_duration_seconds": body.seconds}
+        ours = [Sample(name, own, at, value) for name, value in told.items()]
+        return Scraped(job, own["instance"], error is None, body.seconds, len(samples), error), [*samples, *ours]
+
+    def _tell(self, scraped: Scraped) -> None:
+        """Log a target's trouble once, and its end."""
+        before = self._troubles.pop(scraped.job, None)
+        if scraped.error is not None:
+            self._troubles[scraped.job] = scraped.error
+            if before is None:
+                logger.warning("scrape of %s at %s failed: %s", scraped.job, scraped.instance, scraped.error)
+        elif before is not None:
+            logger.warning("scrape of %s at %s works again", scraped.job, scraped.instance)
+
+
+def parse(text: str, own: Mapping[str, str], at: float) -> list[Sample]:
+    """Return the samples of a text in Prometheus' exposition format.
+
+    Parameters
+    ----------
+    text
+        What a target answered.
+    own
+        Labels that every sample gets; one of the target's own of the same name is called `exported_…`.
+    at
+        The time of samples that carry none, in Unix seconds.
+
+    Raises
+    ------
+    ValueError
+        When the text is not in the format.
+
+    Examples
+    --------
+    >>> parse('requests_total{job="x"} 3', {"job": "goog"}, 5.0)
+    [Sample(metric='requests_total', labels={'exported_job': 'x', 'job': 'goog'}, time=5.0, value=3.0)]
+    """
+    found = []
+    for family in text_string_to_metric_families(text):
+        for name, labels, value, stamp, *_ in family.samples:
+            when = at if stamp is None else float(stamp)
+            if at - PAST <= when <= at + FUTURE:
+                kept = {f"exported_{label}" if label in own else label: held for label, held in labels.items()}
+                found.append(Sample(name, {**kept, **own}, when, float(value)))
+    return found
+
+
+def _metrics_address(job: str, address: str) -> httpx.URL:
+    try:
+        url = httpx.URL(address)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise InputError(f"target {job!r} = {address!r}: not an address ({error})") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InputError(f"target {job!r} = {address!r}: must be an http or https address")
+    return url.copy_with(path="/metrics") if url.path in ("", "/") else url
+
+
+def _instance(address: httpx.URL) -> str:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port or (443 if address.scheme == 'https' else 80)}"
+
+
+def _said(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {problem}"[:300]

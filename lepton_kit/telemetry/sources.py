@@ -1,0 +1,34 @@
+"""Where samples come from: the embedded store's folder, or a Prometheus server's address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.prometheus import Prometheus
+from lepton_kit.telemetry.selectors import Source
+from lepton_kit.telemetry.store import Store
+
+
+def open_source(where: str | Path) -> Source:
+    """Return the source of samples at a place.
+
+    Parameters
+    ----------
+    where
+        An http or https address of a Prometheus server, or the folder of an embedded store.
+
+    Raises
+    ------
+    InputError
+        When it is neither.
+    """
+    if isinstance(where, str) and where.startswith(("http://", "https://")):
+        return Prometheus(where)
+    folder = Path(where)
+    if not folder.is_dir():
+        raise InputError(
+            f"source of telemetry {str(where)!r}: neither a folder of a telemetry store, which `lepton watch` writes, "
+            "nor the address of a Prometheus server (http://…)"
+        )
+    return Store(folder)

@@ -1,0 +1,131 @@
+"""Real Prometheus and Alertmanager servers on loopback for tests, and a target whose metrics a test controls."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from services import wait_for
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("promtool") is None,
+    reason="Prometheus is not installed (Debian: prometheus)",
+)
+needs_alertmanager = pytest.mark.skipif(
+    shutil.which("prometheus-alertmanager") is None or shutil.which("amtool") is None,
+    reason="Alertmanager is not installed (Debian: prometheus-alertmanager)",
+)
+
+
+class Target:
+    """An HTTP server whose `/metrics` a test sets; `answer` may be replaced by whatever handles a request."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.answer: Callable[[http.server.BaseHTTPRequestHandler], None] = self._metrics
+        target = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                with contextlib.suppress(ConnectionError):
+                    target.answer(self)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.instance = f"127.0.0.1:{self.server.server_port}"
+        self.address = f"http://{self.instance}"
+
+    def _metrics(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        body = self.text.encode()
+        request.send_response(200)
+        request.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+
+@contextlib.contextmanager
+def metrics_target() -> Iterator[Target]:
+    target = Target()
+    thread = threading.Thread(target=target.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield target
+    finally:
+        target.server.shutdown()
+        target.server.server_close()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextlib.contextmanager
+def prometheus(folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """Run Prometheus with a configuration, and give its address."""
+    port = free_port()
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    words = [
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--storage.tsdb.retention.time=100y",
+        "--log.level=warn",
+    ]
+    with _running(words, folder, f"http://127.0.0.1:{port}") as address:
+        yield address
+
+
+@contextlib.contextmanager
+def alertmanager(folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """Run Alertmanager with a configuration, and give its address."""
+    port = free_port()
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
+    words = [
+        "prometheus-alertmanager",
+        f"--config.file={folder / 'alertmanager.yml'}",
+        f"--storage.path={folder / 'alerts'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+    ]
+    with _running(words, folder, f"http://127.0.0.1:{port}") as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _running(words: list[str], folder: Path, address: str) -> Iterator[str]:
+    with (folder / f"{words[0]}.log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: process.poll() is not None or _is_ready(address))
+        assert process.poll() is None, (folder / f"{words[0]}.log").read_text()
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/-/ready", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False

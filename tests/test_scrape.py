@@ -1,0 +1,170 @@
+"""Scraping real HTTP targets into the store."""
+
+import logging
+import threading
+import time
+
+import pytest
+from helpers import ROOT
+from monitors import metrics_target
+from services import project_with_model, serving, wait_for
+
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.burn_rates import evaluate
+from lepton_kit.telemetry.scrape import Scraper, parse
+from lepton_kit.telemetry.slo import read_objectives
+from lepton_kit.telemetry.store import Store
+
+AT = 1_760_000_000.0
+TEXT = """# HELP requests_total Requests
+# TYPE requests_total counter
+requests_total{route="/a",job="theirs"} 3
+# TYPE seconds histogram
+seconds_bucket{le="0.1"} 1
+seconds_bucket{le="+Inf"} 2
+seconds_sum 0.5
+seconds_count 2
+"""
+
+
+def labels_of(target, **more):
+    return {"instance": target.instance, "job": "goog", **more}
+
+
+def values(store, selector):
+    return store.query(selector, 0, 4e9)["value"].tolist()
+
+
+def test_a_scrape_keeps_every_sample_with_job_instance_up_and_duration(tmp_path):
+    with metrics_target() as target, Store(tmp_path) as store:
+        target.text = TEXT
+        (scraped,) = Scraper(store, {"goog": target.address}).scrape_once(AT)
+        assert (scraped.job, scraped.instance, scraped.up, scraped.samples) == ("goog", target.instance, True, 5)
+        found = Store(tmp_path).query('requests_total{job="goog",exported_job="theirs"}', AT, AT)
+        assert found["value"].tolist() == [3.0]
+        assert target.instance in found["labels"][0]
+        assert values(store, 'seconds_bucket{le="+Inf"}') == [2.0]
+        assert values(store, f'up{{instance="{target.instance}"}}') == [1.0]
+        assert 0 < values(store, "scrape_duration_seconds")[0] < 10
+
+
+def test_a_target_that_is_gone_gives_up_0_and_no_other_sample_and_one_line_in_the_log(tmp_path, caplog):
+    with metrics_target() as target, Store(tmp_path) as store:
+        target.text = TEXT
+        scraper = Scraper(store, {"goog": target.address})
+        scraper.scrape_once(AT)
+        target.server.server_close()
+        target.server.shutdown()
+        with caplog.at_level(logging.WARNING):
+            for number in (1, 2):
+                (scraped,) = scraper.scrape_once(AT + 15 * number)
+        assert not scraped.up
+        assert "ConnectError" in scraped.error
+        assert values(store, "up") == [1.0, 0.0, 0.0]
+        assert values(store, "seconds_count") == [2.0]
+        assert [record.message.split(" failed")[0] for record in caplog.records] == [
+            f"scrape of goog at {target.instance}"
+        ]
+
+
+@pytest.mark.parametrize("fault", ["slow", "trickling", "huge", "failing", "not metrics", "not text", "redirecting"])
+def test_what_a_bad_target_does_is_bounded_and_spoils_no_other(tmp_path, fault):
+    stop = threading.Event()
+
+    def answer(request):
+        if fault == "slow":
+            stop.wait(20)
+        elif fault == "trickling":
+            for _ in range(200):
+                request.wfile.write(b"H" if stop.wait(0.1) else b"HTTP/1.1 200 OK\r\n"[:1])
+                request.wfile.flush()
+        elif fault == "huge":
+            request.send_response(200)
+            request.end_headers()
+            for _ in range(1000):
+                request.wfile.write(b"# a comment\n" * 1000)
+        elif fault == "redirecting":
+            request.send_response(302)
+            request.send_header("Location", "/elsewhere")
+            request.end_headers()
+        else:
+            request.send_response(500 if fault == "failing" else 200)
+            request.end_headers()
+            request.wfile.write(
+                {"failing": b"a 1\n", "not metrics": b"<html>hello there</html>"}.get(fault, b"\xff\xfe")
+            )
+
+    with metrics_target() as bad, metrics_target() as good, Store(tmp_path) as store:
+        good.text, bad.answer = "a 1\n", answer
+        scraper = Scraper(store, {"bad": bad.address, "good": good.address}, timeout=0.5, largest=100_000)
+        started = time.monotonic()
+        first, second = scraper.scrape_once(AT)
+        assert time.monotonic() - started < 3
+        stop.set()
+        assert not first.up
+        assert first.error
+        assert second.up
+        assert values(store, 'up{job="bad"}') == [0.0]
+        assert values(store, 'a{job="good"}') == [1.0]
+        assert values(store, 'a{job="bad"}') == []
+
+
+def test_run_scrapes_at_the_interval_until_it_is_stopped(tmp_path):
+    stop = threading.Event()
+    targets = {}
+    with metrics_target() as target, Store(tmp_path) as store:
+        target.text = "a 1\n"
+        thread = threading.Thread(target=Scraper(store, targets, interval=0.1).run, args=(stop,))
+        thread.start()
+        targets["later"] = target.address  # targets may change while it runs
+        wait_for(lambda: len(Store(tmp_path).query("a", 0, 4e9)) >= 3)
+        stop.set()
+        thread.join(5)
+        assert not thread.is_alive()
+    times = Store(tmp_path).query("a", 0, 4e9)["time"]
+    assert times.diff().dropna().dt.total_seconds().between(0.09, 2).all()
+
+
+def test_a_store_that_cannot_be_written_is_logged_and_scraping_goes_on(tmp_path, caplog):
+    stop = threading.Event()
+    with metrics_target() as target, Store(tmp_path) as holder:
+        target.text = "a 1\n"
+        Scraper(holder, {"goog": target.address}).scrape_once(AT)
+        second = Store(tmp_path)
+        thread = threading.Thread(target=Scraper(second, {"goog": target.address}, interval=0.05).run, args=(stop,))
+        thread.start()
+        wait_for(lambda: caplog.text.count("another process writes into it") >= 2)
+        stop.set()
+        thread.join(5)
+
+
+def test_samples_that_a_target_dates_itself_keep_their_time_unless_it_is_absurd():
+    text = "a 1 1760000000000\nb 1 1000\nc 1 9760000000000\n"
+    assert [(one.metric, one.time) for one in parse(text, {}, AT + 60)] == [("a", AT)]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://", "http://127.0.0.1:port"])
+def test_an_address_that_is_none_is_refused(tmp_path, address):
+    with pytest.raises(InputError, match="target 'goog' ="):
+        Scraper(Store(tmp_path), {"goog": address}).scrape_once()
+
+
+def test_an_interval_must_be_one(tmp_path):
+    with pytest.raises(InputError, match="scrape interval"):
+        Scraper(Store(tmp_path), {}, interval=0)
+
+
+def test_the_objectives_of_a_real_service_are_evaluated_from_its_scrapes(tmp_path):
+    project = project_with_model(tmp_path / "project")
+    with serving(project) as service, Store(tmp_path / "telemetry") as store:
+        scraper = Scraper(store, {"goog": str(service.client.base_url)})
+        now = time.time()
+        for number in range(4):
+            (scraped,) = scraper.scrape_once(now + 15 * number)
+            assert scraped.up
+            for _ in range(10):
+                service.predict()
+            service.client.post("/v1/predict", json={"row": {"wrong": 1.0}})
+        one = next(one for one in read_objectives(ROOT / "slo") if one.name == "goog-errors")
+        ratio = evaluate(one, store, now + 45).burns[0].long_ratio
+        assert ratio == pytest.approx(1 / 11, abs=0.02)

@@ -1,0 +1,148 @@
+"""`lepton watch` with a real service: scraped, its objectives evaluated, evidence frozen before a runbook starts."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from helpers import ROOT, write_notebook
+from services import project_with_model, serving
+from watching import STARTS, alert, wait_for, watching
+
+from lepton_kit.ops.watch.observer import embedded_changes
+from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.runs.manifest import all_runs
+
+SETTINGS = """
+[services.goog]
+model = "goog"
+
+[watch]
+workers = 1
+report = false
+scrape_interval = 0.5
+time_scale = 600
+
+[alerts.GoogErrorsBudgetBurn]
+runbook = "runbooks/diagnose.ipynb"
+
+[alerts.Known]
+runbook = "runbooks/diagnose.ipynb"
+"""
+RUNBOOK = """
+import json
+incident = json.loads((lk.path(recording) / "incident.json").read_text())
+lk.record("service", incident["service"])
+"""
+
+
+def kept_project(folder):
+    """A project with a model, an objective on errors, and a runbook that reads the incident's recording."""
+    (folder / "slo").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "slo/errors.yaml", folder / "slo")
+    (folder / "lepton.toml").write_text(SETTINGS)
+    write_notebook(folder / "runbooks/diagnose.ipynb", [RUNBOOK], "recording: 'Path' = ''")
+    return folder
+
+
+def test_errors_of_a_served_model_fire_an_embedded_alert_whose_runbook_reads_its_recording(project):
+    project_with_model(project)
+    kept_project(project)
+    with serving(project) as service, watching(project) as kit:
+        wait_for(lambda: kit.client.get("/status.json").json()["services"][0]["is_ready"])
+
+        def fails():
+            service.client.post("/v1/predict", json={"row": {}})
+            service.predict()
+            found = [one for one in kit.queue.incidents() if one.name == "GoogErrorsBudgetBurn"]
+            return [job for job in kit.queue.jobs() if job.state in ("ended", "refused")] if found else None
+
+        jobs = wait_for(fails, 90)
+        incident = kit.queue.incident(jobs[-1].incident)
+        said = kit.client.get("/status.json").json()
+        page = kit.client.get("/").text
+    assert {(job.status, job.error) for job in jobs} == {("succeeded", None)}
+    assert (incident.origin, incident.service) == ("embedded", "goog")
+    assert all_runs(project)[0].results["service"].value == "goog"
+    assert (project / incident.recording / "incident.json").is_file()
+    assert said["services"][0]["budgets"][0]["left"] < 1
+    assert "GoogErrorsBudgetBurn" in page
+
+
+def test_without_evidence_the_runbook_is_not_started_and_the_page_says_why(project):
+    kept_project(project)
+    with watching(project, "--insecure") as kit:
+        assert kit.post(alert(), alert(2, service="other")).status_code == 202
+        jobs = kit.ended(2)
+        page = kit.client.get("/").text
+        notes = [incident.note for incident in kit.queue.incidents()]
+    assert [job.state for job in jobs] == ["refused", "refused"]
+    assert all(job.error.startswith("no recording: ") for job in jobs)
+    assert set(notes) == {"the runbook was not started, because its evidence could not be captured"}
+    assert "no service of lepton.toml" in page
+    assert all_runs(project) == []
+
+
+def test_a_service_is_shown_as_down_not_ready_or_ready(project):
+    class Answers(BaseHTTPRequestHandler):
+        code, said = 503, b'{"status": "not ready", "version": "v7", "error": "<b>still loading</b>"}'
+
+        def do_GET(self):
+            self.send_response(self.code)
+            self.end_headers()
+            self.wfile.write(self.said)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    kept_project(project)
+    with watching(project) as kit:
+
+        def state():
+            return kit.client.get("/status.json").json()["services"][0]
+
+        wait_for(lambda: state()["problem"] == "not running")
+        (project / "services/goog").mkdir(parents=True)
+        (project / "services/goog/address").write_text(f"http://127.0.0.1:{server.server_port}\n")
+        found = wait_for(lambda: state()["is_up"] and state())
+        assert (found["is_ready"], found["version"], found["problem"]) == (False, "v7", "<b>still loading</b>")
+        assert "&lt;b&gt;still loading&lt;/b&gt;" in kit.client.get("/").text
+        Answers.code, Answers.said = 200, b'{"status": "ready", "version": "v7", "error": null}'
+        wait_for(lambda: state()["is_ready"])
+        server.shutdown()
+        server.server_close()
+        wait_for(lambda: not state()["is_up"])
+
+
+class NoRouter:
+    def on_firing(self, _):
+        return "nothing"
+
+    def on_resolved(self, _):
+        return None
+
+
+@pytest.fixture
+def queue(project):
+    return Queue(project)
+
+
+def test_an_embedded_alert_stays_one_incident_when_the_evaluator_starts_anew(queue):
+    first, later = (Alert.model_validate(alert(starts=starts)) for starts in (STARTS, "2026-11-25T03:20:00Z"))
+    queue.receive(embedded_changes([first], [], 0), "embedded", NoRouter())
+    assert embedded_changes([later], queue.firing("embedded"), 0) == []
+
+
+def test_an_embedded_alert_that_no_longer_fires_is_resolved(queue):
+    queue.receive([Alert.model_validate(alert())], "embedded", NoRouter())
+    queue.receive([Alert.model_validate(alert(2))], "webhook", NoRouter())
+    end = datetime(2026, 11, 25, 4, tzinfo=UTC)
+    queue.receive(embedded_changes([], queue.firing("embedded"), end.timestamp()), "embedded", NoRouter())
+    found = {incident.origin: (incident.status, incident.ends_at) for incident in queue.incidents()}
+    assert found == {"embedded": ("resolved", end.isoformat(timespec="microseconds")), "webhook": ("firing", None)}

@@ -1,0 +1,191 @@
+"""The status page in a real browser: wide and on a phone, with hostile alerts, without one script or console error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from bs4 import BeautifulSoup
+from helpers import write_notebook
+from watching import alert, wait_for, watching
+
+from lepton_kit.ops.watch.page import status_page
+
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+LONG = "x" * 300
+
+
+def a_status(**changes):
+    """Return a status with something of everything."""
+    job = {
+        "number": 1, "key": "k", "kind": "alert", "name": "GoogLatencyBudgetBurn", "incident": "i", "notebook": "n",
+        "parameters": {}, "queued": 0.0, "state": "ended", "run_id": "20261125T030000Z-incident-diagnosis-3f9a2c",
+        "status": "succeeded", "error": None, "started": 0.0, "ended": 1.0, "attempts": 1, "page": "/reports/x",
+    }  # fmt: skip
+    incident = {
+        "id": "20261125T030000Z-goog-latency-budget-burn-cf122f45", "name": "GoogLatencyBudgetBurn", "service": "goog",
+        "severity": "page", "status": "firing", "starts_at": "2026-11-25T03:00:00+00:00", "ends_at": None, "note": "",
+        "summary": "Latency of goog: the error budget burns too fast", "runs": [job],
+    }  # fmt: skip
+    budgets = [
+        {"objective": "a", "title": title, "target": 0.99, "left": left}
+        for title, left in [("Availability", 0.998), ("Latency", 0.12), ("Errors", -0.4), ("Coverage", None)]
+    ]
+    service = {
+        "name": "goog", "model": "goog", "address": "http://127.0.0.1:8000", "is_up": True, "is_ready": True,
+        "version": "v2", "problem": "", "looked": 0.0, "budgets": budgets,
+    }  # fmt: skip
+    run = {
+        "run_id": job["run_id"], "title": "Diagnosis of an incident", "status": "running", "trigger": "alert:x",
+        "started": "2026-11-25T03:00:10+00:00", "duration_s": None, "page": None,
+    }  # fmt: skip
+    whole = {
+        "project": "lepton", "time": "2026-11-25T03:05:00+00:00", "services": [service], "open_incidents": [incident],
+        "recent_incidents": [], "runs": [run], "waiting": [], "refused": [], "problems": {},
+        "schedules": [{"name": "nightly", "notebook": "runbooks/health.ipynb", "next": "2026-11-26T03:00:00+00:00"}],
+        "queue": {"queued": 0, "running": 1, "ended": 4, "refused": 0},
+    }  # fmt: skip
+    return whole | changes
+
+
+def words(status):
+    return BeautifulSoup(status_page(status), "html.parser").get_text(" ")
+
+
+def test_the_page_says_what_is_so_in_one_line():
+    assert "1 open incident" in words(a_status())
+    assert "All is well." in words(a_status(open_incidents=[]))
+    down = [{**a_status()["services"][0], "is_up": False, "is_ready": False, "problem": "not running"}]
+    assert "goog not ready" in words(a_status(open_incidents=[], services=down))
+
+
+def test_a_budget_is_said_in_words_too():
+    text = words(a_status())
+    for said in ("100% left", "12% left", "spent", "no data"):
+        assert said in text
+
+
+def test_nothing_that_came_from_outside_becomes_markup():
+    incident = a_status()["open_incidents"][0] | {
+        "name": HOSTILE, "service": HOSTILE, "severity": HOSTILE, "note": HOSTILE, "summary": HOSTILE, "id": HOSTILE,
+    }  # fmt: skip
+    page = status_page(a_status(open_incidents=[incident], problems={HOSTILE: HOSTILE}, project=HOSTILE))
+    parsed = BeautifulSoup(page, "html.parser")
+    assert not parsed.select("script, img, [onerror], style")
+    assert HOSTILE in parsed.get_text()
+
+
+@pytest.fixture
+def busy(project):
+    """A watched project with hostile alerts, a run, and a schedule."""
+    (project / "lepton.toml").write_text(
+        '[watch]\nworkers = 1\nreport = false\n[alerts.Known]\nrunbook = "runbooks/diagnose.ipynb"\n'
+        '[schedules.nightly]\nnotebook = "runbooks/diagnose.ipynb"\ncron = "0 3 * * *"\n'
+    )
+    write_notebook(project / "runbooks/diagnose.ipynb", ["1"], "days: int = 1", title="Diagnose <b>this</b>")
+    return project
+
+
+def test_a_browser_shows_the_page_wide_and_on_a_phone_and_runs_nothing(busy, tmp_path):
+    with watching(busy, "--insecure") as kit:
+        hostile = alert(2, alertname=HOSTILE, service=LONG, severity=HOSTILE)
+        hostile["annotations"] = {"summary": HOSTILE + LONG}
+        assert kit.post(alert(), hostile).status_code == 202
+        kit.ended()
+        address = str(kit.client.base_url)
+        id = next(one.id for one in kit.queue.incidents() if one.name == HOSTILE)
+        headers = kit.client.get("/").headers
+        assert "script-src" not in headers["content-security-policy"]
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        with Browser(tmp_path / "profile") as browser:
+            for path in ("/", f"/incidents/{id}", "/runbooks/Known"):
+                for width in (1280, 390):
+                    shown = browser.open(address.rstrip("/") + path, width)
+                    assert shown["errors"] == [], (path, width)
+                    assert shown["scroll"] <= width, (path, width)
+                    assert shown["title"] != "owned"
+                    assert (HOSTILE in shown["text"]) == (path != "/runbooks/Known")
+
+
+class Browser:
+    """Chromium without a window, spoken to by its DevTools protocol."""
+
+    def __init__(self, profile: Path) -> None:
+        found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        if found is None:
+            pytest.skip("no Chromium is installed here")
+        self.profile = profile
+        self.command = [
+            found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-dev-shm-usage", "--remote-debugging-port=0",
+            "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank",
+        ]  # fmt: skip
+
+    def __enter__(self) -> Browser:
+        import websocket
+
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            port_file = self.profile / "DevToolsActivePort"
+            port = wait_for(lambda: port_file.exists() and port_file.read_text().splitlines()[:1])[0]
+            pages = wait_for(lambda: [p for p in self._list(port) if p["type"] == "page"])
+            self.socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60)
+            self.events: list[dict] = []
+            self.number = 0
+            for domain in ("Page", "Log", "Runtime"):
+                self.call(f"{domain}.enable")
+        except BaseException:
+            self.process.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(20)
+
+    @staticmethod
+    def _list(port: str) -> list[dict]:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
+        return []
+
+    def call(self, method: str, **parameters: object) -> dict:
+        self.number += 1
+        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
+        while (answer := json.loads(self.socket.recv())).get("id") != self.number:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def value(self, expression: str) -> object:
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+
+    def open(self, address: str, width: int, screenshot: Path | None = None, dark: bool = False) -> dict:
+        """Open a page; return its title, text, width in all, and what the console complained of."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.events.clear()
+        self.call("Page.navigate", url=address)
+        wait_for(lambda: self.value("document.readyState + location.href").startswith("complete" + address))
+        wait_for(lambda: self.value("document.styleSheets.length"))
+        wrong = [e for e in self.events if e["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+        if screenshot is not None:
+            import base64
+
+            made = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+            screenshot.write_bytes(base64.b64decode(made["data"]))
+        return {
+            "title": self.value("document.title"),
+            "text": self.value("document.body.innerText"),
+            "scroll": self.value("document.documentElement.scrollWidth"),
+            "errors": wrong,
+        }

@@ -1,0 +1,116 @@
+"""`lepton watch` as a process, and what Alertmanager posts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from lepton_kit.ops.watch.queue import Queue
+
+STARTS = "2026-11-25T03:00:00.123Z"
+NEVER = "0001-01-01T00:00:00Z"
+
+
+def alert(number: int = 1, status: str = "firing", starts: str = STARTS, **labels: str) -> dict[str, Any]:
+    """Return one alert as Alertmanager posts it."""
+    return {
+        "status": status,
+        "labels": {"alertname": "Known", "service": "goog", "severity": "page", **labels},
+        "annotations": {"summary": "something burns"},
+        "startsAt": starts,
+        "endsAt": NEVER if status == "firing" else "2026-11-25T03:10:00Z",
+        "generatorURL": "http://127.0.0.1:9090/graph",
+        "fingerprint": f"{number:016x}",
+    }
+
+
+def webhook(*alerts: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return what Alertmanager posts."""
+    whole = {
+        "version": "4", "groupKey": "{}", "truncatedAlerts": 0, "status": "firing", "receiver": "lepton",
+        "groupLabels": {}, "commonLabels": {}, "commonAnnotations": {}, "externalURL": "http://127.0.0.1:9093",
+        "alerts": list(alerts),
+    }  # fmt: skip
+    return {**whole, **changes}
+
+
+@dataclasses.dataclass
+class Watching:
+    process: subprocess.Popen[str]
+    client: httpx.Client
+    project: Path
+
+    @property
+    def queue(self) -> Queue:
+        return Queue(self.project)
+
+    def post(self, *alerts: dict[str, Any], **headers: str) -> httpx.Response:
+        return self.client.post("/alerts", json=webhook(*alerts), headers=headers)
+
+    def ended(self, number: int = 1) -> list[Any]:
+        """Wait until so many jobs have ended or were refused, and return them, oldest first."""
+
+        def done() -> list[Any] | None:
+            found = [job for job in self.queue.jobs(1000) if job.state in ("ended", "refused")]
+            return found[::-1] if len(found) >= number else None
+
+        return wait_for(done)
+
+    def kill(self, with_workers: bool = False) -> None:
+        """Kill the process at once; its workers are processes of their own."""
+        workers = psutil.Process(self.process.pid).children()
+        self.process.kill()
+        for worker in workers if with_workers else []:
+            worker.kill()
+        self.process.wait(20)
+
+
+@contextlib.contextmanager
+def watching(project: Path, *words: str, **environment: str) -> Iterator[Watching]:
+    """Run `lepton watch` on a free port, and end it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEPTON_")}
+    command = [sys.executable, "-m", "lepton_kit.cli", "watch", "--port", "0", *words]
+    written = project / "incidents" / "address"
+    written.unlink(missing_ok=True)
+    with (project / "watch.log").open("a") as log:
+        process = subprocess.Popen(command, cwd=project, env=kept | environment, stdout=log, stderr=log, text=True)
+    try:
+        address = wait_for(lambda: process.poll() is not None or (written.exists() and written.read_text().strip()))
+        assert process.poll() is None, (project / "watch.log").read_text()
+        with httpx.Client(base_url=address, timeout=30) as client:
+            wait_for(lambda: _answers(client))
+            yield Watching(process, client, project)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def wait_for(question: Any, seconds: float = 60) -> Any:
+    """Return the first true answer to a question; fail when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.05)
+    return answer
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
