@@ -420,7 +420,7 @@ def requests_over_time(table: pd.DataFrame, split: pd.Timestamp, axes: Axes) -> 
     )  # fmt: skip
     axes.set(ylabel="requests (1/s)", ylim=(0, None))
     _mark_split(split, axes, "this period")
-    axes.legend(loc="upper left", ncols=len(shown))
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(shown))
     return axes
 
 
@@ -443,7 +443,7 @@ def response_time_over_time(table: pd.DataFrame, split: pd.Timestamp, axes: Axes
     axes.yaxis.set_minor_formatter("")
     axes.set(ylabel="response time (ms)")
     _mark_split(split, axes)
-    axes.legend(loc="upper left", ncols=2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     return axes
 
 
@@ -508,7 +508,9 @@ def drift_distances(table: pd.DataFrame, limit: float, axes: Axes) -> Axes:
     return axes
 
 
-def column_over_time(series: pd.Series, reference: pd.Series, events: Mapping[str, pd.Timestamp], axes: Axes) -> Axes:
+def column_over_time(
+    series: pd.Series, reference: pd.Series, events: Mapping[str, pd.Timestamp], unit: str, axes: Axes
+) -> Axes:
     """Draw a column's values by time, the middle 90 % of its reference as a band, and a line at each event.
 
     Parameters
@@ -519,6 +521,8 @@ def column_over_time(series: pd.Series, reference: pd.Series, events: Mapping[st
         The reference's values.
     events
         Times by name, earliest first.
+    unit
+        Unit of the values.
     axes
         Where to draw.
     """
@@ -531,9 +535,8 @@ def column_over_time(series: pd.Series, reference: pd.Series, events: Mapping[st
             name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
             color=VERMILLION, fontsize=9, parse_math=False,
         )  # fmt: skip
-    axes.set(ylabel=str(series.name))
-    axes.margins(y=0.25)
-    axes.legend(loc="upper left", ncols=2)
+    axes.set(ylabel=f"{series.name} ({unit})")
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     return axes
 
 

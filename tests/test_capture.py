@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import lepton
 from live import Samples
 from services import features, project_with_model, serving, wait_for
 
@@ -16,6 +17,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.requestlog import read_requests
 from lepton_kit.telemetry.recordings import read_recording
+from lepton_kit.telemetry.scrape import Scraper
+from lepton_kit.telemetry.store import Store
 
 ROWS = 40
 
@@ -100,10 +103,18 @@ def test_versions_their_files_and_training_rows_come_from_the_registry(frozen):
     assert "return_0" in frozen.reference and "actual" in frozen.reference
 
 
-def test_what_is_not_there_is_named_and_not_invented(frozen):
-    said = " ".join(frozen.incident.provenance.derived)
-    assert "no last good version" in said and "deployments: no record of them" in said
-    assert frozen.incident.deployments == ()
+def copy_of(service, folder):
+    return shutil.copytree(service.folder, folder / "goog", ignore=shutil.ignore_patterns(".*", "metrics"))
+
+
+def test_what_is_not_there_is_named_and_not_invented(live, tmp_path):
+    copy = copy_of(live.service, tmp_path)
+    for name in ("deployments.jsonl", "service.jsonl"):
+        (copy / name).unlink()
+    frozen = live.capture(tmp_path / "r", service=copy)
+    said = " ".join([*frozen.incident.provenance.measured, *frozen.incident.provenance.derived])
+    assert "no last good version" in said and "deployments: no record of them" in said and "no log lines" in said
+    assert frozen.incident.deployments == () and "logs.jsonl" in frozen.absent
 
 
 def test_nothing_of_this_machine_stands_in_the_recording(live, tmp_path):
@@ -126,12 +137,12 @@ def test_alerts_are_taken_as_alertmanager_sends_them(live, tmp_path):
         live.capture(tmp_path / "r", alerts=[{"labels": {}}])
 
 
-def test_the_record_of_deployments_is_read_and_its_damaged_lines_are_counted(live, tmp_path):
-    copy = shutil.copytree(live.service.folder, tmp_path / "goog", ignore=shutil.ignore_patterns(".*", "metrics"))
-    lines = ['{"time": "2026-01-02T03:04:05Z", "version": "v1", "note": "first", "share": 1.0}', "}{", '{"version": 3}']
-    (copy / "deployments.jsonl").write_text("\n".join(lines))
+def test_changes_of_the_version_are_read_from_the_record_and_its_damaged_lines_are_counted(live, tmp_path):
+    copy, at = copy_of(live.service, tmp_path), "2026-01-02T03:04:0{}Z"
+    kept = [{"time": at.format(n), "version": v, "note": str(n)} for n, v in enumerate(["v1", "v1", "v2"])]
+    (copy / "deployments.jsonl").write_text("\n".join([*map(json.dumps, kept), "}{", '{"version": 3}']))
     frozen = live.capture(tmp_path / "r", service=copy)
-    assert [(item.version, item.note) for item in frozen.incident.deployments] == [("v1", "first")]
+    assert [(item.version, item.note) for item in frozen.incident.deployments] == [("v1", "0"), ("v2", "2")]
     assert "2 lines which cannot be read" in " ".join(frozen.incident.provenance.measured)
 
 
@@ -189,3 +200,22 @@ def test_a_window_that_is_none_is_refused(changes, message, live, tmp_path):
 def test_a_service_that_is_not_there_is_refused(live, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         live.capture(tmp_path / "r", service=tmp_path / "nobody")
+
+
+def test_the_command_captures_what_the_store_and_the_service_hold(tmp_path):
+    project = project_with_model(tmp_path / "project")
+    with serving(project) as service:
+        scraper = Scraper(Store(project / "telemetry"), {"goog": str(service.client.base_url)}, interval=1.0)
+        for row in features().tail(3).to_dict("records"):
+            assert service.predict(row=row).status_code == 200
+            scraper.scrape_once()
+        done = lepton("capture", "goog", "--from", "10m", "-o", "incident", project=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "recording incident: 3 requests" in done.stdout
+    frozen = read_recording(project / "incident")
+    answered = frozen.metrics[frozen.metrics["metric"] == "lepton_predict_requests_total"]
+    assert answered.loc[answered["labels"].str.contains('"outcome":"answered"'), "value"].max() == 3
+    refused = lepton("capture", "goog", "--from", "soon", "-o", "incident", project=project)
+    assert refused.returncode == 2 and "--from 'soon'" in refused.stderr
+    other = lepton("capture", "goog", "-o", "models", project=project)
+    assert other.returncode == 2 and "no recording" in other.stderr and (project / "models" / "goog").is_dir()

@@ -185,12 +185,13 @@ def _request_rows(logged: pd.DataFrame) -> pd.DataFrame:
         "time": logged["time"].dt.as_unit("us"),
         "request_id": logged["request_id"].where(~in_batch, numbered),
         "version": logged["version"],
-        "status": logged["status"],
-        "latency_ms": logged["latency_ms"],
+        "status": logged["status"].astype(float),
+        "latency_ms": logged["latency_ms"].astype(float),
     }
     told = logged["comment"].fillna("").map(printable)
+    # Before the first feedback the log's columns hold nothing, and are of no type.
     tail = {"actual": logged["actual"].astype(float), "rating": logged["rating"].astype(float), "feedback": told}
-    parts = [pd.DataFrame(head), logged[features].astype(float), logged[list(FORECAST)], pd.DataFrame(tail)]
+    parts = [pd.DataFrame(head), logged[[*features, *FORECAST]].astype(float), pd.DataFrame(tail)]
     rows: pd.DataFrame = pd.concat(parts, axis=1)
     return rows
 
@@ -239,8 +240,12 @@ def _deployments(service: Path, logged: pd.DataFrame, end: float, notes: _Notes)
             if found is not None and found.time <= _utc(end):
                 known.append(found)
         known.sort(key=lambda item: item.time)
+        known = [
+            item for item, last in zip(known, [None, *known], strict=False) if not last or last.version != item.version
+        ]
         notes.measured.append(
-            f"deployments: {len(known)} of the service's record" + _damaged(damaged, "which cannot be read")
+            f"deployments: {len(known)} changes of the version in the service's record"
+            + _damaged(damaged, "which cannot be read")
         )
         return tuple(known[-MOST_ALERTS:])
     observed = _observed_deployments(logged)

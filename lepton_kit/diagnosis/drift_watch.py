@@ -104,7 +104,7 @@ def effects(tables: Compared, periods: Periods, limits: Limits) -> pd.DataFrame:
         moved = _has_moved(psi, distance, p_value, len(reference), len(present), limits)
         again = _effect(was, present)
         news = moved and _has_moved(*again[:3], len(was), len(present), limits)
-        since = _onset(tables.rows.set_index("time")[column], limits.alpha) if news else pd.NaT
+        since = _onset(tables.rows.set_index("time")[column], periods.split, limits.alpha) if news else pd.NaT
         held = drift.standardised_wasserstein(reference, was)
         found.append((_kind(str(column)), column, psi, distance, p_value, test, moved, held, news, since))
     columns = ["kind", "column", "psi", "wasserstein", "p", "test", "moved", "wasserstein_before", "news", "since"]
@@ -130,11 +130,25 @@ def _has_moved(psi: float, distance: float, p_value: float, n: int, m: int, limi
     return bool(psi - by_chance >= limits.psi and distance >= limits.wasserstein and p_value < limits.alpha)
 
 
-def _onset(series: pd.Series, alpha: float) -> pd.Timestamp:
-    """Return when the mean, or the distance from the median, changed: whichever did so more clearly."""
+def _onset(series: pd.Series, split: pd.Timestamp, alpha: float) -> pd.Timestamp:
+    """Return when a column changed: at first in this period, or else the last time before it; NaT where it did not.
+
+    Of several changes a search finds the largest. Where that lies before this period, what follows it is searched.
+    """
+    onset: pd.Timestamp | None = None
+    rest = series
+    while change := _change(rest, alpha):
+        onset, rest = onset_of(change), rest.iloc[rest.index.searchsorted(onset_of(change), "right") :]
+        if onset >= split:
+            break
+    return pd.NaT if onset is None else onset  # type: ignore[return-value]
+
+
+def _change(series: pd.Series, alpha: float) -> drift.ChangePoint | None:
+    """Return the change of the mean, or of the distance from the median: whichever is clearer."""
     changes = [drift.change_point(one) for one in (series, (series - series.median()).abs())]
     known = [change for change in changes if change is not None and change.p_value < alpha]
-    return onset_of(min(known, key=lambda change: change.p_value)) if known else pd.NaT  # type: ignore[return-value]
+    return min(known, key=lambda change: change.p_value) if known else None
 
 
 @dataclass(frozen=True)
