@@ -323,7 +323,7 @@ def main() -> None:
     console = new_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends runs as Ctrl-C does
     try:
-        sys.exit(app(args=join_parameters(sys.argv[1:]), standalone_mode=True))
+        sys.exit(app(args=join_parameters(sys.argv[1:]), prog_name="lepton", standalone_mode=True))
     except KeyboardInterrupt:
         sys.exit(130)
     except LeptonError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_core.paths import jupyter_runtime_dir
+from jupyter_core.utils import ensure_async, run_sync
 from nbclient import NotebookClient
 from traitlets import Bool
 
@@ -36,3 +37,18 @@ class LocalClient(NotebookClient):
             socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             manager.transport, manager.ip = "ipc", str(socket)
         return manager
+
+    def start_kernel(self, **options: Any) -> None:
+        """Start the manager's kernel.
+
+        What `start_kernel` of jupyter_client's manager does, save that it sleeps for 10 ms at its end "to ensure tests
+        can capture the state".
+        """
+        run_sync(self._start_kernel)(**options)
+
+    async def _start_kernel(self, **options: Any) -> None:
+        manager: Any = self.km
+        extra = [f"--HistoryManager.hist_file={self.ipython_hist_file}"] if manager.ipykernel else []
+        command, options = await ensure_async(manager.pre_start_kernel(extra_arguments=extra, **options))
+        await ensure_async(manager._launch_kernel(command, **options))
+        await ensure_async(manager.post_start_kernel(**options))

@@ -173,7 +173,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         failed = True
         try:
             with _undisturbed():
-                self.start_new_kernel(**options)
+                self.start_kernel(**options)
                 self._open_channels()
             self._await_kernel()
             failed = not self._run_cells()

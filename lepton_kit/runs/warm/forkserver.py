@@ -28,6 +28,9 @@ from lepton_kit.runs.warm import lease
 from lepton_kit.runs.warm.guardian import CONFIRMED, guard, guard_spare, may_start, name_process
 from lepton_kit.runs.warm.wire import Lines, receive_request, send_request
 
+KEPT = 2  # a run that is asked for while another has only begun finds one, too
+QUIET_S = 0.3
+LOOK_S = 0.1
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 FIRST = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "psutil", "tornado.platform.asyncio",
@@ -61,7 +64,7 @@ def serve(path: Path, lock: int) -> NoReturn:
     spares = Spares(path)
     gc.freeze()
     while time.monotonic() - last_asked < idle_s:
-        if select.select([listener], [], [], 0 if waiting else min(1.0, idle_s))[0]:
+        if select.select([listener], [], [], 0 if waiting else min(LOOK_S, idle_s))[0]:
             connection, _ = listener.accept()
             last_asked = time.monotonic()
             if not path.exists() or not _answer(connection, spares, loaded):
@@ -76,7 +79,7 @@ def serve(path: Path, lock: int) -> NoReturn:
         elif not path.exists():
             break
         if not waiting:
-            spares.renew()
+            spares.renew(is_quiet=time.monotonic() - last_asked > QUIET_S)
     path.unlink(missing_ok=True)
     fcntl.flock(lock, fcntl.LOCK_UN)  # who asked last sees the connection close, and may start the next one at once
     os._exit(0)
@@ -119,39 +122,42 @@ def _exercise() -> None:
 
 
 class Spares:
-    """At most one kernel that is ready and that nobody has asked for yet."""
+    """Kernels that are ready and that nobody has asked for yet: at most `KEPT`, all like the last that was asked for.
+
+    To make one takes as much of the processor as a small run. So it is made when nothing was asked for a moment ago,
+    which may still run; or when there is none left, because the next run would wait for it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.wanted: dict[str, Any] | None = None  # the last kernel that was asked for; the next may well be like it
-        self.shape: tuple[Any, ...] | None = None
-        self.control: socket.socket | None = None
+        self.wanted: dict[str, Any] | None = None
+        self.controls: list[socket.socket] = []
 
     def take(self, request: dict[str, Any], connection: socket.socket, files: list[int]) -> socket.socket | None:
-        """Give the spare to who asks; return where to confirm that, or None where there is no spare that fits."""
+        """Give a spare to who asks; return where to confirm that, or None where there is no spare that fits."""
         from lepton_kit.runs.warm.spare import shape_of
 
         if request["kind"] != "kernel" or (shape := shape_of(request)) is None:
             return None
+        if self.wanted is None or shape_of(self.wanted) != shape:
+            while self.controls:
+                self.controls.pop().close()  # one that nobody took ends by that
         self.wanted = request
-        fits = self.control is not None and self.shape == shape
-        control, self.control = self.control, None
-        if control is None:
-            return None
-        try:
-            if fits:
+        while self.controls:
+            control = self.controls.pop(0)
+            try:
                 send_request(control, request, [connection.fileno(), *files])
+            except OSError:  # it was killed
+                control.close()
+            else:
                 return control
-        except OSError:  # it was killed
-            pass
-        control.close()  # one that nobody took ends by that
         return None
 
-    def renew(self) -> None:
-        """Make a spare like what was asked for last, if there is none."""
+    def renew(self, is_quiet: bool) -> None:
+        """Make a spare, if it is time for one."""
         from lepton_kit.runs.warm import spare
 
-        if self.control is not None or self.wanted is None:
+        if self.wanted is None or len(self.controls) >= (KEPT if is_quiet else 1):
             return
         request = self.wanted
         ours, theirs = socket.socketpair()
@@ -159,9 +165,13 @@ class Spares:
         if os.fork() == 0:
             _close_all_but(theirs.fileno())
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            guard_spare(theirs, lambda task: _run_spare(task, request, address), lambda: spare.remove_sockets(address))
+
+            def run(task: socket.socket) -> int:
+                return _run_spare(task, request, address, is_quiet)
+
+            guard_spare(theirs, run, lambda: spare.remove_sockets(address))
         theirs.close()
-        self.control, self.shape = ours, spare.shape_of(request)
+        self.controls.append(ours)
 
 
 class _Loaded:
@@ -251,7 +261,7 @@ def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list
         _leave()
 
 
-def _run_spare(task: socket.socket, request: dict[str, Any], address: Path) -> int:
+def _run_spare(task: socket.socket, request: dict[str, Any], address: Path, has_time: bool) -> int:
     """Be a kernel that is ready, in the place of one that was asked for; its own place is given when it is taken."""
     from lepton_kit.runs.warm import spare
 
@@ -262,7 +272,7 @@ def _run_spare(task: socket.socket, request: dict[str, Any], address: Path) -> i
     _use_threads_as_asked()
     gc.enable()
     try:
-        return spare.wait_and_run(task, address, on_taken=_be_taken)
+        return spare.wait_and_run(task, address, has_time, on_taken=_be_taken)
     finally:
         _leave()
 
@@ -313,9 +323,13 @@ def _open_standard_streams() -> None:
 def _run_kernel(argv: list[str]) -> int:
     from ipykernel.kernelapp import IPKernelApp
 
+    from lepton_kit.runs.warm.spare import run_to_its_end
+
     _use_backend_as_asked()
+    app: Any = IPKernelApp.instance()
     # ipykernel read its parent's number from the environment when it was imported, which was before this process was.
-    IPKernelApp.launch_instance([*argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
+    app.initialize([*argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
+    run_to_its_end(app)
     return 0
 
 

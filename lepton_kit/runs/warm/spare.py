@@ -17,17 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from ipykernel.kernelapp import IPKernelApp
+from traitlets.config import Config
 
 from lepton_kit.runs.warm.wire import receive_request, say
 
 OF_A_RUN = ("LEPTON_", "JPY_")  # beginnings of variables that may differ: nothing reads them before a cell does
 OF_A_SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}  # these may differ as well
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
+ANSWER_S = 2.0
 IN_MEMORY = "--HistoryManager.hist_file=:memory:"  # a spare that nobody takes shall leave no session in the history
 
 
 class SpareKernelApp(IPKernelApp):
     """ipykernel's application, whose users' own code waits for `begin`."""
+
+    def parse_command_line(self, argv: list[str] | None = None) -> None:
+        """Parse nothing: what a command line would say is given as traits, and a parser takes milliseconds to make."""
 
     def init_extensions(self) -> None:
         """Load none yet."""
@@ -68,7 +73,9 @@ def in_common(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not may_differ(name)}
 
 
-def wait_and_run(task: socket.socket, address: Path, on_taken: Callable[[Mapping[str, Any]], None]) -> int:
+def wait_and_run(
+    task: socket.socket, address: Path, has_time: bool, on_taken: Callable[[Mapping[str, Any]], None]
+) -> int:
     """Make a kernel ready, wait until it is taken, and be that kernel.
 
     Parameters
@@ -77,16 +84,19 @@ def wait_and_run(task: socket.socket, address: Path, on_taken: Callable[[Mapping
         Where the request that takes it arrives, with its standard streams; the kernel's connection is answered there.
     address
         Where its sockets are made (zmq's `ipc`).
+    has_time
+        Whether it may also do what makes its first cells faster.
     on_taken
         Makes the process what the request asks for.
     """
     file = address.with_suffix(".json")
-    parent = f"--IPKernelApp.parent_handle={os.getppid()}"
-    words = ["-f", str(file), IN_MEMORY, "--transport=ipc", f"--ip={address}", parent]
-    app: Any = SpareKernelApp.instance()
-    app.initialize(words)
+    app: Any = SpareKernelApp.instance(
+        connection_file=str(file), transport="ipc", ip=str(address), parent_handle=os.getppid(),
+        config=Config({"HistoryManager": {"hist_file": ":memory:"}}),
+    )  # fmt: skip
+    app.initialize([])
     file.unlink(missing_ok=True)
-    if not select.select([task], [], [], 0)[0]:  # nobody waits for it yet
+    if has_time and not select.select([task], [], [], 0)[0]:  # nobody waits for it yet
         _exercise(app.shell)
     try:
         request, files = receive_request(task)
@@ -107,7 +117,7 @@ def wait_and_run(task: socket.socket, address: Path, on_taken: Callable[[Mapping
     key, scheme = app.session.key.decode(), app.session.signature_scheme
     say(task, kernel={"transport": "ipc", "ip": str(address), "key": key, "signature_scheme": scheme, **ports})
     task.close()
-    app.start()
+    run_to_its_end(app)
     return 0
 
 
@@ -126,6 +136,17 @@ def _exercise(shell: Any) -> None:
         show(figure)
         pyplot.close(figure)
         flush_figures()  # it has none to show, and forgets that there was one
+
+
+def run_to_its_end(app: Any) -> None:
+    """Run a kernel's loop until it has been asked to shut down, and has answered.
+
+    ipykernel's own end stops the thread that sends output, and then waits for the thread that still answers. When the
+    latter wants to flush its output just then, both wait for seconds.
+    """
+    app.start()
+    if app.kernel._shutdown_message is not None:  # a kernel that left by `exit` has nothing to answer
+        app.control_thread.join(ANSWER_S)
 
 
 def remove_sockets(address: Path) -> None:
