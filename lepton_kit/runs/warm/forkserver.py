@@ -21,6 +21,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -102,6 +103,7 @@ def _exercise() -> None:
     manifest.code_sha256()
     nbformat.validate(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")]))
     get_command(app)
+    _openblas()
     if "pandas" in sys.modules:
         import pandas
 
@@ -358,9 +360,15 @@ def _renew_random_generators() -> None:
 
 def _use_threads_as_asked() -> None:
     if "numpy" in sys.modules and "OPENBLAS_NUM_THREADS" not in os.environ:
-        from threadpoolctl import ThreadpoolController
+        _openblas().limit(limits=_cores())
 
-        ThreadpoolController().select(internal_api="openblas").limit(limits=_cores())
+
+@cache
+def _openblas() -> Any:
+    """Find OpenBLAS among the libraries of this process, which takes milliseconds: once in the server."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 def _cores() -> int:

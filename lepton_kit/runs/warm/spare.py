@@ -7,6 +7,7 @@ it is taken; a user's start-up files and extensions run only then, in the taker'
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
@@ -96,6 +97,7 @@ def wait_and_run(
     )  # fmt: skip
     app.initialize([])
     file.unlink(missing_ok=True)
+    gc.freeze()  # what is there by now stays to the end
     if has_time and not select.select([task], [], [], 0)[0]:  # nobody waits for it yet
         _exercise(app.shell)
     try:
