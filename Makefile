@@ -34,8 +34,9 @@ setup: $(READY) ## make a virtual environment from requirements.lock, and bring 
 .conda-ready:
 	@touch $@
 
-demo: setup ## run notebooks 01 to 04 and an incident diagnosis, and render the report site
+demo: setup ## run notebooks 01 to 04, serve the model, let its feed stop, and see alert, diagnosis and page
 	@$(BIN)/lepton pipeline goog
+	@$(BIN)/lepton demo
 	@$(BIN)/lepton report
 
 test: setup lint ## check style and types, then run all tests, nbval on every notebook among them

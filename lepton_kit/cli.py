@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lepton_kit.commands import incidents, objectives, serving, watch
+from lepton_kit.commands import demo, incidents, objectives, serving, watch
 from lepton_kit.commands.terminal import new_console
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -38,6 +38,7 @@ app.command()(serving.replay)
 app.command()(serving.deploy)
 app.command()(serving.rollback)
 app.command()(incidents.capture)
+app.command()(demo.demo)
 app.add_typer(objectives.app, name="slo")
 console = new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}

@@ -384,3 +384,15 @@ def test_the_settings_of_the_project_itself_are_in_order(project):
 def test_insecure_is_for_loopback_alone(watched):
     made = lepton("watch", "--port", "0", "--host", "0.0.0.0", "--insecure", project=watched, timeout=60)
     assert (made.returncode, "loopback" in made.stderr, "Traceback" in made.stderr) == (2, True, False)
+
+
+def test_a_budget_that_burns_fast_and_slowly_is_diagnosed_once_and_its_recovery_checked_once(watched):
+    with watching(watched, "--insecure") as kit:
+        for status in ("firing", "resolved"):
+            for number, severity in enumerate(("ticket", "page"), 1):
+                assert kit.post(alert(number, status, severity=severity)).status_code == 202
+        jobs = kit.ended(2)
+        page, ticket = sorted(kit.queue.incidents(), key=lambda one: one.severity)
+        assert len(kit.queue.jobs()) == 2
+    assert [(job.kind, job.incident) for job in jobs] == [("alert", ticket.id), ("recovery", ticket.id)]
+    assert page.note.endswith(f"the same as {ticket.id}")

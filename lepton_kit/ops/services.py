@@ -45,6 +45,7 @@ def start_service(
     name: str | None = None,
     workers: int = 1,
     queue_limit: int = 64,
+    fresh_for: float | None = None,
     seconds: float = 60.0,
 ) -> Running:
     """Run `lepton serve` on a free port, and return when it is ready.
@@ -63,6 +64,8 @@ def start_service(
         Worker processes.
     queue_limit
         Requests that may wait in a worker.
+    fresh_for
+        Seconds for which the newest data count as fresh; what `lepton serve` takes unless given.
     seconds
         How long it may take.
 
@@ -77,6 +80,7 @@ def start_service(
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("LEPTON_", "PROMETHEUS_"))}
     options = ["--name", folder.name, "--port", "0", "--workers", str(workers), "--parent", str(os.getpid())]
     options += ["--queue-limit", str(queue_limit)]
+    options += ["--fresh-for", str(fresh_for)] if fresh_for else []
     began = time.time()
     with (folder / "serve.log").open("ab") as log:
         process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
+
+WATCH_VARIABLE = "LEPTON_WATCH"
 
 
 class Section(BaseModel):
@@ -145,7 +148,7 @@ class Settings(Section):
 
 
 def read_settings(project: Path) -> Settings:
-    """Read a project's settings.
+    """Read a project's settings; the variable `LEPTON_WATCH` (TOML) stands above what they say of `[watch]`.
 
     Raises
     ------
@@ -154,7 +157,10 @@ def read_settings(project: Path) -> Settings:
     """
     path = project / SETTINGS
     try:
-        return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        if above := tomllib.loads(os.environ.get(WATCH_VARIABLE, "")):
+            document["watch"] = document.get("watch", {}) | above
+        return Settings.model_validate(document)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:

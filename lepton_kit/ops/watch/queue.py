@@ -16,12 +16,14 @@ from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
 MOST_ATTEMPTS = 5
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS incidents (
-    id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, starts_at TEXT NOT NULL, name TEXT NOT NULL, service TEXT NOT NULL,
+    id TEXT PRIMARY KEY, subject TEXT NOT NULL, fingerprint TEXT NOT NULL, starts_at TEXT NOT NULL,
+    name TEXT NOT NULL, service TEXT NOT NULL,
     severity TEXT NOT NULL, status TEXT NOT NULL, ends_at TEXT, origin TEXT NOT NULL, alert TEXT NOT NULL,
     received REAL NOT NULL, seen INTEGER NOT NULL, note TEXT NOT NULL, recording TEXT,
     UNIQUE (fingerprint, starts_at))""",
     "CREATE INDEX IF NOT EXISTS incidents_firing ON incidents (origin) WHERE status = 'firing'",
     "CREATE INDEX IF NOT EXISTS incidents_received ON incidents (received)",
+    "CREATE INDEX IF NOT EXISTS incidents_subject ON incidents (subject) WHERE status = 'firing'",
     """CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
     incident TEXT, notebook TEXT NOT NULL, parameters TEXT NOT NULL, queued REAL NOT NULL, state TEXT NOT NULL,
@@ -32,6 +34,8 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, handled REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
 )
+SAME_AS = "runs nothing of its own, being the same as "
+SAME_S = 600.0  # what burns a budget fast burns it slowly too: two alerts, and one thing to find out
 Kind = Literal["alert", "recovery", "schedule"]
 
 
@@ -304,12 +308,15 @@ def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router
     start: Start | str = "only its end was seen"
     if alert.status == "firing":
         start = router.on_firing(alert)
+    if isinstance(start, Start) and (other := _being_diagnosed(ledger, alert)) is not None:
+        start = f"{SAME_AS}{other}"
     note = start if isinstance(start, str) else ""
     labels = alert.labels
     ledger.execute(
-        f"INSERT INTO incidents ({_INCIDENT}) VALUES (?, ?, ?, ?, ?, ?, 'firing', NULL, ?, ?, ?, 1, ?, NULL)",
+        f"INSERT INTO incidents (subject, {_INCIDENT})"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, 'firing', NULL, ?, ?, ?, 1, ?, NULL)",
         [
-            alert.incident, alert.fingerprint, alert.since, alert.name, labels.get("service", ""),
+            alert.subject, alert.incident, alert.fingerprint, alert.since, alert.name, labels.get("service", ""),
             labels.get("severity", ""), origin, json.dumps(alert.as_posted()), time.time(), note,
         ],
     )  # fmt: skip
@@ -318,8 +325,18 @@ def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router
     return note
 
 
+def _being_diagnosed(ledger: sqlite3.Connection, alert: Alert) -> str | None:
+    """Return the incident that began a moment ago with the same alert in another severity, if its runbook runs."""
+    row = ledger.execute(
+        "SELECT id FROM incidents WHERE subject = ? AND status = 'firing' AND severity != ? AND received > ?"
+        " AND EXISTS (SELECT 1 FROM jobs WHERE jobs.incident = incidents.id) LIMIT 1",
+        [alert.subject, alert.labels.get("severity", ""), time.time() - SAME_S],
+    ).fetchone()
+    return row[0] if row else None
+
+
 def _resolve(ledger: sqlite3.Connection, alert: Alert, router: Router, note: str) -> None:
-    start = router.on_resolved(alert)
+    start = None if note.startswith(SAME_AS) else router.on_resolved(alert)
     if isinstance(start, str):
         note = f"{note}; recovery check: {start}" if note else f"recovery check: {start}"
     ledger.execute(

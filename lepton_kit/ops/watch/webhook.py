@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class Alert(BaseModel):
     def name(self) -> str:
         """Return the label `alertname`; empty where there is none."""
         return self.labels.get("alertname", "")
+
+    @property
+    def subject(self) -> str:
+        """Return what the alert is about, whatever its severity: its other labels."""
+        return json.dumps({name: value for name, value in self.labels.items() if name != "severity"}, sort_keys=True)
 
     @property
     def since(self) -> str:
