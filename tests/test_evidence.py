@@ -175,6 +175,15 @@ def test_latency_ten_times_as_long_is_measured_as_such():
     assert abs(found.onset - variants.fault_time(variants.calm().requests)).days <= 3
 
 
+def test_a_latency_that_nobody_waits_for_has_not_grown(calm):
+    slow = variants.slow()
+    quick = slow.requests.assign(latency_ms=slow.requests["latency_ms"] / 20)
+    found = evidence.latency(cases.build_case(replace(slow, requests=quick)))
+    assert found.finding == "steady"
+    assert found.effect == pytest.approx(10, rel=0.5)
+    assert "nobody waits" in found.summary
+
+
 def test_a_queue_that_is_steady_and_one_that_was_not_recorded_are_told_apart(calm):
     assert not evidence.queue(calm).checked
     slow = variants.slow()

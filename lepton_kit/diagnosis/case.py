@@ -55,6 +55,8 @@ class Criteria:
         Mean distance of two versions' interval bounds, in widths of the interval, that counts as different.
     slower_factor
         Rise of the median or the 95th percentile of the latency, or of the mean queue.
+    unfelt_ms
+        A latency below so many ms is nothing that anybody waits for, however much it rose.
     """
 
     coverage_objective: float = 0.85
@@ -67,6 +69,7 @@ class Criteria:
     reverting: float = 0.25
     output_difference: float = 0.25
     slower_factor: float = 2.0
+    unfelt_ms: float = 50.0
 
     def __post_init__(self) -> None:
         for name in ("coverage_objective", "alpha", "broken_share", "error_share", "reverting"):
@@ -228,6 +231,9 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
     def rises(least: float) -> Callable[[float, float], bool]:
         return lambda before, after: after - before >= least
 
+    def slower(before: float, after: float) -> bool:
+        return after - before >= np.log(criteria.slower_factor) and after >= np.log(criteria.unfelt_ms)
+
     def moves(factor: float) -> Callable[[float, float], bool]:
         return lambda before, after: abs(after - before) >= np.log(factor)
 
@@ -235,7 +241,7 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
     return (
         Symptom("interval misses", misses(requests), "share", lambda _, after: 1 - after < objective),
         Symptom("errors", by_time(failed(requests), time), "share", rises(criteria.error_share)),
-        Symptom("latency", by_time(log_latency(requests), time), "×", rises(float(np.log(criteria.slower_factor)))),
+        Symptom("latency", by_time(log_latency(requests), time), "×", slower),
         Symptom("broken rows", by_time(breaches.any(axis=1), time), "share", rises(criteria.broken_share)),
         Symptom("size of the inputs", input_size(recording), "×", moves(criteria.spread_factor)),
         Symptom("size of the actuals", actual_size(requests), "×", moves(criteria.spread_factor)),

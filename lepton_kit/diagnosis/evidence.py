@@ -332,9 +332,9 @@ def latency(case: Case) -> Evidence:
     """Answer whether requests took longer: `grew` or `steady`.
 
     The median and the 95th percentile are compared, as a few slow requests move only the latter, and the larger ratio
-    counts. Slow requests come in bursts, so the percentile has grown only where most stretches of time since the onset
-    hold more of them than stretches before it (`_stretches`). A change point of the latency that counts in
-    `onset_table` is growth too, wherever it lies.
+    counts, if it leads to times that are felt (`unfelt_ms`). Slow requests come in bursts, so the percentile has grown
+    only where most stretches of time since the onset hold more of them than stretches before it (`_stretches`). A
+    change point of the latency that counts in `onset_table` is growth too, wherever it lies.
     """
     before, during = (np.exp(log_latency(side)).dropna() for side in (case.before, case.during))
     if few := _too_few(case, before, during, "measured latencies"):
@@ -352,6 +352,8 @@ def latency(case: Case) -> Evidence:
     series = by_time(log_latency(case.requests), pd.DatetimeIndex(case.requests["time"]))
     p_value = _honest_p_value(case, "latency", p_value)
     grew = _grew(case, ratio, p_value) or _counts_by_itself(case, "latency")
+    if grew and since[0.95] < case.criteria.unfelt_ms:
+        summary, grew = f"{summary}: nobody waits for less than {case.criteria.unfelt_ms:g} ms", False
     return _compute_evidence("latency", case, summary, ratio, p_value, series, grew)
 
 
