@@ -232,7 +232,7 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
         return lambda before, after: after - before >= least
 
     def slower(before: float, after: float) -> bool:
-        return after - before >= np.log(criteria.slower_factor) and after >= np.log(criteria.unfelt_ms)
+        return bool(after - before >= np.log(criteria.slower_factor) and after >= np.log(criteria.unfelt_ms))
 
     def moves(factor: float) -> Callable[[float, float], bool]:
         return lambda before, after: abs(after - before) >= np.log(factor)
