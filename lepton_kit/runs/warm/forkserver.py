@@ -323,15 +323,13 @@ def _open_standard_streams() -> None:
 
 
 def _run_kernel(argv: list[str]) -> int:
-    from ipykernel.kernelapp import IPKernelApp
-
-    from lepton_kit.runs.warm.spare import run_to_its_end
+    from lepton_kit.runs.warm.spare import KernelApp
 
     _use_backend_as_asked()
-    app: Any = IPKernelApp.instance()
+    app: Any = KernelApp.instance()
     # ipykernel read its parent's number from the environment when it was imported, which was before this process was.
     app.initialize([*argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
-    run_to_its_end(app)
+    app.run_to_its_end()
     return 0
 
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import zmq
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
@@ -29,8 +30,30 @@ ANSWER_S = 2.0
 IN_MEMORY = "--HistoryManager.hist_file=:memory:"  # a spare that nobody takes shall leave no session in the history
 
 
-class SpareKernelApp(IPKernelApp):
-    """ipykernel's application, whose users' own code waits for `begin`."""
+class KernelApp(IPKernelApp):
+    """ipykernel's application, which loses no output and does not stall at its end."""
+
+    def init_iopub(self, context: Any) -> None:
+        """Make the socket for output without a limit: zmq drops what is beyond it when a client reads slowly."""
+        app: Any = super()
+        context.sockopts[zmq.SNDHWM] = 0
+        app.init_iopub(context)
+        del context.sockopts[zmq.SNDHWM]
+
+    def run_to_its_end(self) -> None:
+        """Run the kernel's loop until it has been asked to shut down, and has answered.
+
+        ipykernel's own end stops the thread that sends output, and then waits for the thread that still answers. When
+        the latter wants to flush its output just then, both wait for seconds.
+        """
+        app: Any = self
+        app.start()
+        if app.kernel._shutdown_message is not None:  # a kernel that left by `exit` has nothing to answer
+            app.control_thread.join(ANSWER_S)
+
+
+class SpareKernelApp(KernelApp):
+    """A kernel application whose users' own code waits for `begin`."""
 
     def parse_command_line(self, argv: list[str] | None = None) -> None:
         """Parse nothing: what a command line would say is given as traits, and a parser takes milliseconds to make."""
@@ -119,7 +142,7 @@ def wait_and_run(
     key, scheme = app.session.key.decode(), app.session.signature_scheme
     say(task, kernel={"transport": "ipc", "ip": str(address), "key": key, "signature_scheme": scheme, **ports})
     task.close()
-    run_to_its_end(app)
+    app.run_to_its_end()
     return 0
 
 
@@ -138,17 +161,6 @@ def _exercise(shell: Any) -> None:
         show(figure)
         pyplot.close(figure)
         flush_figures()  # it has none to show, and forgets that there was one
-
-
-def run_to_its_end(app: Any) -> None:
-    """Run a kernel's loop until it has been asked to shut down, and has answered.
-
-    ipykernel's own end stops the thread that sends output, and then waits for the thread that still answers. When the
-    latter wants to flush its output just then, both wait for seconds.
-    """
-    app.start()
-    if app.kernel._shutdown_message is not None:  # a kernel that left by `exit` has nothing to answer
-        app.control_thread.join(ANSWER_S)
 
 
 def remove_sockets(address: Path) -> None:
