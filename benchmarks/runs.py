@@ -64,7 +64,7 @@ def main() -> None:
     """Measure, print and write the table."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--repeats", type=int, default=7)
-    arguments.add_argument("--runs", type=int, default=500, help="runs in one process, for memory")
+    arguments.add_argument("--runs", type=int, default=1000, help="runs in one process, for memory")
     arguments.add_argument("--quick", action="store_true", help="one round, few runs, and nothing written")
     given = arguments.parse_args()
     repeats, runs = (1, 10) if given.quick else (given.repeats, given.runs)
@@ -151,10 +151,8 @@ def measure(
     """Return the seconds of each round of each way."""
     path = project / f"notebooks/{case}.ipynb"
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for done in range(min(repeats, 3) if case == "d" else repeats):
+    for _ in range(repeats):
         for name, run in ways.items():
-            if case == "d" and name.startswith("papermill") and done:
-                continue  # the better part of a minute each
             taken[name].append(seconds(lambda run=run: run(path)))
     taken["ploomber-engine, warm process"] = ploomber(path, repeats)
     return taken
@@ -205,23 +203,26 @@ def _no_save(self: saver.NotebookSaver) -> bool:
     return False
 
 
-def memory_of(runs: int, project: Path) -> tuple[float, float, int, int]:
-    """Return this process' resident MiB and open files, after a fifth of the runs of (a) and after all."""
+def memory_of(runs: int, project: Path) -> list[dict[str, float]]:
+    """Return this process' resident MiB, open files and descendants, after a fifth of the runs of (a) and after all."""
     me, path = psutil.Process(), project / "notebooks/a.ipynb"
     found = []
     for number in range(1, runs + 1):
         prepare_and_execute(path, project)
         if number in (runs // 5, runs):
             gc.collect()
-            found.append((me.memory_info().rss / 2**20, me.num_fds()))
-    return found[0][0], found[1][0], found[0][1], found[1][1]
+            time.sleep(2)  # for spare kernels to be made again
+            descendants = me.children(recursive=True)
+            held = {"MiB": me.memory_info().rss / 2**20, "files": me.num_fds(), "processes": len(descendants)}
+            found.append(held)
+    return found
 
 
 def report(
     taken: dict[str, dict[str, list[float]]],
     many: tuple[float, float],
     unsaved: tuple[float, float],
-    memory: tuple[float, float, int, int],
+    memory: list[dict[str, float]],
     repeats: int,
     runs: int,
 ) -> str:
@@ -232,7 +233,7 @@ def report(
         "",
         f"`benchmarks/runs.py`, {datetime.now(UTC):%Y-%m-%d}: Python {platform.python_version()}, {os.cpu_count()} "
         f"cores, papermill {version('papermill')}, nbclient {version('nbclient')}, torch {version('torch')}. Medians "
-        f"of {repeats} (d: 3, and papermill there once), in seconds; the fork server was up. nbval: `--nbval-lax`.",
+        f"of {repeats}, in seconds; the fork server was up. nbval: `--nbval-lax`.",
         "",
         "| way | a: one cell | b: pandas, matplotlib, torch | c: 50 cells | d: 160 × 200 KB |",
         "|---|---|---|---|---|",
@@ -258,11 +259,15 @@ def report(
         lines.append(
             f"| {words} | {ratio:.2f} | {'≥' if direction > 0 else '≤'} {target} | {'met' if met else 'missed'} |"
         )
+
+    def grown(what: str, words: str) -> str:
+        return f"{memory[0][what]:.0f} → {memory[1][what]:.0f} {words}"
+
     lines += [
         "",
-        f"40 runs of b with 2 workers took {many[0]:.1f} s. Over {runs} runs of a in one process, resident memory went "
-        f"from {memory[0]:.0f} MiB (after {runs // 5}) to {memory[1]:.0f} MiB, open files from {memory[2]} to "
-        f"{memory[3]}.",
+        f"40 runs of b with 2 workers took {many[0]:.1f} s. Over {runs} runs of a in one process, from the "
+        f"{runs // 5}th to the last: {grown('MiB', 'MiB resident')}, {grown('files', 'open files')}, "
+        f"{grown('processes', 'descendants')} (the fork server, spare kernels and their guardians).",
     ]
     return "\n".join(lines) + "\n"
 
