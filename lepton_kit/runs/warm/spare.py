@@ -1,6 +1,6 @@
 """A kernel that is ready before anybody asks for it.
 
-The fork server keeps one, started as the last kernel was asked for. Whoever gets it has to wait neither for a fork nor
+The fork server keeps some, started as the last kernel was asked for. Whoever gets one has to wait neither for a fork nor
 for IPython. What differs between two runs (working directory, standard streams, the kit's own variables) is set when
 it is taken; a user's start-up files and extensions run only then, in the taker's folder.
 """
