@@ -21,6 +21,7 @@ from lepton_kit.serving.replay import Plan
 from lepton_kit.telemetry.rules import prometheus_rules
 from lepton_kit.telemetry.slo import read_objectives
 
+FRESHNESS = "GoogFreshnessBudgetBurn"
 SCALE, BEARER = 600, "a bearer's secret"
 WATCH = f"time_scale = {SCALE}\ntoken = 'env:WATCH_TOKEN'\nsource = '{{source}}'\n"
 
@@ -38,11 +39,9 @@ def whole_project(project: Path) -> Path:
 def test_a_feed_that_stops_is_alerted_diagnosed_and_published_by_the_kit_alone(whole_project):
     made = lepton("demo", project=whole_project)
     assert made.returncode == 0, made.stdout + made.stderr
-    [run] = [run for run in all_runs(whole_project) if run.name == "incident-diagnosis"]
-    assert run.trigger == "alert:GoogFreshnessBudgetBurn"
+    run = diagnosis_of_freshness(whole_project)
     assert_is_of_data(run)
     page = whole_project / "reports/_site/runs" / run.run_id / "index.html"
-    assert str(page) in made.stdout
     assert "Incident diagnosis" in page.read_text()
     assert not (whole_project / "incidents/address").exists()
     assert not (whole_project / "services/goog/address").exists()
@@ -63,14 +62,18 @@ def test_the_same_with_prometheus_and_alertmanager_in_place_of_the_embedded_stor
         (project / "managers.json").write_text(json.dumps([{"targets": [manager.removeprefix("http://")]}]))
         plan = Plan(find_arrivals(project, 0, rate=25.0), 30.0, 10_000, feedback_after=1.0)
         drive("goog", project, plan, injection=Injection("stale-feed", 12.0))
-        job = kit.ended()[0]
-        assert job.status == "succeeded", job.error
+        # On a busy machine another objective may burn as well, and have too few requests to be diagnosed.
+        jobs = wait_for(lambda: [job for job in kit.queue.jobs() if job.name == FRESHNESS and job.state == "ended"])
+        assert {job.status for job in jobs} == {"succeeded"}
         page = wait_for(lambda: [one["page"] for one in kit.client.get("/status.json").json()["runs"] if one["page"]])
         assert "Incident diagnosis" in kit.client.get(page[0]).text
-    run = next(run for run in all_runs(project) if run.name == "incident-diagnosis")
-    assert run.trigger == "alert:GoogFreshnessBudgetBurn"
+    run = diagnosis_of_freshness(project)
     assert_is_of_data(run)
     assert not (project / "telemetry").exists()
+
+
+def diagnosis_of_freshness(project: Path) -> Manifest:
+    return next(run for run in all_runs(project) if run.trigger == f"alert:{FRESHNESS}")
 
 
 def assert_is_of_data(run: Manifest) -> None:

@@ -134,7 +134,8 @@ def _diagnosed(watch: str, model: str, tell: Callable[[str], None]) -> dict[str,
                     tell_once(f"runbook {job['notebook']} was started on the incident's recording")
                     if job["error"]:
                         raise LeptonError(f"the incident was not diagnosed: {job['error']}")
-                    if job["state"] == "ended" and (job["page"] or "report site" in status["problems"]):
+                    ended = job["status"] == "succeeded"  # one that began too early has too few requests to judge
+                    if ended and (job["page"] or "report site" in status["problems"]):
                         return dict(incident)
             time.sleep(0.2)
     raise LeptonError(f"no alert of {model!r} was diagnosed within {DIAGNOSED_WITHIN_S:g} s of the fault")

@@ -1,8 +1,8 @@
 """A kernel that is ready before anybody asks for it.
 
-The fork server keeps some, started as the last kernel was asked for. Whoever gets one has to wait neither for a fork nor
-for IPython. What differs between two runs (working directory, standard streams, the kit's own variables) is set when
-it is taken; a user's start-up files and extensions run only then, in the taker's folder.
+The fork server keeps some, started as the last kernel was asked for. Whoever gets one has to wait neither for a fork
+nor for IPython. What differs between two runs (working directory, standard streams, the kit's own variables) is set
+when it is taken; a user's start-up files and extensions run only then, in the taker's folder.
 """
 
 from __future__ import annotations
