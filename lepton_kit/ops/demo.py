@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -74,12 +73,12 @@ def demonstrate(project: Path, announce: Callable[[str], object], model: str = "
         tell(f"lepton watch observes it: status page at {watch}")
         stack.enter_context(_load(model, project))
         tell(f"real prices are replayed at it, {RATE:g} requests a second; after {FAULT_AFTER_S:g} s the feed stops")
-        incident = _diagnosed(watch, model, tell)
-        made = Manifest.load(project / "runs" / incident["runs"][0]["run_id"] / FILE)
+        alert, run_id = _diagnosed(watch, model, tell)
+        made = Manifest.load(project / "runs" / run_id / FILE)
         cause, confidence = (made.results[name].value for name in ("cause", "confidence"))
         tell(f"diagnosis: cause {cause} (confidence: {confidence}); next: {made.results['next_action'].value}")
     page = project / "reports" / "_site" / "runs" / made.run_id / "index.html"
-    return Demonstrated(incident["name"], made, page if page.is_file() else None)
+    return Demonstrated(alert, made, page if page.is_file() else None)
 
 
 @contextlib.contextmanager
@@ -115,8 +114,8 @@ def _load(model: str, project: Path) -> Iterator[None]:
     yield
 
 
-def _diagnosed(watch: str, model: str, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Wait until the first alert's runbook has succeeded and its page was rendered; return the incident's facts."""
+def _diagnosed(watch: str, model: str, tell: Callable[[str], None]) -> tuple[str, str]:
+    """Wait until the first alert's runbook has succeeded and its page was rendered; return alert and run id."""
     deadline = time.monotonic() + FAULT_AFTER_S + DIAGNOSED_WITHIN_S
     told: set[str] = set()
 
@@ -136,6 +135,6 @@ def _diagnosed(watch: str, model: str, tell: Callable[[str], None]) -> dict[str,
                         raise LeptonError(f"the incident was not diagnosed: {job['error']}")
                     ended = job["status"] == "succeeded"  # one that began too early has too few requests to judge
                     if ended and (job["page"] or "report site" in status["problems"]):
-                        return dict(incident)
+                        return incident["name"], job["run_id"]
             time.sleep(0.2)
     raise LeptonError(f"no alert of {model!r} was diagnosed within {DIAGNOSED_WITHIN_S:g} s of the fault")
