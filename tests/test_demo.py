@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from helpers import ROOT, lepton
 from monitors import alertmanager, needs_alertmanager, needs_prometheus, prometheus
-from services import Service, project_with_model, serving
-from watching import Watching, wait_for, watching
+from services import Service, project_with_model, serving, wait_for
+from watching import Watching, watching
 
 from lepton_kit.ops.load import Injection, drive, find_arrivals
 from lepton_kit.runs.manifest import Manifest, all_runs

@@ -25,6 +25,7 @@ from nbclient import NotebookClient
 from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.warm.forkserver import KEPT
 from lepton_kit.runs.warm.lease import socket_path, start_server
+from lepton_kit.runs.warm.wire import Lines, say, send_request
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="guardians need Linux")
 
@@ -391,6 +392,13 @@ def test_a_kernel_asked_for_with_another_environment_is_not_the_one_that_waited(
     assert gone(waiting)
 
 
+def test_a_kernel_that_was_killed_while_it_waited_is_replaced(server):
+    first, second = spares()
+    os.kill(first, signal.SIGKILL)
+    assert gone([first])
+    assert second in spares()
+
+
 def test_a_restarted_kernel_answers_at_the_same_place(server):
     spares()
     with Kernel() as kernel:
@@ -410,3 +418,38 @@ def test_a_kernel_that_waits_ends_with_its_server_and_leaves_no_socket(place):
     while (left := list(place.rglob("spare-*"))) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left
+
+
+def test_a_kernel_ends_by_itself_though_its_answer_to_the_shutdown_takes_a_while(server):
+    slow = """
+import sys, threading, time
+flush = sys.stdout.flush
+def slowly():
+    if threading.current_thread() is not threading.main_thread():
+        time.sleep(0.5)  # by now ipykernel's own end would have stopped the thread that this flush waits for
+    flush()
+sys.stdout.flush = slowly
+"""
+    with Kernel() as kernel:
+        assert kernel.is_warm
+        kernel.run(slow)
+        run_sync(kernel.manager.request_shutdown)()
+        assert kernel.process.wait(5) == 0
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_what_was_asked_for_is_started_only_when_who_asked_accepts_the_offer(server, tmp_path, accepts):
+    ready = tmp_path / "ran"
+    words = ["lepton", "run", str(ready)]  # no such notebook: the command says so, once it runs
+    request = {"kind": "command", "argv": words, "env": dict(os.environ), "cwd": str(tmp_path), "umask": 0o22}
+    with socket.socket(socket.AF_UNIX) as connection, ready.open("wb") as said:
+        connection.connect(str(socket_path(os.environ)))
+        send_request(connection, request, [said.fileno()] * 3)
+        assert Lines(connection).receive() == [{"offer": 1}]
+        if accepts:
+            say(connection, go=1)
+            told = Lines(connection)
+            while not told.ended:
+                told.receive()
+    time.sleep(0 if accepts else 0.5)
+    assert bool(ready.read_bytes()) == accepts

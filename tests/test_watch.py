@@ -14,7 +14,8 @@ import httpx
 import psutil
 import pytest
 from helpers import ROOT, lepton, write_notebook
-from watching import alert, wait_for, watching, webhook
+from services import wait_for
+from watching import alert, watching, webhook
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.app import watch
@@ -396,3 +397,19 @@ def test_a_budget_that_burns_fast_and_slowly_is_diagnosed_once_and_its_recovery_
         assert len(kit.queue.jobs()) == 2
     assert [(job.kind, job.incident) for job in jobs] == [("alert", ticket.id), ("recovery", ticket.id)]
     assert page.note.endswith(f"the same as {ticket.id}")
+
+
+@pytest.mark.parametrize(
+    ("above", "told"),
+    [
+        ("workers = ", "variable LEPTON_WATCH: not TOML"),
+        ("workers = 'many'", "'watch.workers' = 'many'.*from the variable LEPTON_WATCH"),
+        ("wrokers = 1", "'watch.wrokers' = 1.*from the variable LEPTON_WATCH"),
+    ],
+)
+def test_a_wrong_variable_above_the_settings_is_named_as_what_is_wrong(watched, monkeypatch, above, told):
+    monkeypatch.setenv("LEPTON_WATCH", above)
+    with pytest.raises(InputError, match=told):
+        read_settings(watched)
+    monkeypatch.setenv("LEPTON_WATCH", "workers = 3")
+    assert read_settings(watched).watch.workers == 3

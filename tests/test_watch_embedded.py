@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from helpers import ROOT, write_notebook
-from services import project_with_model, serving
-from watching import STARTS, alert, wait_for, watching
+from services import project_with_model, serving, wait_for
+from watching import STARTS, alert, watching
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.observer import embedded_changes

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from bs4 import BeautifulSoup
 from helpers import write_notebook
-from watching import alert, wait_for, watching
+from services import wait_for
+from watching import alert, watching
 
 from lepton_kit.ops.watch.page import status_page
 

@@ -9,7 +9,8 @@ import httpx
 import yaml
 from helpers import write_notebook
 from monitors import alertmanager, metrics_target, needs_alertmanager, needs_prometheus, prometheus
-from watching import wait_for, watching
+from services import wait_for
+from watching import watching
 
 from lepton_kit.runs.manifest import all_runs
 from lepton_kit.telemetry.rules import prometheus_rules

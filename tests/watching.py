@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from services import wait_for
 
 from lepton_kit.ops.watch.queue import Queue
 
@@ -98,15 +98,6 @@ def watching(project: Path, *words: str, **environment: str) -> Iterator[Watchin
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-
-
-def wait_for(question: Any, seconds: float = 60) -> Any:
-    """Return the first true answer to a question; fail when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while not (answer := question()):
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.05)
-    return answer
 
 
 def _answers(client: httpx.Client) -> bool:

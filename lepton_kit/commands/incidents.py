@@ -28,12 +28,11 @@ def capture(
     from lepton_kit.telemetry.sources import open_source
 
     project = find_project()
-    where = source if source.startswith(("http://", "https://")) else project / source
     if output.exists() and not (output / "incident.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {str(output)!r}: is there and is no recording; it would be replaced")
     window = _seconds("--from", begin), _seconds("--to", until)
     held = freeze(
-        service_folder(project / "services", service), open_source(where), project / "models", *window, output
+        service_folder(project / "services", service), open_source(source, project), project / "models", *window, output
     )
     console = new_console()
     console.print(f"recording {escape(str(output))}: {len(held.requests)} requests, {len(held.metrics)} samples")

@@ -35,16 +35,16 @@ def list_objectives() -> None:
 def rules(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed unless given.")] = None,
     runbook_url: Annotated[
-        str, typer.Option(help="Address of an alert's runbook; {alert} stands for the alert's name.")
-    ] = "http://127.0.0.1:8088/runbooks/{alert}",
+        str | None, typer.Option(help="Address of runbooks, {alert} for the alert's name; that of `lepton watch`.")
+    ] = None,
     time_scale: Annotated[float, typer.Option(help="Shorten all windows so many times, for demonstrations.")] = 1.0,
 ) -> None:
     """Write Prometheus recording and alerting rules of the project's objectives."""
     from lepton_kit.files import write_atomically
-    from lepton_kit.telemetry.rules import prometheus_rules
+    from lepton_kit.telemetry.rules import RUNBOOK_URL, prometheus_rules
     from lepton_kit.telemetry.slo import read_objectives
 
-    text = prometheus_rules(read_objectives(find_project() / "slo"), runbook_url, time_scale)
+    text = prometheus_rules(read_objectives(find_project() / "slo"), runbook_url or RUNBOOK_URL, time_scale)
     if output is None:
         print(text, end="")
     else:
@@ -53,9 +53,7 @@ def rules(
 
 @app.command("status")
 def status(
-    source: Annotated[
-        str | None, typer.Option(help="A telemetry store's folder, or a Prometheus' address; telemetry/ unless given.")
-    ] = None,
+    source: Annotated[str, typer.Option(help="Folder of the telemetry store, or a Prometheus' address.")] = "telemetry",
     time_scale: Annotated[float, typer.Option(help="Shorten all windows so many times, for demonstrations.")] = 1.0,
 ) -> None:
     """Show each objective's burn rates, the alerts that they raise, and the error budget that is left."""
@@ -66,7 +64,7 @@ def status(
 
     project = find_project()
     objectives = read_objectives(project / "slo")
-    opened = open_source(source or project / "telemetry")
+    opened = open_source(source, project)
     memory, now = Memory(opened), time.time()
     windows = [f"{window_name(window.long)} / {window_name(window.short)}" for window in WINDOWS]
     shown = table("objective", "service", "target", *windows, "firing", "budget left")

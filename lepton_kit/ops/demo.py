@@ -11,7 +11,6 @@ import os
 import secrets
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ from pathlib import Path
 import httpx
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.load import Injection, drive, find_arrivals
 from lepton_kit.ops.services import start_service
+from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.settings import WATCH_VARIABLE
-from lepton_kit.serving.replay import Plan
 
 TIME_SCALE = 600  # an hour is 6 seconds
 SETTINGS = f"time_scale = {TIME_SCALE}\nscrape_interval = 0.25\nsource = 'telemetry/demo-{{token}}'\n"
@@ -36,9 +34,8 @@ DIAGNOSED_WITHIN_S = 90.0
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """What came of it: the incident's alert, the run that diagnosed it, and its page (None if none was rendered)."""
+    """What came of it: the run that diagnosed the incident, and its page (None if none was rendered)."""
 
-    alert: str
     run: Manifest
     page: Path | None
 
@@ -73,20 +70,21 @@ def demonstrate(project: Path, announce: Callable[[str], object], model: str = "
         tell(f"lepton watch observes it: status page at {watch}")
         stack.enter_context(_load(model, project))
         tell(f"real prices are replayed at it, {RATE:g} requests a second; after {FAULT_AFTER_S:g} s the feed stops")
-        alert, run_id = _diagnosed(watch, model, tell)
+        run_id = _diagnosed(watch, model, tell)
         made = Manifest.load(project / "runs" / run_id / FILE)
         cause, confidence = (made.results[name].value for name in ("cause", "confidence"))
         tell(f"diagnosis: cause {cause} (confidence: {confidence}); next: {made.results['next_action'].value}")
     page = project / "reports" / "_site" / "runs" / made.run_id / "index.html"
-    return Demonstrated(alert, made, page if page.is_file() else None)
+    return Demonstrated(made, page if page.is_file() else None)
 
 
 @contextlib.contextmanager
 def _watching(project: Path) -> Iterator[str]:
     """Run `lepton watch` on a free port, with a store of its own, and yield its address."""
-    written = project / "incidents" / "address"
-    if written.exists():
+    written = project / FOLDER / "address"
+    if written.exists() and _answers(written.read_text().strip()):
         raise InputError(f"lepton watch runs here already ({written.read_text().strip()}): stop it first")
+    written.unlink(missing_ok=True)  # of one that was killed
     environment = {**os.environ, WATCH_VARIABLE: SETTINGS.format(token=secrets.token_hex(3))}
     written.parent.mkdir(exist_ok=True)
     with (written.parent / "demo.log").open("w") as log:
@@ -104,18 +102,30 @@ def _watching(project: Path) -> Iterator[str]:
         process.wait(90)
 
 
+def _answers(address: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{address}/healthz", timeout=5, trust_env=False).status_code == 200
+    return False
+
+
 @contextlib.contextmanager
 def _load(model: str, project: Path) -> Iterator[None]:
-    """Replay prices in a thread of this process, which ends with it."""
-    arrivals = find_arrivals(project, seed=0, rate=RATE)
-    plan = Plan(arrivals, FAULT_AFTER_S + DIAGNOSED_WITHIN_S, 1_000_000, feedback_after=1.0, ratings=0.05, seed=0)
-    arguments = (model, project, plan, "sample:goog", Injection(FAULT, FAULT_AFTER_S))
-    threading.Thread(target=drive, args=arguments, daemon=True).start()
-    yield
+    """Replay prices with a fault of the feed, until the end of what stands below this."""
+    options = {"--for": FAULT_AFTER_S + DIAGNOSED_WITHIN_S, "--rate": RATE, "--feedback-after": 1, "--ratings": 0.05}
+    fault = ["--fault", FAULT, "--fault-after", str(FAULT_AFTER_S)]
+    words = [*fault, *(str(word) for option in options.items() for word in option)]
+    with (project / FOLDER / "demo-load.log").open("w") as log:
+        command = [sys.executable, "-m", "lepton_kit.cli", "replay", model, *words]
+        process = subprocess.Popen(command, cwd=project, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
-def _diagnosed(watch: str, model: str, tell: Callable[[str], None]) -> tuple[str, str]:
-    """Wait until the first alert's runbook has succeeded and its page was rendered; return alert and run id."""
+def _diagnosed(watch: str, model: str, tell: Callable[[str], None]) -> str:
+    """Wait until the first alert's runbook has succeeded and its page was rendered; return the run's id."""
     deadline = time.monotonic() + FAULT_AFTER_S + DIAGNOSED_WITHIN_S
     told: set[str] = set()
 
@@ -135,6 +145,6 @@ def _diagnosed(watch: str, model: str, tell: Callable[[str], None]) -> tuple[str
                         raise LeptonError(f"the incident was not diagnosed: {job['error']}")
                     ended = job["status"] == "succeeded"  # one that began too early has too few requests to judge
                     if ended and (job["page"] or "report site" in status["problems"]):
-                        return incident["name"], job["run_id"]
+                        return str(job["run_id"])
             time.sleep(0.2)
     raise LeptonError(f"no alert of {model!r} was diagnosed within {DIAGNOSED_WITHIN_S:g} s of the fault")

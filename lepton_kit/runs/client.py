@@ -48,7 +48,8 @@ class LocalClient(NotebookClient):
 
     async def _start_kernel(self, **options: Any) -> None:
         manager: Any = self.km
-        extra = [f"--HistoryManager.hist_file={self.ipython_hist_file}"] if manager.ipykernel else []
+        keeps = manager.ipykernel and self.ipython_hist_file
+        extra = [f"--HistoryManager.hist_file={self.ipython_hist_file}"] if keeps else []
         command, options = await ensure_async(manager.pre_start_kernel(extra_arguments=extra, **options))
         await ensure_async(manager._launch_kernel(command, **options))
         await ensure_async(manager.post_start_kernel(**options))

@@ -158,7 +158,7 @@ def read_settings(project: Path) -> Settings:
     path = project / SETTINGS
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-        if above := tomllib.loads(os.environ.get(WATCH_VARIABLE, "")):
+        if above := _above():
             document["watch"] = document.get("watch", {}) | above
         return Settings.model_validate(document)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -166,4 +166,17 @@ def read_settings(project: Path) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: setting {where!r} = {first['input']!r}: {first['msg']}") from error
+        raise InputError(
+            f"{path}: setting {where!r} = {first['input']!r}: {first['msg']}{_said_above(where)}"
+        ) from error
+
+
+def _above() -> dict[str, Any]:
+    try:
+        return tomllib.loads(os.environ.get(WATCH_VARIABLE, ""))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"variable {WATCH_VARIABLE}: not TOML: {error}") from error
+
+
+def _said_above(setting: str) -> str:
+    return f" (from the variable {WATCH_VARIABLE})" if setting.removeprefix("watch.") in _above() else ""

@@ -47,7 +47,21 @@ class ServiceMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        kept = registry or CollectorRegistry()
+        self.registry = registry or CollectorRegistry()
+        self._add_requests(self.registry)
+        self._add_workers(self.registry)
+        self._add_forecasts(self.registry)
+        self._add_data(self.registry)
+        self._versions: dict[str, VersionMetrics] = {}
+        self._spent = time.process_time()
+        for kind in ("invalid", "too_large", "overloaded", "model"):
+            self.errors.labels(kind)  # so that each is 0, not absent, before the first
+        for problem in ("missing", "out_of_range", "unseen"):
+            self.inputs.labels(problem)
+        for status in ("200", "422", "429", "500"):
+            self.duration.labels("POST", "/v1/predict", status)
+
+    def _add_requests(self, kept: CollectorRegistry) -> None:
         self.duration = Histogram(
             "http_server_request_duration_seconds",
             "Duration of HTTP requests, by method, route and status",
@@ -77,6 +91,8 @@ class ServiceMetrics:
             buckets=FINE_SECONDS,
             registry=kept,
         )
+
+    def _add_workers(self, kept: CollectorRegistry) -> None:
         self.model = Gauge(
             "lepton_model_workers",
             "Workers that answer with a version, by its role",
@@ -87,6 +103,8 @@ class ServiceMetrics:
         self.memory = _gauge("lepton_worker_resident_memory_bytes", "Memory of a worker", kept, "liveall")
         self.cpu = Counter("lepton_workers_cpu_seconds", "Processor time of all workers", registry=kept)
         self.starts = Counter("lepton_worker_starts", "Workers started, restarts among them", registry=kept)
+
+    def _add_forecasts(self, kept: CollectorRegistry) -> None:
         self.forecast = Histogram(
             "lepton_forecast_mean", "Forecast log return per day", ("version",), buckets=RETURNS, registry=kept
         )
@@ -110,6 +128,8 @@ class ServiceMetrics:
             buckets=ERRORS,
             registry=kept,
         )
+
+    def _add_data(self, kept: CollectorRegistry) -> None:
         self.inputs = Counter(
             "lepton_input_problems",
             "Values that were missing, out of range or of an unseen name",
@@ -125,15 +145,6 @@ class ServiceMetrics:
             registry=kept,
         )
         self.as_of = _gauge("lepton_newest_data_timestamp_seconds", "Newest `as_of` of a request", kept, "livemax")
-        self.registry = kept
-        self._versions: dict[str, VersionMetrics] = {}
-        self._spent = time.process_time()
-        for kind in ("invalid", "too_large", "overloaded", "model"):
-            self.errors.labels(kind)  # so that each is 0, not absent, before the first
-        for problem in ("missing", "out_of_range", "unseen"):
-            self.inputs.labels(problem)
-        for status in ("200", "422", "429", "500"):
-            self.duration.labels("POST", "/v1/predict", status)
 
     def expect_version(self, version: str) -> None:
         """Show what a version may count at 0: the first failures would otherwise be no increase of anything."""

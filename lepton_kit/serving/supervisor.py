@@ -19,6 +19,7 @@ from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
 from lepton_kit.serving.control import Wish, begin, note_deployment, read_deployments, read_wish
+from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.serving.metrics import forget_worker
 
 logger = logging.getLogger("uvicorn.error")
@@ -96,17 +97,16 @@ def serve(
     registry = Registry(service.registry)
     registry.load(service.model, version)  # said here, not by each worker
     chosen = registry.folder(service.model, version).name
-    with _alone(service), _listening(host, port) as listener:
+    with _alone(service), listening(host, port) as listener:
         begin(service.folder, Wish(chosen, workers=workers))
         write_atomically(service.folder / "service.json", service.model_dump_json(indent=1) + "\n")
         shutil.rmtree(service.metrics_folder, ignore_errors=True)
         service.metrics_folder.mkdir(parents=True)
-        (service.folder / "service.json").write_text(service.model_dump_json(indent=1) + "\n", encoding="utf-8")
         _note_start(service, chosen)
         give_to_workers(service)
-        bound = listener.getsockname()
-        address = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
-        (service.folder / "address").write_text(address + "\n", encoding="utf-8")
+        listener.set_inheritable(True)  # the workers take requests from it
+        address = address_of(listener)
+        write_atomically(service.folder / "address", address + "\n")
         config = uvicorn.Config(
             "lepton_kit.serving.app:create",
             factory=True,
@@ -149,18 +149,6 @@ def _alone(service: ServiceConfig):  # type: ignore[no-untyped-def]
             ) from None
         os.set_inheritable(lock.fileno(), False)
         yield
-
-
-@contextlib.contextmanager
-def _listening(host: str, port: int):  # type: ignore[no-untyped-def]
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"address {host}:{port}: cannot listen there ({error})") from error
-    with listener:
-        listener.listen(2048)
-        listener.set_inheritable(True)
-        yield listener
 
 
 def _written_address(folder: Path) -> str:

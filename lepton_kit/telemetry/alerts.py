@@ -11,14 +11,13 @@ from typing import Any
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.telemetry.burn_rates import Memory, Status, evaluate
-from lepton_kit.telemetry.rules import alert_annotations, alert_labels
+from lepton_kit.telemetry.rules import RUNBOOK_URL, alert_annotations, alert_labels
 from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.slo import Objective
 
 NOT_ENDED = "0001-01-01T00:00:00Z"
 """What Alertmanager writes for the end of an alert that fires."""
 
-RUNBOOK_URL = "http://127.0.0.1:8088/runbooks/{alert}"
 """The address of an alert's runbook on the page of `lepton watch`."""
 
 Alert = dict[str, Any]

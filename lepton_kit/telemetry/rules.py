@@ -10,6 +10,9 @@ import yaml
 from lepton_kit.telemetry.burn_rates import SEVERITIES, WINDOWS, BurnWindow, scaled, threshold
 from lepton_kit.telemetry.slo import Objective
 
+RUNBOOK_URL = "http://127.0.0.1:8088/runbooks/{alert}"
+"""Where `lepton watch` says what an alert starts."""
+
 
 def alert_name(objective: Objective) -> str:
     """Return the name of an objective's alert.
@@ -22,7 +25,7 @@ def alert_name(objective: Objective) -> str:
     return "".join(part.capitalize() for part in objective.name.split("-")) + "BudgetBurn"
 
 
-def prometheus_rules(objectives: Sequence[Objective], runbook_url: str, time_scale: float = 1.0) -> str:
+def prometheus_rules(objectives: Sequence[Objective], runbook_url: str = RUNBOOK_URL, time_scale: float = 1.0) -> str:
     """Return a rule file (YAML).
 
     Parameters

@@ -10,13 +10,15 @@ from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.store import Store
 
 
-def open_source(where: str | Path) -> Source:
+def open_source(where: str | Path, root: Path = Path()) -> Source:
     """Return the source of samples at a place.
 
     Parameters
     ----------
     where
         An http or https address of a Prometheus server, or the folder of an embedded store.
+    root
+        What a folder is relative to.
 
     Raises
     ------
@@ -25,7 +27,7 @@ def open_source(where: str | Path) -> Source:
     """
     if isinstance(where, str) and where.startswith(("http://", "https://")):
         return Prometheus(where)
-    folder = Path(where)
+    folder = root / where
     if not folder.is_dir():
         raise InputError(
             f"source of telemetry {str(where)!r}: neither a folder of a telemetry store, which `lepton watch` writes, "

@@ -33,6 +33,7 @@ from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.webhook import Gate, field_reasons, make_gate, read_webhook
 from lepton_kit.runs.runner import repair
 from lepton_kit.runs.settings import Settings, read_settings
+from lepton_kit.serving.listening import address_of, listening
 
 STYLE = Path(__file__).with_name("style.css")
 BODY_S = 10
@@ -246,7 +247,7 @@ def watch(project: Path, host: str, port: int, insecure: bool, announce: Callabl
     watcher = Watcher(settings, project, make_gate(settings.watch, project, host, insecure))
     repair(project)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    with _listening(host, port) as listener, _address_file(project, listener) as address, watcher.working():
+    with listening(host, port) as listener, _address_file(project, listener) as address, watcher.working():
         config = uvicorn.Config(
             application(watcher),
             log_level="warning",
@@ -260,20 +261,8 @@ def watch(project: Path, host: str, port: int, insecure: bool, announce: Callabl
 
 
 @contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"address {host}:{port}: cannot listen there ({error})") from error
-    with listener:
-        listener.listen(2048)
-        yield listener
-
-
-@contextlib.contextmanager
 def _address_file(project: Path, listener: socket.socket) -> Iterator[str]:
-    host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = address_of(listener)
     path = project / FOLDER / ADDRESS
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, address + "\n")

@@ -27,8 +27,7 @@ def source_of(settings: Settings, project: Path) -> Source:
     """Open the source of telemetry that the settings name."""
     from lepton_kit.telemetry.sources import open_source
 
-    where = settings.watch.source
-    return open_source(where if is_address(where) else project / where)
+    return open_source(settings.watch.source, project)
 
 
 def is_address(source: str) -> bool:

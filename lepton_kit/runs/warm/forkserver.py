@@ -159,6 +159,9 @@ class Spares:
         """Make a spare, if it is time for one."""
         from lepton_kit.runs.warm import spare
 
+        for ended in select.select(self.controls, [], [], 0)[0]:  # it says nothing before it is taken: it was killed
+            self.controls.remove(ended)
+            ended.close()
         if self.wanted is None or len(self.controls) >= (KEPT if is_quiet else 1):
             return
         request = self.wanted
