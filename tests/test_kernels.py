@@ -334,7 +334,8 @@ def spares(seconds: float = 20) -> list[int]:
         if len(found) == KEPT:
             return found
         time.sleep(0.05)
-    raise AssertionError("no spare kernels wait")
+    tree = psutil.Process(server_pid()).children(recursive=True) if server_pid() else []
+    raise AssertionError(f"no {KEPT} spare kernels wait, but {[(p.name(), p.status(), p.num_threads()) for p in tree]}")
 
 
 def test_the_second_kernel_is_the_one_that_waited_and_is_in_its_own_place(server, tmp_path, monkeypatch):

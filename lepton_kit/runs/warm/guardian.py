@@ -70,6 +70,8 @@ def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], cle
     theirs.close()
     _close_standard_streams()
     try:
+        if not _is_taken(control, child):
+            raise ConnectionError("the child has ended before")
         request, files = receive_request(control)
         lease = socket.socket(fileno=files[0])
         lines = Lines(lease)
@@ -91,6 +93,15 @@ def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], cle
     ours.close()
     say(lease, pid=child, **(answer[0] if answer else {}))
     _see_through(lease, lines, child, ask_first=False, clean_up=clean_up)
+
+
+def _is_taken(control: socket.socket, child: int) -> bool:
+    """Wait until something comes from the server, or the child ends; return whether it still lives."""
+    process = os.pidfd_open(child)
+    try:
+        return process not in select.select([control.fileno(), process], [], [])[0]
+    finally:
+        os.close(process)
 
 
 def may_start(lease: socket.socket, lines: Lines) -> bool:
