@@ -376,11 +376,11 @@ def test_a_figure_of_a_kernel_that_waited_is_shown_once_and_is_the_first(server)
 def test_start_up_files_run_in_the_folder_of_who_takes_the_kernel(server, tmp_path, monkeypatch):
     startup = tmp_path / "profile_default" / "startup"
     startup.mkdir(parents=True)
-    (startup / "first.py").write_text("import os; begun_in = os.getcwd()")
+    (startup / "first.py").write_text("import os; begun = [*globals().get('begun', []), os.getcwd()]")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     for _ in range(2):  # the first makes the server keep one with this environment
         with Kernel(cwd="/usr") as kernel:
-            assert kernel.run("print(begun_in)") == "/usr"
+            assert kernel.run("print(begun)") == "['/usr']"
         spares()
 
 
@@ -423,19 +423,40 @@ def test_a_kernel_that_waits_ends_with_its_server_and_leaves_no_socket(place):
 
 def test_a_kernel_ends_by_itself_though_its_answer_to_the_shutdown_takes_a_while(server):
     slow = """
-import sys, threading, time
-flush = sys.stdout.flush
-def slowly():
-    if threading.current_thread() is not threading.main_thread():
-        time.sleep(0.5)  # by now ipykernel's own end would have stopped the thread that this flush waits for
-    flush()
-sys.stdout.flush = slowly
+def slow_down():  # in a function, as the names of a notebook are taken away before its kernel ends
+    import atexit, sys, threading, time
+    thread, main = sys.stdout.pub_thread, threading.main_thread()
+    schedule, current = thread.schedule, threading.current_thread
+    def slowly(event):
+        if getattr(event, "__name__", "") == "set" and current() is not main:
+            for _ in range(50):  # the end of a flush: a thread that was stopped before it got there never handles it
+                if thread._stopped:
+                    return
+                time.sleep(0.01)
+        schedule(event)
+    thread.schedule = slowly
+    atexit.register(time.sleep, 0.2)  # the flush has begun by then
+slow_down()
 """
     with Kernel() as kernel:
         assert kernel.is_warm
         kernel.run(slow)
         run_sync(kernel.manager.request_shutdown)()
         assert kernel.process.wait(5) == 0
+
+
+def test_output_waits_in_the_kernel_for_a_client_that_reads_it_late(server):
+    source = "from IPython.display import display\nfor n in range(6000): display(n)"
+    with Kernel() as kernel:
+        asked = kernel.client.execute(source)
+        while kernel.client.get_shell_msg(timeout=60)["parent_header"].get("msg_id") != asked:
+            continue
+        seen = 0
+        while (message := kernel.client.get_iopub_msg(timeout=30))["content"].get("execution_state") != "idle" or (
+            message["parent_header"].get("msg_id") != asked
+        ):
+            seen += message["msg_type"] == "display_data"
+    assert seen == 6000
 
 
 @pytest.mark.parametrize("accepts", [True, False])
