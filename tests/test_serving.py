@@ -6,6 +6,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from helpers import lepton
 from services import ADMIN, TOKEN, keep_model, project_with_model, row, serving, wait_for
@@ -230,3 +231,28 @@ def _table(rows):
     import pandas as pd
 
     return pd.DataFrame(rows)
+
+
+def test_data_that_one_worker_sees_keep_the_whole_service_fresh(tmp_path):
+    with serving(project_with_model(tmp_path), "--workers", "2", "--fresh-for", "1") as running:
+
+        def seen_by_both():
+            httpx.post(f"{running.client.base_url}/v1/predict", json={"row": row(), "as_of": time.time()})
+            workers = {
+                fields["pid"]
+                for line in (running.folder / "service.jsonl").open()
+                if "status" in (fields := json.loads(line)["fields"])
+            }
+            return len(workers) == 2
+
+        wait_for(seen_by_both)
+        running.predict(row=row(), as_of=time.time())
+        before = running.sample("lepton_freshness_seconds_total", state="stale")
+        fresh = running.sample("lepton_freshness_seconds_total", state="fresh")
+        until = time.monotonic() + 4
+        while time.monotonic() < until:  # over one connection, so to one worker
+            assert running.predict(row=row(), as_of=time.time()).status_code == 200
+            time.sleep(0.1)
+        assert running.sample("lepton_freshness_seconds_total", state="stale") == before
+        assert running.sample("lepton_freshness_seconds_total", state="fresh") > fresh + 6
+        wait_for(lambda: running.sample("lepton_freshness_seconds_total", state="stale") > before + 1)

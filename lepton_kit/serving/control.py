@@ -2,6 +2,7 @@
 
 services/<name>/control.json        the wish: version, candidate and its share, number of workers, generation
 services/<name>/deployments.jsonl   every change of the versions that answer: time, version, note, and more
+services/<name>/newest              the time of the newest data that any worker has seen
 services/<name>/workers/<pid>.json  each worker's answer: the generation it has followed, and why where it could not
 """
 
@@ -103,6 +104,7 @@ def begin(folder: Path, wish: Wish) -> Wish:
     (folder / "workers").mkdir(parents=True, exist_ok=True)
     for left in (folder / "workers").glob("*.json"):
         left.unlink()
+    (folder / "newest").unlink(missing_ok=True)
     with _locked(folder):
         try:
             generation = read_wish(folder).generation + 1
@@ -110,6 +112,21 @@ def begin(folder: Path, wish: Wish) -> Wish:
             generation = 1
         _write(folder, replace(wish, generation=generation))
     return read_wish(folder)
+
+
+def newest_data(folder: Path, seen: float) -> float:
+    """Return how new the newest data are that any worker of the service has seen, this one's among them (Unix time).
+
+    A worker by itself would call the service's data stale while others answer all requests.
+    """
+    with (folder / "newest").open("a+", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        held = float(file.read() or 0)
+        if seen > held:
+            file.truncate(0)
+            file.write(repr(seen))
+    return max(held, seen)
 
 
 def write_report(folder: Path, report: Report) -> None:

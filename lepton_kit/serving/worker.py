@@ -16,7 +16,7 @@ from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Forecasts
 from lepton_kit.serving.config import ServiceConfig
-from lepton_kit.serving.control import Report, Wish, read_wish, write_report
+from lepton_kit.serving.control import Report, Wish, newest_data, read_wish, write_report
 from lepton_kit.serving.metrics import ServiceMetrics
 from lepton_kit.serving.requestlog import Bounds, RequestLog
 from lepton_kit.serving.requests import prediction_model
@@ -140,6 +140,6 @@ class Worker:
 
     def _note_time(self, passed: float) -> None:
         self.metrics.measure_process()
-        if self.newest:  # a worker that has seen no data cannot say how old they are
-            is_fresh = time.time() - self.newest <= self.config.fresh_seconds
+        if newest := newest_data(self.config.folder, self.newest):  # none has been seen before the first request
+            is_fresh = time.time() - newest <= self.config.fresh_seconds
             self.metrics.fresh.labels("fresh" if is_fresh else "stale").inc(passed)

@@ -66,10 +66,10 @@ def serve(path: Path, lock: int) -> NoReturn:
     gc.freeze()
     while time.monotonic() - last_asked < idle_s:
         if select.select([listener], [], [], 0 if waiting else min(LOOK_S, idle_s))[0]:
-            connection, _ = listener.accept()
-            last_asked = time.monotonic()
-            if not path.exists() or not _answer(connection, spares, loaded):
-                break
+            if asked := _asked(listener):
+                last_asked = time.monotonic()
+                if not path.exists() or not _answer(*asked, spares, loaded):
+                    break
         elif waiting:
             _preload(waiting.pop(0))
             if not waiting:
@@ -211,15 +211,23 @@ def _is_unsafe() -> bool:
     return len(list(Path("/proc/self/task").iterdir())) > 1 or bool(torch and torch.cuda.is_initialized())
 
 
-def _answer(connection: socket.socket, spares: Spares, loaded: _Loaded) -> bool:
-    """Have what is asked for done by a guardian, a waiting one or a new one; return whether this server may go on."""
+def _asked(listener: socket.socket) -> tuple[socket.socket, dict[str, Any], list[int]] | None:
+    """Take in what somebody asks; None where it was nothing, such as a look whether a server is there."""
+    connection, _ = listener.accept()
     connection.settimeout(1.0)
     try:
         request, files = _receive(connection)
     except (OSError, ValueError):
         connection.close()
-        return True
+        return None
     connection.settimeout(None)
+    return connection, request, files
+
+
+def _answer(
+    connection: socket.socket, request: dict[str, Any], files: list[int], spares: Spares, loaded: _Loaded
+) -> bool:
+    """Have what is asked for done by a guardian, a waiting one or a new one; return whether this server may go on."""
     control = spares.take(request, connection, files)
     if loaded.have_changed() or _is_unsafe():  # while the spare takes on its task: there are thousands of files
         return False
