@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import psutil
@@ -8,8 +9,10 @@ from lepton_kit.runs.warm.forkserver import KEPT
 
 
 def sockets():
-    me = psutil.Process()
-    opened = [one for process in (me, *me.children(recursive=True)) for one in process.net_connections("inet")]
+    me, opened = psutil.Process(), []
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a spare kernel that is being replaced ends meanwhile
+            opened += process.net_connections("inet")
     return {connection.laddr for connection in opened if connection.status == "LISTEN"}
 
 
