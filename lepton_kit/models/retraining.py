@@ -12,7 +12,7 @@ from lepton_kit.data.sources import table_sha256
 from lepton_kit.data.splits import part_sizes
 from lepton_kit.errors import InputError
 from lepton_kit.models.baselines import ConstantVolatility, EwmaVolatility
-from lepton_kit.models.evaluation import Bootstrap, Decision, gate, interval_score
+from lepton_kit.models.evaluation import Bootstrap, Decision, gate, interval_scores
 from lepton_kit.models.forecasters import Architecture, Forecaster, Predictor
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
@@ -89,7 +89,10 @@ def retrain(
     candidate = train_on(parts["train"], parts["validation"], tuned.settings).forecaster
     test = recent.rows(slice(-len(parts["test"].target), None))  # with all columns: a version may read others
     scores = pd.DataFrame(
-        {who: _score(one, test) for who, one in {"candidate": candidate, **_naive(parts), **present}.items()}
+        {
+            who: interval_scores(one, test.features, test.target)
+            for who, one in {"candidate": candidate, **_naive(parts), **present}.items()
+        }
     )
     opponents = {str(who): scores[who] for who in scores.columns.drop("candidate")}
     decision = gate(scores["candidate"], opponents, margin, Bootstrap(seed=seed))
@@ -129,11 +132,6 @@ def _naive(parts: Mapping[str, Examples]) -> dict[str, Predictor]:
     if "volatility_ewma" in parts["train"].features.columns:
         naive["EWMA volatility"] = EwmaVolatility()
     return naive
-
-
-def _score(forecaster: Predictor, test: Examples) -> pd.Series:
-    forecast = forecaster.predict(test.features)
-    return interval_score(forecast["lower"], forecast["upper"], test.target)
 
 
 def _card(
