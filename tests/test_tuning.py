@@ -85,14 +85,6 @@ def test_a_search_in_which_all_diverge_says_so(learnt):
         tune(learnt, wild, ({"batch_size": [16]},), folds=2)
 
 
-def test_folds_are_scored_on_rows_after_all_that_they_learn_from():
-    for fold in time_ordered_folds(300, folds=3, embargo=2):
-        assert fold.train.start == 0
-        assert fold.train.stop + 2 == fold.validation.start
-        assert fold.validation.stop + 2 == fold.scored.start
-    assert fold.scored.stop == 300
-
-
 def test_scores_do_not_see_the_rows_they_are_of(learnt):
     """The newest fold's rows are changed grossly: what was trained for it, and so its other forecasts, stays."""
     fold = time_ordered_folds(len(learnt.target), 2)[-1]

@@ -130,7 +130,8 @@ def time_ordered_folds(rows: int, folds: int = 3, validation: float = 0.2, embar
     """
     if folds < 2:
         raise InputError(f"folds = {folds}: must be at least 2")
-    _check_shares(1 - validation, validation / 2, embargo)
+    _check_share("validation", validation)
+    _check_embargo(embargo)
     if rows // (folds + 1) < LEAST_ROWS:
         raise InputError(f"{rows} rows are too few for {folds} folds of at least {LEAST_ROWS} rows each")
     made = [
@@ -182,13 +183,21 @@ def check_no_leakage(frame: pd.DataFrame, horizon: int = 1) -> None:
 
 
 def _check_shares(train: float, validation: float, embargo: int) -> None:
-    for name, share in (("train", train), ("validation", validation)):
-        if not 0 < share < 1:
-            raise InputError(f"{name} share = {share}: must lie between 0 and 1")
+    _check_share("train", train)
+    _check_share("validation", validation)
     if train + validation >= 1:
         raise InputError(
             f"train share + validation share = {train + validation:g}: must leave a part below 1 for the test"
         )
+    _check_embargo(embargo)
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"{name} share = {share}: must lie between 0 and 1")
+
+
+def _check_embargo(embargo: int) -> None:
     if embargo < 1:
         raise InputError(f"embargo = {embargo}: must be at least 1 day, the reach of a next-day target")
 
