@@ -1,0 +1,627 @@
+"""Localisation: which component of a call graph is the root of a symptom, and by which of its metrics one sees that.
+
+A component that a fault slows down, or makes fail, does the same to whoever calls it. So its traces are sought along the
+edges caller → callee, from the component where the symptom was seen downwards, and a component is suspected for what it
+shows beyond what its own callees explain. Five things that can be measured make up the score of a component, each
+between 0 and 1, and they are multiplied:
+
+```
+strength     how unusual it is: the robust score z = |value - median| / (IQR / 1.349) against a normal period, z²/(z² + 3²)
+impact       how much of it there is: deviation × volume, of the largest there is (requests × seconds, or requests lost)
+own          what its callees do not explain: 1 - strength of the callee × its correlation × its impact ÷ own impact
+correlation  with the symptom, (1 + Pearson's r) / 2
+onset        1 unless it began after the symptom; then less, down to 0 at the end of the window
+position     1 at or below the symptom, ½ where the graph does not know the component, 0.1 where no path leads to it
+```
+
+What cannot be known counts ½. Names of components mean nothing, and no component is likelier than another beforehand.
+
+The robust score is the one of Iglewicz and Hoaglin, "How to Detect and Handle Outliers" (1993), with the interquartile
+range. That a fault lies where callees do not explain the caller is the rule of graph traversal as in Chen, Qi and Hou,
+"CauseInfer" (INFOCOM 2014) and Lin, Chen and Zheng, "Microscope" (ICSOC 2018); impact and remainder make it gradual.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.recordings import TOPOLOGY_COLUMNS, Recording, printable
+
+USUAL = 3.0
+"""A robust score up to here is usual: the three standard deviations of Shewhart's control chart."""
+
+UNKNOWN = 0.5
+"""What counts for something between 0 and 1 that cannot be known."""
+
+OFF_PATH = 0.1
+"""What a component keeps that no path of calls joins to the symptom: the graph may lack an edge."""
+
+LEAST_NORMAL = 8
+"""Values of the normal period that a series must have, so that its quartiles mean something."""
+
+IQR_OF_NORMAL = 1.349
+"""Interquartile range of the normal distribution, in standard deviations."""
+
+LEAST_CORRELATED = 3
+"""Common values that a correlation needs."""
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """Where, by which metric, and since when something was seen to be wrong.
+
+    `since` is on the index of the metrics: Unix seconds there, or a time with its zone.
+    """
+
+    component: str
+    metric: str
+    since: float | pd.Timestamp
+
+
+@dataclass(frozen=True)
+class SuspectMetric:
+    """One metric of a suspected component: from `normal` to `peak`, with its robust score and when it began."""
+
+    metric: str
+    normal: float
+    peak: float
+    robust_score: float
+    correlation: float
+    onset: float | pd.Timestamp | None
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A component, its score, the parts of it (see the top of this module), its metrics, and the reasons in words."""
+
+    component: str
+    score: float
+    parts: Mapping[str, float]
+    position: str
+    metrics: tuple[SuspectMetric, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Components by score, highest first, and why others could not be judged."""
+
+    symptom: Symptom
+    ranking: tuple[Suspect, ...]
+    not_judged: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Return the ranking: `component`, `score`, `metric` (the one that counted), the parts, `position`."""
+        rows = [
+            {"component": one.component, "score": one.score, "metric": one.metrics[0].metric}
+            | dict(one.parts)
+            | {"position": one.position}
+            for one in self.ranking
+        ]
+        return pd.DataFrame(rows)
+
+
+def localise(
+    metrics: pd.DataFrame,
+    topology: pd.DataFrame,
+    symptom: Symptom,
+    normal: pd.DataFrame | None = None,
+    volume: str | None = None,
+) -> Localisation:
+    """Rank the components of a call graph by how likely each is the root of a symptom.
+
+    Parameters
+    ----------
+    metrics
+        The window around the symptom: one row per step of time (Unix seconds or UTC timestamps, increasing), columns of
+        two levels, (component, metric). Values may be missing.
+    topology
+        Edges, columns `caller` and `callee`. Empty: the graph is not known. Cycles are allowed: members of a cycle do
+        not explain each other.
+    symptom
+        Where, by which metric, and since when.
+    normal
+        The same metrics from a period without a fault. Without it, the rows of `metrics` before the symptom are taken.
+    volume
+        The metric that counts the requests of a component per step. With it, deviations of components are comparable:
+        50 ms more on 800 requests is more than 100 ms more on 10.
+
+    Returns
+    -------
+    Localisation
+        Equal scores are in the order of the columns.
+
+    Raises
+    ------
+    InputError
+        When a table has not this form, the symptom's series is not in it, does not vary from its normal value, or
+        nothing is normal to compare with.
+
+    Examples
+    --------
+    Of three services in a row, the last becomes slow in the eleventh minute:
+
+    >>> wait = np.random.default_rng(0).normal(1, 0.05, (15, 3)).cumsum(axis=1)[:, ::-1]
+    >>> wait[10:] += 2
+    >>> columns = pd.MultiIndex.from_product([["web", "search", "store"], ["latency"]])
+    >>> metrics = pd.DataFrame(wait, index=np.arange(15) * 60.0, columns=columns)
+    >>> topology = pd.DataFrame({"caller": ["web", "search"], "callee": ["search", "store"]})
+    >>> localise(metrics, topology, Symptom("web", "latency", since=600)).ranking[0].component
+    'store'
+    """
+    _check(metrics, topology, symptom, volume)
+    window = _Window(metrics, symptom)
+    normal = metrics[window.before] if normal is None else normal
+    series = _judge_series(metrics, normal, symptom, window)
+    components = _judge_components(metrics, series, topology, symptom, window, volume)
+    ranked = components.sort_values("score", ascending=False, kind="stable")
+    suspects = tuple(_suspect(row, series.found, symptom) for row in ranked.to_dict("records"))
+    return Localisation(symptom, suspects, _not_judged(metrics, normal, topology, components.index))
+
+
+def localise_recording(
+    recording: Recording, component: str, metric: str, since: pd.Timestamp | None = None, volume: str | None = None
+) -> Localisation:
+    """Rank the components of a recorded service of several parts.
+
+    The label that names components is the one whose values the topology knows best. Counters become increases per
+    step, and of a histogram or summary `x` with `x_sum` and `x_count` the mean `x_mean` is derived. What lies before
+    the symptom is the normal period.
+
+    Parameters
+    ----------
+    recording
+        With a topology and metrics.
+    component, metric
+        Where and by which metric the symptom was seen.
+    since
+        Since when (UTC); by default since the first alert.
+    volume
+        The metric that counts requests, such as `http_requests_total`.
+
+    Raises
+    ------
+    InputError
+        As of `localise`, and when the recording has no topology, no metrics, no alert, or no label names components.
+    """
+    if recording.topology.empty:
+        raise InputError(f"recording {recording.incident.id}: has no topology.csv (caller, callee) to localise in")
+    if since is None:
+        if not recording.incident.alerts:
+            raise InputError(f"recording {recording.incident.id}: has no alert; say since when with `since`")
+        since = pd.Timestamp(min(alert.starts_at for alert in recording.incident.alerts))
+    wide = wide_metrics(recording.metrics, recording.topology)
+    return localise(wide, recording.topology, Symptom(component, metric, since), volume=volume)
+
+
+def wide_metrics(samples: pd.DataFrame, topology: pd.DataFrame) -> pd.DataFrame:
+    """Return samples as a table with one row per step of time and columns (component, metric).
+
+    Parameters
+    ----------
+    samples
+        Columns `time`, `metric`, `labels` (a JSON object as text), `value`, as in a recording.
+    topology
+        Tells which label names components: the one with most values among its `caller` and `callee`.
+
+    Examples
+    --------
+    >>> times = pd.to_datetime(["2026-01-01T00:00Z", "2026-01-01T00:01Z"])
+    >>> samples = pd.DataFrame({"time": times, "metric": "requests_total", "labels": '{"part": "web"}',
+    ...                         "value": [7.0, 9.0]})
+    >>> wide_metrics(samples, pd.DataFrame({"caller": ["web"], "callee": ["db"]}))["web"].squeeze().tolist()
+    [nan, 2.0]
+    """
+    labels = [_labels(text) for text in samples["labels"]]
+    label = _component_label(labels, topology)
+    named = samples.assign(
+        component=[one.get(label) for one in labels],
+        series=samples["metric"].astype(str) + samples["labels"].astype(str),
+    ).dropna(subset=["component"])
+    named["time"] = named["time"].dt.floor(_sampling_step(named))
+    groups = named.groupby(["component", "metric"], sort=False)
+    wide = pd.concat([_one_metric(own, *name) for name, own in groups], axis=1).sort_index()
+    wide.columns = pd.MultiIndex.from_tuples(wide.columns)
+    return _with_means(wide)
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def _check(metrics: pd.DataFrame, topology: pd.DataFrame, symptom: Symptom, volume: str | None) -> None:
+    if metrics.columns.nlevels != 2:
+        raise InputError(f"metrics: columns have {metrics.columns.nlevels} level(s); must have 2, (component, metric)")
+    if metrics.columns.has_duplicates:
+        twice = metrics.columns[metrics.columns.duplicated()][0]
+        raise InputError(f"metrics: column {twice} is there more than once; each (component, metric) must be once")
+    if len(metrics) < 2 or not metrics.index.is_monotonic_increasing or metrics.index.has_duplicates:
+        raise InputError(f"metrics: {len(metrics)} rows; must be at least 2, in order of time, each time once")
+    if missing := [column for column in TOPOLOGY_COLUMNS if column not in topology]:
+        raise InputError(f"topology: lacks column {', '.join(missing)}; it has {', '.join(map(str, topology.columns))}")
+    if topology[list(TOPOLOGY_COLUMNS)].isna().any(axis=None):
+        raise InputError("topology: an edge lacks its caller or callee; each must name both")
+    wrong = [column for column in metrics if not pd.api.types.is_numeric_dtype(metrics[column])]
+    if wrong:
+        raise InputError(f"metrics: column {wrong[0]} holds {metrics[wrong[0]].dtype}; must hold numbers")
+    if (symptom.component, symptom.metric) not in metrics.columns:
+        known = metrics.columns[metrics.columns.get_level_values(0) == symptom.component].get_level_values(1)
+        allowed = f"it has {', '.join(map(str, known))}" if len(known) else "no such component is in the metrics"
+        raise InputError(f"symptom {symptom.component!r}, {symptom.metric!r}: not in the metrics; {allowed}")
+    if volume is not None and volume not in metrics.columns.get_level_values(1):
+        names = ", ".join(map(str, metrics.columns.get_level_values(1).unique()))
+        raise InputError(f"volume {volume!r}: no such metric; the metrics are {names}")
+
+
+class _Window:
+    """The rows of the metrics, told apart by the symptom: wholly before it, or not."""
+
+    def __init__(self, metrics: pd.DataFrame, symptom: Symptom) -> None:
+        self.index = metrics.index
+        try:
+            # A row stands for the step that begins with it.
+            self.before = (metrics.index + _step(metrics.index)) <= symptom.since
+        except TypeError as error:
+            raise InputError(
+                f"symptom since {symptom.since!r}: must be a time as in the metrics ({metrics.index.dtype})"
+            ) from error
+        if self.before.all() or symptom.since < metrics.index[0]:
+            raise InputError(
+                f"symptom since {symptom.since}: must lie within the metrics, {metrics.index[0]} to {metrics.index[-1]}"
+            )
+        self.during = ~self.before
+
+    def lateness(self, onset: object, symptom_onset: object) -> float:
+        """Return how late an onset is after the symptom's, as a share of the time from there to the window's end."""
+        if onset <= symptom_onset:  # type: ignore[operator]
+            return 0.0
+        return float((onset - symptom_onset) / (self.index[-1] + _step(self.index) - symptom_onset))  # type: ignore[operator]
+
+
+def _step(index: pd.Index) -> object:
+    return pd.Series(index).diff().median()
+
+
+# --- each series by itself ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Series:
+    """All series that can be judged.
+
+    `deviation` has the form of the metrics: by how much a series lies further on the bad side of its normal value than
+    before the symptom. `found` has one row per series: `normal`, `peak`, `robust_score`, `strength`, `correlation`,
+    `onset`, `lateness`.
+    """
+
+    deviation: pd.DataFrame
+    found: pd.DataFrame
+
+
+def _judge_series(metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom, window: _Window) -> _Series:
+    normal = normal.reindex(columns=metrics.columns)
+    enough = (normal.notna().sum() >= LEAST_NORMAL) & metrics[window.during].notna().any()
+    target = (symptom.component, symptom.metric)
+    if not enough[target]:
+        raise InputError(
+            f"symptom {symptom.component!r}, {symptom.metric!r}: {normal[target].notna().sum()} values in the normal "
+            f"period and {metrics.loc[window.during, target].notna().sum()} since {symptom.since}; must be at least "
+            f"{LEAST_NORMAL} and 1"
+        )
+    metrics, normal = metrics.loc[:, enough], normal.loc[:, enough]
+    median = normal.median()
+    away = metrics - median
+    side = _bad_side(away[window.during], target, symptom.metric)
+    deviation = (away * side).clip(lower=0)
+    deviation = (deviation - deviation[window.before].min().fillna(0)).clip(lower=0)
+    score = deviation.div(_scale(normal)).where(deviation > 0, deviation)  # 0 of a constant series is 0
+    if not score.loc[window.during, target].max() > 0:
+        raise InputError(
+            f"symptom {symptom.component!r}, {symptom.metric!r}: is no further from its normal {median[target]:g} "
+            f"since {symptom.since} than before; must be the time at which something was wrong"
+        )
+    found = pd.DataFrame({"normal": median, "robust_score": score[window.during].max()})
+    found["peak"] = median + side * (away * side)[window.during].max()
+    found["strength"] = found["robust_score"].map(_strength)
+    found["correlation"] = _correlation(metrics, metrics[target])
+    found["onset"] = score.gt(USUAL).idxmax().where(score.gt(USUAL).any(), None)
+    began = found.at[target, "onset"] if score[target].gt(USUAL).any() else symptom.since
+    found["lateness"] = [window.lateness(one, began) if pd.notna(one) else UNKNOWN for one in found["onset"]]
+    return _Series(deviation, found)
+
+
+def _bad_side(away: pd.DataFrame, target: tuple[str, str], metric: str) -> pd.Series:
+    """Return for each series 1 where more is worse, else -1: as the symptom for its metric, by its peak for others."""
+    furthest = away.abs().fillna(-1).to_numpy().argmax(axis=0)
+    side = pd.Series(np.where(away.to_numpy()[furthest, np.arange(len(furthest))] < 0, -1, 1), index=away.columns)
+    side[away.columns.get_level_values(1) == metric] = side[target]
+    return side
+
+
+def _scale(normal: pd.DataFrame) -> pd.Series:
+    """Return the robust standard deviation of each series; the plain one where the middle half never varies.
+
+    >>> _scale(pd.DataFrame({"a": [0.0, 1.349, 2.698, 0.0, 2.698], "b": [1.0, 1.0, 1.0, 1.0, 6.0]})).round(3).tolist()
+    [2.0, 2.236]
+    """
+    spread = (normal.quantile(0.75) - normal.quantile(0.25)) / IQR_OF_NORMAL
+    return spread.where(spread > 0, normal.std())
+
+
+def _strength(score: float) -> float:
+    """Return how unusual a robust score is, from 0 to 1.
+
+    >>> [_strength(score) for score in (0, USUAL, 9, np.inf)]
+    [0.0, 0.5, 0.9, 1.0]
+    """
+    return 1 - USUAL**2 / (score**2 + USUAL**2)
+
+
+def _correlation(table: pd.DataFrame, with_series: pd.Series) -> pd.Series:
+    """Return Pearson's r of each column with a series, NaN where there are too few values or one never varies."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = table.corrwith(with_series)
+    return r.where(table[with_series.notna()].notna().sum() >= LEAST_CORRELATED)
+
+
+# --- the components together --------------------------------------------------------------------------------------
+
+
+def _judge_components(
+    metrics: pd.DataFrame,
+    series: _Series,
+    topology: pd.DataFrame,
+    symptom: Symptom,
+    window: _Window,
+    volume: str | None,
+) -> pd.DataFrame:
+    """Return one row per component: its leading metric, the parts of its score, what explains it, and its position."""
+    leading = _leading_metrics(series.found, symptom.metric)
+    keys = pd.MultiIndex.from_tuples(list(leading.items()))
+    found = series.found.loc[keys].droplevel(1)
+    impact = _impact(metrics, series.deviation, leading, symptom.metric, window, volume)
+    graph = _Graph(topology, leading)
+    explained = {name: _explained(name, metrics, leading, found["strength"], impact, graph) for name in leading}
+    position = graph.positions(symptom.component)
+    table = pd.DataFrame(
+        {
+            "component": list(leading),
+            "metric": list(leading.values()),
+            "strength": found["strength"],
+            "impact": (impact / impact.max()).fillna(UNKNOWN) if impact.max() > 0 else UNKNOWN,
+            "own": {name: 1 - share for name, (share, _) in explained.items()},
+            "correlation": _as_share(found["correlation"]),
+            "onset": 1 - found["lateness"],
+            "position": position.map(WEIGHT_OF_POSITION),
+        },
+        index=list(leading),
+    )
+    return table.assign(
+        score=table[list(PARTS)].prod(axis=1), place=position, explained_by={name: by for name, (_, by) in explained.items()}
+    )
+
+
+def _leading_metrics(found: pd.DataFrame, metric: str) -> dict[str, str]:
+    """Return for each component the metric that speaks for it: the symptom's, where it has it, else the most telling.
+
+    Only the symptom's metric can be compared between components; the best of many others would often be chance.
+    """
+    telling = _telling(found).where(found.index.get_level_values(1) != metric, np.inf)
+    best = telling.groupby(level=0, sort=False).idxmax()
+    return {component: name for component, name in best}
+
+
+def _telling(found: pd.DataFrame) -> pd.Series:
+    return found["strength"] * _as_share(found["correlation"]) * (1 - found["lateness"])
+
+
+def _as_share(correlation: pd.Series) -> pd.Series:
+    return ((1 + correlation) / 2).fillna(UNKNOWN)
+
+
+def _impact(
+    metrics: pd.DataFrame,
+    deviation: pd.DataFrame,
+    leading: dict[str, str],
+    metric: str,
+    window: _Window,
+    volume: str | None,
+) -> pd.Series:
+    """Return deviation × volume summed since the symptom, NaN for components where one of them is not known."""
+    impact = pd.Series(np.nan, index=list(leading))
+    for component, name in leading.items():
+        if name == metric and (component, volume) in metrics:
+            amount = deviation[component, name] * metrics[component, volume]
+            impact[component] = amount[window.during].sum(min_count=1)
+    return impact
+
+
+def _explained(
+    name: str,
+    metrics: pd.DataFrame,
+    leading: dict[str, str],
+    strength: pd.Series,
+    impact: pd.Series,
+    graph: _Graph,
+) -> tuple[float, str]:
+    """Return how much of a component's deviation one of its callees explains, and which."""
+    most, by = 0.0, ""
+    own = metrics[name, leading[name]]
+    for callee in graph.callees(name):
+        r = _correlation(metrics[[(callee, leading[callee])]], own).iloc[0]
+        together = UNKNOWN if np.isnan(r) else max(0.0, r)
+        share = impact[callee] / impact[name] if impact[name] > 0 else np.nan
+        explains = strength[callee] * together * (UNKNOWN if np.isnan(share) else min(1.0, share))
+        if explains > most:
+            most, by = explains, callee
+    return most, by
+
+
+AT, BELOW, ELSEWHERE, NOT_IN_GRAPH = "at the symptom", "below the symptom", "elsewhere", "not in the graph"
+WEIGHT_OF_POSITION = {AT: 1.0, BELOW: 1.0, ELSEWHERE: OFF_PATH, NOT_IN_GRAPH: UNKNOWN}
+PARTS = ("strength", "impact", "own", "correlation", "onset", "position")
+
+
+class _Graph:
+    """The call graph, as far as its components can be judged: one that cannot is looked through to its callees."""
+
+    def __init__(self, topology: pd.DataFrame, judged: Mapping[str, str]) -> None:
+        self.judged = judged
+        names = dict.fromkeys([*topology["caller"], *topology["callee"]])
+        self.number = {name: number for number, name in enumerate(names)}
+        self.name = list(names)
+        ends = [topology[column].map(self.number).to_numpy(dtype=int) for column in TOPOLOGY_COLUMNS]
+        size = len(names)
+        self.edges = csr_array((np.ones(len(topology), dtype=bool), tuple(ends)), shape=(size, size))
+        self.cycle = connected_components(self.edges, connection="strong")[1] if size else np.empty(0)
+
+    def callees(self, name: str) -> list[str]:
+        """Return the nearest judged components that one calls, without those that call it in turn."""
+        if name not in self.number:
+            return []
+        own, seen, found, todo = self.cycle[self.number[name]], {self.number[name]}, [], [self.number[name]]
+        while todo:
+            for callee in self._called(todo.pop()):
+                if callee in seen:
+                    continue
+                seen.add(callee)
+                if self.name[callee] not in self.judged:
+                    todo.append(callee)
+                elif self.cycle[callee] != own:
+                    found.append(self.name[callee])
+        return found
+
+    def positions(self, symptom: str) -> pd.Series:
+        """Return for each judged component where it lies, seen from the symptom."""
+        below: set[int] = set()
+        todo = [self.number[symptom]] if symptom in self.number else []
+        while todo:
+            new = set(self._called(todo.pop())) - below
+            below |= new
+            todo += new
+        return pd.Series({name: self._position(name, symptom, below) for name in self.judged})
+
+    def _position(self, name: str, symptom: str, below: set[int]) -> str:
+        if name == symptom:
+            return AT
+        if name not in self.number or symptom not in self.number:
+            return NOT_IN_GRAPH
+        return BELOW if self.number[name] in below else ELSEWHERE
+
+    def _called(self, number: int) -> list[int]:
+        return self.edges.indices[self.edges.indptr[number] : self.edges.indptr[number + 1]].tolist()
+
+
+# --- in words -----------------------------------------------------------------------------------------------------
+
+
+def _suspect(row: dict, found: pd.DataFrame, symptom: Symptom) -> Suspect:
+    own = found.loc[[row["component"]]].droplevel(0)
+    order = _telling(own).drop(row["metric"]).sort_values(ascending=False, kind="stable").index
+    metrics = tuple(
+        SuspectMetric(
+            metric=name,
+            normal=float(own.at[name, "normal"]),
+            peak=float(own.at[name, "peak"]),
+            robust_score=float(own.at[name, "robust_score"]),
+            correlation=float(own.at[name, "correlation"]),
+            onset=None if pd.isna(own.at[name, "onset"]) else own.at[name, "onset"],
+        )
+        for name in [row["metric"], *order]
+    )
+    parts = {name: float(row[name]) for name in PARTS}
+    return Suspect(row["component"], float(row["score"]), parts, row["place"], metrics, _reasons(row, metrics[0]))
+
+
+def _reasons(row: dict, leading: SuspectMetric) -> tuple[str, ...]:
+    onset = "never left its usual range" if leading.onset is None else f"left its usual range at {leading.onset}"
+    late = "" if row["onset"] == 1 or leading.onset is None else ", after the symptom"
+    known = "unknown" if np.isnan(leading.correlation) else f"{leading.correlation:.2f}"
+    explained = f", {1 - row['own']:.0%} of which {row['explained_by']} explains" if row["explained_by"] else ""
+    return (
+        f"{leading.metric} went from {leading.normal:.3g} to {leading.peak:.3g}, a robust score of "
+        f"{leading.robust_score:.1f} (usual: up to {USUAL:g})",
+        f"{onset}{late}",
+        f"correlation with the symptom: {known}",
+        f"impact {row['impact']:.0%} of the largest{explained}",
+        row["place"],
+    )
+
+
+def _not_judged(
+    metrics: pd.DataFrame, normal: pd.DataFrame, topology: pd.DataFrame, judged: pd.Index
+) -> dict[str, str]:
+    named = dict.fromkeys([*metrics.columns.get_level_values(0), *topology["caller"], *topology["callee"]])
+    measured, known = (set(table.columns.get_level_values(0)) for table in (metrics, normal))
+    return {
+        name: "no metrics"
+        if name not in measured
+        else f"no metric with a value since the symptom and {LEAST_NORMAL} in the normal period"
+        for name in named
+        if name not in judged
+    }
+
+
+# --- samples of a recording -----------------------------------------------------------------------------------------
+
+COUNTED = ("_total", "_count", "_sum")
+"""Endings of series that only ever grow."""
+
+
+def _component_label(labels: list[dict[str, str]], topology: pd.DataFrame) -> str:
+    components = {*topology["caller"], *topology["callee"]}
+    known = pd.Series([key for one in labels for key, value in one.items() if value in components], dtype=object)
+    if known.empty:
+        keys = sorted({key for one in labels for key in one})
+        raise InputError(
+            f"metrics: no label names a component of the topology ({printable(', '.join(sorted(components)), 200)}); "
+            f"the labels are {printable(', '.join(keys), 200) or 'none'}"
+        )
+    return str(known.value_counts().index[0])
+
+
+def _labels(text: str) -> dict[str, str]:
+    try:
+        labels = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"metrics: labels = {printable(str(text), 80)}: must be a JSON object") from error
+    if not isinstance(labels, dict):
+        raise InputError(f"metrics: labels = {printable(str(text), 80)}: must be a JSON object")
+    return {str(key): str(value) for key, value in labels.items()}
+
+
+def _sampling_step(samples: pd.DataFrame) -> pd.Timedelta:
+    """Return the time between samples of one series: the median over all of them, in whole seconds."""
+    between = samples.groupby("series")["time"].diff().median()
+    if pd.isna(between):
+        raise InputError("metrics: no series has two samples; a window needs several")
+    return max(between.round("s"), pd.Timedelta(seconds=1))
+
+
+def _one_metric(samples: pd.DataFrame, component: str, metric: str) -> pd.Series:
+    """Return one metric of a component by time: the sum of increases of its counters, or the mean of its gauges."""
+    by_series = samples.groupby(["time", "series"])["value"].last().unstack()
+    if metric.endswith(COUNTED):
+        grown = by_series.diff()
+        values = grown.where(grown >= 0, by_series).where(grown.notna()).sum(axis=1, min_count=1)  # a restart counts from 0
+    else:
+        values = by_series.mean(axis=1)
+    return values.rename((component, metric))
+
+
+def _with_means(wide: pd.DataFrame) -> pd.DataFrame:
+    """Add the mean of each histogram or summary: what its sum grew by over what its count grew by."""
+    for component, metric in list(wide.columns):
+        base = metric.removesuffix("_sum")
+        if metric.endswith("_sum") and (component, f"{base}_count") in wide:
+            count = wide[component, f"{base}_count"]
+            wide[component, f"{base}_mean"] = wide[component, metric] / count.where(count > 0)
+    return wide
