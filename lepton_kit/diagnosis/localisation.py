@@ -1,17 +1,16 @@
 """Localisation: which component of a call graph is the root of a symptom, and by which of its metrics one sees that.
 
-A component that a fault slows down, or makes fail, does the same to whoever calls it. So its traces are sought along the
-edges caller → callee, from the component where the symptom was seen downwards, and a component is suspected for what it
-shows beyond what its own callees explain. Five things that can be measured make up the score of a component, each
-between 0 and 1, and they are multiplied:
+A component that a fault slows down, or makes fail, does the same to whoever calls it. So its traces are sought along
+the edges caller → callee, from the component where the symptom was seen downwards, and a component is suspected for
+what it shows beyond what those below it explain. Its score is the product of six shares, each between 0 and 1:
 
 ```
-strength     how unusual it is: the robust score z = |value - median| / (IQR / 1.349) against a normal period, z²/(z² + 3²)
+strength     how unusual it is: z² / (z² + 3²), where z = |value - median| / (IQR / 1.349) against a normal period
 impact       how much of it there is: deviation × volume, of the largest there is (requests × seconds, or requests lost)
-own          what its callees do not explain: 1 - strength of the callee × its correlation × its impact ÷ own impact
+own          what nothing below it explains: 1 - strength of the one below × its correlation × its impact ÷ own impact
 correlation  with the symptom, (1 + Pearson's r) / 2
 onset        1 unless it began after the symptom; then less, down to 0 at the end of the window
-position     1 at or below the symptom, ½ where the graph does not know the component, 0.1 where no path leads to it
+position     1 at or below the symptom, ½ where the graph does not have it, 0.1 where no calls of the symptom lead there
 ```
 
 What cannot be known counts ½. Names of components mean nothing, and no component is likelier than another beforehand.
@@ -26,11 +25,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
+from numpy.typing import NDArray
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import TOPOLOGY_COLUMNS, Recording, printable
@@ -85,7 +84,7 @@ class Suspect:
     component: str
     score: float
     parts: Mapping[str, float]
-    position: str
+    place: str
     metrics: tuple[SuspectMetric, ...]
     reasons: tuple[str, ...]
 
@@ -100,11 +99,11 @@ class Localisation:
 
     @property
     def table(self) -> pd.DataFrame:
-        """Return the ranking: `component`, `score`, `metric` (the one that counted), the parts, `position`."""
+        """Return the ranking: `component`, `score`, `metric` (the one that counted), the parts, `place`."""
         rows = [
             {"component": one.component, "score": one.score, "metric": one.metrics[0].metric}
             | dict(one.parts)
-            | {"position": one.position}
+            | {"place": one.place}
             for one in self.ranking
         ]
         return pd.DataFrame(rows)
@@ -159,13 +158,15 @@ def localise(
     'store'
     """
     _check(metrics, topology, symptom, volume)
-    window = _Window(metrics, symptom)
-    normal = metrics[window.before] if normal is None else normal
+    metrics = _as_numbers(metrics)
+    window = _window(metrics.index, symptom.since)
+    normal = metrics[window.before] if normal is None else _as_numbers(normal)
     series = _judge_series(metrics, normal, symptom, window)
     components = _judge_components(metrics, series, topology, symptom, window, volume)
     ranked = components.sort_values("score", ascending=False, kind="stable")
-    suspects = tuple(_suspect(row, series.found, symptom) for row in ranked.to_dict("records"))
-    return Localisation(symptom, suspects, _not_judged(metrics, normal, topology, components.index))
+    metrics_of = _suspect_metrics(series.found, metrics.index, window)
+    suspects = tuple(_suspect(row, metrics_of[row["component"]]) for row in ranked.to_dict("records"))
+    return Localisation(symptom, suspects, _not_judged(metrics, topology, components.index))
 
 
 def localise_recording(
@@ -221,17 +222,17 @@ def wide_metrics(samples: pd.DataFrame, topology: pd.DataFrame) -> pd.DataFrame:
     >>> wide_metrics(samples, pd.DataFrame({"caller": ["web"], "callee": ["db"]}))["web"].squeeze().tolist()
     [nan, 2.0]
     """
+    samples = samples[~samples["metric"].str.endswith(NOT_READ)]
     labels = [_labels(text) for text in samples["labels"]]
     label = _component_label(labels, topology)
     named = samples.assign(
-        component=[one.get(label) for one in labels],
+        component=pd.Series([one.get(label) for one in labels], index=samples.index, dtype=object),
         series=samples["metric"].astype(str) + samples["labels"].astype(str),
     ).dropna(subset=["component"])
     named["time"] = named["time"].dt.floor(_sampling_step(named))
     groups = named.groupby(["component", "metric"], sort=False)
-    wide = pd.concat([_one_metric(own, *name) for name, own in groups], axis=1).sort_index()
-    wide.columns = pd.MultiIndex.from_tuples(wide.columns)
-    return _with_means(wide)
+    columns = {(str(component), str(metric)): _one_metric(own, str(metric)) for (component, metric), own in groups}
+    return _with_means(columns)
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -261,33 +262,42 @@ def _check(metrics: pd.DataFrame, topology: pd.DataFrame, symptom: Symptom, volu
         raise InputError(f"volume {volume!r}: no such metric; the metrics are {names}")
 
 
+def _as_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as one block of floats, in which what is not finite is missing."""
+    values = table.to_numpy(dtype=float)
+    return pd.DataFrame(np.where(np.isfinite(values), values, np.nan), index=table.index, columns=table.columns)
+
+
+@dataclass(frozen=True)
 class _Window:
-    """The rows of the metrics, told apart by the symptom: wholly before it, or not."""
+    """The rows of the metrics by time, in seconds since the first, and the symptom's time on the same clock."""
 
-    def __init__(self, metrics: pd.DataFrame, symptom: Symptom) -> None:
-        self.index = metrics.index
-        try:
-            # A row stands for the step that begins with it.
-            self.before = (metrics.index + _step(metrics.index)) <= symptom.since
-        except TypeError as error:
-            raise InputError(
-                f"symptom since {symptom.since!r}: must be a time as in the metrics ({metrics.index.dtype})"
-            ) from error
-        if self.before.all() or symptom.since < metrics.index[0]:
-            raise InputError(
-                f"symptom since {symptom.since}: must lie within the metrics, {metrics.index[0]} to {metrics.index[-1]}"
-            )
-        self.during = ~self.before
+    times: NDArray[np.float64]
+    step: float
+    since: float
 
-    def lateness(self, onset: object, symptom_onset: object) -> float:
-        """Return how late an onset is after the symptom's, as a share of the time from there to the window's end."""
-        if onset <= symptom_onset:  # type: ignore[operator]
-            return 0.0
-        return float((onset - symptom_onset) / (self.index[-1] + _step(self.index) - symptom_onset))  # type: ignore[operator]
+    @property
+    def before(self) -> NDArray[np.bool_]:
+        """Tell which rows lie wholly before the symptom; a row stands for the step that begins with it."""
+        return self.times + self.step <= self.since
+
+    def lateness(self, onset: float, of_symptom: float) -> float:
+        """Return how late an onset is, as a share of the time from the symptom's to the window's end."""
+        return max(0.0, onset - of_symptom) / float(self.times[-1] + self.step - of_symptom)
 
 
-def _step(index: pd.Index) -> object:
-    return pd.Series(index).diff().median()
+def _window(index: pd.Index, since: float | pd.Timestamp) -> _Window:
+    try:
+        if isinstance(index, pd.DatetimeIndex):
+            times, at = (index - index[0]).total_seconds(), (pd.Timestamp(since) - index[0]).total_seconds()
+        else:
+            times, at = index - index[0], float(since - index[0])
+    except TypeError as error:
+        raise InputError(f"symptom since {since!r}: must be a time as in the metrics ({index.dtype})") from error
+    window = _Window(np.asarray(times, dtype=float), float(np.median(np.diff(times))), at)
+    if window.before.all():
+        raise InputError(f"symptom since {since}: must not be after the metrics, {index[0]} to {index[-1]}")
+    return window
 
 
 # --- each series by itself ----------------------------------------------------------------------------------------
@@ -299,7 +309,7 @@ class _Series:
 
     `deviation` has the form of the metrics: by how much a series lies further on the bad side of its normal value than
     before the symptom. `found` has one row per series: `normal`, `peak`, `robust_score`, `strength`, `correlation`,
-    `onset`, `lateness`.
+    `onset` (seconds since the first row, NaN where it stayed usual), `lateness`.
     """
 
     deviation: pd.DataFrame
@@ -307,42 +317,63 @@ class _Series:
 
 
 def _judge_series(metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom, window: _Window) -> _Series:
-    normal = normal.reindex(columns=metrics.columns)
-    enough = (normal.notna().sum() >= LEAST_NORMAL) & metrics[window.during].notna().any()
     target = (symptom.component, symptom.metric)
-    if not enough[target]:
-        raise InputError(
-            f"symptom {symptom.component!r}, {symptom.metric!r}: {normal[target].notna().sum()} values in the normal "
-            f"period and {metrics.loc[window.during, target].notna().sum()} since {symptom.since}; must be at least "
-            f"{LEAST_NORMAL} and 1"
-        )
+    normal = normal.reindex(columns=metrics.columns)
+    _check_symptom(metrics[target][~window.before], normal[target], symptom)
+    enough = (normal.notna().sum() >= LEAST_NORMAL) & metrics[~window.before].notna().any()
     metrics, normal = metrics.loc[:, enough], normal.loc[:, enough]
     median = normal.median()
     away = metrics - median
-    side = _bad_side(away[window.during], target, symptom.metric)
-    deviation = (away * side).clip(lower=0)
-    deviation = (deviation - deviation[window.before].min().fillna(0)).clip(lower=0)
-    score = deviation.div(_scale(normal)).where(deviation > 0, deviation)  # 0 of a constant series is 0
-    if not score.loc[window.during, target].max() > 0:
-        raise InputError(
-            f"symptom {symptom.component!r}, {symptom.metric!r}: is no further from its normal {median[target]:g} "
-            f"since {symptom.since} than before; must be the time at which something was wrong"
-        )
-    found = pd.DataFrame({"normal": median, "robust_score": score[window.during].max()})
-    found["peak"] = median + side * (away * side)[window.during].max()
-    found["strength"] = found["robust_score"].map(_strength)
-    found["correlation"] = _correlation(metrics, metrics[target])
-    found["onset"] = score.gt(USUAL).idxmax().where(score.gt(USUAL).any(), None)
-    began = found.at[target, "onset"] if score[target].gt(USUAL).any() else symptom.since
-    found["lateness"] = [window.lateness(one, began) if pd.notna(one) else UNKNOWN for one in found["onset"]]
+    side = _bad_side(away[~window.before], target)
+    deviation = _beyond_before((away * side).clip(lower=0), target, window)
+    score = deviation.div(_scale(normal)).where(deviation > 0, deviation)  # a constant series that stays has 0, not 0/0
+    robust_score = score[~window.before].max()
+    if not robust_score[target] > 0:
+        raise InputError(f"{_named(symptom)}: never leaves its normal {median[target]:g} since {symptom.since}")
+    unusual = score.gt(USUAL)
+    onset = pd.Series(window.times[unusual.to_numpy().argmax(axis=0)], index=score.columns).where(unusual.any())
+    of_symptom = window.since if np.isnan(onset[target]) else onset[target]
+    found = pd.DataFrame(
+        {
+            "normal": median,
+            "peak": median + side * (away * side)[~window.before].max(),
+            "robust_score": robust_score,
+            "strength": robust_score.map(_strength),
+            "correlation": _correlation(metrics, metrics[target]),
+            "onset": onset,
+            "lateness": onset.map(lambda one: window.lateness(one, of_symptom), na_action="ignore").fillna(UNKNOWN),
+        }
+    )
     return _Series(deviation, found)
 
 
-def _bad_side(away: pd.DataFrame, target: tuple[str, str], metric: str) -> pd.Series:
+def _named(symptom: Symptom) -> str:
+    return f"symptom {symptom.component!r}, {symptom.metric!r}"
+
+
+def _check_symptom(since: pd.Series, normal: pd.Series, symptom: Symptom) -> None:
+    if normal.count() < LEAST_NORMAL or not since.count():
+        raise InputError(
+            f"{_named(symptom)}: {normal.count()} values in the normal period and {since.count()} since "
+            f"{symptom.since}; must be at least {LEAST_NORMAL} and 1"
+        )
+
+
+def _beyond_before(deviation: pd.DataFrame, target: tuple[str, str], window: _Window) -> pd.DataFrame:
+    """Return by how much each series deviates more than it did before the symptom, when it deviated least.
+
+    What is now permanently elsewhere than in the normal period is no part of this incident. If the symptom was as bad
+    before, the incident is older than that, and nothing is taken off.
+    """
+    beyond = (deviation - deviation[window.before].min().fillna(0)).clip(lower=0)
+    return beyond if beyond.loc[~window.before, target].max() > 0 else deviation
+
+
+def _bad_side(away: pd.DataFrame, target: tuple[str, str]) -> pd.Series:
     """Return for each series 1 where more is worse, else -1: as the symptom for its metric, by its peak for others."""
     furthest = away.abs().fillna(-1).to_numpy().argmax(axis=0)
     side = pd.Series(np.where(away.to_numpy()[furthest, np.arange(len(furthest))] < 0, -1, 1), index=away.columns)
-    side[away.columns.get_level_values(1) == metric] = side[target]
+    side[away.columns.get_level_values(1) == target[1]] = side[target]
     return side
 
 
@@ -388,9 +419,10 @@ def _judge_components(
     keys = pd.MultiIndex.from_tuples(list(leading.items()))
     found = series.found.loc[keys].droplevel(1)
     impact = _impact(metrics, series.deviation, leading, symptom.metric, window, volume)
-    graph = _Graph(topology, leading)
-    explained = {name: _explained(name, metrics, leading, found["strength"], impact, graph) for name in leading}
-    position = graph.positions(symptom.component)
+    graph = _Graph(topology)
+    correlation = metrics[list(leading.items())].droplevel(1, axis=1).corr(min_periods=LEAST_CORRELATED)
+    explained = {name: _explained(name, correlation, found["strength"], impact, graph) for name in leading}
+    place = pd.Series({name: graph.place(name, symptom.component) for name in leading})
     table = pd.DataFrame(
         {
             "component": list(leading),
@@ -400,12 +432,14 @@ def _judge_components(
             "own": {name: 1 - share for name, (share, _) in explained.items()},
             "correlation": _as_share(found["correlation"]),
             "onset": 1 - found["lateness"],
-            "position": position.map(WEIGHT_OF_POSITION),
+            "position": place.map({AT: 1.0, BELOW: 1.0, ELSEWHERE: OFF_PATH, NOT_IN_GRAPH: UNKNOWN}),
         },
         index=list(leading),
     )
     return table.assign(
-        score=table[list(PARTS)].prod(axis=1), place=position, explained_by={name: by for name, (_, by) in explained.items()}
+        score=table[list(PARTS)].prod(axis=1),
+        place=place,
+        explained_by=pd.Series({name: by for name, (_, by) in explained.items()}),
     )
 
 
@@ -416,7 +450,7 @@ def _leading_metrics(found: pd.DataFrame, metric: str) -> dict[str, str]:
     """
     telling = _telling(found).where(found.index.get_level_values(1) != metric, np.inf)
     best = telling.groupby(level=0, sort=False).idxmax()
-    return {component: name for component, name in best}
+    return dict(best.tolist())
 
 
 def _telling(found: pd.DataFrame) -> pd.Series:
@@ -439,113 +473,87 @@ def _impact(
     impact = pd.Series(np.nan, index=list(leading))
     for component, name in leading.items():
         if name == metric and (component, volume) in metrics:
-            amount = deviation[component, name] * metrics[component, volume]
-            impact[component] = amount[window.during].sum(min_count=1)
+            amount = deviation.loc[:, (component, name)] * metrics.loc[:, (component, volume)]
+            impact[component] = amount[~window.before].sum(min_count=1)
     return impact
 
 
 def _explained(
-    name: str,
-    metrics: pd.DataFrame,
-    leading: dict[str, str],
-    strength: pd.Series,
-    impact: pd.Series,
-    graph: _Graph,
+    name: str, correlation: pd.DataFrame, strength: pd.Series, impact: pd.Series, graph: _Graph
 ) -> tuple[float, str]:
-    """Return how much of a component's deviation one of its callees explains, and which."""
-    most, by = 0.0, ""
-    own = metrics[name, leading[name]]
-    for callee in graph.callees(name):
-        r = _correlation(metrics[[(callee, leading[callee])]], own).iloc[0]
-        together = UNKNOWN if np.isnan(r) else max(0.0, r)
-        share = impact[callee] / impact[name] if impact[name] > 0 else np.nan
-        explains = strength[callee] * together * (UNKNOWN if np.isnan(share) else min(1.0, share))
-        if explains > most:
-            most, by = explains, callee
-    return most, by
+    """Return how much of a component's deviation one below it explains at most, and which one that is.
+
+    All below it are asked, not its own callees alone: one in between may not be measured, or vary too much to tell.
+    """
+    below = [other for other in strength.index if graph.explains(other, name)]
+    if not below:
+        return 0.0, ""
+    together = correlation.loc[below, name].clip(lower=0).fillna(UNKNOWN)
+    share = (impact[below] / impact[name]).clip(upper=1) if impact[name] > 0 else pd.Series(np.nan, index=below)
+    explains = strength[below] * together * share.fillna(UNKNOWN)
+    return float(explains.max()), str(explains.idxmax())
 
 
 AT, BELOW, ELSEWHERE, NOT_IN_GRAPH = "at the symptom", "below the symptom", "elsewhere", "not in the graph"
-WEIGHT_OF_POSITION = {AT: 1.0, BELOW: 1.0, ELSEWHERE: OFF_PATH, NOT_IN_GRAPH: UNKNOWN}
 PARTS = ("strength", "impact", "own", "correlation", "onset", "position")
 
 
 class _Graph:
-    """The call graph, as far as its components can be judged: one that cannot is looked through to its callees."""
+    """The call graph: what each component calls, directly or through others, and so can suffer from."""
 
-    def __init__(self, topology: pd.DataFrame, judged: Mapping[str, str]) -> None:
-        self.judged = judged
-        names = dict.fromkeys([*topology["caller"], *topology["callee"]])
-        self.number = {name: number for number, name in enumerate(names)}
-        self.name = list(names)
-        ends = [topology[column].map(self.number).to_numpy(dtype=int) for column in TOPOLOGY_COLUMNS]
-        size = len(names)
-        self.edges = csr_array((np.ones(len(topology), dtype=bool), tuple(ends)), shape=(size, size))
-        self.cycle = connected_components(self.edges, connection="strong")[1] if size else np.empty(0)
+    def __init__(self, topology: pd.DataFrame) -> None:
+        self.called = topology.groupby("caller")["callee"].agg(set).to_dict()
+        self.names = {*topology["caller"], *topology["callee"]}
+        self.below = {name: self._below(name) for name in self.names}
 
-    def callees(self, name: str) -> list[str]:
-        """Return the nearest judged components that one calls, without those that call it in turn."""
-        if name not in self.number:
-            return []
-        own, seen, found, todo = self.cycle[self.number[name]], {self.number[name]}, [], [self.number[name]]
+    def _below(self, name: str) -> set[str]:
+        below: set[str] = set()
+        todo = [name]
         while todo:
-            for callee in self._called(todo.pop()):
-                if callee in seen:
-                    continue
-                seen.add(callee)
-                if self.name[callee] not in self.judged:
-                    todo.append(callee)
-                elif self.cycle[callee] != own:
-                    found.append(self.name[callee])
-        return found
-
-    def positions(self, symptom: str) -> pd.Series:
-        """Return for each judged component where it lies, seen from the symptom."""
-        below: set[int] = set()
-        todo = [self.number[symptom]] if symptom in self.number else []
-        while todo:
-            new = set(self._called(todo.pop())) - below
+            new = self.called.get(todo.pop(), set()) - below
             below |= new
             todo += new
-        return pd.Series({name: self._position(name, symptom, below) for name in self.judged})
+        return below
 
-    def _position(self, name: str, symptom: str, below: set[int]) -> str:
+    def explains(self, callee: str, caller: str) -> bool:
+        """Tell whether a fault of one shows in another; within a cycle it shows both ways, which explains nothing."""
+        return callee in self.below.get(caller, ()) and caller not in self.below[callee]
+
+    def place(self, name: str, symptom: str) -> str:
+        """Return where a component lies, seen from the symptom."""
         if name == symptom:
             return AT
-        if name not in self.number or symptom not in self.number:
+        if name not in self.names or symptom not in self.names:
             return NOT_IN_GRAPH
-        return BELOW if self.number[name] in below else ELSEWHERE
-
-    def _called(self, number: int) -> list[int]:
-        return self.edges.indices[self.edges.indptr[number] : self.edges.indptr[number + 1]].tolist()
+        return BELOW if name in self.below[symptom] else ELSEWHERE
 
 
 # --- in words -----------------------------------------------------------------------------------------------------
 
 
-def _suspect(row: dict, found: pd.DataFrame, symptom: Symptom) -> Suspect:
-    own = found.loc[[row["component"]]].droplevel(0)
-    order = _telling(own).drop(row["metric"]).sort_values(ascending=False, kind="stable").index
-    metrics = tuple(
-        SuspectMetric(
-            metric=name,
-            normal=float(own.at[name, "normal"]),
-            peak=float(own.at[name, "peak"]),
-            robust_score=float(own.at[name, "robust_score"]),
-            correlation=float(own.at[name, "correlation"]),
-            onset=None if pd.isna(own.at[name, "onset"]) else own.at[name, "onset"],
-        )
-        for name in [row["metric"], *order]
-    )
+def _suspect(row: Mapping[Any, Any], metrics: tuple[SuspectMetric, ...]) -> Suspect:
+    first = [one for one in metrics if one.metric == row["metric"]]
+    metrics = (*first, *(one for one in metrics if one.metric != row["metric"]))
     parts = {name: float(row[name]) for name in PARTS}
     return Suspect(row["component"], float(row["score"]), parts, row["place"], metrics, _reasons(row, metrics[0]))
 
 
-def _reasons(row: dict, leading: SuspectMetric) -> tuple[str, ...]:
+def _suspect_metrics(found: pd.DataFrame, index: pd.Index, window: _Window) -> dict[str, tuple[SuspectMetric, ...]]:
+    """Return the metrics of each component, the most telling first."""
+    by_component: dict[str, list[SuspectMetric]] = {}
+    order = _telling(found).sort_values(ascending=False, kind="stable").index
+    for (component, metric), row in zip(order, found.loc[order].to_dict("records"), strict=True):
+        onset = None if np.isnan(row["onset"]) else index[np.searchsorted(window.times, row["onset"])]
+        numbers = {name: float(row[name]) for name in ("normal", "peak", "robust_score", "correlation")}
+        by_component.setdefault(component, []).append(SuspectMetric(metric=metric, onset=onset, **numbers))
+    return {component: tuple(metrics) for component, metrics in by_component.items()}
+
+
+def _reasons(row: Mapping[Any, Any], leading: SuspectMetric) -> tuple[str, ...]:
     onset = "never left its usual range" if leading.onset is None else f"left its usual range at {leading.onset}"
     late = "" if row["onset"] == 1 or leading.onset is None else ", after the symptom"
     known = "unknown" if np.isnan(leading.correlation) else f"{leading.correlation:.2f}"
-    explained = f", {1 - row['own']:.0%} of which {row['explained_by']} explains" if row["explained_by"] else ""
+    explained = f", {1 - row['own']:.0%} of which {row['explained_by']} explains" if row["own"] < 1 else ""
     return (
         f"{leading.metric} went from {leading.normal:.3g} to {leading.peak:.3g}, a robust score of "
         f"{leading.robust_score:.1f} (usual: up to {USUAL:g})",
@@ -556,11 +564,9 @@ def _reasons(row: dict, leading: SuspectMetric) -> tuple[str, ...]:
     )
 
 
-def _not_judged(
-    metrics: pd.DataFrame, normal: pd.DataFrame, topology: pd.DataFrame, judged: pd.Index
-) -> dict[str, str]:
+def _not_judged(metrics: pd.DataFrame, topology: pd.DataFrame, judged: pd.Index) -> dict[str, str]:
     named = dict.fromkeys([*metrics.columns.get_level_values(0), *topology["caller"], *topology["callee"]])
-    measured, known = (set(table.columns.get_level_values(0)) for table in (metrics, normal))
+    measured = set(metrics.columns.get_level_values(0))
     return {
         name: "no metrics"
         if name not in measured
@@ -574,6 +580,9 @@ def _not_judged(
 
 COUNTED = ("_total", "_count", "_sum")
 """Endings of series that only ever grow."""
+
+NOT_READ = ("_bucket", "_created")
+"""Endings of series that say nothing here: a histogram is read by its mean."""
 
 
 def _component_label(labels: list[dict[str, str]], topology: pd.DataFrame) -> str:
@@ -600,28 +609,28 @@ def _labels(text: str) -> dict[str, str]:
 
 def _sampling_step(samples: pd.DataFrame) -> pd.Timedelta:
     """Return the time between samples of one series: the median over all of them, in whole seconds."""
-    between = samples.groupby("series")["time"].diff().median()
-    if pd.isna(between):
+    between = samples.groupby("series")["time"].diff().dt.total_seconds().median()
+    if np.isnan(between):
         raise InputError("metrics: no series has two samples; a window needs several")
-    return max(between.round("s"), pd.Timedelta(seconds=1))
+    return pd.Timedelta(seconds=max(1, round(between)))
 
 
-def _one_metric(samples: pd.DataFrame, component: str, metric: str) -> pd.Series:
+def _one_metric(samples: pd.DataFrame, metric: str) -> pd.Series:
     """Return one metric of a component by time: the sum of increases of its counters, or the mean of its gauges."""
     by_series = samples.groupby(["time", "series"])["value"].last().unstack()
-    if metric.endswith(COUNTED):
-        grown = by_series.diff()
-        values = grown.where(grown >= 0, by_series).where(grown.notna()).sum(axis=1, min_count=1)  # a restart counts from 0
-    else:
-        values = by_series.mean(axis=1)
-    return values.rename((component, metric))
+    if not metric.endswith(COUNTED):
+        return by_series.mean(axis=1)
+    grown = by_series.diff()
+    since_restart = grown.where(grown >= 0, by_series).where(grown.notna())  # a counter that restarts, restarts from 0
+    return since_restart.sum(axis=1, min_count=1)
 
 
-def _with_means(wide: pd.DataFrame) -> pd.DataFrame:
-    """Add the mean of each histogram or summary: what its sum grew by over what its count grew by."""
-    for component, metric in list(wide.columns):
+def _with_means(columns: dict[tuple[str, str], pd.Series]) -> pd.DataFrame:
+    """Return the columns as a table, and the mean of each histogram or summary: growth of its sum over its count."""
+    means = {}
+    for component, metric in columns:
         base = metric.removesuffix("_sum")
-        if metric.endswith("_sum") and (component, f"{base}_count") in wide:
-            count = wide[component, f"{base}_count"]
-            wide[component, f"{base}_mean"] = wide[component, metric] / count.where(count > 0)
-    return wide
+        if metric.endswith("_sum") and (component, f"{base}_count") in columns:
+            count = columns[component, f"{base}_count"]
+            means[component, f"{base}_mean"] = columns[component, metric] / count.where(count > 0)
+    return pd.concat(columns | means, axis=1).sort_index()
