@@ -36,6 +36,7 @@ from lepton_kit.diagnosis.localisation import Symptom, localise
 from lepton_kit.errors import InputError
 
 DATA = Path(os.environ.get("LEPTON_DATA", Path(__file__).parents[2] / "shared" / "data")) / "petshop"
+SPLITS = ("train", "test")
 VOLUME = "requests Sum"
 TARGETS = {1: 0.80, 3: 0.95}
 LONGEST = 1.0
@@ -92,22 +93,28 @@ def read_symptom(target: dict[str, str | float]) -> Symptom:
 
 def find_issues(data: Path) -> Iterator[Issue]:
     """Return every labelled issue below a folder."""
-    for path in sorted(data.glob("*/t*/issue_*/target.json")):
-        scenario, label = path.parents[2], json.loads(path.read_text(encoding="utf-8"))
-        yield Issue(
-            name="/".join(path.parts[-4:-1]),
-            metrics=read_metrics(path.with_name("metrics.csv")),
-            normal=read_metrics(scenario / "noissue" / "metrics.csv"),
-            topology=read_graph(scenario / "graph.csv"),
-            symptom=read_symptom(label["target"]),
-            root=label["root_cause"]["node"],
-        )
+    for scenario in sorted(data.glob("*/noissue")):
+        normal, topology = read_metrics(scenario / "metrics.csv"), read_graph(scenario.with_name("graph.csv"))
+        for path in sorted(path for split in SPLITS for path in scenario.parent.glob(f"{split}/issue_*/target.json")):
+            label = json.loads(path.read_text(encoding="utf-8"))
+            yield Issue(
+                name="/".join(path.parts[-4:-1]),
+                metrics=read_metrics(path.with_name("metrics.csv")),
+                normal=normal,
+                topology=topology,
+                symptom=read_symptom(label["target"]),
+                root=label["root_cause"]["node"],
+            )
 
 
 def ours(issue: Issue) -> list[str]:
     """Rank by `localise`."""
-    found = localise(issue.metrics, issue.topology, issue.symptom, issue.normal, volume=VOLUME)
-    return [one.component for one in found.ranking]
+    return list(scores(issue)["component"])
+
+
+def scores(issue: Issue) -> pd.DataFrame:
+    """Return the table of `localise`."""
+    return localise(issue.metrics, issue.topology, issue.symptom, issue.normal, volume=VOLUME).table
 
 
 # --- what others do, in a few lines each --------------------------------------------------------------------------
@@ -358,11 +365,11 @@ def kind_of(issue: Issue) -> str:
 # --- how much hangs on what was chosen ------------------------------------------------------------------------------
 
 
-def without(part: str) -> Method:
+def without(part: str, tables: dict[str, pd.DataFrame]) -> Method:
     """Return the method with one part of the score left out."""
 
     def rank(issue: Issue) -> list[str]:
-        table = localise(issue.metrics, issue.topology, issue.symptom, issue.normal, volume=VOLUME).table
+        table = tables[issue.name]
         score = table[[name for name in localisation.PARTS if name != part]].prod(axis=1)
         return list(table["component"][score.sort_values(ascending=False, kind="stable").index])
 
@@ -391,10 +398,11 @@ def without_graph(issue: Issue) -> list[str]:
 
 def sensitivity(issues: list[Issue], planted: list[Issue]) -> list[str]:
     """Return a table of what the kit's method finds with other constants, or with a part left out."""
+    tables = {one.name: scores(one) for one in (*issues, *planted)}
     variants: dict[str, Method] = {"as it is": ours}
-    variants |= {f"without {part}": without(part) for part in localisation.PARTS}
+    variants |= {f"without {part}": without(part, tables) for part in localisation.PARTS}
     variants |= {"no volume": without_volume, "no call graph": without_graph}
-    constants = {"USUAL": (1.5, 2, 4, 6), "UNKNOWN": (0.25, 0.75), "OFF_PATH": (0.01, 0.5), "LEAST_NORMAL": (4, 30)}
+    constants = {"USUAL": (2, 5), "UNKNOWN": (0.25, 0.75), "OFF_PATH": (0.01, 0.5)}
     for name, values in constants.items():
         was = getattr(localisation, name)
         variants |= {f"{name} = {value:g} instead of {was:g}": with_constant(name, value) for value in values}

@@ -196,6 +196,8 @@ def localise_recording(
     """
     if recording.topology.empty:
         raise InputError(f"recording {recording.incident.id}: has no topology.csv (caller, callee) to localise in")
+    if recording.metrics.empty:
+        raise InputError(f"recording {recording.incident.id}: has no metrics to localise by")
     if since is None:
         if not recording.incident.alerts:
             raise InputError(f"recording {recording.incident.id}: has no alert; say since when with `since`")
@@ -322,16 +324,15 @@ def _judge_series(metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom,
     _check_symptom(metrics[target][~window.before], normal[target], symptom)
     enough = (normal.notna().sum() >= LEAST_NORMAL) & metrics[~window.before].notna().any()
     metrics, normal = metrics.loc[:, enough], normal.loc[:, enough]
-    median = normal.median()
+    median, scale = normal.median(), _scale(normal)
     away = metrics - median
     side = _bad_side(away[~window.before], target)
     deviation = _beyond_before((away * side).clip(lower=0), target, window)
-    score = deviation.div(_scale(normal)).where(deviation > 0, deviation)  # a constant series that stays has 0, not 0/0
+    score = deviation.div(scale).where(deviation > 0, deviation)  # a constant series that stays has 0, not 0/0
     robust_score = score[~window.before].max()
     if not robust_score[target] > 0:
         raise InputError(f"{_named(symptom)}: never leaves its normal {median[target]:g} since {symptom.since}")
-    unusual = score.gt(USUAL)
-    onset = pd.Series(window.times[unusual.to_numpy().argmax(axis=0)], index=score.columns).where(unusual.any())
+    onset = score.gt(USUAL).apply(lambda unusual: _onset(unusual.to_numpy(), window))
     of_symptom = window.since if np.isnan(onset[target]) else onset[target]
     found = pd.DataFrame(
         {
@@ -345,6 +346,15 @@ def _judge_series(metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom,
         }
     )
     return _Series(deviation, found)
+
+
+def _onset(unusual: NDArray[np.bool_], window: _Window) -> float:
+    """Return when a series left its usual range for the time that it is out of it first since the symptom, or NaN."""
+    since = np.flatnonzero(unusual & ~window.before)
+    if not len(since):
+        return float("nan")
+    usual_before = np.flatnonzero(~unusual[: since[0]])
+    return float(window.times[usual_before[-1] + 1 if len(usual_before) else 0])
 
 
 def _named(symptom: Symptom) -> str:
@@ -397,10 +407,18 @@ def _strength(score: float) -> float:
 
 
 def _correlation(table: pd.DataFrame, with_series: pd.Series) -> pd.Series:
-    """Return Pearson's r of each column with a series, NaN where there are too few values or one never varies."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = table.corrwith(with_series)
-    return r.where(table[with_series.notna()].notna().sum() >= LEAST_CORRELATED)
+    """Return Pearson's r of each column with a series, NaN where there are too few values or one never varies.
+
+    >>> table = pd.DataFrame({"up": [1.0, 2, 3], "down": [5.0, 4, 0], "flat": [0.1, 0.1, 0.1], "few": [1, 2, np.nan]})
+    >>> _correlation(table, table["up"]).round(2).tolist()
+    [1.0, -0.94, nan, nan]
+    """
+    x = table.where(with_series.notna(), axis=0)
+    y = x.notna().mul(with_series, axis=0).where(x.notna())
+    x_away, y_away = x - x.mean(), y - y.mean()
+    r: pd.Series = (x_away * y_away).sum() / np.sqrt((x_away**2).sum() * (y_away**2).sum())
+    varies = (x.max() > x.min()) & (y.max() > y.min()) & (x.count() >= LEAST_CORRELATED)
+    return r.where(varies)
 
 
 # --- the components together --------------------------------------------------------------------------------------
@@ -421,7 +439,7 @@ def _judge_components(
     impact = _impact(metrics, series.deviation, leading, symptom.metric, window, volume)
     graph = _Graph(topology)
     correlation = metrics[list(leading.items())].droplevel(1, axis=1).corr(min_periods=LEAST_CORRELATED)
-    explained = {name: _explained(name, correlation, found["strength"], impact, graph) for name in leading}
+    explains = _explains(correlation, found["strength"], impact, graph)
     place = pd.Series({name: graph.place(name, symptom.component) for name in leading})
     table = pd.DataFrame(
         {
@@ -429,18 +447,14 @@ def _judge_components(
             "metric": list(leading.values()),
             "strength": found["strength"],
             "impact": (impact / impact.max()).fillna(UNKNOWN) if impact.max() > 0 else UNKNOWN,
-            "own": {name: 1 - share for name, (share, _) in explained.items()},
+            "own": 1 - explains.max(),
             "correlation": _as_share(found["correlation"]),
             "onset": 1 - found["lateness"],
             "position": place.map({AT: 1.0, BELOW: 1.0, ELSEWHERE: OFF_PATH, NOT_IN_GRAPH: UNKNOWN}),
         },
         index=list(leading),
     )
-    return table.assign(
-        score=table[list(PARTS)].prod(axis=1),
-        place=place,
-        explained_by=pd.Series({name: by for name, (_, by) in explained.items()}),
-    )
+    return table.assign(score=table[list(PARTS)].prod(axis=1), place=place, explained_by=explains.idxmax())
 
 
 def _leading_metrics(found: pd.DataFrame, metric: str) -> dict[str, str]:
@@ -478,20 +492,18 @@ def _impact(
     return impact
 
 
-def _explained(
-    name: str, correlation: pd.DataFrame, strength: pd.Series, impact: pd.Series, graph: _Graph
-) -> tuple[float, str]:
-    """Return how much of a component's deviation one below it explains at most, and which one that is.
+def _explains(correlation: pd.DataFrame, strength: pd.Series, impact: pd.Series, graph: _Graph) -> pd.DataFrame:
+    """Return how much each component (row) explains of the deviation of each one above it (column), 0 of others.
 
-    All below it are asked, not its own callees alone: one in between may not be measured, or vary too much to tell.
+    All that lie below one are asked, not its callees alone: one between may not be measured, or vary too much to tell.
     """
-    below = [other for other in strength.index if graph.explains(other, name)]
-    if not below:
-        return 0.0, ""
-    together = correlation.loc[below, name].clip(lower=0).fillna(UNKNOWN)
-    share = (impact[below] / impact[name]).clip(upper=1) if impact[name] > 0 else pd.Series(np.nan, index=below)
-    explains = strength[below] * together * share.fillna(UNKNOWN)
-    return float(explains.max()), str(explains.idxmax())
+    names = correlation.index
+    below = [[graph.explains(callee, caller) for caller in names] for callee in names]
+    together = correlation.clip(lower=0).fillna(UNKNOWN).to_numpy()
+    amount = impact.where(impact > 0).to_numpy()
+    share = np.minimum(impact.to_numpy()[:, None] / amount, 1.0)
+    explains = strength.to_numpy()[:, None] * together * np.where(np.isnan(share), UNKNOWN, share)
+    return pd.DataFrame(np.where(below, explains, 0.0), index=names, columns=names)
 
 
 AT, BELOW, ELSEWHERE, NOT_IN_GRAPH = "at the symptom", "below the symptom", "elsewhere", "not in the graph"
