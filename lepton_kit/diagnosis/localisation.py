@@ -16,14 +16,14 @@ position     1 at or below the symptom, ½ where the graph does not have it, 0.1
 What cannot be known counts ½. Names of components mean nothing, and no component is likelier than another beforehand.
 
 The robust score is the one of Iglewicz and Hoaglin, "How to Detect and Handle Outliers" (1993), with the interquartile
-range. That a fault lies where callees do not explain the caller is the rule of graph traversal as in Chen, Qi and Hou,
+range. That a fault lies where callees do not explain the caller is the rule of graph traversal, as in Chen et al.,
 "CauseInfer" (INFOCOM 2014) and Lin, Chen and Zheng, "Microscope" (ICSOC 2018); impact and remainder make it gradual.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,7 +157,7 @@ def localise(
     >>> localise(metrics, topology, Symptom("web", "latency", since=600)).ranking[0].component
     'store'
     """
-    _check(metrics, topology, symptom, volume)
+    _check(metrics, normal, topology, symptom, volume)
     metrics = _as_numbers(metrics)
     window = _window(metrics.index, symptom.since)
     normal = metrics[window.before] if normal is None else _as_numbers(normal)
@@ -240,28 +240,42 @@ def wide_metrics(samples: pd.DataFrame, topology: pd.DataFrame) -> pd.DataFrame:
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
-def _check(metrics: pd.DataFrame, topology: pd.DataFrame, symptom: Symptom, volume: str | None) -> None:
-    if metrics.columns.nlevels != 2:
-        raise InputError(f"metrics: columns have {metrics.columns.nlevels} level(s); must have 2, (component, metric)")
-    if metrics.columns.has_duplicates:
-        twice = metrics.columns[metrics.columns.duplicated()][0]
-        raise InputError(f"metrics: column {twice} is there more than once; each (component, metric) must be once")
+def _check(
+    metrics: pd.DataFrame, normal: pd.DataFrame | None, topology: pd.DataFrame, symptom: Symptom, volume: str | None
+) -> None:
+    _check_table(metrics, "metrics")
+    if normal is not None:
+        _check_table(normal, "normal")
     if len(metrics) < 2 or not metrics.index.is_monotonic_increasing or metrics.index.has_duplicates:
         raise InputError(f"metrics: {len(metrics)} rows; must be at least 2, in order of time, each time once")
     if missing := [column for column in TOPOLOGY_COLUMNS if column not in topology]:
-        raise InputError(f"topology: lacks column {', '.join(missing)}; it has {', '.join(map(str, topology.columns))}")
+        raise InputError(f"topology: lacks column {', '.join(missing)}; it has {_listed(topology.columns)}")
     if topology[list(TOPOLOGY_COLUMNS)].isna().any(axis=None):
         raise InputError("topology: an edge lacks its caller or callee; each must name both")
-    wrong = [column for column in metrics if not pd.api.types.is_numeric_dtype(metrics[column])]
-    if wrong:
-        raise InputError(f"metrics: column {wrong[0]} holds {metrics[wrong[0]].dtype}; must hold numbers")
     if (symptom.component, symptom.metric) not in metrics.columns:
         known = metrics.columns[metrics.columns.get_level_values(0) == symptom.component].get_level_values(1)
-        allowed = f"it has {', '.join(map(str, known))}" if len(known) else "no such component is in the metrics"
-        raise InputError(f"symptom {symptom.component!r}, {symptom.metric!r}: not in the metrics; {allowed}")
-    if volume is not None and volume not in metrics.columns.get_level_values(1):
-        names = ", ".join(map(str, metrics.columns.get_level_values(1).unique()))
-        raise InputError(f"volume {volume!r}: no such metric; the metrics are {names}")
+        allowed = f"it has {_listed(known)}" if len(known) else "no such component is in the metrics"
+        raise InputError(f"{_named(symptom)}: not in the metrics; {allowed}")
+    names = metrics.columns.get_level_values(1).unique()
+    if volume is not None and volume not in names:
+        raise InputError(f"volume {volume!r}: no such metric; the metrics are {_listed(names)}")
+
+
+def _check_table(table: pd.DataFrame, name: str) -> None:
+    if table.columns.nlevels != 2:
+        raise InputError(f"{name}: columns have {table.columns.nlevels} level(s); must have 2, (component, metric)")
+    if table.columns.has_duplicates:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise InputError(
+            f"{name}: column {_listed(twice)} is there more than once; each (component, metric) must be once"
+        )
+    for column, dtype in table.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(dtype):
+            raise InputError(f"{name}: column {column!r} holds {dtype}; must hold numbers")
+
+
+def _listed(names: Iterable[object]) -> str:
+    return printable(", ".join(map(str, names)), 200)
 
 
 def _as_numbers(table: pd.DataFrame) -> pd.DataFrame:
@@ -603,8 +617,8 @@ def _component_label(labels: list[dict[str, str]], topology: pd.DataFrame) -> st
     if known.empty:
         keys = sorted({key for one in labels for key in one})
         raise InputError(
-            f"metrics: no label names a component of the topology ({printable(', '.join(sorted(components)), 200)}); "
-            f"the labels are {printable(', '.join(keys), 200) or 'none'}"
+            f"metrics: no label names a component of the topology ({_listed(sorted(components))}); "
+            f"the labels are {_listed(keys) or 'none'}"
         )
     return str(known.value_counts().index[0])
 
