@@ -36,7 +36,7 @@ from lepton_kit.diagnosis.localisation import Symptom, localise
 from lepton_kit.errors import InputError
 
 DATA = Path(os.environ.get("LEPTON_DATA", Path(__file__).parents[2] / "shared" / "data")) / "petshop"
-SPLITS = ("train", "test")
+
 VOLUME = "requests Sum"
 TARGETS = {1: 0.80, 3: 0.95}
 LONGEST = 1.0
@@ -95,7 +95,7 @@ def find_issues(data: Path) -> Iterator[Issue]:
     """Return every labelled issue below a folder."""
     for scenario in sorted(data.glob("*/noissue")):
         normal, topology = read_metrics(scenario / "metrics.csv"), read_graph(scenario.with_name("graph.csv"))
-        for path in sorted(path for split in SPLITS for path in scenario.parent.glob(f"{split}/issue_*/target.json")):
+        for path in sorted(scenario.parent.glob("t*/issue_*/target.json")):
             label = json.loads(path.read_text(encoding="utf-8"))
             yield Issue(
                 name="/".join(path.parts[-4:-1]),

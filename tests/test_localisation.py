@@ -358,3 +358,25 @@ def test_an_issue_is_localised_from_its_files(benchmark):
     label = json.loads((scenario / "train/issue_0/target.json").read_text())
     files = scenario / "train/issue_0/metrics.csv", scenario / "graph.csv", scenario / "noissue/metrics.csv"
     assert label["root_cause"]["node"] in benchmark.localise_issue(*files, label["target"])[:3]
+
+
+def test_issues_of_any_scenario_and_either_split_are_found(benchmark, tmp_path):
+    given, scenario = PETSHOP / "low_traffic", tmp_path / "other_traffic"
+    for split in ("train", "test"):
+        (scenario / split).mkdir(parents=True)
+        (scenario / split / "issue_9").symlink_to(given / "train" / "issue_0")
+    for name in ("noissue", "graph.csv"):
+        (scenario / name).symlink_to(given / name)
+    assert [issue.name for issue in benchmark.find_issues(tmp_path)] == [
+        "other_traffic/test/issue_9",
+        "other_traffic/train/issue_9",
+    ]
+
+
+def test_planted_faults_show_at_the_symptom_and_keep_the_normal_period_apart(benchmark):
+    planted = list(benchmark.plant(list(benchmark.find_issues(PETSHOP)), count=8))
+    assert len({issue.root for issue in planted}) > 3
+    for issue in planted:
+        assert issue.metrics.index.intersection(issue.normal.index).empty
+        worst = benchmark.robust_scores(issue)[issue.symptom.component]
+        assert worst > 2
