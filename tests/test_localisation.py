@@ -134,6 +134,17 @@ def test_a_component_without_the_symptoms_metric_is_judged_by_its_most_telling_o
     )
     assert store.metrics[0].metric == "cpu"
     assert store.parts["impact"] == 0.5
+    assert "impact: unknown" in store.reasons
+
+
+def test_a_metric_that_falls_while_the_symptom_rises_speaks_as_loud_as_one_that_rises():
+    metrics = shop(slow="store").drop(columns=[("store", "latency"), ("store", "availability")])
+    used = np.where(metrics.index >= SINCE, 0.98, 0.4) + np.random.default_rng(0).normal(0, 0.02, ROWS)
+    scores = []
+    for name, values in {"memory_used": used, "memory_free": 1 - used}.items():
+        found = localise(metrics.join(pd.DataFrame({("store", name): values}, metrics.index)), TOPOLOGY, SLOW)
+        scores.append(next(one.score for one in found.ranking if one.component == "store"))
+    assert scores[0] == pytest.approx(scores[1])
 
 
 def test_reasons_say_what_was_measured():

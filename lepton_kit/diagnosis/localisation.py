@@ -8,7 +8,7 @@ what it shows beyond what those below it explain. Its score is the product of si
 strength     how unusual it is: z² / (z² + 3²), where z = |value - median| / (IQR / 1.349) against a normal period
 impact       how much of it there is: deviation × volume, of the largest there is (requests × seconds, or requests lost)
 own          what nothing below it explains: 1 - strength of the one below × its correlation × its impact ÷ own impact
-correlation  with the symptom, (1 + Pearson's r) / 2
+correlation  of getting worse with the symptom's, (1 + Pearson's r) / 2
 onset        1 unless it began after the symptom; then less, down to 0 at the end of the window
 position     1 at or below the symptom, ½ where the graph does not have it, 0.1 where no calls of the symptom lead there
 ```
@@ -67,7 +67,10 @@ class Symptom:
 
 @dataclass(frozen=True)
 class SuspectMetric:
-    """One metric of a suspected component: from `normal` to `peak`, with its robust score and when it began."""
+    """One metric of a suspected component: from `normal` to `peak`, with its robust score and when it began.
+
+    `correlation` is that of getting worse: a metric that falls while the symptom's rises has a positive one.
+    """
 
     metric: str
     normal: float
@@ -323,11 +326,13 @@ def _window(index: pd.Index, since: float | pd.Timestamp) -> _Window:
 class _Series:
     """All series that can be judged.
 
-    `deviation` has the form of the metrics: by how much a series lies further on the bad side of its normal value than
-    before the symptom. `found` has one row per series: `normal`, `peak`, `robust_score`, `strength`, `correlation`,
-    `onset` (seconds since the first row, NaN where it stayed usual), `lateness`.
+    `worse` has the form of the metrics: by how much a series lies on the bad side of its normal value, negative on the
+    good one. `deviation` is what of that is bad, and more than before the symptom. `found` has one row per series:
+    `normal`, `peak`, `robust_score`, `strength`, `correlation`, `onset` (seconds since the first row, NaN where it
+    stayed usual), `lateness`.
     """
 
+    worse: pd.DataFrame
     deviation: pd.DataFrame
     found: pd.DataFrame
 
@@ -341,7 +346,8 @@ def _judge_series(metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom,
     median, scale = normal.median(), _scale(normal)
     away = metrics - median
     side = _bad_side(away[~window.before], target)
-    deviation = _beyond_before((away * side).clip(lower=0), target, window)
+    worse = away * side
+    deviation = _beyond_before(worse.clip(lower=0), target, window)
     score = deviation.div(scale).where(deviation > 0, deviation)  # a constant series that stays has 0, not 0/0
     robust_score = score[~window.before].max()
     if not robust_score[target] > 0:
@@ -351,15 +357,15 @@ def _judge_series(metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom,
     found = pd.DataFrame(
         {
             "normal": median,
-            "peak": median + side * (away * side)[~window.before].max(),
+            "peak": median + side * worse[~window.before].max(),
             "robust_score": robust_score,
             "strength": robust_score.map(_strength),
-            "correlation": _correlation(metrics, metrics[target]),
+            "correlation": _correlation(worse, worse[target]),
             "onset": onset,
             "lateness": onset.map(lambda one: window.lateness(one, of_symptom), na_action="ignore").fillna(UNKNOWN),
         }
     )
-    return _Series(deviation, found)
+    return _Series(worse, deviation, found)
 
 
 def _onset(unusual: NDArray[np.bool_], window: _Window) -> float:
@@ -452,7 +458,7 @@ def _judge_components(
     found = series.found.loc[keys].droplevel(1)
     impact = _impact(metrics, series.deviation, leading, symptom.metric, window, volume)
     graph = _Graph(topology)
-    correlation = metrics[list(leading.items())].droplevel(1, axis=1).corr(min_periods=LEAST_CORRELATED)
+    correlation = series.worse[list(leading.items())].droplevel(1, axis=1).corr(min_periods=LEAST_CORRELATED)
     explains = _explains(correlation, found["strength"], impact, graph)
     place = pd.Series({name: graph.place(name, symptom.component) for name in leading})
     table = pd.DataFrame(
@@ -468,7 +474,8 @@ def _judge_components(
         },
         index=list(leading),
     )
-    return table.assign(score=table[list(PARTS)].prod(axis=1), place=place, explained_by=explains.idxmax())
+    score = table[list(PARTS)].prod(axis=1)
+    return table.assign(score=score, place=place, amount=impact, explained_by=explains.idxmax())
 
 
 def _leading_metrics(found: pd.DataFrame, metric: str) -> dict[str, str]:
@@ -579,13 +586,14 @@ def _reasons(row: Mapping[Any, Any], leading: SuspectMetric) -> tuple[str, ...]:
     onset = "never left its usual range" if leading.onset is None else f"left its usual range at {leading.onset}"
     late = "" if row["onset"] == 1 or leading.onset is None else ", after the symptom"
     known = "unknown" if np.isnan(leading.correlation) else f"{leading.correlation:.2f}"
-    explained = f", {1 - row['own']:.0%} of which {row['explained_by']} explains" if row["own"] < 1 else ""
+    impact = "unknown" if np.isnan(row["amount"]) else f"{row['impact']:.0%} of the largest"
+    explained = f"; {row['explained_by']} explains {1 - row['own']:.0%} of it" if row["own"] < 1 else ""
     return (
         f"{leading.metric} went from {leading.normal:.3g} to {leading.peak:.3g}, a robust score of "
         f"{leading.robust_score:.1f} (usual: up to {USUAL:g})",
         f"{onset}{late}",
         f"correlation with the symptom: {known}",
-        f"impact {row['impact']:.0%} of the largest{explained}",
+        f"impact: {impact}{explained}",
         row["place"],
     )
 
