@@ -2,7 +2,7 @@
 
 A detector asks how improbable a value is, given the values before it. `TailDetector` judges the value itself,
 `ContextDetector` where the value and its recent means lie among those seen before; `TelemetryDetector`, the one to use,
-takes the more surprising of the two and lets one incident sound one alarm. Nothing looks ahead and nothing is trained.
+joins the two and lets one incident sound one alarm. Nothing looks ahead and nothing is trained.
 
 A score says how many decimal digits of improbability there are: `s = d / (d + 3)` with `d = -log₁₀ p`, so that 0.5 is a
 tail probability of one in a thousand, 0.25 one in ten, 0.67 one in a million.
@@ -35,6 +35,10 @@ BODY = 0.95
 LEAST_EXCESS = 0.02
 """The least mean excess, as a share of the range between the 5 % and the 95 % quantile: where noise is bounded (a
 square wave, a percentage) the measured one is near 0, and the smallest step would count as improbable."""
+MOST_DIGITS = 300.0
+"""Digits of the smallest probability that a double holds."""
+LARGEST = 1e100
+"""Values are clipped to ± this, so that their squares stay finite."""
 DIGITS_AT_HALF = 3.0
 """Digits of improbability whose score is 0.5: an alarm in a thousand values."""
 ALARM = 2 / 3
@@ -78,7 +82,7 @@ class Detector(ABC):
         start = 0
         while start < len(known):
             rows = known[start : start + self._block_end - self._seen]
-            scores[rows] = self._score_block(values[rows])
+            scores[rows] = self._score_block(np.clip(values[rows], -LARGEST, LARGEST))
             self._advance(len(rows))
             start += len(rows)
         return scores
@@ -144,8 +148,10 @@ class Tail:
     def digits(self, values: Floats) -> Floats:
         """Return -log₁₀ of the probability of a value as high, 0 below the tail."""
         over = values - self._from
-        log_tail = self._count * np.log1p(np.maximum(over, 0) / (self._count * self._excess))
-        return np.where(over > 0, (log_tail - np.log(1 - BODY)) / np.log(10), 0.0)
+        with np.errstate(over="ignore"):  # beside an excess near 0 a ratio may be infinite
+            log_tail = self._count * np.log1p(np.maximum(over, 0) / (self._count * self._excess))
+        digits = (log_tail - np.log(1 - BODY)) / np.log(10)
+        return np.where(over > 0, np.minimum(digits, MOST_DIGITS), 0.0)
 
 
 def to_score(digits: Floats) -> Floats:
@@ -155,6 +161,11 @@ def to_score(digits: Floats) -> Floats:
     [0.0, 0.5, 0.67]
     """
     return digits / (digits + DIGITS_AT_HALF)
+
+
+def to_digits(score: Floats) -> Floats:
+    """Return a score as digits of improbability, the inverse of `to_score`."""
+    return DIGITS_AT_HALF * score / (1 - score)
 
 
 class TailDetector(Detector):
@@ -242,7 +253,10 @@ class ContextDetector(Detector):
 
 
 class TelemetryDetector(Detector):
-    """The more surprising of `TailDetector` and `ContextDetector`; one incident sounds one alarm.
+    """`TailDetector` and `ContextDetector` together; one incident sounds one alarm.
+
+    The digits of the more surprising one count in full and those of the other by half: both look at the same value, so
+    their digits may not simply be added, as Fisher's method would for independent tests.
 
     After an alarm the scores are halved for a quiet time: 50 values and 3 % of those seen, at most 400. What follows an
     alarm is mostly the same incident, and who has watched a series for long asks for rarer alarms.
@@ -267,6 +281,7 @@ class TelemetryDetector(Detector):
     [1500]
     """
 
+    OTHER = 0.5
     QUIET_LEAST, QUIET_SHARE, QUIET_MOST = 50, 0.03, 400
 
     def __init__(self, alarm: float = ALARM) -> None:
@@ -278,7 +293,8 @@ class TelemetryDetector(Detector):
         self._quiet_until = 0
 
     def _score_block(self, values: Floats) -> Floats:
-        scores = np.maximum(*(part.score(values) for part in self._parts))
+        one, other = (to_digits(part.score(values)) for part in self._parts)
+        scores = to_score(np.maximum(one, other) + self.OTHER * np.minimum(one, other))
         for at in np.flatnonzero(scores >= self._alarm):
             row = self._seen + int(at)
             if row < self._quiet_until:
