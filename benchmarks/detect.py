@@ -29,9 +29,9 @@ from scipy.special import ndtr
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.detectors import ContextDetector, Detector, TailDetector, TelemetryDetector
 
-ALARM = 4 / 7
-"""Four digits of improbability: NAB's standard profile takes nine false alarms for one window."""
-OTHER_ALARMS = tuple(digits / (digits + 3) for digits in (3.0, 3.5, 4.0, 4.5, 5.0, 6.0))
+ALARM = 0.47
+"""One in 460: NAB's standard profile takes nine false alarms for one window, and the quiet time keeps them few."""
+OTHER_ALARMS = (0.41, 0.44, 0.5, 0.53, 0.56)
 PUBLISHED = ("ARTime", "numenta", "contextOSE", "knncad", "windowedGaussian")
 TARGET_SCORE, TARGET_SPEED = 70.0, 100_000
 
@@ -143,18 +143,21 @@ def speeds(count: int) -> dict[str, float]:
     """Return values per second of processor time: in a batch of `count`, of 5,000, and one by one."""
     values = np.random.default_rng(0).gamma(4, 25, count)
     detector = TelemetryDetector()
-    found = {"batch": count / seconds(lambda: detector.score(values))}
-    short = [seconds(lambda: TelemetryDetector().score(values[:5000])) for _ in range(9)]
-    found["short batch"] = 5000 / float(np.median(short))
-    found["one by one"] = 2000 / seconds(lambda: [detector.update(value) for value in values[:2000].tolist()])
-    return found
+    return {
+        "batch": count / seconds(lambda: TelemetryDetector().score(values)),
+        "short batch": 5000 / seconds(lambda: TelemetryDetector().score(values[:5000])),
+        "one by one": 2000 / seconds(lambda: [detector.update(value) for value in values[:2000].tolist()]),
+    }
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Return the processor time that something takes, so that other work on the machine does not count."""
-    started = time.process_time()
-    run()
-    return time.process_time() - started
+def seconds(run: Callable[[], object], rounds: int = 7) -> float:
+    """Return the least processor time that something takes: other work on the machine can only add to it."""
+    taken = []
+    for _ in range(rounds):
+        started = time.process_time()
+        run()
+        taken.append(time.process_time() - started)
+    return min(taken)
 
 
 def scorer_of(make: Callable[[], Detector]) -> Callable[[Floats], Floats]:
@@ -164,7 +167,7 @@ def scorer_of(make: Callable[[], Detector]) -> Callable[[Floats], Floats]:
 
 def measure(corpus: Sequence[Series], published: Path | None, count: int) -> str:
     """Measure everything and return the section in Markdown."""
-    alarms = (ALARM, *(alarm for alarm in OTHER_ALARMS if alarm != ALARM))
+    alarms = (ALARM, *OTHER_ALARMS)
     ways = [score_all(scorer_of(lambda alarm=alarm: TelemetryDetector(alarm)), corpus) for alarm in alarms]
     rows = [
         row_of("`TelemetryDetector`", corpus, ways[:1]),
@@ -189,7 +192,7 @@ def report(
 ) -> str:
     """Return the section in Markdown."""
     score, total = float(rows[0][1]), sum(len(series.values) for series in corpus)
-    proof = "All their published scores of these series came out again to 1e-6. " if reproduced else ""
+    proof = "The scores that NAB publishes for five detectors, series by series, came out again to 1e-6. " * reproduced
     lines = [
         "## Telemetry detectors",
         "",
@@ -210,7 +213,7 @@ def report(
         "|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in groups),
         "",
-        "| values per second of processor time, one core | measured | target |",
+        "| values per second of processor time on one core, the fastest of 7 rounds | measured | target |",
         "|---|---|---|",
         f"| a long series in one batch | {speed['batch']:,.0f} | {goal(speed['batch'])} |",
         f"| a series of 5,000 in one batch | {speed['short batch']:,.0f} | {goal(speed['short batch'])} |",
@@ -238,7 +241,7 @@ def main() -> None:
     arguments.add_argument("--quick", action="store_true", help="fewer values for the speed, and nothing written")
     given = arguments.parse_args()
     try:
-        text = measure(read_corpus(given.data), given.published, 20_000 if given.quick else 500_000)
+        text = measure(read_corpus(given.data), given.published, 20_000 if given.quick else 200_000)
     except InputError as error:
         sys.exit(str(error))
     print(text)
