@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,13 @@ from lepton_kit.telemetry.detectors import ContextDetector, Detector, TailDetect
 
 ALARM = 0.47
 """One in 460: NAB's standard profile takes nine false alarms for one window, and the quiet time keeps them few."""
-OTHER_ALARMS = (0.41, 0.44, 0.5, 0.53, 0.56)
+VARIED = {
+    "digits": (1.8, 2.0, 2.2, 2.4, 2.6, 2.66, 2.8, 3.0, 3.3, 3.6),
+    "weight": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "quiet": ((50, 0.03, 400), (100, 0.0, 400), (200, 0.0, 400), (20, 0.05, 600)),
+}
+"""Constants that one row chooses anew for each group, on the others. The grid is wide: one drawn closely around what
+the kit uses would pass on what was learnt from the group that is held out."""
 PUBLISHED = ("ARTime", "numenta", "contextOSE", "knncad", "windowedGaussian")
 TARGET_SCORE, TARGET_SPEED = 70.0, 100_000
 
@@ -160,6 +168,35 @@ def seconds(run: Callable[[], object], rounds: int = 7) -> float:
     return min(taken)
 
 
+class Replayed(Detector):
+    """Gives scores that were computed before, so that many ways to join them cost little; for values without gaps."""
+
+    def __init__(self, scores: Floats) -> None:
+        super().__init__()
+        self._scores = scores
+
+    def _score_block(self, values: Floats) -> Floats:
+        return self._scores[self._seen : self._seen + len(values)]
+
+    def _learn(self) -> None:
+        """Nothing."""
+
+
+def variants(corpus: Sequence[Series]) -> list[list[Floats]]:
+    """Return the scores of every series by `TelemetryDetector` with each choice of the varied constants."""
+    tails, contexts = (score_all(scorer_of(part), corpus) for part in (TailDetector, ContextDetector))
+    ways = []
+    for digits, weight, quiet in product(*VARIED.values()):
+        names = {"OTHER": weight, **dict(zip(("QUIET_LEAST", "QUIET_SHARE", "QUIET_MOST"), quiet, strict=True))}
+        kind, scores = type("Variant", (TelemetryDetector,), names), []
+        for series, tail, context in zip(corpus, tails, contexts, strict=True):
+            detector = kind(digits / (digits + 3))
+            detector._parts = (Replayed(tail), Replayed(context))
+            scores.append(detector.score(series.values))
+        ways.append(scores)
+    return ways
+
+
 def scorer_of(make: Callable[[], Detector]) -> Callable[[Floats], Floats]:
     """Return a function that scores a series by a new detector."""
     return lambda values: make().score(values)
@@ -167,11 +204,11 @@ def scorer_of(make: Callable[[], Detector]) -> Callable[[Floats], Floats]:
 
 def measure(corpus: Sequence[Series], published: Path | None, count: int) -> str:
     """Measure everything and return the section in Markdown."""
-    alarms = (ALARM, *OTHER_ALARMS)
-    ways = [score_all(scorer_of(lambda alarm=alarm: TelemetryDetector(alarm)), corpus) for alarm in alarms]
+    kit = score_all(scorer_of(lambda: TelemetryDetector(ALARM)), corpus)
+    ways = variants(corpus)
     rows = [
-        row_of("`TelemetryDetector`", corpus, ways[:1]),
-        row_of("the same, alarm level chosen as well", corpus, ways),
+        row_of("`TelemetryDetector`", corpus, [kit]),
+        ["the same, its constants chosen likewise", "", "", "", *row_of("", corpus, ways)[4:]],
         row_of("`ContextDetector` alone", corpus, [score_all(scorer_of(ContextDetector), corpus)]),
         row_of("`TailDetector` alone", corpus, [score_all(scorer_of(TailDetector), corpus)]),
         row_of("windowed Gaussian", corpus, [score_all(windowed_gaussian, corpus)]),
@@ -180,7 +217,7 @@ def measure(corpus: Sequence[Series], published: Path | None, count: int) -> str
     ]
     if published is not None:
         rows += published_rows(published, corpus)
-    return report(corpus, rows, group_rows(corpus, ways[0], PROFILES["standard"]), speeds(count), published is not None)
+    return report(corpus, rows, group_rows(corpus, kit, PROFILES["standard"]), speeds(count), published is not None)
 
 
 def report(
@@ -200,8 +237,10 @@ def report(
         f"cores, numpy {version('numpy')}, scipy {version('scipy')}. NAB v1.1's rules on {len(corpus)} of its 58 "
         f"series ({total:,} values, {sum(len(series.windows) for series in corpus)} windows); 0 is the detector that "
         f"finds nothing, 100 the perfect one. Left: one threshold, the best for all of these series, as NAB chooses "
-        f"it. Right: threshold chosen without the group it is applied to. {proof}The constants of the detectors were "
-        "settled while looking at these series, so both are kinder than series never seen will be.",
+        f"it. Right: threshold chosen without the group it is applied to. {proof}The constants of `TelemetryDetector` "
+        "were settled while looking at these series, which flatters its first row. In the second, alarm level, weight "
+        f"and quiet time are chosen from {prod(map(len, VARIED.values()))} combinations without the group they are "
+        "applied to; this is the better guide to series never seen, though spans, tail and history were fitted to all.",
         "",
         "| detector | standard | low FP | low FN | held-out standard | low FP | low FN |",
         "|---|---|---|---|---|---|---|",

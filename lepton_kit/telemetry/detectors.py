@@ -248,7 +248,7 @@ class ContextDetector(Detector):
         past = self._contexts.rows()[:-RECENT]
         if len(past) > REFERENCES:
             past = past[np.linspace(0, len(past) - 1, REFERENCES).astype(int)]
-        self._past = cKDTree(past, balanced_tree=False, compact_nodes=False)
+        self._past = cKDTree(past, balanced_tree=False, compact_nodes=False, copy_data=True)
         distances = self._distances.rows()[:, 0]
         distances = distances[len(distances) // 2 :]  # the earlier were measured when fewer contexts were known
         if len(distances) >= WARM_UP:
@@ -258,9 +258,8 @@ class ContextDetector(Detector):
 class TelemetryDetector(Detector):
     """`TailDetector` and `ContextDetector` together; one incident sounds one alarm.
 
-    The digits of the more surprising one count by two thirds and those of the other by one: both look at the same
-    value, so that their digits may not be added, as Fisher's method does for independent tests; but what both find is
-    surer.
+    Their digits are averaged, and the less surprising one's weigh half: both look at the same value, so that their
+    digits may not be added, as Fisher's method does for independent tests; but what both find is surer.
 
     After an alarm the scores are scaled down to below half its level for a quiet time: 50 values and 3 % of those seen,
     at most 400. What follows an alarm is mostly the same incident, and who has watched a series for long asks for rarer
@@ -285,6 +284,7 @@ class TelemetryDetector(Detector):
     [1500]
     """
 
+    OTHER = 0.5
     QUIET_LEAST, QUIET_SHARE, QUIET_MOST = 50, 0.03, 400
 
     def __init__(self, alarm: float = ALARM) -> None:
@@ -297,7 +297,8 @@ class TelemetryDetector(Detector):
 
     def _score_block(self, values: Floats) -> Floats:
         one, other = (to_digits(part.score(values)) for part in self._parts)
-        scores = to_score((2 * np.maximum(one, other) + np.minimum(one, other)) / 3)
+        digits = (np.maximum(one, other) + self.OTHER * np.minimum(one, other)) / (1 + self.OTHER)
+        scores = to_score(digits)
         for at in np.flatnonzero(scores >= self._alarm):
             row = self._seen + int(at)
             if row < self._quiet_until:
