@@ -8,8 +8,8 @@ import pytest
 from helpers import ROOT
 
 from lepton_kit.diagnosis.case import Criteria
-from lepton_kit.diagnosis.causes import CONFIDENCE, RULES, diagnose, rule_table
-from lepton_kit.diagnosis.evidence import NOT_CHECKED, QUESTIONS
+from lepton_kit.diagnosis.causes import CONFIDENCE, NEXT_ACTIONS, diagnose
+from lepton_kit.diagnosis.evidence import QUESTIONS
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording, read_recording, write_recording
 
@@ -131,7 +131,7 @@ def test_faulty_prices_that_move_the_actuals_too_are_unknown_and_the_source_is_t
 
 
 def test_no_next_action_claims_that_nothing_is_broken():
-    assert not [rule.next_action for rule in RULES if "nothing is broken" in rule.next_action]
+    assert not [action for action in NEXT_ACTIONS.values() if "nothing is broken" in action]
 
 
 def test_a_modest_change_of_the_world_is_hardly_ever_called_a_fault():
@@ -153,12 +153,11 @@ def test_a_model_that_did_not_change_is_not_blamed(tmp_path):
     assert "last good version" in diagnosis.next_action
 
 
-def test_two_causes_at_once_are_unknown_and_both_are_named(tmp_path):
+def test_two_causes_at_once_are_both_named(tmp_path):
     diagnosis = diagnose(stored(variants.stuck_and_slow(), tmp_path))
-    assert diagnosis.cause == "unknown"
+    assert {diagnosis.cause, *diagnosis.also} == {"data", "compute"}
     assert {reason.partition(":")[0] for reason in diagnosis.reasons} == {"data", "compute"}
-    assert diagnosis.confidence == "none"
-    assert "person" in diagnosis.next_action
+    assert diagnosis.remedy == {"data": "repair-data", "compute": "repair-capacity"}[diagnosis.cause]
 
 
 def test_a_recording_with_nothing_in_it_is_unknown(tmp_path):
@@ -223,16 +222,7 @@ def test_an_objective_that_both_versions_meet_is_not_a_change_of_the_world():
     assert diagnosis.next_action.startswith("Close the alert")
 
 
-def test_every_rule_names_findings_that_its_question_can_give():
-    questions = {question.__name__: question for question in QUESTIONS}
-    for rule in RULES:
-        for name, allowed in rule.findings.items():
-            text = questions[name].__doc__
-            assert all(f"`{finding}`" in text or finding == NOT_CHECKED for finding in allowed), (rule.cause, name)
-
-
 def test_the_diagnosis_is_json_and_says_what_its_confidence_means():
     answer = diagnose(read_recording(variants.SHIPPED)).as_dict()
     assert json.loads(json.dumps(answer, allow_nan=False)) == answer
     assert answer["confidence_means"] == CONFIDENCE[answer["confidence"]]
-    assert len(rule_table()) == len(RULES)
