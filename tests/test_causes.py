@@ -1,16 +1,17 @@
 import ast
 import json
+import shutil
 from dataclasses import replace
 
 import incident_variants as variants
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT
 
 from lepton_kit.diagnosis.case import Criteria
 from lepton_kit.diagnosis.causes import CONFIDENCE, NEXT_ACTIONS, diagnose
 from lepton_kit.diagnosis.evidence import QUESTIONS
-from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording, read_recording, write_recording
 
 
@@ -208,12 +209,53 @@ def test_no_code_of_the_diagnosis_names_the_truth():
         assert not [name for name in names if "truth" in name.lower()], path
 
 
-def test_damaged_model_files_are_an_error_that_names_the_file(tmp_path):
+def test_damaged_model_files_are_named_and_nothing_of_the_replay_is_claimed(tmp_path):
     stored(read_recording(variants.SHIPPED), tmp_path)
     weights = tmp_path / "recording" / "models" / "v1" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:40])
-    with pytest.raises(InputError, match=r"model\.safetensors"):
-        diagnose(read_recording(tmp_path / "recording"))
+    diagnosis = diagnose(read_recording(tmp_path / "recording"))
+    assert diagnosis.cause == "unknown"
+    assert any("model.safetensors" in line for line in diagnosis.not_checked)
+    assert not any(str(tmp_path) in line for line in diagnosis.not_checked)
+
+
+def truncate(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+
+
+def shift_clock(folder, name):
+    table = pd.read_parquet(folder / name)
+    table.assign(time=table["time"] + pd.Timedelta(days=3650)).to_parquet(folder / name)
+
+
+HOSTILE = {"time": "2007-06-01T00:00:00Z", "level": "<script>", "message": "<img onerror=x>\x1b[2J" + "y" * 10**6}
+
+DAMAGES = {
+    "no metrics": (lambda folder: (folder / "metrics.parquet").unlink(), "data"),
+    "metrics truncated": (lambda folder: truncate(folder, "metrics.parquet"), "data"),
+    "metrics' clock wrong": (lambda folder: shift_clock(folder, "metrics.parquet"), "data"),
+    "no logs": (lambda folder: (folder / "logs.jsonl").unlink(), "data"),
+    "hostile log": (lambda folder: (folder / "logs.jsonl").write_text(json.dumps(HOSTILE)), "data"),
+    "no reference": (lambda folder: (folder / "reference.parquet").unlink(), "data"),
+    "no models": (lambda folder: shutil.rmtree(folder / "models"), "data"),
+    "requests truncated": (lambda folder: truncate(folder, "requests.parquet"), "unknown"),
+    "requests' clock wrong": (lambda folder: shift_clock(folder, "requests.parquet"), "unknown"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_recording_is_diagnosed_from_the_rest_or_unknown_and_the_damage_named(damage, tmp_path):
+    folder = write_recording(variants.stuck_feed(), tmp_path / "recording")
+    harm, cause = DAMAGES[damage]
+    before = read_recording(folder)
+    harm(folder)
+    recording = read_recording(folder)
+    diagnosis = diagnose(recording)
+    assert diagnosis.cause == cause
+    assert set(recording.absent) | set(recording.problems) > set(before.absent) | set(before.problems)
+    assert set(recording.problems) <= set(diagnosis.not_checked)
+    assert "\x1b" not in json.dumps(diagnosis.as_dict(), ensure_ascii=False)
 
 
 def test_an_objective_that_both_versions_meet_is_not_a_change_of_the_world():

@@ -6,8 +6,9 @@ current and the last good version.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from lepton_kit.data.drift import ChangePoint, change_point
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
-from lepton_kit.telemetry.recordings import Recording, feature_columns
+from lepton_kit.telemetry.recordings import Recording, feature_columns, is_inside, printable
 
 ALLOWED_RANGES = 3.0
 """An input further outside the training rows' range than this many of its widths is in another unit, not a market."""
@@ -102,41 +103,63 @@ class Case:
     replayed: dict[str, pd.DataFrame]
     unreplayed: dict[str, str]
 
-    @property
+    @cached_property
     def before(self) -> pd.DataFrame:
         """Return the requests before the onset."""
         return self.requests[self.requests["time"] < self.onset]
 
-    @property
+    @cached_property
     def during(self) -> pd.DataFrame:
         """Return the requests from the onset on."""
         return self.requests[self.requests["time"] >= self.onset]
+
+    @cached_property
+    def changes(self) -> tuple[tuple[Symptom, ChangePoint | None], ...]:
+        """Return each symptom with its change point, where it has one."""
+        return tuple(changes_of(self.recording, self.breaches, self.criteria))
 
 
 def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
     """Split the requests of a recording at the onset, and replay them.
 
-    Raises
-    ------
-    InputError
-        When a version's model files are there but unreadable.
+    Rows far outside of the incident's window are left out: their clock is wrong, and nothing tells by how much.
     """
     criteria = criteria or Criteria()
+    recording = within_window(recording)
     breaches = contract_breaches(recording)
     onset, onset_from = find_onset(recording, breaches, criteria)
-    versions = {"current": recording.incident.versions.current, "last_good": recording.incident.versions.last_good}
-    whole = ~breaches.any(axis=1)
+    is_whole = ~breaches.any(axis=1) & np.isfinite(recording.features(recording.requests)).all(axis=1).to_numpy()
+    replayed, unreplayed = replays(recording, recording.requests[is_whole])
+    return Case(recording, criteria, onset, onset_from, recording.requests, breaches, replayed, unreplayed)
+
+
+def replays(recording: Recording, requests: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Return what the current and the last good version answer to some requests, and why one of them does not."""
+    versions = recording.incident.versions
     replayed, unreplayed = {}, {}
-    for role, version in versions.items():
+    for role, version in (("current", versions.current), ("last_good", versions.last_good)):
         if version is None:
             unreplayed[role] = "the recording names no last good version"
         elif version not in recording.models:
             unreplayed[role] = f"the recording holds no models/{version}"
-        elif not whole.any():
+        elif requests.empty:
             unreplayed[role] = "no request whose inputs keep the contract"
         else:
-            replayed[role] = replay(recording, recording.requests[whole], version)
-    return Case(recording, criteria, onset, onset_from, recording.requests, breaches, replayed, unreplayed)
+            try:
+                replayed[role] = replay(recording, requests, version)
+            except InputError as error:
+                told = str(error).replace(str(recording.models[version]), f"models/{version}")
+                unreplayed[role] = printable(told, 200)
+    return replayed, unreplayed
+
+
+def within_window(recording: Recording) -> Recording:
+    """Return a recording without the requests, samples and log lines whose times lie far outside of its window."""
+    kept = {}
+    for name in ("requests", "metrics", "logs"):
+        table: pd.DataFrame = getattr(recording, name)
+        kept[name] = table[is_inside(table["time"], recording.incident.window)].reset_index(drop=True)
+    return replace(recording, **kept)
 
 
 def replay(recording: Recording, requests: pd.DataFrame, version: str) -> pd.DataFrame:
@@ -157,7 +180,8 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     Without reference rows the range is unknown and nothing is out of it; which features always change is then read
     from the requests themselves. A repeated value is stale only where the actuals tell that a new one was due: several
     requests on one day's features are not. An id counts as duplicated where it was answered before: to ask again after
-    a refusal or a failure is right.
+    a refusal or a failure is right. A request that was refused for the load, or failed, may have left no inputs in the
+    log, which says nothing of them.
     """
     features = recording.features(recording.requests).reset_index(drop=True)
     reference = recording.reference[[column for column in features if column in recording.reference]]
@@ -166,14 +190,14 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     low, high = reference.min(), reference.max()
     margin = ALLOWED_RANGES * (high - low)
     known = features[list(reference.columns)]
-    answered = recording.requests["status"].lt(400)
+    status = recording.requests["status"].reset_index(drop=True)
+    answered, ids = status.lt(400), recording.requests["request_id"].reset_index(drop=True)
+    is_unknown = features.isna().all(axis=1) & status.ge(400) & status.ne(422)
     return pd.DataFrame(
         {
-            "missing": ~np.isfinite(features).all(axis=1),
+            "missing": ~np.isfinite(features).all(axis=1) & ~is_unknown,
             "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording.requests).to_numpy(),
-            "duplicated": recording.requests.loc[answered, "request_id"]
-            .duplicated()
-            .reindex(features.index, fill_value=False),
+            "duplicated": ids[answered].duplicated().reindex(features.index, fill_value=False),
             "out_of_range": (known.lt(low - margin) | known.gt(high + margin)).any(axis=1),
         },
         index=recording.requests.index,
@@ -248,14 +272,21 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
     )
 
 
+def changes_of(
+    recording: Recording, breaches: pd.DataFrame, criteria: Criteria
+) -> Iterator[tuple[Symptom, ChangePoint | None]]:
+    """Give each symptom with its change point, where it has one."""
+    for symptom in symptoms(recording, breaches, criteria):
+        yield symptom, change_point(symptom.series)
+
+
 def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> tuple[pd.Timestamp, str]:
     """Return when the incident began, and what that time rests on.
 
     The first symptom with a change point that is large, and not by chance, decides. Without any, the first alert;
     without one, the middle of the window.
     """
-    for symptom in symptoms(recording, breaches, criteria):
-        change = change_point(symptom.series)
+    for symptom, change in changes_of(recording, breaches, criteria):
         if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after):
             return onset_of(change), f"change point of {symptom.name}"
     window = recording.incident.window
@@ -275,8 +306,8 @@ def onset_table(case: Case) -> pd.DataFrame:
         A symptom that never varies has no change point and no row.
     """
     rows = []
-    for symptom in symptoms(case.recording, case.breaches, case.criteria):
-        if change := change_point(symptom.series):
+    for symptom, change in case.changes:
+        if change:
             counts = change.p_value < case.criteria.alpha and symptom.is_large(change.before, change.after)
             before, after = change.before, change.after
             if symptom.unit == "×":

@@ -299,7 +299,9 @@ NEVER_CHECKED = (
 
 
 def _not_checked(case: Case, evidence: tuple[Evidence, ...]) -> tuple[str, ...]:
-    unanswered = [f"{item.name}: {item.summary}" for item in evidence if not item.checked]
+    """Return what was not looked at: what the recording lacks first, then the questions without an answer."""
+    unanswered = list(case.recording.problems)
+    unanswered += [f"{item.name}: {item.summary}" for item in evidence if not item.checked]
     if "topology.csv" in case.recording.absent:
         unanswered.append("other services: the recording has no topology.csv")
     return (*unanswered, *NEVER_CHECKED)
