@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 import pydantic
 
+from lepton_kit.diagnosis.notes import CHECKSUMS_BROKEN, CHECKSUMS_HOLD
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FILES, FORECAST, load_forecaster
 from lepton_kit.models.registry import Registry
@@ -292,6 +293,7 @@ def _reference(registry: Registry, model: str, version: str, notes: _Notes) -> p
 def _models(registry: Registry, model: str, versions: Versions, scratch: Path, notes: _Notes) -> dict[str, Path]:
     """Copy the files of the versions to replay through; one that cannot be loaded is left out, and named."""
     held: dict[str, Path] = {}
+    damaged: list[str] = []
     for version in dict.fromkeys(one for one in (versions.current, versions.last_good) if one):
         try:
             source = registry.folder(model, version)
@@ -306,11 +308,11 @@ def _models(registry: Registry, model: str, versions: Versions, scratch: Path, n
         try:
             registry.verify(model, version)
         except InputError as error:
-            notes.derived.append(
-                f"models/{version}: its checksums do not hold ({_without_folder(error, registry.root)})"
-            )
+            damaged.append(version)
+            notes.derived.append(f"models/{version}: {CHECKSUMS_BROKEN} ({_without_folder(error, registry.root)})")
     if held:
-        notes.measured.append(f"models: {', '.join(held)}, copied from the registry")
+        compared = "" if damaged else f"; {CHECKSUMS_HOLD}"
+        notes.measured.append(f"models: {', '.join(held)}, copied from the registry{compared}")
     return held
 
 

@@ -63,7 +63,7 @@ def compared(recording: Recording, periods: Periods) -> Compared:
     requests = recording.requests[recording.requests["mean"].notna()].reset_index(drop=True)
     inputs = recording.features(requests).reset_index(drop=True)
     rows = _with_errors(inputs, requests, requests["actual"]).assign(time=requests["time"])
-    reference = _answered_reference(recording, list(inputs))
+    reference = _answered_reference(recording, [str(name) for name in inputs])
     if reference is None:
         return Compared(periods.before(rows).drop(columns="time"), "the period before", rows)
     return Compared(reference, f"{len(reference)} training rows, answered by the version in service", rows)

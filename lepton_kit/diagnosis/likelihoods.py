@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,18 @@ def read_likelihoods(path: Path | str | None = None) -> Likelihoods:
         When the file is not readable, names evidence, findings or hypotheses that there are not, or holds a number
         that none may be.
     """
-    shipped = _parsed(SHIPPED)
     if path is None:
-        return _checked(shipped, SHIPPED)
+        return _shipped()
+    shipped = _parsed(SHIPPED)
     own = _parsed(Path(path))
     if unknown := _unknown(own, shipped):
         raise InputError(f"{path}: {unknown[0]}; the table that ships with the kit has {', '.join(unknown[1])}")
     return _checked(_laid_over(shipped, own), Path(path))
+
+
+@cache
+def _shipped() -> Likelihoods:
+    return _checked(_parsed(SHIPPED), SHIPPED)
 
 
 def _parsed(path: Path) -> dict[str, Any]:

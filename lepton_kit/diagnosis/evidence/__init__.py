@@ -7,7 +7,8 @@ decides: `lepton_kit.diagnosis.causes` does, by the table of likelihood ratios i
 
 from lepton_kit.diagnosis.evidence.base import NOT_CHECKED, Cause, Evidence
 from lepton_kit.diagnosis.evidence.compute import errors, latency, queue
-from lepton_kit.diagnosis.evidence.inputs import actuals, contract, inputs_and_actuals, movement
+from lepton_kit.diagnosis.evidence.drift import actuals, inputs_and_actuals, movement
+from lepton_kit.diagnosis.evidence.inputs import contract
 from lepton_kit.diagnosis.evidence.model import (
     coverage,
     deployment,

@@ -1,17 +1,13 @@
-"""Evidence of the data: what the rows promise, and whether inputs and actuals moved, alone or together."""
+"""Evidence of the rows: what they promise, one promise at a time, and what the service itself counted of them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from lepton_kit.data.drift import drift_table
-from lepton_kit.diagnosis.case import BREACHES, Case, Criteria, actual_size, actuals_by_period, by_time
+from lepton_kit.diagnosis.case import BREACHES, OUT_OF_ORDER, Case, by_time
 from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, share_p_value, too_few
+from lepton_kit.diagnosis.evidence.samples import gauge, growth
 
 
 def contract(case: Case) -> Evidence:
@@ -43,111 +39,200 @@ def contract(case: Case) -> Evidence:
     )
 
 
-def inputs_and_actuals(case: Case) -> Evidence:
-    """Answer what moved: `together`, `inputs alone`, `actuals alone`, `unmoved` or `unclear`.
+# --- one promise at a time --------------------------------------------------------------------------------------------
 
-    A real change of the world moves the actuals and the inputs, which are made of past actuals, alike. A fault on the
-    way to the model moves its inputs and leaves the actuals: then the size of an input changed `apart_factor` times
-    more, or less, than the spread of the actuals, or its mean shifted while they did not move. Inputs that moved by
-    less are `unclear` beside actuals that did not move, and `together` with ones that moved almost, and as they did.
-    Features must be stationary by design (returns, ratios, not price
-    levels): a trend would count as moved.
-    """
-    moved = movement(case)
-    if moved is None:
-        return not_checked("inputs_and_actuals", "too few requests with inputs and known actuals on each side")
-    inputs, actual = moved.drop(index="actual"), moved.loc["actual"].to_dict()
-    finding = _what_moved(inputs, actual, case.criteria)
+
+def missing_values(case: Case) -> Evidence:
+    """Answer whether more rows than before lack a value: `more` or `no more`."""
+    return _breach(case, "missing_values", "missing")
+
+
+def stale_values(case: Case) -> Evidence:
+    """Answer whether more rows than before repeat the last ones though new ones were due: `more` or `no more`."""
+    return _breach(case, "stale_values", "stale")
+
+
+def duplicated_requests(case: Case) -> Evidence:
+    """Answer whether more requests than before were answered already: `more` or `no more`."""
+    return _breach(case, "duplicated_requests", "duplicated")
+
+
+def _breach(case: Case, name: str, breach: str) -> Evidence:
+    if case.inputs.columns.empty:
+        return not_checked(name, "the requests hold no features")
+    before, during = case.breaches.loc[case.before.index, breach], case.breaches.loc[case.during.index, breach]
+    if few := too_few(case, before, during, "requests"):
+        return not_checked(name, few)
+    if breach == "stale" and not case.requests["actual"].notna().any():
+        return not_checked(name, "no actual is known, which would tell when new values were due")
+    rise, p_value = float(during.mean() - before.mean()), share_p_value(before, during)
+    more = rise >= case.criteria.broken_share and p_value < case.criteria.alpha
     return Evidence(
-        name="inputs_and_actuals",
-        finding=finding,
-        summary=f"spread of the inputs × {inputs['spread_ratio'].median():.2f} (median of {len(inputs)}; "
-        f"from {inputs['spread_ratio'].min():.2f} to {inputs['spread_ratio'].max():.2f}), "
-        f"of the actuals × {actual['spread_ratio']:.2f}; means moved by up to {inputs['mean_shift'].abs().max():.2f} "
-        f"and {abs(actual['mean_shift']):.2f} standard deviations",
-        effect=float(actual["spread_ratio"]),
-        unit="× spread of the actuals",
-        p_value=float(actual["spread_p"]),
-        onset=onset_in(actual_size(case.requests), case),
-    )
-
-
-def movement(case: Case) -> pd.DataFrame | None:
-    """Return `drift_table` from before to during for every input and `actual`, and what moved.
-
-    Added are the columns `size_ratio`, `shifted` and `moved`.
-
-    The size is the mean absolute value. For returns it changes as the spread does. A rolling volatility, which never is
-    negative, has the size of the actuals' spread, while its own spread and mean move far more when the market changes;
-    so such an input is never called shifted.
-
-    Moved means: the spread changed by `spread_factor`, or the mean by one standard deviation, and not by chance
-    (Brown–Forsythe and Kolmogorov–Smirnov, `alpha` divided by the number of rows of the table: Bonferroni).
-    None when either side has too few rows with inputs and actuals.
-    """
-    sides = [_inputs_with_actual(case, side) for side in (case.before, case.during)]
-    if min(len(side) for side in sides) < case.criteria.least_rows or len(sides[0].columns) < 2:
-        return None
-    table = drift_table(*sides)
-    alpha = case.criteria.alpha / len(table)
-    spread = (_times(table["spread_ratio"]) >= case.criteria.spread_factor) & (table["spread_p"] < alpha)
-    mean = (table["mean_shift"].abs() >= 1) & (table["ks_p"] < alpha)
-    before, during = (side[table.index] for side in sides)
-    with_sign = before.lt(0).any() & before.gt(0).any()
-    return table.assign(
-        size_ratio=during.abs().mean() / before.abs().mean(), shifted=mean & with_sign, moved=spread | mean
-    )
-
-
-def actuals(case: Case) -> Evidence:
-    """Answer whether the actuals began to swing back, each undone by the next: `reverting` or `not reverting`.
-
-    A wrong price makes two wrong returns, one up and one down. So noise or spikes in the prices that the actuals are
-    made of push their lag-1 autocorrelation towards −0.5, where a market's is near 0. It counts from `reverting` below
-    0 on, if it did not before, and not by chance: that of n independent values has a variance of 1/n (Bartlett, 1946).
-    """
-    before, during = (actuals_by_period(side) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "known actuals"):
-        return not_checked("actuals", few)
-    if before.nunique() < 2 or during.nunique() < 2:
-        return not_checked("actuals", "the actuals never vary")
-    was, since = before.autocorr(), during.autocorr()
-    p_value = float(stats.norm.cdf(since * np.sqrt(len(during))))
-    reverting = since <= -case.criteria.reverting < was and p_value < case.criteria.alpha
-    return Evidence(
-        name="actuals",
-        finding="reverting" if reverting else "not reverting",
-        summary=f"correlation of each actual with the one before it {was:.2f} before and {since:.2f} since",
-        effect=since,
-        unit="lag-1 autocorrelation",
+        name=name,
+        finding="more" if more else "no more",
+        summary=f"{BREACHES[breach]}: {before.mean():.1%} of rows before and {during.mean():.1%} since",
+        effect=rise,
+        unit="change of share",
         p_value=p_value,
+        onset=onset_in(by_time(case.breaches[breach], pd.DatetimeIndex(case.requests["time"])), case) if more else None,
     )
 
 
-def _inputs_with_actual(case: Case, side: pd.DataFrame) -> pd.DataFrame:
-    table = case.recording.features(side).assign(actual=side["actual"].to_numpy())
-    return table.replace([np.inf, -np.inf], np.nan).dropna()
+UNITS = (10.0, 60.0, 100.0, 1000.0, 3600.0, 10_000.0, 1e6)
+"""Factors between two units that are taken for one another: percent and shares, minutes and hours, thousandths."""
+
+NEAR = 2.0
+"""A change of the size by a factor between this many times less and more than one of `UNITS` is taken for that."""
 
 
-def _times(ratio: pd.Series) -> pd.Series:
-    """Return how many times larger or smaller something became, at least 1; infinite where it vanished."""
-    return ratio.where(ratio >= 1, 1 / ratio)
+def unit_factor(before: pd.Series, during: pd.Series) -> float | None:
+    """Return the factor between two units by which the size of a feature changed; None where it changed by none.
+
+    All three quartiles of the absolute values must have changed by about that factor: a market moves them by far less
+    than any of `UNITS`, and a feed that is stuck has but one value.
+
+    >>> returns = pd.Series([0.01, -0.02, 0.015, -0.01])
+    >>> unit_factor(returns, 100 * returns), unit_factor(returns, 3 * returns), unit_factor(returns, returns / 1000)
+    (100.0, None, 0.001)
+    """
+    was, since = (side.abs().replace([0, np.inf], np.nan).quantile([0.25, 0.5, 0.75]) for side in (before, during))
+    change = np.log((since / was).to_numpy())
+    if not np.isfinite(change).all():
+        return None
+    nearest = min(UNITS, key=lambda unit: abs(abs(change[1]) - np.log(unit)))
+    if (np.abs(np.abs(change) - np.log(nearest)) > np.log(NEAR)).any():
+        return None
+    return nearest if change[1] > 0 else 1 / nearest
 
 
-def _what_moved(inputs: pd.DataFrame, actual: dict[Hashable, Any], criteria: Criteria) -> str:
-    moved = inputs[inputs["moved"]]
-    apart = _times(moved["size_ratio"] / actual["spread_ratio"]) >= criteria.apart_factor
-    if apart.any() or (moved["shifted"].any() and not actual["moved"]):
-        return "inputs alone"
-    if actual["moved"]:
-        return "together" if len(moved) else "actuals alone"
-    if not len(moved):
-        return "unmoved"
-    return "together" if _almost_moved(moved["size_ratio"], actual, criteria) else "unclear"
+def units(case: Case) -> Evidence:
+    """Answer whether features came in another unit, and by which factor: `another unit` or `same unit`.
+
+    Where only some rows are at fault, those beyond the training rows' range are compared.
+    """
+    before = case.inputs.loc[case.before.index]
+    during = case.inputs.loc[case.during.index]
+    if few := too_few(case, before, during, "requests"):
+        return not_checked("units", few)
+    beyond = during[case.breaches.loc[during.index, "out_of_range"]]
+    odd = beyond if len(beyond) >= case.criteria.broken_share * len(during) else during
+    factors = {name: factor for name in during if (factor := unit_factor(before[name], odd[name])) is not None}
+    listed = ", ".join(f"{name} × {factor:g}" for name, factor in list(factors.items())[:5])
+    return Evidence(
+        name="units",
+        finding="another unit" if factors else "same unit",
+        summary=f"{len(factors)} of {during.shape[1]} features changed by a factor between units"
+        + (f": {listed} (in {len(odd)} of {len(during)} rows)" if factors else ""),
+        effect=float(max(factors.values(), key=lambda factor: abs(np.log(factor)))) if factors else 1.0,
+        unit="×",
+    )
 
 
-def _almost_moved(inputs: pd.Series, actual: dict[Hashable, Any], criteria: Criteria) -> bool:
-    """Tell whether the actuals' spread went halfway (on a log scale) to counting, and each input's size with it."""
-    ratio = actual["spread_ratio"]
-    is_halfway = max(ratio, 1 / ratio) >= criteria.spread_factor**0.5 and actual["spread_p"] < criteria.alpha
-    return bool(is_halfway and (_times(inputs / ratio) < criteria.spread_factor).all())
+def relations(case: Case) -> Evidence:
+    """Answer whether rows still follow on each other as they always did: `broken` or `kept`.
+
+    What always agrees between a row and the one before it is read from the recording's first rows (`following`). No
+    market breaks it, but a feed does that is stale, swaps columns, counts in another unit, or whose actuals are wrong.
+    """
+    kept = case.following
+    if kept.empty:
+        return not_checked("relations", "no value agrees with one of the row before it")
+    before, during = kept[kept.index.isin(case.before.index)], kept[kept.index.isin(case.during.index)]
+    if few := too_few(case, before, during, "requests that are not asked again"):
+        return not_checked("relations", few)
+    held_before, held, p_value = float(before.mean()), float(during.mean()), share_p_value(~before, ~during)
+    broken = held <= held_before - OUT_OF_ORDER and p_value < case.criteria.alpha
+    time = pd.DatetimeIndex(case.requests.loc[kept.index, "time"])
+    return Evidence(
+        name="relations",
+        finding="broken" if broken else "kept",
+        summary=f"{held_before:.0%} of the rows before and {held:.0%} since follow on another one, in all values that "
+        "agreed at first",
+        effect=held - held_before,
+        unit="change of share",
+        p_value=p_value,
+        onset=onset_in(by_time(~kept, time), case) if broken else None,
+    )
+
+
+# --- what the service itself counted of its inputs --------------------------------------------------------------------
+
+
+def freshness(case: Case) -> Evidence:
+    """Answer whether the newest data grew old: `stale` or `fresh`.
+
+    The age is the time of a scrape less that of the newest data behind any request (`as_of`).
+    """
+    newest = gauge(case.samples.get("lepton_newest_data_timestamp_seconds"))
+    newest = newest[newest > 0]
+    if newest.empty:
+        return not_checked("freshness", "no request told the time of its newest data")
+    ages = data_age(newest)
+    before, during = ages[ages.index < case.onset], ages[ages.index >= case.onset]
+    if min(len(before), len(during)) < FEWEST_SCRAPES:
+        return not_checked("freshness", f"{len(before)} scrapes before the onset and {len(during)} since")
+    stopped = stands_still(newest[newest.index >= case.onset])
+    return Evidence(
+        name="freshness",
+        finding="stale" if stopped >= STANDING else "fresh",
+        summary=f"the newest data were {before.median():.3g} s old before, {during.median():.3g} s since, and stood "
+        f"still in {stopped:.0%} of the scrapes since",
+        effect=stopped,
+        unit="share of scrapes",
+        onset=onset_in(ages, case) if stopped >= STANDING else None,
+    )
+
+
+FEWEST_SCRAPES, STANDING = 5, 0.5
+
+
+def data_age(newest: pd.Series) -> pd.Series:
+    """Return how old the newest data were at each scrape, s.
+
+    >>> time = pd.to_datetime([100, 110, 120], unit="s", utc=True)
+    >>> data_age(pd.Series([99.0, 109.0, 109.0], time)).tolist()
+    [1.0, 1.0, 11.0]
+    """
+    return pd.Series(_seconds(newest.index) - newest.to_numpy(float), index=newest.index)
+
+
+def stands_still(newest: pd.Series) -> float:
+    """Return the share of scrapes at which the time of the newest data was what it was at the scrape before.
+
+    >>> stands_still(pd.Series([1.0, 2.0, 2.0, 2.0]))
+    0.6666666666666666
+    """
+    return float(newest.diff().iloc[1:].eq(0).mean()) if len(newest) > 1 else 0.0
+
+
+def _seconds(times: pd.Index) -> np.ndarray:
+    return pd.DatetimeIndex(times).as_unit("us").asi8 / 1e6
+
+
+def input_problems(case: Case) -> Evidence:
+    """Answer whether the service counted more values that were missing, out of range or unseen: `more` or `no more`.
+
+    It counts per value what `contract` judges per row, and winsorises what lies beyond its model's range.
+    """
+    counted, rows = case.samples.get("lepton_input_problems_total"), case.samples.get("lepton_input_rows_total")
+    if counted is None or rows is None:
+        return not_checked("input_problems", "the service's count of its inputs was not recorded")
+    rises = {}
+    for problem in ("missing", "out_of_range", "unseen"):
+        grown, asked = growth(counted, problem=problem).align(growth(rows), join="inner", fill_value=0.0)
+        was, since = (_per(grown[side], asked[side]) for side in (grown.index < case.onset, grown.index >= case.onset))
+        rises[problem] = (since - was, was, since)
+    worst = max(rises, key=lambda problem: rises[problem][0])
+    rise, was, since = rises[worst]
+    return Evidence(
+        name="input_problems",
+        finding="more" if rise >= case.criteria.broken_share else "no more",
+        summary=f"largest rise: {worst}, from {was:.2g} to {since:.2g} values a row",
+        effect=rise,
+        unit="values a row",
+    )
+
+
+def _per(counted: pd.Series, rows: pd.Series) -> float:
+    total = float(rows.sum())
+    return float(counted.sum()) / total if total else 0.0
