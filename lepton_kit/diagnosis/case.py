@@ -67,7 +67,7 @@ class Criteria:
     coverage_objective: float = 0.85
     alpha: float = 0.01
     least_rows: int = 20
-    broken_share: float = 0.05
+    broken_share: float = 0.03
     error_share: float = 0.02
     spread_factor: float = 1.5
     apart_factor: float = 2.0

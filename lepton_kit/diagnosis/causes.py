@@ -291,9 +291,9 @@ def _told(evidence: tuple[Evidence, ...]) -> str:
 
 
 NEVER_CHECKED = (
-    "whether the actuals are right: only swings that the next actual undoes are looked for",
-    "processor, memory and disk of the hosts",
-    "what the log messages say: they are shown, not weighed",
+    "whether the actuals are right: only what contradicts the inputs, or swings back, is seen",
+    "processor and disk of the hosts, and the network before the service",
+    "what the log messages say: new and bursting ones are counted, not understood",
     "more than one change: each series is searched for one onset only",
 )
 

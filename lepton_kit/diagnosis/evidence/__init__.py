@@ -17,6 +17,7 @@ from lepton_kit.diagnosis.evidence.model import (
     served_version,
 )
 from lepton_kit.diagnosis.evidence.questions import QUESTIONS, gather
+from lepton_kit.diagnosis.evidence.timing import signal_order
 
 __all__ = [
     "NOT_CHECKED",
@@ -36,4 +37,5 @@ __all__ = [
     "queue",
     "replay_of_last_good",
     "served_version",
+    "signal_order",
 ]

@@ -179,7 +179,7 @@ def _takes_longer(before: pd.Series, during: pd.Series, case: Case) -> bool:
     return bool(rose and p_value < case.criteria.alpha and 1000 * (during.mean() - before.mean()) >= FELT_PART_MS)
 
 
-FELT_PART_MS = 5.0
+FELT_PART_MS = 10.0
 
 
 def memory(case: Case) -> Evidence:
@@ -228,15 +228,14 @@ def restarts(case: Case) -> Evidence:
     if samples is None:
         return not_checked("restarts", "the starts of workers were not recorded")
     grown = growth(samples)
-    since = grown[grown.index >= case.onset - pd.Timedelta(seconds=1)]
-    started = float(since.sum())
+    started = float(grown.sum())
     return Evidence(
         name="restarts",
         finding="restarted" if started >= 1 else "none",
-        summary=f"{started:.0f} workers started since the onset and {grown.sum() - started:.0f} before",
+        summary=f"{started:.0f} workers were started within the window",
         effect=started,
         unit="workers",
-        onset=pd.Timestamp(since[since > 0].index[0]) if started >= 1 else None,
+        onset=pd.Timestamp(grown[grown > 0].index[0]) if started >= 1 else None,
     )
 
 
@@ -245,33 +244,37 @@ def workers(case: Case) -> Evidence:
     answering, up = gauge(case.samples.get("lepton_model_workers")), gauge(case.samples.get("up"))
     if answering.empty and up.empty:
         return not_checked("workers", "neither the workers nor whether the service was up was recorded")
-    lost = workers_lost(answering, case.onset)
-    down = float((up[up.index >= case.onset] < 1).mean()) if (up.index >= case.onset).any() else 0.0
-    fewer = lost >= LOST or down >= case.criteria.broken_share
+    lost, since = workers_lost(answering)
+    down = float((up < up.max()).mean()) if len(up) else 0.0
     return Evidence(
         name="workers",
-        finding="fewer" if fewer else "as many",
-        summary=f"{lost:.0%} of the workers' time was lost since the onset; {down:.0%} of the scrapes failed",
+        finding="fewer" if lost >= LOST or down >= LOST else "as many",
+        summary=f"{lost:.0%} of the workers missing on average since the first was; {down:.0%} of the scrapes failed",
         effect=max(lost, down),
         unit="share",
-        onset=onset_in(answering, case) if lost >= LOST else None,
+        onset=since if lost >= LOST else None,
     )
 
 
-LOST = 0.1
+LOST, FEWEST_MISSING = 0.1, 3
+"""From this share on workers were lost; one that is missing for fewer scrapes was started again in time."""
 
 
-def workers_lost(answering: pd.Series, onset: pd.Timestamp) -> float:
-    """Return which share of the workers that answered before a time is missing since, on average.
+def workers_lost(answering: pd.Series) -> tuple[float, pd.Timestamp | None]:
+    """Return which share of the workers is missing on average since the first was, and since when.
 
-    >>> time = pd.to_datetime([0, 10, 20, 30], unit="s", utc=True)
-    >>> workers_lost(pd.Series([2.0, 2.0, 1.0, 1.0], time), time[2])
-    0.5
+    As many as there were at first are expected: the median of the first quarter of the samples.
+
+    >>> time = pd.date_range("2026-01-01", periods=8, freq="10s", tz="UTC")
+    >>> workers_lost(pd.Series([2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0], time))
+    (0.5, Timestamp('2026-01-01 00:00:40+0000', tz='UTC'))
     """
-    before, during = _split(answering, onset)
-    if before.empty or during.empty or before.median() <= 0:
-        return 0.0
-    return float(max(0.0, 1 - during.mean() / before.median()))
+    expected = float(answering.head(max(1, len(answering) // 4)).median()) if len(answering) else 0.0
+    missing = answering[answering < expected]
+    if expected <= 0 or len(missing) < FEWEST_MISSING:
+        return 0.0, None
+    first = pd.Timestamp(missing.index[0])
+    return float(max(0.0, 1 - answering[answering.index >= first].mean() / expected)), first
 
 
 def saturation(case: Case) -> Evidence:
