@@ -388,7 +388,7 @@ def signal_onsets(
     """
     ordered = table.sort_values("since", ascending=False)
     for place, row in enumerate(ordered.to_dict("records")):
-        axes.hlines(place, row["since"], window[1], color=SKY, linewidth=6, alpha=0.6)
+        axes.plot([row["since"], window[1]], [place, place], color=SKY, linewidth=6, alpha=0.6, solid_capstyle="butt")
         axes.plot([row["since"]], [place], "o", color=BLUE)
     axes.set_yticks(range(len(ordered)), ordered["signal"].astype(str), parse_math=False)
     for step, (name, time) in enumerate(events.items()):
@@ -397,7 +397,7 @@ def signal_onsets(
             name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
             color=VERMILLION, fontsize=9, parse_math=False,
         )  # fmt: skip
-    axes.set(xlabel="time (UTC)", xlim=window, ylim=(-0.6, len(ordered) + 0.2))  # type: ignore[arg-type]
+    axes.set(xlabel="time (UTC)", xlim=window, ylim=(-0.6, len(ordered) + 0.2))
     return axes
 
 

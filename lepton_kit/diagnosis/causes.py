@@ -286,8 +286,13 @@ def _because(item: Ranked, likelihoods: Likelihoods) -> str:
     )
 
 
+MOST_TOLD = 4
+"""Pieces of evidence for and against a cause that the table of causes names; all stand in the table of evidence."""
+
+
 def _told(evidence: tuple[Evidence, ...]) -> str:
-    return "; ".join(f"{item.name}: {item.finding}" for item in evidence)
+    more = f"; and {len(evidence) - MOST_TOLD} more" if len(evidence) > MOST_TOLD else ""
+    return "; ".join(f"{item.name}: {item.finding}" for item in evidence[:MOST_TOLD]) + more
 
 
 NEVER_CHECKED = (
