@@ -1,5 +1,7 @@
 """The committed notebooks: their shape, and that they still give what they gave."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 from helpers import ROOT, lepton
@@ -9,6 +11,7 @@ from lepton_kit.runs.check import check_notebook
 from lepton_kit.runs.manifest import finished_runs
 from lepton_kit.runs.notebooks import find_notebooks, tags
 from lepton_kit.runs.parameters import read_parameters
+from lepton_kit.runs.settings import read_settings
 
 NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in find_notebooks(ROOT)]
 LAST_SECTIONS = ["What we found", "When this is wrong", "Next"]
@@ -33,7 +36,7 @@ def sections(notebook) -> dict[str, str]:
 
 
 def test_all_notebooks_of_the_story_are_there():
-    expected = ["00-tour", "01-data-cleaning", "02-training", "03-evaluation", "04-deployment"]
+    expected = ["00-tour", "01-data-cleaning", "02-training", "03-evaluation", "04-deployment", "05-optimisation"]
     runbooks = ["drift-watch", "incident-diagnosis", "service-health"]
     assert [path.stem for path in find_notebooks(ROOT)] == expected + runbooks
 
@@ -90,8 +93,10 @@ def test_a_committed_notebook_still_gives_what_it_gave(name, demo_project):
 
 def test_the_demo_ran_every_step_with_papermill_and_its_runs_reproduce(demo_project):
     runs = {run.name: run for run in finished_runs(demo_project) if run.trigger == "pipeline:goog"}
-    story = [name.split("/")[1].removesuffix(".ipynb") for name in NOTEBOOKS if "00" not in name]
-    assert list(reversed(runs)) == [name for name in story if name not in SCHEDULED]
+    story = {name.split("/")[1].removesuffix(".ipynb") for name in NOTEBOOKS if "00" not in name}
+    steps = [Path(step.notebook).stem for step in read_settings(ROOT).pipelines["goog"].steps]
+    assert list(reversed(runs)) == steps
+    assert set(steps) == story.difference(SCHEDULED)
     assert all(run.status == "succeeded" for run in runs.values())
     checked = lepton("check", runs["01-data-cleaning"].run_id, project=demo_project)
     assert checked.returncode == 0, checked.stdout
@@ -100,7 +105,7 @@ def test_the_demo_ran_every_step_with_papermill_and_its_runs_reproduce(demo_proj
 def test_a_second_pipeline_run_skips_what_has_not_changed(demo_project):
     made = lepton("pipeline", "goog", project=demo_project)
     assert made.returncode == 0, made.stdout + made.stderr
-    assert made.stdout.count("skipped") == 5
+    assert made.stdout.count("skipped") == 6
 
 
 def test_no_committed_notebook_holds_injected_parameters():
