@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lepton_kit.data.drift import drift_table
+from lepton_kit.data.drift import chi_squared, drift_table, kolmogorov_smirnov
 from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period, sampled
 from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, too_few
 
@@ -135,7 +135,8 @@ def drift(case: Case) -> Evidence:
     """Answer whether any feature's distribution moved, each by itself: `drifted` or `steady`.
 
     Effect sizes decide (PSI beyond what such samples show by chance, and the Wasserstein distance in standard
-    deviations); the Kolmogorov–Smirnov test guards against chance, with `alpha` divided by the number of features.
+    deviations). The Kolmogorov–Smirnov test guards against chance, or χ² where a feature has few values; `alpha` is
+    divided by the number of features.
     """
     sides = case.whole_inputs
     if few := too_few(case, *sides, "whole rows"):
@@ -146,7 +147,8 @@ def drift(case: Case) -> Evidence:
         return not_checked("drift", "the requests hold no features")
     by_chance = 9 * sum(1 / len(side) for side in sides)
     moved = (table["psi"] - by_chance >= PSI) & (table["wasserstein"] >= DISTANCE)
-    moved &= table["ks_p"] < case.criteria.alpha / len(table)
+    p_values = pd.Series({name: shift_p_value(sides[0][name], sides[1][name]) for name in table.index})
+    moved &= p_values < case.criteria.alpha / len(table)
     worst = table.loc[moved].head(3) if moved.any() else table.head(1)
     told = ", ".join(
         f"{name} (PSI {row.psi:.2f}, Wasserstein {row.wasserstein:.2f} sd)" for name, row in worst.iterrows()
@@ -157,8 +159,21 @@ def drift(case: Case) -> Evidence:
         summary=f"{int(moved.sum())} of {len(table)} features moved; the most: {told}",
         effect=float(table["psi"].iloc[0]),
         unit="PSI",
-        p_value=float(table["ks_p"].min()),
+        p_value=float(p_values.min()),
     )
+
+
+FEW_VALUES = 10
+
+
+def shift_p_value(before: pd.Series, during: pd.Series) -> float:
+    """Return the p-value of two samples being of one distribution: χ² for few distinct values, else Kolmogorov–Smirnov.
+
+    >>> shift_p_value(pd.Series([0, 1] * 50), pd.Series([1] * 100)) < 0.001
+    True
+    """
+    is_of_few = max(before.nunique(), during.nunique()) <= FEW_VALUES
+    return (chi_squared if is_of_few else kolmogorov_smirnov)(before, during)[1]
 
 
 APART = 0.65
