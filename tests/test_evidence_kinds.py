@@ -262,3 +262,17 @@ def test_the_signal_that_moved_first_is_named(tmp_path, calm):
     assert timing.first_signal(build_case(variants.wrong_model(tmp_path))).finding == "deployment first"
     assert timing.first_signal(build_case(variants.slow())).finding == "compute first"
     assert timing.first_signal(calm).finding == "nothing moved"
+
+
+def test_a_crowd_that_asks_the_same_again_and_tells_no_actual_breaks_no_relation():
+    recording = variants.calm()
+    late = recording.requests.iloc[FROM:]
+    crowd = late.assign(
+        time=late["time"] + pd.Timedelta(minutes=1),
+        request_id=[f"crowd-{n}" for n in range(len(late))],
+        actual=np.nan,
+        actual_time=pd.NaT,
+        **{name: 0.01 for name in late if name.startswith("feature_")},
+    )
+    requests = pd.concat([recording.requests, crowd]).sort_values("time", ignore_index=True)
+    assert inputs.relations(build_case(replace(recording, requests=requests))).finding == "kept"
