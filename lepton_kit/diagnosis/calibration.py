@@ -21,7 +21,8 @@ from lepton_kit.diagnosis.likelihoods import HYPOTHESES, Likelihoods
 from lepton_kit.diagnosis.ranking import HYPOTHESES_OF, log_odds, tempered
 from lepton_kit.errors import InputError
 
-COLDEST, HOTTEST = 0.25, 20.0
+COLDEST, HOTTEST = 1.0, 20.0
+"""Drills may make the table less sure, never surer than its ratios: whatever all of them tell apart, others may not."""
 
 
 @dataclass(frozen=True)
