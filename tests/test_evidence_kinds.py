@@ -276,3 +276,10 @@ def test_a_crowd_that_asks_the_same_again_and_tells_no_actual_breaks_no_relation
     )
     requests = pd.concat([recording.requests, crowd]).sort_values("time", ignore_index=True)
     assert inputs.relations(build_case(replace(recording, requests=requests))).finding == "kept"
+
+
+def test_a_flood_that_takes_every_second_day_breaks_no_relation_of_the_others():
+    recording = variants.calm()
+    actual = recording.requests["actual"].where(~SINCE | (np.arange(ROWS) % 2 == 0))
+    flooded = build_case(replace(recording, requests=recording.requests.assign(actual=actual)))
+    assert inputs.relations(flooded).finding == "kept"

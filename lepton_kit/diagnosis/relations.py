@@ -26,7 +26,8 @@ def following(table: pd.DataFrame) -> pd.Series:
     ----------
     table
         Inputs and `actual`, in order of time. Rows that repeat the one before in all are left out: they are asked
-        again. So are those whose actual is not known, where others are: whoever floods a service tells none.
+        again. Those whose actual is not known, where others are, may be followed, but are not judged: whoever floods a
+        service tells none.
 
     Returns
     -------
@@ -41,14 +42,14 @@ def following(table: pd.DataFrame) -> pd.Series:
     >>> int((~kept).sum()), int(kept.idxmin())
     (20, 80)
     """
-    is_told = table["actual"].notna()
-    rows = asked_anew(table[is_told] if is_told.any() else table)
-    first = rows.head(int(FIRST * len(rows)))
+    rows = asked_anew(table)
+    judged = rows[rows["actual"].notna()] if rows["actual"].notna().any() else rows
+    first = judged.head(int(FIRST * len(judged)))
     if len(first) < FEWEST:
         return pd.Series(dtype=bool)
     shares = agreement(first)
     known = list(shares.index[shares >= RELATED])
-    return follows(rows, known) if known else pd.Series(dtype=bool)
+    return follows(rows, known)[judged.index] if known else pd.Series(dtype=bool)
 
 
 def asked_anew(table: pd.DataFrame) -> pd.DataFrame:
