@@ -423,6 +423,37 @@ def coverage_over_time(
 FURTHEST_RATIO = 100.0
 
 
+def signal_onsets(
+    table: pd.DataFrame, events: Mapping[str, pd.Timestamp], window: tuple[pd.Timestamp, pd.Timestamp], axes: Axes
+) -> Axes:
+    """Draw since when each signal moved, one above the other, the earliest on top, and a labelled line at each event.
+
+    Parameters
+    ----------
+    table
+        `signal`, `since` (UTC), as `lepton_kit.diagnosis.evidence.signal_order` gives them.
+    events
+        Times by name, earliest first, such as the onset and the alert.
+    window
+        From when to when to draw.
+    axes
+        Where to draw.
+    """
+    ordered = table.sort_values("since", ascending=False)
+    for place, row in enumerate(ordered.to_dict("records")):
+        axes.plot([row["since"], window[1]], [place, place], color=SKY, linewidth=6, alpha=0.6, solid_capstyle="butt")
+        axes.plot([row["since"]], [place], "o", color=BLUE)
+    axes.set_yticks(range(len(ordered)), ordered["signal"].astype(str), parse_math=False)
+    for step, (name, time) in enumerate(events.items()):
+        axes.axvline(time, color=VERMILLION, linewidth=1.2, linestyle="-" if step else ":")  # type: ignore[arg-type]
+        axes.annotate(
+            name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=VERMILLION, fontsize=9, parse_math=False,
+        )  # fmt: skip
+    axes.set(xlabel="time (UTC)", xlim=window, ylim=(-0.6, len(ordered) + 0.2))
+    return axes
+
+
 def spread_changes(table: pd.DataFrame, factor: float, axes: Axes) -> Axes:
     """Draw how many times wider each series became: the actuals apart from the inputs, and a band where nothing moved.
 
