@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -167,16 +167,16 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     InputError
         When too few requests were recorded since the onset to measure what is asked of the service.
     """
-    needs = needs or Needs()
     measured = measure(build_case(recording))
+    needs = _with_room_for(measured.workers, needs or Needs())
     options = option_table(measured.demand, needs, smaller)
-    allowed = options[options["workers"] >= min(measured.workers, needs.most_workers)]
+    allowed = options[options["workers"] >= measured.workers]
     enough = allowed[allowed["enough"]]
     chosen = (enough if len(enough) else allowed[allowed["version"] == ""].tail(1)).iloc[0]
     version = str(chosen["version"]) or None
     service = measured.demand.service * (smaller.service_ratio if smaller and version else 1.0)
     return CapacityPlan(
-        workers=min(int(chosen["workers"]) + measured.lost, max(needs.most_workers, measured.workers)),
+        workers=min(int(chosen["workers"]) + measured.lost, needs.most_workers),
         queue_limit=queue_limit(service, needs),
         version=version,
         restart=measured.ails,
@@ -184,6 +184,11 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
         options=options,
         reasons=_reasons(measured, needs, chosen),
     )
+
+
+def _with_room_for(workers: int, needs: Needs) -> Needs:
+    """Return the needs with room for the workers that there were: they had it."""
+    return replace(needs, most_workers=max(needs.most_workers, workers))
 
 
 def queue_limit(service: float, needs: Needs) -> int:
