@@ -128,6 +128,14 @@ class CapacityPlan:
     reasons: tuple[str, ...]
 
     @property
+    def action(self) -> str:
+        """Return in words what the plan does to a service."""
+        said = [f"{self.workers} workers, at most {self.queue_limit} requests in each"]
+        said += [f"answer with {self.version}"] if self.version else []
+        said += ["replace each worker by a fresh one"] if self.restart else []
+        return "; ".join(said)
+
+    @property
     def arrival_rate(self) -> float:
         """Return the requests per second since the onset."""
         return self.measured.demand.rate
