@@ -259,6 +259,59 @@ def share_intervals(table: pd.DataFrame, axes: Axes) -> Axes:
     return axes
 
 
+def tuning_trials(table: pd.DataFrame, baseline: float, axes: Axes) -> Axes:
+    """Draw each trial's score on the newest fold against its size: one colour per number of folds it was scored on.
+
+    Parameters
+    ----------
+    table
+        Columns `trial`, `parameters`, `folds`, `newest_fold` and `chosen`, as `tuning.tune` gives them.
+    baseline
+        The score of a forecast that has learnt nothing, on the same days.
+    axes
+        Where to draw.
+    """
+    shown = table[table["newest_fold"].notna()]
+    axes.axhline(100 * baseline, color=MUTED, linestyle="--", linewidth=1, label="EWMA volatility")
+    for colour, (folds, own) in zip((SKY, ORANGE, BLUE), shown.groupby("folds"), strict=False):
+        label = f"{folds} fold{'s' if folds != 1 else ''}"
+        axes.plot(own["parameters"], 100 * own["newest_fold"], "o", color=colour, markersize=7, label=label)
+    for row, name, offset in ((shown["trial"] == 0, "in use", -14), (shown["chosen"], "chosen", 8)):
+        for _, trial in shown[row].iterrows():
+            place = (trial["parameters"], 100 * trial["newest_fold"])
+            axes.annotate(name, place, (0, offset), textcoords="offset points", ha="center", fontsize=9)
+    axes.set(xlabel="parameters", ylabel="interval score, newest fold (%)")
+    axes.margins(x=0.1, y=0.18)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+    return axes
+
+
+def students_by_time(table: pd.DataFrame, teacher: float, slowest: float, axes: Axes) -> Axes:
+    """Draw how far each student is from its teacher against the time that a batch takes it.
+
+    Parameters
+    ----------
+    table
+        Columns `forecaster`, `us_per_batch` (microseconds), `divergence` (nats per row) and `chosen`.
+    teacher, slowest
+        The teacher's time, and the longest that a student may take.
+    axes
+        Where to draw.
+    """
+    axes.axvspan(0, slowest, color=GREEN, alpha=0.08, linewidth=0, label="fast enough")
+    axes.axvline(teacher, color=MUTED, linestyle="--", linewidth=1, label="teacher")
+    for chosen, colour in ((False, BLUE), (True, VERMILLION)):
+        own = table[table["chosen"] == chosen]
+        axes.plot(own["us_per_batch"], own["divergence"], "o", color=colour, markersize=8)
+        for row in own.itertuples():
+            name = f"{row.forecaster}{' (chosen)' if chosen else ''}"
+            axes.annotate(name, (row.us_per_batch, row.divergence), (8, -3), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="time for a batch of 256 rows (µs)", ylabel="divergence (nats per day)")
+    axes.set(xlim=(0, 1.15 * max(teacher, table["us_per_batch"].max())), ylim=(0, 1.15 * table["divergence"].max()))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+    return axes
+
+
 def latency_curve(table: pd.DataFrame, axes: Axes) -> Axes:
     """Draw the time per forecast against how many are asked for at once, both on logarithmic scales.
 
@@ -546,3 +599,80 @@ def _mark_split(split: pd.Timestamp, axes: Axes, name: str = "") -> None:
         name, (split, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9
     )
     axes.margins(x=0.01)
+
+
+def recovery_intervals(table: pd.DataFrame, objective: float, axes: Axes) -> Axes:
+    """Draw an indicator before, during and after an incident with its intervals, and the share that is promised.
+
+    Parameters
+    ----------
+    table
+        Columns `period`, `share`, `low` and `high`, as `Recovery.table` has them; a period without events is left out.
+    objective
+        Between 0 and 1.
+    axes
+        Where to draw.
+    """
+    known = table.dropna(subset=["share"])
+    rows = range(len(known))[::-1]
+    axes.axvline(100 * objective, color=VERMILLION, linestyle="--", label="objective")
+    axes.hlines(rows, 100 * known["low"], 100 * known["high"], color=BLUE, linewidth=3)
+    axes.plot(100 * known["share"], rows, "o", color=BLUE, markersize=8)
+    axes.set_yticks(rows, known["period"])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.margins(y=0.4)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("good events (%)")
+    axes.legend(loc="lower left")
+    return axes
+
+
+def sizes_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how large each feature's values are beside the usual ones: as they came, and as they are used now.
+
+    Parameters
+    ----------
+    table
+        Index: feature; columns `came` and `used`, times the usual size.
+    axes
+        Where to draw.
+    """
+    rows = range(len(table))[::-1]
+    axes.axvline(1, color=MUTED, linewidth=1)
+    axes.plot(table["came"], rows, "o", markerfacecolor="none", color=VERMILLION, markersize=8, label="as they came")
+    axes.plot(table["used"], rows, "o", color=BLUE, markersize=5, label="as they are used")
+    axes.set_xscale("log")
+    axes.set_yticks(rows, table.index)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("median size (× before the onset)")
+    axes.legend(loc="lower right")
+    return axes
+
+
+def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: float, axes: Axes) -> Axes:
+    """Draw the predicted mean wait against the number of workers, what was measured, and what is wanted.
+
+    Parameters
+    ----------
+    table
+        Columns `version`, `workers` and `wait_s`; what waits without end is not drawn.
+    measured
+        Workers, and their mean wait in seconds, which may be NaN.
+    target
+        Seconds.
+    axes
+        Where to draw.
+    """
+    for (version, rows), colour in zip(table.groupby("version", sort=False), (BLUE, GREEN), strict=False):
+        finite = rows[rows["wait_s"].between(0, float("inf"), inclusive="neither")]
+        name = f"predicted, {version!s}" if version else "predicted"
+        axes.plot(finite["workers"], 1000 * finite["wait_s"], "o-", color=colour, markersize=5, label=name)
+    axes.plot(measured[0], 1000 * measured[1], "D", color=VERMILLION, markersize=9, label="measured")
+    axes.axhline(1000 * target, color=MUTED, linestyle="--", label="wanted")
+    axes.set_yscale("log")
+    axes.set_xticks(sorted(table["workers"].unique()))
+    axes.set_xlabel("workers")
+    axes.set_ylabel("mean wait (ms)")
+    axes.legend(loc="upper right")
+    return axes
