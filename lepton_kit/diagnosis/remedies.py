@@ -29,6 +29,7 @@ __all__ = [
     "plan_model",
 ]
 
+
 @dataclass(frozen=True)
 class State:
     """What an operator may change of a service: the version, how large it is, and what it does to its rows."""
