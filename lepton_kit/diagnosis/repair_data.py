@@ -30,6 +30,9 @@ CLEAR_UNIT = 0.25
 ALIKE, APART = 0.35, 0.4
 """Kolmogorov–Smirnov distance up to which two samples may be of one feature, and from which on they are not."""
 
+AT_HOME = 0.1
+"""By so much farther a column may be from its own values than from another's, before it counts as exchanged."""
+
 FOLLOWS = 0.6
 """One column follows another where its value is the other's value of the row before in this share of the rows."""
 
@@ -190,9 +193,9 @@ def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
     """Return for each feature that came in another unit the power of ten that brings it back.
 
     A feature's size is its absolute value over the usual one. Rows in which half of the features that grew (or shrank)
-    lie beyond what sound rows ever showed are in another unit; only where the median size of a feature in these rows
-    is nearly a power of ten, and the rescaled values are distributed as the sound ones, is the fit clear. So a market
-    that became wilder is no change of the unit, and a feed that counts some rows otherwise is seen.
+    lie beyond what sound rows showed are in another unit; only where the median size in these rows is nearly a power
+    of ten, for most of those features, is the fit clear. So a market that became wilder is no change of the unit, and
+    a feed that counts some rows otherwise is seen.
 
     Examples
     --------
@@ -205,11 +208,11 @@ def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
         return {}
     usual = sound[names].abs().median()
     was, now = ((side[names].abs() / usual).where(lambda size: size > 0).map(np.log10) for side in (sound, since))
-    grown_ones = _rescaled(now, now > was.quantile(0.99), sound, since)
-    return grown_ones or _rescaled(now, now < was.quantile(0.01), sound, since)
+    grown_ones = _rescaled(now, now > was.quantile(0.99))
+    return grown_ones or _rescaled(now, now < was.quantile(0.01))
 
 
-def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame, sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame) -> dict[str, float]:
     """Return the factors of the features that often lie beyond what they were, by the rows in which most of them do."""
     moved = [name for name in map(str, size) if beyond[name].mean() >= LEAST_RISE]
     hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=size.index)
@@ -218,8 +221,7 @@ def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame, sound: pd.DataFrame, sin
     middle = size.loc[hit, moved].median()
     powers = middle.round()
     clear = [name for name in moved if powers[name] and abs(middle[name] - powers[name]) <= CLEAR_UNIT]
-    factors = {name: float(10.0 ** -powers[name]) for name in clear}
-    return {n: f for n, f in factors.items() if kolmogorov_smirnov(sound[n], since.loc[hit, n] * f)[0] <= ALIKE}
+    return {name: float(10.0 ** -powers[name]) for name in clear} if 2 * len(clear) > len(moved) else {}
 
 
 def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str]:
@@ -243,8 +245,8 @@ def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str
     if len(out := _out_of_place(was, now)) >= LEAST_ROWS:
         now = out
     before, after = chains(was), chains(now)
-    if len(after) == len(names):  # rows that do not follow on each other: the lags count as being in their order
-        after = before
+    if sorted(map(len, before)) != sorted(map(len, after)):  # rows that do not follow on each other
+        after = before  # so the lags count as being in their order
     source = _matched(was, before, now, after)
     moved = {name: taken for name, taken in source.items() if name != taken}
     if any(moved.get(taken) != name for name, taken in moved.items()):
@@ -313,7 +315,7 @@ def _assigned(
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Return the chains that moved, each with the one that holds it now, where both are clear."""
     own = np.array([[set(one) == set(other) for other in columns] for one in rows])
-    chosen = linear_sum_assignment(distance - (ALIKE - 0.05) * own)
+    chosen = linear_sum_assignment(distance - AT_HOME * own)
     found = []
     for row, column in zip(*chosen, strict=True):
         stays = own[row, column]
