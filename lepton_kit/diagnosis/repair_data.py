@@ -208,20 +208,32 @@ def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
         return {}
     usual = sound[names].abs().median()
     was, now = ((side[names].abs() / usual).where(lambda size: size > 0).map(np.log10) for side in (sound, since))
-    grown_ones = _rescaled(now, now > was.quantile(0.99))
-    return grown_ones or _rescaled(now, now < was.quantile(0.01))
+    grown_ones = _rescaled(was, now, now > was.quantile(0.99))
+    return grown_ones or _rescaled(was, now, now < was.quantile(0.01))
 
 
-def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame) -> dict[str, float]:
-    """Return the factors of the features that often lie beyond what they were, by the rows in which most of them do."""
-    moved = [name for name in map(str, size) if beyond[name].mean() >= LEAST_RISE]
-    hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=size.index)
+def _rescaled(was: pd.DataFrame, now: pd.DataFrame, beyond: pd.DataFrame) -> dict[str, float]:
+    """Return the factors of the features that often lie beyond what they were, by the rows in which most of them do.
+
+    `was` and `now` are logarithms of sizes, before and since.
+    """
+    moved = [name for name in map(str, now) if beyond[name].mean() >= LEAST_RISE]
+    hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=now.index)
     if hit.sum() < LEAST_ROWS / 2:
         return {}
-    middle = size.loc[hit, moved].median()
-    powers = middle.round()
-    clear = [name for name in moved if powers[name] and abs(middle[name] - powers[name]) <= CLEAR_UNIT]
-    return {name: float(10.0 ** -powers[name]) for name in clear} if 2 * len(clear) > len(moved) else {}
+    factors = {name: _power_of_ten(was[name].dropna(), now.loc[hit, name].dropna()) for name in moved}
+    clear = {name: factor for name, factor in factors.items() if factor is not None}
+    return clear if 2 * len(clear) > len(moved) else {}
+
+
+def _power_of_ten(was: pd.Series, now: pd.Series) -> float | None:
+    """Return the factor that brings sizes back, where their median and their spread about it both fit one."""
+    middle = float(now.median())
+    power = round(middle) if np.isfinite(middle) else 0
+    if power == 0 or abs(middle - power) > CLEAR_UNIT:
+        return None
+    alike = kolmogorov_smirnov(was - was.median(), now - middle)[0] <= ALIKE
+    return float(10.0**-power) if alike else None
 
 
 def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str]:
