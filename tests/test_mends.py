@@ -135,7 +135,7 @@ def test_mends_stay_when_the_version_changes_and_the_queue_limit_follows(mended)
 
 
 def test_mends_that_do_not_fit_the_version_are_told_and_what_worked_goes_on(service):
-    wish = change_wish(service.folder, mends=Mends(swap={"return_0": "range_0"}))
+    wish = change_wish(service.folder, mends=Mends(swap={"return_0": "spread_0"}))
     told = wait_for(lambda: [one for one in read_reports(service.folder) if one.generation == wish.generation])
     assert "the model needs only 'return_0'" in told[0].error
     assert service.predict().status_code == 200

@@ -123,7 +123,7 @@ def test_a_state_that_cannot_be_is_refused_and_nothing_is_changed(operator, serv
 
 def test_a_state_that_the_workers_cannot_follow_is_undone(operator, service):
     with pytest.raises(LeptonError, match="the model needs only"):
-        operator.set_state(State("v1", 2, 64, Mends(swap={"return_0": "range_0"})), "columns exchanged")
+        operator.set_state(State("v1", 2, 64, Mends(swap={"return_0": "spread_0"})), "columns exchanged")
     assert operator.state() == State("v2", 2, 64)
     assert operator.registry.current("goog") == "v2"
     assert read_actions(service.folder)[-1]["outcome"].startswith("undone: ")
