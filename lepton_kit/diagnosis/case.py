@@ -160,13 +160,30 @@ def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
     Rows far outside of the incident's window are left out: their clock is wrong, and nothing tells by how much.
     """
     criteria = criteria or Criteria()
-    recording = within_window(recording)
+    recording = settled(within_window(recording))
     breaches = contract_breaches(recording)
     onset, onset_from = find_onset(recording, breaches, criteria)
     is_broken = breaches.to_numpy(bool).any(axis=1)
     is_whole = is_finite(recording.features(recording.requests)) & ~is_broken
     replayed, unreplayed = replays(recording, recording.requests[is_whole])
     return Case(recording, criteria, onset, onset_from, recording.requests, breaches, replayed, unreplayed)
+
+
+def settled(recording: Recording) -> Recording:
+    """Leave out the last requests of a slow service, of which only those that it refused at once are known yet.
+
+    As long as its slowest recent answer took, what came before the end of the window may still be unanswered.
+    """
+    requests = recording.requests
+    slowest = requests["latency_ms"].tail(RECENT).max() / 1000 if len(requests) else 0.0
+    if not slowest >= SLOW_SECONDS:
+        return recording
+    known = requests["time"] < recording.incident.window.end - pd.Timedelta(seconds=slowest)
+    return replace(recording, requests=requests[known].reset_index(drop=True)) if known.any() else recording
+
+
+RECENT, SLOW_SECONDS = 500, 0.5
+"""Requests whose answers tell how slow a service is, and from where on it matters."""
 
 
 def is_finite(table: pd.DataFrame) -> np.ndarray:

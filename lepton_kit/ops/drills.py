@@ -206,10 +206,14 @@ class _Course:
     def run(self) -> Drilled:
         """Diagnose, repair, and judge the recovery."""
         self._say_alert()
-        recording, diagnosis = self._diagnose()
-        diagnosed_at = self._service.now
-        named = [diagnosis.cause, *diagnosis.also]
-        actions, error = self._repair(recording, named)
+        for _ in range(MOST_DIAGNOSES):
+            recording, diagnosis = self._diagnose()
+            diagnosed_at = self._service.now
+            named = [diagnosis.cause, *diagnosis.also]
+            actions, error = self._repair(recording, named)
+            if self._struck.alerted is None or not (error or diagnosis.cause == "unknown"):
+                break
+            self._service.advance(ASK_AGAIN)  # until more is known
         recovery, recovered_at = self._observe(recording, diagnosis, bool(actions))
         struck = self._struck
         detected = struck.alerted if struck.alerted is not None else None
@@ -244,16 +248,11 @@ class _Course:
             self._tell(f"{struck.alerted - struck.began:.0f} s after the fault began: {fired}")
 
     def _diagnose(self) -> tuple[Recording, Diagnosis]:
-        """Diagnose, and again while the evidence does not decide."""
-        for attempt in range(MOST_DIAGNOSES):
-            recording = self._struck.record()
-            self._on_recording(recording, self._struck)
-            diagnosis = diagnose(recording, likelihoods=self._likelihoods)
-            found = " and ".join([diagnosis.cause, *diagnosis.also])
-            self._tell(f"diagnosis: {found} (probability {diagnosis.probability:.2f})")
-            if diagnosis.cause != "unknown" or attempt == MOST_DIAGNOSES - 1 or self._struck.alerted is None:
-                break
-            self._service.advance(ASK_AGAIN)
+        recording = self._struck.record()
+        self._on_recording(recording, self._struck)
+        diagnosis = diagnose(recording, likelihoods=self._likelihoods)
+        found = " and ".join([diagnosis.cause, *diagnosis.also])
+        self._tell(f"diagnosis: {found} (probability {diagnosis.probability:.2f})")
         return recording, diagnosis
 
     def _repair(self, recording: Recording, named: Sequence[Cause]) -> tuple[tuple[str, ...], str]:
