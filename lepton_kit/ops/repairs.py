@@ -18,6 +18,7 @@ import pandas as pd
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.recovery import Ratio, Recovery, judge_recovery, sli_ratio
 from lepton_kit.diagnosis.remedies import Operator
+from lepton_kit.diagnosis.repair_capacity import Measured, Smaller, smaller_of
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.retraining import Retrained, retrain
@@ -212,3 +213,10 @@ def promote(operator: ServiceOperator, made: Retrained) -> str:
     version = made.save(operator.registry, operator.config.model, operator.run_id)
     operator.set_state(replace(operator.state(), version=version), f"passed the gate: {made.decision.reasons[0]}")
     return version
+
+
+def compressed_version(operator: ServiceOperator, measured: Measured) -> Smaller | None:
+    """Return the compressed version that may take the present one's place, and how long it would need; None without."""
+    model, version = operator.config.model, operator.state().version
+    found = operator.registry.compressed(model, version)
+    return smaller_of(found, operator.registry.card(model, found), measured) if found else None
