@@ -262,7 +262,7 @@ def fillings(since: pd.DataFrame, sound: pd.DataFrame) -> dict[str, float | str]
     absent = _absent(since)
     partly = absent[~absent.all(axis=1)].any()
     wanted = absent.any() if not partly.any() else partly
-    return {str(name): _filling(sound[name]) for name in since if wanted[name] and name in sound and len(sound)}
+    return {name: _filling(sound[name]) for name in map(str, since) if wanted[name] and name in sound and len(sound)}
 
 
 def _filling(sound: pd.Series) -> float | str:

@@ -48,13 +48,15 @@ class Service(Section):
     """A service that is watched; its state lies in `services/<name>/`.
 
     `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `slo` holds its
-    objectives, `registry` its model; both are folders, relative to the project.
+    objectives, `registry` its model; both are folders, relative to the project. `restart_feed` is the command, a list
+    of words that no shell reads, which a repair of the data runs in the project's folder to restart the feed.
     """
 
     model: str
     address: str | None = Field(default=None, pattern=r"^https?://")
     slo: str = "slo"
     registry: str = "models"
+    restart_feed: list[str] | None = Field(default=None, min_length=1)
 
 
 class FromLabel(Section):

@@ -38,6 +38,7 @@ class Supervisor(Multiprocess):
         self.service = service
         self.parent = parent
         self._known: set[int] = set()
+        self._restarts = read_wish(service.folder).restarts
 
     def keep_subprocess_alive(self) -> None:
         """Replace lost workers, add or end some, and take those that are gone out of the metrics."""
@@ -46,7 +47,11 @@ class Supervisor(Multiprocess):
         super().keep_subprocess_alive()
         if not self.should_exit.is_set():
             with contextlib.suppress(InputError):  # a damaged file: as many as before
-                self._scale(read_wish(self.service.folder).workers)
+                wish = read_wish(self.service.folder)
+                self._scale(wish.workers)
+                if wish.restarts != self._restarts:
+                    self._restarts = wish.restarts
+                    self.restart_all()  # one after the other, each old one when its successor is ready
         present = {process.pid for process in self.processes if process.pid is not None}
         for pid in self._known - present:
             forget_worker(pid, self.service.metrics_folder)
