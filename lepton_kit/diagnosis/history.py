@@ -115,12 +115,32 @@ class Job(_Part):
 
 
 class Action(_Part):
-    """Something that was done to the service."""
+    """Something that was done to the service, by a run; `outcome` is `done`, or what went wrong."""
 
     time: AwareDatetime
-    what: Text
+    run: Text = ""
+    action: Text
     why: Text = ""
-    by: Text = ""
+    outcome: Text = ""
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+
+    @property
+    def what(self) -> str:
+        """Return the action in words, with what it changed.
+
+        >>> moment = "2026-11-25T03:00:00Z"
+        >>> Action(time=moment, action="set_state", before={"workers": 1, "version": "v1"},
+        ...        after={"workers": 3, "version": "v1"}, outcome="done").what
+        'set state: workers 1 → 3'
+        """
+        changes = [
+            f"{name} {self.before.get(name)} → {value}"
+            for name, value in self.after.items()
+            if value != self.before.get(name)
+        ]
+        said = self.action.replace("_", " ") + (f": {', '.join(changes)}" if changes else "")
+        return printable(said if self.outcome in ("", "done") else f"{said} ({self.outcome})")
 
 
 class History(_Part):

@@ -92,8 +92,8 @@ def _onset(history: History) -> pd.Timestamp | None:
 
 
 def _mitigated(history: History) -> pd.Timestamp | None:
-    if history.actions:
-        return min(utc(action.time) for action in history.actions)
+    if done := [utc(action.time) for action in history.actions if action.outcome == "done"]:
+        return min(done)
     applied = [job.ended for job in history.jobs if job.ended and _result(job, "applied") is True]
     return utc(min(applied)) if applied else None
 
@@ -183,7 +183,7 @@ def _decisions(history: History) -> Iterator[_Row]:
 
 def _actions(history: History) -> Iterator[_Row]:
     for action in history.actions:
-        yield utc(action.time), "action", action.what, action.by or "service"
+        yield utc(action.time), "action", action.what, action.run or "service"
 
 
 # --- impact -------------------------------------------------------------------------------------------------------
@@ -355,9 +355,9 @@ def _state(job: Job) -> str:
 
 
 def actions(history: History) -> pd.DataFrame:
-    """Return what was done to the service: `time`, `action`, `why`, `by`."""
-    rows = [(utc(one.time), one.what, one.why, one.by) for one in history.actions]
-    return pd.DataFrame(rows, columns=["time", "action", "why", "by"])
+    """Return what was done to the service: `time`, `action`, `why`, `run`."""
+    rows = [(utc(one.time), one.what, one.why, one.run) for one in history.actions]
+    return pd.DataFrame(rows, columns=["time", "action", "why", "run"])
 
 
 def provenance(history: History) -> pd.DataFrame:

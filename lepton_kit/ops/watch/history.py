@@ -1,4 +1,4 @@
-"""Freezes what happened in an incident, once it is over: `incidents/<id>/history.json`, and a page for people beside it.
+"""Freezes what happened in an incident once it is over: `incidents/<id>/history.json`, and a page for people beside it.
 
 Everything in the history was read from the ledger, from manifests and from the service's own record of actions. What
 people judge goes into `judgement.md`, which is made once and never written over.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from lepton_kit.diagnosis import history as form
 from lepton_kit.diagnosis.judgement import template
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
+from lepton_kit.ops.operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.observer import read_all_objectives
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
@@ -26,7 +27,6 @@ from lepton_kit.runs.settings import Settings
 from lepton_kit.telemetry.rules import alert_name
 
 HISTORY, JUDGEMENT = "history.json", "judgement.md"
-ACTIONS = "actions.jsonl"
 MOST_CHARACTERS = 20_000
 """A result that is longer as JSON is named and left out: it stands in the run's manifest."""
 MOST_JOBS = 1000
@@ -76,7 +76,7 @@ def history_of(
         service=incident.service,
         alert=_alert(incident),
         jobs=tuple(_job(job, repairs.get(job.number), project, problems) for job in jobs if job.kind != "postmortem"),
-        actions=tuple(_actions(incident, project, problems)),
+        actions=_actions(incident, project, problems),
         promise=_promise(incident, settings, project, problems),
         frozen=datetime.now(UTC),
         made=MADE,
@@ -152,27 +152,19 @@ def _length(result: Result) -> int:
     return len(json.dumps(result.value))
 
 
-def _actions(incident: Incident, project: Path, problems: list[str]) -> Iterator[form.Action]:
-    """Yield what was done to the service from the incident's beginning on; a line that says nothing is named."""
-    path = project / "services" / incident.service / ACTIONS
-    if not incident.service or not path.is_file():
+def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[form.Action, ...]:
+    """Return what was done to the service since the incident began."""
+    folder = project / "services" / incident.service
+    if not (folder / ACTIONS).is_file():
         problems.append(f"services/{incident.service}/{ACTIONS}: the service kept no record of actions")
-        return
+        return ()
+    try:
+        found = [form.Action.model_validate(action) for action in read_actions(folder)]
+    except (InputError, ValidationError) as error:
+        problems.append(f"services/{incident.service}/{ACTIONS}: {error}")
+        return ()
     began = datetime.fromisoformat(incident.starts_at)
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            action = _action(json.loads(line))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            problems.append(f"services/{incident.service}/{ACTIONS}, line {number}: {type(error).__name__}")
-            continue
-        if action.time >= began and (incident.ends_at is None or action.time <= datetime.fromisoformat(incident.ends_at)):
-            yield action
-
-
-def _action(line: dict[str, Any]) -> form.Action:
-    return form.Action(
-        time=line["time"], what=str(line["action"]), why=str(line.get("why", "")), by=str(line.get("by", ""))
-    )
+    return tuple(action for action in found if action.time >= began)
 
 
 def _promise(incident: Incident, settings: Settings, project: Path, problems: list[str]) -> form.Promise | None:

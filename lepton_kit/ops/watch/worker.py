@@ -123,7 +123,9 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
     incident = queue.incident(job.incident) if job.incident is not None else None
     if incident is not None and job.kind == "remedy" and SERVICE in names:
         given[SERVICE] = incident.service
-    if RECORDING in names:
+    if incident is not None and job.kind == "postmortem":
+        given |= _left_by(incident, names, queue, settings, project)
+    elif RECORDING in names:
         given[RECORDING] = _recording(job, incident, queue, settings, project)
     origin = f"{job.kind} {job.name}"
     plan = prepare(Request(notebook, given, origin, trigger=f"{job.kind}:{job.name}"), project)
@@ -154,6 +156,33 @@ def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Sett
     if incident is not None and job.kind == "alert":
         queue.note(incident.id, incident.note, relative)
     return relative
+
+
+def _left_by(
+    incident: Incident, names: set[str], queue: Queue, settings: Settings, project: Path
+) -> dict[str, str | None]:
+    """Return what an incident left, by the parameters of the postmortem that want it; None for what could not be had.
+
+    The history says what is missing, and why.
+    """
+    from lepton_kit.ops.watch.history import freeze_history, open_judgement  # pandas, which other jobs do not need
+
+    after, missing = None, []
+    if "after" in names:
+        try:
+            after = freeze_recovery(incident, settings, project)
+        except Exception as error:  # whatever it is: the rest is to be looked back on all the same
+            missing.append(f"evidence of what followed: {type(error).__name__}: {error}")
+    kept = incident.recording if incident.recording and (project / incident.recording).is_dir() else None
+    if kept is None:
+        missing.append("recording: the incident has none")
+    paths = {
+        "history": freeze_history(incident, queue, settings, project, tuple(missing)),
+        "after": after,
+        "judgement": open_judgement(incident, project),
+    }
+    given = {name: path.relative_to(project).as_posix() if path else None for name, path in paths.items()}
+    return {name: value for name, value in {**given, RECORDING: kept}.items() if name in names}
 
 
 @contextlib.contextmanager
