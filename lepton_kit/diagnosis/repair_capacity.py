@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,8 @@ SOURCES = (
 HIGHEST_USE = 0.85
 """Workers that are busier than this are too few, however short the mean wait: a small surge would fill the queue."""
 
-GREW = 1.5
-"""Rise of a worker's memory, or of the time that it is busy with a request, that fresh workers may cure."""
+GREW = 1.25
+"""Rise of the demand, of a worker's memory, or of the time that it is busy with a request, that counts (×)."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Smaller:
 class Measured:
     """What the workers had to do since the onset: `wait` (s, mean) and `memory_growth` (×) are NaN where not known.
 
-    `workers` answered before the onset, and `left` since; `service_growth` is how many times longer a request kept a
-    worker busy than before.
+    `workers` answered before the onset, and `left` since; `rate_growth` is how many times as many requests came as
+    before, and `service_growth` how many times as long one kept a worker busy.
     """
 
     demand: Demand
@@ -82,8 +82,20 @@ class Measured:
     left: int
     wait: float
     refused: float
+    rate_growth: float
     service_growth: float
     memory_growth: float
+
+    @property
+    def lost(self) -> int:
+        """How many workers no longer answer."""
+        return max(0, self.workers - self.left)
+
+    @property
+    def ails(self) -> bool:
+        """Whether it is the workers that changed, and not what is asked of them."""
+        grew = max(self.memory_growth, self.service_growth) >= GREW  # of NaN nothing grew
+        return grew or self.lost > 0 or not self.rate_growth >= GREW
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ class CapacityPlan:
     version
         The compressed version to answer with; None keeps the present one.
     restart
-        Whether the workers shall be replaced by fresh ones.
+        Whether the workers shall be replaced by fresh ones, as it is they that changed, and not the demand.
     measured
         What the plan rests on; `arrival_rate` and `service_time` are the two that matter most.
     options
@@ -127,8 +139,9 @@ class CapacityPlan:
 
     @property
     def predicted_wait(self) -> float:
-        """Return the mean wait (s) that the queue model predicts for what is planned."""
-        chosen = self.options["version"].eq(self.version or "") & self.options["workers"].eq(self.workers)
+        """Return the mean wait (s) that the queue model predicts for the workers that will answer."""
+        answering = self.workers - self.measured.lost
+        chosen = self.options["version"].eq(self.version or "") & self.options["workers"].eq(answering)
         return float(self.options.loc[chosen, "wait_s"].iloc[0])
 
 
@@ -137,7 +150,8 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
 
     The fewest workers, not fewer than before, that keep the wait; where the machine has no room for them, the
     compressed version; where there is none, or it is too slow as well, as many workers as there is room for, and the
-    queue's limit refuses what could not be answered in time.
+    queue's limit refuses what could not be answered in time. For each worker that no longer answers, one is added, as
+    what makes it hang may do so again.
 
     Parameters
     ----------
@@ -153,24 +167,28 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     InputError
         When too few requests were recorded since the onset to measure what is asked of the service.
     """
-    needs = needs or Needs()
     measured = measure(build_case(recording))
+    needs = _with_room_for(measured.workers, needs or Needs())
     options = option_table(measured.demand, needs, smaller)
-    allowed = options[options["workers"] >= min(measured.workers, needs.most_workers)]
+    allowed = options[options["workers"] >= measured.workers]
     enough = allowed[allowed["enough"]]
     chosen = (enough if len(enough) else allowed[allowed["version"] == ""].tail(1)).iloc[0]
     version = str(chosen["version"]) or None
     service = measured.demand.service * (smaller.service_ratio if smaller and version else 1.0)
-    restart = measured.memory_growth >= GREW or measured.service_growth >= GREW
     return CapacityPlan(
-        workers=int(chosen["workers"]),
+        workers=min(int(chosen["workers"]) + measured.lost, needs.most_workers),
         queue_limit=queue_limit(service, needs),
         version=version,
-        restart=restart,
+        restart=measured.ails,
         measured=measured,
         options=options,
         reasons=_reasons(measured, needs, chosen),
     )
+
+
+def _with_room_for(workers: int, needs: Needs) -> Needs:
+    """Return the needs with room for the workers that there were: they had it."""
+    return replace(needs, most_workers=max(needs.most_workers, workers))
 
 
 def queue_limit(service: float, needs: Needs) -> int:
@@ -224,10 +242,11 @@ def measure(case: Case) -> Measured:
     service = service_time(answered, wait)
     was = case.before[case.before["status"] < 400]
     earlier = service_time(was, _queue_wait(source, window.start.timestamp(), onset)) if len(was) else float("nan")
-    counted = grown(source, parse_selector("lepton_predict_requests_total"), onset, end)
+    start = window.start.timestamp()
+    rate, earlier_rate = _rate(source, case.during, onset, end), _rate(source, case.before, start, onset)
     return Measured(
         demand=Demand(
-            rate=(counted or len(case.during)) / (end - onset),
+            rate=rate,
             service=service,
             arrival_scv=arrival_scv(case.during["time"]),
             service_scv=_service_scv(source, onset, end),
@@ -236,9 +255,16 @@ def measure(case: Case) -> Measured:
         left=during,
         wait=wait,
         refused=float(case.during["status"].eq(429).mean()),
+        rate_growth=rate / earlier_rate if earlier_rate else float("nan"),
         service_growth=service / earlier,
         memory_growth=_memory_growth(case),
     )
+
+
+def _rate(source: RecordedMetrics, requests: pd.DataFrame, start: float, end: float) -> float:
+    """Return the requests per second: by the service's own counter, or by those that were recorded."""
+    counted = grown(source, parse_selector("lepton_predict_requests_total"), start, end)
+    return (counted or len(requests)) / (end - start) if end > start else 0.0
 
 
 def service_time(answered: pd.DataFrame, wait: float) -> float:
@@ -325,10 +351,12 @@ def _reasons(measured: Measured, needs: Needs, chosen: pd.Series) -> tuple[str, 
         f"squared coefficients of variation: {demand.arrival_scv:.2f} of the arrivals, {demand.service_scv:.2f} of the "
         "service times",
     ]
-    if measured.left < measured.workers:
+    if measured.lost:
         said.append(f"{measured.left} of {measured.workers} workers are left")
     if measured.service_growth >= GREW:
         said.append(f"a request keeps a worker busy {measured.service_growth:.1f} times as long as before")
+    if measured.rate_growth >= GREW:
+        said.append(f"{measured.rate_growth:.1f} times as many requests come as before")
     if measured.memory_growth >= GREW:
         said.append(f"the memory of a worker is {measured.memory_growth:.1f} times what it was")
     version = f" with {chosen['version']}" if chosen["version"] else ""

@@ -23,7 +23,7 @@ from lepton_kit.telemetry.recordings import FEATURE, Recording
 from lepton_kit.telemetry.selectors import parse_selector
 
 CLEAR_UNIT = 0.25
-"""A factor is a power of ten where its logarithm lies this close to a whole number, at each quartile of the sizes."""
+"""A factor is a power of ten where its logarithm lies this close to a whole number."""
 
 ALIKE, APART = 0.35, 0.4
 """Kolmogorov–Smirnov distance up to which two samples may be of one feature, and from which on they are not."""
@@ -88,8 +88,9 @@ def plan_data(recording: Recording) -> DataPlan:
     ('nothing in the recorded rows asks for a mend',)
     """
     case = build_case(recording)
-    mends = _mends(case)
-    used = _used(case, mends)
+    sound = _baseline(case)
+    mends = _mends(case, sound)
+    used = _used(case, mends, sound)
     breaches = contract_breaches(used).loc[case.during.index]
     lost = [said for said in (stopped(case), repeated(case)) if said]
     if not mends and (wrong := wrong_actuals(case)):
@@ -120,9 +121,10 @@ def plan_data(recording: Recording) -> DataPlan:
 def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
     """Return for each feature that came in another unit the power of ten that brings it back.
 
-    The size of a feature (absolute value) is compared at its quartiles. Only where all three ratios are nearly one
-    power of ten, and the rescaled values are distributed as the sound ones, is the fit clear: a market that became
-    wilder, or a fault of some rows only, is no change of the unit.
+    A feature's size is its absolute value over the usual one. Rows in which half of the features that grew (or shrank)
+    lie beyond what sound rows ever showed are in another unit; only where the median size of a feature in these rows
+    is nearly a power of ten, and the rescaled values are distributed as the sound ones, is the fit clear. So a market
+    that became wilder is no change of the unit, and a feed that counts some rows otherwise is seen.
 
     Examples
     --------
@@ -130,24 +132,26 @@ def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
     >>> unit_factors(values, 100 * values), unit_factors(values, 3 * values)
     ({'return_0': 0.01}, {})
     """
-    found = {str(name): _unit_factor(sound[name], since[name]) for name in since if name in sound}
-    return {name: factor for name, factor in found.items() if factor is not None}
+    names = [name for name in map(str, since) if name in sound]
+    if min(len(sound), len(since)) < LEAST_ROWS or not names:
+        return {}
+    usual = sound[names].abs().median()
+    was, now = ((side[names].abs() / usual).where(lambda size: size > 0).map(np.log10) for side in (sound, since))
+    grown_ones = _rescaled(now, now > was.quantile(0.99), sound, since)
+    return grown_ones or _rescaled(now, now < was.quantile(0.01), sound, since)
 
 
-def _unit_factor(sound: pd.Series, since: pd.Series) -> float | None:
-    was, now = sound.dropna(), since.replace([np.inf, -np.inf], np.nan).dropna()
-    if min(len(was), len(now)) < LEAST_ROWS:
-        return None
-    sizes = (side.abs().quantile([0.25, 0.5, 0.75]).to_numpy() for side in (was, now))
-    before, after = sizes
-    if not (np.all(before > 0) and np.all(after > 0)):
-        return None
-    logarithms = np.log10(after / before)
-    power = round(float(logarithms[1]))
-    if power == 0 or np.abs(logarithms - power).max() > CLEAR_UNIT:
-        return None
-    factor = float(10.0**-power)
-    return factor if kolmogorov_smirnov(was, now * factor)[0] <= ALIKE else None
+def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame, sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+    """Return the factors of the features that often lie beyond what they were, by the rows in which most of them do."""
+    moved = [name for name in map(str, size) if beyond[name].mean() >= LEAST_RISE]
+    hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=size.index)
+    if hit.sum() < LEAST_ROWS / 2:
+        return {}
+    middle = size.loc[hit, moved].median()
+    powers = middle.round()
+    clear = [name for name in moved if powers[name] and abs(middle[name] - powers[name]) <= CLEAR_UNIT]
+    factors = {name: float(10.0 ** -powers[name]) for name in clear}
+    return {n: f for n, f in factors.items() if kolmogorov_smirnov(sound[n], since.loc[hit, n] * f)[0] <= ALIKE}
 
 
 def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str]:
@@ -168,11 +172,22 @@ def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str
     if min(len(sound), len(since.dropna())) < LEAST_ROWS or len(names) < 2:
         return {}
     was, now = sound[names], since[names].dropna()
-    source = _matched(was, chains(was), now, chains(now))
+    if len(out := _out_of_place(was, now)) >= LEAST_ROWS:
+        now = out
+    before, after = chains(was), chains(now)
+    if len(after) == len(names):  # rows that do not follow on each other: the lags count as being in their order
+        after = before
+    source = _matched(was, before, now, after)
     moved = {name: taken for name, taken in source.items() if name != taken}
     if any(moved.get(taken) != name for name, taken in moved.items()):
         return {}  # columns went round, which no pairs undo
     return {name: taken for name, taken in moved.items() if names.index(name) < names.index(taken)}
+
+
+def _out_of_place(sound: pd.DataFrame, since: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a value that lies beyond all that sound rows ever showed, where they are more than a few."""
+    beyond = ((since < sound.min()) | (since > sound.max())).any(axis=1)
+    return since[beyond] if beyond.mean() >= 2 * LEAST_RISE else since.head(0)
 
 
 def chains(rows: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -318,16 +333,16 @@ def _baseline(case: Case) -> pd.DataFrame:
     return before if len(before) >= LEAST_ROWS or not names else case.recording.reference[names]
 
 
-def _mends(case: Case) -> Mends:
-    sound, since = _baseline(case), case.recording.features(case.during)
+def _mends(case: Case, sound: pd.DataFrame) -> Mends:
+    since = case.recording.features(case.during)
     scale = unit_factors(sound, since)
-    swap = exchanged_columns(sound, since * pd.Series(scale).reindex(since.columns, fill_value=1.0))
+    swap = exchanged_columns(sound, Mends(scale=scale).applied(since, sound))
     exchanged = Mends(swap=swap).exchanged()
-    rescaled = Mends(scale={exchanged.get(name, name): factor for name, factor in scale.items()}, swap=swap)
+    mends = Mends(scale={exchanged.get(name, name): factor for name, factor in scale.items()}, swap=swap)
     missing = _absent(case.recording.features(case.requests)).any(axis=1).set_axis(case.requests.index)
     if _rise(case, missing) < LEAST_RISE:
-        return rescaled
-    return rescaled.model_copy(update={"fill": fillings(rescaled.applied(since), sound)})
+        return mends
+    return mends.model_copy(update={"fill": fillings(mends.applied(since, sound), sound)})
 
 
 def _absent(features: pd.DataFrame) -> pd.DataFrame:
@@ -335,10 +350,10 @@ def _absent(features: pd.DataFrame) -> pd.DataFrame:
     return features.replace([np.inf, -np.inf], np.nan).isna()
 
 
-def _used(case: Case, mends: Mends) -> Recording:
+def _used(case: Case, mends: Mends, sound: pd.DataFrame) -> Recording:
     """Return the recording as if the mends had been in force since the onset."""
     during = case.recording.features(case.during)
-    values = mends.applied(during).set_axis(case.during.index).add_prefix(FEATURE)
+    values = mends.applied(during, sound).set_axis(case.during.index).add_prefix(FEATURE)
     requests = case.requests.copy()
     requests.loc[values.index, values.columns] = values
     return replace(case.recording, requests=requests)

@@ -22,6 +22,12 @@ from lepton_kit.serving.control import Wish, begin, note_deployment, read_deploy
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.serving.metrics import forget_worker
 
+READY_SECONDS = 30.0
+"""Time in which a fresh worker must be ready to answer."""
+
+END_SECONDS = 10.0
+"""Time that a worker has to answer what it holds, when another takes its place."""
+
 logger = logging.getLogger("uvicorn.error")
 
 
@@ -57,15 +63,35 @@ class Supervisor(Multiprocess):
             forget_worker(pid, self.service.metrics_folder)
         self._known = present
 
+    def restart_all(self) -> None:
+        """Replace each worker by a fresh one, which begins before the old one ends; one that hangs is killed."""
+        for number, old in enumerate(self.processes):
+            fresh = Process(self.config, self.sockets)
+            fresh.start()
+            if not fresh.wait_until_ready(READY_SECONDS, self.should_exit):
+                fresh.kill()
+                fresh.join()
+                logger.error("a fresh worker was not ready within %g s: the old ones stay", READY_SECONDS)
+                return
+            self.processes[number] = fresh
+            _end(old)
+
     def _scale(self, wished: int) -> None:
         while len(self.processes) < wished:
             added = Process(self.config, self.sockets)
             added.start()
             self.processes.append(added)
         while len(self.processes) > wished:
-            ended = self.processes.pop()
-            ended.terminate()  # it answers what it holds first
-            ended.join()
+            _end(self.processes.pop())
+
+
+def _end(worker: Process) -> None:
+    """End a worker, which answers first what it holds; one that hangs is killed."""
+    worker.terminate()
+    worker.process.join(END_SECONDS)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
 
 
 def serve(

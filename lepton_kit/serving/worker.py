@@ -60,7 +60,7 @@ def with_mends(loaded: Loaded, config: ServiceConfig, mends: Mends) -> Loaded:
     """Return a version in memory with these mends of its rows, ready; InputError where they do not fit its features."""
     mender = None
     if mends:
-        mender = Mender.of(mends, loaded.columns, Registry(config.registry).reference(config.model, loaded.version))
+        mender = Mender(mends, loaded.columns, Registry(config.registry).reference(config.model, loaded.version))
     ready = Loaded(loaded.version, loaded.forecaster, mender)
     _ = ready.body, ready.mended_body  # made now, so that the first request does not wait for them
     return ready
