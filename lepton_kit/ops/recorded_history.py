@@ -40,8 +40,8 @@ RESTARTED = "feed-restarted"
 BY = "lepton_kit.ops.recorded_history, in place of a person"
 MADE = (
     f"recorded by `python -m lepton_kit.ops.recorded_history`: a real service under {RATE:g} requests a second, its "
-    f"feed made to stick after {FAULT_AFTER_S:g} s, watched with all windows {TIME_SCALE} times shorter; a program approved "
-    "the repair, and restarted the feed when the repair asked for it"
+    f"feed made to stick after {FAULT_AFTER_S:g} s, watched with all windows {TIME_SCALE} times shorter; a program "
+    "approved the repair, and restarted the feed when the repair asked for it"
 )
 SETTINGS = f"""
 [services.{SERVICE}]
