@@ -643,6 +643,7 @@ def incident_timeline(
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(LANES))
+    return axes
 
 
 def recovery_intervals(table: pd.DataFrame, objective: float, axes: Axes) -> Axes:

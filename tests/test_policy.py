@@ -33,7 +33,9 @@ def test_without_a_fault_or_a_remedy_for_it_nothing_follows(repaired, cause):
 
 
 def test_a_diagnosis_that_asks_for_no_remedy_gets_none(repaired):
-    assert proposals(repaired, cause="compute", remedy=None) == {}
+    assert (
+        proposals(repaired, cause="compute", remedy=None) == proposals(repaired, cause="compute", remedy="none") == {}
+    )
     assert proposals(repaired, cause="compute", remedy="repair-capacity") == {"compute": ""}
 
 

@@ -15,6 +15,7 @@ from lepton_kit.runs.settings import Postmortem, Remedy, Settings
 
 SERVICE = "service"
 """The parameter of a remedy's runbook that is given the service's name."""
+NO_REMEDY = (None, "none")
 LOOKING_BACK = ("history", RECORDING, "after", "judgement")
 """The parameters of the postmortem's runbook that are given what an incident left."""
 
@@ -44,7 +45,7 @@ class Policy:
         ----------
         results
             What the diagnosis recorded: `cause`, and where it knows them `also` (further causes), `probability`, and
-            `remedy`, which is None where nothing is to be repaired.
+            `remedy`, which is `none` where nothing is to be repaired.
 
         Returns
         -------
@@ -52,7 +53,7 @@ class Policy:
             One for each cause that has a remedy in the settings; none for `none` and `unknown`.
         """
         said = {name: result.value for name, result in results.items()}
-        if said.get("remedy", "") is None:
+        if said.get("remedy", "") in NO_REMEDY:
             return []
         policies = self._remedies.by_cause()
         causes = [cause for cause in _causes(said) if cause in policies]
