@@ -65,7 +65,7 @@ parameters = {{ observe_seconds = 30.0 }}
 runbook = "runbooks/postmortem.ipynb"
 """
 ALERT = '[alerts.Goog{}BudgetBurn]\nrunbook = "runbooks/incident-diagnosis.ipynb"\n'
-OBJECTIVES = ("Availability", "Errors", "Latency", "Coverage", "Freshness")
+OBJECTIVES = ("Coverage", "Freshness")
 _T = TypeVar("_T")
 
 
