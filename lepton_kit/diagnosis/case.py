@@ -356,12 +356,17 @@ def changes_of(
 def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> tuple[pd.Timestamp, str]:
     """Return when the incident began, and what that time rests on.
 
-    The first symptom with a change point that is large, and not by chance, decides. Without any, the first alert;
-    without one, the middle of the window.
+    The first symptom with a change point that is large, and not by chance, decides; but where requests were slow
+    before they were refused, the slowness does. Without any, the first alert; without one, the middle of the window.
     """
-    for symptom, change in changes_of(recording, breaches, criteria):
-        if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after):
-            return onset_of(change), f"change point of {symptom.name}"
+    found = {
+        symptom.name: onset_of(change)
+        for symptom, change in changes_of(recording, breaches, criteria)
+        if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after)
+    }
+    for name in found:
+        first = min({name, "latency"} & set(found), key=found.__getitem__) if name == "errors" else name
+        return found[first], f"change point of {first}"
     window = recording.incident.window
     if recording.incident.alerts:
         return pd.Timestamp(min(alert.starts_at for alert in recording.incident.alerts)), "start of the alert"

@@ -279,10 +279,13 @@ def measure(case: Case) -> Measured:
     source = RecordedMetrics(case.recording.metrics)
     before, during = _workers(case, is_before=True), _workers(case, is_before=False)
     wait = _mean_seconds(source, "lepton_queue_seconds", onset, end)
-    service = service_time(answered, wait)
+    quickest = float(case.requests.loc[case.requests["status"] < 400, "latency_ms"].min()) / 1000
+    service = service_time(answered, wait, quickest)
     was = case.before[case.before["status"] < 400]
     earlier = (
-        service_time(was, _mean_seconds(source, "lepton_queue_seconds", start, onset)) if len(was) else float("nan")
+        service_time(was, _mean_seconds(source, "lepton_queue_seconds", start, onset), quickest)
+        if len(was)
+        else float("nan")
     )
     rate, earlier_rate = _rate(source, case.during, onset, end), _rate(source, case.before, start, onset)
     return Measured(
@@ -309,18 +312,19 @@ def _rate(source: RecordedMetrics, requests: pd.DataFrame, start: float, end: fl
     return (counted or len(requests)) / (end - start) if end > start else 0.0
 
 
-def service_time(answered: pd.DataFrame, wait: float) -> float:
+def service_time(answered: pd.DataFrame, wait: float, quickest: float) -> float:
     """Return the mean seconds that a worker was busy with a request: its latency less its wait in the queue.
 
-    Where the wait is not known, the first quartile of the latency stands for requests that hardly waited.
+    It is at least that of the `quickest` request, which hardly waited. Where the wait is not known, the first quartile
+    of the latency stands for requests that hardly waited.
 
-    >>> service_time(pd.DataFrame({"latency_ms": [30.0, 50.0]}), wait=0.01)
+    >>> service_time(pd.DataFrame({"latency_ms": [30.0, 50.0]}), wait=0.01, quickest=0.02)
     0.03
     """
     seconds = answered["latency_ms"] / 1000
     if math.isnan(wait):
         return float(seconds.quantile(0.25))
-    return max(float(seconds.mean()) - wait, float(seconds.min()))
+    return max(float(seconds.mean()) - wait, quickest)
 
 
 def arrival_scv(times: pd.Series) -> float:

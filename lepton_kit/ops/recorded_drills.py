@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,11 +19,14 @@ from lepton_kit.ops.drills import carry_out
 from lepton_kit.ops.faults import find_fault
 from lepton_kit.ops.simulation import Setting, strike
 from lepton_kit.runs.project import find_project
-from lepton_kit.telemetry.recordings import write_recording
+from lepton_kit.telemetry.recordings import Recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
 
 FOLLOWED = 60.0
 """Seconds after the repair that are recorded."""
+
+
+KEPT_INFO = 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ DRILLS: Mapping[str, Recorded] = MappingProxyType(
     {
         "missing-values": Recorded("nulls", 0.5, "data", seed=11),
         "diverged-retrain": Recorded("diverged-retrain", 0.9, "model", seed=12),
-        "queue-saturation": Recorded("queue-saturation", 0.7, "compute", seed=13),
+        "queue-saturation": Recorded("queue-saturation", 0.62, "compute", seed=13),
     }
 )
 
@@ -68,8 +71,19 @@ def record_drill(name: str, folder: Path) -> Path:
         done = carry_out(drill.cause, incident, service)
         service.advance(FOLLOWED)
         after = service.record(repaired_at, service.now, name=f"{name}-after")
-        write_recording(after, folder / f"{name}-after", {**struck.truth(), "repaired": list(done)})
-        return write_recording(incident, folder / name, struck.truth())
+        write_recording(small(after), folder / f"{name}-after", {**struck.truth(), "repaired": list(done)})
+        return write_recording(small(incident), folder / name, struck.truth())
+
+
+def small(recording: Recording) -> Recording:
+    """Return a recording with 1 in `KEPT_INFO` of its INFO lines, as `capture` does with too many, and a note of it."""
+    logs = recording.logs
+    usual = logs["level"].eq("INFO") & logs["message"].str.contains("answered")
+    kept = logs[~usual | (usual.cumsum() % KEPT_INFO == 0)].reset_index(drop=True)
+    held = recording.incident.provenance
+    note = f"log lines of level INFO: 1 in {KEPT_INFO} is kept"
+    provenance = held.model_copy(update={"derived": (*held.derived, note)})
+    return replace(recording, logs=kept, incident=recording.incident.model_copy(update={"provenance": provenance}))
 
 
 RECORDERS: dict[str, Callable[[Path], Path]] = {name: partial(record_drill, name) for name in DRILLS}
