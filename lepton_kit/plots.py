@@ -601,6 +601,51 @@ def _mark_split(split: pd.Timestamp, axes: Axes, name: str = "") -> None:
     axes.margins(x=0.01)
 
 
+# --- postmortem ---------------------------------------------------------------------------------------------------
+
+LANES = {"signal": PURPLE, "alert": VERMILLION, "run": BLUE, "decision": ORANGE, "action": GREEN}
+
+
+def incident_timeline(
+    events: pd.DataFrame, milestones: Mapping[str, pd.Timestamp | None], axes: Axes, longest: int = 70
+) -> Axes:
+    """Draw what happened in an incident from top to bottom, each event at its time in the colour of its kind.
+
+    Parameters
+    ----------
+    events
+        `time` (UTC), `kind` (of `LANES`) and `event`, in order of time, as `postmortem.timeline` returns it.
+    milestones
+        Times to draw as lines across, by name; those that are None are left out.
+    axes
+        Where to draw.
+    longest
+        Characters of an event that are shown.
+    """
+    known = {name: time for name, time in milestones.items() if time is not None}
+    for number, (name, time) in enumerate(known.items()):
+        axes.axvline(time, color=MUTED, linestyle="--", linewidth=1)  # type: ignore[arg-type]  # a date has its unit
+        axes.annotate(
+            name, (time, 1.0), (3, 3 + 11 * (number % 3)), xycoords=("data", "axes fraction"),
+            textcoords="offset points", color=MUTED, fontsize=9,
+        )  # fmt: skip
+    for kind, colour in LANES.items():
+        lane = events[events["kind"] == kind]
+        axes.plot(lane["time"], lane.index, "o", color=colour, markersize=6, label=kind)
+    for row, (time, event) in enumerate(zip(events["time"], events["event"], strict=True)):
+        is_late = time > events["time"].min() + (events["time"].max() - events["time"].min()) / 2
+        text = event if len(event) <= longest else f"{event[:longest]}…"
+        axes.annotate(
+            text, (time, row), (-8 if is_late else 8, 0), textcoords="offset points",
+            ha="right" if is_late else "left", va="center", fontsize=8, parse_math=False,
+        )  # fmt: skip
+    axes.set(yticks=[], xlabel="time (UTC)", ylim=(len(events) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(LANES))
+    return axes
+
+
 def recovery_intervals(table: pd.DataFrame, objective: float, axes: Axes) -> Axes:
     """Draw an indicator before, during and after an incident with its intervals, and the share that is promised.
 

@@ -118,7 +118,7 @@ def test_values_that_the_service_counted_as_missing_are_found():
     rows = grown(1, 1)
     faulty = sampled(lepton_input_problems_total=(grown(0, 0.3), labels), lepton_input_rows_total=rows)
     sound = sampled(lepton_input_problems_total=(grown(0, 0), labels), lepton_input_rows_total=rows)
-    assert (inputs.input_problems(faulty).finding, inputs.input_problems(sound).finding) == ("more", "no more")
+    assert (inputs.input_problems(faulty).finding, inputs.input_problems(sound).finding) == ("missing", "no more")
     assert "missing" in inputs.input_problems(faulty).summary
 
 

@@ -138,8 +138,7 @@ class Case:
         before, during = self.whole_inputs
         if min(len(before), len(during)) < self.criteria.least_rows or before.columns.empty:
             return f"{len(before)} whole rows of inputs before the onset and {len(during)} since"
-        thinned = [side.iloc[:: -(-len(side) // MOST_COMPARED)] for side in (before, during)]
-        return two_sample(thinned[0], thinned[1])
+        return two_sample(sampled(before, MOST_COMPARED), sampled(during, MOST_COMPARED))
 
     @cached_property
     def following(self) -> pd.Series:
@@ -158,13 +157,41 @@ def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
     Rows far outside of the incident's window are left out: their clock is wrong, and nothing tells by how much.
     """
     criteria = criteria or Criteria()
-    recording = within_window(recording)
+    recording = settled(within_window(recording))
     breaches = contract_breaches(recording)
     onset, onset_from = find_onset(recording, breaches, criteria)
     is_broken = breaches.to_numpy(bool).any(axis=1)
     is_whole = is_finite(recording.features(recording.requests)) & ~is_broken
     replayed, unreplayed = replays(recording, recording.requests[is_whole])
     return Case(recording, criteria, onset, onset_from, recording.requests, breaches, replayed, unreplayed)
+
+
+def settled(recording: Recording) -> Recording:
+    """Leave out the last requests of a slow service, of which only those that it refused at once are known yet.
+
+    As long as its slowest recent answer took, what came before the end of the window may still be unanswered.
+    """
+    requests = recording.requests
+    slowest = requests["latency_ms"].tail(RECENT).max() / 1000 if len(requests) else 0.0
+    if not slowest >= SLOW_SECONDS:
+        return recording
+    known = requests["time"] < recording.incident.window.end - pd.Timedelta(seconds=slowest)
+    return replace(recording, requests=requests[known].reset_index(drop=True)) if known.any() else recording
+
+
+RECENT, SLOW_SECONDS = 500, 0.5
+"""Requests whose answers tell how slow a service is, and from where on it matters."""
+
+
+def sampled(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return so many rows of a table at most, drawn at random, the same each time, and left in order.
+
+    Every n-th row would pick some days only where the same days are asked about again and again.
+
+    >>> sampled(pd.DataFrame({"a": range(9)}), 3)["a"].is_monotonic_increasing
+    True
+    """
+    return table if len(table) <= most else table.sample(most, random_state=0).sort_index()
 
 
 def is_finite(table: pd.DataFrame) -> np.ndarray:
@@ -329,12 +356,17 @@ def changes_of(
 def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> tuple[pd.Timestamp, str]:
     """Return when the incident began, and what that time rests on.
 
-    The first symptom with a change point that is large, and not by chance, decides. Without any, the first alert;
-    without one, the middle of the window.
+    The first symptom with a change point that is large, and not by chance, decides; but where requests were slow
+    before they were refused, the slowness does. Without any, the first alert; without one, the middle of the window.
     """
-    for symptom, change in changes_of(recording, breaches, criteria):
-        if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after):
-            return onset_of(change), f"change point of {symptom.name}"
+    found = {
+        symptom.name: onset_of(change)
+        for symptom, change in changes_of(recording, breaches, criteria)
+        if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after)
+    }
+    for name in found:
+        first = min({name, "latency"} & set(found), key=found.__getitem__) if name == "errors" else name
+        return found[first], f"change point of {first}"
     window = recording.incident.window
     if recording.incident.alerts:
         return pd.Timestamp(min(alert.starts_at for alert in recording.incident.alerts)), "start of the alert"

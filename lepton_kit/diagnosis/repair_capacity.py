@@ -279,10 +279,12 @@ def measure(case: Case) -> Measured:
     source = RecordedMetrics(case.recording.metrics)
     before, during = _workers(case, is_before=True), _workers(case, is_before=False)
     wait = _mean_seconds(source, "lepton_queue_seconds", onset, end)
-    service = service_time(answered, wait, during * (end - onset) / len(answered))
+    quickest = float(case.requests.loc[case.requests["status"] < 400, "latency_ms"].min()) / 1000
+    service = service_time(answered, wait, quickest, during * (end - onset) / len(answered))
     was = case.before[case.before["status"] < 400]
     earlier_wait = _mean_seconds(source, "lepton_queue_seconds", start, onset)
-    earlier = service_time(was, earlier_wait, before * (onset - start) / len(was)) if len(was) else float("nan")
+    had = before * (onset - start) / max(len(was), 1)
+    earlier = service_time(was, earlier_wait, quickest, had) if len(was) else float("nan")
     rate, earlier_rate = _rate(source, case.during, onset, end), _rate(source, case.before, start, onset)
     return Measured(
         demand=Demand(
@@ -308,7 +310,7 @@ def _rate(source: RecordedMetrics, requests: pd.DataFrame, start: float, end: fl
     return (counted or len(requests)) / (end - start) if end > start else 0.0
 
 
-def service_time(answered: pd.DataFrame, wait: float, most: float) -> float:
+def service_time(answered: pd.DataFrame, wait: float, quickest: float, most: float) -> float:
     """Return the mean seconds that a worker was busy with a request: its latency less its wait in the queue.
 
     Where the wait is not known, the first quartile of the latency stands for requests that hardly waited. Either way
@@ -321,17 +323,19 @@ def service_time(answered: pd.DataFrame, wait: float, most: float) -> float:
         Requests with their `latency_ms`.
     wait
         Mean seconds in the queue; NaN where not known.
+    quickest
+        Seconds that the quickest request took, which hardly waited; none keeps a worker busy for less on average.
     most
         Seconds of all workers' time for each answered request.
 
     Examples
     --------
     >>> rows = pd.DataFrame({"latency_ms": [30.0, 50.0]})
-    >>> service_time(rows, wait=0.01, most=1.0), service_time(rows, wait=0.01, most=0.02)
-    (0.03, 0.02)
+    >>> service_time(rows, wait=0.01, quickest=0.01, most=1.0), service_time(rows, wait=0.04, quickest=0.01, most=0.02)
+    (0.03, 0.01)
     """
     seconds = answered["latency_ms"] / 1000
-    own = seconds.quantile(0.25) if math.isnan(wait) else max(seconds.mean() - wait, seconds.min())
+    own = seconds.quantile(0.25) if math.isnan(wait) else max(seconds.mean() - wait, quickest)
     return min(float(own), most)
 
 

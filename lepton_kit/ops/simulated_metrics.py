@@ -1,4 +1,4 @@
-"""The metrics that a simulated service shows: the real names, labels and buckets, as samples at the times of scrapes."""
+"""The metrics that a simulated service shows: the real names, labels and buckets, as samples at the scrapes."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def samples(series: Sequence[Series], grid: np.ndarray, epoch: pd.Timestamp, tar
     target
         The labels that the scraper adds.
     """
-    times = epoch + pd.to_timedelta(np.round(grid * 1000), unit="ms")
-    texts = [labels_text({**one.labels, **target}) for one in series]
-    found = pd.DataFrame(
-        {
-            "time": pd.DatetimeIndex(np.tile(times.tz_localize(None).to_numpy(), len(series)), tz="UTC"),
-            "metric": np.repeat([one.metric for one in series], len(grid)) if series else [],
-            "labels": np.repeat(texts, len(grid)) if series else [],
-            "value": np.concatenate([one.at(grid) for one in series]) if series else [],
-        },
-        columns=list(SAMPLE_COLUMNS),
-    )
-    return found.dropna(subset=["value"])
+    values = np.concatenate([one.at(grid) for one in series]) if series else np.empty(0)
+    known = np.isfinite(values)
+    stamps = (epoch.value + np.round(grid * 1000).astype("int64") * 1_000_000).astype("datetime64[ns]")
+    texts = np.array([labels_text({**one.labels, **target}) for one in series], dtype=object)
+    names = np.array([one.metric for one in series], dtype=object)
+    columns = {
+        "time": pd.DatetimeIndex(np.tile(stamps, len(series))[known], tz="UTC").as_unit("ms"),
+        "metric": np.repeat(names, len(grid))[known],
+        "labels": np.repeat(texts, len(grid))[known],
+        "value": values[known],
+    }
+    return pd.DataFrame(columns, columns=list(SAMPLE_COLUMNS))
 
 
 def selected(series: Iterator[Series] | Sequence[Series], selector: str) -> list[Series]:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lepton_kit.diagnosis.notes import CHECKSUMS_HOLD
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT, Forecaster
@@ -54,7 +55,6 @@ SERVICE = "goog"
 EPOCH = pd.Timestamp("2026-01-05T12:00:00Z")
 """When the simulated clock is 0."""
 
-CHECKSUMS_HOLD = "their checksums hold"
 TARGET = {"job": SERVICE, "instance": "127.0.0.1:8000"}
 SCRAPE_EVERY = 2.0
 FEEDBACK_AFTER, RATED = 5.0, 0.05
@@ -872,7 +872,7 @@ def strike(
         As for `SimulatedService`.
     """
     service = SimulatedService(seed, scratch, setting, arrivals)
-    evaluator = AlertEvaluator(objectives, service, TIME_SCALE)
+    evaluator = AlertEvaluator(objectives, service, TIME_SCALE, overlap=0.0)
     began = round(WARM_UP + float(service.rng.uniform(0, 60)), 1)
     service.advance(began)
     false_alarms = len(_firing(evaluator, began))
@@ -880,7 +880,7 @@ def strike(
         service.inject(fault)
     alerts: list[dict[str, Any]] = []
     while not alerts and service.now < began + LONGEST:
-        service.advance(EVALUATE_EVERY)
+        service.advance(EVALUATE_EVERY if service.now < began + 60 else 2 * EVALUATE_EVERY)
         alerts = _firing(evaluator, service.now)
     alerted = service.now if alerts else None
     if alerts:

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from lepton_kit.data.drift import drift_table
-from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period
+from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period, sampled
 from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, too_few
 
 
@@ -56,7 +56,7 @@ def movement(case: Case) -> pd.DataFrame | None:
     (Brown–Forsythe and Kolmogorov–Smirnov, `alpha` divided by the number of rows of the table: Bonferroni).
     None when either side has too few rows with inputs and actuals.
     """
-    sides = [_inputs_with_actual(case, side) for side in (case.before, case.during)]
+    sides = [sampled(_inputs_with_actual(case, side), MOST_JUDGED) for side in (case.before, case.during)]
     if min(len(side) for side in sides) < case.criteria.least_rows or len(sides[0].columns) < 2:
         return None
     table = drift_table(*sides)
@@ -124,6 +124,9 @@ def _almost_moved(inputs: pd.Series, actual: dict[Hashable, Any], criteria: Crit
     return bool(is_halfway and (_times(inputs / ratio) < criteria.spread_factor).all())
 
 
+MOST_JUDGED = 3000
+"""Rows of either side that are compared at most; more would make no effect clearer."""
+
 PSI, DISTANCE = 0.25, 0.25
 """From here on a feature has drifted: population stability index beyond chance, and Wasserstein distance in sd."""
 
@@ -137,6 +140,7 @@ def drift(case: Case) -> Evidence:
     sides = case.whole_inputs
     if few := too_few(case, *sides, "whole rows"):
         return not_checked("drift", few)
+    sides = sampled(sides[0], MOST_JUDGED), sampled(sides[1], MOST_JUDGED)
     table = drift_table(*sides)
     if table.empty:
         return not_checked("drift", "the requests hold no features")

@@ -210,27 +210,35 @@ def _seconds(times: pd.Index) -> np.ndarray:
 
 
 def input_problems(case: Case) -> Evidence:
-    """Answer whether the service counted more values that were missing, out of range or unseen: `more` or `no more`.
+    """Answer which values the service counted more of in a row: `missing`, `unseen`, `out of range`, or `no more`.
 
-    It counts per value what `contract` judges per row, and winsorises what lies beyond its model's range.
+    Its range is that of its model's scaler: rows of another unit leave it, and so do sound ones where the scaler is
+    wrong.
     """
     counted, rows = case.samples.get("lepton_input_problems_total"), case.samples.get("lepton_input_rows_total")
     if counted is None or rows is None:
         return not_checked("input_problems", "the service's count of its inputs was not recorded")
-    rises = {}
-    for problem in ("missing", "out_of_range", "unseen"):
-        grown, asked = growth(counted, problem=problem).align(growth(rows), join="inner", fill_value=0.0)
-        was, since = (_per(grown[side], asked[side]) for side in (grown.index < case.onset, grown.index >= case.onset))
-        rises[problem] = (since - was, was, since)
-    worst = max(rises, key=lambda problem: rises[problem][0])
-    rise, was, since = rises[worst]
+    asked = growth(rows)
+    rates = {problem: _rates(growth(counted, problem=problem), asked, case) for problem in COUNTED_PROBLEMS}
+    worst = max(rates, key=lambda problem: rates[problem][1] - rates[problem][0])
+    was, since = rates[worst]
     return Evidence(
         name="input_problems",
-        finding="more" if rise >= case.criteria.broken_share else "no more",
-        summary=f"largest rise: {worst}, from {was:.2g} to {since:.2g} values a row",
-        effect=rise,
+        finding=worst.replace("_", " ") if since - was >= case.criteria.broken_share else "no more",
+        summary=f"largest rise: {worst.replace('_', ' ')}, from {was:.2g} to {since:.2g} values a row",
+        effect=since - was,
         unit="values a row",
     )
+
+
+COUNTED_PROBLEMS = ("missing", "unseen", "out_of_range")
+
+
+def _rates(grown: pd.Series, asked: pd.Series, case: Case) -> tuple[float, float]:
+    """Return how many values were counted for each row, before the onset and since."""
+    grown, asked = grown.align(asked, join="right", fill_value=0.0)
+    is_before = asked.index < case.onset
+    return _per(grown[is_before], asked[is_before]), _per(grown[~is_before], asked[~is_before])
 
 
 def _per(counted: pd.Series, rows: pd.Series) -> float:
