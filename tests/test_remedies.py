@@ -250,27 +250,27 @@ def test_the_queue_model_agrees_with_known_values():
     assert wait == pytest.approx(mean_wait(Demand(rate=25.0, service=0.06), 2))
 
 
-def overloaded(rate=40.0, service=0.05, workers=1, before=4.0):
-    """A recording of a service with so many workers, of which more is asked than before."""
+def overloaded(rate=40.0, service=0.05, workers=1, before=4.0, patience=0.6):
+    """A recording of a service with so many workers, of which more is asked than before; it refuses who would wait."""
     recording = read_recording(ROOT / "runbooks/recordings/stale-feed")
     rng = np.random.default_rng(0)
-    gaps = np.concatenate([rng.exponential(1 / before, 400), rng.exponential(1 / rate, 2000)])
-    times = pd.Timestamp("2026-11-25T05:00:00Z") + pd.to_timedelta(np.cumsum(gaps), unit="s")
-    services, free = rng.exponential(service, len(gaps)), np.zeros(workers)
-    latency = []
-    for at, takes in zip(np.cumsum(gaps), services, strict=True):
+    at = np.cumsum(np.concatenate([rng.exponential(1 / before, 400), rng.exponential(1 / rate, 1500)]))
+    free, latency = np.zeros(workers), np.full(len(at), 0.001)
+    for number, (time, takes) in enumerate(zip(at, rng.exponential(service, len(at)), strict=True)):
         first = int(free.argmin())
-        free[first] = max(at, free[first]) + takes
-        latency.append(1000 * (free[first] - at))
-    source = recording.requests.dropna(subset=["mean"]).sample(len(gaps), replace=True, random_state=0)
-    requests = source.assign(time=times.as_unit("us"), latency_ms=latency, status=200.0)
-    requests["request_id"] = [f"r{number}" for number in range(len(requests))]
-    gauge = pd.DataFrame({"time": requests["time"].iloc[::50], "metric": "lepton_model_workers", "value": workers})
-    gauge["labels"] = '{"job":"goog","role":"current"}'
-    window = recording.incident.window.model_copy(
-        update={"start": times[0].to_pydatetime(), "end": times[-1].to_pydatetime()}
+        if free[first] - time < patience:
+            free[first] = max(time, free[first]) + takes
+            latency[number] = free[first] - time
+    times = (pd.Timestamp("2026-11-25T05:00:00Z") + pd.to_timedelta(at, unit="s")).as_unit("us")
+    source = recording.requests.dropna(subset=["mean"]).sample(len(at), replace=True, random_state=0)
+    status = np.where(latency == 0.001, 429.0, 200.0)
+    requests = source.assign(
+        time=times, latency_ms=1000 * latency, status=status, request_id=[f"r{n}" for n in range(len(at))]
     )
-    incident = recording.incident.model_copy(update={"window": window})
+    gauge = pd.DataFrame({"time": times[::50], "metric": "lepton_model_workers", "value": float(workers)})
+    gauge["labels"] = '{"job":"goog","role":"current"}'
+    window = {"start": times[0].to_pydatetime(), "end": times[-1].to_pydatetime()}
+    incident = recording.incident.model_copy(update={"window": recording.incident.window.model_copy(update=window)})
     return replace(recording, incident=incident, requests=requests.reset_index(drop=True), metrics=gauge)
 
 
