@@ -687,6 +687,8 @@ def sizes_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
     axes.plot(table["came"], rows, "o", markerfacecolor="none", color=VERMILLION, markersize=8, label="as they came")
     axes.plot(table["used"], rows, "o", color=BLUE, markersize=5, label="as they are used")
     axes.set_xscale("log")
+    shown = table.where(table > 0).stack()
+    axes.set_xlim(min(0.1, 0.5 * shown.min()), max(10.0, 2 * shown.max()))  # a market's own swings are no news
     axes.set_yticks(rows, table.index)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.grid(axis="y", visible=False)
@@ -716,6 +718,7 @@ def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: f
     axes.plot(measured[0], 1000 * measured[1], "D", color=VERMILLION, markersize=9, label="measured")
     axes.axhline(1000 * target, color=MUTED, linestyle="--", label="wanted")
     axes.set_yscale("log")
+    axes.set_ylim(bottom=0.01)  # nobody notices less
     axes.set_xticks(sorted(table["workers"].unique()))
     axes.set_xlabel("workers")
     axes.set_ylabel("mean wait (ms)")
