@@ -687,8 +687,9 @@ def sizes_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
     axes.plot(table["came"], rows, "o", markerfacecolor="none", color=VERMILLION, markersize=8, label="as they came")
     axes.plot(table["used"], rows, "o", color=BLUE, markersize=5, label="as they are used")
     axes.set_xscale("log")
-    shown = table.where(table > 0).stack()
-    axes.set_xlim(min(0.1, 0.5 * shown.min()), max(10.0, 2 * shown.max()))  # a market's own swings are no news
+    largest = float(table.max().max())
+    smallest = float(table[table > 0].min().min())
+    axes.set_xlim(min(0.1, smallest / 2), max(10.0, 2 * largest))  # a market's own swings are no news
     axes.set_yticks(rows, table.index)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.grid(axis="y", visible=False)
