@@ -268,6 +268,8 @@ class _Course:
                 return tuple(done), str(error)
         for action in done:
             self._tell(f"remedy: {action}")
+        if done:
+            self._service.settle()
         return tuple(done), ""
 
     def _observe(self, recording: Recording, diagnosis: Diagnosis, acted: bool) -> tuple[str, float | None]:

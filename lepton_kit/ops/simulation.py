@@ -68,8 +68,8 @@ USED_BYTES, LIMIT_BYTES = 150e6, 512e6
 SWAPS_FROM, SWAP_FACTOR = 0.35, 12.0
 """From this part of the way to its limit on a leaking worker swaps; at the limit it would be so many times slower."""
 
-START_SECONDS, HANG_SECONDS = 3.0, 20.0
-"""How long a start takes, and after how long a worker that hangs is replaced."""
+START_SECONDS, HANG_SECONDS, DRAIN_SECONDS = 3.0, 20.0, 30.0
+"""How long a start takes, after how long a worker that hangs is replaced, and how long one that ends may answer."""
 
 
 @dataclass(frozen=True)
@@ -586,6 +586,11 @@ class SimulatedService:
             self._is_feed_whole = True
         return True
 
+    def settle(self) -> None:
+        """Let the clock run until what the workers held is answered, as an operator waits for them, 30 s at most."""
+        held = max((worker.free_at for worker in self._lives), default=self.now)
+        self.advance(float(np.clip(held - self.now, START_SECONDS, DRAIN_SECONDS)))
+
     def _set_mends(self, mends: Any) -> None:
         self._mends = mends
         reference = self._world.versions["v2"].reference
@@ -871,6 +876,9 @@ def strike(
     setting, arrivals
         As for `SimulatedService`.
     """
+    kind = fault.kind if fault is not None else ""
+    if setting is None and kind:
+        setting = replace(drawn_setting(np.random.default_rng(seed)), kind=kind)
     service = SimulatedService(seed, scratch, setting, arrivals)
     evaluator = AlertEvaluator(objectives, service, TIME_SCALE, overlap=0.0)
     began = round(WARM_UP + float(service.rng.uniform(0, 60)), 1)

@@ -70,11 +70,15 @@ class WrongVersion(BadVersion):
 
 
 class StaleScaler(BadVersion):
-    """Old statistics stand beside new weights. Severity 1: of a time when all moved a tenth as much; less is nearer."""
+    """Old statistics stand beside new weights. Severity 1: of a time when all moved a tenth as much; less is nearer.
+
+    Forecasters that think in units of the recent volatility hardly use their scaler; others are harmed.
+    """
 
     name = "stale-scaler"
     description = "a version goes into service with the scaler of an earlier, calmer time"
     note = "release with the scaler of an earlier build"
+    kind = "constant"
     severities = (0.6, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
@@ -92,7 +96,7 @@ class DivergedRetrain(BadVersion):
     name = "diverged-retrain"
     description = "a retraining with too high a learning rate ended far from any optimum, and was released"
     note = "release of the nightly retraining"
-    severities = (0.3, 1.0)
+    severities = (0.4, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Let the mean swing by as much as the interval is wide, or more."""
@@ -127,7 +131,7 @@ class PerturbedWeights(Fault):
     name = "perturbed-weights"
     cause = "model"
     description = "the weights in the memory of the workers are no longer those of the version's files"
-    severities = (0.2, 1.0)
+    severities = (0.3, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Perturb all heads."""
