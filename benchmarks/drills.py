@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -214,8 +214,8 @@ def report(rows: pd.DataFrame, seconds: Sequence[float], seed: int) -> str:
     alerted = rows[rows["alert"] != ""]
     parts = [
         "## Drills: which cause, which remedy, and whether it recovers",
-        f"`python benchmarks/drills.py` · {len(rows)} simulated drills of {rows['fault'].nunique()} types, seed {seed}; "
-        f"{np.mean(seconds):.1f} s of one core each. Each type is scored with a temperature, and baselines, that were "
+        f"`python benchmarks/drills.py` · {len(rows)} simulated drills of {rows['fault'].nunique()} types, "
+        f"seed {seed}; {np.mean(seconds):.1f} s of one core each. Each type is scored with a temperature, and baselines, that were "
         "fitted without it. Of two faults at once either counts as the first.",
         _markdown(pd.DataFrame({name: scores(rows, column) for name, column in METHODS.items()}).T, "method"),
         f"The same of the {len(alerted)} drills in which an alert fired:",

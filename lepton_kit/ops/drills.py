@@ -376,7 +376,7 @@ def all_names(known: Mapping[str, type[Fault]] = FAULTS) -> list[str]:
     return [*known, *PAIRS]
 
 
-def table(drilled: Sequence[Drilled]) -> pd.DataFrame:
+def result_table(drilled: Sequence[Drilled]) -> pd.DataFrame:
     """Return the drills as a table for people, a row each."""
     rows = [
         {

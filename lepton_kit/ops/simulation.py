@@ -1,12 +1,13 @@
 """A service under a virtual clock: real rows, real forecasters, a queue model for its machine, the real metric names.
 
 What is simulated is the machine alone. Requests come at random (a Poisson process, or the gaps of a trace); each waits
-for the first worker that is free, as in the recursion of Kiefer and Wolfowitz (1955) for several servers, and is refused
-where too many wait. Which rows are asked for and what comes true are real days of Google's price; what is answered is
-what the forecasters in service give. Everything after the telemetry is the kit's own: alerts, diagnosis, remedies.
+for the first worker that is free, as in the recursion of Kiefer and Wolfowitz (1955) for several servers, and is
+refused where too many wait. Which rows are asked for and what comes true are real days of Google's price; what is
+answered is what the forecasters in service give. Everything after the telemetry is the kit's own: alerts, diagnosis,
+remedies.
 
-The simulated service is a `Source` of samples, and an `Operator` that a remedy may use. Nothing is shared between two of
-them but the trained forecasters, which nobody changes, and the same seed gives the same service.
+The simulated service is a `Source` of samples, and an `Operator` that a remedy may use. Nothing is shared between two
+of them but the trained forecasters, which nobody changes, and the same seed gives the same service.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -13,7 +16,9 @@ from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.faults.base import Fault, Plant
 from lepton_kit.serving.config import read_config
-from lepton_kit.serving.control import change_wish, note_deployment, read_wish
+from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish
+
+LONGEST_RESTART = 60.0
 
 
 class BadVersion(Fault):
@@ -136,6 +141,40 @@ class PerturbedWeights(Fault):
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Perturb all heads."""
         return with_weights(forecaster, lambda network: noise(network.mean, 3 * self.severity, self.seed))
+
+    def begin(self, service: Path) -> None:
+        """Put damaged files in place until fresh workers have loaded them; the load goes on meanwhile."""
+        self._thread = threading.Thread(target=self._damage, args=(service,), name=self.name, daemon=True)
+        self._thread.start()
+
+    def end(self, service: Path) -> None:
+        """Wait for what began; whoever repaired the service has replaced its workers."""
+        self._thread.join()
+
+    def _damage(self, service: Path) -> None:
+        config = read_config(service)
+        assert config is not None, f"{service}: not a service that was started"
+        registry, wish = Registry(config.registry), read_wish(service)
+        good = registry.folder(config.model, wish.version)
+        reference, golden = registry.reference(config.model, wish.version), registry.golden(config.model, wish.version)
+        card = {"purpose": "a drill", "data": {"fault": self.name, "severity": self.severity}}
+        spoiled = self.spoiled(registry.load(config.model, wish.version))
+        bad = registry.folder(config.model, registry.save(config.model, spoiled, card, golden, reference))
+        aside = good.with_name(f".{good.name}.aside")
+        old = {report.pid for report in read_reports(service)}
+        good.rename(aside)
+        try:
+            bad.rename(good)
+            wished = change_wish(service, restarts=wish.restarts + 1)
+            deadline = time.monotonic() + LONGEST_RESTART
+            while time.monotonic() < deadline:
+                fresh = [one for one in read_reports(service) if one.pid not in old]
+                if len(fresh) >= wished.workers:
+                    break
+                time.sleep(0.1)
+        finally:
+            shutil.rmtree(good)
+            aside.rename(good)
 
     def strike(self, plant: Plant) -> None:
         """Perturb the weights in memory."""
