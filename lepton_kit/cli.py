@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lepton_kit.commands import approve, demo, incidents, objectives, serving, watch
+from lepton_kit.commands import approve, demo, drill, incidents, objectives, serving, watch
 from lepton_kit.commands.terminal import new_console
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -40,6 +40,7 @@ app.command()(serving.deploy)
 app.command()(serving.rollback)
 app.command()(incidents.capture)
 app.command()(demo.demo)
+app.command()(drill.drill)
 app.add_typer(objectives.app, name="slo")
 console = new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}

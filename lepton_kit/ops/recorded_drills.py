@@ -67,8 +67,9 @@ def record_drill(name: str, folder: Path) -> Path:
         if struck.alerted is None:
             raise LeptonError(f"drill {name}: no alert fired, so there is no incident to record")
         service, incident = struck.service, struck.record(name)
-        repaired_at = service.now
         done = carry_out(drill.cause, incident, service)
+        service.settle()
+        repaired_at = service.now
         service.advance(FOLLOWED)
         after = service.record(repaired_at, service.now, name=f"{name}-after")
         write_recording(small(after), folder / f"{name}-after", {**struck.truth(), "repaired": list(done)})

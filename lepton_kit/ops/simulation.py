@@ -1,12 +1,13 @@
 """A service under a virtual clock: real rows, real forecasters, a queue model for its machine, the real metric names.
 
 What is simulated is the machine alone. Requests come at random (a Poisson process, or the gaps of a trace); each waits
-for the first worker that is free, as in the recursion of Kiefer and Wolfowitz (1955) for several servers, and is refused
-where too many wait. Which rows are asked for and what comes true are real days of Google's price; what is answered is
-what the forecasters in service give. Everything after the telemetry is the kit's own: alerts, diagnosis, remedies.
+for the first worker that is free, as in the recursion of Kiefer and Wolfowitz (1955) for several servers, and is
+refused where too many wait. Which rows are asked for and what comes true are real days of Google's price; what is
+answered is what the forecasters in service give. Everything after the telemetry is the kit's own: alerts, diagnosis,
+remedies.
 
-The simulated service is a `Source` of samples, and an `Operator` that a remedy may use. Nothing is shared between two of
-them but the trained forecasters, which nobody changes, and the same seed gives the same service.
+The simulated service is a `Source` of samples, and an `Operator` that a remedy may use. Nothing is shared between two
+of them but the trained forecasters, which nobody changes, and the same seed gives the same service.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ USED_BYTES, LIMIT_BYTES = 150e6, 512e6
 SWAPS_FROM, SWAP_FACTOR = 0.35, 12.0
 """From this part of the way to its limit on a leaking worker swaps; at the limit it would be so many times slower."""
 
-START_SECONDS, HANG_SECONDS = 3.0, 20.0
-"""How long a start takes, and after how long a worker that hangs is replaced."""
+START_SECONDS, HANG_SECONDS, DRAIN_SECONDS = 3.0, 20.0, 30.0
+"""How long a start takes, after how long a worker that hangs is replaced, and how long one that ends may answer."""
 
 
 @dataclass(frozen=True)
@@ -586,6 +587,11 @@ class SimulatedService:
             self._is_feed_whole = True
         return True
 
+    def settle(self) -> None:
+        """Let the clock run until what the workers held is answered, as an operator waits for them, 30 s at most."""
+        held = max((worker.free_at for worker in self._lives), default=self.now)
+        self.advance(float(np.clip(held - self.now, START_SECONDS, DRAIN_SECONDS)))
+
     def _set_mends(self, mends: Any) -> None:
         self._mends = mends
         reference = self._world.versions["v2"].reference
@@ -871,6 +877,9 @@ def strike(
     setting, arrivals
         As for `SimulatedService`.
     """
+    kind = fault.kind if fault is not None else ""
+    if setting is None and kind:
+        setting = replace(drawn_setting(np.random.default_rng(seed)), kind=kind)
     service = SimulatedService(seed, scratch, setting, arrivals)
     evaluator = AlertEvaluator(objectives, service, TIME_SCALE, overlap=0.0)
     began = round(WARM_UP + float(service.rng.uniform(0, 60)), 1)

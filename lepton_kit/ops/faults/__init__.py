@@ -66,6 +66,7 @@ class Pair(Fault):
         self.cause = first.cause  # type: ignore[misc]
         self.description = f"{first.description}; and {second.description}"  # type: ignore[misc]
         self.live = first.live and second.live  # type: ignore[misc]
+        self.kind = first.kind or second.kind  # type: ignore[misc]
         self.is_restartable = first.is_restartable and second.is_restartable  # type: ignore[misc]
         super().__init__(first.seed, max(first.severity, second.severity))
 

@@ -87,7 +87,8 @@ class Fault:
     -----
     `cause` is what a diagnosis should find, `none` where nothing is wrong. `severities` is the range that drills draw
     from; its lower end is hard to see. A fault is `live` when it can be put into a running service. `is_restartable`
-    says whether a restart of the feed ends it.
+    says whether a restart of the feed ends it. `kind` names the only kind of forecasters that it harms, where there is
+    one (`lepton_kit.ops.simulated_world`).
     """
 
     name: ClassVar[str]
@@ -97,6 +98,7 @@ class Fault:
     usual: ClassVar[float] = 1.0
     live: ClassVar[bool] = True
     is_restartable: ClassVar[bool] = False
+    kind: ClassVar[str] = ""
 
     def __init__(self, seed: int = 0, severity: float | None = None) -> None:
         self.severity = self.usual if severity is None else severity

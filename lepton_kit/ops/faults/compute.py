@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx
 
+from lepton_kit.data.sources import read_prices
 from lepton_kit.ops.faults.base import Fault, Plant
 from lepton_kit.serving.control import read_reports
-from lepton_kit.serving.replay import needed_features
+from lepton_kit.serving.replay import feed, needed_features
 
 PERIOD = 0.5
 """Seconds of one turn of running and standing still, where the processor is taken away."""
@@ -96,11 +97,11 @@ class QueueSaturation(Meddler):
 
     def _ask(self, service: Path) -> None:
         address = (service / "address").read_text(encoding="utf-8").strip()
+        rows = feed(read_prices("sample:goog"), needed_features(address))
         with httpx.Client(base_url=address, timeout=10, trust_env=False) as client:
-            row = needed_row(address)
             while not self._over.is_set():
                 with contextlib.suppress(httpx.HTTPError):
-                    client.post("/v1/predict", json={"row": row})
+                    client.post("/v1/predict", json={"row": next(rows)[0]})
 
 
 class MemoryLeak(Fault):
@@ -168,11 +169,6 @@ def send(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def needed_row(address: str) -> dict[str, float]:
-    """Return a row that a service answers: small numbers."""
-    return dict.fromkeys(needed_features(address), 0.01)
 
 
 COMPUTE = (CpuTaken, QueueSaturation, MemoryLeak, LostWorker)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -13,7 +16,9 @@ from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.faults.base import Fault, Plant
 from lepton_kit.serving.config import read_config
-from lepton_kit.serving.control import change_wish, note_deployment, read_wish
+from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish
+
+LONGEST_RESTART = 60.0
 
 
 class BadVersion(Fault):
@@ -70,11 +75,15 @@ class WrongVersion(BadVersion):
 
 
 class StaleScaler(BadVersion):
-    """Old statistics stand beside new weights. Severity 1: of a time when all moved a tenth as much; less is nearer."""
+    """Old statistics stand beside new weights. Severity 1: of a time when all moved a tenth as much; less is nearer.
+
+    Forecasters that think in units of the recent volatility hardly use their scaler; others are harmed.
+    """
 
     name = "stale-scaler"
     description = "a version goes into service with the scaler of an earlier, calmer time"
     note = "release with the scaler of an earlier build"
+    kind = "constant"
     severities = (0.6, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
@@ -92,7 +101,7 @@ class DivergedRetrain(BadVersion):
     name = "diverged-retrain"
     description = "a retraining with too high a learning rate ended far from any optimum, and was released"
     note = "release of the nightly retraining"
-    severities = (0.3, 1.0)
+    severities = (0.4, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Let the mean swing by as much as the interval is wide, or more."""
@@ -127,11 +136,45 @@ class PerturbedWeights(Fault):
     name = "perturbed-weights"
     cause = "model"
     description = "the weights in the memory of the workers are no longer those of the version's files"
-    severities = (0.2, 1.0)
+    severities = (0.3, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Perturb all heads."""
         return with_weights(forecaster, lambda network: noise(network.mean, 3 * self.severity, self.seed))
+
+    def begin(self, service: Path) -> None:
+        """Put damaged files in place until fresh workers have loaded them; the load goes on meanwhile."""
+        self._thread = threading.Thread(target=self._damage, args=(service,), name=self.name, daemon=True)
+        self._thread.start()
+
+    def end(self, service: Path) -> None:
+        """Wait for what began; whoever repaired the service has replaced its workers."""
+        self._thread.join()
+
+    def _damage(self, service: Path) -> None:
+        config = read_config(service)
+        assert config is not None, f"{service}: not a service that was started"
+        registry, wish = Registry(config.registry), read_wish(service)
+        good = registry.folder(config.model, wish.version)
+        reference, golden = registry.reference(config.model, wish.version), registry.golden(config.model, wish.version)
+        card = {"purpose": "a drill", "data": {"fault": self.name, "severity": self.severity}}
+        spoiled = self.spoiled(registry.load(config.model, wish.version))
+        bad = registry.folder(config.model, registry.save(config.model, spoiled, card, golden, reference))
+        aside = good.with_name(f".{good.name}.aside")
+        old = {report.pid for report in read_reports(service)}
+        good.rename(aside)
+        try:
+            bad.rename(good)
+            wished = change_wish(service, restarts=wish.restarts + 1)
+            deadline = time.monotonic() + LONGEST_RESTART
+            while time.monotonic() < deadline:
+                fresh = [one for one in read_reports(service) if one.pid not in old]
+                if len(fresh) >= wished.workers:
+                    break
+                time.sleep(0.1)
+        finally:
+            shutil.rmtree(good)
+            aside.rename(good)
 
     def strike(self, plant: Plant) -> None:
         """Perturb the weights in memory."""
