@@ -114,8 +114,9 @@ def signals(history: History) -> list[tuple[pd.Timestamp, str]]:
     found = []
     for row in _rows(said.get("evidence")):
         speaks = any(row.get(cause) == "+" for cause in causes)
-        p_value = pd.to_numeric(row.get("p"), errors="coerce")
-        if speaks and row.get("since") and not p_value >= ALPHA:  # what has no p-value is not a matter of chance
+        p_value = row.get("p")  # what has none is not a matter of chance
+        is_chance = isinstance(p_value, int | float) and p_value >= ALPHA
+        if speaks and row.get("since") and not is_chance:
             found.append((utc(row["since"]), f"{row['evidence']}: {row['finding']}"))
     moved = [row for row in _rows(said.get("onsets")) if row.get("counts") and row.get("since")]
     return found or [(utc(row["since"]), f"{row['symptom']} moves") for row in moved]
