@@ -14,14 +14,12 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.data.drift import ChangePoint, TwoSample, change_point, two_sample
+from lepton_kit.data.ranges import ALLOWED_RANGES, allowed_range
 from lepton_kit.diagnosis.relations import following
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording, feature_columns, is_inside, printable
-
-ALLOWED_RANGES = 3.0
-"""An input further outside the training rows' range than this many of its widths is in another unit, not a market."""
 
 MOST_COMPARED = 600
 """Rows of either side that a classifier learns to tell apart at most."""
@@ -235,8 +233,7 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     reference = recording.reference[[column for column in features if column in recording.reference]]
     sample = reference if len(reference) else features
     changing = [column for column in sample if sample[column].nunique() > len(sample) / 2]
-    low, high = reference.min(), reference.max()
-    margin = ALLOWED_RANGES * (high - low)
+    allowed = allowed_range(reference)
     known = features[list(reference.columns)]
     status = recording.requests["status"].reset_index(drop=True)
     answered, ids = status.lt(400), recording.requests["request_id"].reset_index(drop=True)
@@ -246,7 +243,7 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
             "missing": ~is_finite(features) & ~is_unknown,
             "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording.requests).to_numpy(),
             "duplicated": ids[answered].duplicated().reindex(features.index, fill_value=False),
-            "out_of_range": (known.lt(low - margin) | known.gt(high + margin)).any(axis=1),
+            "out_of_range": (known.lt(allowed["low"]) | known.gt(allowed["high"])).any(axis=1),
         },
         index=recording.requests.index,
     )

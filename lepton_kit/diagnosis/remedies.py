@@ -6,11 +6,10 @@ running service is `lepton_kit.ops.operator.ServiceOperator`, and a drill's simu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from lepton_kit.diagnosis.evidence import Cause
+from lepton_kit.diagnosis.causes import REMEDIES
 from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, Smaller, plan_capacity
 from lepton_kit.diagnosis.repair_data import DataPlan, plan_data
 from lepton_kit.diagnosis.repair_model import ModelPlan, plan_model
@@ -29,9 +28,6 @@ __all__ = [
     "plan_data",
     "plan_model",
 ]
-
-REMEDIES: Mapping[Cause, str] = {"data": "repair-data", "model": "repair-model", "compute": "repair-capacity"}
-"""The runbook that repairs each cause. Where there is no fault, or the evidence does not decide, none is run."""
 
 
 @dataclass(frozen=True)

@@ -279,11 +279,10 @@ def measure(case: Case) -> Measured:
     source = RecordedMetrics(case.recording.metrics)
     before, during = _workers(case, is_before=True), _workers(case, is_before=False)
     wait = _mean_seconds(source, "lepton_queue_seconds", onset, end)
-    service = service_time(answered, wait)
+    service = service_time(answered, wait, during * (end - onset) / len(answered))
     was = case.before[case.before["status"] < 400]
-    earlier = (
-        service_time(was, _mean_seconds(source, "lepton_queue_seconds", start, onset)) if len(was) else float("nan")
-    )
+    earlier_wait = _mean_seconds(source, "lepton_queue_seconds", start, onset)
+    earlier = service_time(was, earlier_wait, before * (onset - start) / len(was)) if len(was) else float("nan")
     rate, earlier_rate = _rate(source, case.during, onset, end), _rate(source, case.before, start, onset)
     return Measured(
         demand=Demand(
@@ -295,7 +294,7 @@ def measure(case: Case) -> Measured:
         workers=max(before, during),
         left=during,
         wait=wait,
-        model_share=min(1.0, _mean_seconds(source, "lepton_model_seconds", onset, end) / service),
+        model_share=float(np.minimum(1.0, _mean_seconds(source, "lepton_model_seconds", onset, end) / service)),
         refused=float(case.during["status"].eq(429).mean()),
         rate_growth=rate / earlier_rate if earlier_rate else float("nan"),
         service_growth=service / earlier,
@@ -309,18 +308,31 @@ def _rate(source: RecordedMetrics, requests: pd.DataFrame, start: float, end: fl
     return (counted or len(requests)) / (end - start) if end > start else 0.0
 
 
-def service_time(answered: pd.DataFrame, wait: float) -> float:
+def service_time(answered: pd.DataFrame, wait: float, most: float) -> float:
     """Return the mean seconds that a worker was busy with a request: its latency less its wait in the queue.
 
-    Where the wait is not known, the first quartile of the latency stands for requests that hardly waited.
+    Where the wait is not known, the first quartile of the latency stands for requests that hardly waited. Either way
+    workers cannot have been busy for longer than they were there (the utilisation law; Denning and Buzen, "The
+    operational analysis of queueing network models", ACM Computing Surveys 10(3), 1978).
 
-    >>> service_time(pd.DataFrame({"latency_ms": [30.0, 50.0]}), wait=0.01)
-    0.03
+    Parameters
+    ----------
+    answered
+        Requests with their `latency_ms`.
+    wait
+        Mean seconds in the queue; NaN where not known.
+    most
+        Seconds of all workers' time for each answered request.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"latency_ms": [30.0, 50.0]})
+    >>> service_time(rows, wait=0.01, most=1.0), service_time(rows, wait=0.01, most=0.02)
+    (0.03, 0.02)
     """
     seconds = answered["latency_ms"] / 1000
-    if math.isnan(wait):
-        return float(seconds.quantile(0.25))
-    return max(float(seconds.mean()) - wait, float(seconds.min()))
+    own = seconds.quantile(0.25) if math.isnan(wait) else max(seconds.mean() - wait, seconds.min())
+    return min(float(own), most)
 
 
 def arrival_scv(times: pd.Series) -> float:

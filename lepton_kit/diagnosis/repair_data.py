@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.diagnosis.case import Case, build_case, contract_breaches, replay
+from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.training import Examples
 from lepton_kit.serving.mends import LAST, Mends
@@ -29,12 +30,17 @@ CLEAR_UNIT = 0.25
 ALIKE, APART = 0.35, 0.4
 """Kolmogorov–Smirnov distance up to which two samples may be of one feature, and from which on they are not."""
 
+AT_HOME = 0.1
+"""By so much farther a column may be from its own values than from another's, before it counts as exchanged."""
+
 FOLLOWS = 0.6
 """One column follows another where its value is the other's value of the row before in this share of the rows."""
 
-LEAST_RISE, STANDS_STILL = 0.05, 0.3
-"""Rise of a share of rows, from before the onset to after it, that is acted upon: of broken rows, and of rows that
-only repeat the one before, which several requests for one day do as well."""
+LEAST_RISE = 0.05
+"""Rise of a share of rows, from before the onset to after it, that is acted upon."""
+
+STANDS_STILL = 0.25
+"""Share of one and the same row, or of the time with stale data, from which on a feed stands still."""
 
 LEAST_ROWS = 20
 """Fewer rows on a side are not compared."""
@@ -50,8 +56,7 @@ class DataPlan:
         What the service shall do to each row; planned on rows as the service used them, so it comes after mends that
         are in force already (`Mends.then`).
     quarantined
-        Rows of `recording.requests` (their index) that break the contract even when mended: nothing is learnt from
-        them.
+        Requests since the onset whose rows break the contract even when mended: nothing is learnt from them.
     restart_feed
         Whether the feed itself must be restarted: no mend gives values that never came.
     retrain
@@ -63,7 +68,7 @@ class DataPlan:
     """
 
     mends: Mends
-    quarantined: pd.Index
+    quarantined: pd.DataFrame
     restart_feed: bool
     retrain: bool
     coverage: float
@@ -113,8 +118,8 @@ def plan_data(recording: Recording) -> DataPlan:
         left &= ~used.features(case.during).isna().all(axis=1).to_numpy()
     refused = float(left.mean()) if len(left) else 0.0
     mends = mends.model_copy(update={"quarantine": refused >= LEAST_RISE})
-    quarantined = breaches.index[breaches.any(axis=1)]
-    coverage, judged = _coverage(used, case.during.index.difference(quarantined))
+    broken = breaches.index[breaches.any(axis=1)]
+    coverage, judged = _coverage(used, case.during.index.difference(broken))
     said = [*_said_of(mends), *lost]
     if mends.quarantine:
         said.append(f"{refused:.0%} of the rows break the contract even when mended: they are refused and kept aside")
@@ -122,7 +127,7 @@ def plan_data(recording: Recording) -> DataPlan:
         said.append(f"on {judged} whole rows the interval of the version in service would hold {coverage:.1%}")
     return DataPlan(
         mends=mends,
-        quarantined=quarantined,
+        quarantined=case.requests.loc[broken],
         restart_feed=bool(lost),
         retrain=not lost and judged >= LEAST_ROWS and coverage < case.criteria.coverage_objective,
         coverage=coverage,
@@ -166,9 +171,9 @@ def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tu
     """
     case = build_case(recording)
     if plan is not None:
-        rows = _used(case, plan.mends, _baseline(case)).requests.drop(index=plan.quarantined)
+        rows = _used(case, plan.mends, _baseline(case)).requests.drop(index=plan.quarantined.index)
     else:
-        rows = recording.requests
+        rows = case.requests
     features = [name for name in map(str, rows) if name.startswith(FEATURE)]
     steps = {
         "refused as broken": rows,
@@ -188,9 +193,9 @@ def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
     """Return for each feature that came in another unit the power of ten that brings it back.
 
     A feature's size is its absolute value over the usual one. Rows in which half of the features that grew (or shrank)
-    lie beyond what sound rows ever showed are in another unit; only where the median size of a feature in these rows
-    is nearly a power of ten, and the rescaled values are distributed as the sound ones, is the fit clear. So a market
-    that became wilder is no change of the unit, and a feed that counts some rows otherwise is seen.
+    lie beyond what sound rows showed are in another unit; only where the median size in these rows is nearly a power
+    of ten, for most of those features, is the fit clear. So a market that became wilder is no change of the unit, and
+    a feed that counts some rows otherwise is seen.
 
     Examples
     --------
@@ -203,11 +208,11 @@ def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
         return {}
     usual = sound[names].abs().median()
     was, now = ((side[names].abs() / usual).where(lambda size: size > 0).map(np.log10) for side in (sound, since))
-    grown_ones = _rescaled(now, now > was.quantile(0.99), sound, since)
-    return grown_ones or _rescaled(now, now < was.quantile(0.01), sound, since)
+    grown_ones = _rescaled(now, now > was.quantile(0.99))
+    return grown_ones or _rescaled(now, now < was.quantile(0.01))
 
 
-def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame, sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame) -> dict[str, float]:
     """Return the factors of the features that often lie beyond what they were, by the rows in which most of them do."""
     moved = [name for name in map(str, size) if beyond[name].mean() >= LEAST_RISE]
     hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=size.index)
@@ -216,8 +221,7 @@ def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame, sound: pd.DataFrame, sin
     middle = size.loc[hit, moved].median()
     powers = middle.round()
     clear = [name for name in moved if powers[name] and abs(middle[name] - powers[name]) <= CLEAR_UNIT]
-    factors = {name: float(10.0 ** -powers[name]) for name in clear}
-    return {n: f for n, f in factors.items() if kolmogorov_smirnov(sound[n], since.loc[hit, n] * f)[0] <= ALIKE}
+    return {name: float(10.0 ** -powers[name]) for name in clear} if 2 * len(clear) > len(moved) else {}
 
 
 def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str]:
@@ -241,8 +245,8 @@ def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str
     if len(out := _out_of_place(was, now)) >= LEAST_ROWS:
         now = out
     before, after = chains(was), chains(now)
-    if len(after) == len(names):  # rows that do not follow on each other: the lags count as being in their order
-        after = before
+    if sorted(map(len, before)) != sorted(map(len, after)):  # rows that do not follow on each other
+        after = before  # so the lags count as being in their order
     source = _matched(was, before, now, after)
     moved = {name: taken for name, taken in source.items() if name != taken}
     if any(moved.get(taken) != name for name, taken in moved.items()):
@@ -278,18 +282,16 @@ def chains(rows: pd.DataFrame) -> list[tuple[str, ...]]:
 
 def _followers(rows: pd.DataFrame) -> dict[str, str]:
     """Return for each column the one that holds its values a row later."""
-    new = rows[~(rows == rows.shift()).all(axis=1)]
-    values = new.to_numpy(dtype=float)
-    if len(values) < LEAST_ROWS:
+    new = asked_anew(rows)
+    varied = [name for name in map(str, new) if new[name].nunique() > len(new) / 2]
+    if len(new) < LEAST_ROWS or len(varied) < 2:
         return {}
-    names = list(map(str, rows))
-    varied = [new[name].nunique() > len(new) / 2 for name in names]
+    shares = agreement(new[varied]).unstack()  # a row per column that may follow
     follower: dict[str, str] = {}
-    for number, name in enumerate(names):
-        same = np.isclose(values[1:], values[:-1, number, None], rtol=1e-9, atol=0.0).mean(axis=0)
-        same[[i for i, is_varied in enumerate(varied) if not is_varied or i == number]] = 0.0
-        if varied[number] and same.max() >= FOLLOWS:
-            follower[name] = names[int(same.argmax())]
+    for name in varied:
+        others = shares[name].drop(index=name)
+        if others.max() >= FOLLOWS:
+            follower[name] = str(others.idxmax())
     return follower
 
 
@@ -313,7 +315,7 @@ def _assigned(
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Return the chains that moved, each with the one that holds it now, where both are clear."""
     own = np.array([[set(one) == set(other) for other in columns] for one in rows])
-    chosen = linear_sum_assignment(distance - (ALIKE - 0.05) * own)
+    chosen = linear_sum_assignment(distance - AT_HOME * own)
     found = []
     for row, column in zip(*chosen, strict=True):
         stays = own[row, column]
@@ -357,12 +359,16 @@ def stopped(case: Case) -> str:
     stale = _rise(case, case.breaches["stale"])
     if stale >= LEAST_RISE:
         return f"{stale:.0%} more rows than before repeat the last values, though new ones were due"
-    features = case.recording.features(case.requests).set_axis(case.requests.index)
-    still = _rise(case, (features == features.shift()).all(axis=1) if len(features.columns) else features.any(axis=1))
-    if still >= STANDS_STILL:
-        return f"{still:.0%} more rows than before are the row before them again"
+    before, during = (_most_frequent(case.inputs.loc[side.index].dropna()) for side in (case.before, case.during))
+    if during >= STANDS_STILL and during >= 2 * before:
+        return f"one row makes up {during:.0%} of all since the onset"
     late = _late(case)
     return f"the newest data were stale in {late:.0%} of the time" if late >= STANDS_STILL else ""
+
+
+def _most_frequent(rows: pd.DataFrame) -> float:
+    """Return the share of the row that comes most often."""
+    return float(rows.value_counts(normalize=True).iloc[0]) if len(rows) and len(rows.columns) else 0.0
 
 
 def repeated(case: Case) -> str:
@@ -374,21 +380,31 @@ def repeated(case: Case) -> str:
 def wrong_actuals(case: Case) -> str:
     """Say how the actuals disagree with the inputs that are made of them, or nothing.
 
-    Before the onset an actual stands among the inputs of the next row. Where it no longer does, and the inputs among
-    each other go on as before, it is the actuals that are wrong.
+    Before the onset an actual stands among the inputs of a later row. Where it no longer does, and the inputs among
+    each other go on as before, it is the actuals that are wrong; or the inputs, where it is they that changed more.
     """
-    sides = [
-        case.recording.features(side).assign(actual=side["actual"].to_numpy()).dropna()
-        for side in (case.before, case.during)
-    ]
-    was, now = (_followers(side) for side in sides)
-    first = was.get("actual")
-    if first is None or now.get("actual") == first or first not in now:
+    table = asked_anew(case.inputs.assign(actual=case.requests["actual"]))
+    before = table.loc[table.index.isin(case.before.index)]
+    if len(before) < LEAST_ROWS or not before["actual"].notna().any():
         return ""
-    moved = {name: kolmogorov_smirnov(sides[0][name], sides[1][name])[0] for name in (first, "actual")}
-    if moved[first] >= moved["actual"]:
-        return ""  # it is rather the inputs that changed
-    return f"the actuals are not what {first} shows a row later, as they were before, while the inputs go on as before"
+    shares = agreement(before)
+    known = [(str(one), str(other)) for one, other in shares.index[shares >= RELATED]]
+    of_actuals, of_inputs = ([p for p in known if ("actual" in p) is with_actual] for with_actual in (True, False))
+    if not (of_actuals and of_inputs):
+        return ""
+    lost, still_lost = (_rise(case, ~follows(table, pairs)) for pairs in (of_actuals, of_inputs))
+    first = next(name for name in of_actuals[0] if name != "actual")
+    moved = {name: kolmogorov_smirnov(*_sides(case, table[name]))[0] for name in (first, "actual")}
+    if lost < LEAST_RISE or still_lost >= LEAST_RISE or moved[first] >= moved["actual"]:
+        return ""
+    return f"{lost:.0%} more actuals than before are not what {first} shows later, while the inputs go on as they did"
+
+
+def _sides(case: Case, values: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Return the known values before and since the onset."""
+    known = values.dropna()
+    is_before = known.index.isin(case.before.index)
+    return known[is_before], known[~is_before]
 
 
 def _baseline(case: Case) -> pd.DataFrame:
@@ -427,7 +443,7 @@ def _used(case: Case, mends: Mends, sound: pd.DataFrame) -> Recording:
 
 def _rise(case: Case, rows: pd.Series) -> float:
     """Return by how much the share of such rows rose at the onset."""
-    before, during = rows.loc[case.before.index], rows.loc[case.during.index]
+    before, during = _sides(case, rows.astype(float))
     return float(during.mean() - (before.mean() if len(before) else 0.0)) if len(during) else 0.0
 
 

@@ -589,7 +589,7 @@ class SimulatedService:
     def _set_mends(self, mends: Any) -> None:
         self._mends = mends
         reference = self._world.versions["v2"].reference
-        self._mender = Mender.of(mends, self._world.columns, reference)
+        self._mender = Mender(mends, self._world.columns, reference)
 
     # --- the recording --------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Mends(BaseModel):
 
     @model_validator(mode="after")
     def _pairs(self) -> Mends:
-        named = [*self.swap, *self.swap.values()]
+        named = [*self.swap, *self.swap.values()]  # one that is exchanged with itself is named twice, too
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ValueError(f"swap: {twice[0]!r} stands in two pairs; each feature may be exchanged with one other")
         return self
