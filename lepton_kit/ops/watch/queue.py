@@ -193,7 +193,7 @@ class Queue(Ledger):
         with self._transaction() as ledger:
             row = ledger.execute(
                 "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1, host = ?, boot = ?, pid = ?,"
-                f" born = ?, lease = ? WHERE number = (SELECT min(number) FROM jobs WHERE {remedies.READY})"
+                f" born = ?, lease = ? WHERE number = (SELECT number FROM jobs WHERE {remedies.READY} ORDER BY number LIMIT 1)"
                 f" RETURNING {_JOB}",
                 [time.time(), me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
             ).fetchone()
