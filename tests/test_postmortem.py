@@ -39,13 +39,19 @@ def job(kind, start, end, **more):
 
 
 def content(**changes):
-    onsets = {
-        "columns": ["symptom", "since", "counts"],
-        "rows": [["coverage", at(1), True], ["latency", at(0, 30), False], ["missing", "2026-11-25 03:01:30", True]],
+    evidence = {
+        "columns": ["evidence", "finding", "data", "model", "p", "since"],
+        "rows": [
+            ["contract", "broken", "+", "", 1e-9, "2026-11-25 03:01:00"],
+            ["freshness", "stale", "+", "", "nan", at(1, 30)],
+            ["drift", "drifted", "+", "", 0.02, at(0, 10)],
+            ["deployment", "deployed", "", "+", None, at(0, 20)],
+            ["joint_drift", "told apart", "+", "", 1e-9, ""],
+        ],
     }
-    diagnosis = job(
-        "alert", 6, 7, results={"cause": "data", "also": [], "probability": 0.97, "onset": at(1), "onsets": onsets}
-    )
+    onsets = {"columns": ["symptom", "since", "counts"], "rows": [["misses", at(2), True], ["latency", at(0), False]]}
+    said = {"cause": "data", "also": [], "probability": 0.97, "onset": at(3), "evidence": evidence, "onsets": onsets}
+    diagnosis = job("alert", 6, 7, results=said)
     decision = {"time": at(9), "is_approved": True, "by": "Kim", "via": "lepton approve", "note": "go"}
     verdict = {"action": "the feed was restarted", "applied": True, "verdict": "recovered", "rolled_back": False}
     repair = job(
@@ -108,6 +114,21 @@ def test_the_four_measures_run_from_the_onset_and_the_alert_to_what_is_recorded(
     assert found.table()["seconds"].tolist() == list(measures)
 
 
+def test_the_onset_is_the_first_evidence_for_the_cause_that_chance_does_not_explain():
+    def onset(**said):
+        results = content()["jobs"][0]["run"]["results"] | {name: {"value": value} for name, value in said.items()}
+        return postmortem.milestones(
+            history(jobs=[job("alert", 6, 7, results={k: v["value"] for k, v in results.items()})])
+        ).onset
+
+    assert onset() == pd.Timestamp(at(1))
+    assert onset(onset=at(0, 40)) == pd.Timestamp(at(0, 40))
+    assert onset(also=["model"]) == pd.Timestamp(at(0, 20))
+    assert onset(evidence=None) == pd.Timestamp(at(2))
+    assert onset(evidence=None, onsets=None) == pd.Timestamp(at(3))
+    assert onset(evidence=None, onsets=None, onset=None) is None
+
+
 def test_what_did_not_come_to_pass_has_no_measure():
     alert = content()["alert"] | {"status": "firing", "ends_at": None}
     found = postmortem.milestones(history(alert=alert, jobs=[], actions=[]))
@@ -127,9 +148,8 @@ def test_the_timeline_is_in_order_and_says_where_each_line_is_known_from():
     assert table["time"].is_monotonic_increasing
     assert set(table["kind"]) == set(postmortem.KINDS)
     said = dict(zip(table["event"], table["source"], strict=True))
-    assert said["coverage moves"] == "diagnosis"
-    assert said["missing moves"] == "diagnosis"
-    assert "latency moves" not in said  # which the diagnosis did not count
+    assert said["contract: broken"] == said["freshness: stale"] == "diagnosis"
+    assert not said.keys() & {"drift: drifted", "deployment: deployed", "misses moves"}  # chance; another cause's
     assert said["repair of data approved by Kim: go"] == "lepton approve"
     assert said["set state: workers 1 → 2"] == "run-remedy"
     assert said["restart feed (no command)"] == "run-remedy"
@@ -147,7 +167,7 @@ def test_a_repair_that_was_refused_is_told_as_not_made():
 
 
 def test_requests_rows_and_the_budget_are_counted_from_the_onset_to_the_end_over_both_recordings():
-    before, after = recorded(0, 8, failing=range(1, 9), stale=[2]), recorded(5, 30, failing=range(5, 11))
+    before, after = recorded(0, 8, failing=range(1, 9)), recorded(5, 30, failing=range(5, 11), stale=[12])
     found = postmortem.impact(history(), before, after)
     assert (found.start, found.end, found.is_over) == (pd.Timestamp(at(1)), pd.Timestamp(at(21)), True)
     assert (found.requests, found.failed, found.rows_broken) == (20 * 60 + 1, 300, 60)

@@ -18,6 +18,8 @@ from lepton_kit.diagnosis.recovery import Ratio, sli_ratio
 from lepton_kit.telemetry.recordings import Recording
 
 TIMELINE = ("time", "kind", "event", "source")
+ALPHA = 0.01
+"""From this p-value on, evidence may be chance: it dates nothing."""
 KINDS = ("signal", "alert", "run", "decision", "action")
 """What a line of the timeline is: a signal that moved, the alert, a run, a person's decision, an action."""
 
@@ -70,8 +72,8 @@ def _seconds(start: pd.Timestamp | None, end: pd.Timestamp | None) -> float | No
 def milestones(history: History) -> Milestones:
     """Return when the incident began, was noticed, understood, acted upon, and was over.
 
-    The onset is the diagnosis' own; where that recorded none, the first symptom that it found to have moved. The first
-    action is that of the service's own record; where none is kept, the end of the first repair that changed something.
+    The onset is the first evidence for the diagnosed cause, or the diagnosis' own onset where that is earlier. The
+    first action is that of the service's own record; without one, the end of the first repair that changed something.
     """
     diagnosis = history.first("alert")
     diagnosed = diagnosis.ended if diagnosis and diagnosis.status == "succeeded" else None
@@ -85,10 +87,10 @@ def milestones(history: History) -> Milestones:
 
 
 def _onset(history: History) -> pd.Timestamp | None:
+    times = [time for time, _ in signals(history)]
     if isinstance(said := history.results("alert").get("onset"), str):
-        return utc(said)
-    moved = [time for time, _ in _moved(history)]
-    return min(moved, default=None)
+        times.append(utc(said))
+    return min(times, default=None)
 
 
 def _mitigated(history: History) -> pd.Timestamp | None:
@@ -102,15 +104,34 @@ def _result(job: Job, name: str) -> Any:
     return job.run.results[name].value if job.run and name in job.run.results else None
 
 
-def _moved(history: History) -> Iterator[tuple[pd.Timestamp, str]]:
-    """Yield when each symptom moved that the diagnosis counted, and what it was."""
-    table = history.results("alert").get("onsets")
+def signals(history: History) -> list[tuple[pd.Timestamp, str]]:
+    """Return since when the evidence for the diagnosed causes was there, and what it was; not what chance explains.
+
+    A diagnosis that recorded no dated evidence leaves the symptoms that it found to have moved.
+    """
+    said = history.results("alert")
+    causes = _texts(said.get("cause")) + _texts(said.get("also"))
+    found = []
+    for row in _rows(said.get("evidence")):
+        speaks = any(row.get(cause) == "+" for cause in causes)
+        p_value = row.get("p")  # what has none is not a matter of chance
+        is_chance = isinstance(p_value, int | float) and p_value >= ALPHA
+        if speaks and row.get("since") and not is_chance:
+            found.append((utc(row["since"]), f"{row['evidence']}: {row['finding']}"))
+    moved = [row for row in _rows(said.get("onsets")) if row.get("counts") and row.get("since")]
+    return found or [(utc(row["since"]), f"{row['symptom']} moves") for row in moved]
+
+
+def _rows(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a recorded table; none where it is no table."""
     if not isinstance(table, dict) or table.keys() != {"columns", "rows"}:
-        return
-    for values in table["rows"]:
-        row = dict(zip(table["columns"], values, strict=True))
-        if row.get("counts") and row.get("since"):
-            yield utc(row["since"]), str(row.get("symptom", ""))
+        return []
+    return [dict(zip(table["columns"], values, strict=True)) for values in table["rows"]]
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if isinstance(one, str)]
 
 
 # --- the timeline -------------------------------------------------------------------------------------------------
@@ -133,8 +154,8 @@ _Row = tuple[pd.Timestamp, str, str, str]
 
 
 def _signals(history: History) -> Iterator[_Row]:
-    for time, symptom in _moved(history):
-        yield time, "signal", f"{symptom} moves", "diagnosis"
+    for time, what in signals(history):
+        yield time, "signal", what, "diagnosis"
     if (onset := _onset(history)) is not None:
         yield onset, "signal", "onset of the incident", "diagnosis"
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +35,7 @@ from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, JUDGEMENT, incident_folder
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.runs.project import find_project
-from lepton_kit.telemetry.recordings import read_recording, write_recording
+from lepton_kit.telemetry.recordings import Recording, read_recording, write_recording
 
 NAME, SERVICE = "stale-feed-repaired", "goog"
 TIME_SCALE, FRESH_S, RATE = 600, 10.0, 12.0
@@ -148,9 +149,21 @@ def _kept(incident: Incident, project: Path, folder: Path) -> Path:
     if not (folder / JUDGEMENT).exists():
         shutil.copy(left / JUDGEMENT, folder / JUDGEMENT)
     truth = {"cause": "data", "what": "the feed repeats one day's row until it is restarted"}
-    for name, part in (("recording", incident.id), ("after", f"{incident.id}-recovery")):
-        write_recording(read_recording(recording_folder(project, part)), folder / name, truth)
+    recorded, after = (
+        read_recording(recording_folder(project, part)) for part in (incident.id, f"{incident.id}-recovery")
+    )
+    write_recording(_without(recorded, "logs"), folder / "recording", truth)
+    write_recording(_without(after, "logs", "reference", "models"), folder / "after", truth)
     return folder
+
+
+def _without(recording: Recording, *parts: str) -> Recording:
+    """Return a recording without some parts, which says so: they are large, and no postmortem reads them."""
+    empty = Recording(recording.incident)
+    provenance = recording.incident.provenance
+    said = (*provenance.derived, f"left out, to keep it small: {', '.join(parts)}")
+    incident = recording.incident.model_copy(update={"provenance": provenance.model_copy(update={"derived": said})})
+    return replace(recording, incident=incident, **{part: getattr(empty, part) for part in parts})
 
 
 if __name__ == "__main__":

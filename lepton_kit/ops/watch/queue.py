@@ -193,8 +193,8 @@ class Queue(Ledger):
         with self._transaction() as ledger:
             row = ledger.execute(
                 "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1, host = ?, boot = ?, pid = ?,"
-                f" born = ?, lease = ? WHERE number = (SELECT min(number) FROM jobs WHERE {remedies.READY})"
-                f" RETURNING {_JOB}",
+                " born = ?, lease = ? WHERE number ="
+                f" (SELECT number FROM jobs WHERE {remedies.READY} ORDER BY number LIMIT 1) RETURNING {_JOB}",
                 [time.time(), me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
             ).fetchone()
         return _job(row) if row else None
