@@ -1,0 +1,64 @@
+"""What each listing of the site shows, the newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.markup import as_text, as_words
+
+RECENT = 12
+HEALTH, MODELS = ("service-health", "drift-watch"), ("02-training", "03-evaluation", "05-optimisation")
+Chosen = Callable[[Sequence[Card]], list[Card]]
+
+
+def _of_kind(kind: str) -> Chosen:
+    return lambda cards: [card for card in cards if card.kind == kind]
+
+
+def _of_groups(groups: Sequence[str]) -> Chosen:
+    return lambda cards: [card for card in cards if card.kind == "runs" and card.group in groups]
+
+
+def _newest_of_groups(groups: Sequence[str]) -> Chosen:
+    def chosen(cards: Sequence[Card]) -> list[Card]:
+        found = _of_groups(groups)(cards)
+        newest = {(card.group, card.facts.get("service", "")): card for card in reversed(found)}
+        return [card for card in found if card in newest.values()]
+
+    return chosen
+
+
+LISTINGS: dict[str, Chosen] = {
+    "open": lambda cards: [
+        card for card in cards if card.kind == "incidents" and card.facts.get("status") != "resolved"
+    ],
+    "recent": lambda cards: list(cards[:RECENT]),
+    "incidents": _of_kind("incidents"),
+    "diagnoses": _of_groups(["incident-diagnosis"]),
+    "health-now": _newest_of_groups(HEALTH),
+    "health": _of_groups(HEALTH),
+    "models": _of_groups(MODELS),
+    "runs": _of_kind("runs"),
+}
+"""The files in `reports/listings/`, and which pages each of them lists."""
+
+
+def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
+    """Return the items of a listing as Quarto takes them; their text means nothing to whoever reads it as markup."""
+    return [_item(card) for card in cards]
+
+
+def _item(card: Card) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "path": f"../{card.folder}/index.html",
+        "title": as_text(as_words(card.title)),
+        "date": card.date,
+        "description": as_text(as_words(card.description)),
+        "categories": [as_text(as_words(name)) for name in card.categories],
+        **{name: as_text(as_words(value)) for name, value in card.facts.items()},
+    }
+    if card.image_alt is not None:
+        item |= {"image": f"../{card.folder}/{FIGURE}", "image-alt": as_words(card.image_alt)}
+    return item
