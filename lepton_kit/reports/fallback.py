@@ -133,11 +133,11 @@ NOTHING = "Nothing is published here yet."
 
 def _row(item: dict[str, Any], names: list[str]) -> list[str]:
     """Return a line of a listing; what stands in its file is HTML already."""
-    href = str(item["path"]).removeprefix("../")
+    href = item["path"]
     values = [item.get(name, "") for name in names]
     shown = [", ".join(value) if isinstance(value, list) else str(value) for value in values]
     picture = ""
     if "image" in item:
-        source = str(item["image"]).removeprefix("../")
+        source = item["image"]
         picture = f'<div class="thumbnail"><img src="{source}" alt="{as_text(item["image-alt"])}" loading="lazy"></div>'
     return [*shown, f'<a href="{href}">{item["title"]}</a><br>{item["description"]}', picture]

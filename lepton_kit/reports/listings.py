@@ -52,7 +52,7 @@ def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
 
 def _item(card: Card) -> dict[str, Any]:
     item: dict[str, Any] = {
-        "path": f"../{card.folder}/index.html",
+        "path": f"{card.folder}/index.html",
         "title": as_text(as_words(card.title)),
         "date": card.date,
         "description": as_text(as_words(card.description)),
@@ -60,5 +60,5 @@ def _item(card: Card) -> dict[str, Any]:
         **{name: as_text(as_words(value)) for name, value in card.facts.items()},
     }
     if card.image_alt is not None:
-        item |= {"image": f"../{card.folder}/{FIGURE}", "image-alt": as_words(card.image_alt)}
+        item |= {"image": f"{card.folder}/{FIGURE}", "image-alt": as_words(card.image_alt)}
     return item

@@ -72,6 +72,29 @@ def render(quarto: Quarto, folder: Path, target: Path, on_line: Callable[[str], 
         raise LeptonError(f"Quarto {quarto.version} could not render {folder} (exit {process.returncode}):\n{told}")
 
 
+MODULE = 'import * as tabsets from "./tabsets/tabsets.js";\n'
+
+
+def without_modules(site: Path) -> None:
+    """Turn the two JavaScript modules of Quarto 1.7 into plain scripts: a browser loads no module from a folder.
+
+    A Quarto whose scripts are made otherwise is left as it is.
+    """
+    script = site / "site_libs" / "quarto-html" / "quarto.js"
+    tabsets = script.parent / "tabsets" / "tabsets.js"
+    code = script.read_text(encoding="utf-8") if script.is_file() and tabsets.is_file() else ""
+    if not code.startswith(MODULE):
+        return
+    inner = tabsets.read_text(encoding="utf-8").replace("export function init", "function init")
+    whole = f"(() => {{\nconst tabsets = (() => {{\n{inner}\nreturn {{ init }};\n}})();\n{code.removeprefix(MODULE)}\n}})();\n"
+    script.write_text(whole, encoding="utf-8")
+    for page in site.rglob("*.html"):
+        markup = page.read_text(encoding="utf-8")
+        markup = re.sub(r'<script src="[^"]*/tabsets\.js" type="module"></script>\n?', "", markup)
+        markup = re.sub(r'(<script src="[^"]*/quarto\.js") type="module">', r"\1 defer>", markup)
+        page.write_text(markup, encoding="utf-8")
+
+
 def version_key(version: str) -> tuple[int, ...]:
     """Return a version's leading numbers, which compare as versions do.
 

@@ -108,12 +108,14 @@ def _build(
         _arrange(reports, source, changed)
         if found is not None:
             quarto.render(found, source, rendered, tell)
+            quarto.without_modules(rendered)
         else:
             fallback.render(source, rendered, changed, tell)
         _offer_downloads(source, rendered, changed)
         if before is not None:
             kept = [page for page in before.contents if state.contents.get(page) == before.contents[page]]
             _take_over(reports / "_site", rendered, kept)
+        _also_as_scripts(rendered)
         write_atomically(rendered / STATE, json.dumps(vars(state), indent=1) + "\n")
         _put_in_place(rendered, reports / "_site", aside / "old")
     finally:
@@ -167,6 +169,14 @@ def _merge_search(old: Path, new: Path, kept: list[str]) -> None:
         if entry["href"].partition("#")[0] in folders and entry["objectID"] not in there
     ]
     write_atomically(new, json.dumps(entries, ensure_ascii=False))
+
+
+def _also_as_scripts(rendered: Path) -> None:
+    """Write what Quarto's pages fetch as scripts too, for `reports/folder.html`."""
+    for name in (SEARCH, "listings.json"):
+        if (rendered / name).is_file():
+            text = json.dumps((rendered / name).read_text(encoding="utf-8"))
+            write_atomically(rendered / f"{name}.js", f"leptonFetched({text});\n")
 
 
 def _state_of(site: Path) -> _State | None:
