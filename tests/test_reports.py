@@ -371,7 +371,7 @@ def test_a_change_of_the_theme_renders_every_page_again(own: tuple[Path, dict[st
 def test_a_site_of_no_runs_is_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEPTON_QUARTO", "none")
     copy_reports(tmp_path)
-    assert "Nothing is published here yet." in build_site(tmp_path).index.read_text(encoding="utf-8")
+    assert "<p>None.</p>" in build_site(tmp_path).index.read_text(encoding="utf-8")
 
 
 def test_a_failed_render_leaves_the_old_site_as_it_was(

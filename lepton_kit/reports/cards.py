@@ -32,8 +32,9 @@ Kind = Literal["runs", "incidents"]
 class Card:
     """A page in a line.
 
-    `group` is the name of the notebook of a run, or of the alert of an incident. `facts` are further columns of its
-    listing. `content` changes whenever the page does. All text is plain: whoever shows it escapes it.
+    `date` is when it began, in UTC: `2026-11-25 03:00:00.123456`. `group` is the name of the notebook of a run, or of
+    the alert of an incident. `facts` are further columns of its listing. `content` changes whenever the page does. All
+    text is plain: whoever shows it escapes it.
     """
 
     kind: Kind

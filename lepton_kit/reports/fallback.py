@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ import nbformat
 import yaml
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.reports.cards import PAGE, Card
+from lepton_kit.reports.listings import PLACE, split_page
 from lepton_kit.reports.markup import as_text, table
 from lepton_kit.reports.quarto import ADVICE
 from lepton_kit.reports.story import html_cell, html_of, split_options
@@ -51,7 +50,7 @@ def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable
     exporter = _exporter()
     for source in sorted(reports.glob("*.qmd")):
         on_line(source.name)
-        matter, words = _split_front_matter(source)
+        matter, words = split_page(source)
         page = new_notebook(cells=list(_cells(words, _listings(matter, reports))))
         _write(exporter, page, frame, target / f"{source.stem}.html", root="", title=matter["title"])
     for card in cards:
@@ -98,20 +97,11 @@ def _write(exporter: Any, page: Any, frame: Frame, path: Path, *, root: str, tit
     write_atomically(path, markup)
 
 
-def _split_front_matter(source: Path) -> tuple[dict[str, Any], str]:
-    """Split a `.qmd` page into its metadata and its words."""
-    parts = source.read_text(encoding="utf-8").split("---\n", 2)
-    if len(parts) != 3 or parts[0].strip():
-        raise InputError(f"{source}: must start with YAML front matter between two lines `---`")
-    return yaml.safe_load(parts[1]), parts[2]
-
-
 def _cells(words: str, listings: dict[str, str]) -> Iterator[Any]:
     """Yield the words of a page, and each listing where its empty `::: {#id}` stands."""
-    for part in re.split(r"(?m)^(::: \{#[\w-]+\}\n:::)$", words):
-        place = re.fullmatch(r"::: \{#([\w-]+)\}\n:::", part)
-        if place:
-            yield html_cell(listings[place[1]])
+    for number, part in enumerate(PLACE.split(words)):
+        if number % 2:  # what the expression's group found
+            yield html_cell(listings[part])
         elif part.strip():
             yield new_markdown_cell(part)
 
@@ -124,11 +114,8 @@ def _listings(matter: dict[str, Any], reports: Path) -> dict[str, str]:
         names = [field for field in listing["fields"] if field not in ("image", "title", "description")]
         heads = [listing.get("field-display-names", {}).get(name, name.capitalize()) for name in names]
         rows = [_row(item, names) for item in items]
-        found[listing["id"]] = table(rows, [*heads, "Page", ""], "files listing") if rows else f"<p>{NOTHING}</p>"
+        found[listing["id"]] = table(rows, [*heads, "Page", ""], "files listing")
     return found
-
-
-NOTHING = "Nothing is published here yet."
 
 
 def _row(item: dict[str, Any], names: list[str]) -> list[str]:

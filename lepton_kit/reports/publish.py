@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
+from datetime import UTC
 from pathlib import Path
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card, place, published, take_away
-from lepton_kit.reports.facts import utc
 from lepton_kit.reports.page import categories, make_page, summary
 from lepton_kit.runs.manifest import FILE, Manifest
 
@@ -83,7 +83,7 @@ def card_of(run: Manifest, image_alt: str | None) -> Card:
         kind="runs",
         id=run.run_id,
         title=run.title,
-        date=utc(run.started).removesuffix(" UTC"),
+        date=f"{run.started.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}",
         description=summary(run),
         group=run.name,
         categories=tuple(categories(run)),

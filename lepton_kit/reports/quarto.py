@@ -75,19 +75,24 @@ def render(quarto: Quarto, folder: Path, target: Path, on_line: Callable[[str], 
 MODULE = 'import * as tabsets from "./tabsets/tabsets.js";\n'
 
 
-def without_modules(site: Path) -> None:
-    """Turn the two JavaScript modules of Quarto 1.7 into plain scripts: a browser loads no module from a folder.
+def let_work_from_a_folder(site: Path) -> None:
+    """Let pages of Quarto 1.7 work when they are opened from a folder, where a browser loads no JavaScript module.
 
-    A Quarto whose scripts are made otherwise is left as it is.
+    Its two modules become plain scripts, and its search no longer gives up there (`reports/header.html` brings it its
+    index). A Quarto whose scripts are made otherwise is left as it is.
     """
+    search = site / "site_libs" / "quarto-search" / "quarto-search.js"
+    if search.is_file():
+        gives_up = 'window.location.protocol === "file:" && !shownWarning'
+        search.write_text(search.read_text(encoding="utf-8").replace(gives_up, "false"), encoding="utf-8")
     script = site / "site_libs" / "quarto-html" / "quarto.js"
     tabsets = script.parent / "tabsets" / "tabsets.js"
     code = script.read_text(encoding="utf-8") if script.is_file() and tabsets.is_file() else ""
     if not code.startswith(MODULE):
         return
     inner = tabsets.read_text(encoding="utf-8").replace("export function init", "function init")
-    whole = f"(() => {{\nconst tabsets = (() => {{\n{inner}\nreturn {{ init }};\n}})();\n{code.removeprefix(MODULE)}\n}})();\n"
-    script.write_text(whole, encoding="utf-8")
+    tabsets_there = f"const tabsets = (() => {{\n{inner}\nreturn {{ init }};\n}})();\n"
+    script.write_text(f"(() => {{\n{tabsets_there}{code.removeprefix(MODULE)}\n}})();\n", encoding="utf-8")
     for page in site.rglob("*.html"):
         markup = page.read_text(encoding="utf-8")
         markup = re.sub(r'<script src="[^"]*/tabsets\.js" type="module"></script>\n?', "", markup)

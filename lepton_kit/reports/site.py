@@ -24,6 +24,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import fallback, quarto
 from lepton_kit.reports.cards import Card, published, write_listings
+from lepton_kit.reports.feed import write_feed
+from lepton_kit.reports.listings import drop_empty_listings
 from lepton_kit.reports.publish import reports_folder
 
 STATE = "pages.json"
@@ -87,7 +89,7 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
         known = before.contents if before else {}
         changed = [card for card in cards if known.get(card.folder) != card.content]
         if before != state:
-            _build(reports, found, changed, before, state, on_line or (lambda line: None))
+            _build(reports, found, cards, changed, before, state, on_line or (lambda line: None))
     site = reports / "_site"
     note = "" if found else fallback.NOTE
     return Site(site, site / "index.html", tool, note, len(cards), tuple(card.folder for card in changed))
@@ -96,6 +98,7 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
 def _build(
     reports: Path,
     found: quarto.Quarto | None,
+    cards: list[Card],
     changed: list[Card],
     before: _State | None,
     state: _State,
@@ -108,7 +111,7 @@ def _build(
         _arrange(reports, source, changed)
         if found is not None:
             quarto.render(found, source, rendered, tell)
-            quarto.without_modules(rendered)
+            quarto.let_work_from_a_folder(rendered)
         else:
             fallback.render(source, rendered, changed, tell)
         _offer_downloads(source, rendered, changed)
@@ -116,6 +119,7 @@ def _build(
             kept = [page for page in before.contents if state.contents.get(page) == before.contents[page]]
             _take_over(reports / "_site", rendered, kept)
         _also_as_scripts(rendered)
+        write_feed(reports, rendered, cards)
         write_atomically(rendered / STATE, json.dumps(vars(state), indent=1) + "\n")
         _put_in_place(rendered, reports / "_site", aside / "old")
     finally:
@@ -129,6 +133,8 @@ def _arrange(reports: Path, source: Path, changed: list[Card]) -> None:
         if path.name in NOT_OF_THE_FRAME - {"listings"} or path.name.startswith("."):
             continue
         shutil.copytree(path, source / path.name) if path.is_dir() else shutil.copy2(path, source / path.name)
+    for page in source.glob("*.qmd"):
+        drop_empty_listings(page)
     for card in changed:
         shutil.copytree(reports / card.folder, source / card.folder)
 
@@ -172,11 +178,11 @@ def _merge_search(old: Path, new: Path, kept: list[str]) -> None:
 
 
 def _also_as_scripts(rendered: Path) -> None:
-    """Write what Quarto's pages fetch as scripts too, for `reports/folder.html`."""
+    """Write what Quarto's pages fetch as scripts too, for `reports/header.html`."""
     for name in (SEARCH, "listings.json"):
         if (rendered / name).is_file():
             text = json.dumps((rendered / name).read_text(encoding="utf-8"))
-            write_atomically(rendered / f"{name}.js", f"leptonFetched({text});\n")
+            write_atomically(rendered / f"{name}.js", f"leptonFetched[{json.dumps(name)}]({text});\n")
 
 
 def _state_of(site: Path) -> _State | None:
