@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lepton_kit.commands import demo, incidents, objectives, reports, serving, watch
+from lepton_kit.commands import approve, demo, incidents, objectives, reports, serving, watch
 from lepton_kit.commands.terminal import new_console
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command()(serving.serve)
 app.command()(watch.watch)
 app.command()(watch.incidents)
+app.command()(approve.approve)
 app.command()(serving.replay)
 app.command()(serving.deploy)
 app.command()(serving.rollback)

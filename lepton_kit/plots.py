@@ -259,6 +259,59 @@ def share_intervals(table: pd.DataFrame, axes: Axes) -> Axes:
     return axes
 
 
+def tuning_trials(table: pd.DataFrame, baseline: float, axes: Axes) -> Axes:
+    """Draw each trial's score on the newest fold against its size: one colour per number of folds it was scored on.
+
+    Parameters
+    ----------
+    table
+        Columns `trial`, `parameters`, `folds`, `newest_fold` and `chosen`, as `tuning.tune` gives them.
+    baseline
+        The score of a forecast that has learnt nothing, on the same days.
+    axes
+        Where to draw.
+    """
+    shown = table[table["newest_fold"].notna()]
+    axes.axhline(100 * baseline, color=MUTED, linestyle="--", linewidth=1, label="EWMA volatility")
+    for colour, (folds, own) in zip((SKY, ORANGE, BLUE), shown.groupby("folds"), strict=False):
+        label = f"{folds} fold{'s' if folds != 1 else ''}"
+        axes.plot(own["parameters"], 100 * own["newest_fold"], "o", color=colour, markersize=7, label=label)
+    for row, name, offset in ((shown["trial"] == 0, "in use", -14), (shown["chosen"], "chosen", 8)):
+        for _, trial in shown[row].iterrows():
+            place = (trial["parameters"], 100 * trial["newest_fold"])
+            axes.annotate(name, place, (0, offset), textcoords="offset points", ha="center", fontsize=9)
+    axes.set(xlabel="parameters", ylabel="interval score, newest fold (%)")
+    axes.margins(x=0.1, y=0.18)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+    return axes
+
+
+def students_by_time(table: pd.DataFrame, teacher: float, slowest: float, axes: Axes) -> Axes:
+    """Draw how far each student is from its teacher against the time that a batch takes it.
+
+    Parameters
+    ----------
+    table
+        Columns `forecaster`, `us_per_batch` (microseconds), `divergence` (nats per row) and `chosen`.
+    teacher, slowest
+        The teacher's time, and the longest that a student may take.
+    axes
+        Where to draw.
+    """
+    axes.axvspan(0, slowest, color=GREEN, alpha=0.08, linewidth=0, label="fast enough")
+    axes.axvline(teacher, color=MUTED, linestyle="--", linewidth=1, label="teacher")
+    for chosen, colour in ((False, BLUE), (True, VERMILLION)):
+        own = table[table["chosen"] == chosen]
+        axes.plot(own["us_per_batch"], own["divergence"], "o", color=colour, markersize=8)
+        for row in own.itertuples():
+            name = f"{row.forecaster}{' (chosen)' if chosen else ''}"
+            axes.annotate(name, (row.us_per_batch, row.divergence), (8, -3), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="time for a batch of 256 rows (µs)", ylabel="divergence (nats per day)")
+    axes.set(xlim=(0, 1.15 * max(teacher, table["us_per_batch"].max())), ylim=(0, 1.15 * table["divergence"].max()))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+    return axes
+
+
 def latency_curve(table: pd.DataFrame, axes: Axes) -> Axes:
     """Draw the time per forecast against how many are asked for at once, both on logarithmic scales.
 
@@ -546,3 +599,48 @@ def _mark_split(split: pd.Timestamp, axes: Axes, name: str = "") -> None:
         name, (split, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9
     )
     axes.margins(x=0.01)
+
+
+# --- postmortem ---------------------------------------------------------------------------------------------------
+
+LANES = {"signal": PURPLE, "alert": VERMILLION, "run": BLUE, "decision": ORANGE, "action": GREEN}
+
+
+def incident_timeline(
+    events: pd.DataFrame, milestones: Mapping[str, pd.Timestamp | None], axes: Axes, longest: int = 70
+) -> Axes:
+    """Draw what happened in an incident from top to bottom, each event at its time in the colour of its kind.
+
+    Parameters
+    ----------
+    events
+        `time` (UTC), `kind` (of `LANES`) and `event`, in order of time, as `postmortem.timeline` returns it.
+    milestones
+        Times to draw as lines across, by name; those that are None are left out.
+    axes
+        Where to draw.
+    longest
+        Characters of an event that are shown.
+    """
+    known = {name: time for name, time in milestones.items() if time is not None}
+    for number, (name, time) in enumerate(known.items()):
+        axes.axvline(time, color=MUTED, linestyle="--", linewidth=1)  # type: ignore[arg-type]  # a date has its unit
+        axes.annotate(
+            name, (time, 1.0), (3, 3 + 11 * (number % 3)), xycoords=("data", "axes fraction"),
+            textcoords="offset points", color=MUTED, fontsize=9,
+        )  # fmt: skip
+    for kind, colour in LANES.items():
+        lane = events[events["kind"] == kind]
+        axes.plot(lane["time"], lane.index, "o", color=colour, markersize=6, label=kind)
+    for row, (time, event) in enumerate(zip(events["time"], events["event"], strict=True)):
+        is_late = time > events["time"].min() + (events["time"].max() - events["time"].min()) / 2
+        text = event if len(event) <= longest else f"{event[:longest]}…"
+        axes.annotate(
+            text, (time, row), (-8 if is_late else 8, 0), textcoords="offset points",
+            ha="right" if is_late else "left", va="center", fontsize=8, parse_math=False,
+        )  # fmt: skip
+    axes.set(yticks=[], xlabel="time (UTC)", ylim=(len(events) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(LANES))
+    return axes

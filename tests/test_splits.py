@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lepton_kit.data.sources import read_prices
-from lepton_kit.data.splits import check_no_leakage, split_by_time
+from lepton_kit.data.splits import check_no_leakage, split_by_time, time_ordered_folds
 from lepton_kit.errors import InputError, LeptonError
 
 
@@ -63,3 +63,27 @@ def test_unsorted_and_repeated_dates_are_refused(prices):
     for wrong in (prices.iloc[::-1], pd.concat([prices, prices.tail(1)])):
         with pytest.raises(InputError, match="sorted, unique dates"):
             split_by_time(wrong)
+
+
+def test_folds_are_scored_on_rows_after_all_that_they_learn_from():
+    made = time_ordered_folds(300, folds=3, embargo=2)
+    for fold in made:
+        assert fold.train.start == 0
+        assert fold.train.stop + 2 == fold.validation.start
+        assert fold.validation.stop + 2 == fold.scored.start
+    assert [fold.scored.start for fold in made] == [75, 150, 225] and made[-1].scored.stop == 300
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"rows": 300, "folds": 1}, "folds = 1: must be at least 2"),
+        ({"rows": 300, "validation": 1.2}, r"validation share = 1\.2"),
+        ({"rows": 300, "embargo": 0}, "embargo = 0"),
+        ({"rows": 30}, "30 rows are too few for 3 folds"),
+        ({"rows": 80, "folds": 2, "embargo": 20}, "the shortest stretch would have 0 rows"),
+    ],
+)
+def test_folds_that_cannot_be_made_are_refused(asked, message):
+    with pytest.raises(InputError, match=message):
+        time_ordered_folds(**asked)

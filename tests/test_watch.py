@@ -254,7 +254,7 @@ def test_sigterm_cancels_a_run_that_does_not_end_in_time_and_the_next_start_make
         kit.process.send_signal(signal.SIGTERM)
         assert kit.process.wait(60) == 0
     assert [run.status for run in all_runs(watched)] == ["cancelled"]
-    assert Queue(watched).counts() == {"queued": 2, "running": 0, "ended": 0, "refused": 0}
+    assert Queue(watched).counts() == {"queued": 2, "waiting": 0, "running": 0, "ended": 0, "refused": 0}
     with watching(watched, "--insecure") as kit:
         kit.ended(2)
     assert sorted(run.status for run in all_runs(watched)) == ["cancelled", "succeeded", "succeeded"]

@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup
 from helpers import write_notebook
 from watching import alert, watching
 
-from lepton_kit.ops.watch.page import status_page
+from lepton_kit.ops.watch.page import incident_page, refused_page, status_page
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 LONG = "x" * 300
@@ -20,11 +20,21 @@ def a_status(**changes):
         "number": 1, "key": "k", "kind": "alert", "name": "GoogLatencyBudgetBurn", "incident": "i", "notebook": "n",
         "parameters": {}, "queued": 0.0, "state": "ended", "run_id": "20261125T030000Z-incident-diagnosis-3f9a2c",
         "status": "succeeded", "error": None, "started": 0.0, "ended": 1.0, "attempts": 1, "page": "/reports/x",
+        "results": {"cause": "data", "also": ["compute"], "probability": 0.93},
     }  # fmt: skip
+    decision = {"is_approved": True, "at": "2026-11-25T03:04:00+00:00", "by": "Kim", "via": "status page", "note": ""}
+    remedy = {
+        "job": 2, "incident": "i", "service": "goog", "cause": "data", "follows": None, "is_automatic": False,
+        "why": "the policy of this cause is to ask", "state": "waiting", "notebook": "runbooks/repair-data.ipynb",
+        "queued": 0.0, "since": "2026-11-25T03:03:00+00:00", "decisions": [], "verdict": None,
+    }  # fmt: skip
+    repair = job | {"number": 3, "kind": "remedy", "name": "compute", "results": {"verdict": "recovered"}}
+    done = remedy | {"job": 3, "cause": "compute", "state": "ended", "verdict": "recovered", "decisions": [decision]}
     incident = {
         "id": "20261125T030000Z-goog-latency-budget-burn-cf122f45", "name": "GoogLatencyBudgetBurn", "service": "goog",
         "severity": "page", "status": "firing", "starts_at": "2026-11-25T03:00:00+00:00", "ends_at": None, "note": "",
-        "summary": "Latency of goog: the error budget burns too fast", "runs": [job],
+        "summary": "Latency of goog: the error budget burns too fast", "runs": [job, repair],
+        "remedies": [remedy, done],
     }  # fmt: skip
     budgets = [
         {"objective": "a", "title": title, "target": 0.99, "left": left}
@@ -41,9 +51,9 @@ def a_status(**changes):
     whole = {
         "project": "lepton", "time": "2026-11-25T03:05:00+00:00", "services": [service], "open": 1,
         "open_incidents": [incident],
-        "recent_incidents": [], "runs": [run], "waiting": [], "refused": [], "problems": {},
+        "recent_incidents": [], "runs": [run], "waiting": [], "approvals": [], "refused": [], "problems": {},
         "schedules": [{"name": "nightly", "notebook": "runbooks/health.ipynb", "next": "2026-11-26T03:00:00+00:00"}],
-        "queue": {"queued": 0, "running": 1, "ended": 4, "refused": 0},
+        "queue": {"queued": 0, "waiting": 0, "running": 1, "ended": 4, "refused": 0},
     }  # fmt: skip
     return whole | changes
 
@@ -71,14 +81,53 @@ def test_a_budget_is_said_in_words_too():
         assert said in text
 
 
+def test_what_a_diagnosis_and_a_repair_found_and_who_approved_it_is_said_in_words():
+    text = words(a_status())
+    text = " ".join(text.split())
+    assert "cause: data and compute (93%)" in text
+    assert "repair of compute · recovered" in text
+    assert "compute repair approved by Kim , 2026-11-25 03:04 UTC (status page)" in text
+
+
+def test_what_waits_for_a_person_is_at_the_top_and_leads_to_the_form():
+    remedy = a_status()["open_incidents"][0]["remedies"][0]
+    page = status_page(a_status(open=0, open_incidents=[], approvals=[remedy]))
+    parsed = BeautifulSoup(page, "html.parser")
+    assert "1 repair waiting for your decision" in parsed.select_one(".state.bad").get_text()
+    assert parsed.select_one("a.button")["href"] == "/incidents/i#repair-2"
+    assert parsed.select("form") == []  # this page loads itself again: what is being typed would be lost
+    shown = BeautifulSoup(incident_page(an_incident()), "html.parser")
+    assert [form["action"] for form in shown.select("#repair-2 form")] == ["/approvals"]
+    assert shown.select("#repair-3 form, meta[http-equiv], [name=token]") == []
+    assert len(BeautifulSoup(incident_page(an_incident(), True), "html.parser").select("[name=token]")) == 1
+
+
+def an_incident():
+    alert = {"labels": {"service": "goog"}, "annotations": {}}
+    return a_status()["open_incidents"][0] | {"alert": alert, "origin": "webhook", "seen": 1, "recording": None}
+
+
 def test_nothing_that_came_from_outside_becomes_markup():
     incident = a_status()["open_incidents"][0] | {
         "name": HOSTILE, "service": HOSTILE, "severity": HOSTILE, "note": HOSTILE, "summary": HOSTILE, "id": HOSTILE,
     }  # fmt: skip
-    page = status_page(a_status(open_incidents=[incident], problems={HOSTILE: HOSTILE}, project=HOSTILE))
-    parsed = BeautifulSoup(page, "html.parser")
-    assert not parsed.select("script, img, [onerror], style")
-    assert HOSTILE in parsed.get_text()
+    decision = {"is_approved": False, "at": "2026-11-25T03:04:00+00:00", "by": HOSTILE, "via": HOSTILE, "note": HOSTILE}
+    remedy = incident["remedies"][0] | {
+        "incident": HOSTILE, "service": HOSTILE, "cause": HOSTILE, "why": HOSTILE, "notebook": HOSTILE,
+        "verdict": HOSTILE, "decisions": [decision],
+    }  # fmt: skip
+    job = incident["runs"][0] | {"results": dict.fromkeys(("cause", "also", "action", "verdict"), HOSTILE)}
+    incident |= {"remedies": [remedy], "runs": [job]}
+    outside = {"open_incidents": [incident], "approvals": [remedy], "problems": {HOSTILE: HOSTILE}, "project": HOSTILE}
+    pages = [
+        status_page(a_status(**outside)),
+        incident_page(an_incident() | incident),
+        refused_page(HOSTILE),
+    ]
+    for page in pages:
+        parsed = BeautifulSoup(page, "html.parser")
+        assert not parsed.select("script, img, [onerror], style")
+        assert HOSTILE in parsed.get_text()
 
 
 @pytest.fixture

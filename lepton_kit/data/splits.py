@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import TimeSeriesSplit
 
 from lepton_kit.errors import InputError, LeptonError
 
@@ -88,6 +91,68 @@ def part_sizes(
     return sizes
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Three stretches of rows, one after another in time: to train on, to stop early on, and to score."""
+
+    train: slice
+    validation: slice
+    scored: slice
+
+
+def time_ordered_folds(rows: int, folds: int = 3, validation: float = 0.2, embargo: int = 1) -> list[Fold]:
+    """Return folds for choosing settings, oldest first: each scores rows that come after all that it was trained on.
+
+    Every fold trains on all rows from the first on (forward chaining: Hyndman and Athanasopoulos (2021), "Forecasting:
+    principles and practice", section 5.10). The rows to stop early on are the last of those before the scored ones, so
+    that no score comes from rows which decided when to stop.
+
+    Parameters
+    ----------
+    rows
+        How many rows there are, in time order; those of a test part must not be among them.
+    folds
+        How many stretches are scored, at least 2.
+    validation
+        Share of each fold's known rows that early stopping sees.
+    embargo
+        Rows kept out between two stretches, at least the days that a target reaches ahead.
+
+    Raises
+    ------
+    InputError
+        When a number is out of range, or a stretch would have fewer than 10 rows.
+
+    Examples
+    --------
+    >>> time_ordered_folds(200, folds=2)[0]
+    Fold(train=slice(0, 53, None), validation=slice(54, 67, None), scored=slice(68, 134, None))
+    """
+    if folds < 2:
+        raise InputError(f"folds = {folds}: must be at least 2")
+    _check_share("validation", validation)
+    _check_embargo(embargo)
+    if rows // (folds + 1) < LEAST_ROWS:
+        raise InputError(f"{rows} rows are too few for {folds} folds of at least {LEAST_ROWS} rows each")
+    made = [
+        _fold(len(known), scored, validation, embargo)
+        for known, scored in TimeSeriesSplit(folds, gap=embargo).split(np.arange(rows))
+    ]
+    least = min(part.stop - part.start for part in (made[0].train, made[0].validation, made[0].scored))
+    if least < LEAST_ROWS:
+        raise InputError(
+            f"{rows} rows are too few for {folds} folds: the shortest stretch would have {max(least, 0)} rows, and "
+            f"needs at least {LEAST_ROWS}"
+        )
+    return made
+
+
+def _fold(known: int, scored: np.ndarray, validation: float, embargo: int) -> Fold:
+    border = round((1 - validation) * known)
+    train, stop_on = slice(0, border - embargo), slice(border, known)
+    return Fold(train, stop_on, slice(int(scored[0]), int(scored[-1]) + 1))
+
+
 def check_no_leakage(frame: pd.DataFrame, horizon: int = 1) -> None:
     """Check that the parts follow each other in time and that no target, `horizon` rows ahead, lies in a later part.
 
@@ -118,13 +183,21 @@ def check_no_leakage(frame: pd.DataFrame, horizon: int = 1) -> None:
 
 
 def _check_shares(train: float, validation: float, embargo: int) -> None:
-    for name, share in (("train", train), ("validation", validation)):
-        if not 0 < share < 1:
-            raise InputError(f"{name} share = {share}: must lie between 0 and 1")
+    _check_share("train", train)
+    _check_share("validation", validation)
     if train + validation >= 1:
         raise InputError(
             f"train share + validation share = {train + validation:g}: must leave a part below 1 for the test"
         )
+    _check_embargo(embargo)
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"{name} share = {share}: must lie between 0 and 1")
+
+
+def _check_embargo(embargo: int) -> None:
     if embargo < 1:
         raise InputError(f"embargo = {embargo}: must be at least 1 day, the reach of a next-day target")
 

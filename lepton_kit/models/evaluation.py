@@ -41,6 +41,12 @@ def interval_score(lower: pd.Series, upper: pd.Series, actual: pd.Series, level:
     return (upper - lower) + penalty * (lower - actual).clip(lower=0) + penalty * (actual - upper).clip(lower=0)
 
 
+def interval_scores(predictor: Predictor, features: pd.DataFrame, actual: pd.Series) -> pd.Series:
+    """Return the interval score of a forecaster on each row of features (n, columns), given what came (n,)."""
+    forecast = predictor.predict(features)
+    return interval_score(forecast["lower"], forecast["upper"], actual)
+
+
 def covered(forecast: pd.DataFrame, actual: pd.Series) -> pd.Series:
     """Return for each row whether the interval held what came; the mean of it is the coverage.
 
@@ -317,8 +323,7 @@ def permutation_importance(
 
 
 def _mean_score(predictor: Predictor, features: pd.DataFrame, actual: pd.Series) -> float:
-    forecast = predictor.predict(features)
-    return float(interval_score(forecast["lower"], forecast["upper"], actual).mean())
+    return float(interval_scores(predictor, features, actual).mean())
 
 
 # --- the gate -----------------------------------------------------------------------------------------------------

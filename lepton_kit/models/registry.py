@@ -27,6 +27,8 @@ from lepton_kit.models.forecasters import FILES, Forecaster, load_forecaster
 
 CHECKSUMS = "SHA256SUMS"
 REFERENCE, MOST_REFERENCE = "reference.parquet", 2000
+COMPRESSED_FROM = "compressed_from"
+"""The line of a model card that names the version which a smaller one stands in for."""
 VERSION = re.compile(r"v[1-9][0-9]*")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -61,7 +63,8 @@ class Registry:
             The model's name: small letters, digits, `-` and `_`.
         card
             The model card: parameters, metrics, the run that made it, and under `data` what it was learnt from, such
-            as hashes and days; `created` (UTC) is added.
+            as hashes and days; under `compressed_from` the version that it stands in for, where it is a smaller model
+            of one; `created` (UTC) is added.
         golden
             As `lepton_kit.models.golden.golden_examples` gives it.
         reference
@@ -189,6 +192,20 @@ class Registry:
         """
         others = [version for version in self._promoted(name) if version != candidate]
         return others[-1] if others else None
+
+    def compressed(self, name: str, version: str = "current") -> str | None:
+        """Return the newest version that was compressed from this one, or None where there is none.
+
+        A compressed version is one like any other; its card names its teacher under `compressed_from`.
+
+        Raises
+        ------
+        InputError
+            When there is no such version, or a card is damaged.
+        """
+        teacher = self.folder(name, version).name
+        students = [one for one in self.versions(name) if self.card(name, one).get(COMPRESSED_FROM) == teacher]
+        return students[-1] if students else None
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Return every promotion and rollback, oldest first.

@@ -90,6 +90,10 @@ class Examples:
     features: pd.DataFrame
     target: pd.Series
 
+    def rows(self, part: slice) -> Examples:
+        """Return a stretch of the rows, by their positions."""
+        return Examples(self.features.iloc[part], self.target.iloc[part])
+
 
 def examples(table: pd.DataFrame, part: str, lookback: int = 10) -> Examples:
     """Return the rows of one part whose next day is known.
@@ -147,6 +151,23 @@ def train(table: pd.DataFrame, settings: TrainingSettings, on_epoch: Callable[[E
     """
     fit = examples(table, "train", settings.lookback)
     check = examples(table, "validation", settings.lookback)
+    return train_on(fit, check, settings, on_epoch)
+
+
+def train_on(
+    fit: Examples, check: Examples, settings: TrainingSettings, on_epoch: Callable[[Epoch], None] | None = None
+) -> Trained:
+    """Train as `train` does, on examples at hand, such as the rows of a recording.
+
+    Parameters
+    ----------
+    fit
+        The rows to learn from. They fix the model's columns, so `settings.lookback` plays no part.
+    check
+        Later rows, on which training stops early.
+    settings, on_epoch
+        As for `train`.
+    """
     with repeatable(settings.seed):
         forecaster = _start(fit, settings)
         history = _descend(forecaster, fit, check, settings, on_epoch)

@@ -1,0 +1,402 @@
+"""What follows from a recording for a faulty feed: mends for the running service, rows to keep out, a feed to restart.
+
+Each question is one function: which unit changed, which columns were exchanged, what is missing, what stands still,
+whether the actuals are wrong. All compare the rows since the onset with those before it, or with the rows that the
+model learnt from where too few came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from lepton_kit.data.drift import kolmogorov_smirnov
+from lepton_kit.diagnosis.case import Case, build_case, contract_breaches, replay
+from lepton_kit.models.evaluation import covered
+from lepton_kit.serving.mends import LAST, Mends
+from lepton_kit.telemetry.health import RecordedMetrics, grown
+from lepton_kit.telemetry.recordings import FEATURE, Recording
+from lepton_kit.telemetry.selectors import parse_selector
+
+CLEAR_UNIT = 0.25
+"""A factor is a power of ten where its logarithm lies this close to a whole number."""
+
+ALIKE, APART = 0.35, 0.4
+"""Kolmogorov–Smirnov distance up to which two samples may be of one feature, and from which on they are not."""
+
+FOLLOWS = 0.6
+"""One column follows another where its value is the other's value of the row before in this share of the rows."""
+
+LEAST_RISE, STANDS_STILL = 0.05, 0.3
+"""Rise of a share of rows, from before the onset to after it, that is acted upon: of broken rows, and of rows that
+only repeat the one before, which several requests for one day do as well."""
+
+LEAST_ROWS = 20
+"""Fewer rows on a side are not compared."""
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """What to do about a faulty feed.
+
+    Parameters
+    ----------
+    mends
+        What the service shall do to each row; planned on rows as the service used them, so it comes after mends that
+        are in force already (`Mends.then`).
+    quarantined
+        Rows of `recording.requests` (their index) that break the contract even when mended: nothing is learnt from
+        them.
+    restart_feed
+        Whether the feed itself must be restarted: no mend gives values that never came.
+    retrain
+        Whether the model itself no longer meets its objective on whole rows, because the world has changed.
+    coverage
+        Share of known actuals that the version in service would hold on the mended rows; NaN where that is not known.
+    reasons
+        What was found, a sentence each.
+    """
+
+    mends: Mends
+    quarantined: pd.Index
+    restart_feed: bool
+    retrain: bool
+    coverage: float
+    reasons: tuple[str, ...]
+
+
+def plan_data(recording: Recording) -> DataPlan:
+    """Say what to do about a feed, from the recording of an incident.
+
+    Parameters
+    ----------
+    recording
+        As `lepton_kit.telemetry.recordings.read_recording` returns it.
+
+    Examples
+    --------
+    Nothing is mended where nothing was recorded:
+
+    >>> from lepton_kit.telemetry.recordings import FORMAT, Incident
+    >>> incident = Incident(format=FORMAT, id="x", service="demo", versions={"current": "1"},
+    ...                     window={"start": "2008-01-01T00:00Z", "end": "2008-02-01T00:00Z"})
+    >>> plan_data(Recording(incident)).reasons
+    ('nothing in the recorded rows asks for a mend',)
+    """
+    case = build_case(recording)
+    sound = _baseline(case)
+    mends = _mends(case, sound)
+    used = _used(case, mends, sound)
+    breaches = contract_breaches(used).loc[case.during.index]
+    lost = [said for said in (stopped(case), repeated(case)) if said]
+    if not mends and (wrong := wrong_actuals(case)):
+        lost.append(wrong)
+        breaches = breaches.assign(actuals=True)
+    left = breaches[["missing", "out_of_range"]].any(axis=1)
+    if mends.fill:  # a row that was recorded as a whole missing may have lacked one value only
+        left &= ~used.features(case.during).isna().all(axis=1).to_numpy()
+    refused = float(left.mean()) if len(left) else 0.0
+    mends = mends.model_copy(update={"quarantine": refused >= LEAST_RISE})
+    quarantined = breaches.index[breaches.any(axis=1)]
+    coverage, judged = _coverage(used, case.during.index.difference(quarantined))
+    said = [*_said_of(mends), *lost]
+    if mends.quarantine:
+        said.append(f"{refused:.0%} of the rows break the contract even when mended: they are refused and kept aside")
+    if judged:
+        said.append(f"on {judged} whole rows the interval of the version in service would hold {coverage:.1%}")
+    return DataPlan(
+        mends=mends,
+        quarantined=quarantined,
+        restart_feed=bool(lost),
+        retrain=not lost and judged >= LEAST_ROWS and coverage < case.criteria.coverage_objective,
+        coverage=coverage,
+        reasons=tuple(said) or ("nothing in the recorded rows asks for a mend",),
+    )
+
+
+def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+    """Return for each feature that came in another unit the power of ten that brings it back.
+
+    A feature's size is its absolute value over the usual one. Rows in which half of the features that grew (or shrank)
+    lie beyond what sound rows ever showed are in another unit; only where the median size of a feature in these rows
+    is nearly a power of ten, and the rescaled values are distributed as the sound ones, is the fit clear. So a market
+    that became wilder is no change of the unit, and a feed that counts some rows otherwise is seen.
+
+    Examples
+    --------
+    >>> values = pd.DataFrame({"return_0": np.linspace(-0.02, 0.03, 60)})
+    >>> unit_factors(values, 100 * values), unit_factors(values, 3 * values)
+    ({'return_0': 0.01}, {})
+    """
+    names = [name for name in map(str, since) if name in sound]
+    if min(len(sound), len(since)) < LEAST_ROWS or not names:
+        return {}
+    usual = sound[names].abs().median()
+    was, now = ((side[names].abs() / usual).where(lambda size: size > 0).map(np.log10) for side in (sound, since))
+    grown_ones = _rescaled(now, now > was.quantile(0.99), sound, since)
+    return grown_ones or _rescaled(now, now < was.quantile(0.01), sound, since)
+
+
+def _rescaled(size: pd.DataFrame, beyond: pd.DataFrame, sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+    """Return the factors of the features that often lie beyond what they were, by the rows in which most of them do."""
+    moved = [name for name in map(str, size) if beyond[name].mean() >= LEAST_RISE]
+    hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=size.index)
+    if hit.sum() < LEAST_ROWS / 2:
+        return {}
+    middle = size.loc[hit, moved].median()
+    powers = middle.round()
+    clear = [name for name in moved if powers[name] and abs(middle[name] - powers[name]) <= CLEAR_UNIT]
+    factors = {name: float(10.0 ** -powers[name]) for name in clear}
+    return {n: f for n, f in factors.items() if kolmogorov_smirnov(sound[n], since.loc[hit, n] * f)[0] <= ALIKE}
+
+
+def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str]:
+    """Return pairs of features whose values came in each other's column.
+
+    Columns that hold one quantity at several lags form a chain: each value moves on by a column with every row. So a
+    changed order of the lags is seen in the order of the chain, and a chain is compared with others as a whole, by
+    the distribution of its values (Kolmogorov–Smirnov distance, assignment of least total distance).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> rows = pd.DataFrame({"return_0": rng.normal(0, 1, 80), "range_0": rng.gamma(3, 1, 80)})
+    >>> exchanged_columns(rows, rows.rename(columns={"return_0": "range_0", "range_0": "return_0"}))
+    {'return_0': 'range_0'}
+    """
+    names = [name for name in map(str, sound) if name in since and sound[name].nunique() > 1]
+    if min(len(sound), len(since.dropna())) < LEAST_ROWS or len(names) < 2:
+        return {}
+    was, now = sound[names], since[names].dropna()
+    if len(out := _out_of_place(was, now)) >= LEAST_ROWS:
+        now = out
+    before, after = chains(was), chains(now)
+    if len(after) == len(names):  # rows that do not follow on each other: the lags count as being in their order
+        after = before
+    source = _matched(was, before, now, after)
+    moved = {name: taken for name, taken in source.items() if name != taken}
+    if any(moved.get(taken) != name for name, taken in moved.items()):
+        return {}  # columns went round, which no pairs undo
+    return {name: taken for name, taken in moved.items() if names.index(name) < names.index(taken)}
+
+
+def _out_of_place(sound: pd.DataFrame, since: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a value that lies beyond all that sound rows ever showed, where they are more than a few."""
+    beyond = ((since < sound.min()) | (since > sound.max())).any(axis=1)
+    return since[beyond] if beyond.mean() >= 2 * LEAST_RISE else since.head(0)
+
+
+def chains(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the columns in groups in which each holds what the one before it held in the row before.
+
+    Examples
+    --------
+    >>> value = pd.Series(np.random.default_rng(0).normal(size=50))
+    >>> chains(pd.DataFrame({"a_0": value, "a_1": value.shift(1), "b": value**2}).dropna())
+    [('a_0', 'a_1'), ('b',)]
+    """
+    follower = _followers(rows)
+    heads = [name for name in map(str, rows) if name not in set(follower.values())]
+    found = []
+    for head in heads:
+        chain = [head]
+        while chain[-1] in follower and follower[chain[-1]] not in chain:
+            chain.append(follower[chain[-1]])
+        found.append(tuple(chain))
+    return found
+
+
+def _followers(rows: pd.DataFrame) -> dict[str, str]:
+    """Return for each column the one that holds its values a row later."""
+    new = rows[~(rows == rows.shift()).all(axis=1)]
+    values = new.to_numpy(dtype=float)
+    if len(values) < LEAST_ROWS:
+        return {}
+    names = list(map(str, rows))
+    varied = [new[name].nunique() > len(new) / 2 for name in names]
+    follower: dict[str, str] = {}
+    for number, name in enumerate(names):
+        same = np.isclose(values[1:], values[:-1, number, None], rtol=1e-9, atol=0.0).mean(axis=0)
+        same[[i for i, is_varied in enumerate(varied) if not is_varied or i == number]] = 0.0
+        if varied[number] and same.max() >= FOLLOWS:
+            follower[name] = names[int(same.argmax())]
+    return follower
+
+
+def _matched(
+    was: pd.DataFrame, before: Sequence[tuple[str, ...]], now: pd.DataFrame, after: Sequence[tuple[str, ...]]
+) -> dict[str, str]:
+    """Return for each column the one that now holds its values."""
+    source = {name: name for chain in before for name in chain}
+    for length in {len(chain) for chain in before}:
+        rows, columns = ([one for one in side if len(one) == length] for side in (before, after))
+        if len(rows) != len(columns):
+            continue  # the lags of a chain are lost: nothing tells which is which
+        distance = np.array([[_distance(was, one, now, other) for other in columns] for one in rows])
+        for one, other in _assigned(distance, rows, columns):
+            source.update(zip(one, other, strict=True))
+    return source
+
+
+def _assigned(
+    distance: np.ndarray, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return the chains that moved, each with the one that holds it now, where both are clear."""
+    own = np.array([[set(one) == set(other) for other in columns] for one in rows])
+    chosen = linear_sum_assignment(distance - (ALIKE - 0.05) * own)
+    found = []
+    for row, column in zip(*chosen, strict=True):
+        stays = own[row, column]
+        at_home = distance[row][own[row]]
+        clear = distance[row, column] <= ALIKE and (stays or not at_home.size or at_home[0] >= APART)
+        if clear and rows[row] != columns[column]:
+            found.append((rows[row], columns[column]))
+    return found
+
+
+def _distance(was: pd.DataFrame, one: Sequence[str], now: pd.DataFrame, other: Sequence[str]) -> float:
+    return kolmogorov_smirnov(was[list(one)].to_numpy().ravel(), now[list(other)].to_numpy().ravel())[0]
+
+
+def fillings(since: pd.DataFrame, sound: pd.DataFrame) -> dict[str, float | str]:
+    """Return what takes the place of each feature that is missing at times: the last value, or the usual one.
+
+    Whichever would have been nearer to the true values of the sound rows, on average. Rows that are missing as a whole
+    may have been refused for any of their values: then every feature is filled.
+
+    Examples
+    --------
+    >>> sound = pd.DataFrame({"trend": np.arange(40.0), "noise": np.tile([1.0, -1.0, 0.0, 0.0], 10)})
+    >>> fillings(pd.DataFrame({"trend": [40.0, np.nan], "noise": [np.nan, 0.0]}), sound)
+    {'trend': 'last', 'noise': 0.0}
+    """
+    absent = _absent(since)
+    partly = absent[~absent.all(axis=1)].any()
+    wanted = absent.any() if not partly.any() else partly
+    return {name: _filling(sound[name]) for name in map(str, since) if wanted[name] and name in sound and len(sound)}
+
+
+def _filling(sound: pd.Series) -> float | str:
+    usual = float(sound.median())
+    by_last, by_usual = (sound - sound.shift()).abs().mean(), (sound - usual).abs().mean()
+    return LAST if by_last < by_usual else usual
+
+
+def stopped(case: Case) -> str:
+    """Say how the feed stands still or comes too late, or nothing."""
+    stale = _rise(case, case.breaches["stale"])
+    if stale >= LEAST_RISE:
+        return f"{stale:.0%} more rows than before repeat the last values, though new ones were due"
+    features = case.recording.features(case.requests).set_axis(case.requests.index)
+    still = _rise(case, (features == features.shift()).all(axis=1) if len(features.columns) else features.any(axis=1))
+    if still >= STANDS_STILL:
+        return f"{still:.0%} more rows than before are the row before them again"
+    late = _late(case)
+    return f"the newest data were stale in {late:.0%} of the time" if late >= STANDS_STILL else ""
+
+
+def repeated(case: Case) -> str:
+    """Say how many requests were sent twice, or nothing."""
+    rise = _rise(case, case.breaches["duplicated"])
+    return f"{rise:.0%} more requests than before carry an id that was answered already" if rise >= LEAST_RISE else ""
+
+
+def wrong_actuals(case: Case) -> str:
+    """Say how the actuals disagree with the inputs that are made of them, or nothing.
+
+    Before the onset an actual stands among the inputs of the next row. Where it no longer does, and the inputs among
+    each other go on as before, it is the actuals that are wrong.
+    """
+    sides = [
+        case.recording.features(side).assign(actual=side["actual"].to_numpy()).dropna()
+        for side in (case.before, case.during)
+    ]
+    was, now = (_followers(side) for side in sides)
+    first = was.get("actual")
+    if first is None or now.get("actual") == first or first not in now:
+        return ""
+    moved = {name: kolmogorov_smirnov(sides[0][name], sides[1][name])[0] for name in (first, "actual")}
+    if moved[first] >= moved["actual"]:
+        return ""  # it is rather the inputs that changed
+    return f"the actuals are not what {first} shows a row later, as they were before, while the inputs go on as before"
+
+
+def _baseline(case: Case) -> pd.DataFrame:
+    """Return sound rows of the features: those before the onset that keep the contract, or else the training rows."""
+    whole = ~case.breaches.loc[case.before.index].any(axis=1)
+    before = case.recording.features(case.before[whole])
+    names = [name for name in before if name in case.recording.reference]
+    return before if len(before) >= LEAST_ROWS or not names else case.recording.reference[names]
+
+
+def _mends(case: Case, sound: pd.DataFrame) -> Mends:
+    since = case.recording.features(case.during)
+    scale = unit_factors(sound, since)
+    swap = exchanged_columns(sound, Mends(scale=scale).applied(since, sound))
+    exchanged = Mends(swap=swap).exchanged()
+    mends = Mends(scale={exchanged.get(name, name): factor for name, factor in scale.items()}, swap=swap)
+    missing = _absent(case.recording.features(case.requests)).any(axis=1).set_axis(case.requests.index)
+    if _rise(case, missing) < LEAST_RISE:
+        return mends
+    return mends.model_copy(update={"fill": fillings(mends.applied(since, sound), sound)})
+
+
+def _absent(features: pd.DataFrame) -> pd.DataFrame:
+    """Tell which values are missing or not finite."""
+    return features.replace([np.inf, -np.inf], np.nan).isna()
+
+
+def _used(case: Case, mends: Mends, sound: pd.DataFrame) -> Recording:
+    """Return the recording as if the mends had been in force since the onset."""
+    during = case.recording.features(case.during)
+    values = mends.applied(during, sound).set_axis(case.during.index).add_prefix(FEATURE)
+    requests = case.requests.copy()
+    requests.loc[values.index, values.columns] = values
+    return replace(case.recording, requests=requests)
+
+
+def _rise(case: Case, rows: pd.Series) -> float:
+    """Return by how much the share of such rows rose at the onset."""
+    before, during = rows.loc[case.before.index], rows.loc[case.during.index]
+    return float(during.mean() - (before.mean() if len(before) else 0.0)) if len(during) else 0.0
+
+
+def _late(case: Case) -> float:
+    """Return the share of the time since the onset in which the newest data were stale, as the service counts it."""
+    source, window = RecordedMetrics(case.recording.metrics), case.recording.incident.window
+    stale, known = (
+        grown(
+            source,
+            parse_selector(f"lepton_freshness_seconds_total{which}"),
+            case.onset.timestamp(),
+            window.end.timestamp(),
+        )
+        for which in ('{state="stale"}', "")
+    )
+    return stale / known if known else 0.0
+
+
+def _coverage(used: Recording, rows: pd.Index) -> tuple[float, int]:
+    """Return the share of actuals that the version in service would hold on these rows, and how many are known."""
+    requests = used.requests.loc[rows].dropna(subset=["actual"])
+    current = used.incident.versions.current
+    if current not in used.models or requests.empty:
+        return float("nan"), 0
+    answers = replay(used, requests, current)
+    return float(covered(answers, requests["actual"]).mean()), len(requests)
+
+
+def _said_of(mends: Mends) -> list[str]:
+    by_factor: dict[float, list[str]] = {}
+    for name, factor in mends.scale.items():
+        by_factor.setdefault(factor, []).append(name)
+    said = [f"{', '.join(names)}: {1 / factor:g} times as large as before" for factor, names in by_factor.items()]
+    said += [f"{name} and {other} come in each other's column" for name, other in mends.swap.items()]
+    for words, is_last in (("last", True), ("usual", False)):
+        if names := [name for name, value in mends.fill.items() if (value == LAST) is is_last]:
+            said.append(f"{', '.join(names)}: missing at times; the {words} value is nearest to what they would be")
+    return said

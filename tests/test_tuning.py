@@ -1,0 +1,145 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from models_sample import google_prices
+
+from lepton_kit.data.splits import time_ordered_folds
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.models.training import Examples, TrainingSettings, examples, train, train_on
+from lepton_kit.models.tuning import tune
+
+QUICK = TrainingSettings("linear", epochs=4, patience=2)
+RATES = ({"learning_rate": [0.001, 0.003, 0.01, 0.03]},)
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    """The rows a model may learn from, with few columns so that trainings are short."""
+    prices = google_prices().drop(columns=["high", "low", "volume"])
+    parts = [examples(prices, part, lookback=3) for part in ("train", "validation")]
+    return Examples(pd.concat([part.features for part in parts]), pd.concat([part.target for part in parts]))
+
+
+def test_the_same_seed_gives_the_same_search(learnt):
+    first, again = (tune(learnt, QUICK, RATES, trials=3, folds=2, seed=4) for _ in range(2))
+    assert first.settings == again.settings
+    pd.testing.assert_frame_equal(first.trials, again.trials)
+
+
+def test_another_seed_draws_other_settings(learnt):
+    space = ({"learning_rate": list(np.geomspace(1e-4, 1e-2, 50))},)
+    drawn = [tuple(tune(learnt, QUICK, space, trials=2, folds=2, seed=seed).trials["learning_rate"]) for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+
+
+def test_the_present_settings_take_part_in_every_round(learnt):
+    poor = TrainingSettings("linear", epochs=1, learning_rate=0.3)
+    trials = tune(learnt, poor, RATES, trials=4, folds=3).trials
+    assert trials.loc[0, ["trial", "folds"]].tolist() == [0, 3]
+    assert trials["newest_fold"].idxmin() != 0
+
+
+def test_each_round_keeps_the_better_half(learnt):
+    trials = tune(learnt, QUICK, RATES, trials=4, folds=3).trials
+    others = trials[trials["trial"] > 0]
+    assert sorted(others["folds"])[:2] == [1, 1]
+    stopped, went_on = (others.loc[others["folds"] == 1], others.loc[others["folds"] > 1])
+    assert stopped["newest_fold"].min() >= went_on["newest_fold"].max()
+    assert trials["folds"].sum() < 3 * len(trials)
+
+
+def test_settings_that_cannot_learn_lose(learnt):
+    """Days three times as wild as the volatility says can be learnt, though not with a learning rate of 1e-8."""
+    wilder = Examples(learnt.features, 3 * learnt.target)
+    still = TrainingSettings("linear", learning_rate=1e-8, epochs=20)
+    tuned = tune(wilder, still, ({"learning_rate": [0.003, 0.01]},), folds=2)
+    assert tuned.settings.learning_rate > 1e-8
+    assert not tuned.trials.loc[0, "tied"] and tuned.trials.loc[0, "lower"] > 0.1
+
+
+def test_of_equals_the_one_with_the_fewest_parameters_is_chosen(learnt):
+    """With zero heads and a learning rate of 1e-8 every model is the EWMA baseline, whatever its width."""
+    still = TrainingSettings("mlp", width=16, learning_rate=1e-8, epochs=1)
+    tuned = tune(learnt, still, ({"width": [2, 4, 8]},), trials=3, folds=2)
+    finalists = tuned.trials[tuned.trials["tied"]]
+    assert tuned.settings.width == finalists["width"].min() < 16
+    assert tuned.trials.loc[tuned.trials["chosen"], "parameters"].tolist() == [finalists["parameters"].min()]
+
+
+def test_a_width_that_a_linear_model_does_not_have_makes_no_second_trial(learnt):
+    tuned = tune(learnt, QUICK, ({"model": ["linear"], "width": [2, 4, 8]},), folds=2)
+    assert len(tuned.trials) == 1 and tuned.settings == QUICK
+
+
+def test_a_trial_that_diverges_is_given_up_and_noted(learnt):
+    wild = ({"learning_rate": [1000.0], "weight_decay": [0.0], "epochs": [60], "patience": [60]},)
+    trials = tune(learnt, QUICK, wild, trials=1, folds=2).trials
+    assert "too high" in trials.loc[1, "note"] and not trials.loc[1, "chosen"]
+    assert trials.loc[0, "chosen"]
+
+
+def test_a_search_in_which_all_diverge_says_so(learnt):
+    wild = TrainingSettings("linear", learning_rate=1000.0, weight_decay=0.0, epochs=60, patience=60)
+    with pytest.raises(LeptonError, match="all 2 trials were given up; the first: loss is"):
+        tune(learnt, wild, ({"batch_size": [16]},), folds=2)
+
+
+def test_scores_do_not_see_the_rows_they_are_of(learnt):
+    """The newest fold's rows are changed grossly: what was trained for it, and so its other forecasts, stays."""
+    fold = time_ordered_folds(len(learnt.target), 2)[-1]
+    changed = learnt.target.copy()
+    changed.iloc[fold.scored] *= 7.0
+    made = [
+        train_on(given.rows(fold.train), given.rows(fold.validation), QUICK).forecaster
+        for given in (learnt, Examples(learnt.features, changed))
+    ]
+    assert all(torch.equal(*pair) for pair in zip(*(one.network.parameters() for one in made), strict=True))
+
+
+def test_training_on_examples_is_training_on_their_table():
+    prices = google_prices()
+    fit, check = examples(prices, "train"), examples(prices, "validation")
+    one, other = train(prices, QUICK), train_on(fit, check, QUICK)
+    assert one.history.equals(other.history)
+
+
+def test_every_training_is_reported(learnt):
+    seen = []
+    trials = tune(learnt, QUICK, RATES, trials=2, folds=2, on_training=lambda: seen.append(1)).trials
+    assert len(seen) == trials["folds"].sum()
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ((), "is empty"),
+        (({"depth": [3]},), "no setting 'depth'; there are batch_size"),
+        (({"seed": [0, 1]},), "seed is not searched: the best of several seeds is luck"),
+        (({"lookback": [5, 10]},), "lookback is not searched"),
+        (({"width": []},), r"width = \[\]: must be a list of values"),
+        (({"width": 4},), "width = 4: must be a list of values"),
+        (({"model": "linear"},), "model = 'linear': must be a list of values"),
+        (({"model": ["tree"]},), "search space: model = 'tree': must be one of"),
+        (({"width": [0]},), "search space: width = 0"),
+    ],
+)
+def test_a_bad_search_space_is_refused_by_name(learnt, space, message):
+    with pytest.raises(InputError, match=message):
+        tune(learnt, QUICK, space)
+
+
+@pytest.mark.parametrize(("name", "value"), [("trials", 0), ("folds", 1)])
+def test_a_bad_number_is_refused_by_name(learnt, name, value):
+    with pytest.raises(InputError, match=f"{name} = {value}"):
+        tune(learnt, QUICK, RATES, **{name: value})
+
+
+def test_rows_that_are_too_few_are_refused(learnt):
+    with pytest.raises(InputError, match="30 rows are too few for 3 folds"):
+        tune(learnt.rows(slice(30)), QUICK, RATES)
+
+
+def test_rows_out_of_order_are_refused(learnt):
+    with pytest.raises(InputError, match="sorted by time"):
+        tune(Examples(learnt.features.iloc[::-1], learnt.target.iloc[::-1]), QUICK, RATES)
