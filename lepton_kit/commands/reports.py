@@ -18,14 +18,25 @@ Full = Annotated[bool, typer.Option("--full", help="Render every page anew, chan
 
 
 def publish(
-    runs: Annotated[list[str], typer.Argument(help="Runs: their ids, the ends of these, or notebooks' names.")],
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Runs: their ids, the ends of these, or notebooks' names.")
+    ] = None,
+    incident: Annotated[list[str] | None, typer.Option(help="An incident's id; may be repeated.")] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Make a PDF of each incident as well.")] = False,
 ) -> None:
-    """Publish runs as pages of the report site."""
+    """Publish runs and incidents as pages of the report site."""
+    from lepton_kit.ops.incident_pages import publish_incident
     from lepton_kit.reports.publish import publish_runs
     from lepton_kit.runs.manifest import find_run
 
     project = find_project()
-    chosen = {made.run_id: made for made in (find_run(name, project) for name in runs)}
+    if not (runs or incident):
+        raise InputError("nothing to publish: name runs, or an incident with --incident")
+    if pdf and not incident:
+        raise InputError("--pdf: is made of incidents; name one with --incident")
+    for id in incident or []:
+        publish_incident(project, id, with_pdf=pdf)
+    chosen = {made.run_id: made for made in (find_run(name, project) for name in runs or [])}
     for made in chosen.values():
         if made.ended is None:
             raise InputError(f"run {made.run_id!r}: has not ended; what it found can be published when it has")

@@ -12,6 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lepton_kit.errors import InputError, LeptonError
 
@@ -98,6 +101,32 @@ def let_work_from_a_folder(site: Path) -> None:
         markup = re.sub(r'<script src="[^"]*/tabsets\.js" type="module"></script>\n?', "", markup)
         markup = re.sub(r'(<script src="[^"]*/quarto\.js") type="module">', r"\1 defer>", markup)
         page.write_text(markup, encoding="utf-8")
+
+
+PDF_FORMAT = {
+    "typst": {"papersize": "a4", "margin": {"x": "2cm", "y": "2cm"}, "fontsize": "9.5pt", "section-numbering": ""}
+}
+
+
+def render_pdf(quarto: Quarto, folder: Path, matter: dict[str, Any], words: str) -> bytes:
+    """Return a page of Markdown as a PDF through typst; its pictures lie in the folder, which is written into.
+
+    Raises
+    ------
+    LeptonError
+        When Quarto fails; the message ends with its last lines.
+    """
+    matter_text = yaml.safe_dump({**matter, "format": PDF_FORMAT}, allow_unicode=True, sort_keys=False)
+    (folder / "page.qmd").write_text(f"---\n{matter_text}---\n\n{words}", encoding="utf-8")
+    command = [str(quarto.program), "render", "page.qmd", "--to", "typst"]
+    run = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+    )
+    made = folder / "page.pdf"
+    if run.returncode != 0 or not made.is_file():
+        told = _without_colours((run.stdout + run.stderr)[-2000:])
+        raise LeptonError(f"Quarto {quarto.version} could not make the PDF (exit {run.returncode}):\n{told}")
+    return made.read_bytes()
 
 
 def version_key(version: str) -> tuple[int, ...]:

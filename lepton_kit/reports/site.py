@@ -143,7 +143,11 @@ def _offer_downloads(source: Path, rendered: Path, changed: list[Card]) -> None:
     """Put beside each page the files that lay beside its source: Quarto copies only what it knows to be linked."""
     for card in changed:
         for path in (source / card.folder).iterdir():
-            if path.suffix in (".png", ".svg", ".zip") or path.name in ("notebook.ipynb", "manifest.json"):
+            if path.suffix in (".png", ".zip", ".pdf") or path.name in (
+                "notebook.ipynb",
+                "manifest.json",
+                "history.json",
+            ):
                 shutil.copy2(path, rendered / card.folder / path.name)
 
 
