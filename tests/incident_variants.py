@@ -25,11 +25,11 @@ def calm() -> Recording:
     shipped = read_recording(SHIPPED)
     # The recorded answers took about a millisecond, which nobody waits for: these take about 25.
     requests = shipped.requests.head(ROWS).assign(latency_ms=lambda rows: 20 * rows["latency_ms"])
-    metrics = shipped.metrics[shipped.metrics["time"] <= requests["time"].iloc[-1]]
+    metrics, logs = (table[table["time"] <= requests["time"].iloc[-1]] for table in (shipped.metrics, shipped.logs))
     window = shipped.incident.window.model_copy(update={"end": requests["time"].iloc[-1].to_pydatetime()})
     alert = shipped.incident.alerts[0].model_copy(update={"starts_at": fault_time(requests).to_pydatetime()})
     incident = shipped.incident.model_copy(update={"window": window, "alerts": (alert,)})
-    return replace(shipped, incident=incident, requests=requests, metrics=metrics)
+    return replace(shipped, incident=incident, requests=requests, metrics=metrics, logs=logs)
 
 
 def fault_time(requests: pd.DataFrame) -> pd.Timestamp:

@@ -1,16 +1,17 @@
 import ast
 import json
+import shutil
 from dataclasses import replace
 
 import incident_variants as variants
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT
 
 from lepton_kit.diagnosis.case import Criteria
-from lepton_kit.diagnosis.causes import CONFIDENCE, RULES, diagnose, rule_table
-from lepton_kit.diagnosis.evidence import NOT_CHECKED, QUESTIONS
-from lepton_kit.errors import InputError
+from lepton_kit.diagnosis.causes import CONFIDENCE, NEXT_ACTIONS, diagnose
+from lepton_kit.diagnosis.evidence import QUESTIONS
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording, read_recording, write_recording
 
 
@@ -111,7 +112,7 @@ def test_a_latency_that_grew_long_before_the_onset_is_not_called_no_fault():
     diagnosis = diagnose(replace(recording, requests=recording.requests.assign(actual=half_a_year)))
     assert diagnosis.onset_from == "change point of interval misses"
     assert findings(diagnosis)["latency"] == "grew"
-    assert diagnosis.cause in ("compute", "unknown")
+    assert "compute" in (diagnosis.cause, *diagnosis.also) or diagnosis.cause == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_faulty_prices_that_move_the_actuals_too_are_unknown_and_the_source_is_t
 
 
 def test_no_next_action_claims_that_nothing_is_broken():
-    assert not [rule.next_action for rule in RULES if "nothing is broken" in rule.next_action]
+    assert not [action for action in NEXT_ACTIONS.values() if "nothing is broken" in action]
 
 
 def test_a_modest_change_of_the_world_is_hardly_ever_called_a_fault():
@@ -153,12 +154,11 @@ def test_a_model_that_did_not_change_is_not_blamed(tmp_path):
     assert "last good version" in diagnosis.next_action
 
 
-def test_two_causes_at_once_are_unknown_and_both_are_named(tmp_path):
+def test_two_causes_at_once_are_both_named(tmp_path):
     diagnosis = diagnose(stored(variants.stuck_and_slow(), tmp_path))
-    assert diagnosis.cause == "unknown"
+    assert {diagnosis.cause, *diagnosis.also} == {"data", "compute"}
     assert {reason.partition(":")[0] for reason in diagnosis.reasons} == {"data", "compute"}
-    assert diagnosis.confidence == "none"
-    assert "person" in diagnosis.next_action
+    assert diagnosis.remedy == {"data": "repair-data", "compute": "repair-capacity"}[diagnosis.cause]
 
 
 def test_a_recording_with_nothing_in_it_is_unknown(tmp_path):
@@ -209,12 +209,53 @@ def test_no_code_of_the_diagnosis_names_the_truth():
         assert not [name for name in names if "truth" in name.lower()], path
 
 
-def test_damaged_model_files_are_an_error_that_names_the_file(tmp_path):
+def test_damaged_model_files_are_named_and_nothing_of_the_replay_is_claimed(tmp_path):
     stored(read_recording(variants.SHIPPED), tmp_path)
     weights = tmp_path / "recording" / "models" / "v1" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:40])
-    with pytest.raises(InputError, match=r"model\.safetensors"):
-        diagnose(read_recording(tmp_path / "recording"))
+    diagnosis = diagnose(read_recording(tmp_path / "recording"))
+    assert diagnosis.cause == "unknown"
+    assert any("model.safetensors" in line for line in diagnosis.not_checked)
+    assert not any(str(tmp_path) in line for line in diagnosis.not_checked)
+
+
+def truncate(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+
+
+def shift_clock(folder, name):
+    table = pd.read_parquet(folder / name)
+    table.assign(time=table["time"] + pd.Timedelta(days=3650)).to_parquet(folder / name)
+
+
+HOSTILE = {"time": "2007-06-01T00:00:00Z", "level": "<script>", "message": "<img onerror=x>\x1b[2J" + "y" * 10**6}
+
+DAMAGES = {
+    "no metrics": (lambda folder: (folder / "metrics.parquet").unlink(), "data"),
+    "metrics truncated": (lambda folder: truncate(folder, "metrics.parquet"), "data"),
+    "metrics' clock wrong": (lambda folder: shift_clock(folder, "metrics.parquet"), "data"),
+    "no logs": (lambda folder: (folder / "logs.jsonl").unlink(), "data"),
+    "hostile log": (lambda folder: (folder / "logs.jsonl").write_text(json.dumps(HOSTILE)), "data"),
+    "no reference": (lambda folder: (folder / "reference.parquet").unlink(), "data"),
+    "no models": (lambda folder: shutil.rmtree(folder / "models"), "data"),
+    "requests truncated": (lambda folder: truncate(folder, "requests.parquet"), "unknown"),
+    "requests' clock wrong": (lambda folder: shift_clock(folder, "requests.parquet"), "unknown"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_recording_is_diagnosed_from_the_rest_or_unknown_and_the_damage_named(damage, tmp_path):
+    folder = write_recording(variants.stuck_feed(), tmp_path / "recording")
+    harm, cause = DAMAGES[damage]
+    before = read_recording(folder)
+    harm(folder)
+    recording = read_recording(folder)
+    diagnosis = diagnose(recording)
+    assert diagnosis.cause == cause
+    assert set(recording.absent) | set(recording.problems) > set(before.absent) | set(before.problems)
+    assert set(recording.problems) <= set(diagnosis.not_checked)
+    assert "\x1b" not in json.dumps(diagnosis.as_dict(), ensure_ascii=False)
 
 
 def test_an_objective_that_both_versions_meet_is_not_a_change_of_the_world():
@@ -223,16 +264,7 @@ def test_an_objective_that_both_versions_meet_is_not_a_change_of_the_world():
     assert diagnosis.next_action.startswith("Close the alert")
 
 
-def test_every_rule_names_findings_that_its_question_can_give():
-    questions = {question.__name__: question for question in QUESTIONS}
-    for rule in RULES:
-        for name, allowed in rule.findings.items():
-            text = questions[name].__doc__
-            assert all(f"`{finding}`" in text or finding == NOT_CHECKED for finding in allowed), (rule.cause, name)
-
-
 def test_the_diagnosis_is_json_and_says_what_its_confidence_means():
     answer = diagnose(read_recording(variants.SHIPPED)).as_dict()
     assert json.loads(json.dumps(answer, allow_nan=False)) == answer
     assert answer["confidence_means"] == CONFIDENCE[answer["confidence"]]
-    assert len(rule_table()) == len(RULES)

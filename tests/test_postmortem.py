@@ -239,7 +239,7 @@ def test_the_timeline_is_drawn_with_every_event_and_milestone():
 def test_a_page_that_nobody_wrote_says_so():
     read = judgements.parse_judgement(judgements.template("i"))
     assert not read.is_written
-    assert judgements.as_html(read).count("nobody has written this yet") == 5
+    assert judgements.judged_html(read).count("nobody has written this yet") == 5
 
 
 def test_sections_and_actions_are_read_and_shown_as_text():
@@ -248,7 +248,7 @@ def test_sections_and_actions_are_read_and_shown_as_text():
     read = judgements.parse_judgement(page)
     assert read.sections["Summary in plain words"].startswith("We were slow.")
     assert read.actions.iloc[0].tolist() == ["watch the <b>age</b>", "Kim", "2026-12-01", "detect", "open"]
-    shown = BeautifulSoup(judgements.as_html(read), "html.parser")
+    shown = BeautifulSoup(judgements.judged_html(read), "html.parser")
     assert not shown.select("script, b")
     assert "watch the <b>age</b>" in shown.get_text()
     assert "\x1b" not in shown.get_text()

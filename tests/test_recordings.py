@@ -108,26 +108,61 @@ def test_a_wrong_value_in_the_incident_is_named_with_its_place(folder, changes, 
 
 @pytest.mark.parametrize("size", [0, 4, 1000])
 @pytest.mark.parametrize("name", ["requests.parquet", "metrics.parquet", "reference.parquet"])
-def test_a_truncated_parquet_file_is_refused_and_named(folder, name, size):
+def test_a_truncated_parquet_file_is_left_out_and_named(folder, name, size):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:size])
-    with pytest.raises(InputError, match=name):
-        read_recording(folder)
+    recording = read_recording(folder)
+    assert name in recording.absent
+    assert any(problem.startswith(f"{name}: not readable as Parquet") for problem in recording.problems)
+    assert getattr(recording, name.partition(".")[0]).empty
 
 
-def test_a_table_without_a_column_is_refused(folder):
+def test_a_column_that_is_not_there_is_empty_and_named(folder):
     path = folder / "requests.parquet"
-    pd.read_parquet(path).drop(columns=["upper", "status"]).to_parquet(path)
-    with pytest.raises(InputError, match="lacks column status, upper"):
-        read_recording(folder)
+    pd.read_parquet(path).drop(columns=["upper", "request_id"]).to_parquet(path)
+    recording = read_recording(folder)
+    assert any("lacks column request_id, upper" in problem for problem in recording.problems)
+    assert recording.requests["upper"].isna().all()
+    assert recording.requests["request_id"].is_unique
 
 
-@pytest.mark.parametrize(("column", "value"), [("latency_ms", "fast"), ("feature_return_0", "0.01"), ("time", "today")])
-def test_a_column_of_the_wrong_type_is_refused(folder, column, value):
+@pytest.mark.parametrize("name", ["requests.parquet", "metrics.parquet"])
+def test_a_table_without_usable_times_is_left_out_and_named(folder, name):
+    path = folder / name
+    pd.read_parquet(path).assign(time="today").to_parquet(path)
+    recording = read_recording(folder)
+    assert name in recording.absent
+    assert any("column time holds" in problem for problem in recording.problems)
+
+
+@pytest.mark.parametrize(("column", "value"), [("latency_ms", "fast"), ("feature_return_0", "a lot")])
+def test_values_that_are_no_numbers_are_missing_and_counted(folder, column, value):
     path = folder / "requests.parquet"
-    pd.read_parquet(path).assign(**{column: value}).to_parquet(path)
-    with pytest.raises(InputError, match=f"column {column} holds"):
-        read_recording(folder)
+    table = pd.read_parquet(path).astype({column: "object"})
+    table.loc[:9, column] = value
+    table.assign(**{column: table[column].astype(str)}).to_parquet(path)
+    recording = read_recording(folder)
+    assert recording.requests[column].isna().sum() == 10
+    assert any(f"column {column} holds" in problem and "10 of 450" in problem for problem in recording.problems)
+
+
+def test_rows_without_a_time_and_labels_that_are_no_json_are_left_out_and_counted(folder):
+    path = folder / "metrics.parquet"
+    table = pd.read_parquet(path)
+    table.loc[0, "time"], table.loc[1, "labels"] = pd.NaT, "<b>"
+    table.to_parquet(path)
+    recording = read_recording(folder)
+    assert len(recording.metrics) == len(table) - 2
+    assert any("1 of" in problem and "no time" in problem for problem in recording.problems)
+    assert any("no JSON object" in problem for problem in recording.problems)
+
+
+def test_a_clock_that_is_wrong_is_named(folder):
+    path = folder / "metrics.parquet"
+    table = pd.read_parquet(path)
+    table.assign(time=table["time"] + pd.Timedelta(days=4000)).to_parquet(path)
+    (problem,) = read_recording(folder).problems
+    assert problem.startswith("metrics.parquet:") and "clock" in problem
 
 
 def test_requests_come_in_order_of_time(folder):
@@ -146,12 +181,25 @@ def test_requests_come_in_order_of_time(folder):
         '{"time": "2008',
     ],
 )
-def test_a_broken_log_line_is_refused_with_its_number(folder, line):
+def test_a_broken_log_line_is_left_out_and_its_number_named(folder, line):
+    held = len(read_recording(folder).logs)
     with (folder / "logs.jsonl").open("a") as file:
         file.write(line + "\n")
     lines = len((folder / "logs.jsonl").read_text().splitlines())
-    with pytest.raises(InputError, match=f"line {lines}"):
-        read_recording(folder)
+    recording = read_recording(folder)
+    assert len(recording.logs) == held
+    assert any(f"1 of {lines} lines" in problem and f"line {lines}" in problem for problem in recording.problems)
+
+
+def test_a_log_line_of_a_megabyte_is_left_out_and_those_after_it_are_read(folder):
+    long, after = (
+        json.dumps({"time": "2008-01-01T00:00:00Z", "level": "ERROR", "message": text})
+        for text in ("x" * 10**6, "after")
+    )
+    (folder / "logs.jsonl").write_text(f"{long}\n{after}\n")
+    recording = read_recording(folder)
+    assert recording.logs["message"].tolist() == ["after"]
+    assert any("1 of 2 lines" in problem for problem in recording.problems)
 
 
 def test_hostile_text_is_made_visible_and_cut(folder):

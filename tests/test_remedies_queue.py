@@ -245,8 +245,9 @@ def test_an_incident_is_looked_back_on_at_its_repairs_end_where_the_policy_says_
     assert postmortems(queue, "repaired") == [incident]
 
 
-def test_an_incident_without_a_repair_is_not_looked_back_on(queue):
-    propose(queue)
+@pytest.mark.parametrize("proposals", [[], [proposal("data", "ask")]])
+def test_an_incident_whose_repair_never_ran_is_not_looked_back_on(queue, proposals):
+    propose(queue, *proposals)
     resolve(queue)
     assert postmortems(queue) == []
 

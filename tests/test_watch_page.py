@@ -25,7 +25,8 @@ def a_status(**changes):
     decision = {"is_approved": True, "at": "2026-11-25T03:04:00+00:00", "by": "Kim", "via": "status page", "note": ""}
     remedy = {
         "job": 2, "incident": "i", "service": "goog", "cause": "data", "follows": None, "is_automatic": False,
-        "why": "the policy of this cause is to ask", "state": "waiting", "notebook": "runbooks/repair-data.ipynb",
+        "why": "the policy of this cause is to ask", "state": "waiting", "error": None,
+        "notebook": "runbooks/repair-data.ipynb",
         "queued": 0.0, "since": "2026-11-25T03:03:00+00:00", "decisions": [], "verdict": None,
     }  # fmt: skip
     repair = job | {"number": 3, "kind": "remedy", "name": "compute", "results": {"verdict": "recovered"}}
@@ -114,7 +115,7 @@ def test_nothing_that_came_from_outside_becomes_markup():
     decision = {"is_approved": False, "at": "2026-11-25T03:04:00+00:00", "by": HOSTILE, "via": HOSTILE, "note": HOSTILE}
     remedy = incident["remedies"][0] | {
         "incident": HOSTILE, "service": HOSTILE, "cause": HOSTILE, "why": HOSTILE, "notebook": HOSTILE,
-        "verdict": HOSTILE, "decisions": [decision],
+        "verdict": HOSTILE, "error": HOSTILE, "decisions": [decision],
     }  # fmt: skip
     job = incident["runs"][0] | {"results": dict.fromkeys(("cause", "also", "action", "verdict"), HOSTILE)}
     incident |= {"remedies": [remedy], "runs": [job]}

@@ -63,10 +63,9 @@ def _repairs(incident: Mapping[str, Any]) -> str:
     said = []
     for one in incident["remedies"]:
         came_to = one["verdict"] or one["state"]
-        why = f" ({one['why']})" if one["state"] == "waiting" else ""
-        decided = "".join(
-            f"; {'approved' if decision['is_approved'] else 'rejected'} by {decision['by']} at {decision['at']}"
-            for decision in one["decisions"]
-        )
+        reason = one["why"] if one["state"] == "waiting" else one["error"] or ""
+        why = f" ({reason})" if reason else ""
+        yes = (decision for decision in one["decisions"] if decision["is_approved"])
+        decided = "".join(f"; approved by {decision['by']} at {decision['at']}" for decision in yes)
         said.append(f"{one['cause']}: {came_to}{why}{decided}")
     return "\n".join(said)

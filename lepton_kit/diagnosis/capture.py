@@ -8,7 +8,6 @@ is better than none.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 import pandas as pd
 import pydantic
 
+from lepton_kit.diagnosis.notes import CHECKSUMS_BROKEN, CHECKSUMS_HOLD
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FILES, FORECAST, load_forecaster
 from lepton_kit.models.registry import Registry
@@ -42,6 +42,8 @@ from lepton_kit.telemetry.recordings import (
     Recording,
     Versions,
     Window,
+    flat_fields,
+    log_lines,
     printable,
     read_recording,
     write_recording,
@@ -51,10 +53,6 @@ from lepton_kit.telemetry.selectors import Source
 MOST_REQUESTS, MOST_SAMPLES, MOST_LINES, MOST_REFERENCE, MOST_ALERTS = 100_000, 500_000, 20_000, 2_000, 50
 """Rows of each part that a recording holds at most; together some 30 MB as compressed Parquet and JSON."""
 
-LONGEST_LINE = 64 * 1024
-"""A log line of more bytes is not read."""
-
-MOST_FIELDS, LONGEST_FIELD = 20, 200
 RECENT = 200
 """The version that answered most of this many last requests is the one in service."""
 
@@ -234,7 +232,7 @@ def _deployments(service: Path, logged: pd.DataFrame, end: float, notes: _Notes)
     path = service / "deployments.jsonl"
     if path.is_file():
         known, damaged = [], 0
-        for line in _lines(path):
+        for line in log_lines(path):
             found = _deployment(line)
             damaged += found is None
             if found is not None and found.time <= _utc(end):
@@ -295,6 +293,7 @@ def _reference(registry: Registry, model: str, version: str, notes: _Notes) -> p
 def _models(registry: Registry, model: str, versions: Versions, scratch: Path, notes: _Notes) -> dict[str, Path]:
     """Copy the files of the versions to replay through; one that cannot be loaded is left out, and named."""
     held: dict[str, Path] = {}
+    damaged: list[str] = []
     for version in dict.fromkeys(one for one in (versions.current, versions.last_good) if one):
         try:
             source = registry.folder(model, version)
@@ -309,11 +308,11 @@ def _models(registry: Registry, model: str, versions: Versions, scratch: Path, n
         try:
             registry.verify(model, version)
         except InputError as error:
-            notes.derived.append(
-                f"models/{version}: its checksums do not hold ({_without_folder(error, registry.root)})"
-            )
+            damaged.append(version)
+            notes.derived.append(f"models/{version}: {CHECKSUMS_BROKEN} ({_without_folder(error, registry.root)})")
     if held:
-        notes.measured.append(f"models: {', '.join(held)}, copied from the registry")
+        compared = "" if damaged else f"; {CHECKSUMS_HOLD}"
+        notes.measured.append(f"models: {', '.join(held)}, copied from the registry{compared}")
     return held
 
 
@@ -366,7 +365,7 @@ def _log_lines(service: Path, start: float, end: float, notes: _Notes) -> pd.Dat
 
 
 def _entries(path: Path, start: pd.Timestamp, end: pd.Timestamp, counts: Counter[str]) -> Iterator[dict[str, Any]]:
-    for line in _lines(path):
+    for line in log_lines(path):
         entry = _object(line)
         time = _time(entry.get("time")) if entry is not None else None
         if entry is None or time is None:
@@ -377,26 +376,8 @@ def _entries(path: Path, start: pd.Timestamp, end: pd.Timestamp, counts: Counter
                 "time": time,
                 "level": printable(str(entry.get("level", "")), 20),
                 "message": printable(str(entry.get("message", ""))),
-                "fields": json.dumps(_flat_fields(fields if isinstance(fields, dict) else {})),
+                "fields": json.dumps(flat_fields(fields if isinstance(fields, dict) else {})),
             }
-
-
-def _flat_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return at most `MOST_FIELDS` fields with short names and values; whatever is not a number becomes text."""
-    return {
-        printable(str(name), 60): value
-        if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
-        else printable(str(value), LONGEST_FIELD)
-        for name, value in itertools.islice(fields.items(), MOST_FIELDS)
-    }
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file; one longer than `LONGEST_LINE` in pieces, none of which is a JSON object."""
-    with path.open("rb") as file:
-        while line := file.readline(LONGEST_LINE):
-            if line.strip():
-                yield line
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -6,20 +6,25 @@ current and the last good version.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data.drift import ChangePoint, change_point
+from lepton_kit.data.drift import ChangePoint, TwoSample, change_point, two_sample
+from lepton_kit.diagnosis.relations import following
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
-from lepton_kit.telemetry.recordings import Recording, feature_columns
+from lepton_kit.telemetry.recordings import Recording, feature_columns, is_inside, printable
 
 ALLOWED_RANGES = 3.0
 """An input further outside the training rows' range than this many of its widths is in another unit, not a market."""
+
+MOST_COMPARED = 600
+"""Rows of either side that a classifier learns to tell apart at most."""
 
 BREACHES = {
     "missing": "a feature is missing or not finite",
@@ -102,41 +107,107 @@ class Case:
     replayed: dict[str, pd.DataFrame]
     unreplayed: dict[str, str]
 
-    @property
+    @cached_property
     def before(self) -> pd.DataFrame:
         """Return the requests before the onset."""
         return self.requests[self.requests["time"] < self.onset]
 
-    @property
+    @cached_property
     def during(self) -> pd.DataFrame:
         """Return the requests from the onset on."""
         return self.requests[self.requests["time"] >= self.onset]
+
+    @cached_property
+    def samples(self) -> dict[str, pd.DataFrame]:
+        """Return the samples of each metric, by its name."""
+        return {str(name): part for name, part in self.recording.metrics.groupby("metric")}
+
+    @cached_property
+    def inputs(self) -> pd.DataFrame:
+        """Return the inputs of the requests, with the index of `requests`."""
+        return self.recording.features(self.requests).set_axis(self.requests.index)
+
+    @cached_property
+    def whole_inputs(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the inputs before and since the onset, of the rows that lack no value."""
+        finite = self.inputs[is_finite(self.inputs)]
+        is_before = finite.index.isin(self.before.index)
+        return finite[is_before], finite[~is_before]
+
+    @cached_property
+    def two_sample(self) -> TwoSample | str:
+        """Return how well a classifier tells the inputs since the onset from those before, or why it was not asked."""
+        before, during = self.whole_inputs
+        if min(len(before), len(during)) < self.criteria.least_rows or before.columns.empty:
+            return f"{len(before)} whole rows of inputs before the onset and {len(during)} since"
+        thinned = [side.iloc[:: -(-len(side) // MOST_COMPARED)] for side in (before, during)]
+        return two_sample(thinned[0], thinned[1])
+
+    @cached_property
+    def following(self) -> pd.Series:
+        """Tell for each request whether its values follow on an earlier one's, as they did at first."""
+        return following(self.inputs.assign(actual=self.requests["actual"]))
+
+    @cached_property
+    def changes(self) -> tuple[tuple[Symptom, ChangePoint | None], ...]:
+        """Return each symptom with its change point, where it has one."""
+        return tuple(changes_of(self.recording, self.breaches, self.criteria))
 
 
 def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
     """Split the requests of a recording at the onset, and replay them.
 
-    Raises
-    ------
-    InputError
-        When a version's model files are there but unreadable.
+    Rows far outside of the incident's window are left out: their clock is wrong, and nothing tells by how much.
     """
     criteria = criteria or Criteria()
+    recording = within_window(recording)
     breaches = contract_breaches(recording)
     onset, onset_from = find_onset(recording, breaches, criteria)
-    versions = {"current": recording.incident.versions.current, "last_good": recording.incident.versions.last_good}
-    whole = ~breaches.any(axis=1)
+    is_broken = breaches.to_numpy(bool).any(axis=1)
+    is_whole = is_finite(recording.features(recording.requests)) & ~is_broken
+    replayed, unreplayed = replays(recording, recording.requests[is_whole])
+    return Case(recording, criteria, onset, onset_from, recording.requests, breaches, replayed, unreplayed)
+
+
+def is_finite(table: pd.DataFrame) -> np.ndarray:
+    """Tell for each row whether all its values are finite numbers.
+
+    >>> is_finite(pd.DataFrame({"a": [1.0, np.nan], "b": [2.0, 3.0]})).tolist()
+    [True, False]
+    """
+    every: np.ndarray = np.isfinite(table.to_numpy(float)).all(axis=1)
+    return every
+
+
+def replays(recording: Recording, requests: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Return what the current and the last good version answer to some requests, and why one of them does not."""
+    versions = recording.incident.versions
     replayed, unreplayed = {}, {}
-    for role, version in versions.items():
+    for role, version in (("current", versions.current), ("last_good", versions.last_good)):
         if version is None:
             unreplayed[role] = "the recording names no last good version"
         elif version not in recording.models:
             unreplayed[role] = f"the recording holds no models/{version}"
-        elif not whole.any():
+        elif requests.empty:
             unreplayed[role] = "no request whose inputs keep the contract"
         else:
-            replayed[role] = replay(recording, recording.requests[whole], version)
-    return Case(recording, criteria, onset, onset_from, recording.requests, breaches, replayed, unreplayed)
+            try:
+                replayed[role] = replay(recording, requests, version)
+            except InputError as error:
+                told = str(error).replace(str(recording.models[version]), f"models/{version}")
+                unreplayed[role] = printable(told, 200)
+    return replayed, unreplayed
+
+
+def within_window(recording: Recording) -> Recording:
+    """Return a recording without the requests, samples and log lines whose times lie far outside of its window."""
+
+    def kept(table: pd.DataFrame) -> pd.DataFrame:
+        return table[is_inside(table["time"], recording.incident.window)].reset_index(drop=True)
+
+    return replace(
+        recording, requests=kept(recording.requests), metrics=kept(recording.metrics), logs=kept(recording.logs)
+    )
 
 
 def replay(recording: Recording, requests: pd.DataFrame, version: str) -> pd.DataFrame:
@@ -157,7 +228,8 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     Without reference rows the range is unknown and nothing is out of it; which features always change is then read
     from the requests themselves. A repeated value is stale only where the actuals tell that a new one was due: several
     requests on one day's features are not. An id counts as duplicated where it was answered before: to ask again after
-    a refusal or a failure is right.
+    a refusal or a failure is right. A request that was refused for the load, or failed, may have left no inputs in the
+    log, which says nothing of them.
     """
     features = recording.features(recording.requests).reset_index(drop=True)
     reference = recording.reference[[column for column in features if column in recording.reference]]
@@ -166,14 +238,14 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     low, high = reference.min(), reference.max()
     margin = ALLOWED_RANGES * (high - low)
     known = features[list(reference.columns)]
-    answered = recording.requests["status"].lt(400)
+    status = recording.requests["status"].reset_index(drop=True)
+    answered, ids = status.lt(400), recording.requests["request_id"].reset_index(drop=True)
+    is_unknown = features.isna().all(axis=1) & status.ge(400) & status.ne(422)
     return pd.DataFrame(
         {
-            "missing": ~np.isfinite(features).all(axis=1),
+            "missing": ~is_finite(features) & ~is_unknown,
             "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording.requests).to_numpy(),
-            "duplicated": recording.requests.loc[answered, "request_id"]
-            .duplicated()
-            .reindex(features.index, fill_value=False),
+            "duplicated": ids[answered].duplicated().reindex(features.index, fill_value=False),
             "out_of_range": (known.lt(low - margin) | known.gt(high + margin)).any(axis=1),
         },
         index=recording.requests.index,
@@ -243,9 +315,18 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
         Symptom("errors", by_time(failed(requests), time), "share", rises(criteria.error_share)),
         Symptom("latency", by_time(log_latency(requests), time), "×", slower),
         Symptom("broken rows", by_time(breaches.any(axis=1), time), "share", rises(criteria.broken_share)),
+        Symptom("rows out of order", out_of_order(recording), "share", rises(OUT_OF_ORDER)),
         Symptom("size of the inputs", input_size(recording), "×", moves(criteria.spread_factor)),
         Symptom("size of the actuals", actual_size(requests), "×", moves(criteria.spread_factor)),
     )
+
+
+def changes_of(
+    recording: Recording, breaches: pd.DataFrame, criteria: Criteria
+) -> Iterator[tuple[Symptom, ChangePoint | None]]:
+    """Give each symptom with its change point, where it has one."""
+    for symptom in symptoms(recording, breaches, criteria):
+        yield symptom, change_point(symptom.series)
 
 
 def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> tuple[pd.Timestamp, str]:
@@ -254,8 +335,7 @@ def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria)
     The first symptom with a change point that is large, and not by chance, decides. Without any, the first alert;
     without one, the middle of the window.
     """
-    for symptom in symptoms(recording, breaches, criteria):
-        change = change_point(symptom.series)
+    for symptom, change in changes_of(recording, breaches, criteria):
         if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after):
             return onset_of(change), f"change point of {symptom.name}"
     window = recording.incident.window
@@ -275,8 +355,8 @@ def onset_table(case: Case) -> pd.DataFrame:
         A symptom that never varies has no change point and no row.
     """
     rows = []
-    for symptom in symptoms(case.recording, case.breaches, case.criteria):
-        if change := change_point(symptom.series):
+    for symptom, change in case.changes:
+        if change:
             counts = change.p_value < case.criteria.alpha and symptom.is_large(change.before, change.after)
             before, after = change.before, change.after
             if symptom.unit == "×":
@@ -332,6 +412,17 @@ def log_latency(requests: pd.DataFrame) -> pd.Series:
     """Return the logarithm of each latency in ms; one of 0 is not a measurement, and a refusal is no work done."""
     measured = requests["latency_ms"].gt(0) & ~requests["status"].between(400, 499)
     return requests["latency_ms"].where(measured).transform(np.log)
+
+
+OUT_OF_ORDER = 0.15
+"""Rise of the share of rows that do not follow on another one; less may come of requests that are lost."""
+
+
+def out_of_order(recording: Recording) -> pd.Series:
+    """Return 1.0 for each request whose values do not follow on an earlier one's, else 0.0, by request time."""
+    inputs = recording.features(recording.requests).set_axis(recording.requests.index)
+    kept = following(inputs.assign(actual=recording.requests["actual"]))
+    return by_time(~kept.astype(bool), pd.DatetimeIndex(recording.requests.loc[kept.index, "time"]))
 
 
 def input_size(recording: Recording) -> pd.Series:

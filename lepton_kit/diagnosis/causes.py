@@ -1,7 +1,8 @@
-"""From evidence to a cause: a table of rules that an operator can read, and nothing else.
+"""From evidence to a cause: ranked by probability, with what speaks for and against each, and one next action.
 
-A rule holds when every piece of evidence it names has one of the findings it lists. When the rules that hold agree on
-one cause, that is the diagnosis. When they disagree, or none holds, the cause is `unknown`: never a guess.
+How findings become probabilities stands in `likelihoods.toml`, a table that an operator can read and edit. The
+likeliest cause is the diagnosis where its probability reaches the table's threshold. Where it does not, the cause is
+`unknown`: never a guess.
 """
 
 from __future__ import annotations
@@ -9,110 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, Criteria, build_case, time_format
-from lepton_kit.diagnosis.evidence import NOT_CHECKED, Cause, Evidence, gather
+from lepton_kit.diagnosis.evidence import Cause, Evidence, gather
+from lepton_kit.diagnosis.likelihoods import Likelihoods, read_likelihoods
+from lepton_kit.diagnosis.ranking import CAUSES, by_cause, probabilities, weigh, weights_of_evidence
 from lepton_kit.telemetry.recordings import Recording
 
+REMEDIES: Mapping[Cause, str] = {"data": "repair-data", "model": "repair-model", "compute": "repair-capacity"}
+"""The runbook that repairs each cause."""
 
-@dataclass(frozen=True)
-class Rule:
-    """A cause, the findings that establish it, why they do, and what to do next."""
-
-    cause: Cause
-    findings: Mapping[str, tuple[str, ...]]
-    reason: str
-    next_action: str
-
-    def holds(self, evidence: Mapping[str, Evidence]) -> bool:
-        """Tell whether all findings are as the rule wants them."""
-        return all(evidence[name].finding in allowed for name, allowed in self.findings.items())
-
-
-RULES = (
-    Rule(
-        "data",
-        {"contract": ("broken",)},
-        "the inputs break their contract more often than before",
-        "Run the data repair: stop the feed that breaks the contract, and serve from the last whole rows.",
-    ),
-    Rule(
-        "data",
-        {"inputs_and_actuals": ("inputs alone",)},
-        "the inputs moved and the actuals did not move with them",
-        "Run the data repair: compare the feed with its source, and look for a changed unit or meaning.",
-    ),
-    Rule(
-        "model",
-        {
-            "replay_of_last_good": ("last good better",),
-            "deployment": ("deployed", NOT_CHECKED),
-            "contract": ("kept",),
-            "inputs_and_actuals": ("unmoved", "together", "actuals alone", "unclear"),
-        },
-        "on the same rows, which are whole, the last good version answers differently and would have met the objective",
-        "Run the model repair: put the last good version back into service, then find what changed.",
-    ),
-    Rule(
-        "model",
-        {"served_version": ("differs",)},
-        "the service did not answer as the files of its version do",
-        "Run the model repair: deploy the version again from the registry and compare its checksums.",
-    ),
-    Rule(
-        "compute",
-        {"latency": ("grew",)},
-        "requests take longer",
-        "Run the capacity repair: look for saturation, shed load or add a worker.",
-    ),
-    Rule(
-        "compute",
-        {"queue": ("grew",)},
-        "requests wait longer in a queue",
-        "Run the capacity repair: look for saturation, shed load or add a worker.",
-    ),
-    Rule(
-        "compute",
-        {"errors": ("grew",)},
-        "the service fails more requests",
-        "Run the capacity repair: read the errors in the log, restart or replace the worker that fails.",
-    ),
-    Rule(
-        "none",
-        {
-            "coverage": ("fell",),
-            "contract": ("kept",),
-            "inputs_and_actuals": ("together",),
-            "actuals": ("not reverting", NOT_CHECKED),
-            "replay_of_last_good": ("fail alike",),
-            "served_version": ("matches", NOT_CHECKED),
-        },
-        "the world changed: inputs and actuals moved together, and both versions fail alike on whole rows",
-        "Compare some actuals since the onset with an independent source. "
-        "If they agree, retrain on recent rows, then let the gate decide.",
-    ),
-    Rule(
-        "none",
-        {
-            "coverage": ("held",),
-            "contract": ("kept",),
-            "inputs_and_actuals": ("unmoved", "together"),
-            "actuals": ("not reverting", NOT_CHECKED),
-            "replay_of_last_good": ("agree", NOT_CHECKED),
-            "served_version": ("matches", NOT_CHECKED),
-            "latency": ("steady",),
-            "queue": ("steady", NOT_CHECKED),
-            "errors": ("steady",),
-        },
-        "nothing that was checked left its limits",
-        "Close the alert, and see whether its threshold is too tight.",
-    ),
-)
-
-UNDECIDED = "Ask a person: read the evidence, and capture what was not checked."
+NEXT_ACTIONS: Mapping[str, str] = {
+    "data": "Run the data repair: stop the feed that breaks its promises, and serve from the last whole rows.",
+    "model": "Run the model repair: put the last good version back into service, then find what changed.",
+    "compute": "Run the capacity repair: look for saturation, shed load, add or restart a worker.",
+    "world": "Compare some actuals since the onset with an independent source. "
+    "If they agree, retrain on recent rows, then let the gate decide.",
+    "nothing": "Close the alert, and see whether its threshold is too tight.",
+    "unknown": "Ask a person: read the evidence, and capture what was not checked.",
+}
 
 HINTS = {
     ("actuals", "reverting"): "Compare some actuals since the onset with an independent source: they swing back, as "
@@ -123,18 +43,35 @@ HINTS = {
 """What a finding advises a person to do where the evidence does not decide."""
 
 CONFIDENCE = {
-    "high": "one cause is established, every question was answered, and no evidence speaks against it",
-    "moderate": "one cause is established, but a question was not answered, or evidence speaks against it",
-    "low": "one cause is established, but a question was not answered, and evidence speaks against it",
-    "none": "the evidence does not decide",
+    "high": "the cause is at work with a probability of at least 0.95",
+    "moderate": "the cause is at work with a probability of at least 0.85",
+    "low": "the cause is at work with a probability above the threshold of the table, but below 0.85",
+    "none": "the evidence does not decide: no cause reaches the threshold of the table",
 }
+HIGH, MODERATE = 0.95, 0.85
+
+LIKELY = 0.1
+"""Where no cause reaches the threshold, those of at least this probability are named."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A cause, the probability that it is at work, and the evidence for and against it, the strongest first."""
+
+    cause: Cause
+    probability: float
+    evidence_for: tuple[Evidence, ...]
+    evidence_against: tuple[Evidence, ...]
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """What happened, how sure that is, why, what was not looked at, and the one next action.
 
-    `confidence` is a key of `CONFIDENCE`, which says what it means. `onset_from` says what the onset rests on, and
+    `also` holds the second cause of a compound fault. `probability` is that of `cause` being at work, and of the
+    likeliest cause where that is `unknown`; `confidence` is a key of `CONFIDENCE`, which says what it means.
+    `ranking` holds all causes, the likeliest first; two at once count for both, so their probabilities may add up to
+    more than 1. `remedy` names the runbook that repairs the cause. `onset_from` says what the onset rests on, and
     `time_format` how the table writes times.
     """
 
@@ -149,21 +86,42 @@ class Diagnosis:
     not_checked: tuple[str, ...]
     next_action: str
     time_format: str = "%Y-%m-%d"
+    also: tuple[Cause, ...] = ()
+    probability: float = 0.0
+    ranking: tuple[Ranked, ...] = ()
+    remedy: str | None = None
 
     def table(self) -> pd.DataFrame:
         """Return the evidence, a row each, with `+` where it speaks for a cause and `-` where against it."""
         return pd.DataFrame([_row(item, self.time_format) for item in self.evidence])
 
+    def ranking_table(self) -> pd.DataFrame:
+        """Return the causes, a row each: probability, what speaks for it and against it, the strongest first."""
+        rows = [
+            {
+                "cause": item.cause,
+                "probability": round(item.probability, 3),
+                "for": _told(item.evidence_for),
+                "against": _told(item.evidence_against),
+            }
+            for item in self.ranking
+        ]
+        return pd.DataFrame(rows)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as JSON can hold it."""
         return {
             "cause": self.cause,
+            "also": list(self.also),
+            "probability": self.probability,
             "confidence": self.confidence,
             "confidence_means": CONFIDENCE[self.confidence],
             "reasons": list(self.reasons),
             "onset": self.onset.isoformat(),
             "onset_from": self.onset_from,
             "next_action": self.next_action,
+            "remedy": self.remedy,
+            "ranking": [_ranked_as_dict(item) for item in self.ranking],
             "evidence_for": [item.name for item in self.evidence_for],
             "evidence_against": [item.name for item in self.evidence_against],
             "not_checked": list(self.not_checked),
@@ -171,7 +129,9 @@ class Diagnosis:
         }
 
 
-def diagnose(recording: Recording, criteria: Criteria | None = None) -> Diagnosis:
+def diagnose(
+    recording: Recording, criteria: Criteria | None = None, likelihoods: Likelihoods | Path | str | None = None
+) -> Diagnosis:
     """Say what caused an incident.
 
     Parameters
@@ -180,6 +140,9 @@ def diagnose(recording: Recording, criteria: Criteria | None = None) -> Diagnosi
         As `lepton_kit.telemetry.recordings.read_recording` returns it.
     criteria
         From where on an effect counts.
+    likelihoods
+        The table that ranks the causes, or the file of an operator's own one; the one that ships with the kit unless
+        given.
 
     Returns
     -------
@@ -189,7 +152,7 @@ def diagnose(recording: Recording, criteria: Criteria | None = None) -> Diagnosi
     Raises
     ------
     InputError
-        When a version's model files are there but unreadable.
+        When the table of likelihoods is not one.
 
     Examples
     --------
@@ -201,70 +164,130 @@ def diagnose(recording: Recording, criteria: Criteria | None = None) -> Diagnosi
     >>> diagnose(Recording(incident)).cause
     'unknown'
     """
+    table = likelihoods if isinstance(likelihoods, Likelihoods) else read_likelihoods(likelihoods)
     case = build_case(recording, criteria)
-    return conclude(case, gather(case))
+    return conclude(case, gather(case), table)
 
 
-def conclude(case: Case, evidence: tuple[Evidence, ...]) -> Diagnosis:
-    """Apply the rules to the evidence of a case."""
-    held = rules_that_hold(evidence)
-    causes = {rule.cause for rule in held}
-    cause: Cause = causes.pop() if len(causes) == 1 else "unknown"
-    deciding = held[0] if cause != "unknown" else None
-    against = tuple(item for item in evidence if cause in item.speaks_against)
+def conclude(case: Case, evidence: tuple[Evidence, ...], likelihoods: Likelihoods | None = None) -> Diagnosis:
+    """Rank the causes by the evidence of a case, and name the likeliest if it is likely enough."""
+    likelihoods = likelihoods or read_likelihoods()
+    evidence = weigh(evidence, likelihoods)
+    hypotheses = probabilities(evidence, likelihoods)
+    ranking = rank(evidence, hypotheses, likelihoods)
+    causes = decide(evidence, hypotheses, likelihoods)
+    cause: Cause = causes[0] if causes else "unknown"
+    own = next((item for item in ranking if item.cause == cause), None)
     return Diagnosis(
         cause=cause,
-        confidence=_confidence(cause, evidence, against),
-        reasons=_reasons(held),
+        also=causes[1:],
+        probability=own.probability if own else ranking[0].probability,
+        confidence=_confidence(own),
+        reasons=_reasons(causes, ranking, likelihoods),
         onset=case.onset,
         onset_from=case.onset_from,
         evidence=evidence,
-        evidence_for=tuple(item for item in evidence if cause in item.speaks_for),
-        evidence_against=against,
+        evidence_for=own.evidence_for if own else (),
+        evidence_against=own.evidence_against if own else (),
         not_checked=_not_checked(case, evidence),
-        next_action=deciding.next_action if deciding else _advice(evidence),
+        next_action=_next_action(cause, hypotheses, evidence),
+        remedy=REMEDIES.get(cause),
+        ranking=ranking,
         time_format=time_format(case.recording),
     )
 
 
-def rules_that_hold(evidence: tuple[Evidence, ...]) -> list[Rule]:
-    """Return the rules whose every finding is there, in the order of the table."""
-    by_name = {item.name: item for item in evidence}
-    return [rule for rule in RULES if rule.holds(by_name)]
+def rank(evidence: tuple[Evidence, ...], hypotheses: pd.Series, likelihoods: Likelihoods) -> tuple[Ranked, ...]:
+    """Return all causes with the evidence for and against each, the likeliest cause first."""
+    weights = weights_of_evidence(evidence, likelihoods)
+
+    def strongest(cause: Cause, chosen: list[Evidence]) -> tuple[Evidence, ...]:
+        strength = weights[cause].abs()
+        return tuple(sorted(chosen, key=lambda item: strength[item.name], reverse=True))
+
+    return tuple(
+        Ranked(
+            cause,
+            probability,
+            strongest(cause, [item for item in evidence if cause in item.speaks_for]),
+            strongest(cause, [item for item in evidence if cause in item.speaks_against]),
+        )
+        for cause, probability in by_cause(hypotheses).items()
+    )
 
 
-def rule_table() -> pd.DataFrame:
-    """Return the rules as a table: cause, what must be found, why.
+def decide(evidence: tuple[Evidence, ...], hypotheses: pd.Series, likelihoods: Likelihoods) -> tuple[Cause, ...]:
+    """Return the cause that is likely enough, and a second one at work beside it; nothing where none is.
 
-    >>> rule_table()["cause"].unique().tolist()
-    ['data', 'model', 'compute', 'none']
+    A change of the world is only named where the evidence that could show a fault of the model instead was answered.
     """
+    decision, likely = likelihoods.decision, by_cause(hypotheses)
+    first, *others = likely
+    if likely[first] < decision.threshold:
+        return ()
+    if first == "none":
+        answered = {item.name for item in evidence if item.checked}
+        is_shown = not _is_of_the_world(hypotheses, evidence) or set(decision.world_needs) <= answered
+        return ("none",) if is_shown else ()
+    second = [cause for cause in others if cause != "none" and likely[cause] >= decision.second]
+    return (first, *second[:1])
+
+
+def _is_of_the_world(hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> bool:
+    """Tell whether a change of the world is likelier than nothing, and the promise to the users was not kept in it."""
+    kept = any((item.name, item.finding) == ("coverage", "held") for item in evidence)
+    return bool(hypotheses["world"] > hypotheses["nothing"]) and not kept
+
+
+def likelihood_table(likelihoods: Likelihoods | None = None) -> pd.DataFrame:
+    """Return the table of likelihood ratios: what each finding of each piece of evidence says of each cause.
+
+    >>> table = likelihood_table().set_index(["evidence", "finding"])
+    >>> bool(table.loc[("contract", "broken"), "data"] > 10)
+    True
+    """
+    likelihoods = likelihoods or read_likelihoods()
     rows = [
-        {
-            "cause": rule.cause,
-            "when": ", and ".join(f"{name}: {' or '.join(allowed)}" for name, allowed in rule.findings.items()),
-            "because": rule.reason,
-        }
-        for rule in RULES
+        {"evidence": name, "group": known.group, "finding": finding, **ratios.model_dump(exclude={"because"})}
+        for name, known in likelihoods.evidence.items()
+        for finding, ratios in known.findings.items()
     ]
     return pd.DataFrame(rows)
 
 
-def _advice(evidence: tuple[Evidence, ...]) -> str:
-    """Return what a person should do where the evidence does not decide."""
+def _next_action(cause: Cause, hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> str:
+    """Return what to do next; where the evidence does not decide, what a person should look at."""
+    if cause == "none":
+        return NEXT_ACTIONS["world" if _is_of_the_world(hypotheses, evidence) else "nothing"]
+    if cause != "unknown":
+        return NEXT_ACTIONS[cause]
     findings = [(item.name, item.finding) for item in evidence]
-    return " ".join([UNDECIDED, *(HINTS[finding] for finding in findings if finding in HINTS)])
+    return " ".join([NEXT_ACTIONS["unknown"], *(HINTS[finding] for finding in findings if finding in HINTS)])
 
 
-def _confidence(cause: Cause, evidence: tuple[Evidence, ...], against: tuple[Evidence, ...]) -> str:
-    if cause == "unknown":
+def _confidence(own: Ranked | None) -> str:
+    if own is None:
         return "none"
-    doubts = bool(against) + (not all(item.checked for item in evidence))
-    return ("high", "moderate", "low")[doubts]
+    return "high" if own.probability >= HIGH else "moderate" if own.probability >= MODERATE else "low"
 
 
-def _reasons(held: list[Rule]) -> tuple[str, ...]:
-    return tuple(f"{rule.cause}: {rule.reason}" for rule in held) or ("no rule holds",)
+def _reasons(causes: tuple[Cause, ...], ranking: tuple[Ranked, ...], likelihoods: Likelihoods) -> tuple[str, ...]:
+    """Return a sentence for each cause that is named; where none is, for each that is likely."""
+    named = [item for item in ranking if item.cause in causes]
+    named = named or [item for item in ranking if item.probability >= LIKELY]
+    return tuple(f"{item.cause}: {_because(item, likelihoods)}" for item in named)
+
+
+def _because(item: Ranked, likelihoods: Likelihoods) -> str:
+    told = [likelihoods.ratios(one.name, one.finding).because for one in item.evidence_for]
+    known = list(dict.fromkeys(text for text in told if text))[:2]
+    return ", and ".join(known) or (
+        "nothing that was checked left its limits" if item.cause == "none" else "by elimination"
+    )
+
+
+def _told(evidence: tuple[Evidence, ...]) -> str:
+    return "; ".join(f"{item.name}: {item.finding}" for item in evidence)
 
 
 NEVER_CHECKED = (
@@ -276,7 +299,9 @@ NEVER_CHECKED = (
 
 
 def _not_checked(case: Case, evidence: tuple[Evidence, ...]) -> tuple[str, ...]:
-    unanswered = [f"{item.name}: {item.summary}" for item in evidence if not item.checked]
+    """Return what was not looked at: what the recording lacks first, then the questions without an answer."""
+    unanswered = list(case.recording.problems)
+    unanswered += [f"{item.name}: {item.summary}" for item in evidence if not item.checked]
     if "topology.csv" in case.recording.absent:
         unanswered.append("other services: the recording has no topology.csv")
     return (*unanswered, *NEVER_CHECKED)
@@ -291,9 +316,6 @@ def _row(item: Evidence, time_format: str) -> dict[str, Any]:
     return {"evidence": item.name, "finding": item.finding, **speaks, **effect}
 
 
-CAUSES: tuple[Cause, ...] = ("data", "model", "compute", "none")
-
-
 def _as_dict(item: Evidence) -> dict[str, Any]:
     return {
         "name": item.name,
@@ -306,4 +328,13 @@ def _as_dict(item: Evidence) -> dict[str, Any]:
         "speaks_for": sorted(item.speaks_for),
         "speaks_against": sorted(item.speaks_against),
         "checked": item.checked,
+    }
+
+
+def _ranked_as_dict(item: Ranked) -> dict[str, Any]:
+    return {
+        "cause": item.cause,
+        "probability": item.probability,
+        "evidence_for": [one.name for one in item.evidence_for],
+        "evidence_against": [one.name for one in item.evidence_against],
     }

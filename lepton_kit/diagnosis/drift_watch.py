@@ -63,13 +63,23 @@ def compared(recording: Recording, periods: Periods) -> Compared:
     requests = recording.requests[recording.requests["mean"].notna()].reset_index(drop=True)
     inputs = recording.features(requests).reset_index(drop=True)
     rows = _with_errors(inputs, requests, requests["actual"]).assign(time=requests["time"])
+    reference = _answered_reference(recording, [str(name) for name in inputs])
+    if reference is None:
+        return Compared(periods.before(rows).drop(columns="time"), "the period before", rows)
+    return Compared(reference, f"{len(reference)} training rows, answered by the version in service", rows)
+
+
+def _answered_reference(recording: Recording, inputs: list[str]) -> pd.DataFrame | None:
+    """Return the training rows with the answers of the version in service; None without the rows, or a sound model."""
     model = recording.models.get(recording.incident.versions.current)
     if model is None or not set(inputs) <= set(recording.reference):
-        return Compared(periods.before(rows).drop(columns="time"), "the period before", rows)
+        return None
     kept = recording.reference.replace([np.inf, -np.inf], np.nan).dropna()
     known = kept["actual"] if "actual" in kept else pd.Series(np.nan, index=kept.index)
-    reference = _with_errors(kept[list(inputs)], load_forecaster(model).predict(kept[list(inputs)]), known)
-    return Compared(reference, f"{len(reference)} training rows, answered by the version in service", rows)
+    try:
+        return _with_errors(kept[inputs], load_forecaster(model).predict(kept[inputs]), known)
+    except InputError:  # its files are damaged, or need other inputs
+        return None
 
 
 def _with_errors(inputs: pd.DataFrame, answers: pd.DataFrame, actual: pd.Series) -> pd.DataFrame:

@@ -105,14 +105,15 @@ def _actions(body: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(ACTION_COLUMNS), dtype="str")
 
 
-COLOUR = "#CC79A7"
+JUDGED, DERIVED = "#CC79A7", "#0072B2"
+"""Colours of the line beside what people judged, and beside what a machine derived (Okabe and Ito's palette)."""
 
 
-def as_html(judgement: Judgement) -> str:
+def judged_html(judgement: Judgement) -> str:
     r"""Return what people wrote as HTML that shows it and means nothing else, marked as theirs.
 
     >>> judged = parse_judgement("## What went well\n\n<script>alert(1)</script>")
-    >>> "<script>" in as_html(judged), "Judged by people" in as_html(judged)
+    >>> "<script>" in judged_html(judged), "Judged by people" in judged_html(judged)
     (False, True)
     """
     written = "".join(
@@ -120,6 +121,21 @@ def as_html(judgement: Judgement) -> str:
         for name, body in judgement.sections.items()
     )
     listed = judgement.actions.to_html(index=False, border=0) if len(judgement.actions) else f"<p>{UNWRITTEN}</p>"
-    head = f"<p style='color: {COLOUR}; font-weight: 600; margin: 0'>Judged by people</p>"
-    style = f"border-left: 5px solid {COLOUR}; padding: 0.4em 1.2em; margin: 1em 0"
-    return f"<div style='{style}'>{head}{written}<h4>{SECTIONS[-1]}</h4>{listed}</div>"
+    return _marked("Judged by people", JUDGED, f"{written}<h4>{SECTIONS[-1]}</h4>{listed}")
+
+
+def derived_html(table: pd.DataFrame) -> str:
+    """Return a table as HTML that is marked as derived by a machine; text in it means nothing else.
+
+    >>> shown = derived_html(pd.DataFrame({"alert": ["<b>"]}))
+    >>> "&lt;b&gt;" in shown, "Derived by a machine" in shown
+    (True, True)
+    """
+    with pd.option_context("display.max_colwidth", None):
+        listed = table.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format, justify="left")
+    return _marked("Derived by a machine", DERIVED, listed)
+
+
+def _marked(whose: str, colour: str, inner: str) -> str:
+    head = f"<p style='color: {colour}; font-weight: 600; margin: 0'>{whose}</p>"
+    return f"<div style='border-left: 5px solid {colour}; padding: 0.4em 1.2em; margin: 1em 0'>{head}{inner}</div>"

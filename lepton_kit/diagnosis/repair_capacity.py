@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,11 +71,40 @@ class Smaller:
             raise InputError(f"service_ratio = {self.service_ratio!r} of {self.version}: must be between 0 and 1")
 
 
+def smaller_of(version: str, card: Mapping[str, Any], measured: Measured) -> Smaller | None:
+    """Return a compressed version with the time that it would need, or None where it may not stand in, or is no faster.
+
+    Only the model's part of a request becomes shorter: reading and checking it takes as long as before (Amdahl 1967).
+
+    Parameters
+    ----------
+    version, card
+        As the registry has them.
+    measured
+        What was measured of the present version.
+
+    Examples
+    --------
+    >>> card = {"compression": {"may_stand_in": True, "times_as_fast": {"us_per_row": 4.0}}}
+    >>> measured = Measured(Demand(10, 0.1), 1, 1, 0.0, 0.8, 0.0, 1.0, 1.0, 1.0)
+    >>> smaller_of("v3", card, measured)
+    Smaller(version='v3', service_ratio=0.4)
+    """
+    compression = card.get("compression", {})
+    if not compression.get("may_stand_in"):
+        return None
+    faster = float(compression["times_as_fast"]["us_per_row"])
+    share = 0.0 if math.isnan(measured.model_share) else measured.model_share
+    ratio = round(1 - share * (1 - 1 / faster), 6)
+    return Smaller(version, ratio) if 0 < ratio < 1 else None
+
+
 @dataclass(frozen=True)
 class Measured:
     """What the workers had to do since the onset: `wait` (s, mean) and `memory_growth` (×) are NaN where not known.
 
-    `workers` answered before the onset, and `left` since; `rate_growth` is how many times as many requests came as
+    `model_share` is the part of the service time that the model itself takes (0 to 1; NaN where not known). `workers`
+    answered before the onset, and `left` since; `rate_growth` is how many times as many requests came as
     before, and `service_growth` how many times as long one kept a worker busy.
     """
 
@@ -81,6 +112,7 @@ class Measured:
     workers: int
     left: int
     wait: float
+    model_share: float
     refused: float
     rate_growth: float
     service_growth: float
@@ -126,6 +158,14 @@ class CapacityPlan:
     measured: Measured
     options: pd.DataFrame
     reasons: tuple[str, ...]
+
+    @property
+    def action(self) -> str:
+        """Return in words what the plan does to a service."""
+        said = [f"{self.workers} workers, at most {self.queue_limit} requests in each"]
+        said += [f"answer with {self.version}"] if self.version else []
+        said += ["replace each worker by a fresh one"] if self.restart else []
+        return "; ".join(said)
 
     @property
     def arrival_rate(self) -> float:
@@ -229,7 +269,7 @@ def measure(case: Case) -> Measured:
         When fewer than `least_rows` requests were answered since the onset.
     """
     window = case.recording.incident.window
-    onset, end = case.onset.timestamp(), window.end.timestamp()
+    start, onset, end = window.start.timestamp(), case.onset.timestamp(), window.end.timestamp()
     answered = case.during[case.during["status"] < 400]
     if len(answered) < case.criteria.least_rows or end <= onset:
         raise InputError(
@@ -238,11 +278,12 @@ def measure(case: Case) -> Measured:
         )
     source = RecordedMetrics(case.recording.metrics)
     before, during = _workers(case, is_before=True), _workers(case, is_before=False)
-    wait = _queue_wait(source, onset, end)
+    wait = _mean_seconds(source, "lepton_queue_seconds", onset, end)
     service = service_time(answered, wait)
     was = case.before[case.before["status"] < 400]
-    earlier = service_time(was, _queue_wait(source, window.start.timestamp(), onset)) if len(was) else float("nan")
-    start = window.start.timestamp()
+    earlier = (
+        service_time(was, _mean_seconds(source, "lepton_queue_seconds", start, onset)) if len(was) else float("nan")
+    )
     rate, earlier_rate = _rate(source, case.during, onset, end), _rate(source, case.before, start, onset)
     return Measured(
         demand=Demand(
@@ -254,6 +295,7 @@ def measure(case: Case) -> Measured:
         workers=max(before, during),
         left=during,
         wait=wait,
+        model_share=min(1.0, _mean_seconds(source, "lepton_model_seconds", onset, end) / service),
         refused=float(case.during["status"].eq(429).mean()),
         rate_growth=rate / earlier_rate if earlier_rate else float("nan"),
         service_growth=service / earlier,
@@ -291,11 +333,9 @@ def arrival_scv(times: pd.Series) -> float:
     return float(gaps.var(ddof=0) / gaps.mean() ** 2) if len(gaps) and gaps.mean() > 0 else 1.0
 
 
-def _queue_wait(source: RecordedMetrics, start: float, end: float) -> float:
-    """Return the mean seconds in the queue, NaN where no metric says so."""
-    total, count = (
-        grown(source, parse_selector(f"lepton_queue_seconds_{which}"), start, end) for which in ("sum", "count")
-    )
+def _mean_seconds(source: RecordedMetrics, histogram: str, start: float, end: float) -> float:
+    """Return the mean of a histogram's values, NaN where it has none."""
+    total, count = (grown(source, parse_selector(f"{histogram}_{which}"), start, end) for which in ("sum", "count"))
     return total / count if count else float("nan")
 
 

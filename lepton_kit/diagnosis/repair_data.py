@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.diagnosis.case import Case, build_case, contract_breaches, replay
 from lepton_kit.models.evaluation import covered
+from lepton_kit.models.training import Examples
 from lepton_kit.serving.mends import LAST, Mends
 from lepton_kit.telemetry.health import RecordedMetrics, grown
 from lepton_kit.telemetry.recordings import FEATURE, Recording
@@ -68,6 +69,17 @@ class DataPlan:
     coverage: float
     reasons: tuple[str, ...]
 
+    @property
+    def action(self) -> str:
+        """Return in words what the plan does to a service."""
+        mends = self.mends
+        said = [f"rescale {len(mends.scale)} features"] if mends.scale else []
+        said += [f"put {name} and {other} back" for name, other in mends.swap.items()]
+        said += [f"fill {len(mends.fill)} features where they are missing"] if mends.fill else []
+        said += ["refuse broken rows and keep them aside"] if mends.quarantine else []
+        said += ["restart the feed"] if self.restart_feed else []
+        return "; ".join(said) or "nothing to do"
+
 
 def plan_data(recording: Recording) -> DataPlan:
     """Say what to do about a feed, from the recording of an incident.
@@ -116,6 +128,60 @@ def plan_data(recording: Recording) -> DataPlan:
         coverage=coverage,
         reasons=tuple(said) or ("nothing in the recorded rows asks for a mend",),
     )
+
+
+def size_table(recording: Recording, plan: DataPlan) -> pd.DataFrame:
+    """Return the median size of each feature since the onset, times that of the sound rows before it.
+
+    Returns
+    -------
+    DataFrame
+        Index: feature; `came`, as the rows came, and `used`, as they would be with the plan's mends.
+    """
+    case = build_case(recording)
+    sound = _baseline(case)
+    used = _used(case, plan.mends, sound)
+    usual = sound.abs().median()
+    sides = {"came": case.during, "used": used.requests.loc[case.during.index]}
+    return pd.DataFrame({name: recording.features(rows).abs().median() / usual for name, rows in sides.items()})
+
+
+def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tuple[Examples, pd.DataFrame]:
+    """Return the rows of a recording that a model may learn from, in order of time, and a log of what was left out.
+
+    Rows since the onset are mended as the plan says, and those that it quarantines are left out, as are requests
+    without a known actual or without whole inputs, and all but the first of those that asked for one period.
+
+    Parameters
+    ----------
+    recording
+        The incident.
+    plan
+        As `plan_data` gives it; None where the data are not at fault.
+
+    Returns
+    -------
+    tuple
+        The rows, and the log: `why`, `rows_in`, `rows_out`.
+    """
+    case = build_case(recording)
+    if plan is not None:
+        rows = _used(case, plan.mends, _baseline(case)).requests.drop(index=plan.quarantined)
+    else:
+        rows = recording.requests
+    features = [name for name in map(str, rows) if name.startswith(FEATURE)]
+    steps = {
+        "refused as broken": rows,
+        "without a known actual": rows.dropna(subset=["actual"]),
+        "without whole inputs": rows.dropna(subset=["actual", *features]),
+    }
+    steps["asked for again"] = steps["without whole inputs"].drop_duplicates([*features, "actual"])
+    steps["at a time that was there already"] = steps["asked for again"].drop_duplicates("time").sort_values("time")
+    counts = [len(recording.requests), *map(len, steps.values())]
+    log = pd.DataFrame({"why": list(steps), "rows_in": counts[:-1], "rows_out": counts[1:]})
+    kept = steps["at a time that was there already"]
+    inputs = recording.features(kept)
+    return Examples(inputs, kept.set_index("time")["actual"]), log
 
 
 def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:

@@ -26,6 +26,11 @@ class ModelPlan:
     kind: Literal["rollback", "reload"]
     reasons: tuple[str, ...]
 
+    @property
+    def action(self) -> str:
+        """Return in words what the plan does to a service."""
+        return f"roll back to {self.version}" if self.kind == "rollback" else f"load {self.version} anew"
+
 
 def plan_model(recording: Recording) -> ModelPlan:
     """Say which version shall answer, from the recording of an incident.

@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
 from lepton_kit.data.sources import read_prices
 from lepton_kit.diagnosis.history import read_history
 from lepton_kit.errors import LeptonError
@@ -34,19 +37,19 @@ from lepton_kit.runs.project import find_project
 from lepton_kit.telemetry.recordings import read_recording, write_recording
 
 NAME, SERVICE = "stale-feed-repaired", "goog"
-TIME_SCALE, FRESH_S, RATE = 600, 4.0, 12.0
+TIME_SCALE, FRESH_S, RATE = 600, 10.0, 12.0
 FAULT, FAULT_AFTER_S, WITHIN_S = "stale-feed", 40.0, 300.0
-RESTARTED = "feed-restarted"
+STOPPED, BACK = "feed-restart-asked", "feed-is-back"
 BY = "lepton_kit.ops.recorded_history, in place of a person"
 MADE = (
     f"recorded by `python -m lepton_kit.ops.recorded_history`: a real service under {RATE:g} requests a second, its "
-    f"feed made to stick after {FAULT_AFTER_S:g} s, watched with all windows {TIME_SCALE} times shorter; a program approved "
-    "the repair, and restarted the feed when the repair asked for it"
+    f"feed made to stick after {FAULT_AFTER_S:g} s, watched with all windows {TIME_SCALE} times shorter; a program "
+    "approved the repair, and restarted the feed when the repair asked for it"
 )
 SETTINGS = f"""
 [services.{SERVICE}]
 model = "{SERVICE}"
-restart_feed = ["touch", "{RESTARTED}"]
+restart_feed = ["sh", "-c", "touch {STOPPED}; until [ -e {BACK} ]; do sleep 0.1; done"]
 
 [watch]
 time_scale = {TIME_SCALE}
@@ -56,7 +59,7 @@ report = false
 [remedies.data]
 runbook = "runbooks/repair-data.ipynb"
 policy = "ask"
-parameters = {{ observe_seconds = 20.0 }}
+parameters = {{ observe_seconds = 30.0 }}
 
 [postmortem]
 runbook = "runbooks/postmortem.ipynb"
@@ -77,8 +80,11 @@ def record(folder: Path, kit: Path) -> Path:
         with _load(project, "--fault", FAULT, "--fault-after", str(FAULT_AFTER_S)):
             repair = _awaited(queue.waiting, "no repair was proposed")[0]
             queue.decide(repair.job, make_decision(True, BY, "lepton approve", "approved in order to record this"))
-            _awaited((project / RESTARTED).exists, "the repair did not restart the feed")
+            _awaited((project / STOPPED).exists, "the repair did not restart the feed")
+        asked = _asked(service.address)
         with _load(project):
+            _awaited(lambda: _asked(service.address) > asked + RATE, "the feed did not come back")
+            (project / BACK).touch()
             _awaited(lambda: _looked_back(queue, repair.incident), "the incident was not looked back on")
         incident = queue.incident(repair.incident)
         assert incident is not None
@@ -120,6 +126,13 @@ def _awaited(question: Callable[[], _T], otherwise: str) -> _T:
             return answer
         time.sleep(0.2)
     raise LeptonError(f"{otherwise} within {WITHIN_S:g} s")
+
+
+def _asked(address: str) -> float:
+    """Return how many forecasts a service was asked for."""
+    families = text_string_to_metric_families(httpx.get(f"{address}/metrics", timeout=10, trust_env=False).text)
+    samples = (sample for family in families for sample in family.samples)
+    return sum(one.value for one in samples if one.name == "lepton_predict_requests_total")
 
 
 def _looked_back(queue: Queue, incident: str) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +18,11 @@ import pandas as pd
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.recovery import Ratio, Recovery, judge_recovery, sli_ratio
 from lepton_kit.diagnosis.remedies import Operator
-from lepton_kit.errors import InputError
+from lepton_kit.diagnosis.repair_capacity import Measured, Smaller, smaller_of
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.retraining import Retrained, retrain
+from lepton_kit.models.training import Examples
 from lepton_kit.ops.load import running_address
 from lepton_kit.ops.operator import ServiceOperator
 from lepton_kit.telemetry.recordings import Recording
@@ -177,3 +181,42 @@ def _window(recording: Recording) -> tuple[pd.Timestamp, pd.Timestamp]:
 def _looks(looks: Sequence[tuple[float, Recovery]]) -> pd.DataFrame:
     rows = [(s, one.after.share, *one.after.interval, one.after.total, one.verdict) for s, one in looks]
     return pd.DataFrame(rows, columns=["seconds", "share", "low", "high", "events", "verdict"])
+
+
+def retrained(
+    rows: Examples, present: Mapping[str, Forecaster], trials: int, seed: int
+) -> tuple[Retrained | None, str]:
+    """Tune and train a candidate on recent rows and let the gate judge it; say why where that cannot be done.
+
+    Parameters
+    ----------
+    rows
+        As `lepton_kit.diagnosis.repair_data.rows_to_learn_from` gives them.
+    present
+        The versions that it must beat.
+    trials
+        Settings that are tried beside the present ones.
+    seed
+        Fixes every random number.
+    """
+    try:
+        made = retrain(rows, present, trials=trials, seed=seed)
+    except LeptonError as error:  # too few rows, or every trial diverged: what answers stays
+        return None, f"not retrained: {error}"
+    return made, "; ".join(made.decision.reasons)
+
+
+def promote(operator: ServiceOperator, made: Retrained) -> str:
+    """Register a candidate that passed the gate, let the service answer with it, and return its version."""
+    if not made.decision.promote:
+        raise InputError(f"the gate refuses the candidate: {'; '.join(made.decision.reasons)}")
+    version = made.save(operator.registry, operator.config.model, operator.run_id)
+    operator.set_state(replace(operator.state(), version=version), f"passed the gate: {made.decision.reasons[0]}")
+    return version
+
+
+def compressed_version(operator: ServiceOperator, measured: Measured) -> Smaller | None:
+    """Return the compressed version that may take the present one's place, and how long it would need; None without."""
+    model, version = operator.config.model, operator.state().version
+    found = operator.registry.compressed(model, version)
+    return smaller_of(found, operator.registry.card(model, found), measured) if found else None

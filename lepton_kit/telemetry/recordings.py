@@ -31,15 +31,18 @@ service's log. Control characters are made visible on reading; whoever displays 
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
@@ -54,7 +57,14 @@ METRIC_COLUMNS = ("time", "metric", "labels", "value")
 LOG_COLUMNS = ("time", "level", "message", "fields")
 TOPOLOGY_COLUMNS = ("caller", "callee")
 NUMERIC_REQUEST_COLUMNS = ("status", "latency_ms", *PREDICTION_COLUMNS, "actual")
+TEXT_COLUMNS = ("request_id", "version")
 LONGEST_TEXT = 500
+
+LONGEST_LINE = 64 * 1024
+"""A log line of more bytes is not read."""
+
+MOST_FIELDS, LONGEST_FIELD = 20, 200
+"""Of a log line's fields so many are kept, and of each so many characters."""
 
 
 def printable(text: str, longest: int = LONGEST_TEXT) -> str:
@@ -144,7 +154,10 @@ def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Recording:
-    """One incident's evidence. A table whose file is absent is empty, and the file is named in `absent`.
+    """One incident's evidence.
+
+    A table whose file is absent or not readable is empty, and the file is named in `absent`. `problems` says what could
+    not be read, or looks wrong, and why.
 
     Examples
     --------
@@ -163,6 +176,7 @@ class Recording:
     topology: pd.DataFrame = field(default_factory=lambda: _empty(TOPOLOGY_COLUMNS))
     models: Mapping[str, Path] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def features(self, requests: pd.DataFrame) -> pd.DataFrame:
         """Return the feature columns of some requests under the names the model knows, indexed by request time."""
@@ -171,7 +185,12 @@ class Recording:
 
 
 def read_recording(folder: Path | str) -> Recording:
-    """Read a recording.
+    """Read a recording; whatever of it cannot be read is left out, and named.
+
+    Half the evidence of an incident is better than none, so only `incident.json` must be readable. A file that is not
+    there is named in `absent`; so is one that is not readable, with the reason in `problems`, where also stands what
+    was left out of a file: log lines that are none, values that are no numbers, times without a zone. Rows outside of
+    the incident's window stay, and are named: their clock may be wrong.
 
     Parameters
     ----------
@@ -186,25 +205,56 @@ def read_recording(folder: Path | str) -> Recording:
     Raises
     ------
     InputError
-        When there is no such folder, it has no `incident.json`, or a file in it is not readable or lacks a column.
+        When there is no such folder, or it has no readable `incident.json`.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a recording is a folder with an incident.json")
     incident = _read_incident(folder / "incident.json")
     absent: list[str] = []
-    requests = _read_table(folder / "requests.parquet", REQUEST_COLUMNS, absent)
-    recording = Recording(
+    problems: list[str] = []
+
+    def read(name: str, reader: Callable[[Path, list[str]], pd.DataFrame], nothing: pd.DataFrame) -> pd.DataFrame:
+        """Return a part, or nothing where it is absent or not readable."""
+        if not (folder / name).exists():
+            absent.append(name)
+            return nothing
+        try:
+            table = reader(folder / name, problems)
+        except InputError as error:
+            absent.append(name)
+            problems.append(str(error).replace(f"{folder}/", ""))
+            return nothing
+        if outside := rows_outside(table, incident.window):
+            problems.append(f"{name}: {outside} of {len(table)} rows lie outside of the window: the clock may be wrong")
+        return table
+
+    return Recording(
         incident=incident,
-        requests=_with_numbers(requests, folder / "requests.parquet"),
-        metrics=_read_table(folder / "metrics.parquet", METRIC_COLUMNS, absent),
-        reference=_read_table(folder / "reference.parquet", (), absent),
-        logs=_read_logs(folder / "logs.jsonl", absent),
-        topology=_read_topology(folder / "topology.csv", absent),
+        requests=read("requests.parquet", _read_requests, _empty(REQUEST_COLUMNS)),
+        metrics=read("metrics.parquet", _read_metrics, _empty(METRIC_COLUMNS)),
+        reference=read("reference.parquet", _read_reference, pd.DataFrame()),
+        logs=read("logs.jsonl", _read_logs, _empty(LOG_COLUMNS)),
+        topology=read("topology.csv", _read_topology, _empty(TOPOLOGY_COLUMNS)),
         models=_find_models(folder / "models", incident.versions, absent),
         absent=tuple(absent),
+        problems=tuple(printable(problem) for problem in problems),
     )
-    return recording
+
+
+SLACK = 0.05
+"""So much of the window's length a time may lie outside of it: a log line just before the first request is no fault."""
+
+
+def is_inside(times: pd.Series, window: Window) -> pd.Series:
+    """Tell for each time whether it lies in a window, or so little outside that no clock is wrong."""
+    slack = SLACK * (window.end - window.start)
+    return times.between(pd.Timestamp(window.start - slack), pd.Timestamp(window.end + slack))
+
+
+def rows_outside(table: pd.DataFrame, window: Window) -> int:
+    """Return how many rows of a table lie outside of a window; 0 of one without times."""
+    return int((~is_inside(table["time"], window)).sum()) if "time" in table else 0
 
 
 def write_recording(recording: Recording, folder: Path | str, truth: Mapping[str, Any] | None = None) -> Path:
@@ -266,16 +316,46 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_table(path: Path, columns: tuple[str, ...], absent: list[str]) -> pd.DataFrame:
-    if not path.exists():
-        absent.append(path.name)
-        return _empty(columns)
+def _parquet(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are both of these
+        return pd.read_parquet(path)
+    except (OSError, ValueError, NotImplementedError, KeyError, TypeError) as error:  # what pyarrow's errors are
         raise InputError(f"{path}: not readable as Parquet ({printable(str(error), 200)})") from error
-    _check_columns(table, columns, path)
-    return _in_order_of_time(table, path) if "time" in columns else table
+
+
+def _read_requests(path: Path, problems: list[str]) -> pd.DataFrame:
+    """Read the requests; a column that is absent is empty, but for their time, without which there is no evidence."""
+    table = _in_order_of_time(_parquet(path), path, problems)
+    lacking = [column for column in REQUEST_COLUMNS if column not in table]
+    if lacking:
+        problems.append(f"{path.name}: lacks column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}")
+    numbered = table.index.astype(str)  # an id of its own for each: none is asked twice
+    table = table.assign(**{name: numbered if name == "request_id" else np.nan for name in lacking})
+    numeric = [*NUMERIC_REQUEST_COLUMNS, *feature_columns(table)]
+    texts = {name: table[name].astype("object").where(table[name].notna(), "").astype(str) for name in TEXT_COLUMNS}
+    return _with_numbers(table.assign(**texts), numeric, path, problems)
+
+
+def _read_metrics(path: Path, problems: list[str]) -> pd.DataFrame:
+    table = _parquet(path)
+    _check_columns(table, METRIC_COLUMNS, path)
+    table = _with_numbers(_in_order_of_time(table, path, problems), ["value"], path, problems)
+    named = table["labels"].isin([text for text in table["labels"].unique() if _is_object(text)])
+    if not named.all():
+        problems.append(f"{path.name}: {int((~named).sum())} of {len(table)} rows have labels that are no JSON object")
+    return table[named].reset_index(drop=True).astype({"metric": "str"})
+
+
+def _is_object(text: Any) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _read_reference(path: Path, problems: list[str]) -> pd.DataFrame:
+    table = _parquet(path)
+    return _with_numbers(table.rename(columns=str), [str(column) for column in table.columns], path, problems)
 
 
 def _check_columns(table: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
@@ -283,58 +363,92 @@ def _check_columns(table: pd.DataFrame, columns: tuple[str, ...], path: Path) ->
         raise InputError(f"{path}: lacks column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
 
 
-def _in_order_of_time(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _in_order_of_time(table: pd.DataFrame, path: Path, problems: list[str]) -> pd.DataFrame:
+    _check_columns(table, ("time",), path)
     time = table["time"]
     if not isinstance(time.dtype, pd.DatetimeTZDtype):
         raise InputError(f"{path}: column time holds {time.dtype}; it must hold timestamps in UTC")
     if time.isna().any():
-        raise InputError(f"{path}: time is missing in row {int(time.isna().to_numpy().argmax())}")
-    return table.assign(time=time.dt.tz_convert("UTC")).sort_values("time", kind="stable", ignore_index=True)
+        problems.append(f"{path.name}: {int(time.isna().sum())} of {len(table)} rows have no time, and are left out")
+    dated = table.assign(time=time.dt.tz_convert("UTC"))[time.notna()]
+    return dated.sort_values("time", kind="stable", ignore_index=True)
 
 
-def _with_numbers(requests: pd.DataFrame, path: Path) -> pd.DataFrame:
-    numeric = [*NUMERIC_REQUEST_COLUMNS, *feature_columns(requests)]
-    for column in numeric:
-        if not pd.api.types.is_numeric_dtype(requests[column]):
-            raise InputError(f"{path}: column {column} holds {requests[column].dtype}; it must hold numbers")
-    return requests.astype(dict.fromkeys(numeric, "float64"))
+def _with_numbers(table: pd.DataFrame, columns: list[str], path: Path, problems: list[str]) -> pd.DataFrame:
+    """Return a table whose named columns hold numbers; what is none is missing, and named."""
+    for column in columns:
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            numbers = pd.to_numeric(table[column], errors="coerce")
+            if lost := int((numbers.isna() & table[column].notna()).sum()):
+                problems.append(
+                    f"{path.name}: column {column} holds {table[column].dtype}; it must hold numbers, and {lost} of "
+                    f"{len(table)} values are none"
+                )
+            table = table.assign(**{column: numbers})
+    return table.astype(dict.fromkeys(columns, "float64"))
 
 
-def _read_logs(path: Path, absent: list[str]) -> pd.DataFrame:
-    if not path.exists():
-        absent.append(path.name)
-        return _empty(LOG_COLUMNS)
+def _read_logs(path: Path, problems: list[str]) -> pd.DataFrame:
+    entries, damaged = [], []
+    for number, line in enumerate(log_lines(path), 1):
+        entry = _log_entry(line)
+        if entry is None:
+            damaged.append(number)
+        else:
+            entries.append(entry)
+    if damaged:
+        problems.append(
+            f"{path.name}: {len(damaged)} of {len(damaged) + len(entries)} lines are no object with a time (and its "
+            f"zone), level and message, or longer than {LONGEST_LINE} bytes, and are left out; the first is line "
+            f"{damaged[0]}"
+        )
+    table = pd.DataFrame(entries, columns=list(LOG_COLUMNS)) if entries else _empty(LOG_COLUMNS)
+    return table.sort_values("time", kind="stable", ignore_index=True)
+
+
+def log_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file that hold anything; one above `LONGEST_LINE` bytes as a `?`, which is none."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+        with path.open("rb") as file:
+            while line := file.readline(LONGEST_LINE):
+                is_whole = line.endswith(b"\n") or len(line) < LONGEST_LINE
+                while not is_whole and (rest := file.readline(LONGEST_LINE)):
+                    is_whole, line = rest.endswith(b"\n"), b"?"
+                if line.strip():
+                    yield line
     except OSError as error:
         raise InputError(f"{path}: not readable ({error})") from error
-    entries = [_log_entry(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    table = pd.DataFrame(entries, columns=list(LOG_COLUMNS)) if entries else _empty(LOG_COLUMNS)
-    return _in_order_of_time(table, path)
 
 
-def _log_entry(line: str, place: str) -> dict[str, Any]:
+def _log_entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
         time = pd.Timestamp(entry["time"])
         texts = {key: printable(str(entry[key])) for key in ("level", "message")}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{place}: must be an object with time, level and message; got {printable(line, 80)}"
-        ) from error
-    if time.tzinfo is None:
-        raise InputError(f"{place}: time = {entry['time']}: must say its zone, such as 2008-02-04T21:00:00Z")
-    return {"time": time.tz_convert("UTC"), **texts, "fields": json.dumps(entry.get("fields", {}))}
+        fields = entry.get("fields")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        return None
+    if pd.isna(time) or time.tzinfo is None:
+        return None
+    told = json.dumps(flat_fields(fields if isinstance(fields, dict) else {}))
+    return {"time": time.tz_convert("UTC"), **texts, "fields": told}
 
 
-def _read_topology(path: Path, absent: list[str]) -> pd.DataFrame:
-    if not path.exists():
-        absent.append(path.name)
-        return _empty(TOPOLOGY_COLUMNS)
+def flat_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return at most `MOST_FIELDS` fields with short names and values; whatever is not a number becomes text."""
+    return {
+        printable(str(name), 60): value
+        if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+        else printable(str(value), LONGEST_FIELD)
+        for name, value in itertools.islice(fields.items(), MOST_FIELDS)
+    }
+
+
+def _read_topology(path: Path, problems: list[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as CSV ({error})") from error
+        raise InputError(f"{path}: not readable as CSV ({printable(str(error), 200)})") from error
     _check_columns(table, TOPOLOGY_COLUMNS, path)
     return table
 

@@ -206,6 +206,7 @@ def _remedy(remedy: Mapping[str, Any], needs_token: bool) -> str:
     head = f"<h3>{text(remedy['notebook'])} {badge(remedy['verdict'] or remedy['state'])}</h3>"
     facts = f'<p class="quiet">cause: {text(remedy["cause"])} · proposed {_moment(remedy["since"])} UTC</p>'
     why = f"<p>{'Waits' if is_waiting else 'Waited'}: {text(remedy['why'])}</p>" if remedy["why"] else ""
+    why += f'<p class="wrong">{text(remedy["error"])}</p>' if remedy["error"] else ""
     form = _form(remedy["job"], needs_token) if is_waiting else ""
     return f'<article class="card" id="repair-{remedy["job"]}">{head}{facts}{why}{_decided(remedy)}{form}</article>'
 

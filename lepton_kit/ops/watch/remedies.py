@@ -76,6 +76,7 @@ class Remedy:
     is_automatic: bool
     why: str
     state: str
+    error: str | None
     notebook: str
     queued: float
     decisions: tuple[Decision, ...]
@@ -193,17 +194,20 @@ def _why_not_waiting(ledger: sqlite3.Connection, job: int) -> str:
 
 def read(ledger: sqlite3.Connection, condition: str, *values: object) -> list[Remedy]:
     """Return the repairs that meet a condition (SQL), oldest first, with what was decided on each."""
-    names = "job, remedies.incident, service, cause, follows, automatic, why, state, notebook, queued"
+    columns = {
+        "job": "job", "incident": "remedies.incident", "service": "service", "cause": "cause", "follows": "follows",
+        "is_automatic": "automatic", "why": "why", "state": "state", "error": "error", "notebook": "notebook",
+        "queued": "queued",
+    }  # fmt: skip
     rows = ledger.execute(
-        f"SELECT {names} FROM remedies JOIN jobs ON number = job WHERE {condition} ORDER BY job", values
-    )
-    found = []
-    for job, incident, service, cause, follows, automatic, why, state, notebook, queued in rows.fetchall():
-        decided = decisions(ledger, job)
-        found.append(
-            Remedy(job, incident, service, cause, follows, bool(automatic), why, state, notebook, queued, decided)
-        )
-    return found
+        f"SELECT {', '.join(columns.values())} FROM remedies JOIN jobs ON number = job WHERE {condition} ORDER BY job",
+        values,
+    ).fetchall()
+    held = (dict(zip(columns, row, strict=True)) for row in rows)
+    return [
+        Remedy(**one | {"is_automatic": bool(one["is_automatic"]), "decisions": decisions(ledger, one["job"])})
+        for one in held
+    ]
 
 
 def decisions(ledger: sqlite3.Connection, job: int) -> tuple[Decision, ...]:
@@ -213,11 +217,12 @@ def decisions(ledger: sqlite3.Connection, job: int) -> tuple[Decision, ...]:
 
 
 def due_postmortems(ledger: sqlite3.Connection, when: str) -> list[str]:
-    """Return the incidents that were repaired, with nothing left to run or to decide, and not looked back on yet."""
+    """Return the incidents with a repair that has run, nothing left to run or to decide, and no postmortem yet."""
     over = "AND incidents.status = 'resolved'" if when == "resolved" else ""
     rows = ledger.execute(
         "SELECT DISTINCT remedies.incident FROM remedies JOIN incidents ON incidents.id = remedies.incident"
-        f" WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.incident = incidents.id AND (jobs.kind = 'postmortem'"
+        " JOIN jobs AS repair ON repair.number = remedies.job AND repair.state = 'ended'"
+        " WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.incident = incidents.id AND (jobs.kind = 'postmortem'"
         f" OR jobs.state IN ('queued', 'waiting', 'running'))) {over}"
     )
     return [row[0] for row in rows]

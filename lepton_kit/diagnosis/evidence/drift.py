@@ -1,0 +1,200 @@
+"""Evidence of drift: whether inputs and actuals moved, each by itself, and together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lepton_kit.data.drift import drift_table
+from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period
+from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, too_few
+
+
+def inputs_and_actuals(case: Case) -> Evidence:
+    """Answer what moved: `together`, `inputs alone`, `actuals alone`, `unmoved` or `unclear`.
+
+    A real change of the world moves the actuals and the inputs, which are made of past actuals, alike. A fault on the
+    way to the model moves its inputs and leaves the actuals: then the size of an input changed `apart_factor` times
+    more, or less, than the spread of the actuals, or its mean shifted while they did not move. Inputs that moved by
+    less are `unclear` beside actuals that did not move, and `together` with ones that moved almost, and as they did.
+    Features must be stationary by design (returns, ratios, not price
+    levels): a trend would count as moved.
+    """
+    moved = movement(case)
+    if moved is None:
+        return not_checked("inputs_and_actuals", "too few requests with inputs and known actuals on each side")
+    inputs, actual = moved.drop(index="actual"), moved.loc["actual"].to_dict()
+    finding = _what_moved(inputs, actual, case.criteria)
+    return Evidence(
+        name="inputs_and_actuals",
+        finding=finding,
+        summary=f"spread of the inputs × {inputs['spread_ratio'].median():.2f} (median of {len(inputs)}; "
+        f"from {inputs['spread_ratio'].min():.2f} to {inputs['spread_ratio'].max():.2f}), "
+        f"of the actuals × {actual['spread_ratio']:.2f}; means moved by up to {inputs['mean_shift'].abs().max():.2f} "
+        f"and {abs(actual['mean_shift']):.2f} standard deviations",
+        effect=float(actual["spread_ratio"]),
+        unit="× spread of the actuals",
+        p_value=float(actual["spread_p"]),
+        onset=onset_in(actual_size(case.requests), case),
+    )
+
+
+def movement(case: Case) -> pd.DataFrame | None:
+    """Return `drift_table` from before to during for every input and `actual`, and what moved.
+
+    Added are the columns `size_ratio`, `shifted` and `moved`.
+
+    The size is the mean absolute value. For returns it changes as the spread does. A rolling volatility, which never is
+    negative, has the size of the actuals' spread, while its own spread and mean move far more when the market changes;
+    so such an input is never called shifted.
+
+    Moved means: the spread changed by `spread_factor`, or the mean by one standard deviation, and not by chance
+    (Brown–Forsythe and Kolmogorov–Smirnov, `alpha` divided by the number of rows of the table: Bonferroni).
+    None when either side has too few rows with inputs and actuals.
+    """
+    sides = [_inputs_with_actual(case, side) for side in (case.before, case.during)]
+    if min(len(side) for side in sides) < case.criteria.least_rows or len(sides[0].columns) < 2:
+        return None
+    table = drift_table(*sides)
+    alpha = case.criteria.alpha / len(table)
+    spread = (_times(table["spread_ratio"]) >= case.criteria.spread_factor) & (table["spread_p"] < alpha)
+    mean = (table["mean_shift"].abs() >= 1) & (table["ks_p"] < alpha)
+    before, during = (side[table.index] for side in sides)
+    with_sign = before.lt(0).any() & before.gt(0).any()
+    return table.assign(
+        size_ratio=during.abs().mean() / before.abs().mean(), shifted=mean & with_sign, moved=spread | mean
+    )
+
+
+def actuals(case: Case) -> Evidence:
+    """Answer whether the actuals began to swing back, each undone by the next: `reverting` or `not reverting`.
+
+    A wrong price makes two wrong returns, one up and one down. So noise or spikes in the prices that the actuals are
+    made of push their lag-1 autocorrelation towards −0.5, where a market's is near 0. It counts from `reverting` below
+    0 on, if it did not before, and not by chance: that of n independent values has a variance of 1/n (Bartlett, 1946).
+    """
+    before, during = (actuals_by_period(side) for side in (case.before, case.during))
+    if few := too_few(case, before, during, "known actuals"):
+        return not_checked("actuals", few)
+    if before.nunique() < 2 or during.nunique() < 2:
+        return not_checked("actuals", "the actuals never vary")
+    was, since = before.autocorr(), during.autocorr()
+    p_value = float(stats.norm.cdf(since * np.sqrt(len(during))))
+    reverting = since <= -case.criteria.reverting < was and p_value < case.criteria.alpha
+    return Evidence(
+        name="actuals",
+        finding="reverting" if reverting else "not reverting",
+        summary=f"correlation of each actual with the one before it {was:.2f} before and {since:.2f} since",
+        effect=since,
+        unit="lag-1 autocorrelation",
+        p_value=p_value,
+    )
+
+
+def _inputs_with_actual(case: Case, side: pd.DataFrame) -> pd.DataFrame:
+    table = case.recording.features(side).assign(actual=side["actual"].to_numpy())
+    return table.replace([np.inf, -np.inf], np.nan).dropna()
+
+
+def _times(ratio: pd.Series) -> pd.Series:
+    """Return how many times larger or smaller something became, at least 1; infinite where it vanished."""
+    return ratio.where(ratio >= 1, 1 / ratio)
+
+
+def _what_moved(inputs: pd.DataFrame, actual: dict[Hashable, Any], criteria: Criteria) -> str:
+    moved = inputs[inputs["moved"]]
+    apart = _times(moved["size_ratio"] / actual["spread_ratio"]) >= criteria.apart_factor
+    if apart.any() or (moved["shifted"].any() and not actual["moved"]):
+        return "inputs alone"
+    if actual["moved"]:
+        return "together" if len(moved) else "actuals alone"
+    if not len(moved):
+        return "unmoved"
+    return "together" if _almost_moved(moved["size_ratio"], actual, criteria) else "unclear"
+
+
+def _almost_moved(inputs: pd.Series, actual: dict[Hashable, Any], criteria: Criteria) -> bool:
+    """Tell whether the actuals' spread went halfway (on a log scale) to counting, and each input's size with it."""
+    ratio = actual["spread_ratio"]
+    is_halfway = max(ratio, 1 / ratio) >= criteria.spread_factor**0.5 and actual["spread_p"] < criteria.alpha
+    return bool(is_halfway and (_times(inputs / ratio) < criteria.spread_factor).all())
+
+
+PSI, DISTANCE = 0.25, 0.25
+"""From here on a feature has drifted: population stability index beyond chance, and Wasserstein distance in sd."""
+
+
+def drift(case: Case) -> Evidence:
+    """Answer whether any feature's distribution moved, each by itself: `drifted` or `steady`.
+
+    Effect sizes decide (PSI beyond what such samples show by chance, and the Wasserstein distance in standard
+    deviations); the Kolmogorov–Smirnov test guards against chance, with `alpha` divided by the number of features.
+    """
+    sides = case.whole_inputs
+    if few := too_few(case, *sides, "whole rows"):
+        return not_checked("drift", few)
+    table = drift_table(*sides)
+    if table.empty:
+        return not_checked("drift", "the requests hold no features")
+    by_chance = 9 * sum(1 / len(side) for side in sides)
+    moved = (table["psi"] - by_chance >= PSI) & (table["wasserstein"] >= DISTANCE)
+    moved &= table["ks_p"] < case.criteria.alpha / len(table)
+    worst = table.loc[moved].head(3) if moved.any() else table.head(1)
+    told = ", ".join(
+        f"{name} (PSI {row.psi:.2f}, Wasserstein {row.wasserstein:.2f} sd)" for name, row in worst.iterrows()
+    )
+    return Evidence(
+        name="drift",
+        finding="drifted" if moved.any() else "steady",
+        summary=f"{int(moved.sum())} of {len(table)} features moved; the most: {told}",
+        effect=float(table["psi"].iloc[0]),
+        unit="PSI",
+        p_value=float(table["ks_p"].min()),
+    )
+
+
+APART = 0.65
+"""Area under the ROC curve from which on a classifier tells two samples apart; 0.5 is chance."""
+
+
+def joint_drift(case: Case) -> Evidence:
+    """Answer whether a classifier tells the rows since the onset from those before: `told apart` or `alike`."""
+    found = case.two_sample
+    if isinstance(found, str):
+        return not_checked("joint_drift", found)
+    is_apart = found.auc >= APART and found.p_value < case.criteria.alpha
+    driving = ", ".join(f"{name} {share:.0%}" for name, share in found.drivers.head(3).items())
+    return Evidence(
+        name="joint_drift",
+        finding="told apart" if is_apart else "alike",
+        summary=f"a classifier tells the rows apart with an area under the ROC curve of {found.auc:.2f}; by {driving}",
+        effect=found.auc,
+        unit="AUC",
+        p_value=found.p_value,
+    )
+
+
+def label_drift(case: Case) -> Evidence:
+    """Answer whether the distribution of the actuals moved: `drifted` or `steady`.
+
+    Judged as `drift` judges a feature, one actual for each period.
+    """
+    before, during = (actuals_by_period(side) for side in (case.before, case.during))
+    if few := too_few(case, before, during, "known actuals"):
+        return not_checked("label_drift", few)
+    row = drift_table(before.to_frame(), during.to_frame()).iloc[0]
+    by_chance = 9 * (1 / len(before) + 1 / len(during))
+    moved = row["psi"] - by_chance >= PSI and row["wasserstein"] >= DISTANCE and row["ks_p"] < case.criteria.alpha
+    return Evidence(
+        name="label_drift",
+        finding="drifted" if moved else "steady",
+        summary=f"actuals: PSI {row['psi']:.2f}, Wasserstein {row['wasserstein']:.2f} sd, mean moved by "
+        f"{row['mean_shift']:.2f} sd, spread × {row['spread_ratio']:.2f}",
+        effect=float(row["psi"]),
+        unit="PSI",
+        p_value=float(row["ks_p"]),
+    )

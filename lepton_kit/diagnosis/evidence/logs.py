@@ -1,0 +1,55 @@
+"""Evidence of the log: what the service says since the onset that it did not say before."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lepton_kit.diagnosis.case import Case
+from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
+from lepton_kit.telemetry.health import Periods
+from lepton_kit.telemetry.logs import digest
+from lepton_kit.telemetry.recordings import printable
+
+ALARMING = ("WARNING", "ERROR", "CRITICAL")
+FEWEST_LINES, LONGEST_SHOWN = 3, 80
+
+
+def log_templates(case: Case) -> Evidence:
+    """Answer whether warnings or errors of a new kind came, or burst: `new`, `bursting` or `usual`.
+
+    Lines are counted by their template. Their words are shown, and not weighed: whoever writes them could say anything.
+    """
+    logs, window = case.recording.logs, case.recording.incident.window
+    if logs.empty:
+        return not_checked("log_templates", "the recording holds no log lines")
+    periods = Periods(pd.Timestamp(window.start), case.onset, pd.Timestamp(window.end))
+    alarming = logs[logs["level"].str.upper().isin(ALARMING)]
+    marked = remarkable(digest(alarming, periods))
+    told = [
+        f"{printable(str(row['template']), LONGEST_SHOWN)!r} ({row['now']} lines)" for row in marked.to_dict("records")
+    ]
+    return Evidence(
+        name="log_templates",
+        finding=str(marked["mark"].iloc[0]) if len(marked) else "usual",
+        summary=f"{len(marked)} kinds of warnings or errors are new or burst: {'; '.join(told[:3])}"
+        if len(marked)
+        else f"no kind of warning or error is new or bursts, in {len(logs)} lines",
+        effect=float(marked["now"].sum()),
+        unit="lines",
+        onset=_first(alarming, case) if len(marked) else None,
+    )
+
+
+def remarkable(digested: pd.DataFrame) -> pd.DataFrame:
+    """Return the templates that are new in at least a few lines, or burst.
+
+    >>> told = pd.DataFrame({"template": ["a", "b", "c"], "now": [1, 40, 9], "mark": ["new", "bursting", ""]})
+    >>> remarkable(told)["template"].tolist()
+    ['b']
+    """
+    return digested[digested["mark"].isin(["new", "bursting"]) & (digested["now"] >= FEWEST_LINES)]
+
+
+def _first(lines: pd.DataFrame, case: Case) -> pd.Timestamp | None:
+    since = lines.loc[lines["time"] >= case.onset, "time"]
+    return pd.Timestamp(since.iloc[0]) if len(since) else None

@@ -1,0 +1,52 @@
+"""The questions, in the order in which a reader wants their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lepton_kit.diagnosis.case import Case
+from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, timing
+from lepton_kit.diagnosis.evidence.base import Evidence
+
+QUESTIONS: tuple[Callable[[Case], Evidence], ...] = (
+    model.coverage,
+    inputs.contract,
+    inputs.missing_values,
+    inputs.stale_values,
+    inputs.duplicated_requests,
+    inputs.units,
+    inputs.relations,
+    inputs.freshness,
+    inputs.input_problems,
+    drift.inputs_and_actuals,
+    drift.drift,
+    drift.joint_drift,
+    drift.label_drift,
+    drift.actuals,
+    model.error_decomposition,
+    model.replay_of_last_good,
+    model.replay_score,
+    model.served_version,
+    model.outputs,
+    model.model_errors,
+    model.checksums,
+    model.answering_version,
+    model.deployment,
+    compute.latency,
+    compute.queue,
+    compute.queue_or_model,
+    compute.errors,
+    compute.refusals,
+    compute.saturation,
+    compute.memory,
+    compute.restarts,
+    compute.workers,
+    compute.arrivals,
+    logs.log_templates,
+    timing.first_signal,
+)
+
+
+def gather(case: Case) -> tuple[Evidence, ...]:
+    """Ask every question of a case."""
+    return tuple(question(case) for question in QUESTIONS)

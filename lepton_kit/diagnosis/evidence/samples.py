@@ -1,0 +1,75 @@
+"""Samples of the service's own metrics as series by time: gauges added up, counters as what they grew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+NO_SAMPLES = pd.Series(dtype=float, index=pd.DatetimeIndex([], tz="UTC"))
+
+
+def gauge(samples: pd.DataFrame | None, **labels: str) -> pd.Series:
+    """Return a gauge by time, added up over its series.
+
+    Parameters
+    ----------
+    samples
+        `time`, `labels` (JSON), `value` of one metric; None where it was not recorded.
+    labels
+        Which series count.
+
+    Examples
+    --------
+    >>> time = pd.to_datetime([0, 0, 10, 10], unit="s", utc=True)
+    >>> held = pd.DataFrame({"time": time, "labels": ['{"pid":"1"}', '{"pid":"2"}'] * 2, "value": [1.0, 2.0, 3.0, 4.0]})
+    >>> gauge(held).tolist(), gauge(held, pid="2").tolist()
+    ([3.0, 7.0], [2.0, 4.0])
+    """
+    if samples is None:
+        return NO_SAMPLES
+    chosen = _with_labels(samples, labels)
+    by_time: pd.Series = chosen.groupby("time")["value"].sum()
+    return by_time
+
+
+def growth(samples: pd.DataFrame | None, **labels: str) -> pd.Series:
+    """Return what a counter grew since the scrape before, by time, added up over its series.
+
+    A counter that fell was reset, and grew by its value; a series that first shows grew from 0 if there was a scrape
+    before.
+
+    >>> time = pd.to_datetime([0, 10, 20, 30], unit="s", utc=True)
+    >>> growth(pd.DataFrame({"time": time, "labels": "{}", "value": [5.0, 7.0, 1.0, 1.0]})).tolist()
+    [2.0, 1.0, 0.0]
+    """
+    chosen = _with_labels(samples, labels) if samples is not None else None
+    if samples is None or chosen is None or chosen.empty:
+        return NO_SAMPLES
+    wide = chosen.pivot_table(index="time", columns="labels", values="value", aggfunc="last")
+    wide = wide.reindex(samples["time"].drop_duplicates().sort_values())
+    values = wide.ffill().fillna(0.0)
+    grown = values.diff()
+    by_time: pd.Series = grown.where(grown >= 0, values).iloc[1:].sum(axis=1)
+    return by_time
+
+
+def _with_labels(samples: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    if not labels or samples.empty:
+        return samples
+    fitting = [text for text in samples["labels"].unique() if labels.items() <= json.loads(text).items()]
+    return samples[samples["labels"].isin(fitting)]
+
+
+def ratio_of_growth(above: pd.Series, below: pd.Series) -> pd.Series:
+    """Return how much one counter grew for each that another grew, by time; missing where the other did not grow.
+
+    >>> time = pd.to_datetime([10, 20], unit="s", utc=True)
+    >>> ratio_of_growth(pd.Series([1.0, 3.0], time), pd.Series([10.0, 0.0], time)).tolist()
+    [0.1, nan]
+    """
+    above, below = above.align(below, join="inner")
+    ratio: pd.Series = above / below.where(below > 0)
+    return ratio.replace([np.inf, -np.inf], np.nan)

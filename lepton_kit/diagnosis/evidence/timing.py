@@ -1,0 +1,78 @@
+"""Evidence of time: when each signal began to move, and which of them came before the symptom."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lepton_kit.diagnosis.case import Case, onset_table
+from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
+from lepton_kit.diagnosis.evidence.model import dated_early, in_its_unit
+
+OF = {
+    "broken rows": "inputs",
+    "rows out of order": "inputs",
+    "size of the inputs": "inputs",
+    "size of the actuals": "actuals",
+    "latency": "compute",
+    "memory": "compute",
+    "errors": "errors",
+    "interval misses": "symptom",
+}
+"""What each signal that `onset_table` dates is a sign of."""
+
+
+def signal_order(case: Case) -> pd.DataFrame:
+    """Return the signals that moved, in order of their onsets: `signal`, `of`, `since`, `before_symptom` (s).
+
+    A version that went into service within the window is a signal too. The symptom is the fall of the coverage, or the
+    onset of the case where that did not fall.
+    """
+    moved = onset_table(case)
+    counted = moved[moved["counts"]].to_dict("records")
+    rows = [(row["symptom"], OF.get(row["symptom"], "symptom"), row["since"]) for row in counted]
+    window = case.recording.incident.window
+    rows += [
+        (f"deployment of {item.version}", "deployment", pd.Timestamp(item.time))
+        for item in case.recording.incident.deployments
+        if window.start <= item.time <= window.end
+    ]
+    symptom = next((since for _, of, since in rows if of == "symptom"), case.onset)
+    table = pd.DataFrame(rows, columns=["signal", "of", "since"]).sort_values("since", kind="stable", ignore_index=True)
+    return table.assign(before_symptom=[(symptom - since).total_seconds() for since in table["since"]])
+
+
+def first_signal(case: Case) -> Evidence:
+    """Answer which signal moved first, if any did before the symptom or with it.
+
+    `inputs first`, `actuals first`, `deployment first`, `compute first`, `errors first`, `symptom alone`, or else
+    `nothing moved`. A cause comes before its effect; a change point is only known to some rows, so that what lies so
+    little after the symptom (`dated_early`) counts as with it.
+    """
+    if case.before.empty or case.during.empty:
+        return not_checked("first_signal", "no requests before the onset, or none since")
+    order = signal_order(case)
+    if order.empty:
+        return Evidence("first_signal", "nothing moved", "no signal moved")
+    early = order[(order["of"] != "symptom") & (order["before_symptom"] >= -dated_early(case).total_seconds())]
+    told = "; ".join(f"{row['signal']} {since_text(row['before_symptom'])}" for row in early.head(4).to_dict("records"))
+    if early.empty:
+        return Evidence("first_signal", "symptom alone", "nothing else moved before the symptom, or with it")
+    first = early.iloc[0]
+    return Evidence(
+        name="first_signal",
+        finding=f"{first['of']} first",
+        summary=told,
+        effect=float(first["before_symptom"]),
+        unit="s before the symptom",
+        onset=pd.Timestamp(first["since"]),
+    )
+
+
+def since_text(seconds: float) -> str:
+    """Return how long before or after the symptom something was.
+
+    >>> since_text(90.0), since_text(-7200.0)
+    ('90 s before the symptom', '2 hours after the symptom')
+    """
+    amount, unit = in_its_unit(pd.Timedelta(seconds=abs(seconds)))
+    return f"{amount:.0f} {unit} {'before' if seconds >= 0 else 'after'} the symptom"

@@ -1,0 +1,105 @@
+"""What always agrees between consecutive rows, and whether it still does.
+
+Inputs made of a series repeat each other, and the actuals, one row later: the return of yesterday is the actual of the
+row before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+RELATED = 0.9
+"""Two columns are related where the one's value is the other's of the row before in this share of the rows."""
+
+LOOK_BACK = 20
+"""The row that another one follows is looked for among so many before it: several series may be asked in turns."""
+
+FIRST, FEWEST = 0.25, 20
+"""The relations are learnt from this part of the rows, the first ones, if they are as many at least."""
+
+
+def following(table: pd.DataFrame) -> pd.Series:
+    """Tell for each row whether it follows on another one in all values that agreed at first.
+
+    Parameters
+    ----------
+    table
+        Inputs and `actual`, in order of time. Rows that repeat the one before in all are left out: they are asked
+        again.
+
+    Returns
+    -------
+    Series
+        Booleans by the index of the table; empty where no values agree, or too few rows tell.
+
+    Examples
+    --------
+    >>> today = pd.Series(np.arange(100.0))
+    >>> table = pd.DataFrame({"yesterday": today.shift().where(today < 80, -1.0), "actual": today})
+    >>> kept = following(table)
+    >>> int((~kept).sum()), int(kept.idxmin())
+    (20, 80)
+    """
+    rows = asked_anew(table)
+    first = rows.head(int(FIRST * len(rows)))
+    if len(first) < FEWEST:
+        return pd.Series(dtype=bool)
+    shares = agreement(first)
+    known = list(shares.index[shares >= RELATED])
+    return follows(rows, known) if known else pd.Series(dtype=bool)
+
+
+def asked_anew(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that differ from the one before: who asks again about the same day repeats all its values.
+
+    >>> asked_anew(pd.DataFrame({"a": [1, 1, 2], "b": [0, 0, 0]}))["a"].tolist()
+    [1, 2]
+    """
+    same = (table == table.shift()) | (table.isna() & table.shift().isna())
+    return table[~same.all(axis=1)]
+
+
+def agreement(table: pd.DataFrame) -> pd.Series:
+    """Return in which share of the rows each value is that of a column in the row before, by both names.
+
+    >>> prices = pd.DataFrame({"today": [1.0, 2.0, 3.0, 4.0], "yesterday": [0.0, 1.0, 2.0, 3.0]})
+    >>> float(agreement(prices)[("yesterday", "today")])
+    1.0
+    """
+    values = table.to_numpy(float)
+    now, last = values[1:], values[:-1]
+    shares: dict[tuple[object, object], float] = {}
+    for position, name in enumerate(table):
+        own = now[:, [position]]
+        both = np.isfinite(own) & np.isfinite(last)
+        held = (_is_same(own, last) & both).sum(axis=0) / np.maximum(both.sum(axis=0), 1)
+        shares |= {(name, column): share for column, share in zip(table, held, strict=True)}
+    return pd.Series(shares, dtype=float)
+
+
+def follows(table: pd.DataFrame, known: list[tuple[str, str]]) -> pd.Series:
+    """Tell for each row whether all pairs of columns agree in it and one of the `LOOK_BACK` rows before it.
+
+    A value that is missing agrees with all, if another one agrees.
+
+    >>> rows = pd.DataFrame({"today": [1.0, 2.0, 3.0, 9.0], "yesterday": [0.0, 1.0, 2.0, 7.0]})
+    >>> follows(rows, [("yesterday", "today")]).tolist()
+    [True, True, True, False]
+    """
+    own, earlier = (
+        table[[pair[0] for pair in known]].to_numpy(float),
+        table[[pair[1] for pair in known]].to_numpy(float),
+    )
+    found = np.zeros(len(table), dtype=bool)
+    found[:1] = True  # nothing is before the first row
+    for lag in range(1, min(LOOK_BACK, len(table) - 1) + 1):
+        now, last = own[lag:], earlier[:-lag]
+        same = _is_same(now, last)
+        found[lag:] |= (same | np.isnan(now) | np.isnan(last)).all(axis=1) & same.any(axis=1)
+    return pd.Series(found, index=table.index)
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    same: np.ndarray = np.abs(one - other) <= 1e-6 * np.abs(one) + 1e-12
+    return same

@@ -1,0 +1,264 @@
+"""Each question by itself: a fault is planted, and found; without it, it is not."""
+
+import json
+from dataclasses import replace
+
+import incident_variants as variants
+import numpy as np
+import pandas as pd
+import pytest
+
+from lepton_kit.diagnosis.case import build_case
+from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, timing
+from lepton_kit.telemetry.recordings import Recording
+
+FROM, ROWS = variants.FAULT_FROM, variants.ROWS
+SINCE = np.arange(ROWS) >= FROM
+
+
+@pytest.fixture(scope="module")
+def calm():
+    return build_case(variants.calm())
+
+
+def with_samples(recording: Recording, **series) -> Recording:
+    """A recording whose service was scraped at each request: what each metric showed before the fault and since."""
+    times = recording.requests["time"]
+    parts = [
+        pd.DataFrame(
+            {"time": times, "metric": name.partition("__")[0], "labels": labels, "value": np.asarray(values, float)}
+        )
+        for name, (values, labels) in ((name, (v if isinstance(v, tuple) else (v, "{}"))) for name, v in series.items())
+    ]
+    return replace(recording, metrics=pd.concat(parts, ignore_index=True))
+
+
+def sampled(**series):
+    return build_case(with_samples(variants.calm(), **series))
+
+
+def steps(before: float, since: float) -> np.ndarray:
+    return np.where(SINCE, since, before)
+
+
+def grown(before: float, since: float) -> np.ndarray:
+    return np.cumsum(steps(before, since))
+
+
+# --- the rows ---
+
+
+@pytest.mark.parametrize(
+    ("question", "make", "finding", "usual"),
+    [
+        (inputs.missing_values, variants.nulls, "more", "no more"),
+        (inputs.stale_values, variants.stuck_feed, "more", "no more"),
+        (inputs.duplicated_requests, variants.repeated_requests, "more", "no more"),
+        (inputs.units, lambda: variants.wrong_unit(100), "another unit", "same unit"),
+        (inputs.relations, variants.stuck_feed, "broken", "kept"),
+        (inputs.relations, lambda: variants.wrong_unit(100), "broken", "kept"),
+        (drift.drift, lambda: variants.wrong_unit(5), "drifted", "steady"),
+        (drift.joint_drift, lambda: variants.wrong_unit(5), "told apart", "alike"),
+    ],
+)
+def test_a_fault_of_the_rows_is_found_by_its_own_question(question, make, finding, usual, calm):
+    assert question(build_case(make())).finding == finding
+    assert question(calm).finding == usual
+
+
+def test_a_unit_is_told_by_its_factor_even_where_only_some_rows_are_at_fault():
+    def some(features):
+        return features.mul(np.where(np.arange(len(features)) % 4 > 0, 1, 100), axis=0)
+
+    found = inputs.units(build_case(variants.with_inputs(some)))
+    assert found.finding == "another unit"
+    assert found.effect == 100
+    assert "× 100" in found.summary
+
+
+def test_swapped_columns_break_the_relations_and_no_range():
+    def swapped(features):
+        return features.rename(columns={"feature_return_0": "feature_return_1", "feature_return_1": "feature_return_0"})
+
+    case = build_case(variants.with_inputs(lambda features: swapped(features)[features.columns]))
+    assert inputs.contract(case).finding == "kept"
+    found = inputs.relations(case)
+    assert found.finding == "broken"
+
+
+def test_wrong_actuals_break_the_relations_to_the_inputs_of_the_next_day():
+    recording = variants.calm()
+    wrong = recording.requests["actual"] + np.where(SINCE, 0.02, 0.0)
+    found = inputs.relations(build_case(replace(recording, requests=recording.requests.assign(actual=wrong))))
+    assert found.finding == "broken"
+    assert abs(found.onset - variants.fault_time(recording.requests)).days <= 3
+
+
+def test_several_requests_for_one_day_break_no_relation():
+    assert inputs.relations(build_case(variants.busier())).finding == "kept"
+
+
+def test_actuals_of_another_kind_are_label_drift(calm):
+    recording = variants.calm()
+    wrong = recording.requests["actual"] * np.where(SINCE, 3.0, 1.0)
+    case = build_case(replace(recording, requests=recording.requests.assign(actual=wrong)))
+    assert drift.label_drift(case).finding == "drifted"
+    assert drift.label_drift(calm).finding == "steady"
+
+
+def test_data_whose_time_stands_still_is_stale():
+    newest = 1e9 + np.minimum(np.arange(ROWS), FROM) * 86400.0
+    assert inputs.freshness(sampled(lepton_newest_data_timestamp_seconds=newest)).finding == "stale"
+    moving = 1e9 + np.arange(ROWS) * 86400.0
+    assert inputs.freshness(sampled(lepton_newest_data_timestamp_seconds=moving)).finding == "fresh"
+
+
+def test_values_that_the_service_counted_as_missing_are_found():
+    labels = '{"problem":"missing"}'
+    rows = grown(1, 1)
+    faulty = sampled(lepton_input_problems_total=(grown(0, 0.3), labels), lepton_input_rows_total=rows)
+    sound = sampled(lepton_input_problems_total=(grown(0, 0), labels), lepton_input_rows_total=rows)
+    assert (inputs.input_problems(faulty).finding, inputs.input_problems(sound).finding) == ("more", "no more")
+    assert "missing" in inputs.input_problems(faulty).summary
+
+
+# --- the model ---
+
+
+def test_a_wrong_version_scores_worse_than_the_last_good_one_on_the_same_rows(tmp_path, calm):
+    case = build_case(variants.wrong_model(tmp_path))
+    assert model.error_decomposition(case).finding in ("model", "no rise")
+    assert model.answering_version(case).finding == "changed"
+    wide = build_case(variants.wrong_model(tmp_path, factor=10))
+    assert model.replay_score(wide).finding == "last good better"
+    assert model.error_decomposition(wide).finding == "model"
+    assert model.replay_score(calm).finding == "alike"
+    assert model.answering_version(calm).finding == "the same"
+
+
+def test_a_change_of_the_world_is_no_rise_of_the_models_part():
+    from lepton_kit.telemetry.recordings import read_recording
+
+    found = model.error_decomposition(build_case(read_recording(variants.SHIPPED)))
+    assert found.finding in ("inputs", "relation")
+
+
+@pytest.mark.parametrize(("value", "finding"), [(np.nan, "not finite"), (0.0, "collapsed")])
+def test_answers_that_are_no_numbers_or_always_the_same_are_found(value, finding, calm):
+    recording = variants.calm()
+    requests = recording.requests.copy()
+    requests.loc[SINCE, ["mean", "lower", "upper"]] = value
+    assert model.outputs(build_case(replace(recording, requests=requests))).finding == finding
+    assert model.outputs(calm).finding == "sound"
+
+
+def test_requests_that_the_model_failed_are_told_apart_from_those_refused_for_the_load(calm):
+    recording = variants.calm()
+    status = {
+        code: recording.requests["status"].where(~SINCE | (np.arange(ROWS) % 4 > 0), code) for code in (500.0, 429.0)
+    }
+    failing, crowded = (
+        build_case(replace(recording, requests=recording.requests.assign(status=status[code]))) for code in status
+    )
+    assert (model.model_errors(failing).finding, compute.refusals(failing).finding) == ("grew", "steady")
+    assert (model.model_errors(crowded).finding, compute.refusals(crowded).finding) == ("steady", "grew")
+    assert (model.model_errors(calm).finding, compute.refusals(calm).finding) == ("steady", "steady")
+
+
+@pytest.mark.parametrize(
+    ("measured", "derived", "finding"),
+    [
+        ("models: v2, v1, copied from the registry; their checksums hold", "", "hold"),
+        ("models: v2, v1, copied from the registry", "models/v2: its checksums do not hold (x)", "do not hold"),
+        ("models: v2, v1, copied from the registry", "models/v1: its checksums do not hold (x)", "not checked"),
+    ],
+)
+def test_checksums_are_read_from_what_capture_noted_of_the_current_version(measured, derived, finding, calm):
+    provenance = calm.recording.incident.provenance.model_copy(update={"measured": (measured,), "derived": (derived,)})
+    incident = calm.recording.incident.model_copy(update={"provenance": provenance})
+    assert model.checksums(replace(calm, recording=replace(calm.recording, incident=incident))).finding == finding
+
+
+# --- the compute ---
+
+
+def timed(waiting: tuple[float, float], computing: tuple[float, float]) -> dict[str, np.ndarray]:
+    count = grown(1, 1)
+    return {
+        "lepton_queue_seconds_sum": grown(*waiting),
+        "lepton_queue_seconds_count": count,
+        "lepton_model_seconds_sum": grown(*computing),
+        "lepton_model_seconds_count": count,
+    }
+
+
+@pytest.mark.parametrize(
+    ("waiting", "computing", "finding"),
+    [
+        ((0.001, 0.2), (0.01, 0.01), "waiting"),
+        ((0.001, 0.001), (0.01, 0.1), "computing"),
+        ((0.001, 0.2), (0.01, 0.1), "both"),
+        ((0.001, 0.001), (0.01, 0.011), "neither"),
+    ],
+)
+def test_time_in_the_queue_is_told_apart_from_time_in_the_model(waiting, computing, finding):
+    assert compute.queue_or_model(sampled(**timed(waiting, computing))).finding == finding
+
+
+@pytest.mark.parametrize(("since", "finding"), [(0.9, "saturated"), (0.4, "rising"), (0.1, "idle")])
+def test_workers_without_a_moment_left_are_saturated(since, finding):
+    seconds = variants.calm().requests["time"].diff().dt.total_seconds().fillna(0.0).to_numpy()
+    busy = np.cumsum(seconds * steps(0.1, since))
+    case = sampled(lepton_model_seconds_sum=busy, lepton_model_workers=np.ones(ROWS))
+    found = compute.saturation(case)
+    assert found.finding == finding
+    assert found.effect == pytest.approx(since, abs=0.02)
+
+
+def test_memory_that_grows_step_by_step_is_a_leak_and_a_burst_is_none():
+    leak = 100e6 * (1 + 0.01 * np.maximum(0, np.arange(ROWS) - FROM))
+    burst = 100e6 * (1 + 0.4 * (np.arange(ROWS) % 2))
+    assert compute.memory(sampled(lepton_worker_resident_memory_bytes=leak)).finding == "grew"
+    assert compute.memory(sampled(lepton_worker_resident_memory_bytes=burst)).finding == "steady"
+
+
+def test_workers_that_were_started_again_and_workers_that_are_gone_are_found():
+    case = sampled(lepton_worker_starts_total=steps(2, 3), lepton_model_workers=steps(2, 1))
+    assert (compute.restarts(case).finding, compute.workers(case).finding) == ("restarted", "fewer")
+    well = sampled(lepton_worker_starts_total=steps(2, 2), lepton_model_workers=steps(2, 2))
+    assert (compute.restarts(well).finding, compute.workers(well).finding) == ("none", "as many")
+
+
+def test_a_service_whose_scrapes_fail_has_lost_workers():
+    assert compute.workers(sampled(up=steps(1, 0))).finding == "fewer"
+
+
+def test_three_times_the_requests_are_a_surge(calm):
+    assert compute.arrivals(build_case(variants.busier())).finding == "surged"
+    assert compute.arrivals(calm).finding == "steady"
+
+
+# --- the log, and time ---
+
+
+def with_log(lines_since: list[str]) -> Recording:
+    recording = variants.calm()
+    times = recording.requests["time"]
+    usual = [(time, "WARNING", "cache is cold") for time in times]
+    new = [(times.iloc[FROM] + pd.Timedelta(hours=n + 1), "ERROR", text) for n, text in enumerate(lines_since)]
+    table = pd.DataFrame(usual + new, columns=["time", "level", "message"]).assign(fields=json.dumps({}))
+    return replace(recording, logs=table.sort_values("time", ignore_index=True))
+
+
+def test_errors_of_a_new_kind_are_found_shown_and_harmless():
+    found = logs.log_templates(build_case(with_log(["<script>worker died\x1b[2J"] * 5)))
+    assert found.finding == "new"
+    assert "died" in found.summary and "\x1b" not in found.summary
+    assert logs.log_templates(build_case(with_log([]))).finding == "usual"
+
+
+def test_the_signal_that_moved_first_is_named(tmp_path, calm):
+    assert timing.first_signal(build_case(variants.stuck_feed())).finding == "inputs first"
+    assert timing.first_signal(build_case(variants.wrong_model(tmp_path))).finding == "deployment first"
+    assert timing.first_signal(build_case(variants.slow())).finding == "compute first"
+    assert timing.first_signal(calm).finding == "nothing moved"
