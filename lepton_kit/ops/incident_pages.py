@@ -1,4 +1,4 @@
-"""The page of an incident: what its history, its runs and the people who dealt with it say, for the site and as a PDF."""
+"""The page of an incident: what its history, its runs and the people in it say, for the site and as a PDF."""
 
 from __future__ import annotations
 
@@ -329,7 +329,6 @@ def _page(incident: Incident, blocks: list[Block], files: list[str]) -> Any:
     matter: dict[str, Any] = {
         "title": as_text(as_words(card.title)),
         "date": card.date[:19],
-        "description": as_text(as_words(card.description)),
         "categories": list(card.categories),
     }
     page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})

@@ -104,11 +104,12 @@ def _marked(markup: str, is_judged: bool) -> str:
 
 
 def _facts_html(block: Facts) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{as_text(name)}</th><td>{_moment_html(value) if name in block.moments else _lines(value)}</td></tr>'
+    values = {
+        name: _moment_html(value) if name in block.moments else _lines(value)
         for name, value in block.values.items()
         if value
-    )
+    }
+    rows = "".join(f'<tr><th scope="row">{as_text(name)}</th><td>{value}</td></tr>' for name, value in values.items())
     return f'<table {PLAIN_TABLE} class="facts"><tbody>{rows}</tbody></table>'
 
 
@@ -173,7 +174,7 @@ def _markdown(block: Block) -> str:
             )
             return f"*Written by people:*\n\n{words}" if block.is_judged else words
         case Figure():
-            return f"![{as_text(block.caption)}]({block.name}.png)"
+            return f"![{as_text(block.caption)}]({block.name}.png){{width=75%}}"
         case Code():
             return "```\n" + block.text.replace("```", "'''") + "\n```"
 
@@ -183,7 +184,7 @@ def _cell(text: str) -> str:
 
 
 def _pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> str:
-    """Return a pipe table; pandoc takes the columns' relative widths from the dashes, so they follow the longest cells."""
+    """Return a pipe table. Pandoc takes the columns' widths from the dashes, so these follow the longest cells."""
     longest = [max([len(name), *(len(row[place]) for row in rows)]) for place, name in enumerate(head)]
     shares = widths or [min(max(one, 8), 40) for one in longest]
     rule = "|".join(f":{'-' * (10 * share)}" for share in shares)
