@@ -72,7 +72,7 @@ def work(project: Path, signals: Signals) -> None:
             ended = _run(job, queue, project, signals)
         if ended is not None and job.incident is not None:
             with contextlib.suppress(KeyboardInterrupt), signals.cancellable():
-                publish_run(ended, queue, project)
+                publish_run(ended, job.incident, queue, project)
 
 
 def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | None:
@@ -200,18 +200,20 @@ def _leased(queue: Queue, job: Job) -> Iterator[None]:
         ended.set()
 
 
-def publish_run(run: Manifest, queue: Queue, project: Path) -> None:
-    """Publish an incident's run and render the report site, unless that is turned off, or was done a moment ago.
+def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> None:
+    """Publish a run and its incident, and render the report site, unless that is off, or was done a moment ago.
 
     What goes wrong is kept for the status page: a run is none the worse for it.
     """
     if not read_settings(project).watch.report:
         return
+    from lepton_kit.ops.incident_pages import publish_incident
     from lepton_kit.reports.publish import publish_runs
     from lepton_kit.reports.site import build_site
 
     try:
         publish_runs(project, [run])
+        publish_incident(project, incident)
         rendered = queue.notes().get(REPORT, ("", 0.0))[1]
         if queue.queued() and time.time() - rendered < RENDER_PAUSE_S:
             return  # the last of the waiting jobs renders
