@@ -10,11 +10,13 @@ A listing never opens the pages it lists: of a thousand, their cards are read in
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -85,12 +87,31 @@ def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path
         (new / PAGE).write_text(text, encoding="utf-8")
         made = Card(**{**asdict(card), "content": seen.hexdigest()})
         (new / CARD).write_text(json.dumps(asdict(made), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        if (folder / card.id).exists():
-            (folder / card.id).rename(aside / "old")
-        new.rename(folder / card.id)
+        with alone(reports / ".publishing"):
+            if (folder / card.id).exists():
+                (folder / card.id).rename(aside / "old")
+            new.rename(folder / card.id)
     finally:
         shutil.rmtree(aside)
     return made
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written ({error.strerror}), and the site is made there") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def published(reports: Path) -> list[Card]:
@@ -107,8 +128,9 @@ def published(reports: Path) -> list[Card]:
 
 def take_away(reports: Path, cards: Iterable[Card]) -> None:
     """Remove published pages; the site has them until it is built again."""
-    for card in cards:
-        shutil.rmtree(reports / card.folder)
+    with alone(reports / ".publishing"):
+        for card in cards:
+            shutil.rmtree(reports / card.folder)
 
 
 def write_listings(reports: Path, cards: list[Card]) -> None:

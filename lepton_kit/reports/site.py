@@ -7,23 +7,20 @@ many there are.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import fallback, quarto
-from lepton_kit.reports.cards import Card, published, write_listings
+from lepton_kit.reports.cards import Card, alone, published, write_listings
 from lepton_kit.reports.feed import write_feed
 from lepton_kit.reports.listings import drop_empty_listings
 from lepton_kit.reports.publish import reports_folder
@@ -79,51 +76,43 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
     reports = reports_folder(project)
     found = quarto.find_quarto()
     tool = f"quarto {found.version}" if found else "nbconvert"
-    with _alone(reports):
-        cards = published(reports)
-        write_listings(reports, cards)
-        state = _State(tool, _frame(reports), {card.folder: card.content for card in cards})
-        before = None if is_full else _state_of(reports / "_site")
-        if before is not None and (before.tool, before.frame) != (state.tool, state.frame):
-            before = None
-        known = before.contents if before else {}
-        changed = [card for card in cards if known.get(card.folder) != card.content]
+    with alone(reports / ".rendering"), tempfile.TemporaryDirectory(prefix=".building-", dir=reports) as aside:
+        source = Path(aside) / "source"
+        with alone(reports / ".publishing"):
+            cards = published(reports)
+            write_listings(reports, cards)
+            state = _State(tool, _frame(reports), {card.folder: card.content for card in cards})
+            before = None if is_full else _state_of(reports / "_site")
+            if before is not None and (before.tool, before.frame) != (state.tool, state.frame):
+                before = None
+            known = before.contents if before else {}
+            changed = [card for card in cards if known.get(card.folder) != card.content]
+            if before != state:
+                _arrange(reports, source, changed)
         if before != state:
-            _build(reports, found, cards, changed, before, state, on_line or (lambda line: None))
+            rendered = _render(source, found, changed, on_line or (lambda line: None))
+            if before is not None:
+                kept = [page for page, content in before.contents.items() if state.contents.get(page) == content]
+                _take_over(reports / "_site", rendered, kept)
+            _also_as_scripts(rendered)
+            write_feed(reports, rendered, cards)
+            write_atomically(rendered / STATE, json.dumps(vars(state), indent=1) + "\n")
+            _put_in_place(rendered, reports / "_site", Path(aside) / "old")
     site = reports / "_site"
     note = "" if found else fallback.NOTE
     return Site(site, site / "index.html", tool, note, len(cards), tuple(card.folder for card in changed))
 
 
-def _build(
-    reports: Path,
-    found: quarto.Quarto | None,
-    cards: list[Card],
-    changed: list[Card],
-    before: _State | None,
-    state: _State,
-    tell: Callable[[str], None],
-) -> None:
-    """Render what changed, add what did not, and put it in place."""
-    aside = Path(tempfile.mkdtemp(prefix=".building-", dir=reports))
-    try:
-        source, rendered = aside / "source", aside / "rendered"
-        _arrange(reports, source, changed)
-        if found is not None:
-            quarto.render(found, source, rendered, tell)
-            quarto.let_work_from_a_folder(rendered)
-        else:
-            fallback.render(source, rendered, changed, tell)
-        _offer_downloads(source, rendered, changed)
-        if before is not None:
-            kept = [page for page in before.contents if state.contents.get(page) == before.contents[page]]
-            _take_over(reports / "_site", rendered, kept)
-        _also_as_scripts(rendered)
-        write_feed(reports, rendered, cards)
-        write_atomically(rendered / STATE, json.dumps(vars(state), indent=1) + "\n")
-        _put_in_place(rendered, reports / "_site", aside / "old")
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def _render(source: Path, found: quarto.Quarto | None, changed: list[Card], tell: Callable[[str], None]) -> Path:
+    """Render what was arranged beside it, and return where to."""
+    rendered = source.parent / "rendered"
+    if found is not None:
+        quarto.render(found, source, rendered, tell)
+        quarto.let_work_from_a_folder(rendered)
+    else:
+        fallback.render(source, rendered, changed, tell)
+    _offer_downloads(source, rendered, changed)
+    return rendered
 
 
 def _arrange(reports: Path, source: Path, changed: list[Card]) -> None:
@@ -201,18 +190,6 @@ def _frame(reports: Path) -> str:
     files = [path for path in sorted(reports.iterdir()) if path.name not in NOT_OF_THE_FRAME and path.name[0] != "."]
     seen = "".join(f"{path.name} {sha256_of(path)}\n" for path in [*files, Path(__file__).parent])
     return hashlib.sha256(seen.encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _alone(reports: Path) -> Iterator[None]:
-    """Wait until no other process builds the site."""
-    try:
-        lock = (reports / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"{reports}: cannot be written ({error.strerror}), and the site is made there") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _put_in_place(new: Path, site: Path, old: Path) -> None:
