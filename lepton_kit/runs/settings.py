@@ -50,6 +50,7 @@ class Service(Section):
     `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `slo` holds its
     objectives, `registry` its model; both are folders, relative to the project. `restart_feed` is the command, a list
     of words that no shell reads, which a repair of the data runs in the project's folder to restart the feed.
+    `cost_per_minute` is what a minute of trouble costs, in `currency`, for the page of an incident.
     """
 
     model: str
@@ -57,6 +58,8 @@ class Service(Section):
     slo: str = "slo"
     registry: str = "models"
     restart_feed: list[str] | None = Field(default=None, min_length=1)
+    cost_per_minute: float | None = Field(default=None, ge=0)
+    currency: str = ""
 
 
 class FromLabel(Section):

@@ -8,7 +8,6 @@ that was broken off may have been done in part: it is not begun again by itself,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -25,7 +24,7 @@ from lepton_kit.ops.watch.policy import SERVICE, Policy
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.runs.ledger import LEASE_S
-from lepton_kit.runs.manifest import Manifest, all_runs
+from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.parameters import read_parameters
 from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare, repair
@@ -34,7 +33,6 @@ from lepton_kit.runs.settings import Settings, read_settings
 logger = logging.getLogger("lepton.watch")
 REPORT = "report"
 RENDER_PAUSE_S = 60.0  # while jobs wait, the site is rendered no more often
-PUBLISHED_INCIDENTS = 20
 
 
 class Signals:
@@ -74,7 +72,7 @@ def work(project: Path, signals: Signals) -> None:
             ended = _run(job, queue, project, signals)
         if ended is not None and job.incident is not None:
             with contextlib.suppress(KeyboardInterrupt), signals.cancellable():
-                render_report(queue, project)
+                publish_run(ended, job.incident, queue, project)
 
 
 def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | None:
@@ -202,40 +200,29 @@ def _leased(queue: Queue, job: Job) -> Iterator[None]:
         ended.set()
 
 
-def render_report(queue: Queue, project: Path) -> None:
-    """Render the report site, unless it is turned off, was made a moment ago, or another process is at it.
+def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> None:
+    """Publish a run and its incident, and render the report site, unless that is off, or was done a moment ago.
 
     What goes wrong is kept for the status page: a run is none the worse for it.
     """
     if not read_settings(project).watch.report:
         return
+    from lepton_kit.ops.incident_pages import publish_incident
+    from lepton_kit.reports.publish import publish_runs
     from lepton_kit.reports.site import build_site
 
-    with (queue.path.parent / ".rendering").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        publish_runs(project, [run])
+        publish_incident(project, incident)
         rendered = queue.notes().get(REPORT, ("", 0.0))[1]
         if queue.queued() and time.time() - rendered < RENDER_PAUSE_S:
             return  # the last of the waiting jobs renders
-        try:
-            build_site(project, published_runs(queue, project))
-        except Exception as error:
-            logger.warning("the report site was not rendered: %s", error)
-            queue.set_note(REPORT, f"not rendered: {error}")
-        else:
-            queue.set_note(REPORT, "")
-
-
-def published_runs(queue: Queue, project: Path) -> list[Manifest]:
-    """Return the runs of the newest incidents, and of each notebook the newest run."""
-    recent = {incident.id for incident in queue.incidents(PUBLISHED_INCIDENTS)}
-    of_incidents = {job.run_id for job in queue.jobs(1000) if job.incident in recent}
-    seen: set[str] = set()
-    chosen = []
-    for run in all_runs(project):
-        if run.ended is not None and (run.run_id in of_incidents or run.name not in seen):
-            chosen.append(run)
-            seen.add(run.name)
-    return chosen
+        build_site(project)
+    except Exception as error:
+        logger.warning("the report site was not rendered: %s", error)
+        queue.set_note(REPORT, f"not rendered: {error}")
+    else:
+        queue.set_note(REPORT, "")
 
 
 def main(arguments: list[str]) -> int:
