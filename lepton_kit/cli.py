@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lepton_kit.commands import demo, incidents, objectives, serving, watch
+from lepton_kit.commands import approve, demo, drill, incidents, objectives, reports, serving, watch
 from lepton_kit.commands.terminal import new_console
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -34,11 +34,16 @@ app = typer.Typer(
 app.command()(serving.serve)
 app.command()(watch.watch)
 app.command()(watch.incidents)
+app.command()(approve.approve)
 app.command()(serving.replay)
 app.command()(serving.deploy)
 app.command()(serving.rollback)
 app.command()(incidents.capture)
 app.command()(demo.demo)
+app.command()(drill.drill)
+app.command()(reports.publish)
+app.command()(reports.unpublish)
+app.command()(reports.report)
 app.add_typer(objectives.app, name="slo")
 console = new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}
@@ -290,30 +295,6 @@ def diff(
         console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
     if not found.is_same:
         raise typer.Exit(1)
-
-
-@app.command()
-def report(
-    runs: Annotated[list[str] | None, typer.Argument(help="Runs to publish; if none, each notebook's newest.")] = None,
-) -> None:
-    """Render runs as a website: with Quarto where it is installed, else as plain pages through nbconvert."""
-    from lepton_kit.reports.site import build_site
-    from lepton_kit.runs.manifest import find_run, finished_runs
-
-    project = find_project()
-    if runs:
-        chosen = list({made.run_id: made for made in (find_run(name, project) for name in runs)}.values())
-    else:
-        newest: dict[str, Manifest] = {}
-        for made in finished_runs(project):
-            newest.setdefault(made.name, made)
-        chosen = list(newest.values())
-    if not chosen:
-        raise InputError(f"no finished run in {project / 'runs'}: run a notebook first, such as `lepton run 00-tour`")
-    site = build_site(project, chosen)
-    if site.note:
-        console.print(site.note, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report ({len(chosen)} runs, by {site.tool}): {site.index}", markup=False, soft_wrap=True)
 
 
 def main() -> None:

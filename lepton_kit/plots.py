@@ -630,3 +630,129 @@ def _mark_split(split: pd.Timestamp, axes: Axes, name: str = "") -> None:
         name, (split, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9
     )
     axes.margins(x=0.01)
+
+
+# --- postmortem ---------------------------------------------------------------------------------------------------
+
+LANES = {"signal": PURPLE, "alert": VERMILLION, "run": BLUE, "decision": ORANGE, "action": GREEN}
+
+
+def incident_timeline(
+    events: pd.DataFrame, milestones: Mapping[str, pd.Timestamp | None], axes: Axes, longest: int = 70
+) -> Axes:
+    """Draw what happened in an incident from top to bottom, each event at its time in the colour of its kind.
+
+    Parameters
+    ----------
+    events
+        `time` (UTC), `kind` (of `LANES`) and `event`, in order of time, as `postmortem.timeline` returns it.
+    milestones
+        Times to draw as lines across, by name; those that are None are left out.
+    axes
+        Where to draw.
+    longest
+        Characters of an event that are shown.
+    """
+    known = {name: time for name, time in milestones.items() if time is not None}
+    for number, (name, time) in enumerate(known.items()):
+        axes.axvline(time, color=MUTED, linestyle="--", linewidth=1)  # type: ignore[arg-type]  # a date has its unit
+        axes.annotate(
+            name, (time, 1.0), (3, 3 + 11 * (number % 3)), xycoords=("data", "axes fraction"),
+            textcoords="offset points", color=MUTED, fontsize=9,
+        )  # fmt: skip
+    for kind, colour in LANES.items():
+        lane = events[events["kind"] == kind]
+        axes.plot(lane["time"], lane.index, "o", color=colour, markersize=6, label=kind)
+    for row, (time, event) in enumerate(zip(events["time"], events["event"], strict=True)):
+        is_late = time > events["time"].min() + (events["time"].max() - events["time"].min()) / 2
+        text = event if len(event) <= longest else f"{event[:longest]}…"
+        axes.annotate(
+            text, (time, row), (-8 if is_late else 8, 0), textcoords="offset points",
+            ha="right" if is_late else "left", va="center", fontsize=8, parse_math=False,
+        )  # fmt: skip
+    axes.set(yticks=[], xlabel="time (UTC)", ylim=(len(events) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(LANES))
+    return axes
+
+
+def recovery_intervals(table: pd.DataFrame, objective: float, axes: Axes) -> Axes:
+    """Draw an indicator before, during and after an incident with its intervals, and the share that is promised.
+
+    Parameters
+    ----------
+    table
+        Columns `period`, `share`, `low` and `high`, as `Recovery.table` has them; a period without events is left out.
+    objective
+        Between 0 and 1.
+    axes
+        Where to draw.
+    """
+    known = table.dropna(subset=["share"])
+    rows = range(len(known))[::-1]
+    axes.axvline(100 * objective, color=VERMILLION, linestyle="--", label="objective")
+    axes.hlines(rows, 100 * known["low"], 100 * known["high"], color=BLUE, linewidth=3)
+    axes.plot(100 * known["share"], rows, "o", color=BLUE, markersize=8)
+    axes.set_yticks(rows, known["period"])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.margins(y=0.4)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("good events (%)")
+    axes.legend(loc="lower left")
+    return axes
+
+
+def sizes_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how large each feature's values are beside the usual ones: as they came, and as they are used now.
+
+    Parameters
+    ----------
+    table
+        Index: feature; columns `came` and `used`, times the usual size.
+    axes
+        Where to draw.
+    """
+    rows = range(len(table))[::-1]
+    axes.axvline(1, color=MUTED, linewidth=1)
+    axes.plot(table["came"], rows, "o", markerfacecolor="none", color=VERMILLION, markersize=8, label="as they came")
+    axes.plot(table["used"], rows, "o", color=BLUE, markersize=5, label="as they are used")
+    axes.set_xscale("log")
+    largest = float(table.max().max())
+    smallest = float(table[table > 0].min().min())
+    axes.set_xlim(min(0.1, smallest / 2), max(10.0, 2 * largest))  # a market's own swings are no news
+    axes.set_yticks(rows, table.index)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("median size (× before the onset)")
+    axes.legend(loc="lower right")
+    return axes
+
+
+def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: float, axes: Axes) -> Axes:
+    """Draw the predicted mean wait against the number of workers, what was measured, and what is wanted.
+
+    Parameters
+    ----------
+    table
+        Columns `version`, `workers` and `wait_s`; what waits without end is not drawn.
+    measured
+        Workers, and their mean wait in seconds, which may be NaN.
+    target
+        Seconds.
+    axes
+        Where to draw.
+    """
+    for (version, rows), colour in zip(table.groupby("version", sort=False), (BLUE, GREEN), strict=False):
+        finite = rows[rows["wait_s"].between(0, float("inf"), inclusive="neither")]
+        name = f"predicted, {version!s}" if version else "predicted"
+        axes.plot(finite["workers"], 1000 * finite["wait_s"], "o-", color=colour, markersize=5, label=name)
+    axes.plot(measured[0], 1000 * measured[1], "D", color=VERMILLION, markersize=9, label="measured")
+    axes.axhline(1000 * target, color=MUTED, linestyle="--", label="wanted")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.01)  # nobody notices less
+    axes.set_xticks(sorted(table["workers"].unique()))
+    axes.set_xlabel("workers")
+    axes.set_ylabel("mean wait (ms)")
+    axes.legend(loc="upper right")
+    return axes

@@ -7,6 +7,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import threading
+import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +21,9 @@ from helpers import ROOT, write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.reports.page import make_page
+from lepton_kit.reports.publish import publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
-from lepton_kit.reports.site import Site, arrange_pages, build_site
+from lepton_kit.reports.site import Site, build_site
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.runner import Request, run_notebook
 
@@ -52,7 +57,11 @@ HOSTILE = [
 
 
 def copy_reports(project: Path) -> None:
-    shutil.copytree(ROOT / "reports", project / "reports", ignore=shutil.ignore_patterns("_site", ".*", "runs"))
+    shutil.copytree(
+        ROOT / "reports",
+        project / "reports",
+        ignore=shutil.ignore_patterns("_site", ".*", "runs", "incidents", "listings"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +109,8 @@ def site(
         patch.setenv("LEPTON_SECRET", "hunter2")
         if request.param == "nbconvert":
             patch.setenv("LEPTON_QUARTO", "none")
-        yield build_site(project, list(made[1].values()))
+        publish_runs(project, list(made[1].values()))
+        yield build_site(project)
 
 
 def page_of(site: Site, run: Manifest) -> BeautifulSoup:
@@ -290,13 +300,21 @@ def test_a_browser_shows_the_hostile_page_and_runs_none_of_it(
     assert words_of(facts_of(shown)["Status"]) == "failed"
 
 
-def test_without_quarto_the_site_says_so_in_one_line(
-    made: tuple[Path, dict[str, Manifest]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project, runs = made
+@pytest.fixture
+def own(
+    made: tuple[Path, dict[str, Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, dict[str, Manifest]]:
+    """The project and its runs for one test alone, rendered by nbconvert."""
     monkeypatch.setenv("LEPTON_QUARTO", "none")
+    shutil.copytree(made[0], tmp_path / "own")
+    return tmp_path / "own", made[1]
+
+
+def test_without_quarto_the_site_says_so_in_one_line(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
     lines: list[str] = []
-    site = build_site(project, [runs["clean"]], lines.append)
+    publish_runs(project, [runs["clean"]])
+    site = build_site(project, lines.append)
     assert site.tool == "nbconvert"
     assert site.note.startswith("Quarto was not found")
     assert "\n" not in site.note
@@ -304,30 +322,64 @@ def test_without_quarto_the_site_says_so_in_one_line(
     assert f"runs/{runs['clean'].run_id}/index.ipynb" in lines
 
 
-def test_pages_of_runs_no_longer_wanted_are_taken_away(
-    made: tuple[Path, dict[str, Manifest]], monkeypatch: pytest.MonkeyPatch
+def test_what_is_no_longer_published_is_gone_with_all_that_lay_beside_it(
+    own: tuple[Path, dict[str, Manifest]],
 ) -> None:
-    project, runs = made
-    monkeypatch.setenv("LEPTON_QUARTO", "none")
-    build_site(project, list(runs.values()))
-    site = build_site(project, [runs["clean"]])
+    project, runs = own
+    publish_runs(project, list(runs.values()))
+    build_site(project)
+    unpublish(project, [runs["hostile"].run_id, runs["diagnosis"].run_id])
+    site = build_site(project)
     for folder in (project / "reports" / "runs", site.folder / "runs"):
         assert [page.name for page in folder.iterdir()] == [runs["clean"].run_id]
+    assert runs["hostile"].run_id not in "".join(path.read_text("utf-8") for path in site.folder.glob("*.*"))
     assert not list((project / "reports").glob(".building-*"))
+
+
+def test_unpublishing_what_is_not_published_changes_nothing(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    publish_runs(project, [runs["clean"]])
+    with pytest.raises(InputError, match="'nothing': is not published"):
+        unpublish(project, [runs["clean"].run_id, "nothing"])
+    assert (project / "reports" / "runs" / runs["clean"].run_id).is_dir()
+
+
+def test_only_what_changed_is_rendered_again(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    publish_runs(project, [runs["clean"], runs["hostile"]])
+    assert len(build_site(project).rendered) == 2
+    untouched = project / "reports" / "_site" / "runs" / runs["clean"].run_id / "index.html"
+    written = untouched.stat().st_ino, untouched.stat().st_mtime_ns
+    publish_runs(project, [runs["clean"], runs["diagnosis"]])  # the first as it was
+    site = build_site(project)
+    assert site.rendered == (f"runs/{runs['diagnosis'].run_id}",)
+    assert (untouched.stat().st_ino, untouched.stat().st_mtime_ns) == written
+    assert {page.name for page in (site.folder / "runs").iterdir()} == {run.run_id for run in runs.values()}
+    assert build_site(project).rendered == ()
+    assert len(build_site(project, is_full=True).rendered) == 3
+
+
+def test_a_change_of_the_theme_renders_every_page_again(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    publish_runs(project, list(runs.values()))
+    build_site(project)
+    with (project / "reports" / "lepton.css").open("a") as css:
+        css.write("/* changed */\n")
+    assert len(build_site(project).rendered) == 3
 
 
 def test_a_site_of_no_runs_is_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEPTON_QUARTO", "none")
     copy_reports(tmp_path)
-    assert "No run is published yet." in build_site(tmp_path, []).index.read_text(encoding="utf-8")
+    assert "<p>None.</p>" in build_site(tmp_path).index.read_text(encoding="utf-8")
 
 
 def test_a_failed_render_leaves_the_old_site_as_it_was(
-    made: tuple[Path, dict[str, Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: tuple[Path, dict[str, Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, runs = made
-    monkeypatch.setenv("LEPTON_QUARTO", "none")
-    before = build_site(project, list(runs.values())).index.read_bytes()
+    project, runs = own
+    publish_runs(project, list(runs.values()))
+    before = build_site(project).index.read_bytes()
     failing = tmp_path / "quarto"  # stands in for a Quarto that fails half-way
     failing.write_text(
         '#!/bin/sh\n[ "$1" = --version ] && echo 1.7.34 && exit\nmkdir -p "$4" && echo half > "$4/index.html"\nexit 1\n'
@@ -335,9 +387,76 @@ def test_a_failed_render_leaves_the_old_site_as_it_was(
     failing.chmod(0o755)
     monkeypatch.setenv("LEPTON_QUARTO", str(failing))
     with pytest.raises(LeptonError, match="could not render"):
-        build_site(project, list(runs.values()))
+        build_site(project)
     assert (project / "reports" / "_site" / "index.html").read_bytes() == before
     assert not list((project / "reports").glob(".building-*"))
+
+
+def test_a_reader_never_finds_half_a_site(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    publish_runs(project, [runs["clean"]])
+    index = build_site(project).index
+    missing, ended = [], threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            if not index.exists() or "</html>" not in index.read_text(encoding="utf-8"):
+                missing.append(time.monotonic())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(3):
+        build_site(project, is_full=True)
+    ended.set()
+    reader.join()
+    assert not missing
+
+
+def test_those_who_publish_at_once_do_not_collide(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    command = [sys.executable, "-m", "lepton_kit.cli", "publish"]
+    publishing = [
+        subprocess.Popen(
+            [*command, run.run_id], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for run in runs.values()
+    ]
+    told = [process.communicate(timeout=120)[0] for process in publishing]
+    assert [process.returncode for process in publishing] == [0, 0, 0], told
+    assert {page.name for page in (project / "reports" / "_site" / "runs").iterdir()} == {
+        run.run_id for run in runs.values()
+    }
+    home = (project / "reports" / "_site" / "index.html").read_text(encoding="utf-8")
+    assert all(run.run_id in home for run in runs.values())
+
+
+def test_results_stand_beside_those_of_the_run_before(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    again = run_notebook(Request(project / "runbooks" / "incident-diagnosis.ipynb", {"window": 21}), project)
+    manifest = project / "runs" / again.run_id / "manifest.json"
+    held = json.loads(manifest.read_text())
+    held["results"]["mae"]["value"] = 2.0
+    manifest.write_text(json.dumps(held))
+    publish_runs(project, [runs["diagnosis"], Manifest.load(manifest)])
+    page = page_of(build_site(project), again)
+    rows = {row.td.text: words_of(row) for row in page.select("table.results tbody tr") if row.td}
+    assert rows["mae"] == "mae 2 USD 2.346 -0.3457 (-14.7%)"
+    assert rows["rows"] == "rows 1,047 rows 1,047 same"
+    assert f"lepton diff {runs['diagnosis'].run_id} {again.run_id}" in words_of(page)
+
+
+def test_a_page_offers_notebook_manifest_and_recording(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    (project / "held").mkdir()
+    (project / "held" / "incident.json").write_text("{}")
+    run = runs["clean"].model_copy(update={"parameters": {"recording": "held"}})
+    publish_runs(project, [run])
+    site = build_site(project)
+    links = [link["href"] for link in page_of(site, run).select(".downloads a")]
+    assert links == ["notebook.ipynb", "manifest.json", "recording.zip"]
+    folder = site.folder / "runs" / run.run_id
+    assert json.loads((folder / "manifest.json").read_text())["run_id"] == run.run_id
+    assert zipfile.ZipFile(folder / "recording.zip").namelist() == ["incident.json"]
 
 
 def test_the_same_run_gives_the_same_page(made: tuple[Path, dict[str, Manifest]]) -> None:
@@ -371,18 +490,18 @@ def test_a_page_that_cannot_be_made_changes_no_other(made: tuple[Path, dict[str,
     run = made[1]["clean"]
     copy_reports(tmp_path)
     write_notebook(tmp_path / "runs" / run.run_id / "notebook.ipynb", ["1"])
-    arrange_pages(tmp_path, [run])
+    publish_runs(tmp_path, [run])
     write_notebook(tmp_path / "runs" / run.run_id / "notebook.ipynb", ["#| fig-cap: a: b\n1"])
     page = tmp_path / "reports" / "runs" / run.run_id / "index.ipynb"
     before = page.read_bytes()
     with pytest.raises(InputError):
-        arrange_pages(tmp_path, [run])
+        publish_runs(tmp_path, [run])
     assert page.read_bytes() == before
 
 
 def test_a_project_without_a_quarto_project_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no reports/_quarto\.yml"):
-        build_site(tmp_path, [])
+        build_site(tmp_path)
 
 
 def test_what_rendering_leaves_is_ignored_by_git() -> None:

@@ -20,10 +20,11 @@ from watching import alert, watching, webhook
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.app import watch
 from lepton_kit.ops.watch.observer import read_all_objectives
+from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
-from lepton_kit.runs.manifest import all_runs
+from lepton_kit.runs.manifest import Result, all_runs
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.rules import alert_name
 
@@ -254,7 +255,7 @@ def test_sigterm_cancels_a_run_that_does_not_end_in_time_and_the_next_start_make
         kit.process.send_signal(signal.SIGTERM)
         assert kit.process.wait(60) == 0
     assert [run.status for run in all_runs(watched)] == ["cancelled"]
-    assert Queue(watched).counts() == {"queued": 2, "running": 0, "ended": 0, "refused": 0}
+    assert Queue(watched).counts() == {"queued": 2, "waiting": 0, "running": 0, "ended": 0, "refused": 0}
     with watching(watched, "--insecure") as kit:
         kit.ended(2)
     assert sorted(run.status for run in all_runs(watched)) == ["cancelled", "succeeded", "succeeded"]
@@ -380,6 +381,14 @@ def test_the_settings_of_the_project_itself_are_in_order(project):
     for objective in read_all_objectives(own, ROOT):
         assert routes.runbook(alert_name(objective)) == "runbooks/incident-diagnosis.ipynb"
     assert set(planned.next_times()) == {"service-health", "drift-watch"}
+    policy = Policy(own, ROOT)
+    asked = {
+        cause: [one.why for one in policy.proposals({"cause": Result(value=cause), "probability": Result(value=0.99)})]
+        for cause in ("data", "model", "compute", "none", "unknown")
+    }
+    waits = ["the policy of this cause is to ask"]
+    assert asked == {"data": waits, "model": [""], "compute": [""], "none": [], "unknown": []}
+    assert policy.postmortem.notebook == "runbooks/postmortem.ipynb"
 
 
 def test_insecure_is_for_loopback_alone(watched):

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
-import subprocess
-from pathlib import Path
-
-import httpx
 import pytest
+from browser import Browser
 from bs4 import BeautifulSoup
 from helpers import write_notebook
-from services import wait_for
 from watching import alert, watching
 
-from lepton_kit.ops.watch.page import status_page
+from lepton_kit.ops.watch.page import incident_page, refused_page, status_page
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 LONG = "x" * 300
@@ -27,11 +20,22 @@ def a_status(**changes):
         "number": 1, "key": "k", "kind": "alert", "name": "GoogLatencyBudgetBurn", "incident": "i", "notebook": "n",
         "parameters": {}, "queued": 0.0, "state": "ended", "run_id": "20261125T030000Z-incident-diagnosis-3f9a2c",
         "status": "succeeded", "error": None, "started": 0.0, "ended": 1.0, "attempts": 1, "page": "/reports/x",
+        "results": {"cause": "data", "also": ["compute"], "probability": 0.93},
     }  # fmt: skip
+    decision = {"is_approved": True, "at": "2026-11-25T03:04:00+00:00", "by": "Kim", "via": "status page", "note": ""}
+    remedy = {
+        "job": 2, "incident": "i", "service": "goog", "cause": "data", "follows": None, "is_automatic": False,
+        "why": "the policy of this cause is to ask", "state": "waiting", "error": None,
+        "notebook": "runbooks/repair-data.ipynb",
+        "queued": 0.0, "since": "2026-11-25T03:03:00+00:00", "decisions": [], "verdict": None,
+    }  # fmt: skip
+    repair = job | {"number": 3, "kind": "remedy", "name": "compute", "results": {"verdict": "recovered"}}
+    done = remedy | {"job": 3, "cause": "compute", "state": "ended", "verdict": "recovered", "decisions": [decision]}
     incident = {
         "id": "20261125T030000Z-goog-latency-budget-burn-cf122f45", "name": "GoogLatencyBudgetBurn", "service": "goog",
         "severity": "page", "status": "firing", "starts_at": "2026-11-25T03:00:00+00:00", "ends_at": None, "note": "",
-        "summary": "Latency of goog: the error budget burns too fast", "runs": [job],
+        "summary": "Latency of goog: the error budget burns too fast", "runs": [job, repair],
+        "remedies": [remedy, done],
     }  # fmt: skip
     budgets = [
         {"objective": "a", "title": title, "target": 0.99, "left": left}
@@ -48,9 +52,9 @@ def a_status(**changes):
     whole = {
         "project": "lepton", "time": "2026-11-25T03:05:00+00:00", "services": [service], "open": 1,
         "open_incidents": [incident],
-        "recent_incidents": [], "runs": [run], "waiting": [], "refused": [], "problems": {},
+        "recent_incidents": [], "runs": [run], "waiting": [], "approvals": [], "refused": [], "problems": {},
         "schedules": [{"name": "nightly", "notebook": "runbooks/health.ipynb", "next": "2026-11-26T03:00:00+00:00"}],
-        "queue": {"queued": 0, "running": 1, "ended": 4, "refused": 0},
+        "queue": {"queued": 0, "waiting": 0, "running": 1, "ended": 4, "refused": 0},
     }  # fmt: skip
     return whole | changes
 
@@ -78,14 +82,53 @@ def test_a_budget_is_said_in_words_too():
         assert said in text
 
 
+def test_what_a_diagnosis_and_a_repair_found_and_who_approved_it_is_said_in_words():
+    text = words(a_status())
+    text = " ".join(text.split())
+    assert "cause: data and compute (93%)" in text
+    assert "repair of compute · recovered" in text
+    assert "compute repair approved by Kim , 2026-11-25 03:04 UTC (status page)" in text
+
+
+def test_what_waits_for_a_person_is_at_the_top_and_leads_to_the_form():
+    remedy = a_status()["open_incidents"][0]["remedies"][0]
+    page = status_page(a_status(open=0, open_incidents=[], approvals=[remedy]))
+    parsed = BeautifulSoup(page, "html.parser")
+    assert "1 repair waiting for your decision" in parsed.select_one(".state.bad").get_text()
+    assert parsed.select_one("a.button")["href"] == "/incidents/i#repair-2"
+    assert parsed.select("form") == []  # this page loads itself again: what is being typed would be lost
+    shown = BeautifulSoup(incident_page(an_incident()), "html.parser")
+    assert [form["action"] for form in shown.select("#repair-2 form")] == ["/approvals"]
+    assert shown.select("#repair-3 form, meta[http-equiv], [name=token]") == []
+    assert len(BeautifulSoup(incident_page(an_incident(), True), "html.parser").select("[name=token]")) == 1
+
+
+def an_incident():
+    alert = {"labels": {"service": "goog"}, "annotations": {}}
+    return a_status()["open_incidents"][0] | {"alert": alert, "origin": "webhook", "seen": 1, "recording": None}
+
+
 def test_nothing_that_came_from_outside_becomes_markup():
     incident = a_status()["open_incidents"][0] | {
         "name": HOSTILE, "service": HOSTILE, "severity": HOSTILE, "note": HOSTILE, "summary": HOSTILE, "id": HOSTILE,
     }  # fmt: skip
-    page = status_page(a_status(open_incidents=[incident], problems={HOSTILE: HOSTILE}, project=HOSTILE))
-    parsed = BeautifulSoup(page, "html.parser")
-    assert not parsed.select("script, img, [onerror], style")
-    assert HOSTILE in parsed.get_text()
+    decision = {"is_approved": False, "at": "2026-11-25T03:04:00+00:00", "by": HOSTILE, "via": HOSTILE, "note": HOSTILE}
+    remedy = incident["remedies"][0] | {
+        "incident": HOSTILE, "service": HOSTILE, "cause": HOSTILE, "why": HOSTILE, "notebook": HOSTILE,
+        "verdict": HOSTILE, "error": HOSTILE, "decisions": [decision],
+    }  # fmt: skip
+    job = incident["runs"][0] | {"results": dict.fromkeys(("cause", "also", "action", "verdict"), HOSTILE)}
+    incident |= {"remedies": [remedy], "runs": [job]}
+    outside = {"open_incidents": [incident], "approvals": [remedy], "problems": {HOSTILE: HOSTILE}, "project": HOSTILE}
+    pages = [
+        status_page(a_status(**outside)),
+        incident_page(an_incident() | incident),
+        refused_page(HOSTILE),
+    ]
+    for page in pages:
+        parsed = BeautifulSoup(page, "html.parser")
+        assert not parsed.select("script, img, [onerror], style")
+        assert HOSTILE in parsed.get_text()
 
 
 @pytest.fixture
@@ -118,82 +161,3 @@ def test_a_browser_shows_the_page_wide_and_on_a_phone_and_runs_nothing(busy, tmp
                     assert shown["scroll"] <= width, (path, width)
                     assert shown["title"] != "owned"
                     assert (HOSTILE in shown["text"]) == (path != "/runbooks/Known")
-
-
-class Browser:
-    """Chromium without a window, spoken to by its DevTools protocol."""
-
-    def __init__(self, profile: Path) -> None:
-        found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        if found is None:
-            pytest.skip("no Chromium is installed here")
-        self.profile = profile
-        self.command = [
-            found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-dev-shm-usage", "--remote-debugging-port=0",
-            "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank",
-        ]  # fmt: skip
-
-    def __enter__(self) -> Browser:
-        import websocket
-
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            port_file = self.profile / "DevToolsActivePort"
-            port = wait_for(lambda: port_file.exists() and port_file.read_text().splitlines()[:1])[0]
-            pages = wait_for(lambda: [p for p in self._list(port) if p["type"] == "page"])
-            self.socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60)
-            self.events: list[dict] = []
-            self.number = 0
-            for domain in ("Page", "Log", "Runtime"):
-                self.call(f"{domain}.enable")
-        except BaseException:
-            self.process.kill()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
-
-    @staticmethod
-    def _list(port: str) -> list[dict]:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
-        return []
-
-    def call(self, method: str, **parameters: object) -> dict:
-        self.number += 1
-        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
-        while (answer := json.loads(self.socket.recv())).get("id") != self.number:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def value(self, expression: str) -> object:
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
-
-    def open(self, address: str, width: int, screenshot: Path | None = None, dark: bool = False) -> dict:
-        """Open a page; return its title, text, width in all, and what the console complained of."""
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600
-        )
-        self.events.clear()
-        self.call("Page.navigate", url=address)
-        wait_for(lambda: self.value("document.readyState + location.href").startswith("complete" + address))
-        wait_for(lambda: self.value("document.styleSheets.length"))
-        wrong = [e for e in self.events if e["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
-        if screenshot is not None:
-            import base64
-
-            made = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-            screenshot.write_bytes(base64.b64decode(made["data"]))
-        return {
-            "title": self.value("document.title"),
-            "text": self.value("document.body.innerText"),
-            "scroll": self.value("document.documentElement.scrollWidth"),
-            "errors": wrong,
-        }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -46,12 +47,25 @@ def incidents(
         print(json.dumps(facts if incident is None else facts[0], indent=1))
         return
     console = new_console()
-    listed = table("incident", "status", "service", "severity", "runs", "note")
+    listed = table("incident", "status", "service", "severity", "runs", "repairs", "note")
     for one in facts:
         runs = ", ".join(f"{job['run_id'] or job['notebook']} {job['status'] or job['state']}" for job in one["runs"])
-        words = [one["id"], one["status"], one["service"], one["severity"], runs, one["note"]]
+        words = [one["id"], one["status"], one["service"], one["severity"], runs, _repairs(one), one["note"]]
         listed.add_row(*map(escape, words))
     console.print(listed)
     if incident is not None:
         print(json.dumps(facts[0]["alert"], indent=1))
         print(f"recording: {facts[0]['recording'] or 'none'}")
+
+
+def _repairs(incident: Mapping[str, Any]) -> str:
+    """Return the repairs of an incident in words: what each came to, or why it waits, and who decided."""
+    said = []
+    for one in incident["remedies"]:
+        came_to = one["verdict"] or one["state"]
+        reason = one["why"] if one["state"] == "waiting" else one["error"] or ""
+        why = f" ({reason})" if reason else ""
+        yes = (decision for decision in one["decisions"] if decision["is_approved"])
+        decided = "".join(f"; approved by {decision['by']} at {decision['at']}" for decision in yes)
+        said.append(f"{one['cause']}: {came_to}{why}{decided}")
+    return "\n".join(said)

@@ -60,12 +60,20 @@ def population_stability_index(reference: ArrayLike, current: ArrayLike, bins: i
 def kolmogorov_smirnov(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]:
     """Return the two-sample Kolmogorov–Smirnov statistic (0 to 1, the largest gap of the two CDFs) and its p-value.
 
+    The p-value is exact up to `EXACT_ROWS` values in either sample, and asymptotic beyond, where the exact one would
+    take seconds and differ by nothing.
+
     >>> statistic, p_value = kolmogorov_smirnov(np.arange(50), np.arange(50) + 25)
     >>> round(statistic, 2), p_value < 0.001
     (0.5, True)
     """
-    result = stats.ks_2samp(_finite(reference, "reference"), _finite(current, "current"))
+    reference, current = _finite(reference, "reference"), _finite(current, "current")
+    method = "exact" if max(len(reference), len(current)) <= EXACT_ROWS else "asymp"
+    result = stats.ks_2samp(reference, current, method=method)
     return float(result.statistic), float(result.pvalue)
+
+
+EXACT_ROWS = 500
 
 
 def chi_squared(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]:

@@ -14,14 +14,12 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.data.drift import ChangePoint, TwoSample, change_point, two_sample
+from lepton_kit.data.ranges import ALLOWED_RANGES, allowed_range
 from lepton_kit.diagnosis.relations import following
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording, feature_columns, is_inside, printable
-
-ALLOWED_RANGES = 3.0
-"""An input further outside the training rows' range than this many of its widths is in another unit, not a market."""
 
 MOST_COMPARED = 600
 """Rows of either side that a classifier learns to tell apart at most."""
@@ -159,13 +157,30 @@ def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
     Rows far outside of the incident's window are left out: their clock is wrong, and nothing tells by how much.
     """
     criteria = criteria or Criteria()
-    recording = within_window(recording)
+    recording = settled(within_window(recording))
     breaches = contract_breaches(recording)
     onset, onset_from = find_onset(recording, breaches, criteria)
     is_broken = breaches.to_numpy(bool).any(axis=1)
     is_whole = is_finite(recording.features(recording.requests)) & ~is_broken
     replayed, unreplayed = replays(recording, recording.requests[is_whole])
     return Case(recording, criteria, onset, onset_from, recording.requests, breaches, replayed, unreplayed)
+
+
+def settled(recording: Recording) -> Recording:
+    """Leave out the last requests of a slow service, of which only those that it refused at once are known yet.
+
+    As long as its slowest recent answer took, what came before the end of the window may still be unanswered.
+    """
+    requests = recording.requests
+    slowest = requests["latency_ms"].tail(RECENT).max() / 1000 if len(requests) else 0.0
+    if not slowest >= SLOW_SECONDS:
+        return recording
+    known = requests["time"] < recording.incident.window.end - pd.Timedelta(seconds=slowest)
+    return replace(recording, requests=requests[known].reset_index(drop=True)) if known.any() else recording
+
+
+RECENT, SLOW_SECONDS = 500, 0.5
+"""Requests whose answers tell how slow a service is, and from where on it matters."""
 
 
 def sampled(table: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -245,8 +260,7 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     reference = recording.reference[[column for column in features if column in recording.reference]]
     sample = reference if len(reference) else features
     changing = [column for column in sample if sample[column].nunique() > len(sample) / 2]
-    low, high = reference.min(), reference.max()
-    margin = ALLOWED_RANGES * (high - low)
+    allowed = allowed_range(reference)
     known = features[list(reference.columns)]
     status = recording.requests["status"].reset_index(drop=True)
     answered, ids = status.lt(400), recording.requests["request_id"].reset_index(drop=True)
@@ -256,7 +270,7 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
             "missing": ~is_finite(features) & ~is_unknown,
             "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording.requests).to_numpy(),
             "duplicated": ids[answered].duplicated().reindex(features.index, fill_value=False),
-            "out_of_range": (known.lt(low - margin) | known.gt(high + margin)).any(axis=1),
+            "out_of_range": (known.lt(allowed["low"]) | known.gt(allowed["high"])).any(axis=1),
         },
         index=recording.requests.index,
     )
@@ -342,12 +356,17 @@ def changes_of(
 def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> tuple[pd.Timestamp, str]:
     """Return when the incident began, and what that time rests on.
 
-    The first symptom with a change point that is large, and not by chance, decides. Without any, the first alert;
-    without one, the middle of the window.
+    The first symptom with a change point that is large, and not by chance, decides; but where requests were slow
+    before they were refused, the slowness does. Without any, the first alert; without one, the middle of the window.
     """
-    for symptom, change in changes_of(recording, breaches, criteria):
-        if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after):
-            return onset_of(change), f"change point of {symptom.name}"
+    found = {
+        symptom.name: onset_of(change)
+        for symptom, change in changes_of(recording, breaches, criteria)
+        if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after)
+    }
+    for name in found:
+        first = min({name, "latency"} & set(found), key=found.__getitem__) if name == "errors" else name
+        return found[first], f"change point of {first}"
     window = recording.incident.window
     if recording.incident.alerts:
         return pd.Timestamp(min(alert.starts_at for alert in recording.incident.alerts)), "start of the alert"

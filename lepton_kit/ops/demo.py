@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def demonstrate(project: Path, announce: Callable[[str], object], model: str = "
         service = start_service(project, model, workers=2, fresh_for=FRESH_S)
         stack.callback(service.stop)
         tell(f"service {model} answers at {service.address} (2 workers)")
-        watch = stack.enter_context(_watching(project))
+        watch = stack.enter_context(watching(project))
         tell(f"lepton watch observes it: status page at {watch}")
         stack.enter_context(_load(model, project))
         tell(f"real prices are replayed at it, {RATE:g} requests a second; after {FAULT_AFTER_S:g} s the feed stops")
@@ -79,13 +79,13 @@ def demonstrate(project: Path, announce: Callable[[str], object], model: str = "
 
 
 @contextlib.contextmanager
-def _watching(project: Path) -> Iterator[str]:
-    """Run `lepton watch` on a free port, with a store of its own, and yield its address."""
+def watching(project: Path, more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run `lepton watch` on a free port, with a store and more variables of its own, and yield its address."""
     written = project / FOLDER / "address"
     if written.exists() and _answers(written.read_text().strip()):
         raise InputError(f"lepton watch runs here already ({written.read_text().strip()}): stop it first")
     written.unlink(missing_ok=True)  # of one that was killed
-    environment = {**os.environ, WATCH_VARIABLE: SETTINGS.format(token=secrets.token_hex(3))}
+    environment = {**os.environ, WATCH_VARIABLE: SETTINGS.format(token=secrets.token_hex(3)), **(more or {})}
     written.parent.mkdir(exist_ok=True)
     with (written.parent / "demo.log").open("w") as log:
         command = [sys.executable, "-m", "lepton_kit.cli", "watch", "--port", "0"]

@@ -4,7 +4,8 @@
 request per trading day, and in 2008 the market becomes twice as volatile as it was. Prices, actuals and answers are
 real, and so is the latency, which is measured while the requests are answered. Everything but the latency is the same
 each time. That the model meets the change badly is arranged: its months were picked between the jumps that earnings
-brought, and it sees no volatility. `incident.json` says so under `constructed`.
+brought, and it sees no volatility. `incident.json` says so under `constructed`. The other incidents are simulated
+drills (`lepton_kit.ops.recorded_drills`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.training import TrainingSettings, train
+from lepton_kit.ops.recorded_drills import RECORDERS
 from lepton_kit.telemetry.recordings import (
     FEATURE,
     FORMAT,
@@ -84,7 +86,7 @@ def volatility_2008(folder: Path) -> Path:
         return write_recording(replace(recording, models=held), folder / "volatility-2008", truth)
 
 
-INCIDENTS: dict[str, Callable[[Path], Path]] = {"volatility-2008": volatility_2008}
+INCIDENTS: dict[str, Callable[[Path], Path]] = {"volatility-2008": volatility_2008, **RECORDERS}
 
 
 def train_without_volatility(prices: pd.DataFrame, cut: Cut) -> Forecaster:

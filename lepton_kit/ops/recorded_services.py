@@ -57,7 +57,7 @@ def record(folder: Path, seconds: float = SECONDS) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         project = Path(scratch)
         (project / "lepton.toml").write_text("", encoding="utf-8")
-        _train_versions(prices, Registry(project / "models"))
+        train_versions(prices, Registry(project / "models"))
         with _serving(project) as address:
             load = _Load(address, prices, seconds)
             start = load.run()
@@ -80,7 +80,8 @@ def record(folder: Path, seconds: float = SECONDS) -> Path:
         return write_recording(replace(captured, incident=incident), folder / "stale-feed", truth)
 
 
-def _train_versions(prices: pd.DataFrame, registry: Registry) -> None:
+def train_versions(prices: pd.DataFrame, registry: Registry) -> None:
+    """Keep the versions of `VERSIONS` in a registry; the last one is promoted."""
     for end, note in VERSIONS.items():
         split = np.where(prices["date"] < pd.Timestamp(end) - pd.Timedelta(days=90), "train", "validation")
         table = prices.assign(split=split)[prices["date"] < end]

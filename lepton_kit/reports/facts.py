@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
 from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result
+from lepton_kit.runs.verify import pair_results
 
 STATUS_WORDS = {
     "queued": "queued",
@@ -72,6 +73,43 @@ def provenance_html(run: Manifest, published: Collection[str]) -> str:
         + (f"<h3>Artifacts</h3>{table(left, ['File', 'Size', 'SHA-256'], 'files')}" if left else "")
         + f'<h3>Repeat it</h3><pre class="command">{as_text(repeat_commands(run))}</pre></div>'
     )
+
+
+def results_html(run: Manifest, previous: Manifest | None, published: Collection[str]) -> str:
+    """Return a table of all single results with their units, beside those of an earlier run, as HTML; or nothing.
+
+    Results that hold tables and lists are left to the notebook; one that the earlier run had not shows a dash.
+    """
+    if not (single := _singles(run)):
+        return ""
+    if previous is None:
+        rows = [[as_text(name), as_text(_shown(each.value)), as_text(_unit(each))] for name, each in single.items()]
+        return table(rows, ["Result", "Value", "Unit"], "files results")
+    before = _singles(previous)
+    pairs = {pair.name: pair.verdict for pair in pair_results(previous.results, run.results)}
+    rows = [
+        [
+            as_text(name), as_text(_shown(each.value)), as_text(_unit(each)),
+            as_text(_shown(before[name].value)) if name in before else "–",
+            _change(before.get(name), each, pairs[name]),
+        ]
+        for name, each in single.items()
+    ]  # fmt: skip
+    words = f"the run before, {utc(previous.started)}"
+    linked = (
+        f'<a href="../{as_text(previous.run_id)}/index.html">{words}</a>' if previous.run_id in published else words
+    )
+    compare = f"lepton diff {previous.run_id} {run.run_id}"
+    return (
+        table(rows, ["Result", "Value", "Unit", "Before", "Change"], "files results")
+        + f'<p class="quiet">Compared with {linked}. <code>{as_text(compare)}</code> compares all of both.</p>'
+    )
+
+
+def downloads_html(files: Sequence[str]) -> str:
+    """Return links to the files beside a page, as HTML."""
+    links = "".join(f'<li><a href="{as_text(name)}" download>{as_text(name)}</a></li>' for name in files)
+    return f'<div class="downloads"><h3>Take along</h3><ul>{links}</ul></div>'
 
 
 def repeat_commands(run: Manifest) -> str:
@@ -138,6 +176,23 @@ def _parameters(run: Manifest) -> str:
 def _with_unit(result: Result) -> str:
     shown = _shown(result.value)
     return shown if result.unit in ("", "1") else f"{shown} {result.unit}"
+
+
+def _unit(result: Result) -> str:
+    return "" if result.unit == "1" else result.unit
+
+
+def _change(before: Result | None, now: Result, verdict: str) -> str:
+    """Say what became of a result: by how much a number changed, or whether it is the same within its tolerance."""
+    if before is None:
+        return "new"
+    if verdict != "different":
+        return {"same": "same", "not compared": "not compared"}.get(verdict, verdict)
+    one, other = before.value, now.value
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)):
+        return "<strong>different</strong>"
+    relative = f" ({(other - one) / abs(one):+.1%})" if one else ""
+    return f"<strong>{as_text(f'{other - one:+.4g}{relative}')}</strong>"
 
 
 def _shown(value: bool | int | float | str) -> str:

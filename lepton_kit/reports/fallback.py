@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,12 @@ import nbformat
 import yaml
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
-from lepton_kit.reports.facts import STATUS_WORDS, utc
+from lepton_kit.reports.cards import PAGE, Card
+from lepton_kit.reports.listings import PLACE, split_page
 from lepton_kit.reports.markup import as_text, table
-from lepton_kit.reports.page import FIGURE, summary
 from lepton_kit.reports.quarto import ADVICE
 from lepton_kit.reports.story import html_cell, html_of, split_options
-from lepton_kit.runs.manifest import Manifest
 
 NOTE = f"Quarto was not found, so these are plain pages made by nbconvert. For the full site, {ADVICE}."
 TEMPLATE = Path(__file__).parent / "plain"
@@ -34,17 +32,17 @@ class Frame:
     styles: list[str]
 
 
-def render(reports: Path, target: Path, runs: list[Manifest], on_line: Callable[[str], None]) -> None:
+def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable[[str], None]) -> None:
     """Render the arranged Quarto project in `reports` into `target` with nbconvert alone.
 
     Parameters
     ----------
     reports
-        A folder with `_quarto.yml`, `*.qmd` pages of words and one listing each, and `runs/<run id>/index.ipynb`.
+        A folder with `_quarto.yml`, `*.qmd` pages of words and listings, `listings/*.yml`, and the cards' pages.
     target
         The new site's folder.
-    runs
-        The runs that have a page.
+    cards
+        The pages to render beside those of words.
     on_line
         Called with the name of each page.
     """
@@ -52,19 +50,16 @@ def render(reports: Path, target: Path, runs: list[Manifest], on_line: Callable[
     exporter = _exporter()
     for source in sorted(reports.glob("*.qmd")):
         on_line(source.name)
-        matter, words = _split_front_matter(source)
-        page = new_notebook(cells=[new_markdown_cell(words), html_cell(_listing(matter, runs, reports))])
+        matter, words = split_page(source)
+        page = new_notebook(cells=list(_cells(words, _listings(matter, reports))))
         _write(exporter, page, frame, target / f"{source.stem}.html", root="", title=matter["title"])
-    for run in runs:
-        source = reports / "runs" / run.run_id
-        on_line(f"runs/{run.run_id}/index.ipynb")
-        page = nbformat.read(source / "index.ipynb", as_version=4)
+    for card in cards:
+        on_line(f"{card.folder}/{PAGE}")
+        page = nbformat.read(reports / card.folder / PAGE, as_version=4)
         _write(
-            exporter, page, frame, target / "runs" / run.run_id / "index.html", root="../../", title=as_text(run.title),
-            description=as_text(summary(run)),
+            exporter, page, frame, target / card.folder / "index.html", root="../../", title=as_text(card.title),
+            description=as_text(card.description),
         )  # fmt: skip
-        if (source / FIGURE).exists():
-            (target / "runs" / run.run_id / FIGURE).write_bytes((source / FIGURE).read_bytes())
 
 
 def _frame(reports: Path) -> Frame:
@@ -102,31 +97,34 @@ def _write(exporter: Any, page: Any, frame: Frame, path: Path, *, root: str, tit
     write_atomically(path, markup)
 
 
-def _split_front_matter(source: Path) -> tuple[dict[str, Any], str]:
-    """Split a `.qmd` page into its metadata and its words."""
-    parts = source.read_text(encoding="utf-8").split("---\n", 2)
-    if len(parts) != 3 or parts[0].strip():
-        raise InputError(f"{source}: must start with YAML front matter between two lines `---`")
-    return yaml.safe_load(parts[1]), parts[2]
+def _cells(words: str, listings: dict[str, str]) -> Iterator[Any]:
+    """Yield the words of a page, and each listing where its empty `::: {#id}` stands."""
+    for number, part in enumerate(PLACE.split(words)):
+        if number % 2:  # what the expression's group found
+            yield html_cell(listings[part])
+        elif part.strip():
+            yield new_markdown_cell(part)
 
 
-def _listing(matter: dict[str, Any], runs: list[Manifest], reports: Path) -> str:
-    contents = matter["listing"]["contents"]
-    patterns = [contents] if isinstance(contents, str) else contents  # Quarto takes both
-    newest_first = sorted(runs, key=lambda run: run.started, reverse=True)
-    pages = {run.run_id: f"runs/{run.run_id}/index.ipynb" for run in runs}
-    listed = [run for run in newest_first if any(fnmatch(pages[run.run_id], pattern) for pattern in patterns)]
-    rows = [_row(run, reports) for run in listed]
-    return table(rows, ["Started", "Run", "Status", ""], "files listing") if rows else "<p>No run is published yet.</p>"
+def _listings(matter: dict[str, Any], reports: Path) -> dict[str, str]:
+    """Return the table of each listing of a page."""
+    found = {}
+    for listing in matter.get("listing", []):
+        items = json.loads((reports / listing["contents"]).read_text(encoding="utf-8"))
+        names = [field for field in listing["fields"] if field not in ("image", "title", "description")]
+        heads = [listing.get("field-display-names", {}).get(name, name.capitalize()) for name in names]
+        rows = [_row(item, names) for item in items]
+        found[listing["id"]] = table(rows, [*heads, "Page", ""], "files listing")
+    return found
 
 
-def _row(run: Manifest, reports: Path) -> list[str]:
-    folder = f"runs/{as_text(run.run_id)}"
-    status = f'<span class="status {as_text(run.status)}">{STATUS_WORDS[run.status]}</span>'
-    picture = f'<div class="thumbnail"><img src="{folder}/{FIGURE}" alt=""></div>'
-    return [
-        utc(run.started)[:16],
-        f'<a href="{folder}/index.html">{as_text(run.title)}</a><br>{as_text(summary(run))}',
-        status,
-        picture if (reports / "runs" / run.run_id / FIGURE).exists() else "",
-    ]
+def _row(item: dict[str, Any], names: list[str]) -> list[str]:
+    """Return a line of a listing; what stands in its file is HTML already."""
+    href = item["path"]
+    values = [item.get(name, "") for name in names]
+    shown = [", ".join(value) if isinstance(value, list) else str(value) for value in values]
+    picture = ""
+    if "image" in item:
+        source = item["image"]
+        picture = f'<div class="thumbnail"><img src="{source}" alt="{as_text(item["image-alt"])}" loading="lazy"></div>'
+    return [*shown, f'<a href="{href}">{item["title"]}</a><br>{item["description"]}', picture]

@@ -93,9 +93,13 @@ def table(rows: list[list[str]], head: list[str], kind: str) -> str:
     """Return an HTML table of cells that are HTML already."""
     top = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<table {PLAIN_TABLE} class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return SCROLL.format(
+        f'<table {PLAIN_TABLE} class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    )
 
 
+# A table that is too wide scrolls by itself, also for those who have no mouse.
+SCROLL = '<div class="scroll" role="region" aria-label="Table" tabindex="0">{}</div>'
 # Quarto would otherwise read an HTML table as Markdown and write another in its place.
 PLAIN_TABLE = 'data-quarto-disable-processing="true"'
 
@@ -113,6 +117,9 @@ def _with_tidy_tables(markup: str) -> str:
             if any(len(row) > column and not NUMBER.fullmatch(row[column].text.strip()) for row in body):
                 for cell in (row[column] for row in rows if len(row) > column):
                     cell["class"] = "words"
+        found.wrap(
+            soup.new_tag("div", attrs={"class": "scroll", "role": "region", "aria-label": "Table", "tabindex": "0"})
+        )
     return str(soup)
 
 

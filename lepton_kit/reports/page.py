@@ -1,8 +1,8 @@
-"""Makes the page of one run: front matter, facts, the executed notebook, provenance."""
+"""Makes the page of one run: front matter, facts, the executed notebook, results against the run before, provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,30 @@ import yaml
 from nbformat.v4 import new_markdown_cell, new_notebook, new_raw_cell
 
 from lepton_kit.errors import InputError
-from lepton_kit.reports.facts import STATUS_WORDS, duration, facts_html, headlines, provenance_html, utc
+from lepton_kit.reports.cards import FIGURE
+from lepton_kit.reports.facts import (
+    STATUS_WORDS,
+    downloads_html,
+    duration,
+    facts_html,
+    headlines,
+    provenance_html,
+    results_html,
+    utc,
+)
 from lepton_kit.reports.markup import as_text, as_words
 from lepton_kit.reports.story import first_figure, html_cell, story_cells
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
 
-FIGURE = "figure.png"
 
-
-def make_page(run: Manifest, project: Path, published: Collection[str]) -> tuple[Any, bytes | None]:
+def make_page(
+    run: Manifest,
+    project: Path,
+    published: Collection[str],
+    files: Sequence[str] = (),
+    previous: Manifest | None = None,
+) -> tuple[Any, bytes | None]:
     """Return the page of a run as a notebook, and the picture that stands for it in listings.
 
     Parameters
@@ -28,6 +42,10 @@ def make_page(run: Manifest, project: Path, published: Collection[str]) -> tuple
         The run and its project.
     published
         Ids of all runs that have a page on the same site.
+    files
+        Names of the files beside the page that a reader may take along.
+    previous
+        The run of the same notebook whose results are shown beside this one's.
 
     Raises
     ------
@@ -44,12 +62,16 @@ def make_page(run: Manifest, project: Path, published: Collection[str]) -> tuple
         except InputError as error:
             raise InputError(f"run {run.run_id}: {error}") from error
     page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    page.metadata["lepton"] = {"image-alt": figure[1] if figure else None}
+    results = results_html(run, previous, published)
     page.cells = [
         new_raw_cell(f"---\n{yaml.safe_dump(front_matter(run, figure), allow_unicode=True, sort_keys=False)}---"),
         html_cell(facts_html(run)),
         *cells,
+        *([new_markdown_cell("## Results"), html_cell(results)] if results else []),
         new_markdown_cell("## Provenance"),
         html_cell(provenance_html(run, published)),
+        *([html_cell(downloads_html(files))] if files else []),
     ]
     for number, cell in enumerate(page.cells):
         cell["id"] = f"cell-{number}"  # the same run gives the same page
@@ -62,7 +84,7 @@ def front_matter(run: Manifest, figure: tuple[bytes, str] | None) -> dict[str, A
         "title": as_text(as_words(run.title)),
         "date": utc(run.started).removesuffix(" UTC"),
         "description": as_text(as_words(summary(run))),
-        "categories": [STATUS_WORDS[run.status], kind(run)],
+        "categories": categories(run),
     }
     if figure is not None:
         matter |= {"image": FIGURE, "image-alt": as_words(figure[1])}
@@ -80,6 +102,6 @@ def summary(run: Manifest) -> str:
     return f"{ended}: {found}" if found else ended
 
 
-def kind(run: Manifest) -> str:
-    """Return `runbook` for what lies in `runbooks/`, else `notebook`."""
-    return "runbook" if run.notebook.startswith("runbooks/") else "notebook"
+def categories(run: Manifest) -> list[str]:
+    """Return how the run ended, and `runbook` for what lies in `runbooks/`, else `notebook`."""
+    return [STATUS_WORDS[run.status], "runbook" if run.notebook.startswith("runbooks/") else "notebook"]

@@ -12,6 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lepton_kit.errors import InputError, LeptonError
 
@@ -70,6 +73,60 @@ def render(quarto: Quarto, folder: Path, target: Path, on_line: Callable[[str], 
     if process.returncode != 0:
         told = "\n".join(last).strip()
         raise LeptonError(f"Quarto {quarto.version} could not render {folder} (exit {process.returncode}):\n{told}")
+
+
+MODULE = 'import * as tabsets from "./tabsets/tabsets.js";\n'
+
+
+def let_work_from_a_folder(site: Path) -> None:
+    """Let pages of Quarto 1.7 work when they are opened from a folder, where a browser loads no JavaScript module.
+
+    Its two modules become plain scripts, and its search no longer gives up there (`reports/header.html` brings it its
+    index). A Quarto whose scripts are made otherwise is left as it is.
+    """
+    search = site / "site_libs" / "quarto-search" / "quarto-search.js"
+    if search.is_file():
+        gives_up = 'window.location.protocol === "file:" && !shownWarning'
+        search.write_text(search.read_text(encoding="utf-8").replace(gives_up, "false"), encoding="utf-8")
+    script = site / "site_libs" / "quarto-html" / "quarto.js"
+    tabsets = script.parent / "tabsets" / "tabsets.js"
+    code = script.read_text(encoding="utf-8") if script.is_file() and tabsets.is_file() else ""
+    if not code.startswith(MODULE):
+        return
+    inner = tabsets.read_text(encoding="utf-8").replace("export function init", "function init")
+    tabsets_there = f"const tabsets = (() => {{\n{inner}\nreturn {{ init }};\n}})();\n"
+    script.write_text(f"(() => {{\n{tabsets_there}{code.removeprefix(MODULE)}\n}})();\n", encoding="utf-8")
+    for page in site.rglob("*.html"):
+        markup = page.read_text(encoding="utf-8")
+        markup = re.sub(r'<script src="[^"]*/tabsets\.js" type="module"></script>\n?', "", markup)
+        markup = re.sub(r'(<script src="[^"]*/quarto\.js") type="module">', r"\1 defer>", markup)
+        page.write_text(markup, encoding="utf-8")
+
+
+PDF_FORMAT = {
+    "typst": {"papersize": "a4", "margin": {"x": "2cm", "y": "2cm"}, "fontsize": "9.5pt", "section-numbering": ""}
+}
+
+
+def render_pdf(quarto: Quarto, folder: Path, matter: dict[str, Any], words: str) -> bytes:
+    """Return a page of Markdown as a PDF through typst; its pictures lie in the folder, which is written into.
+
+    Raises
+    ------
+    LeptonError
+        When Quarto fails; the message ends with its last lines.
+    """
+    matter_text = yaml.safe_dump({**matter, "format": PDF_FORMAT}, allow_unicode=True, sort_keys=False)
+    (folder / "page.qmd").write_text(f"---\n{matter_text}---\n\n{words}", encoding="utf-8")
+    command = [str(quarto.program), "render", "page.qmd", "--to", "typst"]
+    run = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+    )
+    made = folder / "page.pdf"
+    if run.returncode != 0 or not made.is_file():
+        told = _without_colours((run.stdout + run.stderr)[-2000:])
+        raise LeptonError(f"Quarto {quarto.version} could not make the PDF (exit {run.returncode}):\n{told}")
+    return made.read_bytes()
 
 
 def version_key(version: str) -> tuple[int, ...]:

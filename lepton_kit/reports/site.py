@@ -1,99 +1,219 @@
-"""Builds the report site of a project: arranges a page for each run, renders aside, and puts the new site in place."""
+"""Builds the report site of a project: renders the pages that changed aside, and puts the new site in place at once.
+
+What is rendered is a Quarto project of its own with the pages of words, the listings and only the pages of runs and
+incidents that are new or changed; all others are taken over from the site before. So a page costs the same however
+many there are.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
+import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import nbformat
-
-from lepton_kit.errors import InputError
-from lepton_kit.files import write_atomically
+from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import fallback, quarto
-from lepton_kit.reports.page import FIGURE, make_page
-from lepton_kit.runs.manifest import Manifest
+from lepton_kit.reports.cards import Card, alone, published, write_listings
+from lepton_kit.reports.feed import write_feed
+from lepton_kit.reports.listings import drop_empty_listings
+from lepton_kit.reports.publish import reports_folder
+
+STATE = "pages.json"
+NOT_OF_THE_FRAME = {"_site", "runs", "incidents", "listings"}
+SEARCH = "search.json"
 
 
 @dataclass(frozen=True)
 class Site:
-    """A site that was built: `tool` made it, and `note` is one plain line for the reader, or empty."""
+    """A site that was built: `tool` made it, and `note` is one plain line for the reader, or empty.
+
+    `rendered` are the pages of runs and incidents that had to be; `pages` is how many there are.
+    """
 
     folder: Path
     index: Path
     tool: str
     note: str
+    pages: int
+    rendered: tuple[str, ...]
 
 
-def build_site(project: Path, runs: list[Manifest], on_line: Callable[[str], None] | None = None) -> Site:
-    """Build `reports/_site`, with one page for each run.
+@dataclass(frozen=True)
+class _State:
+    """What the site that is in place was made from."""
+
+    tool: str
+    frame: str
+    contents: dict[str, str]
+
+
+def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, is_full: bool = False) -> Site:
+    """Build `reports/_site` from what is published; of several processes that ask at once, one builds at a time.
 
     Parameters
     ----------
     project
         The project's root; its `reports/` is the Quarto project.
-    runs
-        The runs to publish. Pages of other runs are taken away.
     on_line
         Called with each line that the renderer writes.
+    is_full
+        Whether to render every page, changed or not.
 
     Raises
     ------
     InputError
-        When `reports/_quarto.yml` is missing, a page cannot be made, or the only Quarto there is is too old.
+        When `reports/_quarto.yml` is missing, or the only Quarto there is is too old.
     LeptonError
         When rendering fails; the site that was there stays as it is.
     """
-    tell = on_line or (lambda line: None)
-    reports = _reports_folder(project)
+    reports = reports_folder(project)
     found = quarto.find_quarto()
-    arrange_pages(project, runs)
-    aside = Path(tempfile.mkdtemp(prefix=".building-", dir=reports))
-    try:
-        if found is not None:
-            quarto.render(found, reports, aside / "site", tell)
-        else:
-            fallback.render(reports, aside / "site", runs, tell)
-        _put_in_place(aside / "site", reports / "_site", aside / "old")
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    tool = f"quarto {found.version}" if found else "nbconvert"
+    with alone(reports / ".rendering"), tempfile.TemporaryDirectory(prefix=".building-", dir=reports) as aside:
+        source = Path(aside) / "source"
+        with alone(reports / ".publishing"):
+            cards = published(reports)
+            write_listings(reports, cards)
+            state = _State(tool, _frame(reports), {card.folder: card.content for card in cards})
+            before = None if is_full else _state_of(reports / "_site")
+            if before is not None and (before.tool, before.frame) != (state.tool, state.frame):
+                before = None
+            known = before.contents if before else {}
+            changed = [card for card in cards if known.get(card.folder) != card.content]
+            if before != state:
+                _arrange(reports, source, changed)
+        if before != state:
+            rendered = _render(source, found, changed, on_line or (lambda line: None))
+            if before is not None:
+                kept = [page for page, content in before.contents.items() if state.contents.get(page) == content]
+                _take_over(reports / "_site", rendered, kept)
+            _also_as_scripts(rendered)
+            write_feed(reports, rendered, cards)
+            write_atomically(rendered / STATE, json.dumps(vars(state), indent=1) + "\n")
+            _put_in_place(rendered, reports / "_site", Path(aside) / "old")
     site = reports / "_site"
-    if found is None:
-        return Site(site, site / "index.html", "nbconvert", fallback.NOTE)
-    return Site(site, site / "index.html", f"quarto {found.version}", "")
+    note = "" if found else fallback.NOTE
+    return Site(site, site / "index.html", tool, note, len(cards), tuple(card.folder for card in changed))
 
 
-def arrange_pages(project: Path, runs: list[Manifest]) -> None:
-    """Write the pages of these runs into `reports/runs/`, and take away those of other runs."""
-    folder = _reports_folder(project) / "runs"
-    published = {run.run_id for run in runs}
-    pages = {run.run_id: make_page(run, project, published) for run in runs}  # all can be made before any is written
-    folder.mkdir(exist_ok=True)
-    for page_folder in folder.iterdir():
-        if page_folder.name not in published:
-            shutil.rmtree(page_folder) if page_folder.is_dir() else page_folder.unlink()
-    for run_id, (page, figure) in pages.items():
-        (folder / run_id).mkdir(exist_ok=True)
-        if figure is not None:
-            (folder / run_id / FIGURE).write_bytes(figure)
-        write_atomically(folder / run_id / "index.ipynb", nbformat.writes(page))
+def _render(source: Path, found: quarto.Quarto | None, changed: list[Card], tell: Callable[[str], None]) -> Path:
+    """Render what was arranged beside it, and return where to."""
+    rendered = source.parent / "rendered"
+    if found is not None:
+        quarto.render(found, source, rendered, tell)
+        quarto.let_work_from_a_folder(rendered)
+    else:
+        fallback.render(source, rendered, changed, tell)
+    _offer_downloads(source, rendered, changed)
+    return rendered
 
 
-def _reports_folder(project: Path) -> Path:
-    if not (project / "reports" / "_quarto.yml").is_file():
-        raise InputError(f"no reports/_quarto.yml in {project}: the report site is made from that Quarto project")
-    return project / "reports"
+def _arrange(reports: Path, source: Path, changed: list[Card]) -> None:
+    """Make the Quarto project that is rendered."""
+    source.mkdir()
+    for path in reports.iterdir():
+        if path.name in NOT_OF_THE_FRAME - {"listings"} or path.name.startswith("."):
+            continue
+        shutil.copytree(path, source / path.name) if path.is_dir() else shutil.copy2(path, source / path.name)
+    for page in source.glob("*.qmd"):
+        drop_empty_listings(page)
+    for card in changed:
+        shutil.copytree(reports / card.folder, source / card.folder)
+
+
+def _offer_downloads(source: Path, rendered: Path, changed: list[Card]) -> None:
+    """Put beside each page the files that lay beside its source: Quarto copies only what it knows to be linked."""
+    for card in changed:
+        for path in (source / card.folder).iterdir():
+            if path.suffix in (".png", ".zip", ".pdf") or path.name in (
+                "notebook.ipynb",
+                "manifest.json",
+                "history.json",
+            ):
+                shutil.copy2(path, rendered / card.folder / path.name)
+
+
+def _take_over(site: Path, rendered: Path, kept: list[str]) -> None:
+    """Add the pages that did not change; as they are never written again, a second name for their files will do."""
+    for page in kept:
+        if (site / page).is_dir() and not (rendered / page).exists():
+            shutil.copytree(site / page, rendered / page, copy_function=_link)
+    _merge_search(site / SEARCH, rendered / SEARCH, kept)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without such names
+        shutil.copy2(source, target)
+
+
+def _merge_search(old: Path, new: Path, kept: list[str]) -> None:
+    """Add to the index of what was rendered the entries of the pages that were taken over."""
+    if not (old.is_file() and new.is_file()):
+        return
+    folders = {f"{page}/index.html" for page in kept}
+    entries: list[dict[str, Any]] = json.loads(new.read_text(encoding="utf-8"))
+    there = {entry["objectID"] for entry in entries}
+    entries += [
+        entry
+        for entry in json.loads(old.read_text(encoding="utf-8"))
+        if entry["href"].partition("#")[0] in folders and entry["objectID"] not in there
+    ]
+    write_atomically(new, json.dumps(entries, ensure_ascii=False))
+
+
+def _also_as_scripts(rendered: Path) -> None:
+    """Write what Quarto's pages fetch as scripts too, for `reports/header.html`."""
+    for name in (SEARCH, "listings.json"):
+        if (rendered / name).is_file():
+            text = json.dumps((rendered / name).read_text(encoding="utf-8"))
+            write_atomically(rendered / f"{name}.js", f"leptonFetched[{json.dumps(name)}]({text});\n")
+
+
+def _state_of(site: Path) -> _State | None:
+    try:
+        return _State(**json.loads((site / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none yet, or of another version of the kit: all is rendered anew
+        return None
+
+
+def _frame(reports: Path) -> str:
+    """Return a hash of all that every page is made with: the Quarto project, and this package."""
+    files = [path for path in sorted(reports.iterdir()) if path.name not in NOT_OF_THE_FRAME and path.name[0] != "."]
+    seen = "".join(f"{path.name} {sha256_of(path)}\n" for path in [*files, Path(__file__).parent])
+    return hashlib.sha256(seen.encode()).hexdigest()
 
 
 def _put_in_place(new: Path, site: Path, old: Path) -> None:
-    """Put the new site where the old one was: at no moment is there half of one."""
-    if site.exists():
-        site.rename(old)
-    try:
+    """Put the new site where the old one was: at no moment is there half of one, and on Linux none without one."""
+    if not site.exists():
         new.rename(site)
-    except OSError:
-        if old.exists():
+    elif _exchanged(new, site):
+        new.rename(old)
+    else:
+        site.rename(old)
+        try:
+            new.rename(site)
+        except OSError:
             old.rename(site)
-        raise
+            raise
+
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step (Linux, renameat2(2)); return whether that can be had here."""
+    try:
+        exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # no Linux, or an old C library
+        return False
+    return bool(exchange(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)

@@ -190,7 +190,7 @@ def execute(
     ledger = Ledger(project)
     while (claim := ledger.claim(key)).state == "busy":
         time.sleep(0.2)
-    if claim.run_id and (claim.state == "done" or _has_answered(claim.run_id, project)):
+    if claim.run_id and (claim.state == "done" or has_answered(claim.run_id, project)):
         run = Manifest.load(project / "runs" / claim.run_id / "manifest.json")
         ledger.finish(key, run.run_id)
         tell(Event("run_skipped", run.run_id, plan.name, status=run.status))
@@ -202,8 +202,8 @@ def execute(
     return run
 
 
-def _has_answered(run_id: str, project: Path) -> bool:
-    """Whether the run of a claim's dead owner had come to its own end before its owner did."""
+def has_answered(run_id: str, project: Path) -> bool:
+    """Say whether a run has come to its own end, though the process that ran it may have been killed since."""
     if not (path := project / "runs" / run_id / "manifest.json").exists():
         return False
     run = Manifest.load(path)

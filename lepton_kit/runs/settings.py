@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -13,6 +14,9 @@ from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
 
 WATCH_VARIABLE = "LEPTON_WATCH"
+REMEDIES_VARIABLE = "LEPTON_REMEDIES"
+ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE}
+"""Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
 
 
 class Section(BaseModel):
@@ -44,13 +48,18 @@ class Service(Section):
     """A service that is watched; its state lies in `services/<name>/`.
 
     `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `slo` holds its
-    objectives, `registry` its model; both are folders, relative to the project.
+    objectives, `registry` its model; both are folders, relative to the project. `restart_feed` is the command, a list
+    of words that no shell reads, which a repair of the data runs in the project's folder to restart the feed.
+    `cost_per_minute` is what a minute of trouble costs, in `currency`, for the page of an incident.
     """
 
     model: str
     address: str | None = Field(default=None, pattern=r"^https?://")
     slo: str = "slo"
     registry: str = "models"
+    restart_feed: list[str] | None = Field(default=None, min_length=1)
+    cost_per_minute: float | None = Field(default=None, ge=0)
+    currency: str = ""
 
 
 class FromLabel(Section):
@@ -78,6 +87,55 @@ class AlertRule(Action):
 
     on_resolved: Annotated[Action | None, BeforeValidator(_action)] = None
     severities: list[str] | None = None
+
+
+class Remedy(Section):
+    """The runbook that repairs a cause, and whether it starts by itself (`auto`) or waits for a person (`ask`).
+
+    Its parameter `service` is given the service's name, and `recording`, where it has one, the incident's evidence.
+    """
+
+    runbook: str
+    policy: Literal["auto", "ask"] = "ask"
+    parameters: dict[str, Any] = {}
+
+
+class Remedies(Section):
+    """What follows on a diagnosis, cause by cause; a cause without an entry is diagnosed and nothing more.
+
+    Parameters
+    ----------
+    most_per_hour
+        Repairs of one service that may start by themselves within an hour; what is more waits for a person. 0 lets
+        none start, as in a freeze.
+    least_probability
+        How probable a diagnosis must be for a repair to start by itself; a less probable one waits for a person.
+    data, model, compute
+        The remedy of each cause.
+    """
+
+    most_per_hour: int = Field(default=3, ge=0, le=10_000)
+    least_probability: float = Field(default=0.8, ge=0, le=1)
+    data: Remedy | None = None
+    model: Remedy | None = None
+    compute: Remedy | None = None
+
+    def by_cause(self) -> dict[str, Remedy]:
+        """Return the remedies that are set, by cause."""
+        causes = {"data": self.data, "model": self.model, "compute": self.compute}
+        return {cause: remedy for cause, remedy in causes.items() if remedy is not None}
+
+
+class Postmortem(Section):
+    """The runbook that looks back on an incident that was repaired.
+
+    It starts once the alert has ended (`resolved`), or as soon as the last repair has (`repaired`). Its parameters
+    `history`, `recording`, `after` and `judgement`, where it has them, are given what the incident left.
+    """
+
+    runbook: str
+    when: Literal["resolved", "repaired"] = "resolved"
+    parameters: dict[str, Any] = {}
 
 
 class Schedule(Section):
@@ -144,11 +202,13 @@ class Settings(Section):
     services: dict[str, Service] = {}
     alerts: dict[str, AlertRule] = {}
     schedules: dict[str, Schedule] = {}
+    remedies: Remedies = Remedies()
+    postmortem: Postmortem | None = None
     watch: Watch = Watch()
 
 
 def read_settings(project: Path) -> Settings:
-    """Read a project's settings; the variable `LEPTON_WATCH` (TOML) stands above what they say of `[watch]`.
+    """Read a project's settings; `LEPTON_WATCH` and `LEPTON_REMEDIES` (TOML) stand above `[watch]` and `[remedies]`.
 
     Raises
     ------
@@ -158,8 +218,9 @@ def read_settings(project: Path) -> Settings:
     path = project / SETTINGS
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-        if above := _above():
-            document["watch"] = document.get("watch", {}) | above
+        for section, variable in ABOVE.items():
+            if (above := _above(variable)) and isinstance(below := document.get(section, {}), dict):
+                document[section] = _merged(below, above)
         return Settings.model_validate(document)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
@@ -167,16 +228,38 @@ def read_settings(project: Path) -> Settings:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{path}: setting {where!r} = {first['input']!r}: {first['msg']}{_said_above(where)}"
+            f"{path}: setting {where!r} = {first['input']!r}: {first['msg']}{_said_above(first['loc'])}"
         ) from error
 
 
-def _above() -> dict[str, Any]:
+def _above(variable: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(os.environ.get(WATCH_VARIABLE, ""))
+        return tomllib.loads(os.environ.get(variable, ""))
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"variable {WATCH_VARIABLE}: not TOML: {error}") from error
+        raise InputError(f"variable {variable}: not TOML: {error}") from error
 
 
-def _said_above(setting: str) -> str:
-    return f" (from the variable {WATCH_VARIABLE})" if setting.removeprefix("watch.") in _above() else ""
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with the values of another above its own, also in the tables within it.
+
+    >>> _merged({"most": 3, "data": {"runbook": "r", "policy": "ask"}}, {"data": {"policy": "auto"}})
+    {'most': 3, 'data': {'runbook': 'r', 'policy': 'auto'}}
+    """
+    made = dict(below)
+    for name, value in above.items():
+        held = made.get(name)
+        made[name] = _merged(held, value) if isinstance(held, Mapping) and isinstance(value, Mapping) else value
+    return made
+
+
+def _said_above(setting: tuple[int | str, ...]) -> str:
+    """Say by which variable a setting was given, if by one."""
+    variable = ABOVE.get(str(setting[0])) if setting else None
+    if variable is None:
+        return ""
+    found: Any = _above(variable)
+    for name in setting[1:]:
+        if not isinstance(found, Mapping) or name not in found:
+            return ""
+        found = found[name]
+    return f" (from the variable {variable})" if len(setting) > 1 else ""

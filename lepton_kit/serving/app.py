@@ -26,6 +26,7 @@ from lepton_kit.serving.batching import Overloaded
 from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
 from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, note_deployment, read_reports, read_wish
 from lepton_kit.serving.edge import Edge
+from lepton_kit.serving.mends import Mender
 from lepton_kit.serving.metrics import CONTENT_TYPE
 from lepton_kit.serving.requestlog import Answered
 from lepton_kit.serving.requests import (
@@ -33,6 +34,7 @@ from lepton_kit.serving.requests import (
     feature_values,
     field_errors,
     missing_fields,
+    received_values,
     rows_of,
     unknown_names,
 )
@@ -165,17 +167,23 @@ def _add_admin(app: FastAPI, worker: Worker) -> None:
 
 async def _predict(request: Request, worker: Worker) -> Response:
     seen = _Seen(worker, request.state.request_id)
-    chosen = worker.choose(seen.request_id, request.headers.get("x-model-version"))
+    named = request.headers.get("x-model-version")
+    chosen = worker.choose(seen.request_id, named)
     if chosen is None:
         raise Refused(409, "the version that X-Model-Version names does not answer here")
     seen.chosen = chosen
+    mender = chosen.mender if named is None else None  # who names a version tests it: the rows are not the feed's
+    given = await request.body()
     try:
-        body = chosen.body.model_validate_json(await request.body())
+        body = (chosen.body if mender is None else chosen.mended_body).model_validate_json(given)
     except ValidationError as error:
         worker.metrics.inputs.labels("missing").inc(len(missing_fields(error)))
+        _note_refused(seen, mender, given)
         seen.end("invalid", 422)
         raise Refused(422, "the request is not as the model needs it", fields=field_errors(error)) from error
     seen.features = feature_values(rows := rows_of(body))
+    if mender is not None:
+        _mend(seen, mender)
     inputs, scale = chosen.forecaster.scaled(seen.features)
     _note_inputs(worker, rows, inputs, body)
     try:
@@ -194,27 +202,64 @@ async def _predict(request: Request, worker: Worker) -> Response:
     if not np.isfinite(forecasts).all():
         seen.end("model", 500)
         raise Refused(500, f"model {chosen.version} gave a forecast that is not a number")
-    given = [dict(zip(FORECAST, values, strict=True)) for values in forecasts.tolist()]
+    told = [dict(zip(FORECAST, values, strict=True)) for values in forecasts.tolist()]
     seen.end(None, 200, forecasts)
     counted = worker.metrics.of(chosen.version)
-    for one in given:
+    for one in told:
         counted.forecast.observe(one["mean"])
         counted.width.observe(one["upper"] - one["lower"])
     answer = {"request_id": seen.request_id, "model": worker.config.model, "version": chosen.version}
-    return Response(json.dumps({**answer, "forecasts": given}), media_type="application/json")
+    return Response(json.dumps({**answer, "forecasts": told}), media_type="application/json")
+
+
+def _mend(seen: _Seen, mender: Mender) -> None:
+    """Put mended rows in the place of those received; refuse the request where one cannot be used, or must not be."""
+    assert seen.features is not None
+    metrics, received = seen.worker.metrics, seen.features
+    mended = mender.mend(received)
+    seen.features = mended.values
+    metrics.inputs.labels("missing").inc(int((~np.isfinite(received)).sum()))
+    unusable = ~np.isfinite(mended.values).all(axis=1)
+    refused = mended.broken if mender.mends.quarantine else unusable
+    if not refused.any():
+        metrics.mended.inc(int(mended.changed.sum()))
+        return
+    if mender.mends.quarantine:
+        seen.keep_aside(received, refused)
+    seen.end("invalid", 422)
+    words = "is missing too much" if unusable.any() else "lies outside what the model learnt from"
+    raise Refused(422, f"row {int(refused.argmax())} {words}", rows=np.flatnonzero(refused).tolist())
+
+
+def _note_refused(seen: _Seen, mender: Mender | None, body: bytes) -> None:
+    """Keep what can be read of a refused body's rows: in the log, and aside where rows are quarantined."""
+    received = received_values(body, seen.chosen.columns)
+    if received is None or not len(received):
+        return
+    seen.features = received
+    if mender is not None and mender.mends.quarantine:
+        seen.keep_aside(received, ~np.isfinite(received).all(axis=1))
 
 
 class _Seen:
-    """One request for a forecast, until it is counted and in the log."""
+    """One request for a forecast, until it is counted and in the log.
+
+    The log holds the rows as they were used, so after their mends: a forecast replayed from it is the one given.
+    """
 
     def __init__(self, worker: Worker, request_id: str) -> None:
-        self._worker, self.request_id = worker, request_id
+        self.worker, self.request_id = worker, request_id
         self.chosen = worker.current
         self.features: np.ndarray | None = None
         self._time, self._began = int(time.time() * 1000), time.perf_counter()
 
+    def keep_aside(self, received: np.ndarray, which: np.ndarray) -> None:
+        """Keep rows in quarantine, as they were received, and count them."""
+        self.worker.quarantine.keep(self.request_id, self.chosen.version, self.chosen.columns, received, which)
+        self.worker.metrics.quarantined.inc(int(which.sum()))
+
     def end(self, kind: str | None, status: int, forecasts: np.ndarray | None = None) -> None:
-        metrics, version = self._worker.metrics, self.chosen.version
+        metrics, version = self.worker.metrics, self.chosen.version
         seconds = time.perf_counter() - self._began
         counted = metrics.of(version)
         counted.seconds.observe(seconds)
@@ -223,9 +268,9 @@ class _Seen:
         else:
             metrics.requests.labels(version, kind).inc()
             metrics.errors.labels(kind).inc()
-        if not self._worker.log.is_full:  # where it is, this request is being refused for that
+        if not self.worker.log.is_full:  # where it is, this request is being refused for that
             row = (self._time, self.request_id, version, status, seconds * 1000)
-            self._worker.log.append(Answered(*row, self.chosen.columns, self.features, forecasts))
+            self.worker.log.append(Answered(*row, self.chosen.columns, self.features, forecasts))
 
 
 async def _feedback(request: Request, worker: Worker) -> Response:

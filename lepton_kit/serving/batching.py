@@ -41,13 +41,13 @@ class Forecasts:
     Parameters
     ----------
     limit
-        Requests that may wait; the next one is refused.
+        Requests that may wait; the next one is refused. It may be changed while the thread works.
     metrics
         Where the queue's length and the times are noted.
     """
 
     def __init__(self, limit: int, metrics: ServiceMetrics) -> None:
-        self._limit = limit
+        self.limit = limit
         self._metrics = metrics
         self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._count = 0
@@ -63,7 +63,7 @@ class Forecasts:
         Overloaded
             When as many requests wait as may.
         """
-        if self._count >= self._limit:
+        if self._count >= self.limit:
             raise Overloaded(max(1, math.ceil(self._count * self._seconds)))
         loop = asyncio.get_running_loop()
         job = _Job(forecaster, inputs, scale, loop, loop.create_future())

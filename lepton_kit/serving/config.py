@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from lepton_kit.errors import InputError
+from lepton_kit.serving.control import MOST_QUEUED
 
 VARIABLE = "LEPTON_SERVICE"
 TOKEN = "LEPTON_ADMIN_TOKEN"
@@ -23,7 +24,7 @@ class ServiceConfig(BaseModel):
     model: str
     registry: Path
     folder: Path
-    queue_limit: int = Field(default=64, ge=1, le=100_000)
+    queue_limit: int = Field(default=64, ge=1, le=MOST_QUEUED)
     body_limit: int = Field(default=2 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     fresh_seconds: float = Field(default=5 * 86400, gt=0)
     log_bytes: int = Field(default=2 * 1024**3, ge=1024 * 1024)

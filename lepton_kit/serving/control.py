@@ -1,6 +1,6 @@
 """What a service shall be doing: a small file that its workers follow, and their words of what they do.
 
-services/<name>/control.json        the wish: version, candidate and its share, number of workers, generation
+services/<name>/control.json        the wish: version, candidate and its share, workers, mends, and more; generation
 services/<name>/deployments.jsonl   every change of the versions that answer: time, version, note, and more
 services/<name>/newest              the time of the newest data that any worker has seen
 services/<name>/workers/<pid>.json  each worker's answer: the generation it has followed, and why where it could not
@@ -14,15 +14,17 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
+from lepton_kit.serving.mends import NO_MENDS, Mends
 
 MOST_WORKERS = 64
+MOST_QUEUED = 100_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -31,7 +33,8 @@ class Wish:
     """What the workers of a service shall be doing.
 
     `share` is the part of the requests (0 to 1) that the candidate version answers; `generation` grows by one with
-    every change.
+    every change. `mends` is what is done to each row; `queue_limit` how many requests may be in a worker, None for
+    what the service was started with; `restarts` grows by one where each worker shall be replaced by a fresh one.
     """
 
     version: str
@@ -39,14 +42,23 @@ class Wish:
     share: float = 0.0
     workers: int = 1
     generation: int = 0
+    mends: Mends = field(default=NO_MENDS)
+    queue_limit: int | None = None
+    restarts: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mends", Mends.model_validate(self.mends))  # read from a file it is a dict
         if isinstance(self.workers, bool) or not isinstance(self.workers, int) or not 1 <= self.workers <= MOST_WORKERS:
             raise InputError(f"workers = {self.workers!r}: must be a whole number from 1 to {MOST_WORKERS}")
         if not isinstance(self.share, int | float) or not 0 <= self.share <= 1:
             raise InputError(f"share = {self.share!r}: must be a number from 0 to 1")
         if self.share and self.candidate is None:
             raise InputError(f"share = {self.share!r}: needs a candidate version to send that part of the requests to")
+        limit = self.queue_limit
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_QUEUED
+        ):
+            raise InputError(f"queue_limit = {limit!r}: must be a whole number from 1 to {MOST_QUEUED}")
 
 
 @dataclass(frozen=True)
@@ -100,17 +112,20 @@ def change_wish(folder: Path, **changes: Any) -> Wish:
 
 
 def begin(folder: Path, wish: Wish) -> Wish:
-    """Write the first wish of a service that starts; its generation follows the one before, where there was one."""
+    """Write the first wish of a service that starts; its generation follows the one before, where there was one.
+
+    Mends stay in force: a feed is not mended by a start of the service that it feeds.
+    """
     (folder / "workers").mkdir(parents=True, exist_ok=True)
     for left in (folder / "workers").glob("*.json"):
         left.unlink()
     (folder / "newest").unlink(missing_ok=True)
     with _locked(folder):
         try:
-            generation = read_wish(folder).generation + 1
+            held = read_wish(folder)
         except InputError:  # never started, or damaged: this start is what the message asks for
-            generation = 1
-        _write(folder, replace(wish, generation=generation))
+            held = Wish(wish.version)
+        _write(folder, replace(wish, generation=held.generation + 1, mends=wish.mends or held.mends))
     return read_wish(folder)
 
 
@@ -179,7 +194,8 @@ def _deployment(line: str, origin: str) -> dict[str, Any]:
 
 
 def _write(folder: Path, wish: Wish) -> None:
-    write_atomically(folder / "control.json", json.dumps(asdict(wish), indent=1) + "\n")
+    written = {**asdict(wish), "mends": wish.mends.model_dump()}
+    write_atomically(folder / "control.json", json.dumps(written, indent=1) + "\n")
 
 
 def _is_alive(pid: int) -> bool:

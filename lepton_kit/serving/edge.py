@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import traceback
 import uuid
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lepton_kit.serving.lines import LineLog
 from lepton_kit.serving.worker import Worker
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 QUIET = {"/healthz", "/readyz", "/metrics"}
-LOG_BYTES = 64 * 1024 * 1024
 METHODS = {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT"}
 
 
@@ -91,43 +88,6 @@ class Edge:
             level = "ERROR" if status >= 500 else "WARNING" if status >= 400 else "INFO"
             told = {"request_id": request_id, "status": status, "latency_ms": round(seconds * 1000, 3)}
             self.lines.write(level, f"{method} {route} answered {status}", **told)
-
-
-class LineLog:
-    """A log of JSON lines that several processes append to; at 64 MiB it is put aside, and the one before removed.
-
-    Only what the service itself says stands in it: no body, no header, no query.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._open()
-
-    def write(self, level: str, message: str, **fields: Any) -> None:
-        """Append one line."""
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "message": message}
-        os.write(self._file, (json.dumps({**line, "fields": {**fields, "pid": os.getpid()}}) + "\n").encode())
-        self._count += 1
-        if self._count % 1000 == 0:
-            self._turn()
-
-    def _open(self) -> None:
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        self._count = 0
-
-    def _turn(self) -> None:
-        """Put a large file aside, and follow where another worker did so."""
-        held = os.fstat(self._file)
-        try:
-            is_mine = self._path.stat().st_ino == held.st_ino
-        except FileNotFoundError:
-            is_mine = False
-        if is_mine and held.st_size > LOG_BYTES:
-            self._path.replace(self._path.with_suffix(".1.jsonl"))
-        elif is_mine:
-            return
-        os.close(self._file)
-        self._open()
 
 
 async def _say(send: Send, status: int, message: str) -> None:

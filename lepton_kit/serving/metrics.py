@@ -137,6 +137,12 @@ class ServiceMetrics:
             registry=kept,
         )
         self.rows = Counter("lepton_input_rows", "Rows asked for", registry=kept)
+        self.mended = Counter(
+            "lepton_mended_rows", "Rows whose values were mended before they were forecast", registry=kept
+        )
+        self.quarantined = Counter(
+            "lepton_quarantined_rows", "Rows refused and kept aside, as they break their contract", registry=kept
+        )
         self.ratings = Counter("lepton_feedback_ratings", "People's ratings, 1 to 5", ("rating",), registry=kept)
         self.fresh = Counter(
             "lepton_freshness_seconds",

@@ -37,12 +37,14 @@ LATE = 0.05
 class Item:
     """One request to come: its row of features, when its newest data were known (Unix time), and what will come true.
 
-    A value of the row may be None, for a feed that left it out; `actual` is NaN where it is not known.
+    A value of the row may be None, for a feed that left it out; `actual` is NaN where it is not known. `copies` is how
+    many times more the request is sent under the same id.
     """
 
     row: Mapping[str, float | None]
     as_of: float
     actual: float
+    copies: int = 0
 
 
 Change = Callable[[Item, float], Item]
@@ -263,9 +265,10 @@ class _Replay:
             if self._waiting >= MOST_WAITING:
                 self._made.not_sent += 1
                 continue
-            self._made.sent += 1
-            self._waiting += 1
-            requests.create_task(self._request(number, item, began + due, is_rated))
+            for _ in range(1 + item.copies):
+                self._made.sent += 1
+                self._waiting += 1
+                requests.create_task(self._request(number, item, began + due, is_rated))
         self._made.seconds = time.monotonic() - began
 
     async def _request(self, number: int, item: Item, due: float, is_rated: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from lepton_kit.models.forecasters import Forecaster
 
 MOST_ROWS = 1000
 MOST_UNKNOWN = 100
+LARGEST = 1e300
+"""A number beyond this is nothing that was measured."""
 
 
 class Feedback(BaseModel):
@@ -32,13 +35,15 @@ class Feedback(BaseModel):
         return self
 
 
-def prediction_model(forecaster: Forecaster) -> type[BaseModel]:
+def prediction_model(forecaster: Forecaster, may_lack: Collection[str] = ()) -> type[BaseModel]:
     """Return the model of the body of `POST /v1/predict`: `{"row": {…}}` or `{"rows": [{…}, …]}`.
 
     A row may hold names that the model does not know; they are ignored and counted. `as_of` says when the newest data
-    behind the request was known.
+    behind the request was known. Features that a row `may_lack` are absent, null or not finite in it.
     """
-    fields: dict[str, Any] = dict.fromkeys(forecaster.architecture.needed, (FiniteFloat, ...))
+    present: tuple[Any, Any] = (FiniteFloat, ...)
+    absent: tuple[Any, Any] = (float | None, None)
+    fields: dict[str, Any] = {n: absent if n in may_lack else present for n in forecaster.architecture.needed}
     row = create_model("Row", __config__=ConfigDict(extra="allow"), **fields)
     base = create_model(
         "PredictRequest",
@@ -66,8 +71,30 @@ def rows_of(body: Any) -> list[BaseModel]:
 
 
 def feature_values(rows: list[BaseModel]) -> np.ndarray:
-    """Return validated rows as an array (rows, needed), in the order of the model's `architecture.needed`."""
-    return np.array([list(row.__dict__.values()) for row in rows])  # the fields stand in the order of their making
+    """Return validated rows as an array (rows, needed), in the order of the model's `architecture.needed`.
+
+    What a row lacks is NaN.
+    """
+    return np.array([list(row.__dict__.values()) for row in rows], float)  # fields stand in the order of their making
+
+
+def received_values(body: bytes, columns: Sequence[str]) -> np.ndarray | None:
+    """Return what can be read of the rows of a refused body (rows, columns), NaN for the rest; None where it has none.
+
+    >>> received_values(b'{"row": {"return_0": 0.5, "return_1": "x"}}', ("return_0", "return_1"))
+    array([[0.5, nan]])
+    """
+    try:
+        read = json.loads(body)
+        rows = [read["row"]] if read.get("row") is not None else read["rows"][:MOST_ROWS]
+        return np.array([[_number(row.get(name)) for name in columns] for row in rows]).reshape(-1, len(columns))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _number(value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return float(value) if is_number else float("nan")
 
 
 def unknown_names(rows: list[BaseModel]) -> int:
@@ -95,7 +122,3 @@ def field_errors(error: ValidationError, most: int = 20) -> list[dict[str, Any]]
 
 def _is_absent(found: Mapping[str, Any]) -> bool:
     return found["type"] == "missing" or (found["input"] is None and len(found["loc"]) > 1)
-
-
-def _place(found: Mapping[str, Any]) -> str:
-    return ".".join(map(str, found["loc"])) or "body"

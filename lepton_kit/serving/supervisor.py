@@ -22,6 +22,12 @@ from lepton_kit.serving.control import Wish, begin, note_deployment, read_deploy
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.serving.metrics import forget_worker
 
+READY_SECONDS = 30.0
+"""Time in which a fresh worker must be ready to answer."""
+
+END_SECONDS = 10.0
+"""Time that a worker has to answer what it holds, when another takes its place."""
+
 logger = logging.getLogger("uvicorn.error")
 
 
@@ -38,6 +44,7 @@ class Supervisor(Multiprocess):
         self.service = service
         self.parent = parent
         self._known: set[int] = set()
+        self._restarts = read_wish(service.folder).restarts
 
     def keep_subprocess_alive(self) -> None:
         """Replace lost workers, add or end some, and take those that are gone out of the metrics."""
@@ -46,11 +53,28 @@ class Supervisor(Multiprocess):
         super().keep_subprocess_alive()
         if not self.should_exit.is_set():
             with contextlib.suppress(InputError):  # a damaged file: as many as before
-                self._scale(read_wish(self.service.folder).workers)
+                wish = read_wish(self.service.folder)
+                self._scale(wish.workers)
+                if wish.restarts != self._restarts:
+                    self._restarts = wish.restarts
+                    self.restart_all()  # one after the other, each old one when its successor is ready
         present = {process.pid for process in self.processes if process.pid is not None}
         for pid in self._known - present:
             forget_worker(pid, self.service.metrics_folder)
         self._known = present
+
+    def restart_all(self) -> None:
+        """Replace each worker by a fresh one, which begins before the old one ends; one that hangs is killed."""
+        for number, old in enumerate(self.processes):
+            fresh = Process(self.config, self.sockets)
+            fresh.start()
+            if not fresh.wait_until_ready(READY_SECONDS, self.should_exit):
+                fresh.kill()
+                fresh.join()
+                logger.error("a fresh worker was not ready within %g s: the old ones stay", READY_SECONDS)
+                return
+            self.processes[number] = fresh
+            _end(old)
 
     def _scale(self, wished: int) -> None:
         while len(self.processes) < wished:
@@ -58,9 +82,16 @@ class Supervisor(Multiprocess):
             added.start()
             self.processes.append(added)
         while len(self.processes) > wished:
-            ended = self.processes.pop()
-            ended.terminate()  # it answers what it holds first
-            ended.join()
+            _end(self.processes.pop())
+
+
+def _end(worker: Process) -> None:
+    """End a worker, which answers first what it holds; one that hangs is killed."""
+    worker.terminate()
+    worker.process.join(END_SECONDS)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
 
 
 def serve(

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pydantic import BaseModel
@@ -17,7 +17,9 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Forecasts
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import Report, Wish, newest_data, read_wish, write_report
+from lepton_kit.serving.mends import NO_MENDS, Mender, Mends
 from lepton_kit.serving.metrics import ServiceMetrics
+from lepton_kit.serving.quarantine import Quarantine
 from lepton_kit.serving.requestlog import Bounds, RequestLog
 from lepton_kit.serving.requests import prediction_model
 
@@ -27,15 +29,21 @@ LOOK_EVERY = 0.2
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version in memory."""
+    """A version in memory, and the mends of the rows that it is given, if there are any."""
 
     version: str
     forecaster: Forecaster
+    mender: Mender | None = None
 
     @cached_property
     def body(self) -> type[BaseModel]:
         """The model of a request's body."""
         return prediction_model(self.forecaster)
+
+    @cached_property
+    def mended_body(self) -> type[BaseModel]:
+        """The model of the body of a request whose rows are mended: what is filled may be absent."""
+        return prediction_model(self.forecaster, self.mender.mends.fill if self.mender else ())
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -43,11 +51,19 @@ class Loaded:
         return self.forecaster.architecture.needed
 
 
-def load(config: ServiceConfig, version: str) -> Loaded:
+def load(config: ServiceConfig, version: str, mends: Mends = NO_MENDS) -> Loaded:
     """Return a version of the service's model, checked and ready; InputError where it is missing or damaged."""
-    loaded = Loaded(version, Registry(config.registry).load(config.model, version))
-    _ = loaded.body  # made now, so that the first request does not wait for it
-    return loaded
+    return with_mends(Loaded(version, Registry(config.registry).load(config.model, version)), config, mends)
+
+
+def with_mends(loaded: Loaded, config: ServiceConfig, mends: Mends) -> Loaded:
+    """Return a version in memory with these mends of its rows, ready; InputError where they do not fit its features."""
+    mender = None
+    if mends:
+        mender = Mender(mends, loaded.columns, Registry(config.registry).reference(config.model, loaded.version))
+    ready = Loaded(loaded.version, loaded.forecaster, mender)
+    _ = ready.body, ready.mended_body  # made now, so that the first request does not wait for them
+    return ready
 
 
 class Worker:
@@ -64,11 +80,12 @@ class Worker:
         self.metrics = ServiceMetrics()
         self.metrics.starts.inc()
         wish = read_wish(config.folder)
-        self.current = load(config, wish.version)
-        self.candidate = load(config, wish.candidate) if wish.candidate else None
+        self.current = load(config, wish.version, wish.mends)
+        self.candidate = load(config, wish.candidate, wish.mends) if wish.candidate else None
         self.wish = wish
         self.log = RequestLog(config.folder / "requests", Bounds(bytes=config.log_bytes, days=config.log_days))
-        self.forecasts = Forecasts(config.queue_limit, self.metrics)
+        self.quarantine = Quarantine(config.folder)
+        self.forecasts = Forecasts(wish.queue_limit or config.queue_limit, self.metrics)
         self.newest = 0.0
         self._supervisor = os.getppid()
         self._tell(None)
@@ -108,21 +125,24 @@ class Worker:
 
     async def _obey(self, wish: Wish) -> None:
         try:
-            current = await self._held_or_loaded(wish.version)
-            candidate = await self._held_or_loaded(wish.candidate) if wish.candidate else None
+            current = await self._held_or_loaded(wish.version, wish.mends)
+            candidate = await self._held_or_loaded(wish.candidate, wish.mends) if wish.candidate else None
         except InputError as error:  # what worked so far goes on answering
-            self.wish = Wish(self.wish.version, self.wish.candidate, self.wish.share, wish.workers, wish.generation)
+            self.wish = replace(self.wish, workers=wish.workers, generation=wish.generation)
             self._tell(str(error))
             return
         self._unmark()
+        self.forecasts.limit = wish.queue_limit or self.config.queue_limit
         self.current, self.candidate, self.wish = current, candidate, wish
         self._tell(None)
 
-    async def _held_or_loaded(self, version: str) -> Loaded:
+    async def _held_or_loaded(self, version: str, mends: Mends) -> Loaded:
         for held in (self.current, self.candidate):
             if held is not None and held.version == version:
-                return held
-        return await asyncio.to_thread(load, self.config, version)
+                if mends == self.wish.mends:
+                    return held
+                return await asyncio.to_thread(with_mends, held, self.config, mends)
+        return await asyncio.to_thread(load, self.config, version, mends)
 
     def _unmark(self) -> None:
         for role, held in (("current", self.current), ("candidate", self.candidate)):

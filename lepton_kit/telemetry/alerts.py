@@ -38,6 +38,8 @@ class AlertEvaluator:
         The address of an alert's runbook, in which `{alert}` stands for the alert's name.
     state
         A file that keeps what fires, so that an alert keeps its start over a restart; none is kept unless given.
+    overlap
+        Seconds before the last evaluation that are read again, for samples that arrive late.
 
     Raises
     ------
@@ -52,12 +54,13 @@ class AlertEvaluator:
         time_scale: float = 1.0,
         runbook_url: str = RUNBOOK_URL,
         state: Path | None = None,
+        overlap: float = Memory.OVERLAP,
     ) -> None:
         self.objectives = tuple(objectives)
         self.statuses: tuple[Status, ...] = ()
         """How each objective stood when it was last evaluated."""
         self._source = source
-        self._memory = Memory(source)
+        self._memory = Memory(source, overlap)
         self._time_scale = time_scale
         self._runbook_url = runbook_url
         self._state = state

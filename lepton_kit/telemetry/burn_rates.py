@@ -153,13 +153,13 @@ def increase(times: np.ndarray, values: np.ndarray, start: float, end: float) ->
 class Memory:
     """The counters that evaluations have read from a source: each evaluation reads only what is new since the last.
 
-    The last `OVERLAP` seconds are read again, because samples of several targets do not arrive in order of time.
+    The last `overlap` seconds are read again, because samples of several targets do not arrive in order of time.
     """
 
     OVERLAP = 300.0
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, overlap: float = OVERLAP) -> None:
+        self._source, self._overlap = source, overlap
         self._known: dict[str, _Known] = {}
 
     def counters(self, selector: str, start: float, end: float) -> list[_Counter]:
@@ -168,7 +168,7 @@ class Memory:
         if known is None or start < known.start or end < known.end:
             known = _Known(start, end, self._read(selector, start, end))
         else:
-            again = max(start, known.end - self.OVERLAP)
+            again = max(start, known.end - self._overlap)
             known = _Known(start, end, _followed(known.series, self._read(selector, again, end), start, again))
         self._known[selector] = known
         return list(known.series.values())

@@ -276,28 +276,28 @@ def objective_table(objectives: Sequence[Objective], metrics: pd.DataFrame, peri
     source = RecordedMetrics(metrics)
     rows = []
     for one in objectives:
-        before = _bad_ratio(one, source, periods.start, periods.split)
-        now = _bad_ratio(one, source, periods.split, periods.end)
-        whole = _bad_ratio(one, source, periods.start, periods.end)
+        before = bad_ratio(one, source, periods.start, periods.split)
+        now = bad_ratio(one, source, periods.split, periods.end)
+        whole = bad_ratio(one, source, periods.start, periods.end)
         burns = before[0] / one.budget, now[0] / one.budget
         rows.append((one.title, one.target, now[1], now[0] * now[1], *burns, 1 - whole[0] / one.budget))
     columns = ["objective", "target", "events", "bad", "burn_before", "burn_now", "budget_left"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _bad_ratio(
+def bad_ratio(
     objective: Objective, source: RecordedMetrics, start: pd.Timestamp, end: pd.Timestamp
 ) -> tuple[float, float]:
     """Return the share of bad events (NaN without any) and the number of events."""
     window = start.timestamp(), end.timestamp()
-    events, counted = (_grown(source, selector, *window) for selector in (objective.total, objective.selector))
+    events, counted = (grown(source, selector, *window) for selector in (objective.total, objective.selector))
     if events <= 0:
         return float("nan"), 0.0
     share = min(1.0, counted / events)
     return (share if objective.events == "bad" else 1 - share), events
 
 
-def _grown(source: RecordedMetrics, selector: Selector, start: float, end: float) -> float:
+def grown(source: RecordedMetrics, selector: Selector, start: float, end: float) -> float:
     """Return the increase of all series of a selector; one that first shows within the window grew from 0 since then.
 
     Prometheus' `increase` sees no growth in a series' first sample. Here all scrapes are known, and at the last one
@@ -352,8 +352,8 @@ def metered_requests(metrics: pd.DataFrame, periods: Periods) -> float:
     """Return how many requests for a forecast the service's own counter shows in both periods; NaN without any."""
     source = RecordedMetrics(metrics)
     selector = parse_selector("lepton_predict_requests_total")
-    grown = _grown(source, selector, periods.start.timestamp(), periods.end.timestamp())
-    return grown if grown > 0 else float("nan")
+    counted = grown(source, selector, periods.start.timestamp(), periods.end.timestamp())
+    return counted if counted > 0 else float("nan")
 
 
 def next_action(worse: Sequence[str], burning: Sequence[str]) -> str:

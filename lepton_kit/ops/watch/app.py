@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -22,11 +22,12 @@ from pydantic import ValidationError
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
-from lepton_kit.ops.watch import page, status
+from lepton_kit.ops.watch import approvals, page, status
 from lepton_kit.ops.watch.dispatcher import Dispatcher
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.intake import Full, Intake
 from lepton_kit.ops.watch.observer import Observer
+from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
@@ -74,9 +75,10 @@ class Watcher:
         self.settings, self.project, self.gate = settings, project, gate
         self.metrics = Metrics()
         self.routes = Routes(settings, project)
+        self.policy = Policy(settings, project)
         self.queue = Queue(project)
-        self.schedules = Schedules(settings, project, self.queue, self._wake)
-        self.intake = Intake(self.queue, self.routes, self._wake)
+        self.schedules = Schedules(settings, project, self.queue, self.wake)
+        self.intake = Intake(self.queue, self.routes, self.wake)
         self.observer = Observer(settings, project, self.queue, self.intake)
         self._dispatcher: Dispatcher | None = None
 
@@ -84,7 +86,7 @@ class Watcher:
     def working(self) -> Iterator[None]:
         """Let all parts work; at the end stop taking work, and end runs within the time that the settings give."""
         self.queue.hold_open()
-        self._dispatcher = Dispatcher(self.queue, self.project, self.settings.watch.workers)
+        self._dispatcher = Dispatcher(self.queue, self.project, self.settings.watch.workers, self.policy)
         try:
             self.schedules.start()
             self.observer.start()
@@ -100,7 +102,8 @@ class Watcher:
         """Return how the project stands."""
         return status.status(self.project, self.queue, self.observer.seen, self.schedules)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Say that there may be work."""
         if self._dispatcher is not None:
             self._dispatcher.wake()
 
@@ -112,6 +115,7 @@ def application(watcher: Watcher) -> FastAPI:
     _add_webhook(app, watcher)
     _add_machines(app, watcher)
     _add_pages(app, watcher)
+    _add_approvals(app, watcher)
     site = watcher.project / "reports" / "_site"
     app.mount("/reports", StaticFiles(directory=site, html=True, check_dir=False))
     return app
@@ -200,13 +204,35 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
         found = queue.incident(id)
         if found is None:
             return _page(page.missing_page(f"There is no incident {id!r}."), 404)
-        return _page(page.incident_page(status.incident_facts(found, queue, project)))
+        needs_token = watcher.gate.token is not None
+        return _page(page.incident_page(status.incident_facts(found, queue, project), needs_token))
 
     @app.get("/runbooks/{alert}")
     def runbook(alert: str) -> Response:
         known = [one for one in queue.incidents(status.MOST_INCIDENTS) if one.name == alert]
         facts = [status.incident_facts(one, queue, project) for one in known]
         return _page(page.runbook_page(alert, watcher.routes.runbook(alert), facts))
+
+
+def _add_approvals(app: FastAPI, watcher: Watcher) -> None:
+    @app.post("/approvals")
+    async def decide(request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != approvals.FORM_TYPE:
+            return _page(page.refused_page("what was sent is no form"), 415)
+        body = await _bounded_body(request, approvals.BODY_LIMIT)
+        if body is None:
+            return _page(page.refused_page("the form is too large"), 413)
+        client = request.client.host if request.client else None
+        try:
+            form = approvals.read_form(body)
+            if (refused := approvals.refusal(watcher.gate, request.headers, client, form)) is not None:
+                return _page(page.refused_page(refused[1]), refused[0])
+            job, decision = approvals.read_decision(form)
+            incident = await asyncio.to_thread(watcher.queue.decide, job, decision)
+        except InputError as error:
+            return _page(page.refused_page(str(error)), 422)
+        watcher.wake()
+        return RedirectResponse(f"/incidents/{incident}", 303)
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:
@@ -217,7 +243,7 @@ def _page(markup: str, code: int = 200) -> Response:
     headers = {
         "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
         "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
+        "Referrer-Policy": "same-origin",  # a form tells this server where it comes from, and no other
         "Cache-Control": "no-store",
     }
     return HTMLResponse(markup, code, headers)

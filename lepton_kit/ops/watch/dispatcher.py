@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
 
 logger = logging.getLogger("lepton.watch")
 LOOK_S = 0.5  # a job that another process queued is seen within this time
 REPAIR_S = 5.0
+FOLLOW_UP_S = 1.0
 RETRY_S = 5.0  # after a worker that ended badly: a broken installation shall not keep a core busy
 CANCEL_S = 30.0  # for a kernel to end and a manifest to be written
 
@@ -23,8 +25,8 @@ CANCEL_S = 30.0  # for a kernel to end and a manifest to be written
 class Dispatcher:
     """The thread that keeps as many workers as there is work for, `most` at once."""
 
-    def __init__(self, queue: Queue, project: Path, most: int) -> None:
-        self._queue, self._project, self._most = queue, project, most
+    def __init__(self, queue: Queue, project: Path, most: int, policy: Policy) -> None:
+        self._queue, self._project, self._most, self._policy = queue, project, most, policy
         self._workers: list[subprocess.Popen[bytes]] = []
         self._not_before = 0.0
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -50,13 +52,16 @@ class Dispatcher:
                 continue  # asked to stop a second time: without more patience
 
     def _loop(self) -> None:
-        repaired = -REPAIR_S
+        repaired = followed = float("-inf")
         while not self._stopping.is_set():
             try:
                 if time.monotonic() - repaired >= REPAIR_S:
                     for job in self._queue.requeue_abandoned():
                         logger.warning("%s: its worker was killed", job.key)
                     repaired = time.monotonic()
+                if time.monotonic() - followed >= FOLLOW_UP_S:
+                    self._queue.follow_up(self._policy.postmortem, self._policy.postmortem_when)
+                    followed = time.monotonic()
                 self._start_workers()
             except InputError as error:  # such as a full disk: what is queued stays so
                 logger.warning("%s", error)

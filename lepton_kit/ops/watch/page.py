@@ -9,11 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 REFRESH_S = 15
 WORDS = {"timed_out": "timed out", "kernel_died": "kernel died", "expectation_failed": "expectation failed"}
-GOOD, BAD, BUSY = {"succeeded", "ready", "resolved"}, {"failed", "refused", "down", "firing"}, {"running", "queued"}
+GOOD, BUSY = {"succeeded", "ready", "resolved", "recovered"}, {"running", "queued", "waiting"}
+BAD = {"failed", "refused", "down", "firing", "worse", "not recovered"}
 LOW_BUDGET = 0.25
 
 
@@ -23,10 +24,11 @@ def status_page(status: Mapping[str, Any]) -> str:
         f'<header><h1>{text(status["project"])}</h1>',
         f'<p class="state {_tone(status)}">{text(_headline(status))}</p></header>',
         _problems(status["problems"]),
+        _section("Waits for your decision", [_asked(one) for one in status["approvals"]], "", "list"),
         _section("Services", [_service(one) for one in status["services"]], "None is named in lepton.toml.", "cards"),
         _section("Open incidents", [_incident(one) for one in status["open_incidents"]], "None."),
         _left_out(status["open"] - len(status["open_incidents"])),
-        _section("Waiting", [_job(one) for one in status["waiting"]], "", "list"),
+        _section("Queued", [_job(one) for one in status["waiting"]], "", "list"),
         _section("Not started", [_job(one) for one in status["refused"]], "", "list"),
         _section("Runs", [_run(one) for one in status["runs"]], "None yet.", "list"),
         _section("Next schedules", [_schedule(one) for one in status["schedules"]], "None is set.", "list"),
@@ -37,8 +39,12 @@ def status_page(status: Mapping[str, Any]) -> str:
     return document(f"{status['project']}: status", "".join(parts), REFRESH_S)
 
 
-def incident_page(incident: Mapping[str, Any]) -> str:
-    """Return the page of one incident."""
+def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str:
+    """Return the page of one incident, where a person approves or rejects its repairs.
+
+    `needs_token` says whether that takes the token of the webhook. The page does not load itself again, as the status
+    page does: what is being typed would be lost.
+    """
     alert = incident["alert"]
     facts = {
         "Service": incident["service"], "Severity": incident["severity"], "Began (UTC)": _moment(incident["starts_at"]),
@@ -49,6 +55,7 @@ def incident_page(incident: Mapping[str, Any]) -> str:
         f'<header><p class="back"><a href="/">Status</a></p><h1>{text(incident["name"] or "alert")} '
         f"{badge(incident['status'])}</h1><p>{text(incident['summary'])}</p></header>"
         + _facts(facts)
+        + _section("Repairs", [_remedy(one, needs_token) for one in incident["remedies"]], "")
         + _section("Runs", [_job(one) for one in incident["runs"]], "None was started.", "list")
         + f"<section><h2>Labels</h2>{_facts(alert['labels'])}</section>"
         + f"<section><h2>Annotations</h2>{_facts(alert['annotations'])}</section>"
@@ -72,6 +79,12 @@ def runbook_page(alert: str, runbook: str | None, incidents: Iterable[Mapping[st
 def missing_page(what: str) -> str:
     """Return the page that says that something is not there."""
     return document("not found", f'<header><h1>Not found</h1><p>{text(what)}</p><p><a href="/">Status</a></p></header>')
+
+
+def refused_page(why: str) -> str:
+    """Return the page that says why a decision was not taken."""
+    back = '<p><a href="/">Status</a></p>'
+    return document("not done", f'<header><h1>Nothing was changed</h1><p class="wrong">{text(why)}</p>{back}</header>')
 
 
 def document(title: str, body: str, refresh: int | None = None) -> str:
@@ -105,17 +118,19 @@ def _headline(status: Mapping[str, Any]) -> str:
     firing = status["open"]
     said = [f"{firing} open incident{'s' * (firing > 1)}"] if firing else []
     said += [f"{' and '.join(down)} not ready"] if down else []
+    asked = len(status["approvals"])
+    said += [f"{asked} repair{'s' * (asked > 1)} waiting for your decision"] if asked else []
     said += ["see the problems below"] if status["problems"] and not said else []
     return "; ".join(said) or "All is well."
 
 
 def _tone(status: Mapping[str, Any]) -> str:
-    is_well = not status["open"] and all(one["is_ready"] for one in status["services"])
+    is_well = not status["open"] and not status["approvals"] and all(one["is_ready"] for one in status["services"])
     return "good" if is_well and not status["problems"] else "bad"
 
 
 def _queue_words(counts: Mapping[str, int]) -> str:
-    return f"{counts['queued']} waiting, {counts['running']} running"
+    return f"{counts['queued']} queued, {counts['running']} running"
 
 
 def _problems(problems: Mapping[str, str]) -> str:
@@ -168,16 +183,75 @@ def _incident(incident: Mapping[str, Any]) -> str:
     note = f'<p class="wrong">{text(incident["note"])}</p>' if incident["note"] else ""
     summary = f"<p>{text(incident['summary'])}</p>" if incident["summary"] else ""
     name = text(incident["name"] or "alert without a name")
+    decided = "".join(_decided(one) for one in incident["remedies"])
     return (
         f'<article class="card"><h3><a href="{text(link)}">{name}</a> {badge(incident["status"])}</h3>'
-        f'<p class="quiet">{text(about)}</p>{summary}{note}<div class="list">{runs}</div></article>'
+        f'<p class="quiet">{text(about)}</p>{summary}{note}<div class="list">{runs}</div>{decided}</article>'
     )
+
+
+def _asked(remedy: Mapping[str, Any]) -> str:
+    """Return a repair that waits, with the way to where it is decided on."""
+    link = f"/incidents/{quote(remedy['incident'])}#repair-{remedy['job']}"
+    about = f"{remedy['service']} · cause: {remedy['cause']} · since {_moment(remedy['since'])} UTC"
+    return (
+        f'<div class="row"><div><strong>{text(remedy["notebook"])}</strong><p class="quiet">{text(about)}</p>'
+        f'<p>{text(remedy["why"])}</p></div><a class="button" href="{text(link)}">Decide</a></div>'
+    )
+
+
+def _remedy(remedy: Mapping[str, Any], needs_token: bool) -> str:
+    """Return a repair of an incident: why it waits, with the form; or who decided, and what came of it."""
+    is_waiting = remedy["state"] == "waiting"
+    head = f"<h3>{text(remedy['notebook'])} {badge(remedy['verdict'] or remedy['state'])}</h3>"
+    facts = f'<p class="quiet">cause: {text(remedy["cause"])} · proposed {_moment(remedy["since"])} UTC</p>'
+    why = f"<p>{'Waits' if is_waiting else 'Waited'}: {text(remedy['why'])}</p>" if remedy["why"] else ""
+    why += f'<p class="wrong">{text(remedy["error"])}</p>' if remedy["error"] else ""
+    form = _form(remedy["job"], needs_token) if is_waiting else ""
+    return f'<article class="card" id="repair-{remedy["job"]}">{head}{facts}{why}{_decided(remedy)}{form}</article>'
+
+
+def _decided(remedy: Mapping[str, Any]) -> str:
+    """Return who decided what on a repair, when and where."""
+    said = [
+        f"{text(remedy['cause'])} repair {'approved' if one['is_approved'] else 'rejected'} by "
+        f"<strong>{text(one['by'])}</strong>, {_moment(one['at'])} UTC ({text(one['via'])})"
+        + (f": {text(one['note'])}" if one["note"] else "")
+        for one in remedy["decisions"]
+    ]
+    return "".join(f'<p class="decided">{one}</p>' for one in said)
+
+
+def _form(job: int, needs_token: bool) -> str:
+    token = '<label>Token of the webhook<input type="password" name="token" required autocomplete="off"></label>'
+    return (
+        f'<form method="post" action="/approvals"><input type="hidden" name="job" value="{job}">'
+        '<label>Your name<input name="by" required maxlength="80" autocomplete="name"></label>'
+        '<label>Why (for the records)<input name="note" maxlength="1000" autocomplete="off"></label>'
+        f'{token if needs_token else ""}<div class="choice"><button name="decision" value="approve">Approve</button>'
+        '<button name="decision" value="reject" class="plain">Reject</button></div></form>'
+    )
+
+
+def _found(results: Mapping[str, Any]) -> str:
+    """Return what a run found in some words: the cause of a diagnosis, the action and the verdict of a repair."""
+    also = results.get("also")
+    causes = [results.get("cause"), *(also if isinstance(also, list) else [also])]
+    said = " and ".join(str(cause) for cause in causes if cause)
+    probability = results.get("probability")
+    if said and isinstance(probability, int | float):
+        said += f" ({probability:.0%})"
+    parts = [f"cause: {said}" if said else "", *(str(results.get(name) or "") for name in ("action", "verdict"))]
+    return " · ".join(filter(None, [*parts, "rolled back" if results.get("rolled_back") else ""]))
 
 
 def _job(job: Mapping[str, Any]) -> str:
     word = job["status"] if job["state"] == "ended" else job["state"]
-    what = {"alert": "runbook", "recovery": "recovery check", "schedule": "schedule"}[job["kind"]]
-    name = f"{what} {job['name']}" if job["kind"] == "schedule" else what
+    what = {
+        "alert": "runbook", "recovery": "recovery check", "schedule": f"schedule {job['name']}",
+        "remedy": f"repair of {job['name']}", "postmortem": "postmortem",
+    }[job["kind"]]  # fmt: skip
+    name = " · ".join(filter(None, [what, _found(job["results"])]))
     shown = _linked(job["run_id"], job["page"]) if job["run_id"] else f"<span>{text(job['notebook'])}</span>"
     error = f'<p class="wrong">{text(job["error"])}</p>' if job["error"] else ""
     return f'<div class="row"><div>{shown}<p class="quiet">{text(name)}</p>{error}</div>{badge(word)}</div>'

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from lepton_kit.ops.watch import remedies
+from lepton_kit.ops.watch.remedies import Decision, Proposal, Remedy
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
 
@@ -33,10 +35,12 @@ _SCHEMA = (
     "CREATE INDEX IF NOT EXISTS jobs_of_incident ON jobs (incident)",
     "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, handled REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
+    *remedies.SCHEMA,  # tables of their own: a ledger of an earlier release gets them, and its tables stay as they are
 )
 SAME_AS = "runs nothing of its own, being the same as "
 SAME_S = 600.0  # what burns a budget fast burns it slowly too: two alerts, and one thing to find out
-Kind = Literal["alert", "recovery", "schedule"]
+Kind = Literal["alert", "recovery", "schedule", "remedy", "postmortem"]
+STATES = ("queued", "waiting", "running", "ended", "refused")
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class Incident:
 class Job:
     """A run that is asked for.
 
-    `state` is `queued`, `running`, `ended` (then `status` is the run's) or `refused` (then `error` says why it never
-    ran). `key` is its idempotency key.
+    `state` is `queued`, `waiting` (for a person's decision), `running`, `ended` (then `status` is the run's) or
+    `refused` (then `error` says why it never ran). `key` is its idempotency key.
     """
 
     number: int
@@ -184,13 +188,13 @@ class Queue(Ledger):
             _add(ledger, kind, name, key, start)
 
     def take(self) -> Job | None:
-        """Make this process the one that runs the oldest queued job, and return that."""
+        """Make this process the one that runs the oldest queued job that may start now, and return that."""
         me = Owner.me()
         with self._transaction() as ledger:
             row = ledger.execute(
                 "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1, host = ?, boot = ?, pid = ?,"
-                " born = ?, lease = ? WHERE number = (SELECT min(number) FROM jobs WHERE state = 'queued')"
-                f" RETURNING {_JOB}",
+                " born = ?, lease = ? WHERE number ="
+                f" (SELECT number FROM jobs WHERE {remedies.READY} ORDER BY number LIMIT 1) RETURNING {_JOB}",
                 [time.time(), me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
             ).fetchone()
         return _job(row) if row else None
@@ -203,10 +207,22 @@ class Queue(Ledger):
         """Note the run that a job has come to."""
         self._change_mine("UPDATE jobs SET run_id = ? WHERE number = ?", run_id, job.number)
 
-    def end(self, job: Job, run_id: str, status: str) -> None:
-        """Note how a job's run ended."""
-        done = "UPDATE jobs SET state = 'ended', run_id = ?, status = ?, error = NULL, ended = ? WHERE number = ?"
-        self._change_mine(done, run_id, status, time.time(), job.number)
+    def end(
+        self, job: Job, run_id: str, status: str, proposals: Sequence[Proposal] = (), most_per_hour: int = 0
+    ) -> None:
+        """Note how a job's run ended, and in the same commit the repairs that it asks for.
+
+        `most_per_hour` of them may start by themselves within an hour, for each service.
+        """
+        me = Owner.me()
+        with self._transaction() as ledger:
+            mine = ledger.execute(
+                "UPDATE jobs SET state = 'ended', run_id = ?, status = ?, error = NULL, ended = ?"
+                " WHERE number = ? AND host = ? AND boot = ? AND pid = ? AND born = ? RETURNING number",
+                [run_id, status, time.time(), job.number, me.host, me.boot, me.pid, me.born],
+            ).fetchone()
+            if mine is not None and job.incident is not None:
+                remedies.propose(ledger, job.incident, proposals, most_per_hour)
 
     def refuse(self, job: Job, error: str) -> None:
         """Note why a job is not run."""
@@ -244,11 +260,47 @@ class Queue(Ledger):
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""
         found = dict(self._read("SELECT state, count(*) FROM jobs GROUP BY state"))
-        return {state: found.get(state, 0) for state in ("queued", "running", "ended", "refused")}
+        return {state: found.get(state, 0) for state in STATES}
 
     def queued(self) -> int:
-        """Return how many jobs wait."""
-        return int(self._read("SELECT count(*) FROM jobs WHERE state = 'queued'")[0][0])
+        """Return how many jobs may start now."""
+        return int(self._read(f"SELECT count(*) FROM jobs WHERE {remedies.READY}")[0][0])
+
+    # --- repairs ---
+
+    def hold(self, job: Job, why: str) -> None:
+        """Let a repair of this process wait for a person."""
+        with self._transaction() as ledger:
+            remedies.hold(ledger, job.number, why)
+
+    def decide(self, number: int, decision: Decision) -> str:
+        """Start or refuse a repair that waits for a person, given its job's number; return its incident.
+
+        Raises
+        ------
+        InputError
+            When it does not wait.
+        """
+        with self._transaction() as ledger:
+            return remedies.decide(ledger, number, decision)
+
+    def waiting(self) -> list[Remedy]:
+        """Return the repairs that wait for a person, oldest first."""
+        with self._transaction() as ledger:
+            return remedies.read(ledger, "state = 'waiting'")
+
+    def remedies(self, incident: str) -> list[Remedy]:
+        """Return the repairs of an incident, with what was decided on them."""
+        with self._transaction() as ledger:
+            return remedies.read(ledger, "remedies.incident = ?", incident)
+
+    def follow_up(self, postmortem: Start | None, when: str) -> None:
+        """Queue the postmortems that are due, and let repairs wait whose first part failed; safe to ask again."""
+        with self._transaction() as ledger:
+            remedies.hold_followers(ledger)
+            if postmortem is not None:
+                for incident in remedies.due_postmortems(ledger, when):
+                    _add(ledger, "postmortem", incident, f"postmortem:{incident}", postmortem, incident)
 
     # --- schedules and notes ---
 
@@ -343,6 +395,7 @@ def _resolve(ledger: sqlite3.Connection, alert: Alert, router: Router, note: str
         "UPDATE incidents SET status = 'resolved', ends_at = ?, note = ? WHERE fingerprint = ? AND starts_at = ?",
         [alert.ends_at and alert.ends_at.isoformat(timespec="microseconds"), note, alert.fingerprint, alert.since],
     )
+    remedies.withdraw(ledger, alert.incident)
     if isinstance(start, Start):
         _add(ledger, "recovery", alert.name, f"recovery:{alert.fingerprint}:{alert.since}", start, alert.incident)
 

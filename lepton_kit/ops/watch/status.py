@@ -6,17 +6,24 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.observer import Observed
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.worker import REPORT
 from lepton_kit.runs.manifest import FILE, Manifest
 
 MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED = 12, 50, 5
+SHOWN_RESULTS = (
+    "cause", "also", "probability", "confidence", "next_action",
+    "action", "applied", "verdict", "rolled_back",
+)  # fmt: skip
+"""What a diagnosis and a repair record that is shown beside their runs."""
 
 
 def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) -> dict[str, Any]:
@@ -37,6 +44,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) ->
         "schedules": _schedules(schedules),
         "queue": queue.counts(),
         "waiting": [job_facts(job, project) for job in queue.jobs(MOST_RUNS, state="queued")[::-1]],
+        "approvals": [remedy_facts(remedy, project, None) for remedy in queue.waiting()],
         "refused": [job_facts(job, project) for job in refused],
         "problems": problems,
     }
@@ -45,16 +53,37 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) ->
 def incident_facts(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
     """Return an incident with the runs that it started."""
     annotations: Mapping[str, str] = incident.alert.get("annotations", {})
+    jobs = queue.jobs(20, incident=incident.id)[::-1]
+    runs = {job.number: job.run_id for job in jobs if job.state == "ended"}
     return {
         **asdict(incident),
         "summary": annotations.get("summary", ""),
-        "runs": [job_facts(job, project) for job in queue.jobs(20, incident=incident.id)[::-1]],
+        "runs": [job_facts(job, project) for job in jobs],
+        "remedies": [remedy_facts(one, project, runs.get(one.job)) for one in queue.remedies(incident.id)],
     }
 
 
+def remedy_facts(remedy: Remedy, project: Path, run_id: str | None) -> dict[str, Any]:
+    """Return a repair, what was decided on it, and where its run has ended, what that found (`verdict`)."""
+    decisions = [{**asdict(one), "at": _moment(one.at)} for one in remedy.decisions]
+    verdict = run_results(run_id, project).get("verdict") if run_id else None
+    return {**asdict(remedy), "since": _moment(remedy.queued), "decisions": decisions, "verdict": verdict}
+
+
 def job_facts(job: Job, project: Path) -> dict[str, Any]:
-    """Return a job, with the address of its run's page where there is one."""
-    return {**asdict(job), "page": report_page(job.run_id, project)}
+    """Return a job, with the address of its run's page where there is one, and what its run found."""
+    found = run_results(job.run_id, project) if job.run_id is not None and job.state == "ended" else {}
+    return {**asdict(job), "page": report_page(job.run_id, project), "results": found}
+
+
+@lru_cache(maxsize=1000)  # a run that has ended does not change, and the page is asked for again and again
+def run_results(run_id: str, project: Path) -> dict[str, Any]:
+    """Return those results of an ended run that are shown; none where its manifest cannot be read."""
+    try:
+        results = Manifest.load(project / "runs" / run_id / FILE).results
+    except InputError:  # removed, or damaged: `lepton runs` tells
+        return {}
+    return {name: results[name].value for name in SHOWN_RESULTS if name in results}
 
 
 def run_facts(run: Manifest, project: Path) -> dict[str, Any]:
@@ -92,6 +121,10 @@ def _schedules(schedules: Schedules) -> list[dict[str, Any]]:
     return [
         {"name": name, "notebook": schedules.notebook(name), "next": due and due.isoformat()} for name, due in ordered
     ]
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _now() -> str:

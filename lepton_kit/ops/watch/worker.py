@@ -1,13 +1,13 @@
 """A process that runs queued jobs until none is left: `python -m lepton_kit.ops.watch.worker PROJECT`.
 
 SIGTERM lets the present run end and takes no further one; SIGINT cancels the present run too. A job whose run was
-cancelled, or whose worker was killed, is queued again; the idempotency key keeps it from being answered twice.
+cancelled, or whose worker was killed, is queued again; the idempotency key keeps it from being answered twice. A repair
+that was broken off may have been done in part: it is not begun again by itself, it waits for a person.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -20,19 +20,19 @@ from typing import Any
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
-from lepton_kit.ops.watch.queue import Job, Queue
+from lepton_kit.ops.watch.policy import SERVICE, Policy
+from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.runs.ledger import LEASE_S
-from lepton_kit.runs.manifest import Manifest, all_runs
+from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.parameters import read_parameters
-from lepton_kit.runs.runner import Event, Options, Request, execute, prepare
+from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare, repair
 from lepton_kit.runs.settings import Settings, read_settings
 
 logger = logging.getLogger("lepton.watch")
 REPORT = "report"
 RENDER_PAUSE_S = 60.0  # while jobs wait, the site is rendered no more often
-PUBLISHED_INCIDENTS = 20
 
 
 class Signals:
@@ -72,14 +72,19 @@ def work(project: Path, signals: Signals) -> None:
             ended = _run(job, queue, project, signals)
         if ended is not None and job.incident is not None:
             with contextlib.suppress(KeyboardInterrupt), signals.cancellable():
-                render_report(queue, project)
+                publish_run(ended, job.incident, queue, project)
 
 
 def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | None:
     """Run a job and note how that went; None where no run ended."""
     try:
+        if (broken_off := _broken_off(job, project)) is not None:
+            queue.hold(job, broken_off)
+            return None
+        settings = read_settings(project)
+        policy = Policy(settings, project) if job.kind == "alert" else None
         with signals.cancellable():
-            run = run_job(job, queue, read_settings(project), project)
+            run = run_job(job, queue, settings, project)
     except KeyboardInterrupt:
         queue.give_back(job, "cancelled: lepton watch was stopped; it will be run again")
         return None
@@ -89,9 +94,18 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
         logger.exception("job %s", job.key)
         queue.refuse(job, f"{type(error).__name__}: {error}")
     else:
-        queue.end(job, run.run_id, run.status)
+        proposals = policy.proposals(run.results) if policy is not None and run.status == "succeeded" else []
+        queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour)
         return run
     return None
+
+
+def _broken_off(job: Job, project: Path) -> str | None:
+    """Say which run of a repair had begun and did not come to its own end; None where none did, or it is no repair."""
+    if job.kind != "remedy" or job.run_id is None:
+        return None
+    repair(project)  # such as the manifest of a run whose process was killed
+    return None if has_answered(job.run_id, project) else f"run {job.run_id} was broken off: see what it did"
 
 
 def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manifest:
@@ -103,12 +117,18 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
         When the evidence cannot be captured, or a parameter is not what is needed.
     """
     notebook, given = project / job.notebook, dict(job.parameters)
-    parameters = read_parameters(read_notebook(notebook), notebook.name) or []
-    if RECORDING in {p.name for p in parameters} - given.keys():
-        given[RECORDING] = _recording(job, queue, settings, project)
+    names = {p.name for p in read_parameters(read_notebook(notebook), notebook.name) or []} - given.keys()
+    incident = queue.incident(job.incident) if job.incident is not None else None
+    if incident is not None and job.kind == "remedy" and SERVICE in names:
+        given[SERVICE] = incident.service
+    if incident is not None and job.kind == "postmortem":
+        given |= _left_by(incident, names, queue, settings, project)
+    elif RECORDING in names:
+        given[RECORDING] = _recording(job, incident, queue, settings, project)
     origin = f"{job.kind} {job.name}"
     plan = prepare(Request(notebook, given, origin, trigger=f"{job.kind}:{job.name}"), project)
-    options = Options(timeout=settings.watch.run_timeout, retries=1, idempotency_key=job.key)
+    retries = 0 if job.kind == "remedy" else 1  # what a repair whose kernel died has done is for a person to see
+    options = Options(timeout=settings.watch.run_timeout, retries=retries, idempotency_key=job.key)
 
     def on_event(event: Event) -> None:
         if event.kind == "run_started":
@@ -117,8 +137,7 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
     return execute(plan, project, on_event, options)
 
 
-def _recording(job: Job, queue: Queue, settings: Settings, project: Path) -> str:
-    incident = queue.incident(job.incident) if job.incident is not None else None
+def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Settings, project: Path) -> str:
     try:
         if incident is None:
             folder = freeze_schedule(job.name, float(job.key.rpartition(":")[2]), settings, project)
@@ -128,13 +147,40 @@ def _recording(job: Job, queue: Queue, settings: Settings, project: Path) -> str
             folder = freeze_alert(incident, settings, project)
     except Exception as error:
         if incident is not None:
-            what = "recovery check" if job.kind == "recovery" else "runbook"
+            what = {"recovery": "recovery check", "remedy": "repair"}.get(job.kind, "runbook")
             queue.note(incident.id, f"the {what} was not started, because its evidence could not be captured")
         raise InputError(f"no recording: {error}") from error
     relative = folder.relative_to(project).as_posix()
     if incident is not None and job.kind == "alert":
         queue.note(incident.id, incident.note, relative)
     return relative
+
+
+def _left_by(
+    incident: Incident, names: set[str], queue: Queue, settings: Settings, project: Path
+) -> dict[str, str | None]:
+    """Return what an incident left, by the parameters of the postmortem that want it; None for what could not be had.
+
+    The history says what is missing, and why.
+    """
+    from lepton_kit.ops.watch.history import freeze_history, open_judgement  # pandas, which other jobs do not need
+
+    after, missing = None, []
+    if "after" in names:
+        try:
+            after = freeze_recovery(incident, settings, project)
+        except Exception as error:  # whatever it is: the rest is to be looked back on all the same
+            missing.append(f"evidence of what followed: {type(error).__name__}: {error}")
+    kept = incident.recording if incident.recording and (project / incident.recording).is_dir() else None
+    if kept is None:
+        missing.append("recording: the incident has none")
+    paths = {
+        "history": freeze_history(incident, queue, settings, project, tuple(missing)),
+        "after": after,
+        "judgement": open_judgement(incident, project),
+    }
+    given = {name: path.relative_to(project).as_posix() if path else None for name, path in paths.items()}
+    return {name: value for name, value in {**given, RECORDING: kept}.items() if name in names}
 
 
 @contextlib.contextmanager
@@ -154,40 +200,29 @@ def _leased(queue: Queue, job: Job) -> Iterator[None]:
         ended.set()
 
 
-def render_report(queue: Queue, project: Path) -> None:
-    """Render the report site, unless it is turned off, was made a moment ago, or another process is at it.
+def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> None:
+    """Publish a run and its incident, and render the report site, unless that is off, or was done a moment ago.
 
     What goes wrong is kept for the status page: a run is none the worse for it.
     """
     if not read_settings(project).watch.report:
         return
+    from lepton_kit.ops.incident_pages import publish_incident
+    from lepton_kit.reports.publish import publish_runs
     from lepton_kit.reports.site import build_site
 
-    with (queue.path.parent / ".rendering").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        publish_runs(project, [run])
+        publish_incident(project, incident)
         rendered = queue.notes().get(REPORT, ("", 0.0))[1]
         if queue.queued() and time.time() - rendered < RENDER_PAUSE_S:
             return  # the last of the waiting jobs renders
-        try:
-            build_site(project, published_runs(queue, project))
-        except Exception as error:
-            logger.warning("the report site was not rendered: %s", error)
-            queue.set_note(REPORT, f"not rendered: {error}")
-        else:
-            queue.set_note(REPORT, "")
-
-
-def published_runs(queue: Queue, project: Path) -> list[Manifest]:
-    """Return the runs of the newest incidents, and of each notebook the newest run."""
-    recent = {incident.id for incident in queue.incidents(PUBLISHED_INCIDENTS)}
-    of_incidents = {job.run_id for job in queue.jobs(1000) if job.incident in recent}
-    seen: set[str] = set()
-    chosen = []
-    for run in all_runs(project):
-        if run.ended is not None and (run.run_id in of_incidents or run.name not in seen):
-            chosen.append(run)
-            seen.add(run.name)
-    return chosen
+        build_site(project)
+    except Exception as error:
+        logger.warning("the report site was not rendered: %s", error)
+        queue.set_note(REPORT, f"not rendered: {error}")
+    else:
+        queue.set_note(REPORT, "")
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,58 @@
+"""`lepton approve`: what a person decides on repairs that wait."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from lepton_kit.commands.terminal import new_console, table
+from lepton_kit.errors import InputError
+from lepton_kit.runs.project import find_project
+
+if TYPE_CHECKING:
+    from lepton_kit.ops.watch.remedies import Remedy
+
+
+def approve(
+    incident: Annotated[str | None, typer.Argument(help="An incident's id, or the end of it; all if none.")] = None,
+    reject: Annotated[bool, typer.Option("--reject", help="Reject the repair instead.")] = False,
+    cause: Annotated[str | None, typer.Option(help="Of two repairs of one incident, only that of this cause.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who decides; user and host unless given.")] = None,
+    note: Annotated[str, typer.Option(help="Why, for the records.")] = "",
+) -> None:
+    """List the repairs that wait for a person, or approve or reject those of an incident."""
+    from lepton_kit.ops.watch.approvals import make_decision
+    from lepton_kit.ops.watch.queue import Queue
+
+    queue = Queue(find_project())
+    waiting = queue.waiting()
+    if not incident:
+        _print_waiting(waiting)
+        return
+    chosen = [one for one in waiting if one.incident.endswith(incident) and cause in (None, one.cause)]
+    if len({one.incident for one in chosen}) != 1:
+        raise InputError(
+            f"incident {incident!r}: {len({one.incident for one in chosen})} incidents with waiting repairs"
+            f"{f' of cause {cause!r}' if cause else ''} end so; `lepton approve` lists the {len(waiting)} that wait"
+        )
+    decision = make_decision(not reject, by or f"{getpass.getuser()}@{platform.node()}", "lepton approve", note)
+    for one in chosen:
+        queue.decide(one.job, decision)
+        word = "rejected" if reject else "approved"
+        print(f"{one.notebook} of {one.incident} ({one.cause}): {word} by {decision.by}")
+
+
+def _print_waiting(waiting: list[Remedy]) -> None:
+    if not waiting:
+        print("no repair waits for a decision")
+        return
+    listed = table("incident", "cause", "repair", "since (UTC)", "waits because")
+    for one in waiting:
+        since = f"{datetime.fromtimestamp(one.queued, UTC):%Y-%m-%d %H:%M}"
+        listed.add_row(*map(escape, (one.incident, one.cause, one.notebook, since, one.why)))
+    new_console().print(listed)

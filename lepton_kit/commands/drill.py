@@ -1,0 +1,65 @@
+"""The command `lepton drill`: faults on purpose, followed to their end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from lepton_kit.commands.terminal import new_console, table
+
+
+def drill(
+    faults: Annotated[
+        list[str] | None, typer.Argument(help="Faults, or pairs such as units+cpu-taken; all, if none.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live/--simulated", help="Real processes, or under a virtual clock.")] = False,
+    seed: Annotated[int, typer.Option(help="Of all chance; the same seed gives the same drills.", min=0)] = 0,
+    count: Annotated[int, typer.Option(help="Drills of each fault, over its severities; live: as usual.", min=1)] = 1,
+    fault_file: Annotated[
+        Path | None, typer.Option(help="A Python file with faults of your own; it is executed, so trust it.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Live: the model to serve, which must be promoted.")] = "goog",
+) -> None:
+    """Put faults into a healthy service, and follow each to its alert, diagnosis, remedy and recovery."""
+    from lepton_kit.ops.drills import (
+        Drilled,
+        all_names,
+        drawn_drills,
+        drill_all,
+        known_faults,
+        result_table,
+        write_results,
+    )
+    from lepton_kit.ops.live_drills import drill_live, live_names
+    from lepton_kit.runs.project import find_project
+
+    console, project = new_console(), find_project()
+    known = known_faults(fault_file)
+    names = faults or (live_names(known) if live else all_names(known))
+    drills = drawn_drills(names, count, seed, known)
+    if live:
+        drills = [replace(one, severity=None) for one in drills]
+    console.print(f"{len(drills)} {'live' if live else 'simulated'} drills, seed {seed}", markup=False, highlight=False)
+
+    def tell(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    done: list[Drilled] = []
+    made = drill_live(drills, project, known, tell, model) if live else drill_all(drills, project / "slo", fault_file)
+    for one in made:
+        done.append(one)
+        mark = "✓" if one.is_as_it_should_be else "✗"
+        tell(f"{mark} {len(done)}/{len(drills)} {one.fault} ({one.severity:.2f}): {one.verdict}")
+    shown = result_table(done)
+    printed = table(*shown.columns)
+    for row in shown.itertuples(index=False):
+        printed.add_row(*(escape(str(value)) for value in row))
+    console.print(printed)
+    tell(f"results: {write_results(done, project / 'drills', seed, live)}")
+    if bad := [one for one in done if not one.is_as_it_should_be]:
+        tell(f"{len(bad)} of {len(done)} drills did not end as they should")
+        raise typer.Exit(1)

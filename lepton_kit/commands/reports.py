@@ -1,0 +1,104 @@
+"""`lepton publish`, `unpublish` and `report`: executed notebooks as a website."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lepton_kit.commands.terminal import new_console
+from lepton_kit.errors import InputError
+from lepton_kit.runs.project import find_project
+
+if TYPE_CHECKING:
+    from lepton_kit.runs.manifest import Manifest
+
+Full = Annotated[bool, typer.Option("--full", help="Render every page anew, changed or not.")]
+
+
+def publish(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Runs: their ids, the ends of these, or notebooks' names.")
+    ] = None,
+    incident: Annotated[list[str] | None, typer.Option(help="An incident's id; may be repeated.")] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Make a PDF of each incident as well.")] = False,
+) -> None:
+    """Publish runs and incidents as pages of the report site."""
+    from lepton_kit.ops.incident_pages import publish_incident
+    from lepton_kit.reports.publish import publish_runs
+    from lepton_kit.runs.manifest import find_run
+
+    project = find_project()
+    if not (runs or incident):
+        raise InputError("nothing to publish: name runs, or an incident with --incident")
+    if pdf and not incident:
+        raise InputError("--pdf: is made of incidents; name one with --incident")
+    for id in incident or []:
+        publish_incident(project, id, with_pdf=pdf)
+    chosen = {made.run_id: made for made in (find_run(name, project) for name in runs or [])}
+    for made in chosen.values():
+        if made.ended is None:
+            raise InputError(f"run {made.run_id!r}: has not ended; what it found can be published when it has")
+    publish_runs(project, list(chosen.values()))
+    _build(project)
+
+
+def unpublish(
+    pages: Annotated[list[str], typer.Argument(help="Ids of published runs or incidents.")],
+) -> None:
+    """Take pages, and all that lies beside them, away from the report site."""
+    from lepton_kit.reports.publish import unpublish as take_away
+
+    project = find_project()
+    take_away(project, pages)
+    _build(project)
+
+
+def report(
+    serve: Annotated[bool, typer.Option("--serve", help="Show the site at an address of this machine.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; 0 takes a free one.")] = 4200,
+    full: Full = False,
+) -> None:
+    """Publish each notebook's newest run, and render the report site: with Quarto, or else as plain pages."""
+    from lepton_kit.reports.publish import publish_runs
+
+    project = find_project()
+    publish_runs(project, _newest_of_each_notebook(project))
+    site = _build(project, is_full=full)
+    if serve:
+        _serve(site, port)
+
+
+def _newest_of_each_notebook(project: Path) -> list[Manifest]:
+    from lepton_kit.runs.manifest import finished_runs
+
+    newest: dict[str, Manifest] = {}
+    for made in finished_runs(project):
+        newest.setdefault(made.name, made)
+    if not newest:
+        raise InputError(f"no finished run in {project / 'runs'}: run a notebook first, such as `lepton run 00-tour`")
+    return list(newest.values())
+
+
+def _build(project: Path, is_full: bool = False) -> Path:
+    from lepton_kit.reports.site import build_site
+
+    console = new_console()
+    site = build_site(project, is_full=is_full)
+    if site.note:
+        console.print(site.note, markup=False, highlight=False, soft_wrap=True)
+    rendered = f"{site.pages} pages, {len(site.rendered)} of them rendered now, by {site.tool}"
+    console.print(f"report ({rendered}): {site.index}", markup=False, highlight=False, soft_wrap=True)
+    return site.folder
+
+
+def _serve(site: Path, port: int) -> None:
+    """Show the site until Ctrl-C, to this machine alone."""
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    # A path, not an open folder: a site that is built meanwhile takes this one's place.
+    with ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(site))) as server:
+        new_console().print(f"serving {site} at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", markup=False)
+        server.serve_forever()

@@ -1,0 +1,197 @@
+"""The history of an incident, frozen when it was over: alert, runs, decisions and actions, as a machine can read them.
+
+`lepton watch` writes it as `incidents/<id>/history.json`; times are UTC. What people think of the incident is no part
+of it: that stands in `judgement.md` beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import pydantic
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.recordings import printable
+from lepton_kit.telemetry.selectors import parse_selector
+from lepton_kit.telemetry.slo import Objective
+
+FORMAT: Literal["lepton-incident-history/1"] = "lepton-incident-history/1"
+Text = Annotated[str, AfterValidator(printable)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Promise(_Part):
+    """The objective whose alert fired, as `slo/*.yaml` said it then; `time_scale` shortened its windows."""
+
+    name: Text
+    title: Text
+    service: Text
+    description: Text = ""
+    target: float = Field(gt=0, lt=1)
+    window_s: int = Field(gt=0)
+    events: Literal["good", "bad"]
+    selector: str
+    total: str
+    minimum: int = 1
+    time_scale: float = Field(default=1, gt=0)
+
+    def objective(self) -> Objective:
+        """Return it ready to be evaluated."""
+        return Objective(
+            self.name, self.title, self.service, self.description, self.target, self.window_s, self.events,
+            parse_selector(self.selector), parse_selector(self.total), self.minimum,
+        )  # fmt: skip
+
+
+class Alert(_Part):
+    """The alert; `received` is when it reached `lepton watch` first."""
+
+    name: Text
+    severity: Text = ""
+    status: Literal["firing", "resolved"]
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime | None = None
+    received: AwareDatetime
+    origin: Text = ""
+    summary: Text = ""
+
+
+class Fact(_Part):
+    """A value that a run recorded."""
+
+    value: Any
+    unit: Text = ""
+
+
+class Run(_Part):
+    """What the manifest of a run says: read by a machine, judged by nobody."""
+
+    run_id: Text
+    status: Text
+    started: AwareDatetime
+    ended: AwareDatetime | None = None
+    notebook_sha256: str
+    code_sha256: str
+    commit: str | None = None
+    is_dirty: bool = False
+    inputs: dict[Text, str | None] = {}
+    results: dict[str, Fact] = {}
+    left_out: tuple[Text, ...] = ()
+
+
+class Decision(_Part):
+    """What a person decided on a repair: who, when, where it was said."""
+
+    time: AwareDatetime
+    is_approved: bool
+    by: Text
+    via: Text = ""
+    note: Text = ""
+
+
+class Job(_Part):
+    """A run that the incident asked for; `error` says why it never ran, `why` why it waited for a person."""
+
+    kind: Literal["alert", "remedy", "recovery", "postmortem"]
+    name: Text
+    notebook: Text
+    state: Text
+    status: Text | None = None
+    error: Text | None = None
+    queued: AwareDatetime
+    started: AwareDatetime | None = None
+    ended: AwareDatetime | None = None
+    attempts: int = 0
+    run: Run | None = None
+    is_automatic: bool = True
+    why: Text = ""
+    decisions: tuple[Decision, ...] = ()
+
+
+class Action(_Part):
+    """Something that was done to the service, by a run; `outcome` is `done`, or what went wrong."""
+
+    time: AwareDatetime
+    run: Text = ""
+    action: Text
+    why: Text = ""
+    outcome: Text = ""
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+
+    @property
+    def what(self) -> str:
+        """Return the action in words, with what it changed.
+
+        >>> moment = "2026-11-25T03:00:00Z"
+        >>> Action(time=moment, action="set_state", before={"workers": 1, "version": "v1"},
+        ...        after={"workers": 3, "version": "v1"}, outcome="done").what
+        'set state: workers 1 → 3'
+        """
+        changes = [
+            f"{name} {self.before.get(name)} → {value}"
+            for name, value in self.after.items()
+            if value != self.before.get(name)
+        ]
+        said = self.action.replace("_", " ") + (f": {', '.join(changes)}" if changes else "")
+        return printable(said if self.outcome in ("", "done") else f"{said} ({self.outcome})")
+
+
+class History(_Part):
+    """All of it; `made` says how it came to be, `missing` what could not be had."""
+
+    format: Literal["lepton-incident-history/1"]
+    id: Text
+    service: Text
+    alert: Alert
+    jobs: tuple[Job, ...] = ()
+    actions: tuple[Action, ...] = ()
+    promise: Promise | None = None
+    frozen: AwareDatetime
+    made: Text = ""
+    missing: tuple[Text, ...] = ()
+
+    def first(self, kind: str) -> Job | None:
+        """Return the first job of a kind."""
+        return next((job for job in self.jobs if job.kind == kind), None)
+
+    def results(self, kind: str) -> dict[str, Any]:
+        """Return what the first run of a kind recorded, by name; nothing where it did not run."""
+        job = self.first(kind)
+        return {name: fact.value for name, fact in job.run.results.items()} if job and job.run else {}
+
+
+def read_history(path: Path | str) -> History:
+    """Read a history.
+
+    Raises
+    ------
+    InputError
+        When there is no such file, it is no JSON object, or a field is missing or not what it must be.
+    """
+    path = Path(path)
+    try:
+        return History.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        given = printable(repr(first["input"]), 80)
+        raise InputError(f"{path}: {place} = {given}: {first['msg']}") from error
+
+
+def utc(moment: Any) -> pd.Timestamp:
+    """Return a time in UTC; one without a zone is taken for UTC.
+
+    >>> utc("2026-11-25 03:00:00").isoformat(), utc("2026-11-25T05:00:00+02:00").isoformat()
+    ('2026-11-25T03:00:00+00:00', '2026-11-25T03:00:00+00:00')
+    """
+    time = pd.Timestamp(moment)
+    return time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")

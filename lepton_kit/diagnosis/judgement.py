@@ -1,0 +1,141 @@
+"""What people think of an incident: `judgement.md`, which no machine writes into once it is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.recordings import printable
+
+SECTIONS = ("Summary in plain words", "What went well", "What went poorly", "Where we were lucky", "Actions")
+ACTION_COLUMNS = ("action", "owner", "due", "type", "state")
+ACTION_TYPES = ("prevent", "detect", "mitigate", "learn")
+ACTION_STATES = ("open", "done", "dropped")
+UNWRITTEN = "(nobody has written this yet)"
+LONGEST = 10_000
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The sections that people wrote, by heading (empty where nobody did), and the actions that they agreed on."""
+
+    sections: Mapping[str, str]
+    actions: pd.DataFrame
+
+    @property
+    def is_written(self) -> bool:
+        """Say whether anybody has written anything."""
+        return any(self.sections.values()) or len(self.actions) > 0
+
+
+def template(incident: str) -> str:
+    """Return the page that people fill in.
+
+    >>> read = parse_judgement(template("20261125T030000Z-x"))
+    >>> read.is_written, list(read.sections) == list(SECTIONS[:-1]), list(read.actions)
+    (False, True, ['action', 'owner', 'due', 'type', 'state'])
+    """
+    parts = "\n".join(f"## {section}\n\n{UNWRITTEN}\n" for section in SECTIONS[:-1])
+    heading = "| " + " | ".join(ACTION_COLUMNS) + " |\n" + "|---" * len(ACTION_COLUMNS) + "|\n"
+    return (
+        f"# Judgement of incident {incident}\n\n"
+        "Written by people, and never written over by a machine. The postmortem shows it apart from what was derived.\n"
+        f"Types of action: {', '.join(ACTION_TYPES)}. States: {', '.join(ACTION_STATES)}. Due: YYYY-MM-DD.\n\n"
+        f"{parts}\n## {SECTIONS[-1]}\n\n{heading}"
+    )
+
+
+def read_judgement(path: Path | str) -> Judgement:
+    """Read what people wrote.
+
+    Raises
+    ------
+    InputError
+        When the file is not readable as text, or an action lacks a column.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as text ({error})") from error
+    try:
+        return parse_judgement(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def parse_judgement(text: str) -> Judgement:
+    r"""Return the sections and the actions of a page; sections that are not known are left out.
+
+    Examples
+    --------
+    >>> page = "## What went well\n\nThe alert came early.\n## Actions\n| action | owner | due | type | state |\n"
+    >>> page += "|---|---|---|---|---|\n| watch the age of rows | Kim | 2026-12-01 | detect | open |\n"
+    >>> read = parse_judgement(page)
+    >>> read.sections["What went well"], read.actions["owner"].tolist()
+    ('The alert came early.', ['Kim'])
+    """
+    parts = re.split(r"(?m)^## +(.+?) *$", text)
+    found = {heading: body.strip() for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
+    sections = {name: _written(found.get(name, "")) for name in SECTIONS[:-1]}
+    return Judgement(sections, _actions(found.get(SECTIONS[-1], "")))
+
+
+def _written(body: str) -> str:
+    lines = [printable(line, LONGEST) for line in body.replace(UNWRITTEN, "").strip().splitlines()]
+    return "\n".join(lines)
+
+
+def _actions(body: str) -> pd.DataFrame:
+    rows = []
+    for line in body.splitlines():
+        cells = [printable(cell.strip()) for cell in line.strip().strip("|").split("|")]
+        if not line.strip().startswith("|") or set("".join(cells)) <= {"-", ":", " "} or cells[0] == ACTION_COLUMNS[0]:
+            continue  # not a row of the table, or its head
+        if len(cells) != len(ACTION_COLUMNS):
+            columns = ", ".join(ACTION_COLUMNS)
+            raise InputError(f"action {printable(line, 80)!r}: has {len(cells)} cells; it needs {columns}")
+        rows.append(cells)
+    return pd.DataFrame(rows, columns=list(ACTION_COLUMNS), dtype="str")
+
+
+JUDGED, DERIVED = "#CC79A7", "#0072B2"
+"""Colours of the line beside what people judged, and beside what a machine derived (Okabe and Ito's palette)."""
+
+
+def judged_html(judgement: Judgement) -> str:
+    r"""Return what people wrote as HTML that shows it and means nothing else, marked as theirs.
+
+    >>> judged = parse_judgement("## What went well\n\n<script>alert(1)</script>")
+    >>> "<script>" in judged_html(judged), "Judged by people" in judged_html(judged)
+    (False, True)
+    """
+    written = "".join(
+        f"<h4>{escape(name)}</h4><p style='white-space: pre-line'>{escape(body or UNWRITTEN)}</p>"
+        for name, body in judgement.sections.items()
+    )
+    listed = judgement.actions.to_html(index=False, border=0) if len(judgement.actions) else f"<p>{UNWRITTEN}</p>"
+    return _marked("Judged by people", JUDGED, f"{written}<h4>{SECTIONS[-1]}</h4>{listed}")
+
+
+def derived_html(table: pd.DataFrame) -> str:
+    """Return a table as HTML that is marked as derived by a machine; text in it means nothing else.
+
+    >>> shown = derived_html(pd.DataFrame({"alert": ["<b>"]}))
+    >>> "&lt;b&gt;" in shown, "Derived by a machine" in shown
+    (True, True)
+    """
+    with pd.option_context("display.max_colwidth", None):
+        listed = table.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format, justify="left")
+    return _marked("Derived by a machine", DERIVED, listed)
+
+
+def _marked(whose: str, colour: str, inner: str) -> str:
+    head = f"<p style='color: {colour}; font-weight: 600; margin: 0'>{whose}</p>"
+    return f"<div style='border-left: 5px solid {colour}; padding: 0.4em 1.2em; margin: 1em 0'>{head}{inner}</div>"

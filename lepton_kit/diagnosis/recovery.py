@@ -1,0 +1,251 @@
+"""Whether a repair worked: the indicator that alerted, before the incident, during it, and after the repair.
+
+The indicator is the objective's own: the part of events that were good, counted from a recording. An improvement must
+be more than chance, and a repair that made things worse is told apart from one that did nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import pandas as pd
+
+from lepton_kit.errors import InputError
+from lepton_kit.models.evaluation import covered
+from lepton_kit.serving.canary import difference_interval, wilson_interval
+from lepton_kit.telemetry.health import RecordedMetrics, bad_ratio
+from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.rules import alert_name
+from lepton_kit.telemetry.slo import Objective
+
+Verdict = Literal["recovered", "not recovered", "worse", "too few"]
+LEAST_EVENTS = 20
+Z = 1.959963984540054
+"""Quantile of the normal distribution of a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many of so many events were good; seconds count as events where an indicator measures time."""
+
+    good: float
+    total: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.good <= self.total:
+            raise InputError(f"good = {self.good!r} of total = {self.total!r}: must be from 0 to the total")
+
+    @property
+    def share(self) -> float:
+        """The indicator, 0 to 1; NaN of nothing."""
+        return self.good / self.total if self.total else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The score interval of the share (Wilson 1927), 95 %; from 0 to 1 of nothing."""
+        return wilson_interval(self.good, self.total, Z) if self.total else (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What became of an indicator.
+
+    `gain` is by how much it is better after the repair than during the incident, and `loss` by how much it is worse
+    than before the incident, each as low and high end of Newcombe's interval (1998, method 10); (−1, 1) of nothing.
+    """
+
+    verdict: Verdict
+    reason: str
+    before: Ratio
+    during: Ratio
+    after: Ratio
+    objective: float
+    gain: tuple[float, float]
+    loss: tuple[float, float]
+
+    def table(self) -> pd.DataFrame:
+        """Return a row per period: `period`, `share`, `low`, `high`, `events`."""
+        rows = [(name, one.share, *one.interval, one.total) for name, one in self._periods().items()]
+        return pd.DataFrame(rows, columns=["period", "share", "low", "high", "events"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the judgement as JSON can hold it."""
+        shares = {
+            name: {"share": one.share if one.total else None, "interval": list(one.interval), "events": one.total}
+            for name, one in self._periods().items()
+        }
+        ends = {"gain": list(self.gain), "loss": list(self.loss)}
+        return {"verdict": self.verdict, "reason": self.reason, "objective": self.objective, **shares, **ends}
+
+    def _periods(self) -> dict[str, Ratio]:
+        return {"before": self.before, "during": self.during, "after": self.after}
+
+
+def judge_recovery(
+    before: Ratio, during: Ratio, after: Ratio, objective: float, least: float = LEAST_EVENTS
+) -> Recovery:
+    """Say whether an indicator recovered.
+
+    It did when what is seen after the repair may come from a service that keeps its objective, is not certainly below
+    what it was before the incident, and is certainly better than during it; or where it keeps its objective for
+    certain. It became worse when it is certainly below what it was during the incident. Certain is what the 95 %
+    interval says.
+
+    Parameters
+    ----------
+    before, during, after
+        The indicator before the incident, from its onset to the repair, and since the repair took effect.
+    objective
+        The share of good events that is promised, between 0 and 1.
+    least
+        Events that are needed after the repair.
+
+    Examples
+    --------
+    >>> was, bad = Ratio(990, 1000), Ratio(60, 100)
+    >>> judge_recovery(was, bad, Ratio(199, 200), 0.99).verdict
+    'recovered'
+    >>> judge_recovery(was, bad, Ratio(140, 200), 0.99).verdict
+    'not recovered'
+    >>> judge_recovery(was, bad, Ratio(60, 200), 0.99).verdict
+    'worse'
+    >>> judge_recovery(was, bad, Ratio(4, 4), 0.99).verdict
+    'too few'
+    """
+    if not 0 < objective < 1:
+        raise InputError(f"objective = {objective!r}: must be between 0 and 1")
+    gain, loss = _difference(during, after), _difference(after, before)
+    verdict, reason = _verdict(after, objective, gain, loss, least)
+    return Recovery(verdict, reason, before, during, after, objective, gain, loss)
+
+
+def _verdict(
+    after: Ratio, objective: float, gain: tuple[float, float], loss: tuple[float, float], least: float
+) -> tuple[Verdict, str]:
+    low, high = after.interval
+    if after.total < least:
+        return "too few", f"{after.total:.0f} events since the repair; {least:g} are needed to judge it"
+    if low >= objective:
+        return "recovered", f"at least {low:.1%} are good, which keeps the objective of {objective:.1%}"
+    if gain[1] < 0:
+        return "worse", f"{-gain[1]:.1%} or more below what it was during the incident"
+    if high < objective:
+        return "not recovered", f"at most {high:.1%} are good, below the objective of {objective:.1%}"
+    if loss[0] > 0:
+        return "not recovered", f"{loss[0]:.1%} or more below what it was before the incident"
+    if gain[0] <= 0:
+        return "not recovered", "no better than during the incident, as far as the events tell"
+    return "recovered", f"{gain[0]:.1%} or more better than during the incident, and within the objective"
+
+
+def _difference(old: Ratio, new: Ratio) -> tuple[float, float]:
+    if not (old.total and new.total):
+        return -1.0, 1.0
+    return difference_interval((old.good, old.total), (new.good, new.total), Z)
+
+
+def sli_ratio(recording: Recording, objective: Objective, start: pd.Timestamp, end: pd.Timestamp) -> Ratio:
+    """Return an objective's indicator between two times of a recording.
+
+    Counted by the objective's own queries from the recorded metrics. Where these hold no such event, and for what
+    comes true only later (the actuals of forecasts), the requests of that time are counted by the same queries: an
+    actual belongs to the time of its forecast, and not to that of the feedback.
+    """
+    by_requests = _from_requests(recording.requests, objective, start, end)
+    if by_requests is not None and objective.total.metric == ACTUALS:
+        return by_requests
+    share, events = bad_ratio(objective, RecordedMetrics(recording.metrics), start, end)
+    if events > 0:
+        return Ratio(good=min(events, max(0.0, (1 - share) * events)), total=events)
+    return by_requests or Ratio(0, 0)
+
+
+def sli_ratios(
+    recording: Recording, objective: Objective, onset: pd.Timestamp, repaired_at: pd.Timestamp
+) -> tuple[Ratio, Ratio, Ratio]:
+    """Return an objective's indicator before the onset, from there to the repair, and since the repair."""
+    window = recording.incident.window
+    times = (pd.Timestamp(window.start), onset, repaired_at, pd.Timestamp(window.end))
+    before, during, after = (sli_ratio(recording, objective, start, end) for start, end in pairwise(times))
+    return before, during, after
+
+
+def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objective:
+    """Return the objective whose alert led to the recording.
+
+    By the label `slo` of its alerts, or their name; of several the first that fired. Without an alert it is the one
+    whose indicator fell most below its promise in the last half of the window.
+
+    Raises
+    ------
+    InputError
+        When there is no objective at all.
+    """
+    if not objectives:
+        raise InputError(f"recording {recording.incident.id}: no objective is given to judge a recovery by")
+    for alert in sorted(recording.incident.alerts, key=lambda one: one.starts_at):
+        for one in objectives:
+            if alert.labels.get("slo") == one.name or alert.name == alert_name(one):
+                return one
+    window = recording.incident.window
+    middle, end = pd.Timestamp(window.start + (window.end - window.start) / 2), pd.Timestamp(window.end)
+
+    def burn(one: Objective) -> float:
+        held = sli_ratio(recording, one, middle, end)
+        return (1 - held.share) / one.budget if held.total else 0.0
+
+    return max(objectives, key=burn)
+
+
+# --- the same queries, asked of requests --------------------------------------------------------------------------
+
+ACTUALS = "lepton_forecast_actuals_total"
+
+
+def _from_requests(
+    requests: pd.DataFrame, objective: Objective, start: pd.Timestamp, end: pd.Timestamp
+) -> Ratio | None:
+    """Return the indicator as the requests of a time show it; None where they do not hold what the queries count."""
+    rows = requests[(requests["time"] >= start) & (requests["time"] < end)]
+    total, counted = (
+        _count(rows, selector.metric, selector.matches) for selector in (objective.total, objective.selector)
+    )
+    if not total or counted is None:
+        return None
+    return Ratio(counted if objective.events == "good" else total - counted, total)
+
+
+def _count(rows: pd.DataFrame, metric: str, matches: Any) -> float | None:
+    """Return how many requests a selector counts; None of a metric that says nothing of single requests."""
+    if metric == ACTUALS:
+        judged = rows.dropna(subset=["lower", "upper", "actual"])
+        inside = covered(judged, judged["actual"])
+        labels = [
+            {"version": v, "inside": str(held).lower()} for v, held in zip(judged["version"], inside, strict=True)
+        ]
+        return float(sum(matches(metric, one) for one in labels))
+    if metric == "lepton_predict_requests_total":
+        labels = [{"version": v, "outcome": _outcome(s)} for v, s in zip(rows["version"], rows["status"], strict=True)]
+        return float(sum(matches(metric, one) for one in labels))
+    if metric in ("http_server_request_duration_seconds_count", "http_server_request_duration_seconds_bucket"):
+        told = zip(rows["status"], rows["latency_ms"], strict=True)
+        return float(sum(_counts(status, latency, metric, matches) for status, latency in told))
+    return None
+
+
+def _outcome(status: float) -> str:
+    return "answered" if status < 400 else "overloaded" if status == 429 else "model" if status >= 500 else "invalid"
+
+
+def _counts(status: float, latency_ms: float, metric: str, matches: Any) -> bool:
+    labels = {"http_route": "/v1/predict", "http_request_method": "POST", "http_response_status_code": f"{status:.0f}"}
+    if metric.endswith("_count"):
+        return bool(matches(metric, labels))
+    return any(latency_ms <= 1000 * float(bound) and matches(metric, {**labels, "le": bound}) for bound in BOUNDS)
+
+
+BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.075", "0.1", "0.25", "0.5", "0.75", "1.0", "2.5", "5.0", "7.5", "10.0")
+"""Bounds of the service's histogram of latencies, as the label `le` has them."""

@@ -1,0 +1,426 @@
+"""What follows from a recording for a service that is too slow: workers, a limit of the queue, or a smaller model.
+
+A queue model is fed with what was measured: how many requests came and how unevenly, how long a worker was busy with
+one and how that varied. It says how long requests would wait for each number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lepton_kit.diagnosis.case import Case, build_case
+from lepton_kit.diagnosis.queueing import Demand, bounded, mean_wait
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.health import RecordedMetrics, grown
+from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.selectors import parse_selector
+
+SOURCES = (
+    "M/M/c: Erlang (1917)",
+    "uneven arrivals and service times: Allen–Cunneen (Allen 1990, section 5.3; Whitt 1993)",
+    "bounded queue: M/M/c/K (Kleinrock 1975, chapter 3)",
+)
+"""Where the formulae come from."""
+
+HIGHEST_USE = 0.85
+"""Workers that are busier than this are too few, however short the mean wait: a small surge would fill the queue."""
+
+GREW = 1.25
+"""Rise of the demand, of a worker's memory, or of the time that it is busy with a request, that counts (×)."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is wanted, and what is allowed.
+
+    Parameters
+    ----------
+    wait
+        Mean seconds that a request may wait.
+    in_time
+        Seconds within which a request that was accepted shall be answered; the queue's limit follows from it.
+    most_workers
+        Workers that the machine has room for.
+    """
+
+    wait: float = 0.05
+    in_time: float = 0.1
+    most_workers: int = 8
+
+    def __post_init__(self) -> None:
+        if not (0 < self.wait < math.inf and 0 < self.in_time < math.inf and self.most_workers >= 1):
+            raise InputError(f"{self}: wait and in_time must be above 0 s, most_workers at least 1")
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A compressed version of the model, and how long it takes for a request compared with the present one (0 to 1)."""
+
+    version: str
+    service_ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.service_ratio < 1:
+            raise InputError(f"service_ratio = {self.service_ratio!r} of {self.version}: must be between 0 and 1")
+
+
+def smaller_of(version: str, card: Mapping[str, Any], measured: Measured) -> Smaller | None:
+    """Return a compressed version with the time that it would need, or None where it may not stand in, or is no faster.
+
+    Only the model's part of a request becomes shorter: reading and checking it takes as long as before (Amdahl 1967).
+
+    Parameters
+    ----------
+    version, card
+        As the registry has them.
+    measured
+        What was measured of the present version.
+
+    Examples
+    --------
+    >>> card = {"compression": {"may_stand_in": True, "times_as_fast": {"us_per_row": 4.0}}}
+    >>> measured = Measured(Demand(10, 0.1), 1, 1, 0.0, 0.8, 0.0, 1.0, 1.0, 1.0)
+    >>> smaller_of("v3", card, measured)
+    Smaller(version='v3', service_ratio=0.4)
+    """
+    compression = card.get("compression", {})
+    if not compression.get("may_stand_in"):
+        return None
+    faster = float(compression["times_as_fast"]["us_per_row"])
+    share = 0.0 if math.isnan(measured.model_share) else measured.model_share
+    ratio = round(1 - share * (1 - 1 / faster), 6)
+    return Smaller(version, ratio) if 0 < ratio < 1 else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the workers had to do since the onset: `wait` (s, mean) and `memory_growth` (×) are NaN where not known.
+
+    `model_share` is the part of the service time that the model itself takes (0 to 1; NaN where not known). `workers`
+    answered before the onset, and `left` since; `rate_growth` is how many times as many requests came as
+    before, and `service_growth` how many times as long one kept a worker busy.
+    """
+
+    demand: Demand
+    workers: int
+    left: int
+    wait: float
+    model_share: float
+    refused: float
+    rate_growth: float
+    service_growth: float
+    memory_growth: float
+
+    @property
+    def lost(self) -> int:
+        """How many workers no longer answer."""
+        return max(0, self.workers - self.left)
+
+    @property
+    def ails(self) -> bool:
+        """Whether it is the workers that changed, and not what is asked of them."""
+        grew = max(self.memory_growth, self.service_growth) >= GREW  # of NaN nothing grew
+        return grew or self.lost > 0 or not self.rate_growth >= GREW
+
+
+@dataclass(frozen=True)
+class CapacityPlan:
+    """How large the service shall be.
+
+    Parameters
+    ----------
+    workers, queue_limit
+        Worker processes, and requests that may be in each.
+    version
+        The compressed version to answer with; None keeps the present one.
+    restart
+        Whether the workers shall be replaced by fresh ones, as it is they that changed, and not the demand.
+    measured
+        What the plan rests on; `arrival_rate` and `service_time` are the two that matter most.
+    options
+        A row per number of workers (and the compressed version): `version`, `workers`, `utilisation`, `wait_s`
+        (predicted mean), `refused` and `accepted_wait_s` (with the queue's limit), `enough`.
+    reasons
+        Why, a sentence each.
+    """
+
+    workers: int
+    queue_limit: int
+    version: str | None
+    restart: bool
+    measured: Measured
+    options: pd.DataFrame
+    reasons: tuple[str, ...]
+
+    @property
+    def action(self) -> str:
+        """Return in words what the plan does to a service."""
+        said = [f"{self.workers} workers, at most {self.queue_limit} requests in each"]
+        said += [f"answer with {self.version}"] if self.version else []
+        said += ["replace each worker by a fresh one"] if self.restart else []
+        return "; ".join(said)
+
+    @property
+    def arrival_rate(self) -> float:
+        """Return the requests per second since the onset."""
+        return self.measured.demand.rate
+
+    @property
+    def service_time(self) -> float:
+        """Return the mean seconds that a worker was busy with one."""
+        return self.measured.demand.service
+
+    @property
+    def predicted_wait(self) -> float:
+        """Return the mean wait (s) that the queue model predicts for the workers that will answer."""
+        answering = self.workers - self.measured.lost
+        chosen = self.options["version"].eq(self.version or "") & self.options["workers"].eq(answering)
+        return float(self.options.loc[chosen, "wait_s"].iloc[0])
+
+
+def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Smaller | None = None) -> CapacityPlan:
+    """Say how large a service must be, from the recording of an incident.
+
+    The fewest workers, not fewer than before, that keep the wait; where the machine has no room for them, the
+    compressed version; where there is none, or it is too slow as well, as many workers as there is room for, and the
+    queue's limit refuses what could not be answered in time. For each worker that no longer answers, one is added, as
+    what makes it hang may do so again.
+
+    Parameters
+    ----------
+    recording
+        As `lepton_kit.telemetry.recordings.read_recording` returns it.
+    needs
+        What is wanted, and what is allowed.
+    smaller
+        A compressed version that may take the present one's place.
+
+    Raises
+    ------
+    InputError
+        When too few requests were recorded since the onset to measure what is asked of the service.
+    """
+    measured = measure(build_case(recording))
+    needs = _with_room_for(measured.workers, needs or Needs())
+    options = option_table(measured.demand, needs, smaller)
+    allowed = options[options["workers"] >= measured.workers]
+    enough = allowed[allowed["enough"]]
+    chosen = (enough if len(enough) else allowed[allowed["version"] == ""].tail(1)).iloc[0]
+    version = str(chosen["version"]) or None
+    service = measured.demand.service * (smaller.service_ratio if smaller and version else 1.0)
+    return CapacityPlan(
+        workers=min(int(chosen["workers"]) + measured.lost, needs.most_workers),
+        queue_limit=queue_limit(service, needs),
+        version=version,
+        restart=measured.ails,
+        measured=measured,
+        options=options,
+        reasons=_reasons(measured, needs, chosen),
+    )
+
+
+def _with_room_for(workers: int, needs: Needs) -> Needs:
+    """Return the needs with room for the workers that there were: they had it."""
+    return replace(needs, most_workers=max(needs.most_workers, workers))
+
+
+def queue_limit(service: float, needs: Needs) -> int:
+    """Return how many requests may be in a worker, so that the last of them is answered in time.
+
+    >>> queue_limit(0.012, Needs(in_time=0.1))
+    8
+    """
+    return max(1, math.floor(needs.in_time / service))
+
+
+def option_table(demand: Demand, needs: Needs, smaller: Smaller | None = None) -> pd.DataFrame:
+    """Return what the queue model predicts for each number of workers, and for the compressed version (last).
+
+    >>> table = option_table(Demand(rate=30, service=0.05), Needs(wait=0.05, most_workers=3))
+    >>> table[["workers", "utilisation", "wait_s", "enough"]].round(3).values.tolist()
+    [[1, 1.5, inf, False], [2, 0.75, 0.064, False], [3, 0.5, 0.008, True]]
+    """
+    versions = [("", 1.0)] + ([(smaller.version, smaller.service_ratio)] if smaller else [])
+    rows = []
+    for version, ratio in versions:
+        asked = Demand(demand.rate, demand.service * ratio, demand.arrival_scv, demand.service_scv)
+        limit = queue_limit(asked.service, needs)
+        for workers in range(1, needs.most_workers + 1):
+            wait, use = mean_wait(asked, workers), asked.utilisation(workers)
+            enough = wait <= needs.wait and use <= HIGHEST_USE
+            rows.append((version, workers, use, wait, *bounded(asked, workers, workers * (limit - 1)), enough))
+    columns = ["version", "workers", "utilisation", "wait_s", "refused", "accepted_wait_s", "enough"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def measure(case: Case) -> Measured:
+    """Measure what was asked of the workers since the onset.
+
+    Raises
+    ------
+    InputError
+        When fewer than `least_rows` requests were answered since the onset.
+    """
+    window = case.recording.incident.window
+    start, onset, end = window.start.timestamp(), case.onset.timestamp(), window.end.timestamp()
+    answered = case.during[case.during["status"] < 400]
+    if len(answered) < case.criteria.least_rows or end <= onset:
+        raise InputError(
+            f"recording {case.recording.incident.id}: {len(answered)} requests were answered since the onset; "
+            f"{case.criteria.least_rows} are needed to measure what is asked of the service"
+        )
+    source = RecordedMetrics(case.recording.metrics)
+    before, during = _workers(case, is_before=True), _workers(case, is_before=False)
+    wait = _mean_seconds(source, "lepton_queue_seconds", onset, end)
+    quickest = float(case.requests.loc[case.requests["status"] < 400, "latency_ms"].min()) / 1000
+    service = service_time(answered, wait, quickest, during * (end - onset) / len(answered))
+    was = case.before[case.before["status"] < 400]
+    earlier_wait = _mean_seconds(source, "lepton_queue_seconds", start, onset)
+    had = before * (onset - start) / max(len(was), 1)
+    earlier = service_time(was, earlier_wait, quickest, had) if len(was) else float("nan")
+    rate, earlier_rate = _rate(source, case.during, onset, end), _rate(source, case.before, start, onset)
+    return Measured(
+        demand=Demand(
+            rate=rate,
+            service=service,
+            arrival_scv=arrival_scv(case.during["time"]),
+            service_scv=_service_scv(source, onset, end),
+        ),
+        workers=max(before, during),
+        left=during,
+        wait=wait,
+        model_share=float(np.minimum(1.0, _mean_seconds(source, "lepton_model_seconds", onset, end) / service)),
+        refused=float(case.during["status"].eq(429).mean()),
+        rate_growth=rate / earlier_rate if earlier_rate else float("nan"),
+        service_growth=service / earlier,
+        memory_growth=_memory_growth(case),
+    )
+
+
+def _rate(source: RecordedMetrics, requests: pd.DataFrame, start: float, end: float) -> float:
+    """Return the requests per second: by the service's own counter, or by those that were recorded."""
+    counted = grown(source, parse_selector("lepton_predict_requests_total"), start, end)
+    return (counted or len(requests)) / (end - start) if end > start else 0.0
+
+
+def service_time(answered: pd.DataFrame, wait: float, quickest: float, most: float) -> float:
+    """Return the mean seconds that a worker was busy with a request: its latency less its wait in the queue.
+
+    Where the wait is not known, the first quartile of the latency stands for requests that hardly waited. Either way
+    workers cannot have been busy for longer than they were there (the utilisation law; Denning and Buzen, "The
+    operational analysis of queueing network models", ACM Computing Surveys 10(3), 1978).
+
+    Parameters
+    ----------
+    answered
+        Requests with their `latency_ms`.
+    wait
+        Mean seconds in the queue; NaN where not known.
+    quickest
+        Seconds that the quickest request took, which hardly waited; none keeps a worker busy for less on average.
+    most
+        Seconds of all workers' time for each answered request.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"latency_ms": [30.0, 50.0]})
+    >>> service_time(rows, wait=0.01, quickest=0.01, most=1.0), service_time(rows, wait=0.04, quickest=0.01, most=0.02)
+    (0.03, 0.01)
+    """
+    seconds = answered["latency_ms"] / 1000
+    own = seconds.quantile(0.25) if math.isnan(wait) else max(seconds.mean() - wait, quickest)
+    return min(float(own), most)
+
+
+def arrival_scv(times: pd.Series) -> float:
+    """Return the squared coefficient of variation of the gaps between arrivals: 0 of a clock, 1 of a Poisson process.
+
+    >>> arrival_scv(pd.Series(pd.date_range("2024-01-01", periods=30, freq="s")))
+    0.0
+    """
+    gaps = times.sort_values().diff().dropna().dt.total_seconds()
+    return float(gaps.var(ddof=0) / gaps.mean() ** 2) if len(gaps) and gaps.mean() > 0 else 1.0
+
+
+def _mean_seconds(source: RecordedMetrics, histogram: str, start: float, end: float) -> float:
+    """Return the mean of a histogram's values, NaN where it has none."""
+    total, count = (grown(source, parse_selector(f"{histogram}_{which}"), start, end) for which in ("sum", "count"))
+    return total / count if count else float("nan")
+
+
+def _service_scv(source: RecordedMetrics, start: float, end: float) -> float:
+    """Return the squared coefficient of variation of the model's times, from the middles of their histogram's buckets.
+
+    It is 1 (exponential) where no histogram was recorded.
+    """
+    held = source.query("lepton_model_seconds_bucket", start, end)
+    bounds = sorted({float(json.loads(labels)["le"]) for labels in held["labels"].unique()})
+    if len(bounds) < 2:
+        return 1.0
+    names = {bound: f'lepton_model_seconds_bucket{{le="{_le(bound, held)}"}}' for bound in bounds}
+    below = np.array([grown(source, parse_selector(names[bound]), start, end) for bound in bounds])
+    counts = np.maximum(np.diff(below, prepend=0.0), 0.0)
+    edges = np.array([0.0, *bounds[:-1], bounds[-1] if math.isfinite(bounds[-1]) else 2 * bounds[-2]])
+    middles = (edges[1:] + edges[:-1]) / 2
+    if counts.sum() < 1:
+        return 1.0
+    mean = float(np.average(middles, weights=counts))
+    return float(np.average((middles - mean) ** 2, weights=counts)) / mean**2
+
+
+def _le(bound: float, held: pd.DataFrame) -> str:
+    """Return a bound as the label has it."""
+    texts = (json.loads(labels)["le"] for labels in held["labels"].unique())
+    return str(next(text for text in texts if float(text) == bound))
+
+
+def _workers(case: Case, is_before: bool) -> int:
+    """Return how many workers answered before the onset, or at the end of the recording; 1 where nothing says so."""
+    held = case.recording.metrics[case.recording.metrics["metric"] == "lepton_model_workers"]
+    held = held[held["labels"].map(lambda labels: json.loads(labels).get("role") != "candidate").astype(bool)]
+    at_once = held.groupby("time")["value"].sum()
+    side = at_once[at_once.index < case.onset] if is_before else at_once[at_once.index >= case.onset]
+    if side.empty:
+        return 1
+    return max(1, round(side.median() if is_before else side.tail(5).median()))
+
+
+def _memory_growth(case: Case) -> float:
+    held = case.recording.metrics[case.recording.metrics["metric"] == "lepton_worker_resident_memory_bytes"]
+    largest = held.groupby("time")["value"].max()
+    before, during = largest[largest.index < case.onset], largest[largest.index >= case.onset]
+    return float(during.tail(5).median() / before.median()) if len(before) and len(during) else float("nan")
+
+
+def _reasons(measured: Measured, needs: Needs, chosen: pd.Series) -> tuple[str, ...]:
+    demand = measured.demand
+    said = [
+        f"{demand.rate:.3g} requests a second keep a worker busy for {1000 * demand.service:.3g} ms each: "
+        f"{demand.load:.2f} workers' worth",
+        f"squared coefficients of variation: {demand.arrival_scv:.2f} of the arrivals, {demand.service_scv:.2f} of the "
+        "service times",
+    ]
+    if measured.lost:
+        said.append(f"{measured.left} of {measured.workers} workers are left")
+    if measured.service_growth >= GREW:
+        said.append(f"a request keeps a worker busy {measured.service_growth:.1f} times as long as before")
+    if measured.rate_growth >= GREW:
+        said.append(f"{measured.rate_growth:.1f} times as many requests come as before")
+    if measured.memory_growth >= GREW:
+        said.append(f"the memory of a worker is {measured.memory_growth:.1f} times what it was")
+    version = f" with {chosen['version']}" if chosen["version"] else ""
+    wait = f"{1000 * chosen['wait_s']:.3g} ms" if math.isfinite(chosen["wait_s"]) else "without end"
+    said.append(f"{chosen['workers']} workers{version}: {chosen['utilisation']:.0%} busy, predicted mean wait {wait}")
+    if not chosen["enough"]:
+        said.append(
+            f"no allowed number of workers (up to {needs.most_workers}) keeps a mean wait of {1000 * needs.wait:g} ms: "
+            f"the queue's limit refuses {chosen['refused']:.0%} so that the rest is answered within {needs.in_time:g} s"
+        )
+    return tuple(said)

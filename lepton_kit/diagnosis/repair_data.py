@@ -1,0 +1,496 @@
+"""What follows from a recording for a faulty feed: mends for the running service, rows to keep out, a feed to restart.
+
+Each question is one function: which unit changed, which columns were exchanged, what is missing, what stands still,
+whether the actuals are wrong. All compare the rows since the onset with those before it, or with the rows that the
+model learnt from where too few came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from lepton_kit.data.drift import kolmogorov_smirnov
+from lepton_kit.diagnosis.case import Case, build_case, contract_breaches, replay
+from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows
+from lepton_kit.models.evaluation import covered
+from lepton_kit.models.training import Examples
+from lepton_kit.serving.mends import LAST, Mends
+from lepton_kit.telemetry.health import RecordedMetrics, grown
+from lepton_kit.telemetry.recordings import FEATURE, Recording
+from lepton_kit.telemetry.selectors import parse_selector
+
+CLEAR_UNIT = 0.25
+"""A factor is a power of ten where its logarithm lies this close to a whole number."""
+
+ALIKE, APART = 0.35, 0.4
+"""Kolmogorov–Smirnov distance up to which two samples may be of one feature, and from which on they are not."""
+
+AT_HOME = 0.1
+"""By so much farther a column may be from its own values than from another's, before it counts as exchanged."""
+
+FOLLOWS = 0.6
+"""One column follows another where its value is the other's value of the row before in this share of the rows."""
+
+LEAST_RISE = 0.05
+"""Rise of a share of rows, from before the onset to after it, that is acted upon."""
+
+STANDS_STILL = 0.25
+"""Share of one and the same row, or of the time with stale data, from which on a feed stands still."""
+
+LEAST_ROWS = 20
+"""Fewer rows on a side are not compared."""
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """What to do about a faulty feed.
+
+    Parameters
+    ----------
+    mends
+        What the service shall do to each row; planned on rows as the service used them, so it comes after mends that
+        are in force already (`Mends.then`).
+    quarantined
+        Requests since the onset whose rows break the contract even when mended: nothing is learnt from them.
+    restart_feed
+        Whether the feed itself must be restarted: no mend gives values that never came.
+    retrain
+        Whether the model itself no longer meets its objective on whole rows, because the world has changed.
+    coverage
+        Share of known actuals that the version in service would hold on the mended rows; NaN where that is not known.
+    reasons
+        What was found, a sentence each.
+    """
+
+    mends: Mends
+    quarantined: pd.DataFrame
+    restart_feed: bool
+    retrain: bool
+    coverage: float
+    reasons: tuple[str, ...]
+
+    @property
+    def action(self) -> str:
+        """Return in words what the plan does to a service."""
+        mends = self.mends
+        said = [f"rescale {len(mends.scale)} features"] if mends.scale else []
+        said += [f"put {name} and {other} back" for name, other in mends.swap.items()]
+        said += [f"fill {len(mends.fill)} features where they are missing"] if mends.fill else []
+        said += ["refuse broken rows and keep them aside"] if mends.quarantine else []
+        said += ["restart the feed"] if self.restart_feed else []
+        return "; ".join(said) or "nothing to do"
+
+
+def plan_data(recording: Recording) -> DataPlan:
+    """Say what to do about a feed, from the recording of an incident.
+
+    Parameters
+    ----------
+    recording
+        As `lepton_kit.telemetry.recordings.read_recording` returns it.
+
+    Examples
+    --------
+    Nothing is mended where nothing was recorded:
+
+    >>> from lepton_kit.telemetry.recordings import FORMAT, Incident
+    >>> incident = Incident(format=FORMAT, id="x", service="demo", versions={"current": "1"},
+    ...                     window={"start": "2008-01-01T00:00Z", "end": "2008-02-01T00:00Z"})
+    >>> plan_data(Recording(incident)).reasons
+    ('nothing in the recorded rows asks for a mend',)
+    """
+    case = build_case(recording)
+    sound = _baseline(case)
+    mends = _mends(case, sound)
+    used = _used(case, mends, sound)
+    breaches = contract_breaches(used).loc[case.during.index]
+    lost = [said for said in (stopped(case), repeated(case)) if said]
+    if not mends and (wrong := wrong_actuals(case)):
+        lost.append(wrong)
+        breaches = breaches.assign(actuals=True)
+    left = breaches[["missing", "out_of_range"]].any(axis=1)
+    if mends.fill:  # a row that was recorded as a whole missing may have lacked one value only
+        left &= ~used.features(case.during).isna().all(axis=1).to_numpy()
+    refused = float(left.mean()) if len(left) else 0.0
+    mends = mends.model_copy(update={"quarantine": refused >= LEAST_RISE})
+    broken = breaches.index[breaches.any(axis=1)]
+    coverage, judged = _coverage(used, case.during.index.difference(broken))
+    said = [*_said_of(mends), *lost]
+    if mends.quarantine:
+        said.append(f"{refused:.0%} of the rows break the contract even when mended: they are refused and kept aside")
+    if judged:
+        said.append(f"on {judged} whole rows the interval of the version in service would hold {coverage:.1%}")
+    return DataPlan(
+        mends=mends,
+        quarantined=case.requests.loc[broken],
+        restart_feed=bool(lost),
+        retrain=not lost and judged >= LEAST_ROWS and coverage < case.criteria.coverage_objective,
+        coverage=coverage,
+        reasons=tuple(said) or ("nothing in the recorded rows asks for a mend",),
+    )
+
+
+def size_table(recording: Recording, plan: DataPlan) -> pd.DataFrame:
+    """Return the median size of each feature since the onset, times that of the sound rows before it.
+
+    Returns
+    -------
+    DataFrame
+        Index: feature; `came`, as the rows came, and `used`, as they would be with the plan's mends.
+    """
+    case = build_case(recording)
+    sound = _baseline(case)
+    used = _used(case, plan.mends, sound)
+    usual = sound.abs().median()
+    sides = {"came": case.during, "used": used.requests.loc[case.during.index]}
+    return pd.DataFrame({name: recording.features(rows).abs().median() / usual for name, rows in sides.items()})
+
+
+def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tuple[Examples, pd.DataFrame]:
+    """Return the rows of a recording that a model may learn from, in order of time, and a log of what was left out.
+
+    Rows since the onset are mended as the plan says, and those that it quarantines are left out, as are requests
+    without a known actual or without whole inputs, and all but the first of those that asked for one period.
+
+    Parameters
+    ----------
+    recording
+        The incident.
+    plan
+        As `plan_data` gives it; None where the data are not at fault.
+
+    Returns
+    -------
+    tuple
+        The rows, and the log: `why`, `rows_in`, `rows_out`.
+    """
+    case = build_case(recording)
+    if plan is not None:
+        rows = _used(case, plan.mends, _baseline(case)).requests.drop(index=plan.quarantined.index)
+    else:
+        rows = case.requests
+    features = [name for name in map(str, rows) if name.startswith(FEATURE)]
+    steps = {
+        "refused as broken": rows,
+        "without a known actual": rows.dropna(subset=["actual"]),
+        "without whole inputs": rows.dropna(subset=["actual", *features]),
+    }
+    steps["asked for again"] = steps["without whole inputs"].drop_duplicates([*features, "actual"])
+    steps["at a time that was there already"] = steps["asked for again"].drop_duplicates("time").sort_values("time")
+    counts = [len(recording.requests), *map(len, steps.values())]
+    log = pd.DataFrame({"why": list(steps), "rows_in": counts[:-1], "rows_out": counts[1:]})
+    kept = steps["at a time that was there already"]
+    inputs = recording.features(kept)
+    return Examples(inputs, kept.set_index("time")["actual"]), log
+
+
+def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+    """Return for each feature that came in another unit the power of ten that brings it back.
+
+    A feature's size is its absolute value over the usual one. Rows in which half of the features that grew (or shrank)
+    lie beyond what sound rows showed are in another unit; only where the median size in these rows is nearly a power
+    of ten, for most of those features, is the fit clear. So a market that became wilder is no change of the unit, and
+    a feed that counts some rows otherwise is seen.
+
+    Examples
+    --------
+    >>> values = pd.DataFrame({"return_0": np.linspace(-0.02, 0.03, 60)})
+    >>> unit_factors(values, 100 * values), unit_factors(values, 3 * values)
+    ({'return_0': 0.01}, {})
+    """
+    names = [name for name in map(str, since) if name in sound]
+    if min(len(sound), len(since)) < LEAST_ROWS or not names:
+        return {}
+    usual = sound[names].abs().median()
+    was, now = ((side[names].abs() / usual).where(lambda size: size > 0).map(np.log10) for side in (sound, since))
+    grown_ones = _rescaled(was, now, now > was.quantile(0.99))
+    return grown_ones or _rescaled(was, now, now < was.quantile(0.01))
+
+
+def _rescaled(was: pd.DataFrame, now: pd.DataFrame, beyond: pd.DataFrame) -> dict[str, float]:
+    """Return the factors of the features that often lie beyond what they were, by the rows in which most of them do.
+
+    `was` and `now` are logarithms of sizes, before and since.
+    """
+    moved = [name for name in map(str, now) if beyond[name].mean() >= LEAST_RISE]
+    hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=now.index)
+    if hit.sum() < LEAST_ROWS / 2:
+        return {}
+    factors = {name: _power_of_ten(was[name].dropna(), now.loc[hit, name].dropna()) for name in moved}
+    clear = {name: factor for name, factor in factors.items() if factor is not None}
+    return clear if 2 * len(clear) > len(moved) else {}
+
+
+def _power_of_ten(was: pd.Series, now: pd.Series) -> float | None:
+    """Return the factor that brings sizes back, where their median and their spread about it both fit one."""
+    middle = float(now.median())
+    power = round(middle) if np.isfinite(middle) else 0
+    if power == 0 or abs(middle - power) > CLEAR_UNIT:
+        return None
+    alike = kolmogorov_smirnov(was - was.median(), now - middle)[0] <= ALIKE
+    return float(10.0**-power) if alike else None
+
+
+def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str]:
+    """Return pairs of features whose values came in each other's column.
+
+    Columns that hold one quantity at several lags form a chain: each value moves on by a column with every row. So a
+    changed order of the lags is seen in the order of the chain, and a chain is compared with others as a whole, by
+    the distribution of its values (Kolmogorov–Smirnov distance, assignment of least total distance).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> rows = pd.DataFrame({"return_0": rng.normal(0, 1, 80), "range_0": rng.gamma(3, 1, 80)})
+    >>> exchanged_columns(rows, rows.rename(columns={"return_0": "range_0", "range_0": "return_0"}))
+    {'return_0': 'range_0'}
+    """
+    names = [name for name in map(str, sound) if name in since and sound[name].nunique() > 1]
+    if min(len(sound), len(since.dropna())) < LEAST_ROWS or len(names) < 2:
+        return {}
+    was, now = sound[names], since[names].dropna()
+    if len(out := _out_of_place(was, now)) >= LEAST_ROWS:
+        now = out
+    before, after = chains(was), chains(now)
+    if sorted(map(len, before)) != sorted(map(len, after)):  # rows that do not follow on each other
+        after = before  # so the lags count as being in their order
+    source = _matched(was, before, now, after)
+    moved = {name: taken for name, taken in source.items() if name != taken}
+    if any(moved.get(taken) != name for name, taken in moved.items()):
+        return {}  # columns went round, which no pairs undo
+    return {name: taken for name, taken in moved.items() if names.index(name) < names.index(taken)}
+
+
+def _out_of_place(sound: pd.DataFrame, since: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a value that lies beyond all that sound rows ever showed, where they are more than a few."""
+    beyond = ((since < sound.min()) | (since > sound.max())).any(axis=1)
+    return since[beyond] if beyond.mean() >= 2 * LEAST_RISE else since.head(0)
+
+
+def chains(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the columns in groups in which each holds what the one before it held in the row before.
+
+    Examples
+    --------
+    >>> value = pd.Series(np.random.default_rng(0).normal(size=50))
+    >>> chains(pd.DataFrame({"a_0": value, "a_1": value.shift(1), "b": value**2}).dropna())
+    [('a_0', 'a_1'), ('b',)]
+    """
+    follower = _followers(rows)
+    heads = [name for name in map(str, rows) if name not in set(follower.values())]
+    found = []
+    for head in heads:
+        chain = [head]
+        while chain[-1] in follower and follower[chain[-1]] not in chain:
+            chain.append(follower[chain[-1]])
+        found.append(tuple(chain))
+    return found
+
+
+def _followers(rows: pd.DataFrame) -> dict[str, str]:
+    """Return for each column the one that holds its values a row later."""
+    new = asked_anew(rows)
+    varied = [name for name in map(str, new) if new[name].nunique() > len(new) / 2]
+    if len(new) < LEAST_ROWS or len(varied) < 2:
+        return {}
+    shares = agreement(new[varied]).unstack()  # a row per column that may follow
+    follower: dict[str, str] = {}
+    for name in varied:
+        others = shares[name].drop(index=name)
+        if others.max() >= FOLLOWS:
+            follower[name] = str(others.idxmax())
+    return follower
+
+
+def _matched(
+    was: pd.DataFrame, before: Sequence[tuple[str, ...]], now: pd.DataFrame, after: Sequence[tuple[str, ...]]
+) -> dict[str, str]:
+    """Return for each column the one that now holds its values."""
+    source = {name: name for chain in before for name in chain}
+    for length in {len(chain) for chain in before}:
+        rows, columns = ([one for one in side if len(one) == length] for side in (before, after))
+        if len(rows) != len(columns):
+            continue  # the lags of a chain are lost: nothing tells which is which
+        distance = np.array([[_distance(was, one, now, other) for other in columns] for one in rows])
+        for one, other in _assigned(distance, rows, columns):
+            source.update(zip(one, other, strict=True))
+    return source
+
+
+def _assigned(
+    distance: np.ndarray, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return the chains that moved, each with the one that holds it now, where both are clear."""
+    own = np.array([[set(one) == set(other) for other in columns] for one in rows])
+    chosen = linear_sum_assignment(distance - AT_HOME * own)
+    found = []
+    for row, column in zip(*chosen, strict=True):
+        stays = own[row, column]
+        at_home = distance[row][own[row]]
+        clear = distance[row, column] <= ALIKE and (stays or not at_home.size or at_home[0] >= APART)
+        if clear and rows[row] != columns[column]:
+            found.append((rows[row], columns[column]))
+    return found
+
+
+def _distance(was: pd.DataFrame, one: Sequence[str], now: pd.DataFrame, other: Sequence[str]) -> float:
+    return kolmogorov_smirnov(was[list(one)].to_numpy().ravel(), now[list(other)].to_numpy().ravel())[0]
+
+
+def fillings(since: pd.DataFrame, sound: pd.DataFrame) -> dict[str, float | str]:
+    """Return what takes the place of each feature that is missing at times: the last value, or the usual one.
+
+    Whichever would have been nearer to the true values of the sound rows, on average. Rows that are missing as a whole
+    may have been refused for any of their values: then every feature is filled.
+
+    Examples
+    --------
+    >>> sound = pd.DataFrame({"trend": np.arange(40.0), "noise": np.tile([1.0, -1.0, 0.0, 0.0], 10)})
+    >>> fillings(pd.DataFrame({"trend": [40.0, np.nan], "noise": [np.nan, 0.0]}), sound)
+    {'trend': 'last', 'noise': 0.0}
+    """
+    absent = _absent(since)
+    partly = absent[~absent.all(axis=1)].any()
+    wanted = absent.any() if not partly.any() else partly
+    return {name: _filling(sound[name]) for name in map(str, since) if wanted[name] and name in sound and len(sound)}
+
+
+def _filling(sound: pd.Series) -> float | str:
+    usual = float(sound.median())
+    by_last, by_usual = (sound - sound.shift()).abs().mean(), (sound - usual).abs().mean()
+    return LAST if by_last < by_usual else usual
+
+
+def stopped(case: Case) -> str:
+    """Say how the feed stands still or comes too late, or nothing."""
+    stale = _rise(case, case.breaches["stale"])
+    if stale >= LEAST_RISE:
+        return f"{stale:.0%} more rows than before repeat the last values, though new ones were due"
+    before, during = (_most_frequent(case.inputs.loc[side.index].dropna()) for side in (case.before, case.during))
+    if during >= STANDS_STILL and during >= 2 * before:
+        return f"one row makes up {during:.0%} of all since the onset"
+    late = _late(case)
+    return f"the newest data were stale in {late:.0%} of the time" if late >= STANDS_STILL else ""
+
+
+def _most_frequent(rows: pd.DataFrame) -> float:
+    """Return the share of the row that comes most often."""
+    return float(rows.value_counts(normalize=True).iloc[0]) if len(rows) and len(rows.columns) else 0.0
+
+
+def repeated(case: Case) -> str:
+    """Say how many requests were sent twice, or nothing."""
+    rise = _rise(case, case.breaches["duplicated"])
+    return f"{rise:.0%} more requests than before carry an id that was answered already" if rise >= LEAST_RISE else ""
+
+
+def wrong_actuals(case: Case) -> str:
+    """Say how the actuals disagree with the inputs that are made of them, or nothing.
+
+    Before the onset an actual stands among the inputs of a later row. Where it no longer does, and the inputs among
+    each other go on as before, it is the actuals that are wrong; or the inputs, where it is they that changed more.
+    """
+    table = asked_anew(case.inputs.assign(actual=case.requests["actual"]))
+    before = table.loc[table.index.isin(case.before.index)]
+    if len(before) < LEAST_ROWS or not before["actual"].notna().any():
+        return ""
+    shares = agreement(before)
+    known = [(str(one), str(other)) for one, other in shares.index[shares >= RELATED]]
+    of_actuals, of_inputs = ([p for p in known if ("actual" in p) is with_actual] for with_actual in (True, False))
+    if not (of_actuals and of_inputs):
+        return ""
+    lost, still_lost = (_rise(case, ~follows(table, pairs)) for pairs in (of_actuals, of_inputs))
+    first = next(name for name in of_actuals[0] if name != "actual")
+    moved = {name: kolmogorov_smirnov(*_sides(case, table[name]))[0] for name in (first, "actual")}
+    if lost < LEAST_RISE or still_lost >= LEAST_RISE or moved[first] >= moved["actual"]:
+        return ""
+    return f"{lost:.0%} more actuals than before are not what {first} shows later, while the inputs go on as they did"
+
+
+def _sides(case: Case, values: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Return the known values before and since the onset."""
+    known = values.dropna()
+    is_before = known.index.isin(case.before.index)
+    return known[is_before], known[~is_before]
+
+
+def _baseline(case: Case) -> pd.DataFrame:
+    """Return sound rows of the features: those before the onset that keep the contract, or else the training rows."""
+    whole = ~case.breaches.loc[case.before.index].any(axis=1)
+    before = case.recording.features(case.before[whole])
+    names = [name for name in before if name in case.recording.reference]
+    return before if len(before) >= LEAST_ROWS or not names else case.recording.reference[names]
+
+
+def _mends(case: Case, sound: pd.DataFrame) -> Mends:
+    since = case.recording.features(case.during)
+    scale = unit_factors(sound, since)
+    swap = exchanged_columns(sound, Mends(scale=scale).applied(since, sound))
+    exchanged = Mends(swap=swap).exchanged()
+    mends = Mends(scale={exchanged.get(name, name): factor for name, factor in scale.items()}, swap=swap)
+    missing = _absent(case.recording.features(case.requests)).any(axis=1).set_axis(case.requests.index)
+    if _rise(case, missing) < LEAST_RISE:
+        return mends
+    return mends.model_copy(update={"fill": fillings(mends.applied(since, sound), sound)})
+
+
+def _absent(features: pd.DataFrame) -> pd.DataFrame:
+    """Tell which values are missing or not finite."""
+    return features.replace([np.inf, -np.inf], np.nan).isna()
+
+
+def _used(case: Case, mends: Mends, sound: pd.DataFrame) -> Recording:
+    """Return the recording as if the mends had been in force since the onset."""
+    during = case.recording.features(case.during)
+    values = mends.applied(during, sound).set_axis(case.during.index).add_prefix(FEATURE)
+    requests = case.requests.copy()
+    requests.loc[values.index, values.columns] = values
+    return replace(case.recording, requests=requests)
+
+
+def _rise(case: Case, rows: pd.Series) -> float:
+    """Return by how much the share of such rows rose at the onset."""
+    before, during = _sides(case, rows.astype(float))
+    return float(during.mean() - (before.mean() if len(before) else 0.0)) if len(during) else 0.0
+
+
+def _late(case: Case) -> float:
+    """Return the share of the time since the onset in which the newest data were stale, as the service counts it."""
+    source, window = RecordedMetrics(case.recording.metrics), case.recording.incident.window
+    stale, known = (
+        grown(
+            source,
+            parse_selector(f"lepton_freshness_seconds_total{which}"),
+            case.onset.timestamp(),
+            window.end.timestamp(),
+        )
+        for which in ('{state="stale"}', "")
+    )
+    return stale / known if known else 0.0
+
+
+def _coverage(used: Recording, rows: pd.Index) -> tuple[float, int]:
+    """Return the share of actuals that the version in service would hold on these rows, and how many are known."""
+    requests = used.requests.loc[rows].dropna(subset=["actual"])
+    current = used.incident.versions.current
+    if current not in used.models or requests.empty:
+        return float("nan"), 0
+    answers = replay(used, requests, current)
+    return float(covered(answers, requests["actual"]).mean()), len(requests)
+
+
+def _said_of(mends: Mends) -> list[str]:
+    by_factor: dict[float, list[str]] = {}
+    for name, factor in mends.scale.items():
+        by_factor.setdefault(factor, []).append(name)
+    said = [f"{', '.join(names)}: {1 / factor:g} times as large as before" for factor, names in by_factor.items()]
+    said += [f"{name} and {other} come in each other's column" for name, other in mends.swap.items()]
+    for words, is_last in (("last", True), ("usual", False)):
+        if names := [name for name, value in mends.fill.items() if (value == LAST) is is_last]:
+            said.append(f"{', '.join(names)}: missing at times; the {words} value is nearest to what they would be")
+    return said

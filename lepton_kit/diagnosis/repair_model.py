@@ -1,0 +1,87 @@
+"""What follows from a recording for a faulty model: the last good version, or the same one from its verified files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lepton_kit.diagnosis.case import Case, build_case
+from lepton_kit.diagnosis.evidence import replay_of_last_good, served_version
+from lepton_kit.errors import InputError
+from lepton_kit.models.forecasters import load_forecaster
+from lepton_kit.telemetry.recordings import Recording
+
+DAMAGED = "checksums do not hold"
+"""What the provenance of a recording says of a version whose files are not those that were registered."""
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """Which version shall answer, how it gets there, and why.
+
+    `kind` is `rollback` (to another version) or `reload` (the same version, in fresh workers, from its verified files).
+    """
+
+    version: str
+    kind: Literal["rollback", "reload"]
+    reasons: tuple[str, ...]
+
+    @property
+    def action(self) -> str:
+        """Return in words what the plan does to a service."""
+        return f"roll back to {self.version}" if self.kind == "rollback" else f"load {self.version} anew"
+
+
+def plan_model(recording: Recording) -> ModelPlan:
+    """Say which version shall answer, from the recording of an incident.
+
+    The last good version answers at once, unless the files of the present one are whole and it was only the process
+    that did not answer as they do: then fresh workers load them again, and no version is blamed.
+
+    Raises
+    ------
+    InputError
+        When there is no last good version to go back to, or a version's files in the recording are unreadable.
+    """
+    case = build_case(recording)
+    served = served_version(case)
+    damage = _damage(recording)
+    if served.finding == "differs" and not damage:
+        version = recording.incident.versions.current
+        return ModelPlan(version, "reload", (served.summary, f"the files of {version} are as they were registered"))
+    version = _last_good(recording)
+    return ModelPlan(version, "rollback", tuple(said for said in (damage, *_reasons(case)) if said))
+
+
+def _reasons(case: Case) -> tuple[str, ...]:
+    versions = case.recording.incident.versions
+    replayed = replay_of_last_good(case)
+    held = replayed.summary if replayed.checked else f"not replayed: {replayed.summary}"
+    doubt = f"{versions.last_good} fails alike: going back will not help" if replayed.finding == "fail alike" else ""
+    return f"{versions.last_good} was in service before {versions.current} and is known to be good", held, doubt
+
+
+def _last_good(recording: Recording) -> str:
+    versions = recording.incident.versions
+    if versions.last_good is None or versions.last_good == versions.current:
+        raise InputError(
+            f"recording {recording.incident.id}: names no good version before {versions.current} to go back to; "
+            "train one, and let the gate decide"
+        )
+    return versions.last_good
+
+
+def _damage(recording: Recording) -> str:
+    """Say what is wrong with the files of the version in service, as they were captured, or nothing."""
+    version = recording.incident.versions.current
+    provenance = recording.incident.provenance
+    for said in (*provenance.measured, *provenance.derived):
+        if f"models/{version}" in said and DAMAGED in said:
+            return said
+    if version not in recording.models:
+        return f"the files of {version} are not in the recording, so nothing says that they are whole"
+    try:
+        load_forecaster(recording.models[version])
+    except InputError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,174 @@
+"""Faults of the machine: processor, queue, memory and workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from abc import abstractmethod
+from pathlib import Path
+
+import httpx
+
+from lepton_kit.data.sources import read_prices
+from lepton_kit.ops.faults.base import Fault, Plant
+from lepton_kit.serving.control import read_reports
+from lepton_kit.serving.replay import feed, needed_features
+
+PERIOD = 0.5
+"""Seconds of one turn of running and standing still, where the processor is taken away."""
+
+
+class Meddler(Fault):
+    """The base of faults that a thread keeps doing to a running service until they end."""
+
+    cause = "compute"
+
+    def begin(self, service: Path) -> None:
+        """Start the thread."""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._meddle, args=(service,), name=self.name, daemon=True)
+        self._thread.start()
+
+    def end(self, service: Path) -> None:
+        """End the thread, which puts back what it did."""
+        self._over.set()
+        self._thread.join()
+
+    @abstractmethod
+    def _meddle(self, service: Path) -> None:
+        """Do harm until `_over` is set."""
+
+
+class CpuTaken(Meddler):
+    """Other work takes the processor. Severity: the share of the time that the workers do not run, up to 95 %.
+
+    Live, the workers that run when it begins are stopped (SIGSTOP) for that share of each half second; ones that are
+    started later run freely, as on another machine.
+    """
+
+    name = "cpu-taken"
+    description = "other work takes the processor away from the workers"
+    severities = (0.75, 1.0)
+
+    @property
+    def share(self) -> float:
+        """Return the share of the time that the workers do not run."""
+        return 0.95 * self.severity
+
+    def strike(self, plant: Plant) -> None:
+        """Slow the workers down."""
+        plant.slow(self.share)
+
+    def _meddle(self, service: Path) -> None:
+        victims = worker_pids(service)
+        try:
+            while not self._over.is_set():
+                send(victims, signal.SIGSTOP)
+                self._over.wait(PERIOD * self.share)
+                send(victims, signal.SIGCONT)
+                self._over.wait(PERIOD * (1 - self.share))
+        finally:
+            send(victims, signal.SIGCONT)
+
+
+class QueueSaturation(Meddler):
+    """A flood of requests beside the usual load. Severity: the load is 1.6 times what the workers can do, or less.
+
+    Live, as many clients as fit the severity (up to 64) ask without a pause.
+    """
+
+    name = "queue-saturation"
+    description = "a client floods the service with requests: they wait, and some are refused"
+    severities = (0.5, 1.0)
+
+    def strike(self, plant: Plant) -> None:
+        """Bring the load to the severity's part of 1.6 times the capacity."""
+        usual = plant.utilisation
+        plant.flood_to(max(1.6 * self.severity, 1.1 * usual))
+
+    def _meddle(self, service: Path) -> None:
+        clients = [threading.Thread(target=self._ask, args=(service,)) for _ in range(round(64 * self.severity))]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+
+    def _ask(self, service: Path) -> None:
+        address = (service / "address").read_text(encoding="utf-8").strip()
+        rows = feed(read_prices("sample:goog"), needed_features(address))
+        with httpx.Client(base_url=address, timeout=10, trust_env=False) as client:
+            while not self._over.is_set():
+                with contextlib.suppress(httpx.HTTPError):
+                    client.post("/v1/predict", json={"row": next(rows)[0]})
+
+
+class MemoryLeak(Fault):
+    """The workers lose memory. Severity 1: their limit is reached within 2 minutes of simulated time; less is later.
+
+    No running service can be made to lose memory from outside, so there is no live form.
+    """
+
+    name = "memory-leak"
+    cause = "compute"
+    description = "the workers lose memory, swap, and are ended at their limit"
+    severities = (0.4, 1.0)
+    live = False
+
+    def strike(self, plant: Plant) -> None:
+        """Let the workers leak."""
+        plant.leak(120.0 / self.severity)
+
+
+class LostWorker(Meddler):
+    """Workers stand still for good. Severity: the share of the workers that are lost, at least one, and never all.
+
+    Live, they are stopped (SIGSTOP), and so is each that the supervisor starts in the place of one.
+    """
+
+    name = "lost-worker"
+    description = "workers hang, and so do those that are started in their place"
+    severities = (0.5, 1.0)
+
+    def lost(self, workers: int) -> int:
+        """Return how many of so many workers are lost.
+
+        >>> LostWorker(severity=0.5).lost(4), LostWorker().lost(2)
+        (2, 1)
+        """
+        return max(1, min(workers - 1, round(workers * self.severity)))
+
+    def strike(self, plant: Plant) -> None:
+        """End the workers."""
+        plant.lose(self.lost(plant.workers))
+
+    def _meddle(self, service: Path) -> None:
+        held = worker_pids(service)
+        victims = set(held[: self.lost(len(held))])
+        kept = set(held) - victims
+        wanted, stopped = len(victims), set[int]()
+        try:
+            while not self._over.is_set():
+                alive = [pid for pid in worker_pids(service) if pid not in kept]
+                for pid in alive[: max(0, wanted - len(stopped & set(alive)))]:
+                    send([pid], signal.SIGSTOP)
+                    stopped.add(pid)
+                self._over.wait(0.1)
+        finally:
+            send(sorted(stopped), signal.SIGCONT)
+
+
+def worker_pids(service: Path) -> list[int]:
+    """Return the processes that answer for a service."""
+    return sorted(report.pid for report in read_reports(service))
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    """Send a signal to processes, as far as they still are."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+COMPUTE = (CpuTaken, QueueSaturation, MemoryLeak, LostWorker)

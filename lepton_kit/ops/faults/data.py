@@ -1,0 +1,135 @@
+"""Faults of the feed: what is sent to a service is not what it should be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lepton_kit.ops.faults.base import Fault
+from lepton_kit.serving.replay import Item
+
+
+class StaleFeed(Fault):
+    """The feed stops. Severity: the share of the requests that it answers with what it last had.
+
+    >>> fault, state = StaleFeed(), {}
+    >>> _ = fault.apply(Item({"return_0": 0.01}, 100.0, 0.0), state)
+    >>> fault.apply(Item({"return_0": 0.02}, 200.0, 0.5), state)
+    Item(row={'return_0': 0.01}, as_of=100.0, actual=0.5, copies=0)
+    """
+
+    name = "stale-feed"
+    cause = "data"
+    description = "the feed stops: rows, and the time of their newest data, stay as they were"
+    severities = (0.3, 1.0)
+    is_restartable = True
+
+    def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        """Send the first row again and again."""
+        held = state.setdefault("held", item)
+        return replace(item, row=held.row, as_of=held.as_of) if self.hits() else item
+
+
+class Units(Fault):
+    """The feed counts in percent. Severity: the share of the requests that come in percent.
+
+    >>> Units().apply(Item({"return_0": 0.01, "volume_0": 0.5}, 0.0, 0.0), {}).row
+    {'return_0': 1.0, 'volume_0': 0.5}
+    """
+
+    name = "units"
+    cause = "data"
+    description = "the feed counts in percent: returns, ranges and volatilities are 100 times too large"
+    severities = (0.5, 1.0)
+
+    def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        """Multiply whatever is a share by 100; volumes are relative to their own average and stay."""
+        if not self.hits():
+            return item
+        changed = {n: v * 100 if v is not None and not n.startswith("volume") else v for n, v in item.row.items()}
+        return replace(item, row=changed)
+
+
+class SwappedColumns(Fault):
+    """The feed puts values into the wrong columns. Severity: the share of the requests with swapped columns.
+
+    >>> SwappedColumns().apply(Item({"return_0": 0.01, "return_1": 0.02, "range_0": 0.03}, 0.0, 0.0), {}).row
+    {'return_0': 0.03, 'return_1': 0.02, 'range_0': 0.01}
+    """
+
+    name = "swapped-columns"
+    cause = "data"
+    description = "the feed swaps each day's return with its range; the order of the days where there are no ranges"
+    severities = (0.5, 1.0)
+
+    def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        """Swap the values of the columns."""
+        if not self.hits():
+            return item
+        returns = [name for name in item.row if name.startswith("return_")]
+        twins = {name: name.replace("return_", "range_") for name in returns}
+        pairs = {name: twin for name, twin in twins.items() if twin in item.row}
+        other_days = dict(zip(returns, reversed(returns), strict=True))
+        swapped = pairs | {twin: name for name, twin in pairs.items()} or other_days
+        return replace(item, row={name: item.row[swapped.get(name, name)] for name in item.row})
+
+
+class Nulls(Fault):
+    """The feed leaves values out. Severity: the share of the rows that lack one.
+
+    >>> item, fault = Item({"return_0": 0.01}, 0.0, 0.0), Nulls()
+    >>> 20 < sum(fault.apply(item, {}).row["return_0"] is None for _ in range(100)) < 40
+    True
+    """
+
+    name = "nulls"
+    cause = "data"
+    description = "the feed leaves out one value in 3 of 10 rows"
+    severities = (0.06, 0.8)
+    usual = 0.3
+
+    def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        """Leave out a value, sometimes."""
+        if not self.hits():
+            return item
+        lost = list(item.row)[self.rng.integers(len(item.row))]
+        return replace(item, row={**item.row, lost: None})
+
+
+class Duplicates(Fault):
+    """The feed delivers twice. Severity: the share of the requests that are sent again under the same id.
+
+    >>> Duplicates().apply(Item({"return_0": 0.01}, 0.0, 0.0), {}).copies
+    1
+    """
+
+    name = "duplicates"
+    cause = "data"
+    description = "the feed delivers twice: requests are sent again, with the same id and the same row"
+    severities = (0.1, 1.0)
+    is_restartable = True
+
+    def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        """Send a copy too."""
+        return replace(item, copies=1) if self.hits() else item
+
+
+class LabelShift(Fault):
+    """What is told to have come true is not. Severity: 1 multiplies the actuals by 4, and less by less.
+
+    >>> LabelShift().apply(Item({}, 0.0, 0.01), {}).actual
+    0.04
+    """
+
+    name = "label-shift"
+    cause = "data"
+    description = "the actuals are of another thing than the rows: up to 4 times as large as they are"
+    severities = (0.4, 1.0)
+    is_restartable = True
+
+    def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        """Change the actual alone."""
+        return replace(item, actual=item.actual * (1 + 3 * self.severity))
+
+
+DATA = (StaleFeed, Units, SwappedColumns, Nulls, Duplicates, LabelShift)

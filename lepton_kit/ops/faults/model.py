@@ -1,0 +1,207 @@
+"""Faults of the model: a bad version goes into service, or the workers' memory no longer holds the good one."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.registry import Registry
+from lepton_kit.ops.faults.base import Fault, Plant
+from lepton_kit.serving.config import read_config
+from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish
+
+LONGEST_RESTART = 60.0
+
+
+class BadVersion(Fault):
+    """The base of faults that register a worse version and put it into service, as a hasty deployment does."""
+
+    cause = "model"
+    note = "deployed"
+
+    def spoiled(self, forecaster: Forecaster) -> Forecaster:
+        """Return what becomes of a good version."""
+        raise NotImplementedError
+
+    def begin(self, service: Path) -> None:
+        """Register the bad version and let the workers load it."""
+        config = read_config(service)
+        assert config is not None, f"{service}: not a service that was started"
+        registry, wish = Registry(config.registry), read_wish(service)
+        bad = self.spoiled(registry.load(config.model, wish.version))
+        card = {"purpose": "a drill", "data": {"fault": self.name, "severity": self.severity}}
+        reference, golden = registry.reference(config.model, wish.version), registry.golden(config.model, wish.version)
+        self._before = wish.version
+        version = registry.save(config.model, bad, card, golden, reference)
+        change_wish(service, version=version, candidate=None, share=0.0)
+        note_deployment(service, version, self.note)
+
+    def end(self, service: Path) -> None:
+        """Leave the service as it is: whoever repaired it chose its version; the bad one stays in the registry."""
+
+    def strike(self, plant: Plant) -> None:
+        """Deploy the bad version."""
+        plant.deploy(self.spoiled(plant.current()), self.note)
+
+
+class WrongVersion(BadVersion):
+    """A version for another market answers. Severity 1: its intervals are a tenth as wide; less is wider.
+
+    >>> WrongVersion(severity=0.5).factor
+    0.55
+    """
+
+    name = "wrong-version"
+    description = "a version that was made for a calmer market goes into service: its intervals are too narrow"
+    note = "release of the wrong artefact"
+    severities = (0.55, 1.0)
+
+    @property
+    def factor(self) -> float:
+        """Return how wide the intervals are, compared with the good ones."""
+        return 1 - 0.9 * self.severity
+
+    def spoiled(self, forecaster: Forecaster) -> Forecaster:
+        """Narrow the intervals."""
+        return with_weights(forecaster, lambda network: network.log_std.bias.add_(torch.tensor(self.factor).log()))
+
+
+class StaleScaler(BadVersion):
+    """Old statistics stand beside new weights. Severity 1: of a time when all moved a tenth as much; less is nearer.
+
+    Forecasters that think in units of the recent volatility hardly use their scaler; others are harmed.
+    """
+
+    name = "stale-scaler"
+    description = "a version goes into service with the scaler of an earlier, calmer time"
+    note = "release with the scaler of an earlier build"
+    kind = "constant"
+    severities = (0.6, 1.0)
+
+    def spoiled(self, forecaster: Forecaster) -> Forecaster:
+        """Shrink the scaler's level and spread."""
+        part = 1 - 0.9 * self.severity
+        old = forecaster.scaler
+        spread = tuple(part * one for one in old.spread)
+        stale = replace(old, spread=spread, level=part * old.level)
+        return replace(forecaster, scaler=stale)
+
+
+class DivergedRetrain(BadVersion):
+    """A retraining that did not converge goes into service. Severity: the noise of its weights, in interval widths."""
+
+    name = "diverged-retrain"
+    description = "a retraining with too high a learning rate ended far from any optimum, and was released"
+    note = "release of the nightly retraining"
+    severities = (0.4, 1.0)
+
+    def spoiled(self, forecaster: Forecaster) -> Forecaster:
+        """Let the mean swing by as much as the interval is wide, or more."""
+        return with_weights(forecaster, lambda network: noise(network.mean, 3 * self.severity, self.seed))
+
+
+class NanWeights(BadVersion):
+    """A weight ran away, and forecasts overflow. Severity: about the share of the requests that fail (500).
+
+    A file whose weights are not numbers would be refused at loading; one whose weights are far too large is not.
+    """
+
+    name = "nan-weights"
+    description = "a weight of a released version is so large that forecasts are not numbers"
+    note = "release of the nightly retraining"
+    severities = (0.05, 0.5)
+    usual = 0.5
+
+    def spoiled(self, forecaster: Forecaster) -> Forecaster:
+        """Blow up the spread's answer to its first input."""
+        quantile = float(torch.distributions.Normal(0, 1).icdf(torch.tensor(1 - min(self.severity, 0.5))))
+        return with_weights(forecaster, lambda network: runaway(network, max(quantile, 0.01)))
+
+
+class PerturbedWeights(Fault):
+    """The workers' memory is damaged; the files are whole. Severity: the noise of the weights, in interval widths.
+
+    Live, damaged files with valid checksums take the place of the version's for as long as each worker is replaced by
+    one that loads them; then the true files are put back.
+    """
+
+    name = "perturbed-weights"
+    cause = "model"
+    description = "the weights in the memory of the workers are no longer those of the version's files"
+    severities = (0.3, 1.0)
+
+    def spoiled(self, forecaster: Forecaster) -> Forecaster:
+        """Perturb all heads."""
+        return with_weights(forecaster, lambda network: noise(network.mean, 3 * self.severity, self.seed))
+
+    def begin(self, service: Path) -> None:
+        """Put damaged files in place until fresh workers have loaded them; the load goes on meanwhile."""
+        self._thread = threading.Thread(target=self._damage, args=(service,), name=self.name, daemon=True)
+        self._thread.start()
+
+    def end(self, service: Path) -> None:
+        """Wait for what began; whoever repaired the service has replaced its workers."""
+        self._thread.join()
+
+    def _damage(self, service: Path) -> None:
+        config = read_config(service)
+        assert config is not None, f"{service}: not a service that was started"
+        registry, wish = Registry(config.registry), read_wish(service)
+        good = registry.folder(config.model, wish.version)
+        reference, golden = registry.reference(config.model, wish.version), registry.golden(config.model, wish.version)
+        card = {"purpose": "a drill", "data": {"fault": self.name, "severity": self.severity}}
+        spoiled = self.spoiled(registry.load(config.model, wish.version))
+        bad = registry.folder(config.model, registry.save(config.model, spoiled, card, golden, reference))
+        aside = good.with_name(f".{good.name}.aside")
+        old = {report.pid for report in read_reports(service)}
+        good.rename(aside)
+        try:
+            bad.rename(good)
+            wished = change_wish(service, restarts=wish.restarts + 1)
+            deadline = time.monotonic() + LONGEST_RESTART
+            while time.monotonic() < deadline:
+                fresh = [one for one in read_reports(service) if one.pid not in old]
+                if len(fresh) >= wished.workers:
+                    break
+                time.sleep(0.1)
+        finally:
+            shutil.rmtree(good)
+            aside.rename(good)
+
+    def strike(self, plant: Plant) -> None:
+        """Perturb the weights in memory."""
+        plant.corrupt(self.spoiled(plant.current()))
+
+
+def with_weights(forecaster: Forecaster, change: Callable[[torch.nn.Module], object]) -> Forecaster:
+    """Return a copy of a forecaster whose weights were changed in place."""
+    network = deepcopy(forecaster.network)
+    with torch.no_grad():
+        change(network)
+    return Forecaster(forecaster.architecture, forecaster.scaler, network)
+
+
+def noise(layer: torch.nn.Linear, size: float, seed: int) -> None:
+    """Add to a layer's weights what makes its output swing by `size` where the inputs have a spread of 1."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(layer.weight.shape, generator=generator, dtype=layer.weight.dtype)
+    layer.weight.add_(drawn * size / drawn.norm())
+
+
+def runaway(network: torch.nn.Module, quantile: float) -> None:
+    """Let the spread overflow where an input lies above a quantile of the standard normal distribution."""
+    if hasattr(network.log_std, "weight"):
+        network.log_std.weight[0, 0] = 710.0 / quantile
+    else:
+        network.mean.weight[0, 0] = 1e308 / quantile
+
+
+MODEL = (WrongVersion, StaleScaler, PerturbedWeights, DivergedRetrain, NanWeights)

@@ -1,0 +1,428 @@
+"""The page of an incident: what its history, its runs and the people in it say, for the site and as a PDF."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from nbformat.v4 import new_notebook, new_raw_cell
+
+from lepton_kit.diagnosis import postmortem
+from lepton_kit.diagnosis.history import History, Job, utc
+from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
+from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.evidence import recording_folder
+from lepton_kit.ops.watch.history import freeze_history, history_of, open_judgement
+from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_cells, as_markdown
+from lepton_kit.reports.cards import FIGURE, Card, place
+from lepton_kit.reports.facts import downloads_html, duration
+from lepton_kit.reports.markup import as_text, as_words
+from lepton_kit.reports.publish import reports_folder
+from lepton_kit.reports.quarto import find_quarto, render_pdf
+from lepton_kit.reports.story import first_figure, html_cell
+from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.settings import read_settings
+from lepton_kit.telemetry.recordings import Recording, read_recording
+
+CAUSE_WORDS = {
+    "data": "the data", "model": "the model", "compute": "the compute", "none": "no fault", "unknown": "not decided",
+}  # fmt: skip
+PDF = "incident.pdf"
+JUDGED = ("What went well", "What went poorly", "Where we were lucky")
+
+
+@dataclass(frozen=True)
+class Incident:
+    """All that a page is made of.
+
+    `after` is the recording of what followed, `previous` the history of the last incident of the same alert.
+    """
+
+    history: History
+    judgement: Judgement
+    recording: Recording | None
+    after: Recording | None
+    figure: tuple[bytes, str] | None
+    drawn_timeline: tuple[bytes, str] | None
+    previous: History | None
+    cost_per_minute: float | None
+    currency: str
+
+
+def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
+    """Publish an incident, in place of an earlier page of it; the site shows it when it is built.
+
+    Parameters
+    ----------
+    project
+        The project's root.
+    id
+        The incident's id in the ledger.
+    with_pdf
+        Whether the page offers a PDF of itself too.
+
+    Raises
+    ------
+    InputError
+        When there is no such incident, a part of it cannot be read, or a PDF is asked for and there is no Quarto.
+    """
+    reports = reports_folder(project)
+    incident = gather(project, id)
+    blocks = page_blocks(incident)
+    files = _files(project, id, incident)
+    with tempfile.TemporaryDirectory(prefix="lepton-incident-") as scratch:
+        if (recorded := recording_folder(project, id)).is_dir():
+            files["recording.zip"] = Path(shutil.make_archive(str(Path(scratch) / "recording"), "zip", recorded))
+        if with_pdf:
+            files[PDF] = make_pdf(incident, blocks, Path(scratch))
+        return place(reports, _card(incident), _page(incident, blocks, sorted(files)), files)
+
+
+def gather(project: Path, id: str) -> Incident:
+    """Read all that is known of an incident: the ledger, its runs, its recordings, and what people wrote.
+
+    Raises
+    ------
+    InputError
+        When there is no such incident, or a part of it cannot be read.
+    """
+    queue, settings = Queue(project), read_settings(project)
+    found = queue.incident(id)
+    if found is None:
+        raise InputError(f"incident {id!r}: none of the ledger; `lepton incidents` lists them")
+    freeze_history(found, queue, settings, project)
+    history = history_of(found, queue, settings, project)
+    others = [one for one in queue.incidents(200) if one.name == found.name and one.starts_at < found.starts_at]
+    service = settings.services.get(found.service)
+    return Incident(
+        history=history,
+        judgement=read_judgement(open_judgement(found, project)),
+        recording=_recording(recording_folder(project, id)),
+        after=_recording(recording_folder(project, f"{id}-recovery")),
+        figure=_figure_of(history.first("alert"), project),
+        drawn_timeline=_figure_of(history.first("postmortem"), project) or _figure_of_postmortem(queue, id, project),
+        previous=history_of(others[0], queue, settings, project) if others else None,
+        cost_per_minute=service.cost_per_minute if service else None,
+        currency=service.currency if service else "",
+    )
+
+
+def _recording(folder: Path) -> Recording | None:
+    return read_recording(folder) if (folder / "incident.json").is_file() else None
+
+
+def _figure_of(job: Job | None, project: Path) -> tuple[bytes, str] | None:
+    return _first_figure(project, job.run.run_id) if job and job.run else None
+
+
+def _figure_of_postmortem(queue: Queue, id: str, project: Path) -> tuple[bytes, str] | None:
+    runs = [job.run_id for job in queue.jobs(100, incident=id) if job.kind == "postmortem" and job.run_id]
+    return _first_figure(project, runs[0]) if runs else None
+
+
+def _first_figure(project: Path, run_id: str) -> tuple[bytes, str] | None:
+    path = project / "runs" / run_id / "notebook.ipynb"
+    return first_figure(read_notebook(path)) if path.is_file() else None
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+def page_blocks(incident: Incident) -> list[Block]:
+    """Return the page of an incident, from its facts to its provenance."""
+    return [
+        Facts(_facts(incident), moments=("Began", "Noticed", "Over")),
+        *_summary(incident),
+        *_actions(incident),
+        *_impact(incident),
+        *_causes(incident),
+        *_timeline(incident),
+        *_remedy(incident),
+        *_lessons(incident),
+        *_comparison(incident),
+        *_provenance(incident),
+    ]
+
+
+def _facts(incident: Incident) -> dict[str, str]:
+    history, times = incident.history, postmortem.milestones(incident.history)
+    said = history.results("alert")
+    probability = said.get("probability")
+    sure = f" ({probability:.0%} sure)" if isinstance(probability, float) else ""
+    also = ", ".join(map(str, said.get("also") or []))
+    lasted = times.time_to_recover
+    return {
+        "Incident": history.id,
+        "Service": history.service,
+        "Severity": history.alert.severity,
+        "Status": "resolved" if history.alert.status == "resolved" else "open",
+        "Cause": f"{said.get('cause', 'not diagnosed')}{sure}" + (f", and {also}" if also else ""),
+        "Next action": str(said.get("next_action", "")),
+        "Began": _moment(times.onset),
+        "Noticed": _moment(times.alerted),
+        "Over": _moment(times.recovered),
+        "Lasted": duration(lasted) if lasted is not None else "",
+    }
+
+
+def _summary(incident: Incident) -> list[Block]:
+    written = incident.judgement.sections.get("Summary in plain words", "")
+    blocks: list[Block] = [Heading("In short")]
+    if written:
+        blocks.append(Words(written, is_judged=True))
+    blocks.append(Words(_in_short(incident)))
+    if incident.figure:
+        content, shows = incident.figure
+        blocks.append(Figure(content, "What moved, and since when: the figure of the diagnosis.", shows, "decisive"))
+    return blocks
+
+
+def _in_short(incident: Incident) -> str:
+    """Return what happened in a few sentences, from what runs recorded alone."""
+    history, times = incident.history, postmortem.milestones(incident.history)
+    said = history.results("alert")
+    began = times.onset or times.alerted
+    sentences = [f"{history.alert.summary or history.alert.name} on {history.service}, from {_moment(began)}."]
+    if "cause" in said:
+        cause = str(said["cause"])
+        because = [str(reason).partition(": ")[2] or str(reason) for reason in said.get("reasons") or []]
+        sentences.append(
+            f"The diagnosis found {CAUSE_WORDS.get(cause, cause)}" + (f": {because[0]}." if because else ".")
+        )
+    repairs = postmortem.repairs(history)
+    for repair in repairs.to_dict("records"):
+        if repair["action"]:
+            sentences.append(f"Done about it: {repair['action']} ({repair['verdict'] or repair['came to']}).")
+    if times.time_to_recover is not None:
+        sentences.append(f"It was over {duration(times.time_to_recover)} after it began.")
+    elif history.alert.status == "firing":
+        sentences.append("It is not over.")
+    return " ".join(sentences)
+
+
+def _impact(incident: Incident) -> list[Block]:
+    blocks: list[Block] = [Heading("Impact")]
+    if incident.recording is None:
+        return [*blocks, Words("Not measured: there is no recording of this incident.")]
+    found = postmortem.impact(incident.history, incident.recording, incident.after)
+    rows = [[str(row["impact"]), _number(row["number"]), str(row["unit"])] for row in found.table().to_dict("records")]
+    minutes = (found.end - found.start).total_seconds() / 60
+    if incident.cost_per_minute is not None:
+        cost = f"{minutes * incident.cost_per_minute:,.2f}"
+        rows.append([f"cost, at {incident.cost_per_minute:g} a minute", cost, incident.currency])
+    return [*blocks, Table(["Impact", "Number", "Unit"], rows)]
+
+
+def _causes(incident: Incident) -> list[Block]:
+    said = incident.history.results("alert")
+    blocks: list[Block] = [Heading("Causes, the likeliest first")]
+    if "cause" not in said:
+        return [*blocks, Words("No diagnosis has succeeded.")]
+    if (ranking := _frame(said.get("ranking"))) is not None:
+        blocks.append(_table(ranking, {"for": "Evidence for", "against": "Evidence against"}))
+    if reasons := said.get("reasons"):
+        blocks.append(Words("\n\n".join(map(str, reasons))))
+    if unchecked := said.get("not_checked"):
+        blocks += [Heading("What was not checked", 3), Table(["Not checked"], [[str(one)] for one in unchecked])]
+    return blocks
+
+
+def _timeline(incident: Incident) -> list[Block]:
+    blocks: list[Block] = [Heading("Timeline (UTC)")]
+    if incident.drawn_timeline:
+        content, shows = incident.drawn_timeline
+        blocks.append(Figure(content, "The incident in time.", shows, "timeline"))
+    lines = postmortem.timeline(incident.history)
+    lines["time"] = lines["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    return [*blocks, _table(lines, {})]
+
+
+def _remedy(incident: Incident) -> list[Block]:
+    repairs = postmortem.repairs(incident.history)
+    blocks: list[Block] = [Heading("Remedy and recovery")]
+    if repairs.empty:
+        blocks.append(Words("No repair was asked for."))
+    else:
+        blocks.append(_table(repairs, {}))
+    for job in incident.history.jobs:
+        recovery = _frame(job.run.results["recovery"].value) if job.run and "recovery" in job.run.results else None
+        if recovery is not None:
+            blocks += [Heading(f"The objective before, during and after: {job.name}", 3), _table(recovery, {})]
+    done = postmortem.actions(incident.history)
+    if len(done):
+        done["time"] = done["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
+        blocks += [Heading("What was done to the service", 3), _table(done, {})]
+    return blocks
+
+
+def _actions(incident: Incident) -> list[Block]:
+    listed = incident.judgement.actions
+    if listed.empty:
+        return []
+    rows = [[str(row[name]) for name in ACTION_COLUMNS] for row in listed.to_dict("records")]
+    head = [name.capitalize() for name in ACTION_COLUMNS]
+    return [Heading("Actions"), Table(head, rows, is_judged=True)]
+
+
+def _lessons(incident: Incident) -> list[Block]:
+    blocks: list[Block] = [Heading("What people say")]
+    for name in JUDGED:
+        if written := incident.judgement.sections.get(name, ""):
+            blocks += [Heading(name, 3), Words(written, is_judged=True)]
+    if len(blocks) == 1:
+        blocks.append(
+            Words(f"Nobody has written anything yet. incidents/{incident.history.id}/judgement.md is the place.")
+        )
+    return blocks
+
+
+def _comparison(incident: Incident) -> list[Block]:
+    """Compare the results of the diagnosis with those of the previous incident of this kind."""
+    previous, own = incident.previous, incident.history.first("alert")
+    before = previous.first("alert") if previous else None
+    if previous is None or before is None or own is None or before.run is None or own.run is None:
+        return []
+    rows = [
+        [name, _shown(before.run.results.get(name)), _shown(own.run.results.get(name))]
+        for name in dict.fromkeys([*before.run.results, *own.run.results])
+        if _is_single(before.run.results.get(name)) and _is_single(own.run.results.get(name))
+    ]
+    changed = [row for row in rows if row[1] != row[2]]
+    words = f"The previous one is {previous.id}. Of {len(rows)} single results of its diagnosis, {len(changed)} differ."
+    blocks: list[Block] = [Heading("Compared with the previous incident of this kind"), Words(words)]
+    if changed:
+        blocks.append(Table(["Result", "Previous", "This one"], changed))
+    return [*blocks, Code(f"lepton diff {before.run.run_id} {own.run.run_id}")]
+
+
+def _provenance(incident: Incident) -> list[Block]:
+    history = incident.history
+    rested = postmortem.provenance(history)
+    runs = [job.run.run_id for job in history.jobs if job.run]
+    links = {number: f"../../runs/{run}/index.html" for number, run in enumerate(rested["run"])}
+    blocks: list[Block] = [
+        Heading("Provenance"),
+        Words(f"Everything but what is marked as written by people was derived by a machine: {history.made}."),
+    ]
+    if runs:
+        rows = [[str(value) for value in row] for row in rested.itertuples(index=False)]
+        blocks.append(Table([str(name).capitalize() for name in rested], rows, links))
+    if history.missing:
+        blocks += [Heading("What could not be had", 3), Table(["Missing"], [[one] for one in history.missing])]
+    commands = [f"lepton verify {run}" for run in runs] + [f"lepton publish --incident {history.id}"]
+    return [*blocks, Code("\n".join(commands))]
+
+
+# --- around the page ----------------------------------------------------------------------------------------------
+
+
+def _page(incident: Incident, blocks: list[Block], files: list[str]) -> Any:
+    card = _card(incident)
+    matter: dict[str, Any] = {
+        "title": as_text(as_words(card.title)),
+        "date": card.date[:19],
+        "categories": list(card.categories),
+    }
+    page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    page.cells = [
+        new_raw_cell(f"---\n{yaml.safe_dump(matter, allow_unicode=True, sort_keys=False)}---"),
+        *as_cells(blocks),
+        html_cell(downloads_html([name for name in files if name != FIGURE])),
+    ]
+    for number, cell in enumerate(page.cells):
+        cell["id"] = f"cell-{number}"
+    return page
+
+
+def _card(incident: Incident) -> Card:
+    history, facts = incident.history, _facts(incident)
+    cause = str(history.results("alert").get("cause", "not diagnosed"))
+    return Card(
+        kind="incidents",
+        id=history.id,
+        title=history.alert.summary or f"{history.alert.name} on {history.service}",
+        date=f"{history.alert.starts_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}",
+        description=_in_short(incident),
+        group=history.alert.name,
+        categories=(cause, facts["Status"]),
+        image_alt=incident.figure[1] if incident.figure else None,
+        facts={
+            "service": history.service, "cause": cause, "severity": history.alert.severity,
+            "duration": facts["Lasted"], "status": facts["Status"],
+        },
+    )  # fmt: skip
+
+
+def _files(project: Path, id: str, incident: Incident) -> dict[str, bytes | Path]:
+    files: dict[str, bytes | Path] = {"history.json": incident.history.model_dump_json(indent=1).encode()}
+    if incident.figure:
+        files[FIGURE] = incident.figure[0]
+    return files
+
+
+def make_pdf(incident: Incident, blocks: Iterable[Block], folder: Path) -> bytes:
+    """Return the page as a PDF, through Quarto's typst format.
+
+    Raises
+    ------
+    InputError
+        When there is no Quarto, or too old a one.
+    LeptonError
+        When Quarto fails.
+    """
+    found = find_quarto()
+    if found is None:
+        raise InputError("a PDF needs Quarto (1.7 or newer), which was not found: https://quarto.org")
+    card = _card(incident)
+    words, pictures = as_markdown(blocks)
+    matter = {"title": as_text(as_words(card.title)), "date": card.date[:19], "date-format": "YYYY-MM-DD HH:mm [UTC]"}
+    for name, content in pictures.items():
+        (folder / name).write_bytes(content)
+    return render_pdf(found, folder, matter, words)
+
+
+# --- values in words ----------------------------------------------------------------------------------------------
+
+
+def _moment(time: pd.Timestamp | datetime | None) -> str:
+    return "" if time is None else f"{utc(time):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _number(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "not known"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}"
+
+
+def _frame(value: Any) -> pd.DataFrame | None:
+    """Return a table that a run recorded, or None for anything else."""
+    if not (isinstance(value, Mapping) and value.keys() == {"columns", "rows"}):
+        return None
+    return pd.DataFrame(value["rows"], columns=value["columns"])
+
+
+def _table(frame: pd.DataFrame, names: Mapping[str, str]) -> Table:
+    head = [names.get(str(name), str(name).capitalize()) for name in frame]
+    return Table(head, [[_cell(value) for value in row] for row in frame.itertuples(index=False)])
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_single(fact: Any) -> bool:
+    return fact is None or isinstance(fact.value, bool | int | float | str)
+
+
+def _shown(fact: Any) -> str:
+    return "–" if fact is None else f"{_cell(fact.value)} {'' if fact.unit == '1' else fact.unit}".strip()

@@ -1,0 +1,111 @@
+"""The form by which a person approves or rejects a repair on the status page, and who may send it.
+
+Where the webhook's token is set, whoever shows it may. Where none is set, only a page of this very server may, opened
+on this machine: the connection, the address that the browser asked for and the origin that it names must all say so, so
+that no other site's page, and no name that was bound to this machine for the purpose, can send it (cross-site request
+forgery, DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+import unicodedata
+from collections.abc import Mapping
+from urllib.parse import parse_qs, urlsplit
+
+from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.remedies import Decision, Via
+from lepton_kit.ops.watch.webhook import LOOPBACK, Gate
+
+BODY_LIMIT = 16 * 1024
+MOST_FIELDS = 20
+MOST_DIGITS = 15  # of a job's number
+LONGEST_NAME, LONGEST_NOTE = 80, 1000
+FORM_TYPE = "application/x-www-form-urlencoded"
+
+
+def read_form(body: bytes) -> dict[str, str]:
+    """Return the fields of a form; of one that is given twice, the last value.
+
+    Raises
+    ------
+    InputError
+        When it has too many fields.
+
+    Examples
+    --------
+    >>> read_form(b"by=Kim+Lee&note=&job=3")
+    {'by': 'Kim Lee', 'note': '', 'job': '3'}
+    """
+    try:
+        found = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError as error:
+        raise InputError(f"form: has more than {MOST_FIELDS} fields") from error
+    return {name: values[-1] for name, values in found.items()}
+
+
+def refusal(
+    gate: Gate, headers: Mapping[str, str], client: str | None, form: Mapping[str, str]
+) -> tuple[int, str] | None:
+    """Return the status and the reason with which a decision is refused; None when it may be taken.
+
+    Parameters
+    ----------
+    gate
+        Of the webhook.
+    headers
+        Of the request; names in small letters.
+    client
+        The address that the request came from.
+    form
+        Its fields; `token` is what the person gave.
+    """
+    if gate.token is not None:
+        given = form.get("token", "").strip().encode()
+        return None if hmac.compare_digest(given, gate.token) else (401, "refused: the token is missing or wrong")
+    host, origin = headers.get("host", ""), headers.get("origin", "")
+    if client not in LOOPBACK or urlsplit(f"//{host}").hostname not in LOOPBACK:
+        return 403, "refused: no token is set under [watch], so decisions are taken on this machine alone"
+    if origin != f"http://{host}" or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        return 403, "refused: this was not sent by a page of this server; `lepton approve` decides as well"
+    return None
+
+
+def read_decision(form: Mapping[str, str]) -> tuple[int, Decision]:
+    """Return the number of the repair's job and what the form says of it.
+
+    Raises
+    ------
+    InputError
+        When the form is incomplete, or `make_decision` refuses what it says.
+    """
+    job, chosen = form.get("job", ""), form.get("decision", "")
+    if not (job.isascii() and job.isdecimal() and len(job) <= MOST_DIGITS):
+        raise InputError(f"form: job = {job[:40]!r}: must be the number of a repair")
+    if chosen not in ("approve", "reject"):
+        raise InputError(f"form: decision = {chosen[:40]!r}: must be 'approve' or 'reject'")
+    return int(job), make_decision(chosen == "approve", form.get("by", ""), "status page", form.get("note", ""))
+
+
+def make_decision(is_approved: bool, by: str, via: Via, note: str) -> Decision:
+    """Return a decision of now.
+
+    Raises
+    ------
+    InputError
+        When nobody is named, or a text is too long or holds control characters.
+    """
+    by, note = _plain(by, "the name of who decides", LONGEST_NAME), _plain(note, "the note", LONGEST_NOTE)
+    if not by:
+        raise InputError("the name of who decides: is missing; a decision is kept with who took it")
+    return Decision(is_approved, time.time(), by, via, note)
+
+
+def _plain(text: str, what: str, longest: int) -> str:
+    text = " ".join(text.split())
+    if len(text) > longest:
+        raise InputError(f"{what}: has {len(text)} characters; {longest} are allowed")
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs") for character in text):
+        raise InputError(f"{what}: {text!a} holds control characters, which are not allowed")
+    return text

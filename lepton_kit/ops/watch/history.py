@@ -1,0 +1,197 @@
+"""Freezes what happened in an incident once it is over: `incidents/<id>/history.json`, and a page for people beside it.
+
+Everything in the history was read from the ledger, from manifests and from the service's own record of actions. What
+people judge goes into `judgement.md`, which is made once and never written over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lepton_kit.diagnosis import history as form
+from lepton_kit.diagnosis.judgement import template
+from lepton_kit.errors import InputError
+from lepton_kit.files import write_atomically
+from lepton_kit.ops.operator import ACTIONS, read_actions
+from lepton_kit.ops.watch.evidence import FOLDER
+from lepton_kit.ops.watch.observer import read_all_objectives
+from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.remedies import Remedy
+from lepton_kit.runs.manifest import FILE, Manifest, Result
+from lepton_kit.runs.settings import Settings
+from lepton_kit.telemetry.rules import alert_name
+
+HISTORY, JUDGEMENT = "history.json", "judgement.md"
+MOST_CHARACTERS = 20_000
+"""A result that is longer as JSON is named and left out: it stands in the run's manifest."""
+MOST_JOBS = 1000
+MADE = "frozen by lepton watch from its ledger, the runs' manifests and the service's record of actions"
+
+
+def freeze_history(
+    incident: Incident, queue: Queue, settings: Settings, project: Path, missing: tuple[str, ...] = ()
+) -> Path:
+    """Write the history of an incident, whole or not at all, and return its path; `missing` is kept in it.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written, or the ledger cannot be read.
+    """
+    path = incident_folder(incident, project) / HISTORY
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, history_of(incident, queue, settings, project, missing).model_dump_json(indent=1) + "\n")
+    return path
+
+
+def open_judgement(incident: Incident, project: Path) -> Path:
+    """Return the page that people judge the incident on; it is made when it is not there, and else left as it is."""
+    path = incident_folder(incident, project) / JUDGEMENT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+        file.write(template(incident.id))
+    return path
+
+
+def incident_folder(incident: Incident, project: Path) -> Path:
+    """Return where what an incident left lies."""
+    return project / FOLDER / incident.id
+
+
+def history_of(
+    incident: Incident, queue: Queue, settings: Settings, project: Path, missing: tuple[str, ...] = ()
+) -> form.History:
+    """Return the history of an incident as it is now."""
+    repairs = {one.job: one for one in queue.remedies(incident.id)}
+    problems = list(missing)
+    jobs = queue.jobs(MOST_JOBS, incident=incident.id)[::-1]
+    return form.History(
+        format=form.FORMAT,
+        id=incident.id,
+        service=incident.service,
+        alert=_alert(incident),
+        jobs=tuple(_job(job, repairs.get(job.number), project, problems) for job in jobs if job.kind != "postmortem"),
+        actions=_actions(incident, project, problems),
+        promise=_promise(incident, settings, project, problems),
+        frozen=datetime.now(UTC),
+        made=MADE,
+        missing=tuple(problems),
+    )
+
+
+def _alert(incident: Incident) -> form.Alert:
+    return form.Alert.model_validate(
+        {
+            "name": incident.name,
+            "severity": incident.severity,
+            "status": incident.status,
+            "starts_at": incident.starts_at,
+            "ends_at": incident.ends_at,
+            "received": _moment(incident.received),
+            "origin": incident.origin,
+            "summary": incident.alert.get("annotations", {}).get("summary", ""),
+        }
+    )
+
+
+def _job(job: Job, repair: Remedy | None, project: Path, problems: list[str]) -> form.Job:
+    decisions = [
+        form.Decision(time=_moment(one.at), is_approved=one.is_approved, by=one.by, via=one.via, note=one.note)
+        for one in (repair.decisions if repair else ())
+    ]
+    return form.Job.model_validate(
+        {
+            "kind": job.kind,
+            "name": job.name,
+            "notebook": job.notebook,
+            "state": job.state,
+            "status": job.status,
+            "error": job.error,
+            "queued": _moment(job.queued),
+            "started": None if job.started is None else _moment(job.started),
+            "ended": None if job.ended is None else _moment(job.ended),
+            "attempts": job.attempts,
+            "run": _run(job, project, problems),
+            "is_automatic": repair.is_automatic if repair else True,
+            "why": repair.why if repair else "",
+            "decisions": decisions,
+        }
+    )
+
+
+def _run(job: Job, project: Path, problems: list[str]) -> form.Run | None:
+    if job.run_id is None:
+        return None
+    try:
+        made = Manifest.load(project / "runs" / job.run_id / FILE)
+    except InputError as error:
+        problems.append(f"run {job.run_id}: {error}")
+        return None
+    kept = {name: one for name, one in made.results.items() if _length(one) <= MOST_CHARACTERS}
+    return form.Run(
+        run_id=made.run_id,
+        status=made.status,
+        started=made.started,
+        ended=made.ended,
+        notebook_sha256=made.notebook_sha256,
+        code_sha256=made.code_sha256,
+        commit=made.git.commit if made.git else None,
+        is_dirty=made.git.dirty if made.git else False,
+        inputs={one.ref: one.sha256 for one in made.inputs},
+        results={name: form.Fact(value=one.value, unit=one.unit) for name, one in kept.items()},
+        left_out=tuple(name for name in made.results if name not in kept),
+    )
+
+
+def _length(result: Result) -> int:
+    return len(json.dumps(result.value))
+
+
+def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[form.Action, ...]:
+    """Return what was done to the service since the incident began."""
+    folder = project / "services" / incident.service
+    if not (folder / ACTIONS).is_file():
+        problems.append(f"services/{incident.service}/{ACTIONS}: the service kept no record of actions")
+        return ()
+    try:
+        found = [form.Action.model_validate(action) for action in read_actions(folder)]
+    except (InputError, ValidationError) as error:
+        problems.append(f"services/{incident.service}/{ACTIONS}: {error}")
+        return ()
+    began = datetime.fromisoformat(incident.starts_at)
+    return tuple(action for action in found if action.time >= began)
+
+
+def _promise(incident: Incident, settings: Settings, project: Path, problems: list[str]) -> form.Promise | None:
+    try:
+        objectives = read_all_objectives(settings, project)
+    except InputError as error:
+        problems.append(f"objectives: {error}")
+        return None
+    for one in objectives:
+        named = incident.alert.get("labels", {}).get("slo") == one.name or incident.name == alert_name(one)
+        if named and one.service == incident.service:
+            return form.Promise(
+                name=one.name,
+                title=one.title,
+                service=one.service,
+                description=one.description,
+                target=one.target,
+                window_s=one.window,
+                events=one.events,
+                selector=str(one.selector),
+                total=str(one.total),
+                minimum=one.minimum,
+                time_scale=settings.watch.time_scale,
+            )
+    problems.append(f"no objective of service {incident.service!r} belongs to the alert {incident.name!r}")
+    return None
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)

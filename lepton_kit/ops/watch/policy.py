@@ -1,0 +1,104 @@
+"""What follows on a diagnosis: `[remedies]` and `[postmortem]` of lepton.toml, checked when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.queue import Start
+from lepton_kit.ops.watch.remedies import Proposal
+from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
+from lepton_kit.runs.manifest import Result
+from lepton_kit.runs.settings import Postmortem, Remedy, Settings
+
+SERVICE = "service"
+"""The parameter of a remedy's runbook that is given the service's name."""
+NO_REMEDY = (None, "none")
+LOOKING_BACK = ("history", RECORDING, "after", "judgement")
+"""The parameters of the postmortem's runbook that are given what an incident left."""
+
+
+class Policy:
+    """Which repairs a diagnosis asks for, and which of them wait for a person.
+
+    Raises
+    ------
+    InputError
+        When a runbook is missing, or has no such parameter or one of another type.
+    """
+
+    def __init__(self, settings: Settings, project: Path) -> None:
+        self._remedies = settings.remedies
+        self._starts = {
+            cause: _remedy_start(remedy, f"lepton.toml, remedies.{cause}", project)
+            for cause, remedy in settings.remedies.by_cause().items()
+        }
+        self.postmortem = _postmortem_start(settings.postmortem, project) if settings.postmortem else None
+        self.postmortem_when = settings.postmortem.when if settings.postmortem else ""
+
+    def proposals(self, results: Mapping[str, Result]) -> list[Proposal]:
+        """Return the repairs that a diagnosis asks for, in order.
+
+        Parameters
+        ----------
+        results
+            What the diagnosis recorded: `cause`, and where it knows them `also` (further causes), `probability`, and
+            `remedy`, which is `none` where nothing is to be repaired.
+
+        Returns
+        -------
+        list of Proposal
+            One for each cause that has a remedy in the settings; none for `none` and `unknown`.
+        """
+        said = {name: result.value for name, result in results.items()}
+        if said.get("remedy", "") in NO_REMEDY:
+            return []
+        policies = self._remedies.by_cause()
+        causes = [cause for cause in _causes(said) if cause in policies]
+        return [
+            Proposal(cause, *_parts(self._starts[cause]), self._why_to_ask(policies[cause], said.get("probability")))
+            for cause in causes
+        ]
+
+    def _why_to_ask(self, remedy: Remedy, probability: Any) -> str:
+        if remedy.policy == "ask":
+            return "the policy of this cause is to ask"
+        if not isinstance(probability, int | float) or isinstance(probability, bool):
+            return "the diagnosis did not say how probable it is"
+        if not probability >= self._remedies.least_probability:  # not a number is not enough either
+            least = self._remedies.least_probability
+            return f"the diagnosis is {probability:.0%} probable, and {least:.0%} is needed (least_probability)"
+        return ""
+
+
+def _causes(said: Mapping[str, Any]) -> list[str]:
+    """Return the causes of a diagnosis, the first one first.
+
+    >>> _causes({"cause": "data", "also": ["compute"]}), _causes({"cause": "none"}), _causes({})
+    (['data', 'compute'], ['none'], [])
+    """
+    also = said.get("also")
+    further = also if isinstance(also, list) else [also]
+    return list(dict.fromkeys(cause for cause in (said.get("cause"), *further) if isinstance(cause, str)))
+
+
+def _parts(start: Start) -> tuple[str, dict[str, Any]]:
+    return start.notebook, start.parameters
+
+
+def _remedy_start(remedy: Remedy, origin: str, project: Path) -> Start:
+    notebook, parameters = read_runbook(remedy.runbook, origin, project)
+    names = [parameter.name for parameter in parameters or []]
+    if SERVICE not in names:
+        raise InputError(f"{origin}: {notebook} has no parameter {SERVICE!r} (it has: {', '.join(names) or 'none'})")
+    check_literals(parameters, remedy.parameters, {SERVICE: None}, notebook, origin)
+    return Start(notebook, dict(remedy.parameters))
+
+
+def _postmortem_start(postmortem: Postmortem, project: Path) -> Start:
+    origin = "lepton.toml, postmortem"
+    notebook, parameters = read_runbook(postmortem.runbook, origin, project)
+    check_literals(parameters, postmortem.parameters, dict.fromkeys(LOOKING_BACK), notebook, origin)
+    return Start(notebook, dict(postmortem.parameters))

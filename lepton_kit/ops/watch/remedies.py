@@ -1,0 +1,228 @@
+"""Repairs in the ledger: proposed after a diagnosis, started or held, decided on by a person. Tables and statements.
+
+Every function works within a transaction of the ledger, so that a repair is proposed, started, held or decided on once,
+whoever else asks at the same moment.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lepton_kit.errors import InputError
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS remedies (
+    job INTEGER PRIMARY KEY, incident TEXT NOT NULL, service TEXT NOT NULL, cause TEXT NOT NULL,
+    follows INTEGER, automatic INTEGER NOT NULL, why TEXT NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS remedies_of_incident ON remedies (incident)",
+    """CREATE TABLE IF NOT EXISTS decisions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, job INTEGER NOT NULL, is_approved INTEGER NOT NULL, at REAL NOT NULL,
+    by TEXT NOT NULL, via TEXT NOT NULL, note TEXT NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS jobs_waiting ON jobs (state) WHERE state = 'waiting'",
+)
+HOUR_S = 3600.0
+WITHDRAWN = "withdrawn: the alert ended before anybody decided"
+TOO_LATE = "the alert had ended before its diagnosis did: no repair was proposed"
+_EARLIER_FAILED = "(earlier.state = 'refused' OR earlier.state = 'ended' AND earlier.status != 'succeeded')"
+READY = f"""state = 'queued' AND NOT EXISTS (
+    SELECT 1 FROM remedies AS mine LEFT JOIN jobs AS earlier ON earlier.number = mine.follows
+    WHERE mine.job = jobs.number AND (
+        earlier.state IN ('queued', 'waiting', 'running') OR {_EARLIER_FAILED}
+        OR EXISTS (SELECT 1 FROM remedies AS other JOIN jobs AS busy ON busy.number = other.job
+            WHERE other.service = mine.service AND busy.state = 'running')))"""
+"""Which jobs may start now: a repair not before the one that it follows succeeded, nor beside one of its service."""
+
+Via = Literal["lepton approve", "status page"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A repair that a diagnosis asks for; `why` says why it must wait for a person, and is empty where it need not."""
+
+    cause: str
+    notebook: str
+    parameters: dict[str, Any]
+    why: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person decided on a repair, when (Unix seconds), who, and where that was said."""
+
+    is_approved: bool
+    at: float
+    by: str
+    via: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A repair of an incident; `job` is the number of its job.
+
+    `is_automatic` says that it starts, or started, without a person; `why` says why it waits, or did.
+    """
+
+    job: int
+    incident: str
+    service: str
+    cause: str
+    follows: int | None
+    is_automatic: bool
+    why: str
+    state: str
+    error: str | None
+    notebook: str
+    queued: float
+    decisions: tuple[Decision, ...]
+
+
+def propose(ledger: sqlite3.Connection, incident: str, proposals: Sequence[Proposal], most_per_hour: int) -> None:
+    """Queue the repairs that a diagnosis asks for, one after the other, or let them wait for a person.
+
+    An incident and a cause have one repair for ever: who proposes it again changes nothing.
+    """
+    row = ledger.execute("SELECT service, status FROM incidents WHERE id = ?", [incident]).fetchone()
+    if row is None or not proposals:
+        return
+    service, status = row
+    if status != "firing":
+        ledger.execute("UPDATE incidents SET note = ? WHERE id = ?", [TOO_LATE, incident])
+        return
+    earlier = None
+    for proposal in proposals:
+        why = proposal.why or _over_limit(ledger, service, incident, most_per_hour)
+        earlier = _insert(ledger, incident, service, proposal, why, earlier) or earlier
+
+
+def _insert(
+    ledger: sqlite3.Connection, incident: str, service: str, proposal: Proposal, why: str, follows: int | None
+) -> int | None:
+    made = ledger.execute(
+        "INSERT INTO jobs (key, kind, name, incident, notebook, parameters, queued, state)"
+        " VALUES (?, 'remedy', ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING RETURNING number",
+        [
+            f"remedy:{incident}:{proposal.cause}", proposal.cause, incident, proposal.notebook,
+            json.dumps(proposal.parameters), time.time(), "waiting" if why else "queued",
+        ],
+    ).fetchone()  # fmt: skip
+    if made is None:
+        return None
+    values = [made[0], incident, service, proposal.cause, follows, not why, why]
+    ledger.execute("INSERT INTO remedies VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    return int(made[0])
+
+
+def _over_limit(ledger: sqlite3.Connection, service: str, incident: str, most_per_hour: int) -> str:
+    """Say why no further repair of a service may start by itself now; empty where one may."""
+    automatic = "SELECT count(*) FROM remedies JOIN jobs ON number = job WHERE automatic AND service = ?"
+    [recent] = ledger.execute(f"{automatic} AND queued > ?", [service, time.time() - HOUR_S]).fetchone()
+    if recent >= most_per_hour:
+        return (
+            f"{recent} repairs of {service!r} started by themselves within the hour (most_per_hour = {most_per_hour})"
+        )
+    busy = ledger.execute(
+        "SELECT jobs.incident FROM remedies JOIN jobs ON number = job WHERE service = ? AND jobs.incident != ?"
+        " AND (state = 'running' OR state = 'queued') LIMIT 1",
+        [service, incident],
+    ).fetchone()
+    return f"another repair of {service!r} has not ended yet (incident {busy[0]})" if busy else ""
+
+
+def hold(ledger: sqlite3.Connection, job: int, why: str) -> None:
+    """Let a repair wait for a person, who then decides knowing of what came before it."""
+    ledger.execute("UPDATE jobs SET state = 'waiting', error = NULL WHERE number = ?", [job])
+    ledger.execute("UPDATE remedies SET automatic = 0, follows = NULL, why = ? WHERE job = ?", [why, job])
+
+
+def hold_followers(ledger: sqlite3.Connection) -> None:
+    """Let repairs wait for a person whose earlier one was refused or failed: what that left is not known."""
+    found = ledger.execute(
+        "SELECT jobs.number, earlier.name FROM jobs JOIN remedies AS mine ON mine.job = jobs.number"
+        " JOIN jobs AS earlier ON earlier.number = mine.follows"
+        f" WHERE jobs.state IN ('queued', 'waiting') AND {_EARLIER_FAILED}"
+    ).fetchall()
+    for job, cause in found:
+        hold(ledger, job, f"the repair of the first cause, {cause!r}, was refused or failed")
+
+
+def withdraw(ledger: sqlite3.Connection, incident: str) -> None:
+    """Refuse the repairs of an incident that still wait for a person: a later yes would repair what is over."""
+    ledger.execute(
+        "UPDATE jobs SET state = 'refused', error = ?, ended = ?"
+        " WHERE incident = ? AND kind = 'remedy' AND state = 'waiting'",
+        [WITHDRAWN, time.time(), incident],
+    )
+
+
+def decide(ledger: sqlite3.Connection, job: int, decision: Decision) -> str:
+    """Start or refuse a repair that waits, keep who said so, and return its incident.
+
+    Raises
+    ------
+    InputError
+        When it does not wait: it was decided on already, was withdrawn, or there is none.
+    """
+    now, rejected = decision.at, f"rejected by {decision.by}" + (f": {decision.note}" if decision.note else "")
+    waits = "WHERE number = ? AND kind = 'remedy' AND state = 'waiting' RETURNING incident"
+    if decision.is_approved:  # a run that was broken off is not taken for the one that is approved now
+        changed = ledger.execute(f"UPDATE jobs SET state = 'queued', run_id = NULL, attempts = 0 {waits}", [job])
+    else:
+        changed = ledger.execute(
+            f"UPDATE jobs SET state = 'refused', error = ?, ended = ? {waits}", [rejected, now, job]
+        )
+    if (row := changed.fetchone()) is None:
+        raise InputError(f"repair {job}: {_why_not_waiting(ledger, job)}")
+    ledger.execute("UPDATE remedies SET automatic = 0 WHERE job = ?", [job])
+    values = [job, decision.is_approved, now, decision.by, decision.via, decision.note]
+    ledger.execute("INSERT INTO decisions (job, is_approved, at, by, via, note) VALUES (?, ?, ?, ?, ?, ?)", values)
+    return str(row[0])
+
+
+def _why_not_waiting(ledger: sqlite3.Connection, job: int) -> str:
+    last = ledger.execute("SELECT is_approved, by FROM decisions WHERE job = ? ORDER BY number DESC", [job]).fetchone()
+    if last is not None:
+        return f"{'approved' if last[0] else 'rejected'} already, by {last[1]}"
+    row = ledger.execute("SELECT state, error FROM jobs WHERE number = ? AND kind = 'remedy'", [job]).fetchone()
+    return "there is none" if row is None else f"does not wait for a decision, it is {row[0]} ({row[1] or 'no error'})"
+
+
+def read(ledger: sqlite3.Connection, condition: str, *values: object) -> list[Remedy]:
+    """Return the repairs that meet a condition (SQL), oldest first, with what was decided on each."""
+    columns = {
+        "job": "job", "incident": "remedies.incident", "service": "service", "cause": "cause", "follows": "follows",
+        "is_automatic": "automatic", "why": "why", "state": "state", "error": "error", "notebook": "notebook",
+        "queued": "queued",
+    }  # fmt: skip
+    rows = ledger.execute(
+        f"SELECT {', '.join(columns.values())} FROM remedies JOIN jobs ON number = job WHERE {condition} ORDER BY job",
+        values,
+    ).fetchall()
+    held = (dict(zip(columns, row, strict=True)) for row in rows)
+    return [
+        Remedy(**one | {"is_automatic": bool(one["is_automatic"]), "decisions": decisions(ledger, one["job"])})
+        for one in held
+    ]
+
+
+def decisions(ledger: sqlite3.Connection, job: int) -> tuple[Decision, ...]:
+    """Return what was decided on a repair, in order."""
+    chosen = "SELECT is_approved, at, by, via, note FROM decisions WHERE job = ? ORDER BY number"
+    return tuple(Decision(bool(row[0]), *row[1:]) for row in ledger.execute(chosen, [job]))
+
+
+def due_postmortems(ledger: sqlite3.Connection, when: str) -> list[str]:
+    """Return the incidents with a repair that has run, nothing left to run or to decide, and no postmortem yet."""
+    over = "AND incidents.status = 'resolved'" if when == "resolved" else ""
+    rows = ledger.execute(
+        "SELECT DISTINCT remedies.incident FROM remedies JOIN incidents ON incidents.id = remedies.incident"
+        " JOIN jobs AS repair ON repair.number = remedies.job AND repair.state = 'ended'"
+        " WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.incident = incidents.id AND (jobs.kind = 'postmortem'"
+        f" OR jobs.state IN ('queued', 'waiting', 'running'))) {over}"
+    )
+    return [row[0] for row in rows]

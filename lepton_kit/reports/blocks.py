@@ -1,0 +1,192 @@
+"""The parts of a page that is written by a machine: once as a notebook for the site, once as Markdown for a PDF.
+
+All text is plain, and never becomes markup in either: whoever makes a block need not escape anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+
+from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
+from lepton_kit.reports.story import html_cell
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading of the second level, or of the one below."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Words:
+    """Paragraphs. `is_judged` says that a person wrote them, and no machine derived them."""
+
+    text: str
+    is_judged: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names with values, on top of a page; a value that is a time (ISO 8601, `moments`) is told in local time too."""
+
+    values: Mapping[str, str]
+    moments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a head; `links` gives, by row, where its first cell leads on the site."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    links: Mapping[int, str] | None = None
+    is_judged: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture (PNG) with its caption and what it shows in words."""
+
+    content: bytes
+    caption: str
+    alt: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """Commands."""
+
+    text: str
+
+
+Block = Heading | Words | Facts | Table | Figure | Code
+
+
+def as_cells(blocks: Iterable[Block]) -> list[Any]:
+    """Return blocks as the cells of a page of the site."""
+    return [cell for block in blocks for cell in _cells(block)]
+
+
+def _cells(block: Block) -> list[Any]:
+    match block:
+        case Heading():
+            return [new_markdown_cell(f"{'#' * block.level} {as_text(block.text)}")]
+        case Words():
+            return [
+                html_cell(_marked("".join(f"<p>{_lines(part)}</p>" for part in _parts(block.text)), block.is_judged))
+            ]
+        case Facts():
+            return [html_cell(_facts_html(block))]
+        case Table():
+            return [html_cell(_marked(_table_html(block), block.is_judged))]
+        case Figure():
+            named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": _one_line(block.alt)}
+            options = "".join(f"#| {name}: {json.dumps(text)}\n" for name, text in named.items()) + "#| echo: false"
+            picture = new_output("display_data", data={"image/png": base64.b64encode(block.content).decode()})
+            return [new_code_cell(options, outputs=[picture])]
+        case Code():
+            return [html_cell(f'<pre class="command">{as_text(block.text)}</pre>')]
+
+
+def _marked(markup: str, is_judged: bool) -> str:
+    if not is_judged:
+        return markup
+    return f'<div class="judged"><p class="by">Written by people</p>{markup}</div>'
+
+
+def _facts_html(block: Facts) -> str:
+    values = {
+        name: _moment_html(value) if name in block.moments else _lines(value)
+        for name, value in block.values.items()
+        if value
+    }
+    rows = "".join(f'<tr><th scope="row">{as_text(name)}</th><td>{value}</td></tr>' for name, value in values.items())
+    return f'<table {PLAIN_TABLE} class="facts"><tbody>{rows}</tbody></table>'
+
+
+def _moment_html(value: str) -> str:
+    """Return a time in UTC that a script of the page tells in the reader's own zone too."""
+    return f'<time datetime="{as_text(value.removesuffix(" UTC").replace(" ", "T"))}Z">{as_text(value)}</time>'
+
+
+def _table_html(block: Table) -> str:
+    links = block.links or {}
+    rows = [
+        [
+            f'<a href="{as_text(links[number])}">{_lines(cell)}</a>' if place == 0 and number in links else _lines(cell)
+            for place, cell in enumerate(row)
+        ]
+        for number, row in enumerate(block.rows)
+    ]
+    return table(rows, [as_text(name) for name in block.head], "files")
+
+
+def _lines(text: str) -> str:
+    return as_text(text).replace("\n", "<br>").replace("&#10;", "<br>")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split("\n\n") if part.strip()]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+# --- for a PDF ----------------------------------------------------------------------------------------------------
+
+
+def as_markdown(blocks: Iterable[Block]) -> tuple[str, dict[str, bytes]]:
+    """Return blocks as Markdown that pandoc turns into a PDF, and the pictures beside it by name."""
+    texts, pictures = [], {}
+    for block in blocks:
+        texts.append(_markdown(block))
+        if isinstance(block, Figure):
+            pictures[f"{block.name}.png"] = block.content
+    return "\n\n".join(texts) + "\n", pictures
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {as_text(block.text)}"
+        case Words():
+            said = "\n\n".join(as_text(part.replace("\n", " ")) for part in _parts(block.text))
+            return f"*Written by people:*\n\n{said}" if block.is_judged else said
+        case Facts():
+            return _pipe_table(
+                ["", ""],
+                [[f"**{as_text(name)}**", _cell(value)] for name, value in block.values.items() if value],
+                [1, 4],
+            )
+        case Table():
+            words = _pipe_table(
+                [as_text(name) for name in block.head], [[_cell(cell) for cell in row] for row in block.rows]
+            )
+            return f"*Written by people:*\n\n{words}" if block.is_judged else words
+        case Figure():
+            return f"![{as_text(block.caption)}]({block.name}.png){{width=75%}}"
+        case Code():
+            return "```\n" + block.text.replace("```", "'''") + "\n```"
+
+
+def _cell(text: str) -> str:
+    return as_text(" ".join(text.split()))
+
+
+def _pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> str:
+    """Return a pipe table. Pandoc takes the columns' widths from the dashes, so these follow the longest cells."""
+    longest = [max([len(name), *(len(row[place]) for row in rows)]) for place, name in enumerate(head)]
+    shares = widths or [min(max(one, 8), 40) for one in longest]
+    rule = "|".join(f":{'-' * (10 * share)}" for share in shares)
+    lines = [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""What is published: a folder for each page, with the page itself and a card that says what listings show of it.
+
+```
+reports/runs/<run id>/        index.ipynb  card.json  figure.png  notebook.ipynb  manifest.json …
+reports/incidents/<id>/       the same, of a whole incident
+```
+
+A listing never opens the pages it lists: of a thousand, their cards are read in a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import nbformat
+
+from lepton_kit.errors import InputError
+from lepton_kit.files import write_atomically
+
+CARD, PAGE, FIGURE = "card.json", "index.ipynb", "figure.png"
+Kind = Literal["runs", "incidents"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A page in a line.
+
+    `date` is when it began, in UTC: `2026-11-25 03:00:00.123456`. `group` is the name of the notebook of a run, or of
+    the alert of an incident. `facts` are further columns of its listing. `content` changes whenever the page does. All
+    text is plain: whoever shows it escapes it.
+    """
+
+    kind: Kind
+    id: str
+    title: str
+    date: str
+    description: str
+    group: str
+    categories: tuple[str, ...] = ()
+    image_alt: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    content: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Return where its page lies in the site, relative to the site's root."""
+        return f"{self.kind}/{self.id}"
+
+
+def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path]) -> Card:
+    """Put a page where the site is made from, whole or not at all, in place of an earlier one; return its card.
+
+    Parameters
+    ----------
+    reports
+        The Quarto project.
+    card
+        What listings say of it; its `content` is filled in here.
+    page
+        The page, as a notebook.
+    files
+        What lies beside it, by name: bytes, or a file to copy.
+    """
+    folder = reports / card.kind
+    folder.mkdir(exist_ok=True)
+    text = nbformat.writes(page)
+    seen = hashlib.sha256(text.encode())
+    aside = Path(tempfile.mkdtemp(prefix=".placing-", dir=folder))
+    try:
+        new = aside / "new"
+        new.mkdir()
+        for name, content in sorted(files.items()):
+            if isinstance(content, Path):
+                shutil.copyfile(content, new / name)
+            else:
+                (new / name).write_bytes(content)
+            seen.update(name.encode() + (new / name).read_bytes())
+        (new / PAGE).write_text(text, encoding="utf-8")
+        made = Card(**{**asdict(card), "content": seen.hexdigest()})
+        (new / CARD).write_text(json.dumps(asdict(made), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        with alone(reports / ".publishing"):
+            if (folder / card.id).exists():
+                (folder / card.id).rename(aside / "old")
+            new.rename(folder / card.id)
+    finally:
+        shutil.rmtree(aside)
+    return made
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written ({error.strerror}), and the site is made there") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def published(reports: Path) -> list[Card]:
+    """Return the cards of all published pages, the newest first.
+
+    Raises
+    ------
+    InputError
+        When a card cannot be read.
+    """
+    found = [_read(path) for kind in ("runs", "incidents") for path in (reports / kind).glob(f"[!.]*/{CARD}")]
+    return sorted(found, key=lambda card: (card.date, card.id), reverse=True)
+
+
+def take_away(reports: Path, cards: Iterable[Card]) -> None:
+    """Remove published pages; the site has them until it is built again."""
+    with alone(reports / ".publishing"):
+        for card in cards:
+            shutil.rmtree(reports / card.folder)
+
+
+def write_listings(reports: Path, cards: list[Card]) -> None:
+    """Write the files that the listings of the Quarto project show, into `listings/`.
+
+    Quarto reads an item's text as HTML, so it is escaped here.
+    """
+    from lepton_kit.reports.listings import LISTINGS, items_of
+
+    folder = reports / "listings"
+    folder.mkdir(exist_ok=True)
+    for name, chosen in LISTINGS.items():
+        write_atomically(
+            folder / f"{name}.yml", json.dumps(items_of(chosen(cards)), ensure_ascii=False, indent=1) + "\n"
+        )
+
+
+def _read(path: Path) -> Card:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return Card(**{**held, "categories": tuple(held["categories"])})
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{path}: not the card of a published page ({error}); publish it again") from error

@@ -1,0 +1,106 @@
+"""What each listing of the site shows, the newest first."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lepton_kit.errors import InputError
+from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.markup import as_text, as_words
+
+RECENT = 12
+HEALTH, MODELS = ("service-health", "drift-watch"), ("02-training", "03-evaluation", "05-optimisation")
+Chosen = Callable[[Sequence[Card]], list[Card]]
+
+
+def _of_kind(kind: str) -> Chosen:
+    return lambda cards: [card for card in cards if card.kind == kind]
+
+
+def _of_groups(groups: Sequence[str]) -> Chosen:
+    return lambda cards: [card for card in cards if card.kind == "runs" and card.group in groups]
+
+
+def _newest_of_groups(groups: Sequence[str]) -> Chosen:
+    def chosen(cards: Sequence[Card]) -> list[Card]:
+        found = _of_groups(groups)(cards)
+        newest = {(card.group, card.facts.get("service", "")): card for card in reversed(found)}
+        return [card for card in found if card in newest.values()]
+
+    return chosen
+
+
+LISTINGS: dict[str, Chosen] = {
+    "open": lambda cards: [
+        card for card in cards if card.kind == "incidents" and card.facts.get("status") != "resolved"
+    ],
+    "recent": lambda cards: list(cards[:RECENT]),
+    "incidents": _of_kind("incidents"),
+    "diagnoses": _of_groups(["incident-diagnosis"]),
+    "health-now": _newest_of_groups(HEALTH),
+    "health": _of_groups(HEALTH),
+    "models": _of_groups(MODELS),
+    "runs": _of_kind("runs"),
+}
+"""The files in `reports/listings/`, and which pages each of them lists."""
+
+
+def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
+    """Return the items of a listing as Quarto takes them; their text means nothing to whoever reads it as markup."""
+    return [_item(card) for card in cards]
+
+
+PLACE = re.compile(r"(?m)^::: \{#([\w-]+)\}\n:::$")
+"""Where a page shows the listing of an id, as Quarto has it."""
+
+NOTHING = "None."
+
+
+def split_page(source: Path) -> tuple[dict[str, Any], str]:
+    """Split a `.qmd` page into its front matter and its words.
+
+    Raises
+    ------
+    InputError
+        When it does not begin with front matter.
+    """
+    parts = source.read_text(encoding="utf-8").split("---\n", 2)
+    if len(parts) != 3 or parts[0].strip():
+        raise InputError(f"{source}: must start with YAML front matter between two lines `---`")
+    return yaml.safe_load(parts[1]), parts[2]
+
+
+def drop_empty_listings(source: Path) -> None:
+    """Let a page say in words that a listing is empty: the script of Quarto's listings fails for one of nothing."""
+    matter, words = split_page(source)
+    listings = matter.get("listing", [])
+    full = [listing for listing in listings if json.loads((source.parent / listing["contents"]).read_text("utf-8"))]
+    shown = {listing["id"] for listing in full}
+    if len(full) == len(listings):
+        return
+    matter["listing"] = full
+    if not full:
+        del matter["listing"]
+    words = PLACE.sub(lambda found: found[0] if found[1] in shown else NOTHING, words)
+    matter_text = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
+    source.write_text(f"---\n{matter_text}---\n{words}", encoding="utf-8")
+
+
+def _item(card: Card) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "path": f"{card.folder}/index.html",
+        "title": as_text(as_words(card.title)),
+        "date": card.date[:19],
+        "description": as_text(as_words(card.description)),
+        "categories": [as_text(as_words(name)) for name in card.categories],
+        **{name: as_text(as_words(value)) for name, value in card.facts.items()},
+    }
+    if card.image_alt is not None:
+        item |= {"image": f"{card.folder}/{FIGURE}", "image-alt": as_words(card.image_alt)}
+    return item

@@ -1,0 +1,126 @@
+"""Publishes runs: copies what their pages need into the Quarto project, and takes it away again."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Collection, Sequence
+from datetime import UTC
+from pathlib import Path
+
+from lepton_kit.errors import InputError
+from lepton_kit.reports.cards import FIGURE, Card, place, published, take_away
+from lepton_kit.reports.page import categories, make_page, summary
+from lepton_kit.runs.manifest import FILE, Manifest
+
+LARGEST_RECORDING = 50 * 1024 * 1024
+"""Bytes of a recording that a page offers for download."""
+
+
+def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
+    """Publish runs, in place of earlier pages of the same runs; the site shows them when it is built.
+
+    Parameters
+    ----------
+    project
+        The project's root; its `reports/` is the Quarto project.
+    runs
+        Runs that have ended.
+
+    Raises
+    ------
+    InputError
+        When there is no Quarto project, or the page of a run cannot be made; nothing is published then.
+    """
+    reports = reports_folder(project)
+    known = {card.id for card in published(reports)} | {run.run_id for run in runs}
+    with tempfile.TemporaryDirectory(prefix="lepton-publish-") as scratch:
+        pages = []
+        for run in runs:  # all can be made before any is placed
+            files = downloads(run, project, Path(scratch))
+            page, figure = make_page(run, project, known, list(files), previous_run(run, project))
+            if figure is not None:
+                files[FIGURE] = figure
+            pages.append((card_of(run, page.metadata["lepton"]["image-alt"]), page, files))
+        return [place(reports, card, page, files) for card, page, files in pages]
+
+
+def unpublish(project: Path, names: Collection[str]) -> list[Card]:
+    """Take published pages away by the ids of their runs or incidents; the site loses them when it is built.
+
+    Raises
+    ------
+    InputError
+        When one of them is not published; nothing is taken away then.
+    """
+    reports = reports_folder(project)
+    known = {card.id: card for card in published(reports)}
+    if missing := [name for name in names if name not in known]:
+        raise InputError(
+            f"{missing[0]!r}: is not published (published are {len(known)} pages; `lepton report` lists them)"
+        )
+    gone = [known[name] for name in dict.fromkeys(names)]
+    take_away(reports, gone)
+    return gone
+
+
+def reports_folder(project: Path) -> Path:
+    """Return the Quarto project of a project.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    if not (project / "reports" / "_quarto.yml").is_file():
+        raise InputError(f"no reports/_quarto.yml in {project}: the report site is made from that Quarto project")
+    return project / "reports"
+
+
+def card_of(run: Manifest, image_alt: str | None) -> Card:
+    """Return what listings say of a run."""
+    return Card(
+        kind="runs",
+        id=run.run_id,
+        title=run.title,
+        date=f"{run.started.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}",
+        description=summary(run),
+        group=run.name,
+        categories=tuple(categories(run)),
+        image_alt=image_alt,
+    )
+
+
+def previous_run(run: Manifest, project: Path) -> Manifest | None:
+    """Return the run of the same notebook before this one that succeeded, if any; ids are in order of time."""
+    earlier = sorted((project / "runs").glob(f"*-{run.name}-*/{FILE}"), reverse=True)
+    for path in earlier:
+        if path.parent.name >= run.run_id:
+            continue
+        try:
+            found = Manifest.load(path)
+        except InputError:  # such as one of an older format: there may be another before it
+            continue
+        if found.name == run.name and found.status == "succeeded":
+            return found
+    return None
+
+
+def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | bytes]:
+    """Return the files that a reader may take along, by name: notebook, manifest, and the recording it looked at."""
+    folder = run.folder(project)
+    found: dict[str, Path | bytes] = {
+        name: folder / name for name in ("notebook.ipynb", FILE) if (folder / name).is_file()
+    }
+    given = run.parameters.get("recording")
+    recording = (project / str(given)).resolve() if given else None
+    if recording is not None and recording.is_relative_to(project.resolve()) and _is_small_recording(recording):
+        archive = shutil.make_archive(str(scratch / run.run_id), "zip", recording)
+        found["recording.zip"] = Path(archive)
+    return found
+
+
+def _is_small_recording(folder: Path) -> bool:
+    if not (folder / "incident.json").is_file():
+        return False
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= LARGEST_RECORDING

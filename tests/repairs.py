@@ -1,0 +1,95 @@
+"""A project whose diagnosis says what its alert's label says, and whose repairs leave a line each time they run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from helpers import write_notebook
+from watching import alert
+
+from lepton_kit.ops.watch.queue import Queue, Start
+from lepton_kit.ops.watch.remedies import Proposal
+from lepton_kit.ops.watch.webhook import Alert
+
+SETTINGS = """
+[watch]
+workers = 2
+report = false
+
+[alerts.Known]
+runbook = "runbooks/diagnose.ipynb"
+parameters = { says = { label = "says" } }
+
+[remedies]
+most_per_hour = 3
+
+[remedies.data]
+runbook = "runbooks/repair.ipynb"
+policy = "ask"
+parameters = { what = "data" }
+
+[remedies.compute]
+runbook = "runbooks/repair.ipynb"
+policy = "auto"
+parameters = { what = "compute" }
+"""
+DIAGNOSIS = """
+import json
+for name, value in json.loads(says).items():
+    lk.record(name, value)
+"""
+REPAIR = """
+import time
+with lk.path("repairs.log").open("a") as log:
+    log.write(f"{what} of {service}\\n")
+while lk.path("slow").exists() and not lk.path("go").exists():
+    time.sleep(0.05)
+lk.record("verdict", "recovered")
+"""
+
+
+def project_with_repairs(project: Path) -> Path:
+    """Write the notebooks and the settings into an empty project."""
+    (project / "lepton.toml").write_text(SETTINGS)
+    write_notebook(project / "runbooks/diagnose.ipynb", [DIAGNOSIS], "says: str = ''")
+    write_notebook(project / "runbooks/repair.ipynb", [REPAIR], "service: str = ''\nwhat: str = ''")
+    return project
+
+
+def diagnosed(number: int = 1, status: str = "firing", **says: Any) -> dict[str, Any]:
+    """Return an alert whose diagnosis says `cause = "compute"` and the like."""
+    return alert(number, status, says=json.dumps({"probability": 0.99, **says}))
+
+
+def repairs_made(project: Path) -> list[str]:
+    """Return a line for each time that a repair's notebook was really run."""
+    log = project / "repairs.log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+class Everything:
+    """A router for which every alert starts a diagnosis, and its end nothing."""
+
+    def on_firing(self, _: Alert) -> Start:
+        return Start("runbooks/diagnose.ipynb", {})
+
+    def on_resolved(self, _: Alert) -> None:
+        return None
+
+
+def proposal(cause: str = "compute", why: str = "") -> Proposal:
+    """Return a repair that starts by itself, or must wait for a reason."""
+    return Proposal(cause, "runbooks/repair.ipynb", {"what": cause}, why)
+
+
+def propose(queue: Queue, *proposals: Proposal, number: int = 1, most: int = 3, service: str = "goog") -> str:
+    """Let an alert's diagnosis end, which asks for repairs; return the incident."""
+    posted = Alert.model_validate(alert(number, service=service))
+    queue.receive([posted], "webhook", Everything())
+    job = queue.take()
+    assert job is not None
+    assert job.kind == "alert", "a repair was there to run before the diagnosis"
+    queue.end(job, f"run-{job.number}", "succeeded", proposals, most)
+    return posted.incident

@@ -1,0 +1,167 @@
+"""The page of an incident: from the ledger and from a history, on the site and as a PDF, whatever its texts hold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from bs4 import BeautifulSoup
+from helpers import ROOT
+from repairs import project_with_repairs, proposal, propose
+from test_postmortem import content
+
+from lepton_kit.diagnosis.history import History
+from lepton_kit.diagnosis.judgement import parse_judgement
+from lepton_kit.errors import InputError
+from lepton_kit.ops.incident_pages import Incident, make_pdf, page_blocks, publish_incident
+from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.reports.blocks import Table, Words, as_cells, as_markdown
+from lepton_kit.reports.publish import unpublish
+from lepton_kit.reports.quarto import find_quarto
+from lepton_kit.reports.site import build_site
+from lepton_kit.telemetry.recordings import read_recording
+
+HOSTILE = "<script>document.title='owned'</script> {{< env HOME >}} `x` | [a](javascript:b) \x1b[31m"
+WRITTEN = (
+    "## Summary in plain words\n\nThe feed stood still.\n\n"
+    "## What went well\n\n<b>The alert</b> came early.\n\n## Actions\n"
+    "| action | owner | due | type | state |\n|---|---|---|---|---|\n"
+    "| watch the age | Kim | 2026-12-01 | detect | open |\n"
+)
+
+
+def incident(**changes):
+    diagnosis = content()["jobs"][0]
+    results = diagnosis["run"]["results"]
+    ranking = {"columns": ["cause", "probability", "for", "against"], "rows": [["data", 0.97, "contract", HOSTILE]]}
+    for name, value in {"ranking": ranking, "reasons": ["data: it is broken"], "not_checked": [HOSTILE]}.items():
+        results[name] = {"value": value}
+    history = History.model_validate(content(jobs=[diagnosis, content()["jobs"][1]], **changes))
+    return Incident(history, parse_judgement(WRITTEN), None, None, None, None, history, None, "")
+
+
+def shown(blocks):
+    """Return the page as a reader without styles reads it."""
+    cells = as_cells(blocks)
+    html = "".join(
+        cell.source if cell.cell_type == "markdown" else str(cell.outputs[0].data.get("text/markdown", ""))
+        for cell in cells
+    )
+    return BeautifulSoup(html.replace("```{=html}", "").replace("```", ""), "html.parser")
+
+
+def test_a_page_says_what_happened_why_and_what_was_done():
+    page = shown(page_blocks(incident()))
+    facts = {row.th.text: row.td.text for row in page.select("table.facts tr")}
+    assert facts["Cause"] == "data (97% sure)"
+    assert facts["Began"] == "2026-11-25 03:01:00 UTC"
+    assert facts["Lasted"] == "20 min 0 s"
+    text = " ".join(page.get_text(" ").split())
+    assert "Done about it: the feed was restarted (recovered). It was over 20 min 0 s after it began." in text
+    assert "approved by Kim" in text
+    assert "lepton verify run-alert" in text
+    assert page.select("time[datetime='2026-11-25T03:01:00Z']")
+
+
+def test_what_people_wrote_is_told_apart_from_what_was_derived():
+    judged = shown(page_blocks(incident())).select(".judged")
+    assert ["The feed stood still." in part.text for part in judged].count(True) == 1
+    assert all(part.select_one(".by").text == "Written by people" for part in judged)
+    assert "contract" not in "".join(part.text for part in judged)
+    assert "<b>The alert</b> came early." in "".join(part.text for part in judged)
+
+
+def test_a_page_says_when_people_have_written_nothing():
+    blank = Incident(**{**vars(incident()), "judgement": parse_judgement("")})
+    assert "Nobody has written anything yet." in shown(page_blocks(blank)).text
+
+
+def test_impact_and_cost_are_measured_from_the_recording():
+    recording = read_recording(ROOT / "runbooks/recordings/stale-feed")
+    window = recording.incident.window
+    alert = content()["alert"] | {"starts_at": str(window.start), "ends_at": str(window.end)}
+    measured = Incident(
+        **{**vars(incident(alert=alert)), "recording": recording, "cost_per_minute": 12.0, "currency": "EUR"}
+    )
+    table = next(b for b in page_blocks(measured) if isinstance(b, Table) and b.head[0] == "Impact")
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert int(rows["requests, from onset to end"][0].replace(",", "")) > 0
+    assert rows["cost, at 12 a minute"][1] == "EUR"
+
+
+def test_the_previous_incident_of_the_kind_is_compared_by_results():
+    one = incident()
+    jobs = json.loads(one.history.model_dump_json())["jobs"]
+    jobs[0]["run"]["results"]["cause"]["value"] = "model"
+    other = Incident(**{**vars(one), "previous": History.model_validate(content(jobs=jobs, id="earlier"))})
+    table = next(b for b in page_blocks(other) if isinstance(b, Table) and b.head[-1] == "This one")
+    assert [list(row) for row in table.rows] == [["cause", "model", "data"]]
+
+
+def test_text_never_becomes_markup_neither_on_the_site_nor_in_a_pdf():
+    blocks = [Words(HOSTILE), Table(["a"], [[HOSTILE]])]
+    page = shown(blocks)
+    assert not page.select("script, a")
+    assert "<script>document.title='owned'</script>" in page.text
+    words, _ = as_markdown(blocks)
+    paragraph, _head, _rule, row = [line for line in words.splitlines() if line]
+    assert not set("<>{}`[]|()") & set(paragraph)
+    assert row.count("|") == 2  # those of the table itself
+
+
+@pytest.fixture
+def watched(project, monkeypatch):
+    project_with_repairs(project)
+    shutil.copytree(
+        ROOT / "reports", project / "reports", ignore=shutil.ignore_patterns("_site", "runs", "incidents", "listings")
+    )
+    monkeypatch.setenv("LEPTON_QUARTO", "none")
+    return project
+
+
+def test_an_incident_of_the_ledger_is_published_listed_and_fed(watched):
+    id = propose(Queue(watched), proposal("data", "ask"))
+    publish_incident(watched, id)
+    site = build_site(watched)
+    page = BeautifulSoup((site.folder / "incidents" / id / "index.html").read_text(), "html.parser")
+    assert [link["href"] for link in page.select(".downloads a")] == ["history.json"]
+    assert json.loads((site.folder / "incidents" / id / "history.json").read_text())["id"] == id
+    for name in ("index.html", "incidents.html"):
+        assert f"incidents/{id}/index.html" in (site.folder / name).read_text()
+    items = ElementTree.parse(site.folder / "incidents.xml").getroot().findall("channel/item")
+    assert [item.findtext("link") for item in items] == [f"incidents/{id}/index.html"]
+    unpublish(watched, [id])
+    assert id not in "".join(path.read_text() for path in build_site(watched).folder.rglob("*.*ml"))
+
+
+def test_publishing_again_never_writes_over_what_people_wrote(watched):
+    id = propose(Queue(watched), proposal("data", "ask"))
+    publish_incident(watched, id)
+    judgement = watched / "incidents" / id / "judgement.md"
+    judgement.write_text(WRITTEN)
+    publish_incident(watched, id)
+    assert judgement.read_text() == WRITTEN
+    page = build_site(watched).folder / "incidents" / id / "index.html"
+    assert "The feed stood still." in page.read_text()
+
+
+def test_an_incident_that_is_not_in_the_ledger_is_an_error(watched):
+    with pytest.raises(InputError, match="incident 'x': none of the ledger"):
+        publish_incident(watched, "x")
+
+
+def test_a_pdf_without_quarto_is_an_error_that_says_what_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEPTON_QUARTO", "none")
+    with pytest.raises(InputError, match="a PDF needs Quarto"):
+        make_pdf(incident(), page_blocks(incident()), tmp_path)
+
+
+def test_a_pdf_has_two_to_four_pages(tmp_path: Path):
+    if find_quarto() is None:
+        pytest.skip("Quarto is not installed here")
+    made = make_pdf(incident(), page_blocks(incident()), tmp_path)
+    assert made.startswith(b"%PDF")
+    assert made.count(b"/Type /Page\n") <= 4 or made.count(b"/Type/Page") <= 8

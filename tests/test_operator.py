@@ -1,0 +1,221 @@
+"""The operator of a running service, and repairs that are observed, judged and undone."""
+
+import json
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import httpx
+import pytest
+from helpers import ROOT
+from live import Samples
+from models_sample import google_prices
+from services import features, keep_model, project_with_model, row, serving
+
+from lepton_kit.data.features import next_day_return
+from lepton_kit.diagnosis.capture import capture
+from lepton_kit.diagnosis.remedies import State
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.models.registry import Registry
+from lepton_kit.ops.operator import ServiceOperator, read_actions
+from lepton_kit.ops.repairs import Trouble, rehearse, repair
+from lepton_kit.serving.control import change_wish, read_deployments, read_reports, read_wish
+from lepton_kit.serving.mends import Mends
+from lepton_kit.telemetry.slo import read_objectives
+
+OBJECTIVES = {one.name: one for one in read_objectives(ROOT / "slo")}
+FEED = [sys.executable, "-c", "import pathlib; pathlib.Path('restarted').touch()"]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    project = project_with_model(tmp_path_factory.mktemp("operator"))
+    keep_model(project, shift=9.0)  # v3, whose forecasts lie far off
+    Registry(project / "models").promote("goog", "v2", "test", "the second")
+    (project / "lepton.toml").write_text(f"[services.goog]\nmodel = 'goog'\nrestart_feed = {json.dumps(FEED)}\n")
+    with serving(project, "--workers", "2") as running:
+        yield running
+
+
+@pytest.fixture
+def project(service):
+    return service.folder.parents[1]
+
+
+@pytest.fixture
+def operator(service, project):
+    """The operator of the service as it began: v2 alone, with two workers."""
+    ours = ServiceOperator("goog", project, "run-1")
+    if ours.state() != State("v2", 2, 64):
+        ours.set_state(State("v2", 2, 64), "begin again")
+    return ours
+
+
+class Load:
+    """Asks all the time, and tells each day's actual at once."""
+
+    def __init__(self, service):
+        self._address, self._over = str(service.client.base_url), threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+    def _ask(self):
+        table = features()
+        actuals = next_day_return(google_prices()).reindex(table.index).tolist()
+        with httpx.Client(base_url=self._address, timeout=30) as client:
+            for number in range(10**6):
+                day = 300 + number % 300
+                asked = {"row": table.iloc[day].to_dict()}
+                made = client.post("/v1/predict", json=asked, headers={"X-Request-ID": f"d{time.time_ns()}"})
+                if made.status_code == 200:
+                    told = {"request_id": made.json()["request_id"], "actual": actuals[day]}
+                    client.post("/v1/feedback", json=told)
+                if self._over.is_set():
+                    return
+
+
+def incident(service, project, version, folder, seconds=2.5):
+    """Record a service that answered with v2 and then with another version."""
+    source, start = Samples(), time.time()
+    source.scrape(service)
+    time.sleep(seconds)
+    change_wish(service.folder, version=version)
+    onset = time.time()
+    source.scrape(service)
+    time.sleep(seconds)
+    source.scrape(service)
+    recording = capture(service.folder, source, project / "models", start, time.time(), folder)
+    import pandas as pd
+
+    return Trouble(recording, pd.Timestamp(onset + 0.3, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
+
+
+def test_a_state_is_brought_about_and_written_down_with_who_and_why(operator, service):
+    wished = State("v1", 2, 5, Mends(fill={"return_0": 0.0}))
+    operator.set_state(wished, "a reason")
+    assert operator.state() == wished
+    assert {one.version for one in read_reports(service.folder)} == {"v1"}
+    assert operator.registry.current("goog") == "v1"
+    assert operator.registry.history("goog")[-1]["action"] == "rollback"
+    told = read_actions(service.folder)[-1]
+    assert (told["run"], told["action"], told["why"], told["outcome"]) == ("run-1", "set_state", "a reason", "done")
+    assert (told["before"]["version"], told["after"]["version"]) == ("v2", "v1")
+    assert read_deployments(service.folder)[-1]["version"] == "v1"
+    lacking = {name: value for name, value in row().items() if name != "return_0"}
+    assert service.predict(row=lacking).status_code == 200
+
+
+def test_a_state_that_cannot_be_is_refused_and_nothing_is_changed(operator, service):
+    before = read_wish(service.folder)
+    with pytest.raises(InputError, match="no version 'v77'"):
+        operator.set_state(State("v77", 2, 64), "a typing error")
+    with pytest.raises(InputError, match="workers = 0"):
+        operator.set_state(State("v2", 0, 64), "a typing error")
+    assert read_wish(service.folder) == before
+
+
+def test_a_state_that_the_workers_cannot_follow_is_undone(operator, service):
+    with pytest.raises(LeptonError, match="the model needs only"):
+        operator.set_state(State("v1", 2, 64, Mends(swap={"return_0": "spread_0"})), "columns exchanged")
+    assert operator.state() == State("v2", 2, 64)
+    assert operator.registry.current("goog") == "v2"
+    assert read_actions(service.folder)[-1]["outcome"].startswith("undone: ")
+
+
+def test_workers_are_replaced_by_fresh_ones(operator, service):
+    old = {one.pid for one in read_reports(service.folder)}
+    operator.restart_workers("they hang")
+    new = {one.pid for one in read_reports(service.folder)}
+    assert len(new) == 2
+    assert not old & new
+    assert service.predict().status_code == 200
+
+
+def test_the_feed_is_restarted_by_the_command_of_the_settings(operator, project):
+    assert operator.restart_feed("it stands still")
+    assert (project / "restarted").exists()
+    settings = (project / "lepton.toml").read_text()
+    try:
+        (project / "lepton.toml").write_text("[services.goog]\nmodel = 'goog'\nrestart_feed = ['false']\n")
+        assert not operator.restart_feed("again")
+        (project / "lepton.toml").write_text("")
+        assert not operator.restart_feed("and again")
+    finally:
+        (project / "lepton.toml").write_text(settings)
+    outcomes = [one["outcome"] for one in read_actions(operator.folder)[-3:]]
+    assert outcomes[0] == "done"
+    assert outcomes[1].startswith("'false' ended with 1")
+    assert outcomes[2] == "no command is configured"
+
+
+def test_a_service_that_does_not_run_has_no_operator(tmp_path):
+    with pytest.raises(InputError, match="does not run here"):
+        ServiceOperator("goog", tmp_path, "run-1")
+
+
+def test_a_repair_that_helps_stays(operator, service, project, tmp_path):
+    with Load(service):
+        trouble = incident(service, project, "v3", tmp_path / "incident")
+        done = repair(back_to("v2"), operator, trouble, 4, tmp_path / "after")
+    assert trouble.before.share > 0.8 > 0.5 > trouble.during.share
+    assert done.recovery.verdict == "recovered", done.recovery
+    assert (done.applied, done.rolled_back, operator.state().version) == (True, False, "v2")
+    assert done.looks["verdict"].iloc[-1] == "recovered"
+    assert done.after.incident.service == "goog"
+
+
+def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, project, tmp_path):
+    with Load(service):
+        trouble = incident(service, project, "v2", tmp_path / "incident")
+        done = repair(back_to("v3"), operator, trouble, 20, tmp_path / "after")
+    assert done.recovery.verdict == "worse"
+    assert done.rolled_back
+    assert operator.state() == State("v2", 2, 64)
+    assert {one.version for one in read_reports(service.folder)} == {"v2"}
+    assert operator.registry.current("goog") == "v2"
+    assert done.looks["seconds"].iloc[-1] < 15  # two looks sufficed
+    assert "became worse" in read_actions(service.folder)[-1]["why"]
+
+
+def test_a_repair_that_is_interrupted_is_undone(operator, service, project, tmp_path):
+    def act(ours):
+        ours.set_state(replace(ours.state(), queue_limit=1), "on the way")
+        raise KeyboardInterrupt
+
+    with Load(service):
+        trouble = incident(service, project, "v2", tmp_path / "incident", seconds=1)
+    with pytest.raises(KeyboardInterrupt):
+        repair(act, operator, trouble, 4, tmp_path / "after")
+    assert operator.state() == State("v2", 2, 64)
+
+
+def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service, project, tmp_path):
+    before = read_wish(service.folder)
+    with Load(service):
+        trouble = incident(service, project, "v3", tmp_path / "incident")
+        operator.set_state(State("v2", 2, 64), "somebody else did it")
+        time.sleep(0.5)
+        start = time.time()
+        time.sleep(3)
+        after = capture(service.folder, Samples(), project / "models", start, time.time(), tmp_path / "after")
+    held = read_wish(service.folder)
+    done = rehearse("roll back to v2", trouble, after)
+    assert (done.recovery.verdict, done.applied, done.rolled_back) == ("recovered", False, False)
+    assert rehearse("roll back to v2", trouble, None).recovery.verdict == "too few"
+    assert read_wish(service.folder) == held
+    assert before.version == held.version
+
+
+def back_to(version):
+    def act(operator):
+        operator.set_state(replace(operator.state(), version=version), "a test")
+        return (f"to {version}",)
+
+    return act

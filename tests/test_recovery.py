@@ -1,0 +1,105 @@
+"""Whether a repair worked: the verdict, and the indicator it rests on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT
+from incident_variants import failing, fault_time, slow, wrong_model
+
+from lepton_kit.diagnosis.recovery import Ratio, judge_recovery, objective_of, sli_ratio, sli_ratios
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.recordings import read_recording
+from lepton_kit.telemetry.slo import read_objectives
+
+OBJECTIVES = {one.name.removeprefix("goog-"): one for one in read_objectives(ROOT / "slo")}
+WELL, BAD = Ratio(990, 1000), Ratio(60, 100)
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        (Ratio(200, 200), "recovered"),
+        (Ratio(198, 200), "recovered"),
+        (Ratio(150, 200), "not recovered"),
+        (Ratio(120, 200), "not recovered"),
+        (Ratio(70, 200), "worse"),
+        (Ratio(19, 19), "too few"),
+        (Ratio(0, 0), "too few"),
+    ],
+)
+def test_the_verdict_follows_from_the_intervals(after, verdict):
+    assert judge_recovery(WELL, BAD, after, objective=0.99).verdict == verdict
+
+
+def test_what_keeps_its_objective_for_certain_is_recovered_even_if_the_incident_was_slight():
+    slight = Ratio(970, 1000)
+    assert judge_recovery(WELL, slight, Ratio(9999, 10000), objective=0.99).verdict == "recovered"
+    assert judge_recovery(WELL, slight, Ratio(98, 100), objective=0.99).verdict == "not recovered"
+
+
+def test_an_indicator_that_stays_below_what_it_was_before_is_not_recovered():
+    assert judge_recovery(Ratio(990, 1000), BAD, Ratio(860, 1000), objective=0.85).verdict == "not recovered"
+
+
+def test_a_change_by_chance_is_seldom_called_worse():
+    rng = np.random.default_rng(0)
+    draws = [Ratio(int(rng.binomial(100, 0.6)), 100) for _ in range(500)]
+    worse = [judge_recovery(WELL, BAD, after, objective=0.99).verdict == "worse" for after in draws]
+    assert np.mean(worse) < 0.03
+
+
+def test_the_intervals_are_told_with_the_verdict():
+    judged = judge_recovery(WELL, BAD, Ratio(198, 200), objective=0.99)
+    table = judged.table().set_index("period")
+    assert table.loc["during", "low"] < 0.6 < table.loc["during", "high"]
+    assert 0.25 < judged.gain[0] < 0.39 < judged.gain[1]
+    assert judged.as_dict()["after"]["events"] == 200
+
+
+def test_wrong_numbers_are_named():
+    with pytest.raises(InputError, match="good = 3 of total = 2"):
+        Ratio(3, 2)
+    with pytest.raises(InputError, match=r"objective = 99"):
+        judge_recovery(WELL, BAD, WELL, objective=99)
+
+
+def test_errors_and_slow_requests_are_counted_from_the_requests_where_no_metrics_are():
+    recording = replace(failing(), metrics=failing().metrics.head(0))
+    onset, end = fault_time(recording.requests), pd.Timestamp(recording.incident.window.end)
+    ratio = sli_ratio(recording, OBJECTIVES["availability"], onset, end)
+    failed = recording.requests.loc[recording.requests["time"].between(onset, end, "left"), "status"].ge(500).sum()
+    assert failed > 5
+    assert ratio.total - ratio.good == failed
+    late = sli_ratio(slow(), OBJECTIVES["latency"], onset, end)
+    assert late.share < 0.1
+
+
+def test_coverage_belongs_to_the_time_of_the_forecast(tmp_path):
+    recording = wrong_model(tmp_path)
+    onset = fault_time(recording.requests)
+    middle = onset + (pd.Timestamp(recording.incident.window.end) - onset) / 2
+    before, during, after = sli_ratios(recording, OBJECTIVES["coverage"], onset, middle)
+    assert before.share > 0.9 > 0.7 > during.share
+    assert before.total + during.total + after.total == recording.requests["actual"].notna().sum() - 1  # the end is out
+
+
+def test_metrics_are_asked_by_the_objectives_own_queries():
+    recording = read_recording(ROOT / "runbooks/recordings/stale-feed")
+    window = recording.incident.window
+    ratio = sli_ratio(recording, OBJECTIVES["errors"], pd.Timestamp(window.start), pd.Timestamp(window.end))
+    invalid = recording.requests["status"].eq(422).sum()
+    assert ratio.total - ratio.good == pytest.approx(invalid, abs=1.5)
+
+
+def test_the_alerts_objective_is_the_one_judged_and_without_an_alert_the_one_that_burns_most():
+    recording = failing()
+    objectives = list(OBJECTIVES.values())
+    alert = recording.incident.alerts[0].model_copy(update={"labels": {"slo": "goog-latency"}})
+    alerted = replace(recording, incident=recording.incident.model_copy(update={"alerts": (alert,)}))
+    silent = replace(recording, incident=recording.incident.model_copy(update={"alerts": ()}))
+    assert objective_of(alerted, objectives).name == "goog-latency"
+    assert objective_of(silent, objectives).name == "goog-availability"
+    with pytest.raises(InputError, match="no objective"):
+        objective_of(recording, [])

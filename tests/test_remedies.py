@@ -1,0 +1,331 @@
+"""The plans of the remedies: what is planted in a recording is what they mend, and nothing else."""
+
+import math
+from dataclasses import replace
+
+import incident_variants as variants
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT
+
+from lepton_kit.data.features import price_features
+from lepton_kit.data.sources import read_prices
+from lepton_kit.diagnosis.queueing import Demand, bounded, erlang_c, mean_wait
+from lepton_kit.diagnosis.remedies import (
+    Needs,
+    Smaller,
+    State,
+    apply_capacity,
+    apply_data,
+    apply_model,
+    plan_capacity,
+    plan_data,
+    plan_model,
+)
+from lepton_kit.diagnosis.repair_capacity import Measured, option_table, smaller_of
+from lepton_kit.diagnosis.repair_data import exchanged_columns, rows_to_learn_from, unit_factors
+from lepton_kit.errors import InputError
+from lepton_kit.serving.mends import Mends
+from lepton_kit.telemetry.recordings import feature_columns, read_recording
+
+COLUMNS = feature_columns(variants.calm().requests)
+NAMES = [name.removeprefix("feature_") for name in COLUMNS]
+
+
+class Held:
+    """An operator that only remembers what it was told."""
+
+    def __init__(self, has_feed=True):
+        self.held, self.has_feed, self.told = State("v2", 2, 64), has_feed, []
+
+    def state(self):
+        return self.held
+
+    def set_state(self, state, why):
+        self.held = state
+        self.told.append(("set_state", why))
+
+    def restart_workers(self, why):
+        self.told.append(("restart_workers", why))
+
+    def restart_feed(self, why):
+        self.told.append(("restart_feed", why))
+        return self.has_feed
+
+
+@pytest.fixture(scope="module")
+def days():
+    """Features with ranges and volumes, as a feed with all columns gives them."""
+    prices = read_prices("sample:goog").drop(columns=["open", "adj_close"])
+    rows = price_features(prices, lookback=3).iloc[400:800].reset_index(drop=True)
+    return rows.iloc[:200], rows.iloc[200:]
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_mended_where_nothing_is_wrong():
+    plan = plan_data(variants.calm())
+    assert (plan.mends, plan.restart_feed, plan.retrain, len(plan.quarantined)) == (Mends(), False, False, 0)
+
+
+@pytest.mark.parametrize("factor", [100, 0.01, 1000])
+def test_another_unit_is_found_as_a_power_of_ten_and_the_model_then_holds_its_objective(factor):
+    plan = plan_data(variants.wrong_unit(factor))
+    assert plan.mends.scale == pytest.approx(dict.fromkeys(NAMES, 1 / factor))
+    assert plan.coverage > 0.85
+    assert not plan.restart_feed
+
+
+@pytest.mark.parametrize("factor", [1 / 3, 3])
+def test_a_factor_that_is_no_unit_is_not_guessed(factor):
+    assert not plan_data(variants.wrong_unit(factor)).mends.scale
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 1.0])
+def test_a_unit_is_found_where_only_some_rows_have_it_and_only_they_are_rescaled(days, share):
+    sound, since = days
+    hit = np.random.default_rng(0).random(len(since)) < share
+    faulty = [name for name in since if not name.startswith("volume")]
+    came = since.copy()
+    came.loc[hit, faulty] *= 100
+    factors = unit_factors(sound, came)
+    assert factors == pytest.approx(dict.fromkeys(faulty, 0.01))
+    used = Mends(scale=factors).applied(came, sound)
+    assert np.isclose(used, since).all(axis=1).mean() > 0.99
+
+
+@pytest.mark.parametrize("share", [0.6, 1.0])
+def test_exchanged_columns_are_found_and_put_back_in_the_rows_that_have_them(days, share):
+    sound, since = days
+    hit = np.random.default_rng(0).random(len(since)) < share
+    pairs = {f"return_{lag}": f"range_{lag}" for lag in range(3)}
+    both = {**pairs, **{other: name for name, other in pairs.items()}}
+    came = since.copy()
+    came.loc[hit] = since.rename(columns=both)[list(since)].loc[hit]
+    found = exchanged_columns(sound, came)
+    assert {frozenset(pair) for pair in found.items()} == {frozenset(pair) for pair in pairs.items()}
+    used = Mends(swap=found).applied(came, sound)
+    assert np.isclose(used, since).all(axis=1).mean() > 0.9
+
+
+def test_a_reversed_order_of_days_is_found_by_how_values_pass_from_row_to_row(days):
+    sound, since = days
+    reversed_days = {"return_0": "return_2", "return_2": "return_0"}
+    assert exchanged_columns(sound, since.rename(columns=reversed_days)[list(since)]) == {"return_0": "return_2"}
+
+
+def test_a_sound_feed_has_no_exchanged_columns_and_no_other_unit(days):
+    sound, since = days
+    assert exchanged_columns(sound, since) == {}
+    assert unit_factors(sound, since) == {}
+    assert unit_factors(sound, 3 * since) == {}  # a market three times as wild
+
+
+def test_missing_values_are_filled_and_the_rows_that_lack_all_are_not_learnt_from():
+    plan = plan_data(variants.nulls())
+    assert set(plan.mends.fill) == set(NAMES)
+    assert all(abs(value) < 0.01 for value in plan.mends.fill.values())
+    assert len(plan.quarantined) == 23
+
+
+def test_a_feed_that_stands_still_is_restarted_and_not_learnt_from():
+    for recording in (variants.stuck_feed(), read_recording(ROOT / "runbooks/recordings/stale-feed")):
+        plan = plan_data(recording)
+        assert plan.restart_feed
+        assert not plan.mends
+        assert not plan.retrain
+        assert len(plan.quarantined) > 50
+
+
+def test_requests_that_come_twice_are_kept_out_of_the_training_rows():
+    recording = variants.repeated_requests()
+    plan = plan_data(recording)
+    assert plan.restart_feed
+    assert plan.quarantined["request_id"].nunique() < len(recording.requests)
+    rows, log = rows_to_learn_from(recording, plan)
+    assert log["rows_out"].iloc[0] == len(recording.requests) - len(plan.quarantined)
+    assert rows.target.index.is_monotonic_increasing
+    assert rows.target.index.is_unique
+
+
+def test_actuals_that_are_wrong_are_no_fault_of_the_inputs():
+    recording = variants.calm()
+    requests = recording.requests.copy()
+    requests.loc[requests.index >= variants.FAULT_FROM, "actual"] *= 4
+    plan = plan_data(replace(recording, requests=requests))
+    assert plan.restart_feed
+    assert not plan.mends
+    assert "actuals" in plan.reasons[0]
+
+
+def test_only_a_changed_world_asks_for_training():
+    plan = plan_data(variants.world(3, seed=0))
+    assert plan.retrain
+    assert not plan.restart_feed
+    assert not plan.mends.scale
+
+
+def test_rows_that_no_mend_helps_are_refused():
+    def broken(features):
+        return np.where(np.arange(len(features))[:, None] % 4 == 0, 50.0, features)
+
+    plan = plan_data(variants.with_inputs(broken))
+    assert plan.mends.quarantine
+    assert len(plan.quarantined) >= 15
+
+
+def test_a_data_plan_is_carried_out_beside_the_mends_in_force():
+    operator = Held()
+    operator.held = replace(operator.held, mends=Mends(fill={"return_1": "last"}))
+    done = apply_data(plan_data(variants.wrong_unit(100)), operator)
+    assert operator.held.mends.scale == pytest.approx(dict.fromkeys(NAMES, 0.01))
+    assert operator.held.mends.fill == {"return_1": "last"}
+    assert len(done) == 1
+    told = apply_data(plan_data(variants.stuck_feed()), Held(has_feed=False))
+    assert "no way to restart the feed" in told[0]
+
+
+# --- model --------------------------------------------------------------------------------------------------------
+
+
+def test_a_worse_version_is_rolled_back_at_once(tmp_path):
+    plan, operator = plan_model(variants.wrong_model(tmp_path)), Held()
+    assert (plan.version, plan.kind) == ("v2", "rollback")
+    operator.held = State("v3", 2, 64)
+    assert apply_model(plan, operator) == ("v3 → v2",)
+    assert operator.held == State("v2", 2, 64)
+
+
+def test_damaged_workers_load_the_same_version_anew(tmp_path):
+    plan, operator = plan_model(variants.damaged_in_service(tmp_path)), Held()
+    assert (plan.version, plan.kind) == ("v2", "reload")
+    apply_model(plan, operator)
+    assert [name for name, _ in operator.told] == ["restart_workers"]
+
+
+def test_files_that_are_damaged_are_not_loaded_again(tmp_path):
+    recording = variants.damaged_in_service(tmp_path)
+    said = "models/v2: its checksums do not hold (model.safetensors has been changed)"
+    provenance = recording.incident.provenance.model_copy(update={"derived": (said,)})
+    incident = recording.incident.model_copy(update={"provenance": provenance})
+    plan = plan_model(replace(recording, incident=incident))
+    assert (plan.version, plan.kind) == ("v1", "rollback")
+    assert said in plan.reasons
+
+
+def test_without_a_good_version_nobody_is_sent_anywhere(tmp_path):
+    recording = variants.wrong_model(tmp_path)
+    versions = recording.incident.versions.model_copy(update={"last_good": None})
+    incident = recording.incident.model_copy(update={"versions": versions})
+    with pytest.raises(InputError, match="no good version before v3"):
+        plan_model(replace(recording, incident=incident))
+
+
+# --- capacity -----------------------------------------------------------------------------------------------------
+
+
+def test_the_queue_model_agrees_with_a_simulated_queue():
+    rng = np.random.default_rng(0)
+    demand, workers, n = Demand(rate=25.0, service=0.06), 2, 60_000
+    arrivals, services = np.cumsum(rng.exponential(1 / 25, n)), rng.exponential(0.06, n)
+    free, waited = np.zeros(workers), np.zeros(n)
+    for number, (at, takes) in enumerate(zip(arrivals, services, strict=True)):
+        first = int(free.argmin())
+        begins = max(at, free[first])
+        waited[number], free[first] = begins - at, begins + takes
+    assert mean_wait(demand, workers) == pytest.approx(waited.mean(), rel=0.1)
+    assert erlang_c(demand.load, workers) == pytest.approx((waited > 0).mean(), rel=0.05)
+
+
+def test_the_queue_model_agrees_with_known_values():
+    assert erlang_c(1.0, 1) == 1.0  # as much as one worker can do
+    assert mean_wait(Demand(rate=0.5, service=1.0), 1) == pytest.approx(1.0)  # M/M/1: rho / (mu - lambda)
+    assert mean_wait(Demand(rate=0.5, service=1.0, service_scv=0.0), 1) == pytest.approx(0.5)  # M/D/1: half of it
+    refused, _ = bounded(Demand(rate=1.0, service=1.0), workers=2, room=0)
+    assert refused == pytest.approx(0.2)  # Erlang B of 1 erlang on 2 lines
+    refused, wait = bounded(Demand(rate=25.0, service=0.06), workers=2, room=5000)
+    assert refused < 1e-9
+    assert wait == pytest.approx(mean_wait(Demand(rate=25.0, service=0.06), 2))
+
+
+def overloaded(rate=40.0, service=0.05, workers=1, before=4.0, patience=0.6):
+    """A recording of a service with so many workers, of which more is asked than before; it refuses who would wait."""
+    recording = read_recording(ROOT / "runbooks/recordings/stale-feed")
+    rng = np.random.default_rng(0)
+    at = np.cumsum(np.concatenate([rng.exponential(1 / before, 400), rng.exponential(1 / rate, 1500)]))
+    free, latency = np.zeros(workers), np.full(len(at), 0.001)
+    for number, (time, takes) in enumerate(zip(at, rng.exponential(service, len(at)), strict=True)):
+        first = int(free.argmin())
+        if free[first] - time < patience:
+            free[first] = max(time, free[first]) + takes
+            latency[number] = free[first] - time
+    times = (pd.Timestamp("2026-11-25T05:00:00Z") + pd.to_timedelta(at, unit="s")).as_unit("us")
+    source = recording.requests.dropna(subset=["mean"]).sample(len(at), replace=True, random_state=0)
+    status = np.where(latency == 0.001, 429.0, 200.0)
+    requests = source.assign(
+        time=times, latency_ms=1000 * latency, status=status, request_id=[f"r{n}" for n in range(len(at))]
+    )
+    gauge = pd.DataFrame({"time": times[::50], "metric": "lepton_model_workers", "value": float(workers)})
+    gauge["labels"] = '{"job":"goog","role":"current"}'
+    window = {"start": times[0].to_pydatetime(), "end": times[-1].to_pydatetime()}
+    incident = recording.incident.model_copy(update={"window": recording.incident.window.model_copy(update=window)})
+    return replace(recording, incident=incident, requests=requests.reset_index(drop=True), metrics=gauge)
+
+
+def test_more_workers_are_asked_for_where_more_is_asked_of_them():
+    plan = plan_capacity(overloaded(), Needs(wait=0.05, most_workers=16))
+    assert plan.arrival_rate == pytest.approx(40, rel=0.1)
+    assert plan.workers > plan.measured.workers == 1
+    assert plan.predicted_wait <= 0.05
+    assert not plan.restart  # the demand grew, the workers are well
+    fewer = plan.options.set_index("workers").loc[plan.workers - 1]
+    assert not fewer["enough"]
+
+
+def test_where_there_is_no_room_the_queue_is_bounded_so_that_the_accepted_are_answered_in_time():
+    plan = plan_capacity(overloaded(), Needs(wait=0.05, in_time=1.0, most_workers=1))
+    assert plan.workers == 1
+    assert plan.queue_limit == math.floor(1.0 / plan.service_time)
+    assert "refuses" in plan.reasons[-1]
+
+
+def test_a_smaller_version_is_taken_where_it_suffices_and_workers_do_not():
+    smaller = Smaller("v9", 0.1)
+    plan = plan_capacity(overloaded(), Needs(wait=0.5, most_workers=1), smaller)
+    table = option_table(plan.measured.demand, Needs(wait=0.5, most_workers=1), smaller)
+    assert plan.version == ("v9" if table["enough"].iloc[-1] else None)
+    assert not table["enough"].iloc[0]
+
+
+def test_a_smaller_version_shortens_only_the_models_part():
+    measured = Measured(Demand(10, 0.1), 1, 1, 0.0, 0.5, 0.0, 1.0, 1.0, 1.0)
+    card = {"compression": {"may_stand_in": True, "times_as_fast": {"us_per_row": 2.0}}}
+    assert smaller_of("v3", card, measured).service_ratio == 0.75
+    assert smaller_of("v3", {"compression": {**card["compression"], "may_stand_in": False}}, measured) is None
+    assert smaller_of("v3", {}, measured) is None
+
+
+def test_workers_that_became_slow_are_replaced():
+    operator = Held()
+    plan = plan_capacity(variants.slow())
+    assert plan.restart
+    apply_capacity(plan, operator)
+    assert [name for name, _ in operator.told] == ["set_state", "restart_workers"]
+
+
+def test_lost_workers_are_added():
+    recording = overloaded(rate=8.0, workers=2)
+    late = recording.metrics["time"] > recording.metrics["time"].iloc[10]
+    lost = recording.metrics.assign(value=recording.metrics["value"].where(~late, 1.0))
+    plan = plan_capacity(replace(recording, metrics=lost))
+    assert plan.measured.left == 1
+    assert plan.workers == 3
+    assert plan.restart
+
+
+def test_too_few_requests_measure_nothing():
+    recording = variants.calm()
+    with pytest.raises(InputError, match="are needed to measure"):
+        plan_capacity(replace(recording, requests=recording.requests.head(5)))

@@ -1,0 +1,127 @@
+"""The repair runbooks against a running service: applied, observed, judged."""
+
+import json
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+from helpers import ROOT, lepton
+from live import Load, Samples
+from services import ADMIN, keep_model, project_with_model, serving
+
+from lepton_kit.diagnosis.capture import capture
+from lepton_kit.models.registry import Registry
+from lepton_kit.ops.operator import read_actions
+from lepton_kit.runs.manifest import find_run
+from lepton_kit.serving.control import change_wish, read_wish
+from lepton_kit.serving.mends import Mends
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    project = project_with_model(tmp_path_factory.mktemp("runbooks"))
+    keep_model(project, shift=9.0)  # v3, whose forecasts lie far off
+    for folder in ("runbooks", "slo"):
+        (project / folder).mkdir()
+        for path in (ROOT / folder).glob("*.*"):
+            (project / folder / path.name).write_bytes(path.read_bytes())
+    (project / "lepton.toml").write_text("[services.goog]\nmodel = 'goog'\n")
+    with serving(project, "--workers", "1") as running:
+        yield running
+
+
+def recorded(service, project, name, harm, then=lambda row: row):
+    """Record 60 requests of a service that is well, and 60 after what harms it."""
+    source = Samples()
+    load = Load(service, source)
+    start, _ = load.drive(60)
+    harm()
+    load.drive(60, then)
+    source.scrape(service)
+    time.sleep(0.2)
+    capture(service.folder, source, project / "models", start, time.time(), project / name)
+    return load
+
+
+def run(project, runbook, recording, load, change=lambda row: row, seconds=6):
+    """Run a runbook on the service while it is asked on, and return its results."""
+    import threading
+
+    over = threading.Event()
+
+    def go_on():
+        while not over.is_set():
+            load.number = 300
+            load.drive(20, change, scrapes=1)
+
+    asking = threading.Thread(target=go_on)
+    asking.start()
+    try:
+        words = ["-p", "recording", recording, "-p", "service", "goog", "-p", "observe_seconds", str(seconds)]
+        done = lepton("run", f"runbooks/{runbook}.ipynb", *words, project=project)
+    finally:
+        over.set()
+        asking.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = find_run(runbook, project)
+    return {name: result.value for name, result in made.results.items()}
+
+
+def test_a_feed_in_percent_is_mended_while_it_goes_on(service):
+    project = service.folder.parents[1]
+
+    def percent(row):
+        return {name: 100 * value for name, value in row.items()}
+
+    load = recorded(service, project, "percent", lambda: None, percent)
+    before = service.sample("lepton_mended_rows_total")
+    results = run(project, "repair-data", "percent", load, percent)
+    assert results["applied"] is True
+    assert set(read_wish(service.folder).mends.scale.values()) == {0.01}
+    assert service.sample("lepton_mended_rows_total") > before
+    assert results["verdict"] in ("recovered", "not recovered")  # the interval held nearly all before, too
+    assert results["rolled_back"] is False
+    assert read_actions(service.folder)[-1]["action"] == "set_state"
+    change_wish(service.folder, mends=Mends())
+
+
+def test_a_bad_version_is_rolled_back_and_the_indicator_recovers(service):
+    project = service.folder.parents[1]
+    registry = Registry(project / "models")
+
+    def deploy():
+        registry.promote("goog", "v3", "test", "by mistake")
+        assert service.client.post("/admin/reload", json={"version": "v3"}, headers=ADMIN).status_code == 200
+
+    load = recorded(service, project, "bad", deploy)
+    results = run(project, "repair-model", "bad", load)
+    assert (results["kind"], results["version"], results["applied"]) == ("rollback", "v1", True)
+    assert results["verdict"] == "recovered"
+    assert results["sli_after"] > results["sli_during"]
+    assert registry.history("goog")[-1 - (results["retrained_version"] != "none")]["version"] == "v1"
+
+
+def test_a_crowded_service_grows(service):
+    project = service.folder.parents[1]
+    source = Samples()
+    load = Load(service, source)
+    start, _ = load.drive(60)
+    with load.crowd(8):
+        load.drive(60)
+        source.scrape(service)
+        time.sleep(0.2)
+        capture(service.folder, source, project / "models", start, time.time(), project / "crowd")
+        results = run(project, "repair-capacity", "crowd", load)
+    assert results["applied"] is True
+    wish = read_wish(service.folder)
+    assert wish.workers >= 1
+    assert wish.queue_limit is not None
+    assert f"{wish.workers} workers" in results["action"]
+    made = find_run("repair-capacity", project)
+    kept = nbformat.read(made.folder(project) / "notebook.ipynb", 4)
+    assert any("fig-waits" in cell.source for cell in kept.cells)
+    judged = json.loads((made.folder(project) / "artifacts" / "recovery.json").read_text())
+    assert judged["verdict"] == results["verdict"]
+    assert (made.folder(project) / "artifacts" / "after" / "incident.json").exists()
+    assert pd.Timestamp(read_actions(service.folder)[-1]["time"]) > pd.Timestamp(start, unit="s", tz="UTC")
