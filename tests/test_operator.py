@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import httpx
+import pandas as pd
 import pytest
 from helpers import ROOT
 from live import Samples
@@ -92,8 +93,6 @@ def incident(service, project, version, folder, seconds=2.5):
     time.sleep(seconds)
     source.scrape(service)
     recording = capture(service.folder, source, project / "models", start, time.time(), folder)
-    import pandas as pd
-
     return Trouble(recording, pd.Timestamp(onset + 0.3, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
 
 

@@ -221,19 +221,24 @@ def _rescaled(was: pd.DataFrame, now: pd.DataFrame, beyond: pd.DataFrame) -> dic
     hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=now.index)
     if hit.sum() < LEAST_ROWS / 2:
         return {}
-    factors = {name: _power_of_ten(was[name].dropna(), now.loc[hit, name].dropna()) for name in moved}
-    clear = {name: factor for name, factor in factors.items() if factor is not None}
-    return clear if 2 * len(clear) > len(moved) else {}
+    powers = {name: _power_of_ten(now.loc[hit, name]) for name in moved}
+    clear = [name for name in moved if powers[name]]
+    alike = [name for name in clear if _spread_alike(was[name].dropna(), now.loc[hit, name].dropna())]
+    if 2 * len(alike) <= len(moved):
+        return {}
+    return {name: float(10.0 ** -powers[name]) for name in clear}  # what moves slowly is spread otherwise in each year
 
 
-def _power_of_ten(was: pd.Series, now: pd.Series) -> float | None:
-    """Return the factor that brings sizes back, where their median and their spread about it both fit one."""
-    middle = float(now.median())
+def _power_of_ten(size: pd.Series) -> int:
+    """Return the whole number that the median of logarithms of sizes is nearly, or 0."""
+    middle = float(size.median())
     power = round(middle) if np.isfinite(middle) else 0
-    if power == 0 or abs(middle - power) > CLEAR_UNIT:
-        return None
-    alike = kolmogorov_smirnov(was - was.median(), now - middle)[0] <= ALIKE
-    return float(10.0**-power) if alike else None
+    return power if abs(middle - power) <= CLEAR_UNIT else 0
+
+
+def _spread_alike(was: pd.Series, now: pd.Series) -> bool:
+    """Tell whether two samples are spread alike about their medians."""
+    return kolmogorov_smirnov(was - was.median(), now - now.median())[0] <= ALIKE
 
 
 def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str]:
