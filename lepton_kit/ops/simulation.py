@@ -18,7 +18,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT, Forecaster
 from lepton_kit.ops.faults import Fault
+from lepton_kit.ops.faults.base import Kind
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram, samples, selected
-from lepton_kit.ops.simulated_world import KINDS, Days, Kind, world
+from lepton_kit.ops.simulated_world import KINDS, Days, world
 from lepton_kit.runs.project import find_project
 from lepton_kit.serving.arrivals import Arrivals
 from lepton_kit.serving.mends import NO_MENDS, Mender
@@ -484,12 +485,12 @@ class SimulatedService:
                 if name == version
             ]
             labels = {"model": SERVICE, "version": version, "role": "current"}
-            yield Series("lepton_model_workers", labels, lambda grid, spans=tuple(spans): self._alive(grid, spans))
+            yield Series("lepton_model_workers", labels, partial(self._alive, spans=tuple(spans)))
         for place, worker in enumerate(self._lives):
             yield Series(
                 "lepton_worker_resident_memory_bytes",
                 {"pid": str(worker.pid)},
-                lambda grid, worker=worker, place=place: self._memory_at(grid, worker, place),
+                partial(self._memory_at, worker=worker, place=place),
             )
         held = self._requests
         yield counter("lepton_workers_cpu_seconds_total", {}, held["done"], held["cpu"] + 0.0005)
@@ -508,7 +509,8 @@ class SimulatedService:
     def _started(self, grid: np.ndarray) -> np.ndarray:
         started = np.searchsorted(np.sort(self._starts), grid, "right").astype(float)
         again = np.floor(np.maximum(0.0, grid - self._lost_at) / HANG_SECONDS)
-        return started + self._lost * np.where(grid >= self._lost_at, again, 0.0)
+        total: np.ndarray = started + self._lost * np.where(grid >= self._lost_at, again, 0.0)
+        return total
 
     def _forecast_series(self) -> Iterator[Series]:
         held = self._requests
@@ -877,7 +879,7 @@ def strike(
     setting, arrivals
         As for `SimulatedService`.
     """
-    kind = fault.kind if fault is not None else ""
+    kind = fault.kind if fault is not None else None
     if setting is None and kind:
         setting = replace(drawn_setting(np.random.default_rng(seed)), kind=kind)
     service = SimulatedService(seed, scratch, setting, arrivals)

@@ -179,7 +179,9 @@ class Memory:
         empty = _Counter(np.array([]), np.array([]), np.array([]))
         times, values = _seconds(samples["time"]), samples["value"].to_numpy(dtype=float)
         codes, labels = pd.factorize(samples["labels"])  # a selector names one metric: its series differ by labels
-        return {name: empty.followed_by(times[codes == code], values[codes == code]) for code, name in enumerate(labels)}
+        return {
+            name: empty.followed_by(times[codes == code], values[codes == code]) for code, name in enumerate(labels)
+        }
 
 
 class _Known(NamedTuple):
