@@ -45,7 +45,8 @@ def test_a_severity_out_of_range_is_refused(severity):
 @pytest.mark.parametrize("name", ["stale-feed", "units", "swapped-columns", "nulls", "duplicates"])
 def test_severity_is_the_share_of_the_items_that_are_hit(name):
     fault, state = find_fault(name, 3, 0.3), {}
-    items = [Item(row(number % 40), float(number), 0.01) for number in range(600)]
+    rows = features().head(40).to_dict("records")
+    items = [Item(rows[number % 40], float(number), 0.01) for number in range(600)]
     changed = np.mean([fault.apply(item, state) != item for item in items])
     assert changed == pytest.approx(0.3, abs=0.06)
 
@@ -105,9 +106,14 @@ def test_a_bad_version_is_registered_whole_and_put_into_service(state, name):
     wish = read_wish(state)
     assert wish.version not in ("v1", "v2")
     assert read_deployments(state)[-1]["version"] == wish.version
-    bad = registry.load("goog", wish.version).predict(features().tail(200))  # its checksums hold
+    bad = registry.load("goog", wish.version)  # its checksums hold
     assert registry.current("goog") == "v1"
-    assert not np.allclose(bad[["lower", "upper"]], good[["lower", "upper"]], rtol=0.05)
+    if name == "stale-scaler":  # this untrained model thinks in units of the recent volatility alone
+        assert bad.scaler.level < 0.2 * registry.load("goog", "v1").scaler.level
+    else:
+        with np.errstate(over="ignore"):
+            answered = bad.predict(features().tail(200))
+        assert not np.allclose(answered[["lower", "upper"]], good[["lower", "upper"]], rtol=0.05)
 
 
 @pytest.fixture

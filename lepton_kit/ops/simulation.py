@@ -341,6 +341,8 @@ class SimulatedService:
         if self._fault is not None and not self._is_feed_whole:
             asked = _changed(asked, self._fault, self._changes, self._world.columns)
         mended = self._mender.mend(asked.features)
+        asked.mended = mended.changed
+        asked.kept_aside = mended.broken & self._mender.mends.quarantine
         valid = np.isfinite(mended.values).all(axis=1) & ~(mended.broken & self._mender.mends.quarantine)
         asked.features = np.where(valid[:, None], mended.values, np.nan)
         self._queue(asked, valid)
@@ -423,6 +425,8 @@ class SimulatedService:
             "lepton_forecast_": self._forecast_series,
             "lepton_feedback_": self._forecast_series,
             "lepton_input_": self._data_series,
+            "lepton_mended_": self._data_series,
+            "lepton_quarantined_": self._data_series,
             "lepton_freshness_": self._data_series,
             "lepton_newest_": self._data_series,
         }
@@ -540,6 +544,8 @@ class SimulatedService:
             yield counter("lepton_input_problems_total", {"problem": problem}, held["done"], count)
         used = held["status"] != 422
         yield counter("lepton_input_rows_total", {}, held["done"][used])
+        yield counter("lepton_mended_rows_total", {}, held["done"][held["mended"]])
+        yield counter("lepton_quarantined_rows_total", {}, held["done"][held["kept_aside"]])
         newest = np.maximum.accumulate(np.concatenate([[-np.inf], held["as_of"][used]]))
         place = held["time"][used]
 
@@ -682,6 +688,7 @@ class _Asked:
         self.wait, self.busy, self.cpu, self.beyond = (np.zeros(count) for _ in range(4))
         self.forecasts = np.full((count, len(FORECAST)), np.nan)
         self.missing = np.isnan(self.features).sum(axis=1)
+        self.mended, self.kept_aside = np.zeros(count, bool), np.zeros(count, bool)
 
     @property
     def latency(self) -> np.ndarray:
@@ -736,6 +743,8 @@ class _Requests:
                 "as_of": asked.as_of,
                 "missing": asked.missing,
                 "beyond": asked.beyond,
+                "mended": asked.mended,
+                "kept_aside": asked.kept_aside,
                 **answers,
             }
         )
