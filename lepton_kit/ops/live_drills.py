@@ -27,10 +27,10 @@ from lepton_kit.ops.drills import Drill, Drilled
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault, injected
 from lepton_kit.ops.load import find_arrivals
 from lepton_kit.ops.services import Running, start_service
-from lepton_kit.runs.settings import REMEDIES_VARIABLE
+from lepton_kit.runs.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.serving.replay import Item, Plan, feed, needed_features, replay
 
-HEALTHY_S, ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 20.0, 90.0, 180.0, 120.0
+HEALTHY_S, ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 30.0, 120.0, 240.0, 240.0
 """Seconds of health before the fault, until its alert, from there to the end of the repair, and to the postmortem."""
 
 OBSERVED_S, WORKERS = 20.0, 2
@@ -38,6 +38,8 @@ RESTARTED = "feed-restarted"
 """The file that stands for the feed's supervisor: the command that restarts the feed makes it."""
 
 COPIED = ("models", "runbooks", "slo", "reports", "notebooks")
+TIME_SCALE = 300
+WATCH = f"time_scale = {TIME_SCALE}\nscrape_interval = 0.5\nsource = 'telemetry/drill'\n"
 AUTO = f"""
 most_per_hour = 100
 least_probability = 0.5
@@ -153,7 +155,7 @@ class _LiveCourse:
         with contextlib.ExitStack() as stack:
             service = start_service(self._project, self._model, workers=WORKERS, fresh_for=FRESH_S)
             stack.callback(service.stop)
-            more = {REMEDIES_VARIABLE: AUTO, "LEPTON_PROJECT": str(self._project)}
+            more = {REMEDIES_VARIABLE: AUTO, WATCH_VARIABLE: WATCH, "LEPTON_PROJECT": str(self._project)}
             watch = stack.enter_context(watching(self._project, more))
             self._tell(f"service at {service.address}, lepton watch at {watch}")
             stack.enter_context(self._loaded(service))
@@ -227,7 +229,7 @@ class _LiveCourse:
                 self._tell(f"run of {job['notebook']}: {job['error']}")
             if "cause" in found and job["kind"] == "alert":
                 self._tell(f"diagnosis: {found['cause']} (probability {found.get('probability', 0):.2f})")
-                if seen.diagnosis is None or seen.diagnosis["cause"] in ("none", "unknown"):
+                if seen.repair is None and found != seen.diagnosis:  # what is believed when the repair begins
                     seen.diagnosis, seen.diagnosed = found, now
             if "verdict" in found and job["kind"] == "remedy":
                 self._tell(f"remedy: {found['action']} → {found['verdict']}")

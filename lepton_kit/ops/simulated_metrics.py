@@ -75,8 +75,8 @@ def samples(series: Sequence[Series], grid: np.ndarray, epoch: pd.Timestamp, tar
     names = np.array([one.metric for one in series], dtype=object)
     columns = {
         "time": pd.DatetimeIndex(np.tile(stamps, len(series))[known], tz="UTC").as_unit("ms"),
-        "metric": np.repeat(names, len(grid))[known],
-        "labels": np.repeat(texts, len(grid))[known],
+        "metric": pd.Series(np.repeat(names, len(grid))[known], dtype=object),
+        "labels": pd.Series(np.repeat(texts, len(grid))[known], dtype=object),
         "value": values[known],
     }
     return pd.DataFrame(columns, columns=list(SAMPLE_COLUMNS))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,8 @@ from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.data.sources import read_prices
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.training import TrainingSettings, examples, train
+from lepton_kit.ops.faults.base import Kind
 
-Kind = Literal["ewma", "constant"]
 KINDS: tuple[Kind, ...] = ("ewma", "constant")
 
 LOOKBACK = 3

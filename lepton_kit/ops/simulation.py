@@ -18,7 +18,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT, Forecaster
 from lepton_kit.ops.faults import Fault
+from lepton_kit.ops.faults.base import Kind
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram, samples, selected
-from lepton_kit.ops.simulated_world import KINDS, Days, Kind, world
+from lepton_kit.ops.simulated_world import KINDS, Days, world
 from lepton_kit.runs.project import find_project
 from lepton_kit.serving.arrivals import Arrivals
 from lepton_kit.serving.mends import NO_MENDS, Mender
@@ -340,6 +341,8 @@ class SimulatedService:
         if self._fault is not None and not self._is_feed_whole:
             asked = _changed(asked, self._fault, self._changes, self._world.columns)
         mended = self._mender.mend(asked.features)
+        asked.mended = mended.changed
+        asked.kept_aside = mended.broken & self._mender.mends.quarantine
         valid = np.isfinite(mended.values).all(axis=1) & ~(mended.broken & self._mender.mends.quarantine)
         asked.features = np.where(valid[:, None], mended.values, np.nan)
         self._queue(asked, valid)
@@ -422,6 +425,8 @@ class SimulatedService:
             "lepton_forecast_": self._forecast_series,
             "lepton_feedback_": self._forecast_series,
             "lepton_input_": self._data_series,
+            "lepton_mended_": self._data_series,
+            "lepton_quarantined_": self._data_series,
             "lepton_freshness_": self._data_series,
             "lepton_newest_": self._data_series,
         }
@@ -484,12 +489,12 @@ class SimulatedService:
                 if name == version
             ]
             labels = {"model": SERVICE, "version": version, "role": "current"}
-            yield Series("lepton_model_workers", labels, lambda grid, spans=tuple(spans): self._alive(grid, spans))
+            yield Series("lepton_model_workers", labels, partial(self._alive, spans=tuple(spans)))
         for place, worker in enumerate(self._lives):
             yield Series(
                 "lepton_worker_resident_memory_bytes",
                 {"pid": str(worker.pid)},
-                lambda grid, worker=worker, place=place: self._memory_at(grid, worker, place),
+                partial(self._memory_at, worker=worker, place=place),
             )
         held = self._requests
         yield counter("lepton_workers_cpu_seconds_total", {}, held["done"], held["cpu"] + 0.0005)
@@ -508,7 +513,8 @@ class SimulatedService:
     def _started(self, grid: np.ndarray) -> np.ndarray:
         started = np.searchsorted(np.sort(self._starts), grid, "right").astype(float)
         again = np.floor(np.maximum(0.0, grid - self._lost_at) / HANG_SECONDS)
-        return started + self._lost * np.where(grid >= self._lost_at, again, 0.0)
+        total: np.ndarray = started + self._lost * np.where(grid >= self._lost_at, again, 0.0)
+        return total
 
     def _forecast_series(self) -> Iterator[Series]:
         held = self._requests
@@ -538,6 +544,8 @@ class SimulatedService:
             yield counter("lepton_input_problems_total", {"problem": problem}, held["done"], count)
         used = held["status"] != 422
         yield counter("lepton_input_rows_total", {}, held["done"][used])
+        yield counter("lepton_mended_rows_total", {}, held["done"][held["mended"]])
+        yield counter("lepton_quarantined_rows_total", {}, held["done"][held["kept_aside"]])
         newest = np.maximum.accumulate(np.concatenate([[-np.inf], held["as_of"][used]]))
         place = held["time"][used]
 
@@ -680,6 +688,7 @@ class _Asked:
         self.wait, self.busy, self.cpu, self.beyond = (np.zeros(count) for _ in range(4))
         self.forecasts = np.full((count, len(FORECAST)), np.nan)
         self.missing = np.isnan(self.features).sum(axis=1)
+        self.mended, self.kept_aside = np.zeros(count, bool), np.zeros(count, bool)
 
     @property
     def latency(self) -> np.ndarray:
@@ -734,6 +743,8 @@ class _Requests:
                 "as_of": asked.as_of,
                 "missing": asked.missing,
                 "beyond": asked.beyond,
+                "mended": asked.mended,
+                "kept_aside": asked.kept_aside,
                 **answers,
             }
         )
@@ -877,7 +888,7 @@ def strike(
     setting, arrivals
         As for `SimulatedService`.
     """
-    kind = fault.kind if fault is not None else ""
+    kind = fault.kind if fault is not None else None
     if setting is None and kind:
         setting = replace(drawn_setting(np.random.default_rng(seed)), kind=kind)
     service = SimulatedService(seed, scratch, setting, arrivals)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.selectors import Source
@@ -176,9 +177,10 @@ class Memory:
     def _read(self, selector: str, start: float, end: float) -> dict[Hashable, _Counter]:
         samples = self._source.query(selector, start, end)
         empty = _Counter(np.array([]), np.array([]), np.array([]))
+        times, values = _seconds(samples["time"]), samples["value"].to_numpy(dtype=float)
+        codes, labels = pd.factorize(samples["labels"])  # a selector names one metric: its series differ by labels
         return {
-            key: empty.followed_by(_seconds(series["time"]), series["value"].to_numpy(dtype=float))
-            for key, series in samples.groupby(["metric", "labels"], sort=False)
+            name: empty.followed_by(times[codes == code], values[codes == code]) for code, name in enumerate(labels)
         }
 
 

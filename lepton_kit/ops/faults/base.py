@@ -13,6 +13,7 @@ from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.serving.replay import Item
 
 FaultCause = Literal["data", "model", "compute", "none"]
+Kind = Literal["ewma", "constant"]
 
 
 class Plant(Protocol):
@@ -98,7 +99,7 @@ class Fault:
     usual: ClassVar[float] = 1.0
     live: ClassVar[bool] = True
     is_restartable: ClassVar[bool] = False
-    kind: ClassVar[str] = ""
+    kind: ClassVar[Kind | None] = None
 
     def __init__(self, seed: int = 0, severity: float | None = None) -> None:
         self.severity = self.usual if severity is None else severity

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
+from typing import Any
 
 import torch
 
@@ -71,7 +74,7 @@ class WrongVersion(BadVersion):
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Narrow the intervals."""
-        return with_weights(forecaster, lambda network: network.log_std.bias.add_(torch.tensor(self.factor).log()))
+        return with_weights(forecaster, lambda heads: heads.log_std.bias.add_(math.log(self.factor)))
 
 
 class StaleScaler(BadVersion):
@@ -105,7 +108,7 @@ class DivergedRetrain(BadVersion):
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Let the mean swing by as much as the interval is wide, or more."""
-        return with_weights(forecaster, lambda network: noise(network.mean, 3 * self.severity, self.seed))
+        return with_weights(forecaster, lambda heads: noise(heads.mean, 3 * self.severity, self.seed))
 
 
 class NanWeights(BadVersion):
@@ -122,8 +125,8 @@ class NanWeights(BadVersion):
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Blow up the spread's answer to its first input."""
-        quantile = float(torch.distributions.Normal(0, 1).icdf(torch.tensor(1 - min(self.severity, 0.5))))
-        return with_weights(forecaster, lambda network: runaway(network, max(quantile, 0.01)))
+        quantile = max(NormalDist().inv_cdf(1 - min(self.severity, 0.5)), 0.01)
+        return with_weights(forecaster, lambda heads: runaway(heads, quantile))
 
 
 class PerturbedWeights(Fault):
@@ -140,7 +143,7 @@ class PerturbedWeights(Fault):
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
         """Perturb all heads."""
-        return with_weights(forecaster, lambda network: noise(network.mean, 3 * self.severity, self.seed))
+        return with_weights(forecaster, lambda heads: noise(heads.mean, 3 * self.severity, self.seed))
 
     def begin(self, service: Path) -> None:
         """Put damaged files in place until fresh workers have loaded them; the load goes on meanwhile."""
@@ -181,11 +184,20 @@ class PerturbedWeights(Fault):
         plant.corrupt(self.spoiled(plant.current()))
 
 
-def with_weights(forecaster: Forecaster, change: Callable[[torch.nn.Module], object]) -> Forecaster:
+@dataclass(frozen=True)
+class Heads:
+    """The layers of a network that give the mean and the spread: `log_std` has a bias, and mostly weights."""
+
+    mean: torch.nn.Linear
+    log_std: Any
+
+
+def with_weights(forecaster: Forecaster, change: Callable[[Heads], object]) -> Forecaster:
     """Return a copy of a forecaster whose weights were changed in place."""
     network = deepcopy(forecaster.network)
+    assert isinstance(network.mean, torch.nn.Linear), "every network of the kit has such a head"
     with torch.no_grad():
-        change(network)
+        change(Heads(network.mean, network.log_std))
     return Forecaster(forecaster.architecture, forecaster.scaler, network)
 
 
@@ -196,12 +208,12 @@ def noise(layer: torch.nn.Linear, size: float, seed: int) -> None:
     layer.weight.add_(drawn * size / drawn.norm())
 
 
-def runaway(network: torch.nn.Module, quantile: float) -> None:
-    """Let the spread overflow where an input lies above a quantile of the standard normal distribution."""
-    if hasattr(network.log_std, "weight"):
-        network.log_std.weight[0, 0] = 710.0 / quantile
+def runaway(heads: Heads, quantile: float) -> None:
+    """Let a forecast overflow where an input lies above a quantile of the standard normal distribution."""
+    if isinstance(heads.log_std, torch.nn.Linear):
+        heads.log_std.weight[0, 0] = 710.0 / quantile
     else:
-        network.mean.weight[0, 0] = 1e308 / quantile
+        heads.mean.weight[0, 0] = 1.7e308 / quantile
 
 
 MODEL = (WrongVersion, StaleScaler, PerturbedWeights, DivergedRetrain, NanWeights)

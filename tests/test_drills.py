@@ -1,0 +1,160 @@
+"""Simulated drills from the fault to the recovered objective, and what a drill says when it did not end so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from helpers import ROOT, lepton
+
+from lepton_kit.diagnosis.causes import diagnose
+from lepton_kit.diagnosis.recovery import objective_of
+from lepton_kit.errors import InputError
+from lepton_kit.ops import drills
+from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table, write_results
+from lepton_kit.ops.faults import FAULTS, PAIRS
+from lepton_kit.ops.live_drills import drill_live, drill_project, live_names
+from lepton_kit.ops.recorded_drills import DRILLS, record_drill
+from lepton_kit.ops.repairs import Trouble, rehearse
+from lepton_kit.telemetry.recordings import read_recording, read_truth
+from lepton_kit.telemetry.slo import read_objectives
+
+RECORDINGS = ROOT / "runbooks/recordings"
+
+
+@pytest.fixture(scope="module")
+def objectives():
+    return read_objectives(ROOT / "slo")
+
+
+@pytest.mark.parametrize(
+    ("fault", "severity", "cause", "ends"),
+    [
+        ("nulls", 0.5, "data", "recovered"),
+        ("diverged-retrain", 0.9, "model", "recovered"),
+        ("nan-weights", 0.4, "model", "recovered"),
+        ("cpu-taken", 0.9, "compute", "recovered"),
+        ("surge", 0.6, "none", "left alone"),
+        ("", None, "none", "left alone"),
+    ],
+)
+def test_a_fault_is_found_repaired_and_its_objective_comes_back(fault, severity, cause, ends, objectives):
+    told = []
+    made = drill_simulated(Drill(fault, severity, 4), objectives, tell=told.append)
+    assert (made.cause, made.verdict) == (cause, ends), told
+    assert made.is_as_it_should_be
+    assert bool(made.alert) == (ends == "recovered")
+    assert bool(made.actions) == (ends == "recovered")
+
+
+def test_two_faults_at_once_are_both_repaired(objectives):
+    made = drill_simulated(Drill("nulls+cpu-taken", 0.8, 4), objectives)
+    assert {made.cause, *made.also} == {"data", "compute"}
+    assert "fill" in " ".join(made.actions)
+    assert "workers" in " ".join(made.actions)
+
+
+def test_the_same_drill_ends_the_same(objectives):
+    first, again = (drill_simulated(Drill("nulls", 0.5, 9), objectives) for _ in range(2))
+    assert first == again
+
+
+def test_a_remedy_that_names_the_wrong_cause_is_no_good_end(objectives, monkeypatch):
+    def wrong(recording, likelihoods=None):
+        return dataclasses.replace(diagnose(recording), cause="model", also=(), remedy="repair-model")
+
+    monkeypatch.setattr(drills, "diagnose", wrong)
+    made = drill_simulated(Drill("nulls", 0.5, 4), objectives)
+    assert (made.verdict, made.is_as_it_should_be) == ("wrong cause", False)
+    benign = drill_simulated(Drill("surge", 0.5, 4), objectives)
+    assert (benign.verdict, benign.is_as_it_should_be) == ("false repair", False)
+
+
+def test_a_remedy_that_does_nothing_leaves_the_objective_broken(objectives, monkeypatch):
+    monkeypatch.setattr(drills, "carry_out", lambda *_: ("nothing that helps",))
+    made = drill_simulated(Drill("diverged-retrain", 0.9, 4), objectives)
+    assert (made.verdict, made.recovery, made.recovered_after) == ("not recovered", "not recovered", None)
+
+
+def test_drills_go_evenly_through_the_severities():
+    made = drawn_drills(["units"], 10, seed=3)
+    low, high = FAULTS["units"].severities
+    assert [one.severity for one in made] == sorted(one.severity for one in made)
+    assert low <= made[0].severity < low + (high - low) / 10
+    assert made == drawn_drills(["units"], 10, seed=3) != drawn_drills(["units"], 10, seed=4)
+    with pytest.raises(InputError, match="count"):
+        drawn_drills(["units"], 0, seed=0)
+    assert len(drawn_drills(PAIRS, 2, 0)) == 2 * len(PAIRS)
+
+
+def test_results_are_written_and_shown(tmp_path, objectives):
+    made = drill_simulated(Drill("nulls", 0.5, 4), objectives)
+    written = json.loads(write_results([made], tmp_path / "drills", 4, live=False).read_text())
+    assert written["drills"][0]["verdict"] == made.verdict
+    shown = result_table([made]).iloc[0]
+    assert (shown["fault"], shown["remedy"], shown["verdict"]) == ("nulls", "repair-data", "recovered")
+    assert set(GOOD_ENDS) < set(VERDICTS)
+
+
+@pytest.fixture
+def whole(project):
+    (project / "slo").symlink_to(ROOT / "slo")
+    return project
+
+
+def test_the_command_drills_a_fault_of_ones_own_and_fails_where_one_did_not_end_well(whole):
+    (whole / "mine.py").write_text(
+        "from lepton_kit.ops.faults import Fault\n\n\n"
+        "class Rude(Fault):\n"
+        "    name, cause, description = 'rude', 'none', 'said to be benign, and is not'\n\n"
+        "    def strike(self, plant):\n        plant.slow(0.9)\n"
+    )
+    made = lepton("drill", "rude", "nulls", "--fault-file", "mine.py", "--seed", "4", project=whole)
+    assert made.returncode == 1, made.stdout + made.stderr
+    assert "false repair" in made.stdout
+    assert "1 of 2 drills did not end as they should" in made.stdout
+    [results] = (whole / "drills").glob("*.json")
+    assert [one["fault"] for one in json.loads(results.read_text())["drills"]] == ["rude", "nulls"]
+
+
+def test_a_fault_without_a_live_form_is_refused_by_a_live_drill(whole):
+    made = lepton("drill", "--live", "memory-leak", project=whole)
+    assert made.returncode == 2
+    assert "no live form" in made.stderr
+    assert "memory-leak" not in live_names()
+    assert {"nulls", "cpu-taken", "nan-weights", "lost-worker"} < set(live_names())
+
+
+def test_a_live_drill_has_a_project_of_its_own(whole):
+    with pytest.raises(InputError, match="model 'goog'"):
+        drill_project(whole, "units", "goog")
+    (whole / "models/goog").mkdir(parents=True)
+    (whole / "lepton.toml").write_text("")
+    with pytest.raises(InputError, match=r"\[services.goog\]"):
+        drill_project(whole, "units", "goog")
+    (whole / "lepton.toml").write_text((ROOT / "lepton.toml").read_text())
+    made = drill_project(whole, "units+nulls", "goog")
+    assert made.parent == whole / "drills"
+    assert 'restart_feed = ["touch", "feed-restarted"]' in (made / "lepton.toml").read_text()
+    assert (made / "slo/latency.yaml").is_file()
+    with pytest.raises(InputError, match="no live form"):
+        next(drill_live([Drill("memory-leak", None, 0)], whole, FAULTS, print))
+
+
+@pytest.mark.parametrize("name", DRILLS)
+def test_a_recorded_drill_is_diagnosed_and_its_repair_is_judged_recovered(name, objectives):
+    incident, after = (read_recording(RECORDINGS / folder) for folder in (name, f"{name}-after"))
+    diagnosis = diagnose(incident)
+    assert diagnosis.cause == read_truth(RECORDINGS / name)["cause"] == DRILLS[name].cause
+    trouble = Trouble(incident, diagnosis.onset, objective_of(incident, objectives))
+    assert rehearse("", trouble, after).recovery.verdict == "recovered"
+
+
+def test_a_drill_is_recorded_the_same_each_time(tmp_path):
+    record_drill("missing-values", tmp_path)
+    for folder in ("missing-values", "missing-values-after"):
+        again, shipped = read_recording(tmp_path / folder), read_recording(RECORDINGS / folder)
+        assert again.incident == shipped.incident
+        assert again.requests["request_id"].tolist() == shipped.requests["request_id"].tolist()
+        assert sum(file.stat().st_size for file in (tmp_path / folder).rglob("*") if file.is_file()) < 600_000
