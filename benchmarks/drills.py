@@ -182,7 +182,7 @@ def hit(causes: tuple[str, ...], named: str) -> str:
 
 
 def scores(rows: pd.DataFrame, method: str) -> dict[str, float]:
-    """Return macro-F1 over the causes that there were, accuracy, the right remedy first, false repairs, and abstentions."""
+    """Return macro-F1 over the causes there were, accuracy, right remedy first, false repairs, and abstentions."""
     true = [hit(causes, named) for causes, named in zip(rows["causes"], rows[method], strict=True)]
     benign = rows["causes"].map(lambda causes: causes == ("none",))
     right = pd.Series(true, index=rows.index) == rows[method]
