@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
@@ -73,7 +74,8 @@ class Load:
         def ask() -> None:
             with httpx.Client(base_url=self.service.client.base_url, timeout=60) as client:
                 while not over.is_set():
-                    client.post("/v1/predict", json=body)
+                    with contextlib.suppress(httpx.TransportError):  # as when a worker is replaced
+                        client.post("/v1/predict", json=body)
                     time.sleep(0.01)  # a crowd, and not a flood that leaves this machine no time
 
         threads = [threading.Thread(target=ask) for _ in range(clients)]

@@ -1,8 +1,11 @@
 """The repair runbooks against a running service: applied, observed, judged."""
 
+import contextlib
 import json
+import threading
 import time
 
+import httpx
 import nbformat
 import pandas as pd
 import pytest
@@ -46,14 +49,13 @@ def recorded(service, project, name, harm, then=lambda row: row):
 
 def run(project, runbook, recording, load, change=lambda row: row, seconds=6):
     """Run a runbook on the service while it is asked on, and return its results."""
-    import threading
-
     over = threading.Event()
 
     def go_on():
         while not over.is_set():
             load.number = 300
-            load.drive(20, change, scrapes=1)
+            with contextlib.suppress(httpx.TransportError):  # a worker that is replaced may cut a connection off
+                load.drive(20, change, scrapes=1)
 
     asking = threading.Thread(target=go_on)
     asking.start()

@@ -82,7 +82,7 @@ def test_two_watch_processes_run_a_missed_time_once(scheduled):
     handled(scheduled, 3 * 86400)
     with watching(scheduled) as first, watching(scheduled) as second:
         [job] = first.ended()
-        assert second.queue.counts() == {"queued": 0, "running": 0, "ended": 1, "refused": 0}
+        assert second.queue.counts() == {"queued": 0, "waiting": 0, "running": 0, "ended": 1, "refused": 0}
         said = second.client.get("/status.json").json()["schedules"]
         assert [one["name"] for one in said] == ["nightly"]
     [run] = all_runs(scheduled)
