@@ -217,7 +217,9 @@ def report(rows: pd.DataFrame, seconds: Sequence[float], seed: int) -> str:
         "## Drills: which cause, which remedy, and whether it recovers",
         f"`python benchmarks/drills.py` · {len(rows)} simulated drills of {rows['fault'].nunique()} types, "
         f"seed {seed}; {np.mean(seconds):.1f} s each (wall clock, side by side). Each type is scored with a "
-        "temperature, and baselines, that were fitted without it. Of two faults at once either counts as the first.",
+        "temperature, and baselines, that were fitted without it. Of two faults at once either counts as the "
+        "first. The likelihood ratios were chosen by reason, and corrected on drills of the same simulator with other "
+        "seeds.",
         _markdown(pd.DataFrame({name: scores(rows, column) for name, column in METHODS.items()}).T, "method"),
         f"The same of the {len(alerted)} drills in which an alert fired:",
         _markdown(pd.DataFrame({name: scores(alerted, column) for name, column in METHODS.items()}).T, "method"),
