@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import threading
@@ -68,12 +69,14 @@ class Load:
 
     @contextmanager
     def crowd(self, clients: int) -> Iterator[None]:
-        """Ask all the time, from so many clients at once."""
-        over, body = threading.Event(), {"rows": self.rows[:3]}
+        """Ask all the time, from so many clients at once, what was asked lately."""
+        over, lately = threading.Event(), self.rows[self.number - 60 : self.number]
 
         def ask() -> None:
+            batches = itertools.cycle(lately[first : first + 3] for first in range(0, len(lately), 3))
             with httpx.Client(base_url=self.service.client.base_url, timeout=60) as client:
                 while not over.is_set():
+                    body = {"rows": next(batches)}
                     with contextlib.suppress(httpx.TransportError):  # as when a worker is replaced
                         client.post("/v1/predict", json=body)
                     time.sleep(0.01)  # a crowd, and not a flood that leaves this machine no time

@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -110,11 +111,12 @@ def drill_project(project: Path, name: str, model: str) -> Path:
         raise InputError(f"model {model!r}: not in {project / 'models'}; train one with `lepton pipeline goog`")
     settings = (project / "lepton.toml").read_text(encoding="utf-8")
     heading = f"[services.{model}]\n"
-    if heading not in settings:
+    service = tomllib.loads(settings).get("services", {}).get(model)
+    if service is None or heading not in settings:
         raise InputError(f"{project / 'lepton.toml'}: has no section {heading.strip()}, which a live drill needs")
     made = project / "drills" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{name.replace('+', '-and-')}"
     made.mkdir(parents=True)
-    if "restart_feed" not in settings:
+    if "restart_feed" not in service:
         settings = settings.replace(heading, f'{heading}restart_feed = ["touch", "{RESTARTED}"]\n')
     (made / "lepton.toml").write_text(settings, encoding="utf-8")
     ignored = shutil.ignore_patterns("_site", "_freeze", "__pycache__", ".ipynb_checkpoints", "runs")
