@@ -17,11 +17,13 @@ from lepton_kit.diagnosis.history import History
 from lepton_kit.diagnosis.judgement import parse_judgement
 from lepton_kit.errors import InputError
 from lepton_kit.ops.incident_pages import Incident, make_pdf, page_blocks, publish_incident
+from lepton_kit.ops.watch.history import freeze_history
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.reports.blocks import Table, Words, as_cells, as_markdown
 from lepton_kit.reports.publish import unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import build_site
+from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import read_recording
 
 HOSTILE = "<script>document.title='owned'</script> {{< env HOME >}} `x` | [a](javascript:b) \x1b[31m"
@@ -146,6 +148,15 @@ def test_publishing_again_never_writes_over_what_people_wrote(watched):
     assert judgement.read_text() == WRITTEN
     page = build_site(watched).folder / "incidents" / id / "index.html"
     assert "The feed stood still." in page.read_text()
+
+
+def test_publishing_leaves_the_frozen_history_as_the_postmortem_read_it(watched):
+    queue = Queue(watched)
+    incident = queue.incident(propose(queue, proposal("data", "ask")))
+    frozen = freeze_history(incident, queue, read_settings(watched), watched)
+    before = frozen.read_bytes()
+    publish_incident(watched, incident.id)
+    assert frozen.read_bytes() == before
 
 
 def test_an_incident_that_is_not_in_the_ledger_is_an_error(watched):

@@ -19,7 +19,7 @@ from lepton_kit.diagnosis.history import History, Job, utc
 from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
-from lepton_kit.ops.watch.history import freeze_history, history_of, open_judgement
+from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_cells, as_markdown
 from lepton_kit.reports.cards import FIGURE, Card, place
@@ -77,7 +77,7 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     reports = reports_folder(project)
     incident = gather(project, id)
     blocks = page_blocks(incident)
-    files = _files(project, id, incident)
+    files = _files(incident)
     with tempfile.TemporaryDirectory(prefix="lepton-incident-") as scratch:
         if (recorded := recording_folder(project, id)).is_dir():
             files["recording.zip"] = Path(shutil.make_archive(str(Path(scratch) / "recording"), "zip", recorded))
@@ -98,7 +98,6 @@ def gather(project: Path, id: str) -> Incident:
     found = queue.incident(id)
     if found is None:
         raise InputError(f"incident {id!r}: none of the ledger; `lepton incidents` lists them")
-    freeze_history(found, queue, settings, project)
     history = history_of(found, queue, settings, project)
     others = [one for one in queue.incidents(200) if one.name == found.name and one.starts_at < found.starts_at]
     service = settings.services.get(found.service)
@@ -108,7 +107,7 @@ def gather(project: Path, id: str) -> Incident:
         recording=_recording(recording_folder(project, id)),
         after=_recording(recording_folder(project, f"{id}-recovery")),
         figure=_figure_of(history.first("alert"), project),
-        drawn_timeline=_figure_of(history.first("postmortem"), project) or _figure_of_postmortem(queue, id, project),
+        drawn_timeline=_figure_of_postmortem(queue, id, project),
         previous=history_of(others[0], queue, settings, project) if others else None,
         cost_per_minute=service.cost_per_minute if service else None,
         currency=service.currency if service else "",
@@ -361,8 +360,8 @@ def _card(incident: Incident) -> Card:
     )  # fmt: skip
 
 
-def _files(project: Path, id: str, incident: Incident) -> dict[str, bytes | Path]:
-    files: dict[str, bytes | Path] = {"history.json": incident.history.model_dump_json(indent=1).encode()}
+def _files(incident: Incident) -> dict[str, bytes | Path]:
+    files: dict[str, bytes | Path] = {HISTORY: incident.history.model_dump_json(indent=1).encode()}
     if incident.figure:
         files[FIGURE] = incident.figure[0]
     return files
