@@ -409,12 +409,7 @@ def coverage_over_time(
     for colour, (name, series) in zip(PALETTE, coverage.items(), strict=False):
         axes.plot(series.index, 100 * series, color=colour, label=name)
     axes.axhline(100 * objective, color=MUTED, linestyle="--", linewidth=1, label=f"objective {objective:.0%}")
-    for step, (name, time) in enumerate(events.items()):
-        axes.axvline(time, color=VERMILLION, linewidth=1.2, linestyle="-" if step else ":")  # type: ignore[arg-type]
-        axes.annotate(
-            name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
-            color=VERMILLION, fontsize=9, parse_math=False,
-        )  # fmt: skip
+    _draw_events(events, axes)
     axes.set(ylabel="interval coverage (%)")
     axes.legend(loc="lower left")
     return axes
@@ -444,12 +439,7 @@ def signal_onsets(
         axes.plot([row["since"], window[1]], [place, place], color=SKY, linewidth=6, alpha=0.6, solid_capstyle="butt")
         axes.plot([row["since"]], [place], "o", color=BLUE)
     axes.set_yticks(range(len(ordered)), ordered["signal"].astype(str), parse_math=False)
-    for step, (name, time) in enumerate(events.items()):
-        axes.axvline(time, color=VERMILLION, linewidth=1.2, linestyle="-" if step else ":")  # type: ignore[arg-type]
-        axes.annotate(
-            name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
-            color=VERMILLION, fontsize=9, parse_math=False,
-        )  # fmt: skip
+    _draw_events(events, axes)
     axes.set(xlabel="time (UTC)", xlim=window, ylim=(-0.6, len(ordered) + 0.2))
     return axes
 
@@ -756,3 +746,13 @@ def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: f
     axes.set_ylabel("mean wait (ms)")
     axes.legend(loc="upper right")
     return axes
+
+
+def _draw_events(events: Mapping[str, pd.Timestamp], axes: Axes) -> None:
+    """Draw a labelled line at each event, the first one dotted; names are drawn as they are, without markup."""
+    for step, (name, time) in enumerate(events.items()):
+        axes.axvline(time, color=VERMILLION, linewidth=1.2, linestyle="-" if step else ":")  # type: ignore[arg-type]
+        axes.annotate(
+            name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=VERMILLION, fontsize=9, parse_math=False,
+        )  # fmt: skip
