@@ -155,7 +155,7 @@ def _facts(incident: Incident) -> dict[str, str]:
     history, times = incident.history, postmortem.milestones(incident.history)
     said = history.results("alert")
     probability = said.get("probability")
-    sure = f" ({probability:.0%} sure)" if isinstance(probability, float) else ""
+    sure = f" ({_sure(probability)} sure)" if isinstance(probability, float) else ""
     also = ", ".join(map(str, said.get("also") or []))
     lasted = times.time_to_recover
     return {
@@ -189,7 +189,8 @@ def _in_short(incident: Incident) -> str:
     history, times = incident.history, postmortem.milestones(incident.history)
     said = history.results("alert")
     began = times.onset or times.alerted
-    sentences = [f"{history.alert.summary or history.alert.name} on {history.service}, from {_moment(began)}."]
+    happened = history.alert.summary or f"{history.alert.name} on {history.service}"
+    sentences = [f"{happened}, from {_moment(began)}."]
     if "cause" in said:
         cause = str(said["cause"])
         because = [str(reason).partition(": ")[2] or str(reason) for reason in said.get("reasons") or []]
@@ -212,7 +213,10 @@ def _impact(incident: Incident) -> list[Block]:
     if incident.recording is None:
         return [*blocks, Words("Not measured: there is no recording of this incident.")]
     found = postmortem.impact(incident.history, incident.recording, incident.after)
-    rows = [[str(row["impact"]), _number(row["number"]), str(row["unit"])] for row in found.table().to_dict("records")]
+    rows = [
+        [str(row["impact"]), _number(row["number"]), _unit(str(row["unit"]))]
+        for row in found.table().to_dict("records")
+    ]
     minutes = (found.end - found.start).total_seconds() / 60
     if incident.cost_per_minute is not None:
         cost = f"{minutes * incident.cost_per_minute:,.2f}"
@@ -401,6 +405,19 @@ def _number(value: Any) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}"
 
 
+def _sure(probability: float) -> str:
+    """Return a probability in percent; none is certain.
+
+    >>> _sure(0.974), _sure(0.9996)
+    ('97%', 'over 99%')
+    """
+    return f"{probability:.0%}" if probability < 0.99 else "over 99%"
+
+
+def _unit(unit: str) -> str:
+    return "" if unit == "1" else unit
+
+
 def _frame(value: Any) -> pd.DataFrame | None:
     """Return a table that a run recorded, or None for anything else."""
     if not (isinstance(value, Mapping) and value.keys() == {"columns", "rows"}):
@@ -424,4 +441,4 @@ def _is_single(fact: Any) -> bool:
 
 
 def _shown(fact: Any) -> str:
-    return "–" if fact is None else f"{_cell(fact.value)} {'' if fact.unit == '1' else fact.unit}".strip()
+    return "–" if fact is None else f"{_cell(fact.value)} {_unit(fact.unit)}".strip()

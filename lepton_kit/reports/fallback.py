@@ -58,7 +58,7 @@ def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable
         page = nbformat.read(reports / card.folder / PAGE, as_version=4)
         _write(
             exporter, page, frame, target / card.folder / "index.html", root="../../", title=as_text(card.title),
-            description=as_text(card.description),
+            description=as_text(card.description) if card.kind == "runs" else "",  # an incident's page begins with it
         )  # fmt: skip
 
 
