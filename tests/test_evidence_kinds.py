@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from lepton_kit.diagnosis.case import build_case
-from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, timing
+from lepton_kit.diagnosis.causes import conclude
+from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, model, timing
+from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording
 
 FROM, ROWS = variants.FAULT_FROM, variants.ROWS
@@ -122,6 +124,38 @@ def test_values_that_the_service_counted_as_missing_are_found():
     assert "missing" in inputs.input_problems(faulty).summary
 
 
+def other_relation(recording: Recording) -> Recording:
+    """The actuals come true as the model says they do; from the fault on, calm days are wild and wild ones calm."""
+    answers = load_forecaster(recording.models["v2"]).predict(recording.features(recording.requests))
+    width = (answers["upper"] - answers["lower"]).to_numpy() / 2
+    noise = np.random.default_rng(0).normal(0, 0.6, ROWS)
+    turned = np.median(width) ** 2 / width
+    actual = answers["mean"].to_numpy() + noise * np.where(SINCE, 2 * turned, width)
+    return replace(recording, requests=recording.requests.assign(actual=actual))
+
+
+def test_actuals_that_relate_to_the_same_inputs_in_another_way_are_concept_drift_and_no_fault_of_the_model(calm):
+    case = build_case(other_relation(variants.calm()))
+    found = drift.concept_drift(case)
+    assert (found.finding, drift.concept_drift(calm).finding) == ("changed", "held")
+    assert found.effect > 1.5
+    concluded = conclude(case, gather(case))
+    assert concluded.cause == "none"
+    assert "retrain on recent rows" in concluded.next_action
+    assert next(one.probability for one in concluded.ranking if one.cause == "model") < 0.05
+
+
+def test_errors_of_one_version_alone_are_no_concept_drift(tmp_path):
+    found = drift.concept_drift(build_case(variants.wrong_model(tmp_path)))
+    assert found.finding in ("held", "by one version")
+
+
+def test_where_the_inputs_moved_too_the_relation_is_not_judged():
+    from lepton_kit.telemetry.recordings import read_recording
+
+    assert drift.concept_drift(build_case(read_recording(variants.SHIPPED))).finding in ("inputs moved", "held")
+
+
 # --- the model ---
 
 
@@ -227,6 +261,20 @@ def test_workers_that_were_started_again_and_workers_that_are_gone_are_found():
     assert (compute.restarts(case).finding, compute.workers(case).finding) == ("restarted", "fewer")
     well = sampled(lepton_worker_starts_total=steps(2, 2), lepton_model_workers=steps(2, 2))
     assert (compute.restarts(well).finding, compute.workers(well).finding) == ("none", "as many")
+
+
+def test_workers_that_are_gone_date_the_incident_where_nothing_else_moved(calm):
+    case = sampled(lepton_model_workers=(steps(4, 2), '{"role":"current"}'))
+    assert (case.onset, case.onset_from) == (variants.fault_time(case.requests), "change point of missing workers")
+    assert timing.first_signal(case).finding == "compute first"
+    assert calm.onset_from == "start of the alert"
+
+
+def test_workers_of_a_candidate_that_was_taken_back_are_not_missed():
+    recording = with_samples(variants.calm(), lepton_model_workers=(steps(2, 2), '{"role":"current"}'))
+    candidate = with_samples(variants.calm(), lepton_model_workers=(steps(2, 0), '{"role":"candidate"}'))
+    both = replace(recording, metrics=pd.concat([recording.metrics, candidate.metrics], ignore_index=True))
+    assert compute.workers(build_case(both)).finding == "as many"
 
 
 def test_a_service_whose_scrapes_fail_has_lost_workers():
