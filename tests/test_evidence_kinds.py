@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import incident_variants as variants
 import numpy as np
 import pandas as pd
 import pytest
 
-from lepton_kit.diagnosis.case import build_case
+from lepton_kit.diagnosis.case import Criteria, build_case
 from lepton_kit.diagnosis.causes import conclude
 from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, model, timing
 from lepton_kit.models.forecasters import load_forecaster
@@ -157,6 +158,31 @@ def test_where_the_inputs_moved_too_the_relation_is_not_judged():
 
 
 # --- the model ---
+
+
+def stand_in(folder: Path, stands_in_for: str | None) -> Recording:
+    """Version v3 goes into service, with an interval a quarter wider; its card may say that it was compressed."""
+    recording = variants.wrong_model(folder, factor=1.25)
+    versions = recording.incident.versions.model_copy(update={"stands_in_for": stands_in_for})
+    return replace(recording, incident=recording.incident.model_copy(update={"versions": versions}))
+
+
+def test_a_compressed_version_that_stands_in_is_no_changed_model(tmp_path):
+    known, unknown = (build_case(stand_in(tmp_path / str(name), name)) for name in ("v2", None))
+    assert (model.answering_version(known).finding, model.answering_version(unknown).finding) == ("stand-in", "changed")
+    assert (model.deployment(known).finding, model.deployment(unknown).finding) == ("stand-in", "deployed")
+    with_criteria = [replace(case, criteria=Criteria(output_difference=0.05)) for case in (known, unknown)]
+    findings = [model.replay_of_last_good(case).finding for case in with_criteria]
+    assert findings == ["differ as a stand-in", "differ"]
+    odds = [next(r.probability for r in conclude(c, gather(c)).ranking if r.cause == "model") for c in (known, unknown)]
+    assert odds[0] < odds[1] / 3
+
+
+def test_a_stand_in_that_breaks_the_promise_is_a_fault_of_the_model(tmp_path):
+    recording = variants.wrong_model(tmp_path)
+    versions = recording.incident.versions.model_copy(update={"stands_in_for": "v2"})
+    case = build_case(replace(recording, incident=recording.incident.model_copy(update={"versions": versions})))
+    assert conclude(case, gather(case)).cause == "model"
 
 
 def test_a_wrong_version_scores_worse_than_the_last_good_one_on_the_same_rows(tmp_path, calm):
@@ -324,6 +350,37 @@ def test_a_crowd_that_asks_the_same_again_and_tells_no_actual_breaks_no_relation
     )
     requests = pd.concat([recording.requests, crowd]).sort_values("time", ignore_index=True)
     assert inputs.relations(build_case(replace(recording, requests=requests))).finding == "kept"
+
+
+def crowded() -> Recording:
+    """Five more requests beside each, all of a crowd that asks about the same three days, and is answered slowly."""
+    recording = variants.calm()
+    before, late = recording.requests.iloc[:FROM], recording.requests.iloc[FROM:]
+    late = late.assign(latency_ms=6 * late["latency_ms"])
+    parts = [
+        recording.requests.iloc[-3:]
+        .iloc[(np.arange(len(late)) + number) % 3]
+        .assign(
+            time=(late["time"] + pd.Timedelta(minutes=1 + number)).to_numpy(),
+            request_id=[f"crowd-{number}-{place}" for place in range(len(late))],
+            latency_ms=late["latency_ms"].to_numpy(),
+            actual=np.nan,
+            actual_time=pd.NaT,
+        )
+        .assign(time=lambda table: pd.DatetimeIndex(table["time"]).tz_localize("UTC"))
+        for number in range(5)
+    ]
+    requests = pd.concat([before, late, *parts]).sort_values("time", ignore_index=True)
+    return replace(recording, requests=requests)
+
+
+def test_a_crowd_that_asks_about_the_same_three_days_is_a_matter_of_the_load_alone():
+    case = build_case(crowded())
+    found = {item.name: item.finding for item in gather(case)}
+    moved = ("drift", "joint_drift", "units", "relations", "inputs_and_actuals", "arrivals")
+    assert [found[name] for name in moved] == ["steady", "alike", "same unit", "kept", "unmoved", "surged"]
+    concluded = conclude(case, gather(case))
+    assert (concluded.cause, concluded.also) == ("compute", ())
 
 
 def test_a_flood_that_takes_every_second_day_breaks_no_relation_of_the_others():

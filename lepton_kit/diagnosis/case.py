@@ -127,10 +127,13 @@ class Case:
 
     @cached_property
     def whole_inputs(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the inputs before and since the onset, of the rows that lack no value."""
+        """Return the distinct inputs before and since the onset, of the rows that lack no value.
+
+        A row that is asked about a thousand times tells no more of the feed than once; that it is, the load tells.
+        """
         finite = self.inputs[is_finite(self.inputs)]
         is_before = finite.index.isin(self.before.index)
-        return finite[is_before], finite[~is_before]
+        return finite[is_before].drop_duplicates(), finite[~is_before].drop_duplicates()
 
     @cached_property
     def two_sample(self) -> TwoSample | str:

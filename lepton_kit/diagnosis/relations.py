@@ -25,9 +25,9 @@ def following(table: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     table
-        Inputs and `actual`, in order of time. Rows that repeat the one before in all are left out: they are asked
-        again. Those whose actual is not known, where others are, may be followed, but are not judged: whoever floods a
-        service tells none.
+        Inputs and `actual`, in order of time. Rows that repeat a recent one in all are left out: they are asked again.
+        Those whose actual is not known, where others are, may be followed, but are not judged: whoever floods a service
+        tells none.
 
     Returns
     -------
@@ -53,13 +53,14 @@ def following(table: pd.DataFrame) -> pd.Series:
 
 
 def asked_anew(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that differ from the one before: who asks again about the same day repeats all its values.
+    """Return the rows that differ from the `LOOK_BACK` rows before: who asks again about a day repeats all its values.
 
-    >>> asked_anew(pd.DataFrame({"a": [1, 1, 2], "b": [0, 0, 0]}))["a"].tolist()
-    [1, 2]
+    >>> asked_anew(pd.DataFrame({"a": [1, 1, 2, 1, 3], "b": [0, 0, 0, 0, 0]}))["a"].tolist()
+    [1, 2, 3]
     """
-    same = (table == table.shift()) | (table.isna() & table.shift().isna())
-    return table[~same.all(axis=1)]
+    code = pd.Series(pd.util.hash_pandas_object(table, index=False).to_numpy())
+    rows_since_last = pd.Series(np.arange(len(table))).groupby(code).diff()
+    return table[~(rows_since_last <= LOOK_BACK).to_numpy()]
 
 
 def agreement(table: pd.DataFrame) -> pd.Series:

@@ -97,7 +97,7 @@ def actuals(case: Case) -> Evidence:
 
 def _inputs_with_actual(case: Case, side: pd.DataFrame) -> pd.DataFrame:
     table = case.recording.features(side).assign(actual=side["actual"].to_numpy())
-    return table.replace([np.inf, -np.inf], np.nan).dropna()
+    return table.replace([np.inf, -np.inf], np.nan).dropna().drop_duplicates()
 
 
 def _times(ratio: pd.Series) -> pd.Series:
