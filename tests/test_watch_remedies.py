@@ -247,3 +247,15 @@ def test_a_browser_sends_the_form_and_a_page_of_another_origin_cannot(asked, tmp
         browser.value("document.querySelector('[value=approve]').click(); 1")
         wait_for(lambda: "approved by Kim <b>Lee</b>" in browser.value("document.body?.innerText ?? ''"))
         assert kit.queue.waiting() == []
+
+
+def test_a_diagnosis_that_found_no_cause_is_made_again_until_the_most_looks(repaired):
+    text = SETTINGS.replace("[watch]\n", "[watch]\nlook_again_minutes = 0.001\nmost_looks = 2\n")
+    (repaired / "lepton.toml").write_text(text)
+    with watching(repaired, "--insecure") as kit:
+        kit.post(diagnosed(cause="unknown"))
+        jobs = kit.ended(2)
+        wait_for(lambda: kit.client.get("/status.json").json()["queue"]["queued"] == 0)
+    assert [(job.kind, job.look) for job in jobs] == [("alert", 1), ("alert", 2)]
+    assert jobs[0].run_id != jobs[1].run_id
+    assert len(all_runs(repaired)) == 2

@@ -157,14 +157,21 @@ class History(_Part):
     made: Text = ""
     missing: tuple[Text, ...] = ()
 
-    def first(self, kind: str) -> Job | None:
-        """Return the first job of a kind."""
-        return next((job for job in self.jobs if job.kind == kind), None)
+    @property
+    def diagnosis(self) -> Job | None:
+        """Return the run of the alert's runbook that counts: the first that named a cause, or else the last one."""
+        looks = [job for job in self.jobs if job.kind == "alert"]
+        telling = [job for job in looks if job.status == "succeeded" and _results(job).get("cause") != "unknown"]
+        return next(iter(telling or looks[::-1]), None)
 
-    def results(self, kind: str) -> dict[str, Any]:
-        """Return what the first run of a kind recorded, by name; nothing where it did not run."""
-        job = self.first(kind)
-        return {name: fact.value for name, fact in job.run.results.items()} if job and job.run else {}
+    @property
+    def diagnosed(self) -> dict[str, Any]:
+        """Return what that run recorded, by name; nothing where there was none."""
+        return _results(self.diagnosis)
+
+
+def _results(job: Job | None) -> dict[str, Any]:
+    return {name: fact.value for name, fact in job.run.results.items()} if job and job.run else {}
 
 
 def read_history(path: Path | str) -> History:

@@ -95,9 +95,17 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
         queue.refuse(job, f"{type(error).__name__}: {error}")
     else:
         proposals = policy.proposals(run.results) if policy is not None and run.status == "succeeded" else []
-        queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour)
+        queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour, leaves_open(job, run))
         return run
     return None
+
+
+def leaves_open(job: Job, run: Manifest) -> bool:
+    """Say whether a run left its incident as it was: it found no cause, or what it did has not helped."""
+    said = {name: result.value for name, result in run.results.items()}
+    if job.kind == "alert":
+        return run.status == "expectation_failed" or said.get("cause") == "unknown"
+    return job.kind == "remedy" and (run.status != "succeeded" or said.get("verdict") != "recovered")
 
 
 def _broken_off(job: Job, project: Path) -> str | None:
@@ -143,8 +151,10 @@ def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Sett
             folder = freeze_schedule(job.name, float(job.key.rpartition(":")[2]), settings, project)
         elif job.kind == "recovery":
             folder = freeze_recovery(incident, settings, project)
+        elif job.kind == "remedy" and incident.recording:  # what the diagnosis that asks for it was made from
+            folder = project / incident.recording
         else:
-            folder = freeze_alert(incident, settings, project)
+            folder = freeze_alert(incident, settings, project, job.look)
     except Exception as error:
         if incident is not None:
             what = {"recovery": "recovery check", "remedy": "repair"}.get(job.kind, "runbook")
