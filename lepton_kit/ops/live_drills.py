@@ -258,7 +258,9 @@ class _LiveCourse:
                 self._tell(f"remedy: {found['action']} → {found['verdict']}")
                 if seen.repair is None or seen.repair["verdict"] != "recovered":
                     seen.repair, seen.repaired = found, now
-            if job["kind"] == "postmortem" and job["status"] == "succeeded":
+            if job["kind"] == "postmortem" and job["state"] == "ended":
+                if job["status"] != "succeeded":
+                    raise LeptonError(f"postmortem {job['run_id']}: {job['status']}")
                 seen.page = str(self._project / "runs" / str(job["run_id"]))
                 self._tell(f"postmortem: {job['page'] or seen.page}")
 
