@@ -42,6 +42,9 @@ LEAST_RISE = 0.05
 STANDS_STILL = 0.25
 """Share of one and the same row, or of the time with stale data, from which on a feed stands still."""
 
+MOST = 0.5
+"""Where more than this share of the features is missing at times, any of them may be at another time."""
+
 LEAST_ROWS = 20
 """Fewer rows on a side are not compared."""
 
@@ -350,18 +353,24 @@ def _distance(was: pd.DataFrame, one: Sequence[str], now: pd.DataFrame, other: S
 def fillings(since: pd.DataFrame, sound: pd.DataFrame) -> dict[str, float | str]:
     """Return what takes the place of each feature that is missing at times: the last value, or the usual one.
 
-    Whichever would have been nearer to the true values of the sound rows, on average. Rows that are missing as a whole
-    may have been refused for any of their values: then every feature is filled.
+    Whichever would have been nearer to the true values of the sound rows, on average. Every feature is filled where
+    most of them are missing at times, as the rest is then only lucky so far; and where rows are missing as a whole,
+    which may have been refused for any of their values.
 
     Examples
     --------
     >>> sound = pd.DataFrame({"trend": np.arange(40.0), "noise": np.tile([1.0, -1.0, 0.0, 0.0], 10)})
     >>> fillings(pd.DataFrame({"trend": [40.0, np.nan], "noise": [np.nan, 0.0]}), sound)
     {'trend': 'last', 'noise': 0.0}
+    >>> lucky = pd.DataFrame({"a": [np.nan, 1, 1], "b": [1, np.nan, 1], "c": [1.0, 1.0, 1.0]})
+    >>> list(fillings(lucky, pd.DataFrame(dict.fromkeys("abc", [1.0, 1.0]))))
+    ['a', 'b', 'c']
     """
     absent = _absent(since)
     partly = absent[~absent.all(axis=1)].any()
     wanted = absent.any() if not partly.any() else partly
+    if partly.sum() > 1 and partly.mean() > MOST:
+        wanted[:] = True
     return {name: _filling(sound[name]) for name in map(str, since) if wanted[name] and name in sound and len(sound)}
 
 
