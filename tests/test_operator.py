@@ -1,6 +1,9 @@
 """The operator of a running service, and repairs that are observed, judged and undone."""
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -8,11 +11,12 @@ from dataclasses import replace
 
 import httpx
 import pandas as pd
+import psutil
 import pytest
 from helpers import ROOT
 from live import Samples
 from models_sample import google_prices
-from services import features, keep_model, project_with_model, row, serving
+from services import features, keep_model, project_with_model, row, serving, wait_for
 
 from lepton_kit.data.features import next_day_return
 from lepton_kit.diagnosis.capture import capture
@@ -135,6 +139,67 @@ def test_workers_are_replaced_by_fresh_ones(operator, service):
     assert len(new) == 2
     assert not old & new
     assert service.predict().status_code == 200
+
+
+@contextlib.contextmanager
+def stopped(pids):
+    """Stop processes, which then hang, and let those that are still there go on at the end."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_that_hangs_is_replaced_so_that_a_repair_takes_effect(operator, service):
+    first, second = (one.pid for one in read_reports(service.folder))
+    with stopped([first]):
+        operator.set_state(State("v1", 2, 9), "a repair")
+        assert not psutil.pid_exists(first)
+    reports = read_reports(service.folder)
+    assert {one.version for one in reports} == {"v1"}
+    assert second in {one.pid for one in reports}
+    told = read_actions(service.folder)[-1]
+    assert (told["outcome"], told["workers_followed"], told["replaced"]) == ("done", "2 of 2", [first])
+    assert service.predict().status_code == 200
+
+
+def test_workers_that_all_hang_are_all_replaced(operator, service):
+    old = [one.pid for one in read_reports(service.folder)]
+    with stopped(old):
+        operator.set_state(State("v1", 2, 9), "a repair")
+    assert sorted(read_actions(service.folder)[-1]["replaced"]) == sorted(old)
+    assert {one.version for one in read_reports(service.folder)} == {"v1"}
+    assert service.predict().status_code == 200
+
+
+def test_a_state_counts_as_reached_by_those_that_answer_when_the_others_take_too_long(operator, service, project):
+    hasty = ServiceOperator("goog", project, "run-2", by="Kim", seconds=0.4)
+    hasty.set_state(State("v1", 3, 64), "a third worker, which takes seconds to begin")
+    told = read_actions(service.folder)[-1]
+    assert (told["outcome"], told["workers_followed"], told["by"]) == ("done", "2 of 3", "Kim")
+
+
+def test_a_service_that_has_ended_is_said_at_once_and_the_state_before_is_what_a_new_start_finds(tmp_path):
+    project = project_with_model(tmp_path / "project")
+    with serving(project) as running:
+        ours = ServiceOperator("goog", project, "run-1")
+        held = ours.state()
+        ours.set_state(State("v1", 1, 5, Mends(fill={"return_0": 0.0})), "a repair")
+        running.process.kill()
+        wait_for(lambda: not read_reports(running.folder))
+        began = time.monotonic()
+        with pytest.raises(LeptonError, match="does not run any more"):
+            ours.set_state(State("v2", 1, 64), "another repair")
+        ours.bring_back(held, "undone")
+    assert time.monotonic() - began < 20
+    assert ours.state() == held
+    assert ours.registry.current("goog") == "v1"
+    outcomes = [(one["outcome"][:6], one.get("workers_followed")) for one in read_actions(running.folder)]
+    assert outcomes == [("done", "1 of 1"), ("undone", None), ("undone", None), ("done", "0 of 1")]
 
 
 def test_the_feed_is_restarted_by_the_command_of_the_settings(operator, project):

@@ -109,6 +109,28 @@ def test_the_second_repair_starts_after_the_first_has_succeeded(queue):
     assert queue.take().name == "compute"
 
 
+def test_two_repairs_that_ask_are_listed_in_order_and_the_second_runs_after_the_first_though_approved_before(queue):
+    propose(queue, proposal("data", "ask"), proposal("compute", "ask"))
+    first, second = queue.waiting()
+    assert [(one.cause, one.after) for one in (first, second)] == [("data", None), ("compute", "data")]
+    queue.decide(second.job, yes())
+    assert (queue.take(), queue.queued()) == (None, 0)
+    queue.decide(first.job, yes("Lee"))
+    running = queue.take()
+    assert (running.name, queue.take()) == ("data", None)
+    queue.comes_to_run(running, "run-a")
+    assert (queue.let_by("run-a"), queue.let_by("run-b")) == ("Lee (lepton approve)", None)
+    queue.end(running, "run-a", "succeeded")
+    later = queue.take()
+    assert (later.name, queue.follows_run(later), queue.follows_run(running)) == ("compute", ("data", "run-a"), None)
+
+
+def test_a_repair_that_started_by_itself_was_let_by_the_policy(queue):
+    propose(queue, proposal())
+    queue.comes_to_run(queue.take(), "run-a")
+    assert queue.let_by("run-a") == "policy: auto"
+
+
 @pytest.mark.parametrize("status", ["failed", "timed_out", "kernel_died", "expectation_failed"])
 def test_the_second_repair_waits_for_a_person_when_the_first_has_failed(queue, status):
     incident = propose(queue, proposal("model"), proposal("compute"))

@@ -115,15 +115,22 @@ class Job(_Part):
 
 
 class Action(_Part):
-    """Something that was done to the service, by a run; `outcome` is `done`, or what went wrong."""
+    """Something that was done to the service, by a run that the policy or a person let (`by`).
+
+    `outcome` is `done`, or what went wrong; `workers_followed` says how many of those wished for followed, and
+    `replaced` has the process ids of workers that hung.
+    """
 
     time: AwareDatetime
     run: Text = ""
+    by: Text = ""
     action: Text
     why: Text = ""
     outcome: Text = ""
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}
+    workers_followed: Text = ""
+    replaced: tuple[int, ...] = ()
 
     @property
     def what(self) -> str:
@@ -140,6 +147,8 @@ class Action(_Part):
             if value != self.before.get(name)
         ]
         said = self.action.replace("_", " ") + (f": {', '.join(changes)}" if changes else "")
+        if self.replaced:
+            said += f"; {len(self.replaced)} that hung replaced"
         return printable(said if self.outcome in ("", "done") else f"{said} ({self.outcome})")
 
 

@@ -376,9 +376,13 @@ def _state(job: Job) -> str:
 
 
 def actions(history: History) -> pd.DataFrame:
-    """Return what was done to the service: `time`, `action`, `why`, `run`."""
-    rows = [(utc(one.time), one.what, one.why, one.run) for one in history.actions]
-    return pd.DataFrame(rows, columns=["time", "action", "why", "run"])
+    """Return what was done to the service: `time`, `action`, `why`, `let by` (the policy, or a person), `run`."""
+    let_by = {job.run.run_id: _let_by(job) for job in history.jobs if job.run and job.kind == "remedy"}
+    rows = [
+        (utc(one.time), one.what, one.why, one.by or let_by.get(one.run, "not known"), one.run)
+        for one in history.actions
+    ]
+    return pd.DataFrame(rows, columns=["time", "action", "why", "let by", "run"])
 
 
 def provenance(history: History) -> pd.DataFrame:

@@ -154,6 +154,35 @@ def size_table(recording: Recording, plan: DataPlan) -> pd.DataFrame:
     return pd.DataFrame({name: recording.features(rows).abs().median() / usual for name, rows in sides.items()})
 
 
+def missing_table(recording: Recording) -> pd.DataFrame:
+    """Return the share of rows in which each feature is missing; a row that was refused lacks all, as it was recorded.
+
+    Returns
+    -------
+    DataFrame
+        Index: feature; `before` and `since` the onset, 0 to 1.
+    """
+    case = build_case(recording)
+    sides = {"before": case.before, "since": case.during}
+    return pd.DataFrame({name: recording.features(rows).isna().mean() for name, rows in sides.items()})
+
+
+def mends_table(mends: Mends) -> pd.DataFrame:
+    """Return what mends do to each feature, as a table: `feature`, `mend`.
+
+    >>> mends_table(Mends(scale={"return_0": 0.01}, fill={"volume_0": "last"})).to_dict("list")
+    {'feature': ['return_0', 'volume_0'], 'mend': ['× 0.01', 'where it is missing: the last value']}
+    """
+    filled = {name: "the last value" if value == LAST else f"{value:.4g}" for name, value in mends.fill.items()}
+    rows = [
+        *((name, f"× {factor:g}") for name, factor in mends.scale.items()),
+        *((name, f"exchanged with {other}") for name, other in mends.swap.items()),
+        *((name, f"where it is missing: {value}") for name, value in filled.items()),
+        *([("every row", "refused and kept aside where it breaks the contract")] if mends.quarantine else []),
+    ]
+    return pd.DataFrame(rows, columns=["feature", "mend"])
+
+
 def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tuple[Examples, pd.DataFrame]:
     """Return the rows of a recording that a model may learn from, in order of time, and a log of what was left out.
 

@@ -289,6 +289,16 @@ class Queue(Ledger):
         with self._transaction() as ledger:
             remedies.hold(ledger, job.number, why)
 
+    def follows_run(self, job: Job) -> tuple[str, str] | None:
+        """Return the cause and the run of the repair that a repair follows; None where it follows none that has run."""
+        with self._transaction() as ledger:
+            return remedies.follows_run(ledger, job.number)
+
+    def let_by(self, run_id: str) -> str | None:
+        """Return who let the run of a repair: the policy, or a person; None of a run that is no repair."""
+        with self._transaction() as ledger:
+            return remedies.let_by(ledger, run_id)
+
     def decide(self, number: int, decision: Decision) -> str:
         """Start or refuse a repair that waits for a person, given its job's number; return its incident.
 
