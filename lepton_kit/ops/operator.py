@@ -31,7 +31,9 @@ from lepton_kit.serving.following import Followed, await_workers, is_listening
 from lepton_kit.serving.mends import Mends
 
 ACTIONS = "actions.jsonl"
-FOLLOW_SECONDS = 60.0
+FOLLOW_SECONDS = 120.0
+"""Time for workers to follow: a moment, unless one hangs and another must begin while the machine is busy."""
+
 FEED_SECONDS = 120.0
 LONGEST_OUTPUT = 500
 

@@ -26,7 +26,7 @@ from lepton_kit.serving.mends import NO_MENDS, Mends
 MOST_WORKERS = 64
 MOST_QUEUED = 100_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-HUNG_SECONDS = 15.0
+HUNG_SECONDS = 20.0
 """A worker that has not followed a wish for so long hangs: to load a version takes a second, on a busy machine some."""
 
 

@@ -24,8 +24,8 @@ from lepton_kit.serving.control import Wish, begin, hung_workers, note_deploymen
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.serving.metrics import forget_worker
 
-READY_SECONDS = 30.0
-"""Time in which a fresh worker must be ready to answer."""
+READY_SECONDS = 60.0
+"""Time in which a fresh worker must be ready to answer: seconds, unless other work takes the processors away."""
 
 END_SECONDS = 10.0
 """Time that a worker has to answer what it holds, when another takes its place."""
