@@ -151,6 +151,13 @@ def test_errors_of_one_version_alone_are_no_concept_drift(tmp_path):
     assert found.finding in ("held", "by one version")
 
 
+def test_a_version_that_gives_no_numbers_leaves_the_relation_unjudged(calm):
+    nothing = calm.replayed["current"] * np.nan
+    found = drift.concept_drift(replace(calm, replayed={**calm.replayed, "current": nothing}))
+    assert not found.checked
+    assert "answer of the current version" in found.summary
+
+
 def test_where_the_inputs_moved_too_the_relation_is_not_judged():
     from lepton_kit.telemetry.recordings import read_recording
 

@@ -68,7 +68,7 @@ def record_drill(name: str, folder: Path) -> Path:
         if struck.alerted is None:
             raise LeptonError(f"drill {name}: no alert fired, so there is no incident to record")
         service, incident = struck.service, struck.record(name)
-        done = carry_out(drill.cause, incident, service)
+        done = carry_out(drill.cause, incident, service, objectives)
         service.settle()
         repaired_at = service.now
         service.advance(FOLLOWED)
