@@ -85,11 +85,7 @@ def symptom_of(metrics: pd.DataFrame, components: tuple[str, ...], onset: pd.Tim
     >>> symptom_of(metrics.set_index(times), ("web",), times[10]).metric
     'latency'
     """
-    moved = {
-        (component, metric): _distance(metrics[component, metric].dropna(), onset)
-        for component, metric in metrics.columns.to_list()
-        if component in components
-    }
+    moved = {place: _distance(metrics[place].dropna(), onset) for place in metrics.columns if place[0] in components}
     known = {place: distance for place, distance in moved.items() if distance is not None}
     if not known:
         raise InputError(
