@@ -15,7 +15,7 @@ import pandas as pd
 
 from lepton_kit.data.drift import ChangePoint, TwoSample, change_point, two_sample
 from lepton_kit.data.ranges import ALLOWED_RANGES, allowed_range
-from lepton_kit.diagnosis.relations import following
+from lepton_kit.diagnosis.relations import asked_anew, following
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
@@ -127,13 +127,13 @@ class Case:
 
     @cached_property
     def whole_inputs(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the distinct inputs before and since the onset, of the rows that lack no value.
+        """Return the inputs before and since the onset, of the rows that lack no value and are not asked again.
 
-        A row that is asked about a thousand times tells no more of the feed than once; that it is, the load tells.
+        A crowd that asks about a row a thousand times tells no more of the feed than once; the load tells of it.
         """
-        finite = self.inputs[is_finite(self.inputs)]
+        finite = asked_anew(self.inputs[is_finite(self.inputs)])
         is_before = finite.index.isin(self.before.index)
-        return finite[is_before].drop_duplicates(), finite[~is_before].drop_duplicates()
+        return finite[is_before], finite[~is_before]
 
     @cached_property
     def two_sample(self) -> TwoSample | str:

@@ -12,6 +12,7 @@ from scipy import stats
 from lepton_kit.data.drift import chi_squared, drift_table, kolmogorov_smirnov
 from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period, answered_by, sampled
 from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, too_few
+from lepton_kit.diagnosis.relations import asked_anew
 
 
 def inputs_and_actuals(case: Case) -> Evidence:
@@ -97,7 +98,7 @@ def actuals(case: Case) -> Evidence:
 
 def _inputs_with_actual(case: Case, side: pd.DataFrame) -> pd.DataFrame:
     table = case.recording.features(side).assign(actual=side["actual"].to_numpy())
-    return table.replace([np.inf, -np.inf], np.nan).dropna().drop_duplicates()
+    return asked_anew(table.replace([np.inf, -np.inf], np.nan).dropna())
 
 
 def _times(ratio: pd.Series) -> pd.Series:

@@ -8,6 +8,7 @@ import pandas as pd
 from lepton_kit.diagnosis.case import BREACHES, OUT_OF_ORDER, Case, by_time
 from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, share_p_value, too_few
 from lepton_kit.diagnosis.evidence.samples import gauge, growth
+from lepton_kit.diagnosis.relations import asked_anew
 
 
 def contract(case: Case) -> Evidence:
@@ -110,8 +111,8 @@ def units(case: Case) -> Evidence:
 
     Where only some rows are at fault, those beyond the training rows' range are compared.
     """
-    before, during = (case.inputs.loc[side.index].drop_duplicates() for side in (case.before, case.during))
-    if few := too_few(case, before, during, "distinct rows of inputs"):
+    before, during = (asked_anew(case.inputs.loc[side.index]) for side in (case.before, case.during))
+    if few := too_few(case, before, during, "rows of inputs that are not asked again"):
         return not_checked("units", few)
     beyond = during[case.breaches.loc[during.index, "out_of_range"]]
     odd = beyond if len(beyond) >= case.criteria.broken_share * len(during) else during
