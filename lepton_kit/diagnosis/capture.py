@@ -25,7 +25,7 @@ import pydantic
 from lepton_kit.diagnosis.notes import CHECKSUMS_BROKEN, CHECKSUMS_HOLD
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FILES, FORECAST, load_forecaster
-from lepton_kit.models.registry import Registry
+from lepton_kit.models.registry import COMPRESSED_FROM, Registry
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import read_wish
 from lepton_kit.serving.metrics import metric_names
@@ -237,7 +237,21 @@ def _versions(
     except InputError as error:
         last_good = None
         notes.derived.append(f"no last good version: {_without_folder(error, registry.root)}")
-    return Versions(current=current, last_good=last_good)
+    return Versions(current=current, last_good=last_good, stands_in_for=_teacher(registry, model, current, notes))
+
+
+def _teacher(registry: Registry, model: str, version: str, notes: _Notes) -> str | None:
+    """Return the version that a compressed one was made from, by its card."""
+    try:
+        teacher = registry.card(model, version).get(COMPRESSED_FROM)
+    except InputError as error:
+        notes.derived.append(
+            f"whether {version} stands in for another: unknown ({_without_folder(error, registry.root)})"
+        )
+        return None
+    if teacher:
+        notes.derived.append(f"{version} stands in for {teacher}: its card says that it was compressed from it")
+    return str(teacher) if teacher else None
 
 
 def _deployments(service: Path, logged: pd.DataFrame, end: float, notes: _Notes) -> tuple[Deployment, ...]:
