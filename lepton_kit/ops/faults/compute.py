@@ -80,8 +80,8 @@ class CpuTaken(Meddler):
 class QueueSaturation(Meddler):
     """A flood of requests beside the usual load. Severity: the load is 1.6 times what the workers can do, or less.
 
-    Live, as many clients as fit the severity (up to 64) ask without a pause, from a process of their own: the usual
-    load shall go on as before.
+    Live, as many clients as fit the severity (up to 64) ask without a pause, and one that is refused waits as long as
+    it is told to. They are a process of their own: the usual load shall go on as before.
     """
 
     name = "queue-saturation"
@@ -106,21 +106,22 @@ class QueueSaturation(Meddler):
 
 
 def flood(address: str, clients: int) -> None:
-    """Ask a service for forecasts without a pause, as so many clients; for ever."""
+    """Ask a service for forecasts, as so many clients; for ever."""
     os.nice(5)  # the service's own work goes first: it shall be the flood that it cannot keep up with
     rows = feed(read_prices("sample:goog"), needed_features(address))
     asked = [next(rows)[0] for _ in range(500)]
-    asyncio.run(_ask_without_pause(address, asked, clients))
+    asyncio.run(_ask(address, asked, clients))
 
 
-async def _ask_without_pause(address: str, rows: Sequence[Mapping[str, float | None]], clients: int) -> None:
+async def _ask(address: str, rows: Sequence[Mapping[str, float | None]], clients: int) -> None:
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=address, timeout=10, trust_env=False, limits=limits) as client:
 
         async def ask(first: int) -> None:
             for number in itertools.count(first):
                 with contextlib.suppress(httpx.HTTPError):
-                    await client.post("/v1/predict", json={"row": rows[number % len(rows)]})
+                    answer = await client.post("/v1/predict", json={"row": rows[number % len(rows)]})
+                    await asyncio.sleep(float(answer.headers.get("Retry-After", 0)))
 
         await asyncio.gather(*(ask(first) for first in range(clients)))
 
