@@ -166,26 +166,23 @@ def by_type(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def times(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return how long it took to detect a fault, and from there to recover.
+@dataclass(frozen=True)
+class Times:
+    """How long something took (s): in how many drills it came to that, the median and the 90th percentile, or NaN."""
 
-    Returns
-    -------
-    DataFrame
-        Index `detect` and `recover`; `drills` in which it came to that, and the `median` and `p90` (the 90th
-        percentile) in s, NaN where it never did.
+    drills: int
+    median: float
+    p90: float
+
+
+def times(rows: pd.DataFrame) -> dict[str, Times]:
+    """Return how long it took to `detect` a fault, and from there to `recover`.
 
     Examples
     --------
     >>> rows = pd.DataFrame({"detected_after": [10.0, 20.0, None], "recovered_after": [None] * 3})
-    >>> times(rows)["median"].tolist()
-    [15.0, nan]
+    >>> times(rows)["detect"]
+    Times(drills=2, median=15.0, p90=19.0)
     """
     sides = {"detect": rows["detected_after"].dropna(), "recover": rows["recovered_after"].dropna()}
-    return pd.DataFrame.from_dict(
-        {
-            name: {"drills": len(side), "median": side.median(), "p90": side.quantile(0.9)}
-            for name, side in sides.items()
-        },
-        orient="index",
-    )
+    return {name: Times(len(side), float(side.median()), float(side.quantile(0.9))) for name, side in sides.items()}
