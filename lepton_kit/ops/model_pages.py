@@ -293,7 +293,7 @@ def _evaluation(version: Version) -> list[Block]:
     if gate is not None:
         blocks += [
             Heading("The gate", 3),
-            Words("Difference of the interval score, as a share of the opponent's, with its interval; below 0: better."),
+            Words("Difference of the interval score, as a share of the opponent's, and its interval; below 0: better."),
             table_of(gate, {"lower": "From", "upper": "To", "passed": "Passed"}),
         ]  # fmt: skip
     run = str(evaluation.decision.get("run_id", ""))
