@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
-from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
+from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.facts import downloads_html
+from lepton_kit.reports.markup import PLAIN_TABLE, as_text, as_words, table
 from lepton_kit.reports.story import html_cell
 
 
@@ -69,6 +72,34 @@ class Code:
 
 
 Block = Heading | Words | Facts | Table | Figure | Code
+
+
+def as_page(card: Card, blocks: Iterable[Block], files: Iterable[str]) -> Any:
+    """Return a page of the site as a notebook; the same content gives the same page.
+
+    Parameters
+    ----------
+    card
+        What listings say of it.
+    blocks
+        From its facts to its provenance.
+    files
+        Names of the files beside it, which a reader may take along.
+    """
+    matter: dict[str, Any] = {
+        "title": as_text(as_words(card.title)),
+        "date": card.date[:19],
+        "categories": [as_text(as_words(name)) for name in card.categories],
+    }
+    page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    page.cells = [
+        new_raw_cell(f"---\n{yaml.safe_dump(matter, allow_unicode=True, sort_keys=False)}---"),
+        *as_cells(blocks),
+        html_cell(downloads_html(sorted(set(files) - {FIGURE}))),
+    ]
+    for number, cell in enumerate(page.cells):
+        cell["id"] = f"cell-{number}"
+    return page
 
 
 def as_cells(blocks: Iterable[Block]) -> list[Any]:

@@ -14,7 +14,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 
 from lepton_kit.files import write_atomically
 from lepton_kit.reports.cards import PAGE, Card
-from lepton_kit.reports.listings import PLACE, split_page
+from lepton_kit.reports.listings import PLACE, parts_of, split_page
 from lepton_kit.reports.markup import as_text, table
 from lepton_kit.reports.quarto import ADVICE
 from lepton_kit.reports.story import html_cell, html_of, split_options
@@ -51,7 +51,7 @@ def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable
     for source in sorted(reports.glob("*.qmd")):
         on_line(source.name)
         matter, words = split_page(source)
-        page = new_notebook(cells=list(_cells(words, _listings(matter, reports))))
+        page = new_notebook(cells=list(_cells(words, _listings(matter, reports) | parts_of(reports))))
         _write(exporter, page, frame, target / f"{source.stem}.html", root="", title=matter["title"])
     for card in cards:
         on_line(f"{card.folder}/{PAGE}")
@@ -98,7 +98,7 @@ def _write(exporter: Any, page: Any, frame: Frame, path: Path, *, root: str, tit
 
 
 def _cells(words: str, listings: dict[str, str]) -> Iterator[Any]:
-    """Yield the words of a page, and each listing where its empty `::: {#id}` stands."""
+    """Yield the words of a page, and each listing (or part) where its empty `::: {#id}` stands."""
     for number, part in enumerate(PLACE.split(words)):
         if number % 2:  # what the expression's group found
             yield html_cell(listings[part])

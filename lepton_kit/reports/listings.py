@@ -12,7 +12,9 @@ import yaml
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.health_history import history_html
 from lepton_kit.reports.markup import as_text, as_words
+from lepton_kit.reports.story import RAW_END, RAW_START
 
 RECENT = 12
 HEALTH, MODELS = ("service-health", "drift-watch"), ("02-training", "03-evaluation", "05-optimisation")
@@ -45,10 +47,15 @@ LISTINGS: dict[str, Chosen] = {
     "diagnoses": _of_groups(["incident-diagnosis"]),
     "health-now": _newest_of_groups(HEALTH),
     "health": _of_groups(HEALTH),
+    "versions": _of_kind("models"),
     "models": _of_groups(MODELS),
+    "drills": _of_kind("drills"),
     "runs": _of_kind("runs"),
 }
 """The files in `reports/listings/`, and which pages each of them lists."""
+
+PARTS: dict[str, Callable[[Sequence[Card]], str]] = {"health-history": history_html}
+"""What is drawn over many pages, as HTML files in `reports/listings/`; a page has a place for it as for a listing."""
 
 
 def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
@@ -57,7 +64,7 @@ def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
 
 
 PLACE = re.compile(r"(?m)^::: \{#([\w-]+)\}\n:::$")
-"""Where a page shows the listing of an id, as Quarto has it."""
+"""Where a page shows the listing of an id, as Quarto has it, or the part of a name."""
 
 NOTHING = "None."
 
@@ -81,15 +88,29 @@ def drop_empty_listings(source: Path) -> None:
     matter, words = split_page(source)
     listings = matter.get("listing", [])
     full = [listing for listing in listings if json.loads((source.parent / listing["contents"]).read_text("utf-8"))]
-    shown = {listing["id"] for listing in full}
-    if len(full) == len(listings):
+    empty = {listing["id"] for listing in listings if listing not in full}
+    if not empty:
         return
     matter["listing"] = full
     if not full:
         del matter["listing"]
-    words = PLACE.sub(lambda found: found[0] if found[1] in shown else NOTHING, words)
+    words = PLACE.sub(lambda found: NOTHING if found[1] in empty else found[0], words)
     matter_text = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
     source.write_text(f"---\n{matter_text}---\n{words}", encoding="utf-8")
+
+
+def insert_parts(source: Path) -> None:
+    """Put what is drawn over many pages into a page, as a block of HTML that Quarto leaves as it is."""
+    words = source.read_text(encoding="utf-8")
+    parts = parts_of(source.parent)
+    filled = PLACE.sub(lambda f: f"{RAW_START}{parts[f[1]]}{RAW_END}" if f[1] in parts else f[0], words)
+    if filled != words:
+        source.write_text(filled, encoding="utf-8")
+
+
+def parts_of(reports: Path) -> dict[str, str]:
+    """Return what was drawn over many pages, as HTML by name."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in (reports / "listings").glob("*.html")}
 
 
 def _item(card: Card) -> dict[str, Any]:

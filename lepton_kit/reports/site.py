@@ -1,7 +1,7 @@
 """Builds the report site of a project: renders the pages that changed aside, and puts the new site in place at once.
 
-What is rendered is a Quarto project of its own with the pages of words, the listings and only the pages of runs and
-incidents that are new or changed; all others are taken over from the site before. So a page costs the same however
+What is rendered is a Quarto project of its own with the pages of words, the listings and only those published pages
+that are new or changed; all others are taken over from the site before. So a page costs the same however
 many there are.
 """
 
@@ -20,13 +20,13 @@ from typing import Any
 
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import fallback, quarto
-from lepton_kit.reports.cards import Card, alone, published, write_listings
+from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, alone, published, write_listings
 from lepton_kit.reports.feed import write_feed
-from lepton_kit.reports.listings import drop_empty_listings
+from lepton_kit.reports.listings import drop_empty_listings, insert_parts
 from lepton_kit.reports.publish import reports_folder
 
 STATE = "pages.json"
-NOT_OF_THE_FRAME = {"_site", "runs", "incidents", "listings"}
+NOT_OF_THE_FRAME = {"_site", "listings", *KINDS}
 SEARCH = "search.json"
 
 
@@ -34,7 +34,7 @@ SEARCH = "search.json"
 class Site:
     """A site that was built: `tool` made it, and `note` is one plain line for the reader, or empty.
 
-    `rendered` are the pages of runs and incidents that had to be; `pages` is how many there are.
+    `rendered` are the published pages that had to be; `pages` is how many there are.
     """
 
     folder: Path
@@ -106,12 +106,17 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
 def _render(source: Path, found: quarto.Quarto | None, changed: list[Card], tell: Callable[[str], None]) -> Path:
     """Render what was arranged beside it, and return where to."""
     rendered = source.parent / "rendered"
+    pages = [path for card in changed for path in (source / card.folder).iterdir()]
+    beside = [path for path in pages if path.name not in (PAGE, CARD)]
     if found is not None:
+        for page in source.glob("*.qmd"):
+            insert_parts(page)
         quarto.render(found, source, rendered, tell)
         quarto.let_work_from_a_folder(rendered)
     else:
         fallback.render(source, rendered, changed, tell)
-    _offer_downloads(source, rendered, changed)
+    for path in beside:  # Quarto copies only what it knows to be linked
+        shutil.copy2(path, rendered / path.relative_to(source))
     return rendered
 
 
@@ -126,18 +131,6 @@ def _arrange(reports: Path, source: Path, changed: list[Card]) -> None:
         drop_empty_listings(page)
     for card in changed:
         shutil.copytree(reports / card.folder, source / card.folder)
-
-
-def _offer_downloads(source: Path, rendered: Path, changed: list[Card]) -> None:
-    """Put beside each page the files that lay beside its source: Quarto copies only what it knows to be linked."""
-    for card in changed:
-        for path in (source / card.folder).iterdir():
-            if path.suffix in (".png", ".zip", ".pdf") or path.name in (
-                "notebook.ipynb",
-                "manifest.json",
-                "history.json",
-            ):
-                shutil.copy2(path, rendered / card.folder / path.name)
 
 
 def _take_over(site: Path, rendered: Path, kept: list[str]) -> None:
