@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import nbformat
 
@@ -28,6 +28,8 @@ from lepton_kit.files import write_atomically
 
 CARD, PAGE, FIGURE = "card.json", "index.ipynb", "figure.png"
 Kind = Literal["runs", "incidents"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""The folders of pages, in the Quarto project and on the site alike."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def published(reports: Path) -> list[Card]:
     InputError
         When a card cannot be read.
     """
-    found = [_read(path) for kind in ("runs", "incidents") for path in (reports / kind).glob(f"[!.]*/{CARD}")]
+    found = [_read(path) for kind in KINDS for path in (reports / kind).glob(f"[!.]*/{CARD}")]
     return sorted(found, key=lambda card: (card.date, card.id), reverse=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,14 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 
 from lepton_kit.files import write_atomically
 from lepton_kit.reports.cards import PAGE, Card
-from lepton_kit.reports.listings import PLACE, split_page
-from lepton_kit.reports.markup import as_text, table
+from lepton_kit.reports.listings import split_page
+from lepton_kit.reports.markup import as_text
 from lepton_kit.reports.quarto import ADVICE
-from lepton_kit.reports.story import html_cell, html_of, split_options
+from lepton_kit.reports.story import RAW_END, RAW_START, html_cell, html_of, split_options
 
 NOTE = f"Quarto was not found, so these are plain pages made by nbconvert. For the full site, {ADVICE}."
 TEMPLATE = Path(__file__).parent / "plain"
+BLOCK = re.compile(f"({re.escape(RAW_START)}.*?{re.escape(RAW_END)})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable
     Parameters
     ----------
     reports
-        A folder with `_quarto.yml`, `*.qmd` pages of words and listings, `listings/*.yml`, and the cards' pages.
+        A folder with `_quarto.yml`, `*.qmd` pages of words with places for listings, and the cards' pages.
     target
         The new site's folder.
     cards
@@ -51,7 +52,7 @@ def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable
     for source in sorted(reports.glob("*.qmd")):
         on_line(source.name)
         matter, words = split_page(source)
-        page = new_notebook(cells=list(_cells(words, _listings(matter, reports))))
+        page = new_notebook(cells=list(_cells(words)))
         _write(exporter, page, frame, target / f"{source.stem}.html", root="", title=matter["title"])
     for card in cards:
         on_line(f"{card.folder}/{PAGE}")
@@ -97,34 +98,10 @@ def _write(exporter: Any, page: Any, frame: Frame, path: Path, *, root: str, tit
     write_atomically(path, markup)
 
 
-def _cells(words: str, listings: dict[str, str]) -> Iterator[Any]:
-    """Yield the words of a page, and each listing where its empty `::: {#id}` stands."""
-    for number, part in enumerate(PLACE.split(words)):
-        if number % 2:  # what the expression's group found
-            yield html_cell(listings[part])
+def _cells(words: str) -> Iterator[Any]:
+    """Yield the words of a page, and the blocks of HTML between them."""
+    for part in BLOCK.split(words):
+        if part.startswith(RAW_START):
+            yield html_cell(part.removeprefix(RAW_START).removesuffix(RAW_END))
         elif part.strip():
             yield new_markdown_cell(part)
-
-
-def _listings(matter: dict[str, Any], reports: Path) -> dict[str, str]:
-    """Return the table of each listing of a page."""
-    found = {}
-    for listing in matter.get("listing", []):
-        items = json.loads((reports / listing["contents"]).read_text(encoding="utf-8"))
-        names = [field for field in listing["fields"] if field not in ("image", "title", "description")]
-        heads = [listing.get("field-display-names", {}).get(name, name.capitalize()) for name in names]
-        rows = [_row(item, names) for item in items]
-        found[listing["id"]] = table(rows, [*heads, "Page", ""], "files listing")
-    return found
-
-
-def _row(item: dict[str, Any], names: list[str]) -> list[str]:
-    """Return a line of a listing; what stands in its file is HTML already."""
-    href = item["path"]
-    values = [item.get(name, "") for name in names]
-    shown = [", ".join(value) if isinstance(value, list) else str(value) for value in values]
-    picture = ""
-    if "image" in item:
-        source = item["image"]
-        picture = f'<div class="thumbnail"><img src="{source}" alt="{as_text(item["image-alt"])}" loading="lazy"></div>'
-    return [*shown, f'<a href="{href}">{item["title"]}</a><br>{item["description"]}', picture]

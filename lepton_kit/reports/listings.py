@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,22 +73,6 @@ def split_page(source: Path) -> tuple[dict[str, Any], str]:
     if len(parts) != 3 or parts[0].strip():
         raise InputError(f"{source}: must start with YAML front matter between two lines `---`")
     return yaml.safe_load(parts[1]), parts[2]
-
-
-def drop_empty_listings(source: Path) -> None:
-    """Let a page say in words that a listing is empty: the script of Quarto's listings fails for one of nothing."""
-    matter, words = split_page(source)
-    listings = matter.get("listing", [])
-    full = [listing for listing in listings if json.loads((source.parent / listing["contents"]).read_text("utf-8"))]
-    shown = {listing["id"] for listing in full}
-    if len(full) == len(listings):
-        return
-    matter["listing"] = full
-    if not full:
-        del matter["listing"]
-    words = PLACE.sub(lambda found: found[0] if found[1] in shown else NOTHING, words)
-    matter_text = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    source.write_text(f"---\n{matter_text}---\n{words}", encoding="utf-8")
 
 
 def _item(card: Card) -> dict[str, Any]:
