@@ -25,7 +25,6 @@ def publish(
     pdf: Annotated[bool, typer.Option("--pdf", help="Make a PDF of each incident as well.")] = False,
 ) -> None:
     """Publish runs and incidents as pages of the report site."""
-    from lepton_kit.ops.incident_pages import publish_incident
     from lepton_kit.reports.publish import publish_runs
     from lepton_kit.runs.manifest import find_run
 
@@ -34,8 +33,11 @@ def publish(
         raise InputError("nothing to publish: name runs, or an incident with --incident")
     if pdf and not incident:
         raise InputError("--pdf: is made of incidents; name one with --incident")
-    for id in incident or []:
-        publish_incident(project, id, with_pdf=pdf)
+    if incident:
+        from lepton_kit.ops.incident_pages import publish_incident  # pandas takes a second that a run's page need not
+
+        for id in incident:
+            publish_incident(project, id, with_pdf=pdf)
     chosen = {made.run_id: made for made in (find_run(name, project) for name in runs or [])}
     for made in chosen.values():
         if made.ended is None:

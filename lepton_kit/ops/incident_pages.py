@@ -27,7 +27,7 @@ from lepton_kit.reports.facts import downloads_html, duration
 from lepton_kit.reports.markup import as_text, as_words
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.quarto import find_quarto, render_pdf
-from lepton_kit.reports.story import first_figure, html_cell
+from lepton_kit.reports.story import Picture, first_figure, html_cell
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
@@ -50,8 +50,8 @@ class Incident:
     judgement: Judgement
     recording: Recording | None
     after: Recording | None
-    figure: tuple[bytes, str] | None
-    drawn_timeline: tuple[bytes, str] | None
+    figure: Picture | None
+    drawn_timeline: Picture | None
     previous: History | None
     cost_per_minute: float | None
     currency: str
@@ -118,16 +118,16 @@ def _recording(folder: Path) -> Recording | None:
     return read_recording(folder) if (folder / "incident.json").is_file() else None
 
 
-def _figure_of(job: Job | None, project: Path) -> tuple[bytes, str] | None:
+def _figure_of(job: Job | None, project: Path) -> Picture | None:
     return _first_figure(project, job.run.run_id) if job and job.run else None
 
 
-def _figure_of_postmortem(queue: Queue, id: str, project: Path) -> tuple[bytes, str] | None:
+def _figure_of_postmortem(queue: Queue, id: str, project: Path) -> Picture | None:
     runs = [job.run_id for job in queue.jobs(100, incident=id) if job.kind == "postmortem" and job.run_id]
     return _first_figure(project, runs[0]) if runs else None
 
 
-def _first_figure(project: Path, run_id: str) -> tuple[bytes, str] | None:
+def _first_figure(project: Path, run_id: str) -> Picture | None:
     path = project / "runs" / run_id / "notebook.ipynb"
     return first_figure(read_notebook(path)) if path.is_file() else None
 
@@ -179,8 +179,8 @@ def _summary(incident: Incident) -> list[Block]:
         blocks.append(Words(written, is_judged=True))
     blocks.append(Words(_in_short(incident)))
     if incident.figure:
-        content, shows = incident.figure
-        blocks.append(Figure(content, "What moved, and since when: the figure of the diagnosis.", shows, "decisive"))
+        caption = "What moved, and since when: the figure of the diagnosis."
+        blocks.append(Figure(incident.figure, caption, "decisive"))
     return blocks
 
 
@@ -241,8 +241,7 @@ def _causes(incident: Incident) -> list[Block]:
 def _timeline(incident: Incident) -> list[Block]:
     blocks: list[Block] = [Heading("Timeline (UTC)")]
     if incident.drawn_timeline:
-        content, shows = incident.drawn_timeline
-        blocks.append(Figure(content, "The incident in time.", shows, "timeline"))
+        blocks.append(Figure(incident.drawn_timeline, "The incident in time.", "timeline"))
     lines = postmortem.timeline(incident.history)
     lines["time"] = lines["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
     return [*blocks, _table(lines, {})]
@@ -356,7 +355,7 @@ def _card(incident: Incident) -> Card:
         description=_in_short(incident),
         group=history.alert.name,
         categories=(cause, facts["Status"]),
-        image_alt=incident.figure[1] if incident.figure else None,
+        image_alt=incident.figure.alt if incident.figure else None,
         facts={
             "service": history.service, "cause": cause, "severity": history.alert.severity,
             "duration": facts["Lasted"], "status": facts["Status"],
@@ -367,7 +366,7 @@ def _card(incident: Incident) -> Card:
 def _files(incident: Incident) -> dict[str, bytes | Path]:
     files: dict[str, bytes | Path] = {HISTORY: incident.history.model_dump_json(indent=1).encode()}
     if incident.figure:
-        files[FIGURE] = incident.figure[0]
+        files[FIGURE] = incident.figure.png
     return files
 
 

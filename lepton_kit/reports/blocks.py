@@ -14,7 +14,7 @@ from typing import Any
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
-from lepton_kit.reports.story import html_cell
+from lepton_kit.reports.story import Picture, html_cell
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture (PNG) with its caption and what it shows in words."""
+    """A picture with its caption, and what it shows in words."""
 
-    content: bytes
+    picture: Picture
     caption: str
-    alt: str
     name: str
 
 
@@ -89,10 +88,12 @@ def _cells(block: Block) -> list[Any]:
         case Table():
             return [html_cell(_marked(_table_html(block), block.is_judged))]
         case Figure():
-            named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": _one_line(block.alt)}
+            alt = _one_line(block.picture.alt)
+            named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": alt}
             options = "".join(f"#| {name}: {json.dumps(text)}\n" for name, text in named.items()) + "#| echo: false"
-            picture = new_output("display_data", data={"image/png": base64.b64encode(block.content).decode()})
-            return [new_code_cell(options, outputs=[picture])]
+            png, _, svg = block.picture
+            data = {"image/svg+xml": svg} if svg else {"image/png": base64.b64encode(png).decode()}
+            return [new_code_cell(options, outputs=[new_output("display_data", data=data)])]
         case Code():
             return [html_cell(f'<pre class="command">{as_text(block.text)}</pre>')]
 
@@ -151,7 +152,7 @@ def as_markdown(blocks: Iterable[Block]) -> tuple[str, dict[str, bytes]]:
     for block in blocks:
         texts.append(_markdown(block))
         if isinstance(block, Figure):
-            pictures[f"{block.name}.png"] = block.content
+            pictures[_file_of(block)] = block.picture.svg.encode() if block.picture.svg else block.picture.png
     return "\n\n".join(texts) + "\n", pictures
 
 
@@ -174,9 +175,13 @@ def _markdown(block: Block) -> str:
             )
             return f"*Written by people:*\n\n{words}" if block.is_judged else words
         case Figure():
-            return f"![{as_text(block.caption)}]({block.name}.png){{width=75%}}"
+            return f"![{as_text(block.caption)}]({_file_of(block)}){{width=75%}}"
         case Code():
             return "```\n" + block.text.replace("```", "'''") + "\n```"
+
+
+def _file_of(block: Figure) -> str:
+    return f"{block.name}.{'svg' if block.picture.svg else 'png'}"
 
 
 def _cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,13 @@ def _exporter() -> Any:
     exporter.register_filter("options", lambda source: split_options(source, 0)[0])
     exporter.register_filter("without_options", lambda source: split_options(source, 0)[1])
     exporter.register_filter("html_of", html_of)
+    exporter.register_filter("encoded", _encoded)
     return exporter
+
+
+def _encoded(data: str, kind: str) -> str:
+    """Return a picture as base64, which an SVG in a notebook is not yet."""
+    return base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else data.replace("\n", "")
 
 
 def _write(exporter: Any, page: Any, frame: Frame, path: Path, *, root: str, title: str, description: str = "") -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from lepton_kit.reports.markup import as_words
 
 SEARCH, SEARCH_SCRIPT = "search.json", "search.json.js"
-LONGEST = 3000
+LONGEST = 1200
 """Characters of a section that can be found."""
 
 NOT_SEARCHED = "script, style, nav, header, .sourceCode, details.code, details.code-fold, .downloads"
