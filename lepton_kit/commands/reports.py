@@ -61,11 +61,18 @@ def report(
     serve: Annotated[bool, typer.Option("--serve", help="Show the site at an address of this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; 0 takes a free one.")] = 4200,
     full: Full = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Make the PDFs of published incidents that have none, or have changed.")
+    ] = False,
 ) -> None:
     """Publish each notebook's newest run, and render the report site: with Quarto, or else as plain pages."""
     from lepton_kit.reports.publish import publish_runs
 
     project = find_project()
+    if pdf:
+        from lepton_kit.ops.incident_pages import publish_pdfs
+
+        publish_pdfs(project)
     publish_runs(project, _newest_of_each_notebook(project))
     site = _build(project, is_full=full)
     if serve:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_cells, as_markdown
-from lepton_kit.reports.cards import FIGURE, Card, place
+from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Points, Table, Words, as_cells, as_markdown
+from lepton_kit.reports.cards import FIGURE, PAGE, Card, place, published
 from lepton_kit.reports.facts import downloads_html, duration
 from lepton_kit.reports.markup import as_text, as_words
 from lepton_kit.reports.publish import reports_folder
@@ -33,9 +34,11 @@ from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
 
 CAUSE_WORDS = {
-    "data": "the data", "model": "the model", "compute": "the compute", "none": "no fault", "unknown": "not decided",
+    "data": "the data at fault", "model": "the model at fault", "compute": "the compute at fault",
+    "none": "no fault", "unknown": "no cause that the evidence decides for",
 }  # fmt: skip
 PDF = "incident.pdf"
+NO_QUARTO = "a PDF needs Quarto (1.7 or newer), which was not found: https://quarto.org"
 JUDGED = ("What went well", "What went poorly", "Where we were lucky")
 
 
@@ -67,7 +70,7 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     id
         The incident's id in the ledger.
     with_pdf
-        Whether the page offers a PDF of itself too.
+        Whether the page offers a PDF of itself too. One that was made from the same before is kept either way.
 
     Raises
     ------
@@ -81,9 +84,50 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     with tempfile.TemporaryDirectory(prefix="lepton-incident-") as scratch:
         if (recorded := recording_folder(project, id)).is_dir():
             files["recording.zip"] = Path(shutil.make_archive(str(Path(scratch) / "recording"), "zip", recorded))
-        if with_pdf:
+        source = _source_of_pdf(blocks)
+        if made := _made_before(reports / "incidents" / id, source):
+            files[PDF] = made
+        elif with_pdf:
             files[PDF] = make_pdf(incident, blocks, Path(scratch))
-        return place(reports, _card(incident), _page(incident, blocks, sorted(files)), files)
+        page = _page(incident, blocks, sorted(files))
+        page.metadata["lepton"] = {"pdf-of": source if PDF in files else None}
+        return place(reports, _card(incident), page, files)
+
+
+def publish_pdfs(project: Path) -> list[Card]:
+    """Publish again, with a PDF, those published incidents that have none yet, or of which it no longer says the same.
+
+    Raises
+    ------
+    InputError
+        When there is no Quarto, or an incident cannot be published.
+    """
+    if find_quarto() is None:
+        raise InputError(NO_QUARTO)
+    cards = [card for card in published(reports_folder(project)) if card.kind == "incidents"]
+    return [publish_incident(project, card.id, with_pdf=True) for card in cards if not _has_pdf(project, card.id)]
+
+
+def _has_pdf(project: Path, id: str) -> bool:
+    folder = reports_folder(project) / "incidents" / id
+    return _made_before(folder, _source_of_pdf(page_blocks(gather(project, id)))) is not None
+
+
+def _source_of_pdf(blocks: Iterable[Block]) -> str:
+    """Return a hash of all that a PDF is made from."""
+    words, pictures = as_markdown(blocks)
+    seen = hashlib.sha256(words.encode())
+    for name, content in sorted(pictures.items()):
+        seen.update(name.encode() + content)
+    return seen.hexdigest()
+
+
+def _made_before(folder: Path, source: str) -> Path | None:
+    """Return the PDF of an earlier publication, where it was made from the same."""
+    if not (folder / PDF).is_file():
+        return None
+    told = read_notebook(folder / PAGE).metadata.get("lepton", {})
+    return folder / PDF if told.get("pdf-of") == source else None
 
 
 def gather(project: Path, id: str) -> Incident:
@@ -194,9 +238,8 @@ def _in_short(incident: Incident) -> str:
     if "cause" in said:
         cause = str(said["cause"])
         because = [str(reason).partition(": ")[2] or str(reason) for reason in said.get("reasons") or []]
-        sentences.append(
-            f"The diagnosis found {CAUSE_WORDS.get(cause, cause)}" + (f": {because[0]}." if because else ".")
-        )
+        found = CAUSE_WORDS.get(cause, f"{cause} at fault")
+        sentences.append(f"The diagnosis found {found}" + (f": {because[0]}." if because else "."))
     repairs = postmortem.repairs(history)
     for repair in repairs.to_dict("records"):
         if repair["action"]:
@@ -214,8 +257,7 @@ def _impact(incident: Incident) -> list[Block]:
         return [*blocks, Words("Not measured: there is no recording of this incident.")]
     found = postmortem.impact(incident.history, incident.recording, incident.after)
     rows = [
-        [str(row["impact"]), _number(row["number"]), _unit(str(row["unit"]))]
-        for row in found.table().to_dict("records")
+        [str(row["impact"]), *_measure(row["number"], str(row["unit"]))] for row in found.table().to_dict("records")
     ]
     minutes = (found.end - found.start).total_seconds() / 60
     if incident.cost_per_minute is not None:
@@ -230,20 +272,33 @@ def _causes(incident: Incident) -> list[Block]:
     if "cause" not in said:
         return [*blocks, Words("No diagnosis has succeeded.")]
     if (ranking := _frame(said.get("ranking"))) is not None:
-        blocks.append(_table(ranking, {"for": "Evidence for", "against": "Evidence against"}))
+        blocks.append(_ranking(ranking))
     if reasons := said.get("reasons"):
         blocks.append(Words("\n\n".join(map(str, reasons))))
     if unchecked := said.get("not_checked"):
-        blocks += [Heading("What was not checked", 3), Table(["Not checked"], [[str(one)] for one in unchecked])]
+        blocks += [Heading("What was not checked", 3), Points([_words(one) for one in unchecked])]
     return blocks
 
 
+def _ranking(ranking: pd.DataFrame) -> Table:
+    """Return the causes with their evidence, in words and percent."""
+    table = _table(ranking, {"for": "Evidence for", "against": "Evidence against"})
+    rows = [[_words(cell) for cell in row] for row in table.rows]
+    if "probability" in ranking:
+        place = list(ranking).index("probability")
+        for row, probability in zip(rows, ranking["probability"], strict=True):
+            row[place] = _sure(float(probability))
+    return Table(table.head, rows)
+
+
 def _timeline(incident: Incident) -> list[Block]:
-    blocks: list[Block] = [Heading("Timeline (UTC)")]
+    lines = postmortem.timeline(incident.history)
+    days = lines["time"].dt.strftime("%Y-%m-%d").unique()
+    is_one_day = len(days) == 1
+    blocks: list[Block] = [Heading(f"Timeline ({days[0]}, UTC)" if is_one_day else "Timeline (UTC)")]
     if incident.drawn_timeline:
         blocks.append(Figure(incident.drawn_timeline, "The incident in time.", "timeline"))
-    lines = postmortem.timeline(incident.history)
-    lines["time"] = lines["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    lines["time"] = lines["time"].dt.strftime("%H:%M:%S" if is_one_day else "%Y-%m-%d %H:%M:%S")
     return [*blocks, _table(lines, {})]
 
 
@@ -281,7 +336,7 @@ def _lessons(incident: Incident) -> list[Block]:
             blocks += [Heading(name, 3), Words(written, is_judged=True)]
     if len(blocks) == 1:
         blocks.append(
-            Words(f"Nobody has written anything yet. incidents/{incident.history.id}/judgement.md is the place.")
+            Words(f"Nobody has written anything yet; it belongs into incidents/{incident.history.id}/judgement.md.")
         )
     return blocks
 
@@ -315,10 +370,9 @@ def _provenance(incident: Incident) -> list[Block]:
         Words(f"Everything but what is marked as written by people was derived by a machine: {history.made}."),
     ]
     if runs:
-        rows = [[str(value) for value in row] for row in rested.itertuples(index=False)]
-        blocks.append(Table([str(name).capitalize() for name in rested], rows, links))
+        blocks.append(replace(_table(rested, {}), links=links))
     if history.missing:
-        blocks += [Heading("What could not be had", 3), Table(["Missing"], [[one] for one in history.missing])]
+        blocks += [Heading("What could not be had", 3), Points(history.missing)]
     commands = [f"lepton verify {run}" for run in runs] + [f"lepton publish --incident {history.id}"]
     return [*blocks, Code("\n".join(commands))]
 
@@ -382,7 +436,7 @@ def make_pdf(incident: Incident, blocks: Iterable[Block], folder: Path) -> bytes
     """
     found = find_quarto()
     if found is None:
-        raise InputError("a PDF needs Quarto (1.7 or newer), which was not found: https://quarto.org")
+        raise InputError(NO_QUARTO)
     card = _card(incident)
     words, pictures = as_markdown(blocks)
     matter = {"title": as_text(as_words(card.title)), "date": card.date[:19], "date-format": "YYYY-MM-DD HH:mm [UTC]"}
@@ -407,10 +461,32 @@ def _number(value: Any) -> str:
 def _sure(probability: float) -> str:
     """Return a probability in percent; none is certain.
 
-    >>> _sure(0.974), _sure(0.9996)
-    ('97%', 'over 99%')
+    >>> _sure(0.974), _sure(0.9996), _sure(0.0)
+    ('97%', 'over 99%', 'under 1%')
     """
+    if probability < 0.01:
+        return "under 1%"
     return f"{probability:.0%}" if probability < 0.99 else "over 99%"
+
+
+def _words(text: Any) -> str:
+    """Return names of code as words.
+
+    >>> _words("stale_values: more")
+    'stale values: more'
+    """
+    return str(text).replace("_", " ")
+
+
+def _measure(number: Any, unit: str) -> tuple[str, str]:
+    """Return a number and its unit as they are read; a share in percent.
+
+    >>> _measure(0.000179, "1"), _measure(452.0, "requests")
+    (('0.0179', '%'), ('452', 'requests'))
+    """
+    if unit == "1" and number is not None and not pd.isna(number):
+        return f"{100 * number:,.3g}", "%"
+    return _number(number), _unit(unit)
 
 
 def _unit(unit: str) -> str:
@@ -425,8 +501,11 @@ def _frame(value: Any) -> pd.DataFrame | None:
 
 
 def _table(frame: pd.DataFrame, names: Mapping[str, str]) -> Table:
-    head = [names.get(str(name), str(name).capitalize()) for name in frame]
-    return Table(head, [[_cell(value) for value in row] for row in frame.itertuples(index=False)])
+    """Return a table without the columns that say nothing."""
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    said = [place for place in range(len(frame.columns)) if any(row[place] for row in rows)]
+    head = [names.get(str(name), _words(str(name).capitalize())) for name in frame]
+    return Table([head[place] for place in said], [[row[place] for place in said] for row in rows])
 
 
 def _cell(value: Any) -> str:

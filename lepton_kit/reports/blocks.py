@@ -52,6 +52,13 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Points:
+    """A list of short texts."""
+
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Figure:
     """A picture with its caption, and what it shows in words."""
 
@@ -67,7 +74,7 @@ class Code:
     text: str
 
 
-Block = Heading | Words | Facts | Table | Figure | Code
+Block = Heading | Words | Facts | Table | Points | Figure | Code
 
 
 def as_cells(blocks: Iterable[Block]) -> list[Any]:
@@ -87,6 +94,9 @@ def _cells(block: Block) -> list[Any]:
             return [html_cell(_facts_html(block))]
         case Table():
             return [html_cell(_marked(_table_html(block), block.is_judged))]
+        case Points():
+            items = "".join(f"<li>{_lines(item)}</li> " for item in block.items)
+            return [html_cell(f'<ul class="points">{items}</ul>')]
         case Figure():
             alt = _one_line(block.picture.alt)
             named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": alt}
@@ -174,6 +184,8 @@ def _markdown(block: Block) -> str:
                 [as_text(name) for name in block.head], [[_cell(cell) for cell in row] for row in block.rows]
             )
             return f"*Written by people:*\n\n{words}" if block.is_judged else words
+        case Points():
+            return "\n".join(f"- {_cell(item)}" for item in block.items)
         case Figure():
             return f"![{as_text(block.caption)}]({_file_of(block)}){{width=75%}}"
         case Code():

@@ -72,18 +72,24 @@ def listing_html(listing: Mapping[str, Any], items: Sequence[Mapping[str, Any]])
     """
     if not items:
         return f"<p>{NOTHING}</p>"
-    return _table(listing, items) if listing["type"] == "table" else _cards(items)
+    if listing["type"] == "table":
+        return _table(listing, items)
+    return f'<ul class="cards">{"".join(map(_card, items))}</ul>'
 
 
 def _table(listing: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
     """Return a table, of which a script makes one that is filtered, sorted and shown page by page."""
     fields, names = listing["fields"], listing.get("field-display-names", {})
     head = "".join(f'<th scope="col">{as_text(names.get(field, field.capitalize()))}</th>' for field in fields)
-    rows = "".join(f"<tr>{''.join(f'<td>{_field(item, field)}</td>' for field in fields)}</tr>\n" for item in items)
+    rows = "".join(f"<tr>{_cells(item, fields)}</tr>\n" for item in items)
     asked = {"filter": "filter-ui", "sort": "sort-ui", "page": "page-size"}
     options = "".join(f' data-{name}="{listing[key]}"' for name, key in asked.items() if listing.get(key))
     table = f'<table class="files listing"{options}><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>'
     return SCROLL.format(table)
+
+
+def _cells(item: Mapping[str, Any], fields: Sequence[str]) -> str:
+    return "".join(f'<td class="{field}">{_field(item, field)}</td>' for field in fields)
 
 
 def _field(item: Mapping[str, Any], field: str) -> str:
@@ -96,11 +102,6 @@ def _field(item: Mapping[str, Any], field: str) -> str:
             return _categories(item)
         case _:
             return str(item.get(field, ""))
-
-
-def _cards(items: Sequence[Mapping[str, Any]]) -> str:
-    """Return a list of pages with their pictures."""
-    return f'<ul class="cards">{"".join(map(_card, items))}</ul>'
 
 
 def _card(item: Mapping[str, Any]) -> str:

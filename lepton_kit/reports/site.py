@@ -190,6 +190,9 @@ def _finish(reports: Path, rendered: Path, cards: list[Card]) -> None:
     words = [f"{source.stem}.html" for source in sorted(reports.glob("*.qmd"))]
     write_index(rendered, [*words, *(f"{card.folder}/index.html" for card in cards)])
     write_feed(reports, rendered, cards)
+    # Quarto's pages ask which of its own listings lead to them: none do.
+    write_atomically(rendered / "listings.json", "[]\n")
+    write_atomically(rendered / "listings.json.js", 'leptonFetched["listings.json"]("[]");\n')
 
 
 def _link(source: str, target: str) -> None:
