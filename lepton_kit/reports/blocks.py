@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +143,13 @@ def _table_html(block: Table) -> str:
 
 
 def _lines(text: str) -> str:
-    return as_text(text).replace("\n", "<br>").replace("&#10;", "<br>")
+    """Return text with its lines, and with places where a long word, such as a run's id, may be broken."""
+    words = re.split(r"(\S{21,})", text)  # every second one is long
+    shown = "".join(
+        "<wbr>".join(map(as_text, re.split(r"(?<=[-/_.])", word))) if number % 2 else as_text(word)
+        for number, word in enumerate(words)
+    )
+    return shown.replace("\n", "<br>").replace("&#10;", "<br>")
 
 
 def _parts(text: str) -> list[str]:

@@ -89,7 +89,7 @@ def _table(listing: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> st
 
 
 def _cells(item: Mapping[str, Any], fields: Sequence[str]) -> str:
-    return "".join(f'<td class="{field}">{_field(item, field)}</td>' for field in fields)
+    return "".join(f'<td class="field-{field}">{_field(item, field)}</td>' for field in fields)
 
 
 def _field(item: Mapping[str, Any], field: str) -> str:

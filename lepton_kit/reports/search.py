@@ -71,6 +71,9 @@ def _punctuate(main: Any) -> None:
         name.append(":")
     for end in main.select("tr, dd"):
         end.append(";")
+    for place in main.select("wbr"):
+        place.decompose()
+    main.smooth()  # what stood before such a place and behind it is one word
 
 
 def _sections(main: Any) -> Iterator[tuple[str, str, str]]:
