@@ -12,7 +12,8 @@ from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.recovery import objective_of
 from lepton_kit.errors import InputError
 from lepton_kit.ops import drills
-from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table, write_results
+from lepton_kit.ops.drill_results import write_results
+from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table
 from lepton_kit.ops.faults import FAULTS, PAIRS
 from lepton_kit.ops.live_drills import drill_live, drill_project, live_names
 from lepton_kit.ops.recorded_drills import DRILLS, record_drill

@@ -5,30 +5,29 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from nbformat.v4 import new_notebook, new_raw_cell
 
 from lepton_kit.diagnosis import postmortem
 from lepton_kit.diagnosis.history import History, Job, utc
 from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
 from lepton_kit.errors import InputError
+from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Points, Table, Words, as_cells, as_markdown
+from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Points, Table, Words, as_markdown, as_page
 from lepton_kit.reports.cards import FIGURE, PAGE, Card, place, published
-from lepton_kit.reports.facts import downloads_html, duration
+from lepton_kit.reports.facts import duration
 from lepton_kit.reports.markup import as_text, as_words
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.quarto import find_quarto, render_pdf
-from lepton_kit.reports.story import Picture, first_figure, html_cell
+from lepton_kit.reports.story import Picture, first_figure
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
@@ -89,7 +88,7 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
             files[PDF] = made
         elif with_pdf:
             files[PDF] = make_pdf(incident, blocks, Path(scratch))
-        page = _page(incident, blocks, sorted(files))
+        page = as_page(_card(incident), blocks, files)
         page.metadata["lepton"] = {"pdf-of": source if PDF in files else None}
         return place(reports, _card(incident), page, files)
 
@@ -224,8 +223,12 @@ def _summary(incident: Incident) -> list[Block]:
     blocks.append(Words(_in_short(incident)))
     if incident.figure:
         caption = "What moved, and since when: the figure of the diagnosis."
-        blocks.append(Figure(incident.figure, caption, "decisive"))
+        blocks.append(_figure(incident.figure, caption, "decisive"))
     return blocks
+
+
+def _figure(picture: Picture, caption: str, name: str) -> Figure:
+    return Figure(picture.png, caption, picture.alt, name, picture.svg)
 
 
 def _in_short(incident: Incident) -> str:
@@ -271,7 +274,7 @@ def _causes(incident: Incident) -> list[Block]:
     blocks: list[Block] = [Heading("Causes, the likeliest first")]
     if "cause" not in said:
         return [*blocks, Words("No diagnosis has succeeded.")]
-    if (ranking := _frame(said.get("ranking"))) is not None:
+    if (ranking := recorded_table(said.get("ranking"))) is not None:
         blocks.append(_ranking(ranking))
     if reasons := said.get("reasons"):
         blocks.append(Words("\n\n".join(map(str, reasons))))
@@ -282,7 +285,7 @@ def _causes(incident: Incident) -> list[Block]:
 
 def _ranking(ranking: pd.DataFrame) -> Table:
     """Return the causes with their evidence, in words and percent."""
-    table = _table(ranking, {"for": "Evidence for", "against": "Evidence against"})
+    table = table_of(ranking, {"for": "Evidence for", "against": "Evidence against"})
     rows = [[_words(cell) for cell in row] for row in table.rows]
     if "probability" in ranking:
         place = list(ranking).index("probability")
@@ -297,9 +300,9 @@ def _timeline(incident: Incident) -> list[Block]:
     is_one_day = len(days) == 1
     blocks: list[Block] = [Heading(f"Timeline ({days[0]}, UTC)" if is_one_day else "Timeline (UTC)")]
     if incident.drawn_timeline:
-        blocks.append(Figure(incident.drawn_timeline, "The incident in time.", "timeline"))
+        blocks.append(_figure(incident.drawn_timeline, "The incident in time.", "timeline"))
     lines["time"] = lines["time"].dt.strftime("%H:%M:%S" if is_one_day else "%Y-%m-%d %H:%M:%S")
-    return [*blocks, _table(lines, {})]
+    return [*blocks, table_of(lines, {})]
 
 
 def _remedy(incident: Incident) -> list[Block]:
@@ -308,15 +311,17 @@ def _remedy(incident: Incident) -> list[Block]:
     if repairs.empty:
         blocks.append(Words("No repair was asked for."))
     else:
-        blocks.append(_table(repairs, {}))
+        blocks.append(table_of(repairs, {}))
     for job in incident.history.jobs:
-        recovery = _frame(job.run.results["recovery"].value) if job.run and "recovery" in job.run.results else None
+        recovery = (
+            recorded_table(job.run.results["recovery"].value) if job.run and "recovery" in job.run.results else None
+        )
         if recovery is not None:
-            blocks += [Heading(f"The objective before, during and after: {job.name}", 3), _table(recovery, {})]
+            blocks += [Heading(f"The objective before, during and after: {job.name}", 3), table_of(recovery, {})]
     done = postmortem.actions(incident.history)
     if len(done):
         done["time"] = done["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
-        blocks += [Heading("What was done to the service", 3), _table(done, {})]
+        blocks += [Heading("What was done to the service", 3), table_of(done, {})]
     return blocks
 
 
@@ -370,7 +375,7 @@ def _provenance(incident: Incident) -> list[Block]:
         Words(f"Everything but what is marked as written by people was derived by a machine: {history.made}."),
     ]
     if runs:
-        blocks.append(replace(_table(rested, {}), links=links))
+        blocks.append(replace(table_of(rested, {}), links=links))
     if history.missing:
         blocks += [Heading("What could not be had", 3), Points(history.missing)]
     commands = [f"lepton verify {run}" for run in runs] + [f"lepton publish --incident {history.id}"]
@@ -378,24 +383,6 @@ def _provenance(incident: Incident) -> list[Block]:
 
 
 # --- around the page ----------------------------------------------------------------------------------------------
-
-
-def _page(incident: Incident, blocks: list[Block], files: list[str]) -> Any:
-    card = _card(incident)
-    matter: dict[str, Any] = {
-        "title": as_text(as_words(card.title)),
-        "date": card.date[:19],
-        "categories": list(card.categories),
-    }
-    page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    page.cells = [
-        new_raw_cell(f"---\n{yaml.safe_dump(matter, allow_unicode=True, sort_keys=False)}---"),
-        *as_cells(blocks),
-        html_cell(downloads_html([name for name in files if name != FIGURE])),
-    ]
-    for number, cell in enumerate(page.cells):
-        cell["id"] = f"cell-{number}"
-    return page
 
 
 def _card(incident: Incident) -> Card:
@@ -493,30 +480,9 @@ def _unit(unit: str) -> str:
     return "" if unit == "1" else unit
 
 
-def _frame(value: Any) -> pd.DataFrame | None:
-    """Return a table that a run recorded, or None for anything else."""
-    if not (isinstance(value, Mapping) and value.keys() == {"columns", "rows"}):
-        return None
-    return pd.DataFrame(value["rows"], columns=value["columns"])
-
-
-def _table(frame: pd.DataFrame, names: Mapping[str, str]) -> Table:
-    """Return a table without the columns that say nothing."""
-    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    said = [place for place in range(len(frame.columns)) if any(row[place] for row in rows)]
-    head = [names.get(str(name), _words(str(name).capitalize())) for name in frame]
-    return Table([head[place] for place in said], [[row[place] for place in said] for row in rows])
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and pd.isna(value)):
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _is_single(fact: Any) -> bool:
     return fact is None or isinstance(fact.value, bool | int | float | str)
 
 
 def _shown(fact: Any) -> str:
-    return "–" if fact is None else f"{_cell(fact.value)} {_unit(fact.unit)}".strip()
+    return "–" if fact is None else f"{plain_cell(fact.value)} {_unit(fact.unit)}".strip()

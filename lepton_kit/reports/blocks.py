@@ -12,10 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
-from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
-from lepton_kit.reports.story import Picture, html_cell
+from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.facts import downloads_html
+from lepton_kit.reports.markup import PLAIN_TABLE, as_text, as_words, table
+from lepton_kit.reports.story import html_cell
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,13 @@ class Points:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption, and what it shows in words."""
+    """A picture (PNG, and as SVG where that is small) with its caption, and what it shows in words."""
 
-    picture: Picture
+    content: bytes
     caption: str
+    alt: str
     name: str
+    svg: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,34 @@ class Code:
 
 
 Block = Heading | Words | Facts | Table | Points | Figure | Code
+
+
+def as_page(card: Card, blocks: Iterable[Block], files: Iterable[str]) -> Any:
+    """Return a page of the site as a notebook; the same content gives the same page.
+
+    Parameters
+    ----------
+    card
+        What listings say of it.
+    blocks
+        From its facts to its provenance.
+    files
+        Names of the files beside it, which a reader may take along.
+    """
+    matter: dict[str, Any] = {
+        "title": as_text(as_words(card.title)),
+        "date": card.date[:19],
+        "categories": [as_text(as_words(name)) for name in card.categories],
+    }
+    page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    page.cells = [
+        new_raw_cell(f"---\n{yaml.safe_dump(matter, allow_unicode=True, sort_keys=False)}---"),
+        *as_cells(blocks),
+        html_cell(downloads_html(sorted(set(files) - {FIGURE}))),
+    ]
+    for number, cell in enumerate(page.cells):
+        cell["id"] = f"cell-{number}"
+    return page
 
 
 def as_cells(blocks: Iterable[Block]) -> list[Any]:
@@ -99,11 +132,10 @@ def _cells(block: Block) -> list[Any]:
             items = "".join(f"<li>{_lines(item)}</li> " for item in block.items)
             return [html_cell(f'<ul class="points">{items}</ul>')]
         case Figure():
-            alt = _one_line(block.picture.alt)
-            named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": alt}
+            named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": _one_line(block.alt)}
             options = "".join(f"#| {name}: {json.dumps(text)}\n" for name, text in named.items()) + "#| echo: false"
-            png, _, svg = block.picture
-            data = {"image/svg+xml": svg} if svg else {"image/png": base64.b64encode(png).decode()}
+            as_png = {"image/png": base64.b64encode(block.content).decode()}
+            data = {"image/svg+xml": block.svg} if block.svg else as_png
             return [new_code_cell(options, outputs=[new_output("display_data", data=data)])]
         case Code():
             return [html_cell(f'<pre class="command">{as_text(block.text)}</pre>')]
@@ -169,7 +201,7 @@ def as_markdown(blocks: Iterable[Block]) -> tuple[str, dict[str, bytes]]:
     for block in blocks:
         texts.append(_markdown(block))
         if isinstance(block, Figure):
-            pictures[_file_of(block)] = block.picture.svg.encode() if block.picture.svg else block.picture.png
+            pictures[_file_of(block)] = block.svg.encode() if block.svg else block.content
     return "\n\n".join(texts) + "\n", pictures
 
 
@@ -200,7 +232,7 @@ def _markdown(block: Block) -> str:
 
 
 def _file_of(block: Figure) -> str:
-    return f"{block.name}.{'svg' if block.picture.svg else 'png'}"
+    return f"{block.name}.{'svg' if block.svg else 'png'}"
 
 
 def _cell(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.reports.listings import NOTHING, PLACE, split_page
 from lepton_kit.reports.markup import SCROLL, as_text
@@ -43,8 +44,16 @@ def mark(name: str, content: str = "") -> str:
 
 
 def fill(page: Path, contents: Mapping[str, str]) -> None:
-    """Put these contents into the places of a rendered page, in place of those of before."""
+    """Put these contents into the places of a rendered page, in place of those of before.
+
+    Raises
+    ------
+    InputError
+        When the page has a place for what there is not.
+    """
     markup = page.read_text(encoding="utf-8")
+    if missing := {found[1] for found in MARKED.finditer(markup)} - contents.keys():
+        raise InputError(f"{page.name}: has a place {sorted(missing)[0]!r}; allowed are {', '.join(sorted(contents))}")
     write_atomically(page, MARKED.sub(lambda found: mark(found[1], contents[found[1]]), markup))
 
 

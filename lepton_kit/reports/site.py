@@ -1,6 +1,6 @@
 """Builds the report site of a project: renders the pages that changed aside, and puts the new site in place at once.
 
-What is rendered are Quarto projects of their own with only those pages of runs and incidents that are new or changed;
+What is rendered are Quarto projects of their own with only those published pages that are new or changed;
 all others, the pages of words among them, are taken over from the site before. What these list is filled in afterwards.
 So a page costs the same however many there are.
 """
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import fallback, quarto
-from lepton_kit.reports.cards import KINDS, Card, alone, published, write_listings
+from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, alone, published, write_listings
 from lepton_kit.reports.feed import FEED, write_feed
+from lepton_kit.reports.listings import parts_of
 from lepton_kit.reports.places import contents_of, fill, leave_places
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.search import SEARCH, SEARCH_SCRIPT, write_entries, write_index
@@ -36,7 +37,7 @@ AT_ONCE = 100
 class Site:
     """A site that was built: `tool` made it, and `note` is one plain line for the reader, or empty.
 
-    `rendered` are the pages of runs and incidents that had to be; `pages` is how many there are.
+    `rendered` are the published pages that had to be; `pages` is how many there are.
     """
 
     folder: Path
@@ -133,6 +134,7 @@ def _render(
     """Render an arranged project, and add what comes of it to the new site."""
     made = source.with_name(f"{source.name}-rendered")
     words = list(source.glob("*.qmd"))
+    beside = [path for card in cards for path in (source / card.folder).iterdir() if path.name not in (PAGE, CARD)]
     if found is not None:
         if not words:
             quarto.link_to_pages_elsewhere(source / "_quarto.yml")
@@ -140,7 +142,8 @@ def _render(
         quarto.let_work_from_a_folder(made)
     else:
         fallback.render(source, made, cards, tell)
-    _offer_downloads(source, made, cards)
+    for path in beside:  # Quarto copies only what it knows to be linked
+        shutil.copy2(path, made / path.relative_to(source))
     for card in cards:
         write_entries(made / card.folder / "index.html", f"{card.folder}/index.html")
         (rendered / card.folder).parent.mkdir(exist_ok=True)
@@ -163,18 +166,6 @@ def _add_missing(made: Path, rendered: Path) -> None:
                 _link(str(path), str(target))
 
 
-def _offer_downloads(source: Path, rendered: Path, changed: list[Card]) -> None:
-    """Put beside each page the files that lay beside its source: Quarto copies only what it knows to be linked."""
-    for card in changed:
-        for path in (source / card.folder).iterdir():
-            if path.suffix in (".png", ".zip", ".pdf") or path.name in (
-                "notebook.ipynb",
-                "manifest.json",
-                "history.json",
-            ):
-                shutil.copy2(path, rendered / card.folder / path.name)
-
-
 def _take_over(site: Path, rendered: Path, kept: list[str]) -> None:
     """Add the pages that did not change; as they are never written again, a second name for their files will do."""
     for page in kept:
@@ -185,8 +176,9 @@ def _take_over(site: Path, rendered: Path, kept: list[str]) -> None:
 
 def _finish(reports: Path, rendered: Path, cards: list[Card]) -> None:
     """Write what tells of all pages: listings, search index and feed."""
+    parts = parts_of(cards)
     for source in reports.glob("*.qmd"):
-        fill(rendered / f"{source.stem}.html", contents_of(source))
+        fill(rendered / f"{source.stem}.html", contents_of(source) | parts)
     words = [f"{source.stem}.html" for source in sorted(reports.glob("*.qmd"))]
     write_index(rendered, [*words, *(f"{card.folder}/index.html" for card in cards)])
     write_feed(reports, rendered, cards)
