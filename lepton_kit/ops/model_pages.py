@@ -417,7 +417,7 @@ def _card(version: Version) -> Card:
         description=_in_short(version),
         group=version.name,
         categories=(version.standing,),
-        image_alt=version.figure[1] if version.figure else None,
+        image_alt=version.figure.alt if version.figure else None,
         facts={"standing": version.standing, "gate": _gate_in_words(version)},
     )
 
@@ -428,5 +428,5 @@ def _files(version: Version, registry: Registry) -> dict[str, bytes | Path]:
     if (folder / CHECKSUMS).is_file():
         files[CHECKSUMS] = folder / CHECKSUMS
     if version.figure:
-        files[FIGURE] = version.figure[0]
+        files[FIGURE] = version.figure.png
     return files
