@@ -16,7 +16,7 @@ from test_postmortem import content
 from lepton_kit.diagnosis.history import History
 from lepton_kit.diagnosis.judgement import parse_judgement
 from lepton_kit.errors import InputError
-from lepton_kit.ops.incident_pages import Incident, make_pdf, page_blocks, publish_incident
+from lepton_kit.ops.incident_pages import Incident, make_pdf, page_blocks, publish_incident, publish_pdfs
 from lepton_kit.ops.watch.history import freeze_history
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.reports.blocks import Table, Words, as_cells, as_markdown
@@ -43,6 +43,13 @@ def incident(**changes):
         results[name] = {"value": value}
     history = History.model_validate(content(jobs=[diagnosis, content()["jobs"][1]], **changes))
     return Incident(history, parse_judgement(WRITTEN), None, None, None, None, history, None, "")
+
+
+def quarto_that_writes(path, text="%PDF"):
+    """A program that stands in for Quarto: it makes a PDF of a few bytes, whatever it is given."""
+    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 1.7.34 && exit\nprintf "{text}" > page.pdf\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 def shown(blocks):
@@ -168,6 +175,37 @@ def test_a_pdf_without_quarto_is_an_error_that_says_what_is_needed(tmp_path, mon
     monkeypatch.setenv("LEPTON_QUARTO", "none")
     with pytest.raises(InputError, match="a PDF needs Quarto"):
         make_pdf(incident(), page_blocks(incident()), tmp_path)
+
+
+def test_pdfs_are_made_of_published_incidents_that_have_none_or_have_changed(watched, tmp_path, monkeypatch):
+    ids = [propose(Queue(watched), proposal("data", "ask"), number=number) for number in (1, 2)]
+    for id in ids:
+        publish_incident(watched, id)
+    monkeypatch.setenv("LEPTON_QUARTO", quarto_that_writes(tmp_path / "quarto"))
+    assert {card.id for card in publish_pdfs(watched)} == set(ids)
+    assert publish_pdfs(watched) == []
+    (watched / "incidents" / ids[0] / "judgement.md").write_text(WRITTEN)
+    monkeypatch.setenv("LEPTON_QUARTO", quarto_that_writes(tmp_path / "quarto", "%PDF anew"))
+    assert [card.id for card in publish_pdfs(watched)] == [ids[0]]
+    pdfs = [(watched / "reports" / "incidents" / id / "incident.pdf").read_bytes() for id in ids]
+    assert pdfs == [b"%PDF anew", b"%PDF"]
+
+
+def test_publishing_again_keeps_a_pdf_that_says_the_same_and_no_other(watched, tmp_path, monkeypatch):
+    id = propose(Queue(watched), proposal("data", "ask"))
+    monkeypatch.setenv("LEPTON_QUARTO", quarto_that_writes(tmp_path / "quarto"))
+    publish_incident(watched, id, with_pdf=True)
+    publish_incident(watched, id)
+    made = watched / "reports" / "incidents" / id / "incident.pdf"
+    assert made.read_bytes() == b"%PDF"
+    (watched / "incidents" / id / "judgement.md").write_text(WRITTEN)
+    publish_incident(watched, id)
+    assert not made.exists()
+
+
+def test_pdfs_of_all_incidents_without_quarto_are_an_error_that_says_what_is_needed(watched):
+    with pytest.raises(InputError, match="a PDF needs Quarto"):
+        publish_pdfs(watched)
 
 
 def test_a_pdf_has_two_to_four_pages(tmp_path: Path):
