@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def incident(**changes):
 
 def quarto_that_writes(path, text="%PDF"):
     """A program that stands in for Quarto: it makes a PDF of a few bytes, whatever it is given."""
-    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 1.7.34 && exit\nprintf "{text}" > page.pdf\n')
+    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 1.7.34 && exit\nprintf %s "{text}" > page.pdf\n')
     path.chmod(0o755)
     return str(path)
 
@@ -85,7 +86,12 @@ def test_what_people_wrote_is_told_apart_from_what_was_derived():
 
 def test_a_page_says_when_people_have_written_nothing():
     blank = Incident(**{**vars(incident()), "judgement": parse_judgement("")})
-    assert "Nobody has written anything yet." in shown(page_blocks(blank)).text
+    assert "Nobody has written anything yet" in shown(page_blocks(blank)).text
+
+
+def test_only_runs_that_have_a_page_are_linked():
+    blocks = page_blocks(replace(incident(), linked={"run-alert"}))
+    assert [link["href"] for link in shown(blocks).select("a")] == ["../../runs/run-alert/index.html"]
 
 
 def test_impact_and_cost_are_measured_from_the_recording():

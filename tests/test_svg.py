@@ -69,7 +69,9 @@ def test_a_small_figure_is_the_same_svg_each_time_and_a_large_one_is_none() -> N
 
 
 def test_a_run_keeps_the_svg_of_a_small_figure_beside_its_png_and_its_page_shows_it(project: Path) -> None:
-    path = write_notebook(project / "plots.ipynb", [PLOT.format("[1, 2]"), PLOT.format("range(9000), 'o', ms=1")])
+    path = write_notebook(
+        project / "plots.ipynb", ["lk.record('a', 1)", PLOT.format("[1, 2]"), PLOT.format("range(9000), 'o', ms=1")]
+    )
     made = run_notebook(Request(path), project)
     notebook = nbformat.read(made.folder(project) / "notebook.ipynb", as_version=4)
     kinds = [set(out.data) & {"image/png", "image/svg+xml"} for c in notebook.cells for out in c.get("outputs", [])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +45,8 @@ JUDGED = ("What went well", "What went poorly", "Where we were lucky")
 class Incident:
     """All that a page is made of.
 
-    `after` is the recording of what followed, `previous` the history of the last incident of the same alert.
+    `after` is the recording of what followed, `previous` the history of the last incident of the same alert, `linked`
+    are the runs that have a page on the same site.
     """
 
     history: History
@@ -57,6 +58,7 @@ class Incident:
     previous: History | None
     cost_per_minute: float | None
     currency: str
+    linked: Collection[str] = ()
 
 
 def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
@@ -154,6 +156,7 @@ def gather(project: Path, id: str) -> Incident:
         previous=history_of(others[0], queue, settings, project) if others else None,
         cost_per_minute=service.cost_per_minute if service else None,
         currency=service.currency if service else "",
+        linked={card.id for card in published(reports_folder(project)) if card.kind == "runs"},
     )
 
 
@@ -369,7 +372,7 @@ def _provenance(incident: Incident) -> list[Block]:
     history = incident.history
     rested = postmortem.provenance(history)
     runs = [job.run.run_id for job in history.jobs if job.run]
-    links = {number: f"../../runs/{run}/index.html" for number, run in enumerate(rested["run"])}
+    links = {n: f"../../runs/{run}/index.html" for n, run in enumerate(rested["run"]) if run in incident.linked}
     blocks: list[Block] = [
         Heading("Provenance"),
         Words(f"Everything but what is marked as written by people was derived by a machine: {history.made}."),
