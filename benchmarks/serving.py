@@ -10,6 +10,10 @@ does meets all of them; the numbers are medians over the rounds.
 The model is a GRU of the size that notebook 02 trains, with 33 features a row. `bare, arrays` is the leanest that one
 would write by hand: it validates with pydantic and gives an array to the network. `bare, table` asks
 `Forecaster.predict` with a DataFrame, as a notebook does. Neither has metrics, a log, a queue limit, or versions.
+
+`the kit, mends` is a second service of the kit with mends in force: it brings returns in percent back into the model's
+unit, puts an exchanged pair of columns back, fills a missing value, and keeps aside what breaks the contract all the
+same. It is asked with sound rows, like the others, and with rows that have all three faults.
 """
 
 from __future__ import annotations
@@ -36,16 +40,23 @@ from typing import Any
 import numpy as np
 from results import write_section
 
-from lepton_kit.data.features import price_features
+from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.data.sources import read_prices
 from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT, Architecture, Forecaster, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
+from lepton_kit.serving.control import change_wish
+from lepton_kit.serving.following import await_workers
+from lepton_kit.serving.mends import Mends
 
 CONNECTIONS = 16
 BATCH = 256
 TARGET = 1.3
-SERVERS = ("bare, table", "bare, arrays", "the kit")
+MENDING = "the kit, mends"
+SERVERS = ("bare, table", "bare, arrays", "the kit", MENDING)
+SERVICE = {"the kit": "goog", MENDING: "mending"}
+FAULTY = "faulty "
+RETURNS = {f"return_{lag}": 0.01 for lag in range(10)}
 
 
 def main() -> None:
@@ -78,7 +89,8 @@ def measure(rounds: int, seconds: float) -> None:
         found: dict[tuple[str, str], list[dict[str, float]]] = {}
         for number in range(rounds + 1):
             for kind, body in bodies.items():
-                for name in SERVERS if number % 2 else SERVERS[::-1]:
+                asked = (MENDING,) if kind.startswith(FAULTY) else SERVERS
+                for name in asked if number % 2 else asked[::-1]:
                     taken = load(ports[name], body, seconds if number else 1.0)
                     if number:  # the first round warms up
                         found.setdefault((name, kind), []).append(taken)
@@ -125,12 +137,30 @@ def report(middles: dict[tuple[str, str], dict[str, float]], rounds: int, second
         slower, longer = bare["rate"] / kit["rate"], kit["p99"] / bare["p99"]
         met = "met" if max(slower, longer) <= TARGET else "missed"
         lines.append(f"| {name} | {slower:.2f} | {longer:.2f} | ≤ {TARGET} | {met} |")
+    lines += ["", *mends_table(middles)]
     gain = BATCH * middles["the kit", "batch"]["rate"] / kit["rate"]
     lines += [
         "",
         f"Asked for in batches of {BATCH}, the kit gives {gain:.0f} times as many forecasts per second as singly.",
     ]
     return "\n".join(lines)
+
+
+def mends_table(middles: dict[tuple[str, str], dict[str, float]]) -> list[str]:
+    """Return what mends cost, as lines of Markdown: the service that mends beside the one that does not."""
+    single, batch = middles["the kit", "single"], middles["the kit", "batch"]
+    lines = [
+        "| mends in force, beside the kit without | single: throughput, times slower | p99, times longer "
+        "| batch: times slower |",
+        "|---|---|---|---|",
+    ]
+    for rows, kind in (("sound", ""), ("in percent, exchanged, incomplete", FAULTY)):
+        one, many = middles[MENDING, f"{kind}single"], middles[MENDING, f"{kind}batch"]
+        slower, longer, batch_slower = (
+            single["rate"] / one["rate"], one["p99"] / single["p99"], batch["rate"] / many["rate"],
+        )  # fmt: skip
+        lines.append(f"| rows: {rows} | {slower:.2f} | {longer:.2f} | {batch_slower:.2f} |")
+    return lines
 
 
 # --- the load -----------------------------------------------------------------------------------------------------
@@ -204,14 +234,34 @@ def make_project(project: Path) -> dict[str, Path]:
     features = price_features(prices, lookback=10)
     forecaster = untrained(Architecture("gru", model_columns(features)), features, level=0.02)
     registry = Registry(project / "models")
-    made = registry.save("goog", forecaster, {"data": "benchmark"}, golden_examples(forecaster, features))
+    known = features.assign(actual=next_day_return(prices))
+    golden = golden_examples(forecaster, features)
+    made = registry.save("goog", forecaster, {"data": "benchmark"}, golden, reference=known)
     registry.promote("goog", made, "benchmark", "")
     (project / "lepton.toml").write_text("")
     rows = features[list(forecaster.architecture.needed)].tail(BATCH).to_dict("records")
-    bodies = {"single": {"row": rows[-1]}, "batch": {"rows": rows}}
+    faulty = list(map(spoilt, rows))
+    bodies = {
+        "single": {"row": rows[-1]}, "batch": {"rows": rows},
+        f"{FAULTY}single": {"row": faulty[-1]}, f"{FAULTY}batch": {"rows": faulty},
+    }  # fmt: skip
     for name, body in bodies.items():
         (project / f"{name}.json").write_text(json.dumps(body))
     return {name: project / f"{name}.json" for name in bodies}
+
+
+MENDS = {"scale": RETURNS, "swap": {"range_1": "volume_1"}, "fill": {"volume_0": 0.0}, "quarantine": True}
+
+
+def spoilt(row: dict[str, float]) -> dict[str, float]:
+    """Return a row as a feed gives it whose returns are percents, with two columns exchanged and a value missing."""
+    came = {name: value / RETURNS.get(name, 1.0) for name, value in row.items() if name != "volume_0"}
+    return {**came, "range_1": row["volume_1"], "volume_1": row["range_1"]}
+
+
+def mend(service: Path) -> None:
+    """Let a running service mend its rows."""
+    await_workers(service, change_wish(service, mends=Mends.model_validate(MENDS)), seconds=30)
 
 
 @contextlib.contextmanager
@@ -219,8 +269,18 @@ def running(name: str, project: Path) -> Iterator[int]:
     """Run a server in a process of its own, and give its port when it answers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    if name == "the kit":
-        command = [sys.executable, "-m", "lepton_kit.cli", "serve", "goog", "--port", str(port)]
+    if name.startswith("the kit"):
+        command = [
+            sys.executable,
+            "-m",
+            "lepton_kit.cli",
+            "serve",
+            "goog",
+            "--port",
+            str(port),
+            "--name",
+            SERVICE[name],
+        ]
     else:
         command = [sys.executable, __file__, "--bare", name, str(project), str(port)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LEPTON_")}
@@ -233,6 +293,8 @@ def running(name: str, project: Path) -> Iterator[int]:
                 asyncio.run(drive(port, (project / "single.json").read_bytes(), 0.01))
                 break
             time.sleep(0.2)
+        if name == MENDING:
+            mend(project / "services" / SERVICE[name])
         yield port
     finally:
         process.send_signal(signal.SIGTERM)

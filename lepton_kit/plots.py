@@ -723,6 +723,7 @@ def incident_timeline(
         axes.annotate(
             text, (time, row), (-8 if is_late else 8, 0), textcoords="offset points",
             ha="right" if is_late else "left", va="center", fontsize=8, parse_math=False,
+            bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.8},  # lines across end at the words
         )  # fmt: skip
     axes.set(yticks=[], xlabel="time (UTC)", ylim=(len(events) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
@@ -783,6 +784,29 @@ def sizes_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
     return axes
 
 
+def missing_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw in which share of the rows each feature is missing, before the onset and since.
+
+    Parameters
+    ----------
+    table
+        Index: feature; columns `before` and `since`, 0 to 1.
+    axes
+        Where to draw.
+    """
+    rows = range(len(table))[::-1]
+    axes.hlines(rows, 100 * table["before"], 100 * table["since"], color=MUTED, linewidth=1)
+    axes.plot(100 * table["before"], rows, "o", color=MUTED, markersize=5, label="before the onset")
+    axes.plot(100 * table["since"], rows, "o", color=VERMILLION, markersize=6, label="since")
+    axes.set_xlim(-3, 103)
+    axes.set_yticks(rows, table.index)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("rows that lack it (%)")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return axes
+
+
 def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: float, axes: Axes) -> Axes:
     """Draw the predicted mean wait against the number of workers, what was measured, and what is wanted.
 
@@ -808,7 +832,7 @@ def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: f
     axes.set_xticks(sorted(table["workers"].unique()))
     axes.set_xlabel("workers")
     axes.set_ylabel("mean wait (ms)")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower left")
     return axes
 
 

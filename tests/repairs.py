@@ -1,4 +1,7 @@
-"""A project whose diagnosis says what its alert's label says, and whose repairs leave a line each time they run."""
+"""A project whose diagnosis says what its alert's label says, and whose repairs leave a line each time they run.
+
+A file `missed` holds the objectives that a repair finds missed after it.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +44,15 @@ for name, value in json.loads(says).items():
     lk.record(name, value)
 """
 REPAIR = """
+import json
 import time
 with lk.path("repairs.log").open("a") as log:
     log.write(f"{what} of {service}\\n")
 while lk.path("slow").exists() and not lk.path("go").exists():
     time.sleep(0.05)
 lk.record("verdict", "recovered")
+if lk.path("missed").exists():
+    lk.record("still_missed", json.loads(lk.path("missed").read_text()))
 """
 
 

@@ -15,8 +15,9 @@ from lepton_kit.diagnosis import capture as capturing
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
+from lepton_kit.serving.control import change_wish, note_deployment
 from lepton_kit.serving.requestlog import read_requests
-from lepton_kit.telemetry.recordings import read_recording
+from lepton_kit.telemetry.recordings import Versions, read_recording
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.store import Store
 
@@ -144,6 +145,24 @@ def test_changes_of_the_version_are_read_from_the_record_and_its_damaged_lines_a
     frozen = live.capture(tmp_path / "r", service=copy)
     assert [(item.version, item.note) for item in frozen.incident.deployments] == [("v1", "0"), ("v2", "2")]
     assert "2 lines which cannot be read" in " ".join(frozen.incident.provenance.measured)
+
+
+def test_a_version_that_came_a_moment_ago_is_the_one_in_service(tmp_path):
+    project = project_with_model(tmp_path)
+    Registry(project / "models").promote("goog", "v2", "test", "better")
+    row = features().iloc[-1].to_dict()
+    with serving(project) as service:
+        start = time.time()
+        for _ in range(30):
+            service.client.post("/v1/predict", json={"row": row})
+        change_wish(service.folder, version="v1")
+        note_deployment(service.folder, "v1", "by mistake")
+        wait_for(lambda: service.client.get("/readyz").json()["version"] == "v1")
+        for _ in range(5):
+            service.client.post("/v1/predict", json={"row": row})
+        wait_for(lambda: (read_requests(service.folder / "requests", start, time.time())["version"] == "v1").sum() == 5)
+        frozen = Live(service, Samples(), start).capture(tmp_path / "r")
+    assert frozen.incident.versions == Versions(current="v1", last_good="v2")
 
 
 def test_the_last_good_version_is_the_one_promoted_before(live, tmp_path):

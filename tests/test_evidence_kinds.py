@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import incident_variants as variants
 import numpy as np
 import pandas as pd
 import pytest
 
-from lepton_kit.diagnosis.case import build_case
-from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, timing
+from lepton_kit.diagnosis.case import Criteria, build_case
+from lepton_kit.diagnosis.causes import conclude
+from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, model, timing
+from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording
 
 FROM, ROWS = variants.FAULT_FROM, variants.ROWS
@@ -122,7 +125,64 @@ def test_values_that_the_service_counted_as_missing_are_found():
     assert "missing" in inputs.input_problems(faulty).summary
 
 
+def other_relation(recording: Recording) -> Recording:
+    """The actuals come true as the model says they do; from the fault on, calm days are wild and wild ones calm."""
+    answers = load_forecaster(recording.models["v2"]).predict(recording.features(recording.requests))
+    width = (answers["upper"] - answers["lower"]).to_numpy() / 2
+    noise = np.random.default_rng(0).normal(0, 0.6, ROWS)
+    turned = np.median(width) ** 2 / width
+    actual = answers["mean"].to_numpy() + noise * np.where(SINCE, 2 * turned, width)
+    return replace(recording, requests=recording.requests.assign(actual=actual))
+
+
+def test_actuals_that_relate_to_the_same_inputs_in_another_way_are_concept_drift_and_no_fault_of_the_model(calm):
+    case = build_case(other_relation(variants.calm()))
+    found = drift.concept_drift(case)
+    assert (found.finding, drift.concept_drift(calm).finding) == ("changed", "held")
+    assert found.effect > 1.5
+    concluded = conclude(case, gather(case))
+    assert concluded.cause == "none"
+    assert "retrain on recent rows" in concluded.next_action
+    assert next(one.probability for one in concluded.ranking if one.cause == "model") < 0.05
+
+
+def test_errors_of_one_version_alone_are_no_concept_drift(tmp_path):
+    found = drift.concept_drift(build_case(variants.wrong_model(tmp_path)))
+    assert found.finding in ("held", "by one version")
+
+
+def test_where_the_inputs_moved_too_the_relation_is_not_judged():
+    from lepton_kit.telemetry.recordings import read_recording
+
+    assert drift.concept_drift(build_case(read_recording(variants.SHIPPED))).finding in ("inputs moved", "held")
+
+
 # --- the model ---
+
+
+def stand_in(folder: Path, stands_in_for: str | None) -> Recording:
+    """Version v3 goes into service, with an interval a quarter wider; its card may say that it was compressed."""
+    recording = variants.wrong_model(folder, factor=1.25)
+    versions = recording.incident.versions.model_copy(update={"stands_in_for": stands_in_for})
+    return replace(recording, incident=recording.incident.model_copy(update={"versions": versions}))
+
+
+def test_a_compressed_version_that_stands_in_is_no_changed_model(tmp_path):
+    known, unknown = (build_case(stand_in(tmp_path / str(name), name)) for name in ("v2", None))
+    assert (model.answering_version(known).finding, model.answering_version(unknown).finding) == ("stand-in", "changed")
+    assert (model.deployment(known).finding, model.deployment(unknown).finding) == ("stand-in", "deployed")
+    with_criteria = [replace(case, criteria=Criteria(output_difference=0.05)) for case in (known, unknown)]
+    findings = [model.replay_of_last_good(case).finding for case in with_criteria]
+    assert findings == ["differ as a stand-in", "differ"]
+    odds = [next(r.probability for r in conclude(c, gather(c)).ranking if r.cause == "model") for c in (known, unknown)]
+    assert odds[0] < odds[1] / 3
+
+
+def test_a_stand_in_that_breaks_the_promise_is_a_fault_of_the_model(tmp_path):
+    recording = variants.wrong_model(tmp_path)
+    versions = recording.incident.versions.model_copy(update={"stands_in_for": "v2"})
+    case = build_case(replace(recording, incident=recording.incident.model_copy(update={"versions": versions})))
+    assert conclude(case, gather(case)).cause == "model"
 
 
 def test_a_wrong_version_scores_worse_than_the_last_good_one_on_the_same_rows(tmp_path, calm):
@@ -229,6 +289,20 @@ def test_workers_that_were_started_again_and_workers_that_are_gone_are_found():
     assert (compute.restarts(well).finding, compute.workers(well).finding) == ("none", "as many")
 
 
+def test_workers_that_are_gone_date_the_incident_where_nothing_else_moved(calm):
+    case = sampled(lepton_model_workers=(steps(4, 2), '{"role":"current"}'))
+    assert (case.onset, case.onset_from) == (variants.fault_time(case.requests), "change point of missing workers")
+    assert timing.first_signal(case).finding == "compute first"
+    assert calm.onset_from == "start of the alert"
+
+
+def test_workers_of_a_candidate_that_was_taken_back_are_not_missed():
+    recording = with_samples(variants.calm(), lepton_model_workers=(steps(2, 2), '{"role":"current"}'))
+    candidate = with_samples(variants.calm(), lepton_model_workers=(steps(2, 0), '{"role":"candidate"}'))
+    both = replace(recording, metrics=pd.concat([recording.metrics, candidate.metrics], ignore_index=True))
+    assert compute.workers(build_case(both)).finding == "as many"
+
+
 def test_a_service_whose_scrapes_fail_has_lost_workers():
     assert compute.workers(sampled(up=steps(1, 0))).finding == "fewer"
 
@@ -276,6 +350,37 @@ def test_a_crowd_that_asks_the_same_again_and_tells_no_actual_breaks_no_relation
     )
     requests = pd.concat([recording.requests, crowd]).sort_values("time", ignore_index=True)
     assert inputs.relations(build_case(replace(recording, requests=requests))).finding == "kept"
+
+
+def crowded() -> Recording:
+    """Five more requests beside each, all of a crowd that asks about the same three days, and is answered slowly."""
+    recording = variants.calm()
+    before, late = recording.requests.iloc[:FROM], recording.requests.iloc[FROM:]
+    late = late.assign(latency_ms=6 * late["latency_ms"])
+    parts = [
+        recording.requests.iloc[-3:]
+        .iloc[(np.arange(len(late)) + number) % 3]
+        .assign(
+            time=(late["time"] + pd.Timedelta(minutes=1 + number)).to_numpy(),
+            request_id=[f"crowd-{number}-{place}" for place in range(len(late))],
+            latency_ms=late["latency_ms"].to_numpy(),
+            actual=np.nan,
+            actual_time=pd.NaT,
+        )
+        .assign(time=lambda table: pd.DatetimeIndex(table["time"]).tz_localize("UTC"))
+        for number in range(5)
+    ]
+    requests = pd.concat([before, late, *parts]).sort_values("time", ignore_index=True)
+    return replace(recording, requests=requests)
+
+
+def test_a_crowd_that_asks_about_the_same_three_days_is_a_matter_of_the_load_alone():
+    case = build_case(crowded())
+    found = {item.name: item.finding for item in gather(case)}
+    moved = ("drift", "joint_drift", "units", "relations", "inputs_and_actuals", "arrivals")
+    assert [found[name] for name in moved] == ["steady", "alike", "same unit", "kept", "unmoved", "surged"]
+    concluded = conclude(case, gather(case))
+    assert (concluded.cause, concluded.also) == ("compute", ())
 
 
 def test_a_flood_that_takes_every_second_day_breaks_no_relation_of_the_others():

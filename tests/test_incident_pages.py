@@ -43,7 +43,7 @@ def incident(**changes):
     for name, value in {"ranking": ranking, "reasons": ["data: it is broken"], "not_checked": [HOSTILE]}.items():
         results[name] = {"value": value}
     history = History.model_validate(content(jobs=[diagnosis, content()["jobs"][1]], **changes))
-    return Incident(history, parse_judgement(WRITTEN), None, None, None, None, history, None, "")
+    return Incident(history, parse_judgement(WRITTEN), "", None, None, None, None, history, None, "")
 
 
 def quarto_that_writes(path, text="%PDF"):

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.localisation import Symptom, localise, localise_recording, wide_metrics
+from lepton_kit.diagnosis.where import entries, suspects_table
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording, read_recording, write_recording
 
@@ -344,6 +346,37 @@ def test_samples_that_are_taken_a_little_apart_share_a_row():
 def test_a_recording_that_cannot_be_localised_says_what_it_lacks(change, words):
     with pytest.raises(InputError, match=words):
         localise_recording(change(recorded()), "web", "requests_seconds_mean")
+
+
+@pytest.mark.parametrize("root", ["store", "bank"])
+def test_a_diagnosis_of_a_recording_with_a_topology_ranks_its_components_and_their_metrics(root):
+    diagnosis = diagnose(recorded(root))
+    found = diagnosis.localisation
+    assert found.symptom.component == "web"
+    assert ranked(found)[0] == root
+    assert found.ranking[0].metrics[0].metric == "requests_seconds_mean"
+    table = suspects_table(found)
+    assert table.loc[0, "component"] == root
+    assert table.loc[0, "to"] > table.loc[0, "from"]
+    told = json.loads(json.dumps(diagnosis.as_dict()))["localisation"]
+    assert told["ranking"][0]["component"] == root
+
+
+def test_a_diagnosis_without_a_topology_or_metrics_says_why_it_does_not_localise():
+    recording = recorded()
+    bare = diagnose(replace(recording, topology=recording.topology.iloc[:0]))
+    assert "no topology.csv" in bare.localisation
+    assert bare.as_dict()["localisation"] == {"not_checked": bare.localisation}
+    assert "no metrics" in diagnose(replace(recording, metrics=recording.metrics.iloc[:0])).localisation
+    short = replace(recording, metrics=recording.metrics[recording.metrics["time"] < START + pd.Timedelta("3min")])
+    assert "no metric has" in diagnose(short).localisation
+
+
+def test_the_symptom_is_looked_for_in_the_service_itself_where_the_topology_knows_it():
+    recording = recorded()
+    assert entries(recording) == ("web",)
+    own = recording.incident.model_copy(update={"service": "pay"})
+    assert entries(replace(recording, incident=own)) == ("pay",)
 
 
 # --- the benchmark --------------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def test_every_metric_of_the_dashboard_exists():
     asked = {metric for _, query in queries() for metric in metrics_of(query)}
     assert asked <= known, asked - known
     assert {"up", "lepton_forecast_actuals_total", "slo:error_budget:left"} <= asked
+    assert {"lepton_mended_rows_total", "lepton_quarantined_rows_total"} <= asked
     assert metrics_of('sum by (le) (rate(a_b{c="d"}[5m])) / ignoring (x) group_left () up or vector(0)') == {
         "a_b",
         "up",

@@ -1,6 +1,9 @@
 """The operator of a running service, and repairs that are observed, judged and undone."""
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -8,19 +11,20 @@ from dataclasses import replace
 
 import httpx
 import pandas as pd
+import psutil
 import pytest
-from helpers import ROOT
+from helpers import ROOT, lepton
 from live import Samples
 from models_sample import google_prices
-from services import features, keep_model, project_with_model, row, serving
+from services import features, keep_model, project_with_model, row, serving, wait_for
 
 from lepton_kit.data.features import next_day_return
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import ServiceOperator, read_actions
-from lepton_kit.ops.repairs import Trouble, rehearse, repair
+from lepton_kit.ops.operator import ServiceOperator, read_actions, undo
+from lepton_kit.ops.repairs import Trouble, objectives_table, rehearse, repair, still_missed
 from lepton_kit.serving.control import change_wish, read_deployments, read_reports, read_wish
 from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.slo import read_objectives
@@ -47,6 +51,7 @@ def project(service):
 @pytest.fixture
 def operator(service, project):
     """The operator of the service as it began: v2 alone, with two workers."""
+    wait_for(lambda: len(read_reports(service.folder)) >= 1)
     ours = ServiceOperator("goog", project, "run-1")
     if ours.state() != State("v2", 2, 64):
         ours.set_state(State("v2", 2, 64), "begin again")
@@ -54,14 +59,16 @@ def operator(service, project):
 
 
 class Load:
-    """Asks all the time, and tells each day's actual at once."""
+    """Asks all the time, and tells each day's actual at once; when it is `spoilt`, two of three rows are wrong."""
 
     def __init__(self, service):
         self._address, self._over = str(service.client.base_url), threading.Event()
         self._thread = threading.Thread(target=self._ask)
+        self.spoilt = False
 
     def __enter__(self):
         self._thread.start()
+        return self
 
     def __exit__(self, *_):
         self._over.set()
@@ -74,6 +81,8 @@ class Load:
             for number in range(10**6):
                 day = 300 + number % 300
                 asked = {"row": table.iloc[day].to_dict()}
+                if self.spoilt and number % 3:
+                    asked["row"]["return_0"] = 50.0
                 made = client.post("/v1/predict", json=asked, headers={"X-Request-ID": f"d{time.time_ns()}"})
                 if made.status_code == 200:
                     told = {"request_id": made.json()["request_id"], "actual": actuals[day]}
@@ -82,18 +91,20 @@ class Load:
                     return
 
 
-def incident(service, project, version, folder, seconds=2.5):
-    """Record a service that answered with v2 and then with another version."""
+def incident(service, project, version, folder, seconds=2.5, harm=lambda: None):
+    """Record a service that answered with v2 and then with another version, or after something else harmed it."""
     source, start = Samples(), time.time()
     source.scrape(service)
     time.sleep(seconds)
     change_wish(service.folder, version=version)
+    harm()
     onset = time.time()
     source.scrape(service)
     time.sleep(seconds)
     source.scrape(service)
     recording = capture(service.folder, source, project / "models", start, time.time(), folder)
-    return Trouble(recording, pd.Timestamp(onset + 0.3, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
+    others = tuple(one for name, one in OBJECTIVES.items() if name != "goog-coverage")
+    return Trouble(recording, pd.Timestamp(onset + 0.3, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"], others)
 
 
 def test_a_state_is_brought_about_and_written_down_with_who_and_why(operator, service):
@@ -135,6 +146,67 @@ def test_workers_are_replaced_by_fresh_ones(operator, service):
     assert len(new) == 2
     assert not old & new
     assert service.predict().status_code == 200
+
+
+@contextlib.contextmanager
+def stopped(pids):
+    """Stop processes, which then hang, and let those that are still there go on at the end."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_that_hangs_is_replaced_so_that_a_repair_takes_effect(operator, service):
+    first, second = (one.pid for one in read_reports(service.folder))
+    with stopped([first]):
+        operator.set_state(State("v1", 2, 9), "a repair")
+        assert not psutil.pid_exists(first)
+    told = read_actions(service.folder)[-1]
+    assert (told["outcome"], told["replaced"]) == ("done", [first])
+    reports = wait_for(lambda: len(found := read_reports(service.folder)) == 2 and found)
+    assert {one.version for one in reports} == {"v1"}
+    assert second in {one.pid for one in reports}
+    assert service.predict().status_code == 200
+
+
+def test_workers_that_all_hang_are_all_replaced(operator, service):
+    old = [one.pid for one in read_reports(service.folder)]
+    with stopped(old):
+        operator.set_state(State("v1", 2, 9), "a repair")
+    assert sorted(read_actions(service.folder)[-1]["replaced"]) == sorted(old)
+    assert {one.version for one in read_reports(service.folder)} == {"v1"}
+    assert service.predict().status_code == 200
+
+
+def test_a_state_counts_as_reached_by_those_that_answer_when_the_others_take_too_long(operator, service, project):
+    hasty = ServiceOperator("goog", project, "run-2", by="Kim", seconds=0.4)
+    hasty.set_state(State("v1", 3, 64), "a third worker, which takes seconds to begin")
+    told = read_actions(service.folder)[-1]
+    assert (told["outcome"], told["workers_followed"], told["by"]) == ("done", "2 of 3", "Kim")
+
+
+def test_a_service_that_has_ended_is_said_at_once_and_the_state_before_is_what_a_new_start_finds(tmp_path):
+    project = project_with_model(tmp_path / "project")
+    with serving(project) as running:
+        ours = ServiceOperator("goog", project, "run-1")
+        held = ours.state()
+        ours.set_state(State("v1", 1, 5, Mends(fill={"return_0": 0.0})), "a repair")
+        running.process.kill()
+        wait_for(lambda: not read_reports(running.folder))
+        began = time.monotonic()
+        with pytest.raises(LeptonError, match="does not run any more"):
+            ours.set_state(State("v2", 1, 64), "another repair")
+        ours.bring_back(held, "undone")
+    assert time.monotonic() - began < 20
+    assert ours.state() == held
+    assert ours.registry.current("goog") == "v1"
+    outcomes = [(one["outcome"][:6], one.get("workers_followed")) for one in read_actions(running.folder)]
+    assert outcomes == [("done", "1 of 1"), ("undone", None), ("undone", None), ("done", "0 of 1")]
 
 
 def test_the_feed_is_restarted_by_the_command_of_the_settings(operator, project):
@@ -181,6 +253,74 @@ def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, proje
     assert operator.registry.current("goog") == "v2"
     assert done.looks["seconds"].iloc[-1] < 15  # two looks sufficed
     assert "became worse" in read_actions(service.folder)[-1]["why"]
+
+
+@pytest.mark.parametrize("may_cost", [(), ("errors",)], ids=["not allowed", "allowed"])
+def test_what_mends_the_indicator_and_breaks_another_is_taken_back_unless_the_policy_lets_it(
+    operator, service, project, tmp_path, may_cost
+):
+    def act(ours):
+        ours.set_state(State("v2", 2, 64, Mends(quarantine=True)), "and broken rows are refused")
+        return ("to v2, with a quarantine",)
+
+    with Load(service) as load:
+
+        def harm():
+            load.spoilt = True
+
+        trouble = replace(incident(service, project, "v3", tmp_path / "incident", 4, harm), may_cost=may_cost)
+        done = repair(act, operator, trouble, 15, tmp_path / "after")
+    judged, table = done.judged, objectives_table(trouble, done.judged).set_index("objective")
+    assert trouble.during.share < 0.6 < done.recovery.after.share
+    assert done.recovery.verdict in (("recovered",) if may_cost else ("recovered", "too few"))  # ended early, else
+    assert table.loc["Error rate", "until_repair"] == 1 > 0.6 > table.loc["Error rate", "after"]
+    if may_cost:
+        assert (judged.verdict, done.rolled_back) == ("recovered", False)
+        assert table.loc["Error rate", "verdict"] == "worse, as it may"
+        assert operator.state().mends.quarantine
+    else:
+        assert (judged.verdict, done.rolled_back) == ("worse", True)
+        assert "Error rate fell by" in judged.reason
+        assert operator.state() == State("v3", 2, 64)
+        assert "Error rate fell by" in read_actions(service.folder)[-1]["why"]
+    assert "goog-errors" in still_missed(trouble, judged)
+
+
+def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing_is_half_applied(tmp_path):
+    project = project_with_model(tmp_path / "project")
+    with serving(project) as running:
+        ours, source, start = ServiceOperator("goog", project, "run-1"), Samples(), time.time()
+        with Load(running):
+            time.sleep(1)
+        source.scrape(running)
+        recording = capture(running.folder, source, project / "models", start, time.time(), tmp_path / "incident")
+        trouble = Trouble(recording, pd.Timestamp(start, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
+        held = ours.state()
+
+        def act(operator):
+            operator.set_state(State("v2", 1, 9, Mends(quarantine=True)), "a repair")
+            running.process.kill()
+            return ("done",)
+
+        with pytest.raises(LeptonError, match="ended while it was observed"):
+            repair(act, ours, trouble, 30, tmp_path / "after")
+    assert ours.state() == held
+    assert ours.registry.current("goog") == "v1"
+    assert "stopped by LeptonError" in read_actions(running.folder)[-1]["why"]
+
+
+def test_the_last_action_is_undone_by_a_command_and_an_undo_as_well(operator, service, project):
+    operator.set_state(State("v1", 2, 9, Mends(fill={"return_0": 0.0})), "a repair")
+    done = lepton("undo", "goog", "--by", "Kim", "--note", "the feed is whole", project=project)
+    assert done.returncode == 0, done.stderr
+    assert "version v1 → v2" in done.stdout
+    assert operator.state() == State("v2", 2, 64)
+    told = read_actions(service.folder)[-1]
+    assert (told["by"], told["run"], told["why"].endswith(": the feed is whole")) == ("Kim", "lepton undo", True)
+    assert undo("goog", project, "Kim", "").startswith("service goog: version v2 → v1")
+    change_wish(service.folder, queue_limit=11)
+    with pytest.raises(InputError, match="somebody changed it since"):
+        undo("goog", project, "Kim", "")
 
 
 def test_a_repair_that_is_interrupted_is_undone(operator, service, project, tmp_path):

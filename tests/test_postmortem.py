@@ -204,6 +204,7 @@ def test_causes_repairs_actions_and_provenance_are_tables():
         "approved by Kim", "succeeded", "recovered", "yes",
     )  # fmt: skip
     assert postmortem.actions(told)["action"].tolist() == ["restart feed (no command)", "set state: workers 1 → 2"]
+    assert postmortem.actions(told)["let by"].tolist() == ["approved by Kim"] * 2
     origin = postmortem.provenance(told).iloc[0]
     assert (origin["run"], origin["commit"], origin["inputs"]) == (
         "run-alert", "efefefefefef", "incidents/i/recording 121212121212",

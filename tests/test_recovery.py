@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT
 from incident_variants import failing, fault_time, slow, wrong_model
 
-from lepton_kit.diagnosis.recovery import Ratio, judge_recovery, objective_of, sli_ratio, sli_ratios
+from lepton_kit.diagnosis.recovery import Ratio, judge_recovery, objective_of, side_effect, sli_ratio, sli_ratios
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import read_recording
 from lepton_kit.telemetry.slo import read_objectives
@@ -56,6 +56,22 @@ def test_the_intervals_are_told_with_the_verdict():
     assert table.loc["during", "low"] < 0.6 < table.loc["during", "high"]
     assert 0.25 < judged.gain[0] < 0.39 < judged.gain[1]
     assert judged.as_dict()["after"]["events"] == 200
+
+
+@pytest.mark.parametrize(
+    ("until", "after", "is_worse"),
+    [
+        (Ratio(300, 300), Ratio(240, 300), True),
+        (Ratio(300, 300), Ratio(298, 300), False),  # the objective may be kept
+        (Ratio(29990, 30000), Ratio(29800, 30000), False),  # worse for certain, and the objective is kept
+        (Ratio(150, 300), Ratio(150, 300), False),  # a second fault: missed before, and as much since
+        (Ratio(150, 300), Ratio(60, 300), True),
+        (Ratio(300, 300), Ratio(2, 15), False),  # too few
+        (Ratio(0, 0), Ratio(240, 300), False),  # nothing is known of the time before
+    ],
+)
+def test_another_objective_is_worse_where_it_fell_and_is_missed_both_for_certain(until, after, is_worse):
+    assert side_effect(OBJECTIVES["latency"], WELL, until, after).is_worse == is_worse
 
 
 def test_wrong_numbers_are_named():

@@ -1,5 +1,6 @@
 """The plans of the remedies: what is planted in a recording is what they mend, and nothing else."""
 
+import heapq
 import math
 from dataclasses import replace
 
@@ -23,11 +24,12 @@ from lepton_kit.diagnosis.remedies import (
     plan_data,
     plan_model,
 )
-from lepton_kit.diagnosis.repair_capacity import Measured, option_table, smaller_of
+from lepton_kit.diagnosis.repair_capacity import Measured, option_table, smaller_of, tolerated_refusals
 from lepton_kit.diagnosis.repair_data import exchanged_columns, rows_to_learn_from, unit_factors
 from lepton_kit.errors import InputError
 from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.recordings import feature_columns, read_recording
+from lepton_kit.telemetry.slo import read_objectives
 
 COLUMNS = feature_columns(variants.calm().requests)
 NAMES = [name.removeprefix("feature_") for name in COLUMNS]
@@ -282,6 +284,59 @@ def test_more_workers_are_asked_for_where_more_is_asked_of_them():
     assert not plan.restart  # the demand grew, the workers are well
     fewer = plan.options.set_index("workers").loc[plan.workers - 1]
     assert not fewer["enough"]
+
+
+def test_a_service_whose_requests_were_refused_is_made_so_large_that_hardly_one_is():
+    needs = Needs(wait=0.05, in_time=0.25, most_workers=16)
+    plan = plan_capacity(overloaded(), needs)
+    chosen, fewer = (plan.options.set_index("workers").loc[plan.workers - less] for less in (0, 1))
+    assert plan.measured.refused > 0.3
+    assert chosen["refused"] <= needs.refused < fewer["refused"]
+    assert fewer["wait_s"] <= needs.wait  # the wait alone would have been content with less
+
+
+def test_more_may_be_refused_where_the_objective_allows_more():
+    strict, lax = (
+        plan_capacity(overloaded(), Needs(in_time=0.25, most_workers=16, refused=share)) for share in (1e-4, 0.02)
+    )
+    assert lax.workers < strict.workers
+
+
+def test_only_objectives_that_are_hurt_by_refusals_say_how_many_are_tolerated():
+    objectives = {one.name: one for one in read_objectives(ROOT / "slo")}
+    assert tolerated_refusals(list(objectives.values())) == pytest.approx(0.0001)  # of the availability of 99.9 %
+    others = [one for name, one in objectives.items() if name != "goog-availability"]
+    assert tolerated_refusals(others) == Needs().refused
+    laxer = replace(objectives["goog-availability"], target=0.9)
+    assert tolerated_refusals([*others, laxer]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, math.nan])
+def test_a_share_of_refusals_that_is_none_is_refused(share):
+    with pytest.raises(InputError, match="must be between 0 and 1"):
+        Needs(refused=share)
+
+
+@pytest.mark.parametrize(("arrival_scv", "service_scv"), [(1.0, 0.1), (4.0, 1.0)])
+def test_a_bounded_queue_refuses_what_a_simulated_one_does(arrival_scv, service_scv):
+    rng, workers, room, count = np.random.default_rng(1), 3, 8, 60_000
+    demand = Demand(rate=50.0, service=0.05, arrival_scv=arrival_scv, service_scv=service_scv)
+    came = np.cumsum(rng.gamma(1 / arrival_scv, arrival_scv / demand.rate, count)).tolist()
+    takes = rng.gamma(1 / service_scv, service_scv * demand.service, count).tolist()
+    free, inside, refused, waits = [0.0] * workers, [], 0, []
+    for time, service in zip(came, takes, strict=True):
+        while inside and inside[0] <= time:
+            heapq.heappop(inside)
+        if len(inside) >= workers + room:
+            refused += 1
+            continue
+        begins = max(heapq.heappop(free), time)
+        waits.append(begins - time)
+        heapq.heappush(free, begins + service)
+        heapq.heappush(inside, begins + service)
+    predicted, wait = bounded(demand, workers, room)
+    assert predicted == pytest.approx(refused / count, rel=0.3)
+    assert wait == pytest.approx(np.mean(waits), rel=0.3)
 
 
 def test_where_there_is_no_room_the_queue_is_bounded_so_that_the_accepted_are_answered_in_time():

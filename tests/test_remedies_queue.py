@@ -109,6 +109,28 @@ def test_the_second_repair_starts_after_the_first_has_succeeded(queue):
     assert queue.take().name == "compute"
 
 
+def test_two_repairs_that_ask_are_listed_in_order_and_the_second_runs_after_the_first_though_approved_before(queue):
+    propose(queue, proposal("data", "ask"), proposal("compute", "ask"))
+    first, second = queue.waiting()
+    assert [(one.cause, one.after) for one in (first, second)] == [("data", None), ("compute", "data")]
+    queue.decide(second.job, yes())
+    assert (queue.take(), queue.queued()) == (None, 0)
+    queue.decide(first.job, yes("Lee"))
+    running = queue.take()
+    assert (running.name, queue.take()) == ("data", None)
+    queue.comes_to_run(running, "run-a")
+    assert (queue.let_by("run-a"), queue.let_by("run-b")) == ("Lee (lepton approve)", None)
+    queue.end(running, "run-a", "succeeded")
+    later = queue.take()
+    assert (later.name, queue.follows_run(later), queue.follows_run(running)) == ("compute", ("data", "run-a"), None)
+
+
+def test_a_repair_that_started_by_itself_was_let_by_the_policy(queue):
+    propose(queue, proposal())
+    queue.comes_to_run(queue.take(), "run-a")
+    assert queue.let_by("run-a") == "policy: auto"
+
+
 @pytest.mark.parametrize("status", ["failed", "timed_out", "kernel_died", "expectation_failed"])
 def test_the_second_repair_waits_for_a_person_when_the_first_has_failed(queue, status):
     incident = propose(queue, proposal("model"), proposal("compute"))
@@ -282,3 +304,51 @@ def test_the_ledger_of_an_earlier_release_goes_on_with_what_it_knows(project):
     queue.decide(queue.waiting()[0].job, yes())
     assert [(one.kind, one.state) for one in queue.jobs()] == [("remedy", "queued"), ("alert", "ended")]
     assert queue.incident("i").name == "Known"
+
+
+def open_end(queue, leaves_open=True, status="succeeded"):
+    job = queue.take()
+    queue.end(job, f"run-{job.number}", status, leaves_open=leaves_open)
+    return job
+
+
+def test_an_incident_that_a_diagnosis_left_open_is_looked_at_again_while_its_alert_fires(queue):
+    fire(queue)
+    looks = []
+    for _ in range(5):
+        looks.append(open_end(queue).look)
+        queue.look_again(0, most=3)
+        queue.look_again(0, most=3)
+        if not queue.queued():
+            break
+    assert looks == [1, 2, 3]
+    assert len({job.key for job in queue.jobs()}) == 3
+
+
+def test_it_is_looked_at_again_only_after_a_pause_and_not_once_a_cause_is_found(queue):
+    fire(queue)
+    open_end(queue)
+    queue.look_again(3600, most=3)
+    assert queue.queued() == 0
+    queue.look_again(0, most=3)
+    open_end(queue, leaves_open=False)
+    queue.look_again(0, most=3)
+    assert queue.queued() == 0
+
+
+def test_an_incident_that_is_over_is_not_looked_at_again(queue):
+    fire(queue)
+    open_end(queue)
+    resolve(queue)
+    queue.look_again(0, most=3)
+    assert queue.queued() == 0
+
+
+def test_a_repair_that_did_not_help_is_followed_by_another_look_and_one_that_waits_is_not(queue):
+    propose(queue, proposal("data", "ask"), number=2, service="other")
+    incident = propose(queue, proposal("compute"), number=1)
+    assert open_end(queue).kind == "remedy"
+    queue.look_again(0, most=2)
+    job = queue.take()
+    assert (job.kind, job.look, job.incident) == ("alert", 2, incident)
+    assert queue.take() is None

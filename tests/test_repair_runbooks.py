@@ -34,6 +34,38 @@ def service(tmp_path_factory):
         yield running
 
 
+@pytest.fixture
+def bare(project):
+    """A project without any service, and the recording of an incident of which nothing but the alert is known."""
+    for folder in ("runbooks", "slo"):
+        (project / folder).mkdir(exist_ok=True)
+        for path in (ROOT / folder).glob("*.*"):
+            (project / folder / path.name).write_bytes(path.read_bytes())
+    (project / "bare").mkdir()
+    told = (ROOT / "runbooks/recordings/missing-values/incident.json").read_bytes()
+    (project / "bare/incident.json").write_bytes(told)
+    return project
+
+
+@pytest.mark.parametrize("runbook", ["repair-data", "repair-model"])
+def test_a_recording_without_metrics_and_requests_comes_to_no_verdict(bare, runbook):
+    done = lepton("run", f"runbooks/{runbook}.ipynb", "-p", "recording", "bare", project=bare)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = find_run(runbook, bare).results
+    assert (results["verdict"].value, results["applied"].value) == ("too few", False)
+
+
+def test_a_size_cannot_be_found_without_requests_and_a_service_not_repaired_that_does_not_run(bare):
+    sized = lepton("run", "runbooks/repair-capacity.ipynb", "-p", "recording", "bare", project=bare)
+    assert sized.returncode != 0
+    assert "0 requests were answered since the onset; 20 are needed" in sized.stdout + sized.stderr
+    words = ["-p", "recording", "bare", "-p", "service", "goog"]
+    gone = lepton("run", "runbooks/repair-model.ipynb", *words, project=bare)
+    assert gone.returncode != 0
+    assert "service 'goog': does not run here" in gone.stdout + gone.stderr
+    assert not (bare / "services").exists()
+
+
 def recorded(service, project, name, harm, then=lambda row: row):
     """Record 60 requests of a service that is well, and 60 after what harms it."""
     source = Samples()
@@ -84,7 +116,10 @@ def test_a_feed_in_percent_is_mended_while_it_goes_on(service):
     assert service.sample("lepton_mended_rows_total") > before
     assert results["verdict"] in ("recovered", "not recovered")  # the interval held nearly all before, too
     assert results["rolled_back"] is False
-    assert read_actions(service.folder)[-1]["action"] == "set_state"
+    told = read_actions(service.folder)[-1]
+    assert (told["action"], told["run"]) == ("set_state", find_run("repair-data", project).run_id)
+    assert "@" in told["by"]  # run by hand
+    assert results["objectives"]["rows"][0][0] == "Forecast coverage"
     change_wish(service.folder, mends=Mends())
 
 

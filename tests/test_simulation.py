@@ -12,8 +12,11 @@ from helpers import ROOT
 from lepton_kit.diagnosis.queueing import Demand, mean_wait
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import find_fault
+from lepton_kit.ops.simulated_machine import Setting
+from lepton_kit.ops.simulated_requests import EPOCH
+from lepton_kit.ops.simulated_service import SimulatedService
 from lepton_kit.ops.simulated_world import KINDS, world
-from lepton_kit.ops.simulation import EPOCH, Setting, SimulatedService, strike
+from lepton_kit.ops.simulation import strike
 from lepton_kit.serving.arrivals import generated
 from lepton_kit.serving.mends import Mends
 from lepton_kit.serving.metrics import metric_names

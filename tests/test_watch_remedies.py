@@ -104,6 +104,27 @@ def test_a_compound_diagnosis_is_repaired_cause_by_cause_as_a_drill_does_by_itse
     assert jobs[2].started >= jobs[1].ended
 
 
+def test_the_second_repair_of_a_compound_fault_runs_while_an_objective_is_missed_and_else_a_person_is_asked(repaired):
+    above = "data.policy = 'auto'\nmost_per_hour = 1000"
+    (repaired / "missed").write_text('["goog-latency"]')
+    with watching(repaired, "--insecure", LEPTON_REMEDIES=above) as kit:
+        kit.post(diagnosed(cause="data", also=["compute"]))
+        kit.ended(3)
+        (repaired / "missed").write_text("[]")
+        kit.post(diagnosed(2, cause="data", also=["compute"]))
+        [one] = waiting(kit)
+        page = kit.client.get(f"/incidents/{one.incident}").text
+        assert repairs_made(repaired) == ["data of goog", "compute of goog", "data of goog"]
+        assert lepton("approve", one.incident, "--by", "Kim", project=repaired).returncode == 0
+        kit.ended(6)
+    assert (one.cause, one.why) == (
+        "compute",
+        "the repair of the first cause, 'data', recovered the service: no objective is missed any more",
+    )
+    assert "no objective is missed any more" in page
+    assert repairs_made(repaired)[3:] == ["compute of goog"]
+
+
 def test_two_watches_of_one_project_make_a_repair_once(repaired):
     with watching(repaired, "--insecure") as first, watching(repaired, "--insecure") as second:
         for kit in (first, second, first, second):
@@ -247,3 +268,15 @@ def test_a_browser_sends_the_form_and_a_page_of_another_origin_cannot(asked, tmp
         browser.value("document.querySelector('[value=approve]').click(); 1")
         wait_for(lambda: "approved by Kim <b>Lee</b>" in browser.value("document.body?.innerText ?? ''"))
         assert kit.queue.waiting() == []
+
+
+def test_a_diagnosis_that_found_no_cause_is_made_again_until_the_most_looks(repaired):
+    text = SETTINGS.replace("[watch]\n", "[watch]\nlook_again_minutes = 0.001\nmost_looks = 2\n")
+    (repaired / "lepton.toml").write_text(text)
+    with watching(repaired, "--insecure") as kit:
+        kit.post(diagnosed(cause="unknown"))
+        jobs = kit.ended(2)
+        wait_for(lambda: kit.client.get("/status.json").json()["queue"]["queued"] == 0)
+    assert [(job.kind, job.look) for job in jobs] == [("alert", 1), ("alert", 2)]
+    assert jobs[0].run_id != jobs[1].run_id
+    assert len(all_runs(repaired)) == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import platform
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +24,7 @@ def approve(
     note: Annotated[str, typer.Option(help="Why, for the records.")] = "",
 ) -> None:
     """List the repairs that wait for a person, or approve or reject those of an incident."""
-    from lepton_kit.ops.watch.approvals import make_decision
+    from lepton_kit.ops.watch.approvals import make_decision, this_user
     from lepton_kit.ops.watch.queue import Queue
 
     queue = Queue(find_project())
@@ -40,7 +38,7 @@ def approve(
             f"incident {incident!r}: {len({one.incident for one in chosen})} incidents with waiting repairs"
             f"{f' of cause {cause!r}' if cause else ''} end so; `lepton approve` lists the {len(waiting)} that wait"
         )
-    decision = make_decision(not reject, by or f"{getpass.getuser()}@{platform.node()}", "lepton approve", note)
+    decision = make_decision(not reject, by or this_user(), "lepton approve", note)
     for one in chosen:
         queue.decide(one.job, decision)
         word = "rejected" if reject else "approved"
@@ -51,8 +49,8 @@ def _print_waiting(waiting: list[Remedy]) -> None:
     if not waiting:
         print("no repair waits for a decision")
         return
-    listed = table("incident", "cause", "repair", "since (UTC)", "waits because")
+    listed = table("incident", "cause", "after", "repair", "since (UTC)", "waits because")
     for one in waiting:
         since = f"{datetime.fromtimestamp(one.queued, UTC):%Y-%m-%d %H:%M}"
-        listed.add_row(*map(escape, (one.incident, one.cause, one.notebook, since, one.why)))
+        listed.add_row(*map(escape, (one.incident, one.cause, one.after or "", one.notebook, since, one.why)))
     new_console().print(listed)

@@ -131,6 +131,18 @@ def rollback(
     print(take_back(service, find_project(), "lepton rollback", reason))
 
 
+def undo(
+    service: Annotated[str, typer.Argument(help="A running service's name.")],
+    by: Annotated[str | None, typer.Option(help="Who decides; user and host unless given.")] = None,
+    note: Annotated[str, typer.Option(help="Why, for the records.")] = "",
+) -> None:
+    """Take back the last action of a repair on a service: its version, size and mends are as they were before."""
+    from lepton_kit.ops.operator import undo as take_back
+    from lepton_kit.ops.watch.approvals import this_user
+
+    print(take_back(service, find_project(), by or this_user(), note))
+
+
 def _shares(steps: str) -> tuple[float, ...]:
     try:
         return tuple(float(step) / 100 for step in steps.split(","))

@@ -25,7 +25,7 @@ import pydantic
 from lepton_kit.diagnosis.notes import CHECKSUMS_BROKEN, CHECKSUMS_HOLD
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FILES, FORECAST, load_forecaster
-from lepton_kit.models.registry import Registry
+from lepton_kit.models.registry import COMPRESSED_FROM, Registry
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import read_wish
 from lepton_kit.serving.metrics import metric_names
@@ -110,7 +110,8 @@ def capture(
     notes = _Notes()
     config = _service_config(service)
     logged = _prediction_log(service, start, end, notes)
-    versions = _versions(service, Registry(registry), config.model, logged, notes)
+    deployments = _deployments(service, logged, end, notes)
+    versions = _versions(service, Registry(registry), config.model, logged, deployments, notes)
     recording = Recording(
         incident=Incident(
             format=FORMAT,
@@ -119,7 +120,7 @@ def capture(
             window=Window(start=_utc(start), end=_utc(end)),
             versions=versions,
             alerts=_alerts(alerts, notes),
-            deployments=_deployments(service, logged, end, notes),
+            deployments=deployments,
         ),
         requests=_thinned(_request_rows(logged), MOST_REQUESTS, "requests", notes),
         metrics=_samples(source, config.name, start, end, notes),
@@ -205,12 +206,24 @@ def _thinned(table: pd.DataFrame, most: int, what: str, notes: _Notes) -> pd.Dat
 # --- versions and deployments -----------------------------------------------------------------------------------------
 
 
-def _versions(service: Path, registry: Registry, model: str, logged: pd.DataFrame, notes: _Notes) -> Versions:
-    """Say which version was in service at the end of the window, and which one was good before it."""
-    answered = logged.loc[logged["mean"].notna(), "version"].tail(RECENT) if len(logged) else pd.Series(dtype=str)
-    if len(answered):
-        current = str(answered.mode().iloc[-1])
-        notes.derived.append(f"version in service: {current} gave most of the last {len(answered)} answers")
+def _versions(
+    service: Path,
+    registry: Registry,
+    model: str,
+    logged: pd.DataFrame,
+    deployments: Sequence[Deployment],
+    notes: _Notes,
+) -> Versions:
+    """Say which version was in service at the end of the window, and which one was good before it.
+
+    What was answered, or failed, since the last deployment counts: one that fails may have answered little as yet.
+    """
+    handled = logged[logged["version"].fillna("") != ""] if len(logged) else logged
+    newest = handled[handled["time"] >= deployments[-1].time] if len(handled) and deployments else handled
+    recent = (newest if len(newest) else handled).tail(RECENT)
+    if len(recent):
+        current = str(recent["version"].mode().iloc[-1])
+        notes.derived.append(f"version in service: {current} took most of the last {len(recent)} requests")
     else:
         current = read_wish(service).version
         notes.derived.append(f"version in service: {current}, as control.json says; none answered in the window")
@@ -224,7 +237,21 @@ def _versions(service: Path, registry: Registry, model: str, logged: pd.DataFram
     except InputError as error:
         last_good = None
         notes.derived.append(f"no last good version: {_without_folder(error, registry.root)}")
-    return Versions(current=current, last_good=last_good)
+    return Versions(current=current, last_good=last_good, stands_in_for=_teacher(registry, model, current, notes))
+
+
+def _teacher(registry: Registry, model: str, version: str, notes: _Notes) -> str | None:
+    """Return the version that a compressed one was made from, by its card."""
+    try:
+        teacher = registry.card(model, version).get(COMPRESSED_FROM)
+    except InputError as error:
+        notes.derived.append(
+            f"whether {version} stands in for another: unknown ({_without_folder(error, registry.root)})"
+        )
+        return None
+    if teacher:
+        notes.derived.append(f"{version} stands in for {teacher}: its card says that it was compressed from it")
+    return str(teacher) if teacher else None
 
 
 def _deployments(service: Path, logged: pd.DataFrame, end: float, notes: _Notes) -> tuple[Deployment, ...]:

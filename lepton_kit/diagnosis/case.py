@@ -127,10 +127,13 @@ class Case:
 
     @cached_property
     def whole_inputs(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the inputs before and since the onset, of the rows that lack no value."""
+        """Return the distinct inputs before and since the onset, of the rows that lack no value.
+
+        A row that is asked about a thousand times tells no more of the feed than once; that it is, the load tells.
+        """
         finite = self.inputs[is_finite(self.inputs)]
         is_before = finite.index.isin(self.before.index)
-        return finite[is_before], finite[~is_before]
+        return finite[is_before].drop_duplicates(), finite[~is_before].drop_duplicates()
 
     @cached_property
     def two_sample(self) -> TwoSample | str:
@@ -338,6 +341,7 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
         Symptom("interval misses", misses(requests), "share", lambda _, after: 1 - after < objective),
         Symptom("errors", by_time(failed(requests), time), "share", rises(criteria.error_share)),
         Symptom("latency", by_time(log_latency(requests), time), "×", slower),
+        Symptom("missing workers", missing_workers(recording), "share", rises(MISSING)),
         Symptom("broken rows", by_time(breaches.any(axis=1), time), "share", rises(criteria.broken_share)),
         Symptom("rows out of order", out_of_order(recording), "share", rises(OUT_OF_ORDER)),
         Symptom("size of the inputs", input_size(recording), "×", moves(criteria.spread_factor)),
@@ -441,6 +445,33 @@ def log_latency(requests: pd.DataFrame) -> pd.Series:
     """Return the logarithm of each latency in ms; one of 0 is not a measurement, and a refusal is no work done."""
     measured = requests["latency_ms"].gt(0) & ~requests["status"].between(400, 499)
     return requests["latency_ms"].where(measured).transform(np.log)
+
+
+MISSING = 0.1
+"""From this rise on of the share of workers that do not answer, workers were lost."""
+
+
+def answering_workers(recording: Recording) -> pd.Series:
+    """Return how many workers answered at each scrape; those of a candidate version are the same ones once more."""
+    metrics = recording.metrics
+    held = metrics[metrics["metric"] == "lepton_model_workers"]
+    by_scrape: pd.Series = held[~held["labels"].str.contains(CANDIDATE, regex=False)].groupby("time")["value"].sum()
+    return by_scrape
+
+
+CANDIDATE = '"role":"candidate"'
+
+
+def expected_workers(answering: pd.Series) -> float:
+    """Return how many workers there were at first: the median of the first quarter of the scrapes; 0 of none."""
+    return float(answering.head(max(1, len(answering) // 4)).median()) if len(answering) else 0.0
+
+
+def missing_workers(recording: Recording) -> pd.Series:
+    """Return, by time of the scrape, the share of the workers that there were at first that does not answer."""
+    answering = answering_workers(recording)
+    expected = expected_workers(answering)
+    return 1 - answering / expected if expected > 0 else answering.head(0)
 
 
 OUT_OF_ORDER = 0.15

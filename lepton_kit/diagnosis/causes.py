@@ -18,7 +18,10 @@ import pandas as pd
 from lepton_kit.diagnosis.case import Case, Criteria, build_case, time_format
 from lepton_kit.diagnosis.evidence import Cause, Evidence, gather
 from lepton_kit.diagnosis.likelihoods import Likelihoods, read_likelihoods
+from lepton_kit.diagnosis.localisation import Localisation
 from lepton_kit.diagnosis.ranking import CAUSES, by_cause, probabilities, weigh, weights_of_evidence
+from lepton_kit.diagnosis.where import as_dict as localisation_as_dict
+from lepton_kit.diagnosis.where import where
 from lepton_kit.telemetry.recordings import Recording
 
 REMEDIES: Mapping[Cause, str] = {"data": "repair-data", "model": "repair-model", "compute": "repair-capacity"}
@@ -70,6 +73,7 @@ class Diagnosis:
 
     `also` holds the second cause of a compound fault. `probability` is that of `cause` being at work, and of the
     likeliest cause where that is `unknown`; `confidence` is a key of `CONFIDENCE`, which says what it means.
+    `localisation` ranks the components of a service of several parts, or says why it does not.
     `ranking` holds all causes, the likeliest first; two at once count for both, so their probabilities may add up to
     more than 1. `remedy` names the runbook that repairs the cause. `onset_from` says what the onset rests on, and
     `time_format` how the table writes times.
@@ -85,6 +89,7 @@ class Diagnosis:
     evidence_against: tuple[Evidence, ...]
     not_checked: tuple[str, ...]
     next_action: str
+    localisation: Localisation | str = ""
     time_format: str = "%Y-%m-%d"
     also: tuple[Cause, ...] = ()
     probability: float = 0.0
@@ -124,6 +129,7 @@ class Diagnosis:
             "ranking": [_ranked_as_dict(item) for item in self.ranking],
             "evidence_for": [item.name for item in self.evidence_for],
             "evidence_against": [item.name for item in self.evidence_against],
+            "localisation": localisation_as_dict(self.localisation),
             "not_checked": list(self.not_checked),
             "evidence": [_as_dict(item) for item in self.evidence],
         }
@@ -193,6 +199,7 @@ def conclude(case: Case, evidence: tuple[Evidence, ...], likelihoods: Likelihood
         next_action=_next_action(cause, hypotheses, evidence),
         remedy=REMEDIES.get(cause),
         ranking=ranking,
+        localisation=where(case.recording, case.onset),
         time_format=time_format(case.recording),
     )
 

@@ -115,15 +115,22 @@ class Job(_Part):
 
 
 class Action(_Part):
-    """Something that was done to the service, by a run; `outcome` is `done`, or what went wrong."""
+    """Something that was done to the service, by a run that the policy or a person let (`by`).
+
+    `outcome` is `done`, or what went wrong; `workers_followed` says how many of those wished for followed, and
+    `replaced` has the process ids of workers that hung.
+    """
 
     time: AwareDatetime
     run: Text = ""
+    by: Text = ""
     action: Text
     why: Text = ""
     outcome: Text = ""
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}
+    workers_followed: Text = ""
+    replaced: tuple[int, ...] = ()
 
     @property
     def what(self) -> str:
@@ -140,6 +147,8 @@ class Action(_Part):
             if value != self.before.get(name)
         ]
         said = self.action.replace("_", " ") + (f": {', '.join(changes)}" if changes else "")
+        if self.replaced:
+            said += f"; {len(self.replaced)} that hung replaced"
         return printable(said if self.outcome in ("", "done") else f"{said} ({self.outcome})")
 
 
@@ -157,14 +166,21 @@ class History(_Part):
     made: Text = ""
     missing: tuple[Text, ...] = ()
 
-    def first(self, kind: str) -> Job | None:
-        """Return the first job of a kind."""
-        return next((job for job in self.jobs if job.kind == kind), None)
+    @property
+    def diagnosis(self) -> Job | None:
+        """Return the run of the alert's runbook that counts: the first that named a cause, or else the last one."""
+        looks = [job for job in self.jobs if job.kind == "alert"]
+        telling = [job for job in looks if job.status == "succeeded" and _results(job).get("cause") != "unknown"]
+        return next(iter(telling or looks[::-1]), None)
 
-    def results(self, kind: str) -> dict[str, Any]:
-        """Return what the first run of a kind recorded, by name; nothing where it did not run."""
-        job = self.first(kind)
-        return {name: fact.value for name, fact in job.run.results.items()} if job and job.run else {}
+    @property
+    def diagnosed(self) -> dict[str, Any]:
+        """Return what that run recorded, by name; nothing where there was none."""
+        return _results(self.diagnosis)
+
+
+def _results(job: Job | None) -> dict[str, Any]:
+    return {name: fact.value for name, fact in job.run.results.items()} if job and job.run else {}
 
 
 def read_history(path: Path | str) -> History:

@@ -75,7 +75,7 @@ def milestones(history: History) -> Milestones:
     The onset is the first evidence for the diagnosed cause, or the diagnosis' own onset where that is earlier. The
     first action is that of the service's own record; without one, the end of the first repair that changed something.
     """
-    diagnosis = history.first("alert")
+    diagnosis = history.diagnosis
     diagnosed = diagnosis.ended if diagnosis and diagnosis.status == "succeeded" else None
     return Milestones(
         onset=_onset(history),
@@ -88,7 +88,7 @@ def milestones(history: History) -> Milestones:
 
 def _onset(history: History) -> pd.Timestamp | None:
     times = [time for time, _ in signals(history)]
-    if isinstance(said := history.results("alert").get("onset"), str):
+    if isinstance(said := history.diagnosed.get("onset"), str):
         times.append(utc(said))
     return min(times, default=None)
 
@@ -109,7 +109,7 @@ def signals(history: History) -> list[tuple[pd.Timestamp, str]]:
 
     A diagnosis that recorded no dated evidence leaves the symptoms that it found to have moved.
     """
-    said = history.results("alert")
+    said = history.diagnosed
     causes = _texts(said.get("cause")) + _texts(said.get("also"))
     found = []
     for row in _rows(said.get("evidence")):
@@ -336,7 +336,7 @@ def joined(recording: Recording, after: Recording) -> Recording:
 
 def causes(history: History) -> pd.DataFrame:
     """Return what the diagnosis concluded: `question` and `answer`; a row says so where none succeeded."""
-    said = history.results("alert")
+    said = history.diagnosed
     if "cause" not in said:
         return pd.DataFrame([("cause", "no diagnosis succeeded")], columns=["question", "answer"])
     names = ("cause", "also", "probability", "confidence", "reasons", "not_checked", "next_action")
@@ -376,9 +376,13 @@ def _state(job: Job) -> str:
 
 
 def actions(history: History) -> pd.DataFrame:
-    """Return what was done to the service: `time`, `action`, `why`, `run`."""
-    rows = [(utc(one.time), one.what, one.why, one.run) for one in history.actions]
-    return pd.DataFrame(rows, columns=["time", "action", "why", "run"])
+    """Return what was done to the service: `time`, `action`, `why`, `let by` (the policy, or a person), `run`."""
+    let_by = {job.run.run_id: _let_by(job) for job in history.jobs if job.run and job.kind == "remedy"}
+    rows = [
+        (utc(one.time), one.what, one.why, one.by or let_by.get(one.run, "not known"), one.run)
+        for one in history.actions
+    ]
+    return pd.DataFrame(rows, columns=["time", "action", "why", "let by", "run"])
 
 
 def provenance(history: History) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Whether a repair worked: the indicator that alerted, before the incident, during it, and after the repair.
 
 The indicator is the objective's own: the part of events that were good, counted from a recording. An improvement must
-be more than chance, and a repair that made things worse is told apart from one that did nothing.
+be more than chance, and a repair that made things worse is told apart from one that did nothing. What the repair did
+to the other objectives of the service is judged as well: what mends one thing and breaks another is no repair.
 """
 
 from __future__ import annotations
@@ -145,6 +146,65 @@ def _difference(old: Ratio, new: Ratio) -> tuple[float, float]:
     if not (old.total and new.total):
         return -1.0, 1.0
     return difference_interval((old.good, old.total), (new.good, new.total), Z)
+
+
+@dataclass(frozen=True)
+class SideEffect:
+    """What a repair did to an objective that did not alert.
+
+    `until` is the indicator up to the repair: right before it where that is known, else during the incident. `change`
+    is by how much it is better since, as low and high end of Newcombe's interval; (−1, 1) of nothing.
+    """
+
+    objective: Objective
+    before: Ratio
+    until: Ratio
+    after: Ratio
+    change: tuple[float, float]
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether enough events came on both sides."""
+        return bool(self.until.total) and self.after.total >= self.objective.minimum
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether the objective is missed since the repair, for certain."""
+        return self.after.total >= self.objective.minimum and self.after.interval[1] < self.objective.target
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it is below what it was up to the repair, and misses its objective: both for certain."""
+        return self.is_judged and self.change[1] < 0 and self.is_missed
+
+
+def side_effect(objective: Objective, before: Ratio, until: Ratio, after: Ratio) -> SideEffect:
+    """Say what a repair did to an objective that did not alert.
+
+    A loss that leaves the objective kept, such as the few requests that a fresh worker makes wait, is none to undo a
+    repair for; nor is an objective that was missed before and is missed as much since. Certain is what the 95 %
+    interval says.
+
+    Parameters
+    ----------
+    objective
+        The objective, with the events that it needs to be judged.
+    before, until, after
+        Its indicator before the incident, up to the repair, and since the repair took effect.
+
+    Examples
+    --------
+    A queue that is made shorter answers in time those that it takes, and refuses a tenth:
+
+    >>> from lepton_kit.telemetry.selectors import parse_selector
+    >>> asked = parse_selector("asked_total")
+    >>> kept = Objective("demo-availability", "Availability", "demo", "", 0.999, 86400, "bad", asked, asked, 20)
+    >>> side_effect(kept, Ratio(1000, 1000), Ratio(300, 300), Ratio(270, 300)).is_worse
+    True
+    >>> side_effect(kept, Ratio(1000, 1000), Ratio(300, 300), Ratio(299, 300)).is_worse
+    False
+    """
+    return SideEffect(objective, before, until, after, _difference(until, after))
 
 
 def sli_ratio(recording: Recording, objective: Objective, start: pd.Timestamp, end: pd.Timestamp) -> Ratio:

@@ -15,6 +15,10 @@ RELATED = 0.9
 LOOK_BACK = 20
 """The row that another one follows is looked for among so many before it: several series may be asked in turns."""
 
+UNMISTAKABLE = 3
+"""So many values that agree at once are no chance: then the row that is followed may lie anywhere in the recording, as
+a busy service takes rows out of order, with those of a crowd between them."""
+
 FIRST, FEWEST = 0.25, 20
 """The relations are learnt from this part of the rows, the first ones, if they are as many at least."""
 
@@ -25,9 +29,9 @@ def following(table: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     table
-        Inputs and `actual`, in order of time. Rows that repeat the one before in all are left out: they are asked
-        again. Those whose actual is not known, where others are, may be followed, but are not judged: whoever floods a
-        service tells none.
+        Inputs and `actual`, in order of time. Rows that repeat a recent one in all are left out: they are asked again.
+        Those whose actual is not known, where others are, may be followed, but are not judged: whoever floods a service
+        tells none.
 
     Returns
     -------
@@ -53,13 +57,14 @@ def following(table: pd.DataFrame) -> pd.Series:
 
 
 def asked_anew(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that differ from the one before: who asks again about the same day repeats all its values.
+    """Return the rows that differ from the `LOOK_BACK` rows before: who asks again about a day repeats all its values.
 
-    >>> asked_anew(pd.DataFrame({"a": [1, 1, 2], "b": [0, 0, 0]}))["a"].tolist()
-    [1, 2]
+    >>> asked_anew(pd.DataFrame({"a": [1, 1, 2, 1, 3], "b": [0, 0, 0, 0, 0]}))["a"].tolist()
+    [1, 2, 3]
     """
-    same = (table == table.shift()) | (table.isna() & table.shift().isna())
-    return table[~same.all(axis=1)]
+    code = pd.Series(pd.util.hash_pandas_object(table, index=False).to_numpy())
+    rows_since_last = pd.Series(np.arange(len(table))).groupby(code).diff()
+    return table[~(rows_since_last <= LOOK_BACK).to_numpy()]
 
 
 def agreement(table: pd.DataFrame) -> pd.Series:
@@ -83,7 +88,8 @@ def agreement(table: pd.DataFrame) -> pd.Series:
 def follows(table: pd.DataFrame, known: list[tuple[str, str]]) -> pd.Series:
     """Tell for each row whether all pairs of columns agree in it and one of the `LOOK_BACK` rows before it.
 
-    A value that is missing agrees with all, if another one agrees.
+    Where the pairs are `UNMISTAKABLE`, any other row will do. A value that is missing agrees with all, if another one
+    of the rows before agrees.
 
     >>> rows = pd.DataFrame({"today": [1.0, 2.0, 3.0, 9.0], "yesterday": [0.0, 1.0, 2.0, 7.0]})
     >>> follows(rows, [("yesterday", "today")]).tolist()
@@ -93,13 +99,33 @@ def follows(table: pd.DataFrame, known: list[tuple[str, str]]) -> pd.Series:
         table[[pair[0] for pair in known]].to_numpy(float),
         table[[pair[1] for pair in known]].to_numpy(float),
     )
-    found = np.zeros(len(table), dtype=bool)
+    found = _held_by_any(own, earlier)
     found[:1] = True  # nothing is before the first row
     for lag in range(1, min(LOOK_BACK, len(table) - 1) + 1):
         now, last = own[lag:], earlier[:-lag]
         same = _is_same(now, last)
         found[lag:] |= (same | np.isnan(now) | np.isnan(last)).all(axis=1) & same.any(axis=1)
     return pd.Series(found, index=table.index)
+
+
+def _held_by_any(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Tell for each row of `own` whether all its values are those of a row of `other`, to six digits."""
+    if own.shape[1] < UNMISTAKABLE:
+        return np.zeros(len(own), dtype=bool)
+    told, known = (pd.DataFrame(_six_digits(values)) for values in (own, other))
+    whole = np.isfinite(own).all(axis=1)
+    held: np.ndarray = pd.MultiIndex.from_frame(told).isin(
+        pd.MultiIndex.from_frame(known[np.isfinite(other).all(axis=1)])
+    )
+    told_by_one: np.ndarray = held & whole
+    return told_by_one
+
+
+def _six_digits(values: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = 10.0 ** (5 - np.floor(np.log10(np.abs(values))))
+        rounded: np.ndarray = np.where(np.isfinite(size), np.round(values * size) / size, values)
+    return rounded
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> np.ndarray:

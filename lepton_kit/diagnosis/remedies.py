@@ -71,7 +71,7 @@ def apply_data(plan: DataPlan, operator: Operator) -> tuple[str, ...]:
         state = operator.state()
         mends = state.mends.then(plan.mends)
         operator.set_state(State(state.version, state.workers, state.queue_limit, mends), why)
-        done.append(f"the service mends its rows: {mends.model_dump(exclude_defaults=True)}")
+        done.append(f"the service mends its rows: {mends.summary}")
     if plan.restart_feed:
         restarted = operator.restart_feed(why)
         done.append("the feed was restarted" if restarted else "no way to restart the feed is configured, or it failed")

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lepton_kit.diagnosis.case import Case, build_case
+from lepton_kit.diagnosis.case import Case, answering_workers, build_case, expected_workers
 from lepton_kit.diagnosis.queueing import Demand, bounded, mean_wait
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.health import RecordedMetrics, grown
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import parse_selector
+from lepton_kit.telemetry.slo import Objective
 
 SOURCES = (
     "M/M/c: Erlang (1917)",
     "uneven arrivals and service times: Allen–Cunneen (Allen 1990, section 5.3; Whitt 1993)",
-    "bounded queue: M/M/c/K (Kleinrock 1975, chapter 3)",
+    "bounded queue: M/M/c/K (Kleinrock 1975, chapter 3), its room scaled by the variabilities (Whitt 2004)",
 )
 """Where the formulae come from."""
 
@@ -48,15 +49,63 @@ class Needs:
         Seconds within which a request that was accepted shall be answered; the queue's limit follows from it.
     most_workers
         Workers that the machine has room for.
+    refused
+        Share of the requests that the queue's limit may refuse; a tenth of the budget of an objective of 99.9 %.
+        `tolerated_refusals` takes it from the objectives of a service.
     """
 
     wait: float = 0.05
     in_time: float = 0.1
     most_workers: int = 8
+    refused: float = 0.0001
 
     def __post_init__(self) -> None:
         if not (0 < self.wait < math.inf and 0 < self.in_time < math.inf and self.most_workers >= 1):
             raise InputError(f"{self}: wait and in_time must be above 0 s, most_workers at least 1")
+        if not 0 < self.refused < 1:
+            raise InputError(f"refused = {self.refused!r}: must be between 0 and 1")
+
+
+PART_OF_BUDGET = 0.1
+"""Of an error budget a repaired service may spend this part on refusals; the rest is for what nobody planned."""
+
+REFUSAL = {
+    "http_server_request_duration_seconds_count": {
+        "http_route": "/v1/predict",
+        "http_request_method": "POST",
+        "http_response_status_code": "429",
+    },
+    "lepton_predict_requests_total": {"outcome": "overloaded"},
+}
+"""The counters of requests, and the labels that each gives a refused one."""
+
+
+def tolerated_refusals(objectives: Sequence[Objective]) -> float:
+    """Return the share of requests that may be refused: a tenth of the smallest budget that refusals are paid from.
+
+    Objectives that do not count a refused request as bad, such as those of the forecasts, do not matter; where none
+    does, it is what `Needs` has.
+
+    Examples
+    --------
+    >>> from lepton_kit.telemetry.selectors import parse_selector
+    >>> asked = "lepton_predict_requests_total"
+    >>> good, total = parse_selector(asked + '{outcome="answered"}'), parse_selector(asked)
+    >>> round(tolerated_refusals([Objective("a", "A", "demo", "", 0.99, 3600, "good", good, total, 10)]), 6)
+    0.001
+    """
+    budgets = [one.budget for one in objectives if _is_hurt_by_refusals(one)]
+    return PART_OF_BUDGET * min(budgets) if budgets else Needs().refused
+
+
+def _is_hurt_by_refusals(objective: Objective) -> bool:
+    """Tell whether an objective counts a refused request, and not as a good one."""
+    if not {objective.selector.metric, objective.total.metric} <= set(REFUSAL):
+        return False
+    is_in_total, is_counted = (
+        one.matches(one.metric, REFUSAL[one.metric]) for one in (objective.total, objective.selector)
+    )
+    return is_in_total and is_counted == (objective.events == "bad")
 
 
 @dataclass(frozen=True)
@@ -104,7 +153,7 @@ class Measured:
     """What the workers had to do since the onset: `wait` (s, mean) and `memory_growth` (×) are NaN where not known.
 
     `model_share` is the part of the service time that the model itself takes (0 to 1; NaN where not known). `workers`
-    answered before the onset, and `left` since; `rate_growth` is how many times as many requests came as
+    answered at first, and `left` at the end; `rate_growth` is how many times as many requests came as
     before, and `service_growth` how many times as long one kept a worker busy.
     """
 
@@ -188,10 +237,10 @@ class CapacityPlan:
 def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Smaller | None = None) -> CapacityPlan:
     """Say how large a service must be, from the recording of an incident.
 
-    The fewest workers, not fewer than before, that keep the wait; where the machine has no room for them, the
-    compressed version; where there is none, or it is too slow as well, as many workers as there is room for, and the
-    queue's limit refuses what could not be answered in time. For each worker that no longer answers, one is added, as
-    what makes it hang may do so again.
+    The fewest workers, not fewer than before, that keep the wait and refuse hardly a request; where the machine has no
+    room for them, the compressed version; where there is none, or it is too slow as well, as many workers as there is
+    room for, and the queue's limit refuses what could not be answered in time. For each worker that no longer answers,
+    one is added, as what makes it hang may do so again.
 
     Parameters
     ----------
@@ -243,7 +292,7 @@ def queue_limit(service: float, needs: Needs) -> int:
 def option_table(demand: Demand, needs: Needs, smaller: Smaller | None = None) -> pd.DataFrame:
     """Return what the queue model predicts for each number of workers, and for the compressed version (last).
 
-    >>> table = option_table(Demand(rate=30, service=0.05), Needs(wait=0.05, most_workers=3))
+    >>> table = option_table(Demand(rate=30, service=0.05), Needs(wait=0.05, in_time=0.5, most_workers=3))
     >>> table[["workers", "utilisation", "wait_s", "enough"]].round(3).values.tolist()
     [[1, 1.5, inf, False], [2, 0.75, 0.064, False], [3, 0.5, 0.008, True]]
     """
@@ -254,8 +303,9 @@ def option_table(demand: Demand, needs: Needs, smaller: Smaller | None = None) -
         limit = queue_limit(asked.service, needs)
         for workers in range(1, needs.most_workers + 1):
             wait, use = mean_wait(asked, workers), asked.utilisation(workers)
-            enough = wait <= needs.wait and use <= HIGHEST_USE
-            rows.append((version, workers, use, wait, *bounded(asked, workers, workers * (limit - 1)), enough))
+            refused, accepted_wait = bounded(asked, workers, workers * (limit - 1))
+            enough = wait <= needs.wait and use <= HIGHEST_USE and refused <= needs.refused
+            rows.append((version, workers, use, wait, refused, accepted_wait, enough))
     columns = ["version", "workers", "utilisation", "wait_s", "refused", "accepted_wait_s", "enough"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -382,14 +432,10 @@ def _le(bound: float, held: pd.DataFrame) -> str:
 
 
 def _workers(case: Case, is_before: bool) -> int:
-    """Return how many workers answered before the onset, or at the end of the recording; 1 where nothing says so."""
-    held = case.recording.metrics[case.recording.metrics["metric"] == "lepton_model_workers"]
-    held = held[held["labels"].map(lambda labels: json.loads(labels).get("role") != "candidate").astype(bool)]
-    at_once = held.groupby("time")["value"].sum()
-    side = at_once[at_once.index < case.onset] if is_before else at_once[at_once.index >= case.onset]
-    if side.empty:
-        return 1
-    return max(1, round(side.median() if is_before else side.tail(5).median()))
+    """Return how many workers answered at first, or at the end of the recording; 1 where nothing says so."""
+    answering = answering_workers(case.recording)
+    count = expected_workers(answering) if is_before else answering[answering.index >= case.onset].tail(5).median()
+    return max(1, round(count)) if count > 0 else 1
 
 
 def _memory_growth(case: Case) -> float:
@@ -417,10 +463,14 @@ def _reasons(measured: Measured, needs: Needs, chosen: pd.Series) -> tuple[str, 
         said.append(f"the memory of a worker is {measured.memory_growth:.1f} times what it was")
     version = f" with {chosen['version']}" if chosen["version"] else ""
     wait = f"{1000 * chosen['wait_s']:.3g} ms" if math.isfinite(chosen["wait_s"]) else "without end"
-    said.append(f"{chosen['workers']} workers{version}: {chosen['utilisation']:.0%} busy, predicted mean wait {wait}")
+    said.append(
+        f"{chosen['workers']} workers{version}: {chosen['utilisation']:.0%} busy, predicted mean wait {wait}, "
+        f"{chosen['refused']:.2g} of the requests refused"
+    )
     if not chosen["enough"]:
         said.append(
-            f"no allowed number of workers (up to {needs.most_workers}) keeps a mean wait of {1000 * needs.wait:g} ms: "
-            f"the queue's limit refuses {chosen['refused']:.0%} so that the rest is answered within {needs.in_time:g} s"
+            f"no allowed number of workers (up to {needs.most_workers}) keeps a mean wait of {1000 * needs.wait:g} ms "
+            f"and refuses at most {needs.refused:.2g} of the requests: the queue's limit refuses "
+            f"{chosen['refused']:.2g} so that the rest is answered within {needs.in_time:g} s"
         )
     return tuple(said)

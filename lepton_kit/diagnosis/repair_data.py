@@ -42,6 +42,9 @@ LEAST_RISE = 0.05
 STANDS_STILL = 0.25
 """Share of one and the same row, or of the time with stale data, from which on a feed stands still."""
 
+MOST = 0.5
+"""Where more than this share of the features is missing at times, any of them may be at another time."""
+
 LEAST_ROWS = 20
 """Fewer rows on a side are not compared."""
 
@@ -149,6 +152,35 @@ def size_table(recording: Recording, plan: DataPlan) -> pd.DataFrame:
     usual = sound.abs().median()
     sides = {"came": case.during, "used": used.requests.loc[case.during.index]}
     return pd.DataFrame({name: recording.features(rows).abs().median() / usual for name, rows in sides.items()})
+
+
+def missing_table(recording: Recording) -> pd.DataFrame:
+    """Return the share of rows in which each feature is missing; a row that was refused lacks all, as it was recorded.
+
+    Returns
+    -------
+    DataFrame
+        Index: feature; `before` and `since` the onset, 0 to 1.
+    """
+    case = build_case(recording)
+    sides = {"before": case.before, "since": case.during}
+    return pd.DataFrame({name: recording.features(rows).isna().mean() for name, rows in sides.items()})
+
+
+def mends_table(mends: Mends) -> pd.DataFrame:
+    """Return what mends do to each feature, as a table: `feature`, `mend`.
+
+    >>> mends_table(Mends(scale={"return_0": 0.01}, fill={"volume_0": "last"})).to_dict("list")
+    {'feature': ['return_0', 'volume_0'], 'mend': ['× 0.01', 'where it is missing: the last value']}
+    """
+    filled = {name: "the last value" if value == LAST else f"{value:.4g}" for name, value in mends.fill.items()}
+    rows = [
+        *((name, f"× {factor:g}") for name, factor in mends.scale.items()),
+        *((name, f"exchanged with {other}") for name, other in mends.swap.items()),
+        *((name, f"where it is missing: {value}") for name, value in filled.items()),
+        *([("every row", "refused and kept aside where it breaks the contract")] if mends.quarantine else []),
+    ]
+    return pd.DataFrame(rows, columns=["feature", "mend"])
 
 
 def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tuple[Examples, pd.DataFrame]:
@@ -350,18 +382,24 @@ def _distance(was: pd.DataFrame, one: Sequence[str], now: pd.DataFrame, other: S
 def fillings(since: pd.DataFrame, sound: pd.DataFrame) -> dict[str, float | str]:
     """Return what takes the place of each feature that is missing at times: the last value, or the usual one.
 
-    Whichever would have been nearer to the true values of the sound rows, on average. Rows that are missing as a whole
-    may have been refused for any of their values: then every feature is filled.
+    Whichever would have been nearer to the true values of the sound rows, on average. Every feature is filled where
+    most of them are missing at times, as the rest is then only lucky so far; and where rows are missing as a whole,
+    which may have been refused for any of their values.
 
     Examples
     --------
     >>> sound = pd.DataFrame({"trend": np.arange(40.0), "noise": np.tile([1.0, -1.0, 0.0, 0.0], 10)})
     >>> fillings(pd.DataFrame({"trend": [40.0, np.nan], "noise": [np.nan, 0.0]}), sound)
     {'trend': 'last', 'noise': 0.0}
+    >>> lucky = pd.DataFrame({"a": [np.nan, 1, 1], "b": [1, np.nan, 1], "c": [1.0, 1.0, 1.0]})
+    >>> list(fillings(lucky, pd.DataFrame(dict.fromkeys("abc", [1.0, 1.0]))))
+    ['a', 'b', 'c']
     """
     absent = _absent(since)
     partly = absent[~absent.all(axis=1)].any()
     wanted = absent.any() if not partly.any() else partly
+    if partly.sum() > 1 and partly.mean() > MOST:
+        wanted[:] = True
     return {name: _filling(sound[name]) for name in map(str, since) if wanted[name] and name in sound and len(sound)}
 
 

@@ -19,13 +19,14 @@ from typing import Any
 import httpx
 import numpy as np
 
-from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.load import running_address
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
 from lepton_kit.serving.config import TOKEN, read_config
 from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish, service_folder
+from lepton_kit.serving.following import await_workers
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
 FORMAT = "lepton-deployment/1"
@@ -315,7 +316,7 @@ def deploy_to(name: str, project: Path, version: str, steps: Sequence[float], se
     return deploy(service, registry, config.model, chosen, traffic, steps=steps, rule=rule, run_id="lepton deploy")
 
 
-def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float = 30.0) -> str:
+def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float = 60.0) -> str:
     """Take a service back to its earlier good version, whether it runs or not, and return what was done.
 
     A candidate that has a share of the requests is withdrawn, and the old version stays. Without one, the version
@@ -351,9 +352,9 @@ def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float 
         return f"service {name}: is not running; it will answer with {target} when it is started"
     wish = change_wish(folder, version=target, candidate=None, share=0.0)
     note_deployment(folder, target, f"rolled back from {candidate or serving}: {reason}")
-    _await_workers(folder, wish.generation, wish.workers, seconds)
+    followed = await_workers(folder, wish, seconds)
     words = f"candidate {candidate} is withdrawn, {target} answers alone" if candidate else f"{serving} → {target}"
-    return f"service {name}: {words}; {wish.workers} worker(s) followed"
+    return f"service {name}: {words}; {followed.workers} worker(s) followed"
 
 
 def _held(folder: Path) -> tuple[str, str | None]:
@@ -373,19 +374,6 @@ def _earlier(registry: Registry, model: str, serving: str, candidate: str | None
         registry.verify(model, promoted)  # what answers was never promoted: the promoted one is the good one
         return promoted
     return registry.rollback(model, run_id, reason)
-
-
-def _await_workers(folder: Path, generation: int, workers: int, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        reports = [report for report in read_reports(folder) if report.generation >= generation]
-        if len(reports) >= workers:
-            break
-        if time.monotonic() > deadline:
-            raise LeptonError(f"service {folder.name!r}: {len(reports)} of {workers} workers followed in {seconds:g} s")
-        time.sleep(0.05)
-    if wrong := [report.error for report in reports if report.error]:
-        raise LeptonError(f"service {folder.name!r}: {'; '.join(wrong)}")
 
 
 def _step(service: ServiceClient, made: Deployment, share: float, traffic: Traffic) -> Step:

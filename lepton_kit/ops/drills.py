@@ -24,6 +24,7 @@ from lepton_kit.diagnosis.likelihoods import Likelihoods
 from lepton_kit.diagnosis.recovery import objective_of
 from lepton_kit.diagnosis.remedies import (
     REMEDIES,
+    Needs,
     Operator,
     apply_capacity,
     apply_data,
@@ -32,6 +33,7 @@ from lepton_kit.diagnosis.remedies import (
     plan_data,
     plan_model,
 )
+from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import FAULTS, PAIRS, Fault, Pair, find_fault, read_fault_file
 from lepton_kit.ops.repairs import Trouble, what_followed
@@ -259,7 +261,7 @@ class _Course:
         done: list[str] = []
         for cause in named:
             try:
-                done += carry_out(cause, recording, self._service)
+                done += carry_out(cause, recording, self._service, self._objectives)
             except InputError as error:  # such as no good version to go back to: a person must decide
                 self._tell(f"no remedy: {error}")
                 return tuple(done), str(error)
@@ -303,7 +305,9 @@ class _Course:
         return "recovered" if recovery == "recovered" else "not recovered"
 
 
-def carry_out(cause: Cause, recording: Recording, operator: Operator) -> tuple[str, ...]:
+def carry_out(
+    cause: Cause, recording: Recording, operator: Operator, objectives: Sequence[Objective]
+) -> tuple[str, ...]:
     """Plan the remedy of a cause from a recording, carry it out, and return what was done.
 
     Raises
@@ -316,7 +320,8 @@ def carry_out(cause: Cause, recording: Recording, operator: Operator) -> tuple[s
     if cause == "model":
         return apply_model(plan_model(recording), operator)
     if cause == "compute":
-        return apply_capacity(plan_capacity(recording), operator)
+        needs = Needs(refused=tolerated_refusals(objectives))
+        return apply_capacity(plan_capacity(recording, needs), operator)
     return ()
 
 

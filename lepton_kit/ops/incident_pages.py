@@ -45,12 +45,13 @@ JUDGED = ("What went well", "What went poorly", "Where we were lucky")
 class Incident:
     """All that a page is made of.
 
-    `after` is the recording of what followed, `previous` the history of the last incident of the same alert, `linked`
-    are the runs that have a page on the same site.
+    `recorded` is where its recording lies in the project, `after` the recording of what followed, `previous` the
+    history of the last incident of the same alert, `linked` are the runs that have a page on the same site.
     """
 
     history: History
     judgement: Judgement
+    recorded: str
     recording: Recording | None
     after: Recording | None
     figure: Picture | None
@@ -83,7 +84,7 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     blocks = page_blocks(incident)
     files = _files(incident)
     with tempfile.TemporaryDirectory(prefix="lepton-incident-") as scratch:
-        if (recorded := recording_folder(project, id)).is_dir():
+        if (recorded := project / incident.recorded).is_dir():
             files["recording.zip"] = Path(shutil.make_archive(str(Path(scratch) / "recording"), "zip", recorded))
         source = _source_of_pdf(blocks)
         if made := _made_before(reports / "incidents" / id, source):
@@ -144,14 +145,16 @@ def gather(project: Path, id: str) -> Incident:
     if found is None:
         raise InputError(f"incident {id!r}: none of the ledger; `lepton incidents` lists them")
     history = history_of(found, queue, settings, project)
+    recorded = found.recording or recording_folder(Path(), id).as_posix()
     others = [one for one in queue.incidents(200) if one.name == found.name and one.starts_at < found.starts_at]
     service = settings.services.get(found.service)
     return Incident(
         history=history,
         judgement=read_judgement(open_judgement(found, project)),
-        recording=_recording(recording_folder(project, id)),
+        recorded=recorded,
+        recording=_recording(project / recorded),
         after=_recording(recording_folder(project, f"{id}-recovery")),
-        figure=_figure_of(history.first("alert"), project),
+        figure=_figure_of(history.diagnosis, project),
         drawn_timeline=_figure_of_postmortem(queue, id, project),
         previous=history_of(others[0], queue, settings, project) if others else None,
         cost_per_minute=service.cost_per_minute if service else None,
@@ -199,7 +202,7 @@ def page_blocks(incident: Incident) -> list[Block]:
 
 def _facts(incident: Incident) -> dict[str, str]:
     history, times = incident.history, postmortem.milestones(incident.history)
-    said = history.results("alert")
+    said = history.diagnosed
     probability = said.get("probability")
     sure = f" ({_sure(probability)} sure)" if isinstance(probability, float) else ""
     also = ", ".join(map(str, said.get("also") or []))
@@ -237,7 +240,7 @@ def _figure(picture: Picture, caption: str, name: str) -> Figure:
 def _in_short(incident: Incident) -> str:
     """Return what happened in a few sentences, from what runs recorded alone."""
     history, times = incident.history, postmortem.milestones(incident.history)
-    said = history.results("alert")
+    said = history.diagnosed
     began = times.onset or times.alerted
     happened = history.alert.summary or f"{history.alert.name} on {history.service}"
     sentences = [f"{happened}, from {_moment(began)}."]
@@ -273,7 +276,7 @@ def _impact(incident: Incident) -> list[Block]:
 
 
 def _causes(incident: Incident) -> list[Block]:
-    said = incident.history.results("alert")
+    said = incident.history.diagnosed
     blocks: list[Block] = [Heading("Causes, the likeliest first")]
     if "cause" not in said:
         return [*blocks, Words("No diagnosis has succeeded.")]
@@ -351,8 +354,8 @@ def _lessons(incident: Incident) -> list[Block]:
 
 def _comparison(incident: Incident) -> list[Block]:
     """Compare the results of the diagnosis with those of the previous incident of this kind."""
-    previous, own = incident.previous, incident.history.first("alert")
-    before = previous.first("alert") if previous else None
+    previous, own = incident.previous, incident.history.diagnosis
+    before = previous.diagnosis if previous else None
     if previous is None or before is None or own is None or before.run is None or own.run is None:
         return []
     rows = [
@@ -390,7 +393,7 @@ def _provenance(incident: Incident) -> list[Block]:
 
 def _card(incident: Incident) -> Card:
     history, facts = incident.history, _facts(incident)
-    cause = str(history.results("alert").get("cause", "not diagnosed"))
+    cause = str(history.diagnosed.get("cause", "not diagnosed"))
     return Card(
         kind="incidents",
         id=history.id,

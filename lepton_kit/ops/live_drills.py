@@ -8,6 +8,7 @@ the policy of every remedy is `auto`.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import threading
 import time
@@ -31,8 +32,11 @@ from lepton_kit.ops.services import Running, start_service
 from lepton_kit.runs.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.serving.replay import Item, Plan, feed, needed_features, replay
 
-HEALTHY_S, ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 30.0, 120.0, 240.0, 240.0
-"""Seconds of health before the fault, until its alert, from there to the end of the repair, and to the postmortem."""
+HEALTHY_S, HEALTHY_WITHIN_S = 30.0, 240.0
+"""Seconds without any alert before the fault, and how long they are waited for."""
+
+ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 120.0, 300.0, 300.0
+"""Seconds from the fault to its alert, from there to the end of the repair, and to the postmortem."""
 
 OBSERVED_S, WORKERS = 20.0, 2
 RESTARTED = "feed-restarted"
@@ -148,8 +152,9 @@ class _LiveCourse:
         self._began = time.monotonic()
         self._tell_line = tell
         self._told: set[str] = set()
-        self._over = threading.Event()
-        self._struck_at: float | None = None
+        self._over, self._strikes = threading.Event(), threading.Event()
+        self._struck_at: float | None = None  # of the monotonic clock
+        self._struck = math.inf  # of the wall clock
 
     def run(self) -> Drilled:
         """Start everything, follow the incident, and stop everything."""
@@ -162,7 +167,12 @@ class _LiveCourse:
             self._tell(f"service at {service.address}, lepton watch at {watch}")
             stack.enter_context(self._loaded(service))
             try:
-                self._follow(watch, seen)
+                with httpx.Client(base_url=watch, timeout=30, trust_env=False) as client:
+                    if self._is_healthy(client):
+                        self._strikes.set()
+                        self._follow(client, seen)
+                    else:
+                        seen.alert = "false alarm"
             except LeptonError as error:
                 seen.error = str(error)
                 self._tell(f"error: {error}")
@@ -176,7 +186,7 @@ class _LiveCourse:
     @contextlib.contextmanager
     def _loaded(self, service: Running) -> Iterator[None]:
         """Replay prices with the fault at the service, until the end of what stands below this."""
-        seconds = HEALTHY_S + ALERT_WITHIN_S + REPAIRED_WITHIN_S + LOOKED_BACK_WITHIN_S
+        seconds = HEALTHY_WITHIN_S + ALERT_WITHIN_S + REPAIRED_WITHIN_S + LOOKED_BACK_WITHIN_S
         plan = Plan(find_arrivals(self._project, self._drill.seed, rate=RATE), seconds=seconds, feedback_after=1.0)
         rows = feed(read_prices("sample:goog"), needed_features(service.address))
         thread = threading.Thread(target=self._replay, args=(service, rows, plan), name="load", daemon=True)
@@ -188,40 +198,51 @@ class _LiveCourse:
             thread.join(30)
 
     def _replay(self, service: Running, rows: Any, plan: Plan) -> None:
-        with contextlib.suppress(BaseExceptionGroup), injected(self._fault, HEALTHY_S, service.folder) as change:
+        with contextlib.suppress(BaseExceptionGroup), injected(self._fault, 0.0, service.folder) as change:
 
             def changed(item: Item, seconds: float) -> Item:
                 if self._over.is_set():
                     raise _OverError
-                if seconds >= HEALTHY_S and self._struck_at is None:
-                    self._struck_at = time.monotonic()
+                if not self._strikes.is_set():
+                    return item
+                if self._struck_at is None:
+                    self._struck_at, self._struck = time.monotonic(), time.time()
                     self._tell(f"the fault begins: {self._fault.name}")
                 is_mended = self._fault.is_restartable and (self._project / RESTARTED).exists()
                 return item if is_mended else change(item, seconds)
 
             replay(service.address, rows, plan, changed)
 
-    def _follow(self, watch: str, seen: _Seen) -> None:
-        """Follow the first incident to its postmortem, or until the time for its next step is over."""
-        with httpx.Client(base_url=watch, timeout=30, trust_env=False) as client:
-            while time.monotonic() < self._deadline(seen) and not seen.page:
-                status = client.get("/status.json").json()
-                for incident in [*status["recent_incidents"], *status["open_incidents"]]:
+    def _is_healthy(self, client: httpx.Client) -> bool:
+        """Wait until no alert has fired for a while; say whether that came."""
+        healthy_since = began = time.monotonic()
+        while (now := time.monotonic()) - healthy_since < HEALTHY_S:
+            if now - began > HEALTHY_WITHIN_S:
+                return False
+            if client.get("/status.json").json()["open"]:
+                self._tell("an alert fires before anything was done: the drill waits for its end")
+                healthy_since = now
+            time.sleep(0.5)
+        return True
+
+    def _follow(self, client: httpx.Client, seen: _Seen) -> None:
+        """Follow the incidents of the fault to a postmortem, or until the time for the next step is over."""
+        while time.monotonic() < self._deadline(seen) and not seen.page:
+            status = client.get("/status.json").json()
+            for incident in [*status["recent_incidents"], *status["open_incidents"]]:
+                if datetime.fromisoformat(incident["starts_at"]).timestamp() > self._struck:
                     self._see(incident, seen)
-                time.sleep(0.3)
+            time.sleep(0.3)
 
     def _deadline(self, seen: _Seen) -> float:
         if seen.repaired is not None:
             return seen.repaired + LOOKED_BACK_WITHIN_S
         if seen.alerted is not None:
             return seen.alerted + REPAIRED_WITHIN_S
-        return (self._struck_at or time.monotonic() + HEALTHY_S) + ALERT_WITHIN_S
+        return (self._struck_at or time.monotonic()) + ALERT_WITHIN_S
 
     def _see(self, incident: Mapping[str, Any], seen: _Seen) -> None:
         now = time.monotonic()
-        if self._struck_at is None:
-            seen.alert = "false alarm"
-            return
         if seen.alerted is None:
             seen.alert, seen.alerted = incident["name"], now
             self._tell(f"alert {incident['name']} ({incident['severity']}): {incident['summary']}")
@@ -237,7 +258,9 @@ class _LiveCourse:
                 self._tell(f"remedy: {found['action']} → {found['verdict']}")
                 if seen.repair is None or seen.repair["verdict"] != "recovered":
                     seen.repair, seen.repaired = found, now
-            if job["kind"] == "postmortem" and job["status"] == "succeeded":
+            if job["kind"] == "postmortem" and job["state"] == "ended":
+                if job["status"] != "succeeded":
+                    raise LeptonError(f"postmortem {job['run_id']}: {job['status']}")
                 seen.page = str(self._project / "runs" / str(job["run_id"]))
                 self._tell(f"postmortem: {job['page'] or seen.page}")
 

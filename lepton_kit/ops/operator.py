@@ -1,6 +1,6 @@
 """Acts on a running service of the project for a remedy, and writes down each action, so that it can be undone.
 
-services/<name>/actions.jsonl   every action: time, run (who), action, why, before, after, outcome
+services/<name>/actions.jsonl   every action: time, run and who let it, action, why, before, after, outcome
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
+from lepton_kit.ops.watch.approvals import this_user
+from lepton_kit.runs.ledger import FILE as LEDGER
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.serving.config import read_config
 from lepton_kit.serving.control import (
@@ -26,9 +27,13 @@ from lepton_kit.serving.control import (
     read_wish,
     service_folder,
 )
+from lepton_kit.serving.following import Followed, await_workers, is_listening
+from lepton_kit.serving.mends import Mends
 
 ACTIONS = "actions.jsonl"
-FOLLOW_SECONDS = 60.0
+FOLLOW_SECONDS = 120.0
+"""Time for workers to follow: a moment, unless one hangs and another must begin while the machine is busy."""
+
 FEED_SECONDS = 120.0
 LONGEST_OUTPUT = 500
 
@@ -43,7 +48,9 @@ class ServiceOperator:
     project
         The project's root.
     run_id
-        Who acts: the run of the remedy, for the records.
+        What acts: the run of the remedy, for the records.
+    by
+        Who let it: the policy, or a person; what `who_let` says unless given.
     seconds
         How long the workers may take to follow an action.
 
@@ -53,8 +60,11 @@ class ServiceOperator:
         When no such service was ever started here, or it does not run.
     """
 
-    def __init__(self, name: str, project: Path, run_id: str, seconds: float = FOLLOW_SECONDS) -> None:
+    def __init__(
+        self, name: str, project: Path, run_id: str, by: str | None = None, seconds: float = FOLLOW_SECONDS
+    ) -> None:
         self.project, self.run_id, self._seconds = project, run_id, seconds
+        self.by = by or who_let(run_id, project)
         self.folder = service_folder(project / "services", name)
         config = read_config(self.folder)
         if config is None or not read_reports(self.folder):
@@ -66,7 +76,7 @@ class ServiceOperator:
         return self._state_of(read_wish(self.folder))
 
     def set_state(self, state: State, why: str) -> None:
-        """Bring the service to a state, and wait until all workers follow.
+        """Bring the service to a state, and wait until its workers follow; one that hangs is replaced.
 
         The registry's promoted version follows, too. A candidate that has a share of the requests is withdrawn.
 
@@ -82,13 +92,31 @@ class ServiceOperator:
         changes = _changes(state) | ({"candidate": None, "share": 0.0} if before.candidate else {})
         wish = change_wish(self.folder, **changes)
         try:
-            self._await_workers(wish)
+            followed = await_workers(self.folder, wish, self._seconds)
         except LeptonError as error:
             change_wish(self.folder, **_changes(self._state_of(before)))
             self._note("set_state", why, self._state_of(before), state, f"undone: {error}")
             raise
         self._promote(before.version, state.version, why)
-        self._note("set_state", why, self._state_of(before), state, "done")
+        self._note("set_state", why, self._state_of(before), state, "done", **_how(followed))
+
+    def bring_back(self, state: State, why: str) -> None:
+        """Bring an earlier state back, also where the service has ended: whoever starts it finds nothing half done.
+
+        Raises
+        ------
+        LeptonError
+            When workers are there, and do not follow; an InputError as `set_state` says.
+        """
+        try:
+            self.set_state(state, why)
+        except LeptonError as error:
+            if isinstance(error, InputError) or is_listening(self.folder):
+                raise
+            before = read_wish(self.folder)
+            change_wish(self.folder, **_changes(state))
+            self._promote(before.version, state.version, why)
+            self._note("set_state", why, self._state_of(before), state, "done", **_how(Followed(0, state.workers, ())))
 
     def restart_workers(self, why: str) -> None:
         """Replace each worker by a fresh one, after checking the version's files, and wait until all are new.
@@ -105,11 +133,12 @@ class ServiceOperator:
         old = {report.pid for report in read_reports(self.folder)}
         wish = change_wish(self.folder, restarts=read_wish(self.folder).restarts + 1)
         try:
-            self._await_workers(wish, old)
+            seconds = self._seconds * wish.workers  # one after the other
+            followed = await_workers(self.folder, wish, seconds, old)
         except LeptonError as error:
             self._note("restart_workers", why, state, state, str(error))
             raise
-        self._note("restart_workers", why, state, state, "done")
+        self._note("restart_workers", why, state, state, "done", **_how(followed))
 
     def restart_feed(self, why: str) -> bool:
         """Run the command that `[services.<name>] restart_feed` of lepton.toml gives; False where it fails."""
@@ -136,27 +165,11 @@ class ServiceOperator:
                 self.registry.promote(model, version, self.run_id, why)
         note_deployment(self.folder, version, f"{before} → {version}: {why}"[:500], run_id=self.run_id)
 
-    def _await_workers(self, wish: Wish, old: frozenset[int] | set[int] = frozenset()) -> None:
-        """Wait until as many workers as wished for have followed, none of the old ones among them."""
-        deadline = time.monotonic() + self._seconds
-        while True:
-            reports = read_reports(self.folder)
-            followed = [one for one in reports if one.generation >= wish.generation and one.pid not in old]
-            if len(followed) == wish.workers == len(reports):
-                break
-            if time.monotonic() > deadline:
-                raise LeptonError(
-                    f"service {self.folder.name!r}: {len(followed)} of {wish.workers} workers followed within "
-                    f"{self._seconds:g} s"
-                )
-            time.sleep(0.05)
-        if wrong := sorted({report.error for report in followed if report.error}):
-            raise LeptonError(f"service {self.folder.name!r}: {'; '.join(wrong)}")
-
     def _note(self, action: str, why: str, before: State, after: State, outcome: str, **more: Any) -> None:
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "run": self.run_id,
+            "by": self.by,
             "action": action,
             "why": why,
             "before": before.as_dict(),
@@ -166,6 +179,14 @@ class ServiceOperator:
         }
         with (self.folder / ACTIONS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")  # one write: two who append do not mix their lines
+
+
+def who_let(run_id: str, project: Path) -> str:
+    """Return who let a run act: the policy or who approved it, as the ledger has it, else the user of this process."""
+    from lepton_kit.ops.watch.queue import Queue
+
+    known = Queue(project).let_by(run_id) if (project / "runs" / LEDGER).is_file() else None
+    return known or this_user()
 
 
 def read_actions(folder: Path) -> list[dict[str, Any]]:
@@ -181,6 +202,38 @@ def read_actions(folder: Path) -> list[dict[str, Any]]:
     return [_action(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
 
 
+def undo(name: str, project: Path, by: str, note: str) -> str:
+    """Bring a service back to the state before the last action that changed it, and return what was done.
+
+    An undo is an action itself: a second one brings back what the first took away.
+
+    Raises
+    ------
+    InputError
+        When nothing was changed yet, or the service has been changed otherwise since: nothing is done then.
+    LeptonError
+        When the workers do not follow.
+    """
+    operator = ServiceOperator(name, project, "lepton undo", by)
+    done = [one for one in read_actions(operator.folder) if one["outcome"] == "done" and one["before"] != one["after"]]
+    if not done:
+        raise InputError(f"service {name!r}: no action on it is recorded that could be undone")
+    last, now = done[-1], operator.state()
+    if _state(last["after"]) != now:
+        raise InputError(
+            f"service {name!r}: is not as the last recorded action left it ({last['time']}: {last['why']}); somebody "
+            "changed it since, so it is for a person to say what it shall be"
+        )
+    back = _state(last["before"])
+    operator.set_state(back, f"undo of {last['action']} of {last['time']}" + (f": {note}" if note else ""))
+    changes = [f"{what} {old} → {getattr(back, what)}" for what, old in vars(now).items() if old != getattr(back, what)]
+    return f"service {name}: {', '.join(changes)}"
+
+
+def _state(held: dict[str, Any]) -> State:
+    return State(**{**held, "mends": Mends.model_validate(held.get("mends", {}))})
+
+
 def _action(line: str, origin: str) -> dict[str, Any]:
     try:
         found = dict(json.loads(line))
@@ -189,6 +242,12 @@ def _action(line: str, origin: str) -> dict[str, Any]:
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"{origin} {line[:80]!r} is not an action; restore the file") from error
     return found
+
+
+def _how(followed: Followed) -> dict[str, Any]:
+    """Return how the workers followed, for the records."""
+    more = {"replaced": list(followed.replaced)} if followed.replaced else {}
+    return {"workers_followed": f"{followed.workers} of {followed.wished}", **more}
 
 
 def _changes(state: State) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from lepton_kit.diagnosis.evidence import Cause
 from lepton_kit.errors import LeptonError
 from lepton_kit.ops.drills import carry_out
 from lepton_kit.ops.faults import find_fault
-from lepton_kit.ops.simulation import Setting, strike
+from lepton_kit.ops.simulated_machine import Setting
+from lepton_kit.ops.simulation import strike
 from lepton_kit.runs.project import find_project
 from lepton_kit.telemetry.recordings import Recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
@@ -67,7 +68,7 @@ def record_drill(name: str, folder: Path) -> Path:
         if struck.alerted is None:
             raise LeptonError(f"drill {name}: no alert fired, so there is no incident to record")
         service, incident = struck.service, struck.record(name)
-        done = carry_out(drill.cause, incident, service)
+        done = carry_out(drill.cause, incident, service, objectives)
         service.settle()
         repaired_at = service.now
         service.advance(FOLLOWED)

@@ -1,22 +1,33 @@
 """Carries out a remedy's plan: rehearsed on what a recording says, or on a running service with its recovery judged.
 
-A repair begins with the state that the service had. What the plan asks for is done, the indicator that alerted is
-looked at while the service goes on, and where it became worse than during the incident, the state before is brought
-back.
+A repair begins with the state that the service had. What the plan asks for is done, and the objectives of the service
+are looked at while it goes on. Where the indicator that alerted became worse than during the incident, or another
+objective worse than it was up to the repair, the state before is brought back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from lepton_kit.diagnosis.capture import capture
-from lepton_kit.diagnosis.recovery import Ratio, Recovery, judge_recovery, sli_ratio
+from lepton_kit.diagnosis.postmortem import joined
+from lepton_kit.diagnosis.recovery import (
+    Ratio,
+    Recovery,
+    SideEffect,
+    Verdict,
+    judge_recovery,
+    objective_of,
+    side_effect,
+    sli_ratio,
+)
 from lepton_kit.diagnosis.remedies import Operator
 from lepton_kit.diagnosis.repair_capacity import Measured, Smaller, smaller_of
 from lepton_kit.errors import InputError, LeptonError
@@ -25,13 +36,14 @@ from lepton_kit.models.retraining import Retrained, retrain
 from lepton_kit.models.training import Examples
 from lepton_kit.ops.load import running_address
 from lepton_kit.ops.operator import ServiceOperator
+from lepton_kit.serving.following import is_listening
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.slo import Objective
 from lepton_kit.telemetry.store import Store
 
 LOOKS = 5
-"""Looks at the indicator while the service is observed, the last one at the end."""
+"""Looks at the objectives while the service is observed, the last one at the end."""
 
 WORSE_LOOKS = 2
 """Looks in a row that must find it worse before the end for the repair to be taken back at once."""
@@ -40,6 +52,29 @@ LONGEST_SCRAPE = 1.0
 
 Act = Callable[[Operator], Sequence[str]]
 """Carries out a plan through an operator, and says what was done."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of the indicator that alerted, and of the other objectives.
+
+    `harmed` are those that the repair made worse, and that it may not cost.
+    """
+
+    recovery: Recovery
+    effects: tuple[SideEffect, ...] = ()
+    harmed: tuple[SideEffect, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of the service: `worse` as well where another objective was harmed."""
+        return "worse" if self.harmed else self.recovery.verdict
+
+    @property
+    def reason(self) -> str:
+        """Why that is the verdict."""
+        harm = [f"{one.objective.title} fell by {-one.change[1]:.1%} or more" for one in self.harmed]
+        return "; ".join([*harm, self.recovery.reason])
 
 
 @dataclass(frozen=True)
@@ -52,31 +87,119 @@ class Repaired:
 
     action: str
     applied: bool
-    recovery: Recovery
+    judged: Judged
     rolled_back: bool
     looks: pd.DataFrame
     after: Recording | None
 
+    @property
+    def recovery(self) -> Recovery:
+        """What became of the indicator that alerted."""
+        return self.judged.recovery
+
 
 @dataclass(frozen=True)
 class Trouble:
-    """An incident as a repair sees it: its recording, since when, and the objective whose alert led here."""
+    """An incident as a repair sees it: its recording, since when, and the objective whose alert led here.
+
+    `others` are the other objectives of the service. The repair may make worse those that `may_cost` names, with the
+    service's name before them or without, where the one that alerted recovers.
+    """
 
     recording: Recording
     onset: pd.Timestamp
     objective: Objective
+    others: tuple[Objective, ...] = ()
+    may_cost: tuple[str, ...] = ()
     before: Ratio = field(init=False)
     during: Ratio = field(init=False)
 
     def __post_init__(self) -> None:
-        window = self.recording.incident.window
-        start, end = pd.Timestamp(window.start), pd.Timestamp(window.end)
-        object.__setattr__(self, "before", sli_ratio(self.recording, self.objective, start, self.onset))
-        object.__setattr__(self, "during", sli_ratio(self.recording, self.objective, self.onset, end))
+        before, during = self._periods(self.objective)
+        object.__setattr__(self, "before", before)
+        object.__setattr__(self, "during", during)
+
+    @classmethod
+    def among(
+        cls, recording: Recording, onset: pd.Timestamp, objectives: Sequence[Objective], may_cost: Sequence[str] = ()
+    ) -> Trouble:
+        """Return the incident with the objective that alerted and the others of its service."""
+        alerted = objective_of(recording, objectives)
+        others = [one for one in objectives if one.service == alerted.service and one.name != alerted.name]
+        return cls(recording, onset, alerted, tuple(others), tuple(may_cost))
 
     def judged(self, after: Ratio) -> Recovery:
         """Return what became of the indicator."""
         return judge_recovery(self.before, self.during, after, self.objective.target, self.objective.minimum)
+
+    def judge(
+        self, after: Recording, start: pd.Timestamp, end: pd.Timestamp, until: Mapping[str, Ratio] | None = None
+    ) -> Judged:
+        """Return what became of all objectives from `start` to `end` of a later recording.
+
+        Parameters
+        ----------
+        after, start, end
+            What followed on the repair.
+        until
+            Indicators right before the repair, by the objective's name; those of the incident where they are unknown.
+        """
+        recovery = self.judged(sli_ratio(after, self.objective, start, end))
+        effects = []
+        for one in self.others:
+            before, during = self._periods(one)
+            known = (until or {}).get(one.name, Ratio(0, 0))
+            latest = known if known.total >= one.minimum else during
+            effects.append(side_effect(one, before, latest, sli_ratio(after, one, start, end)))
+        excused = recovery.verdict == "recovered"
+        harmed = [one for one in effects if one.is_worse and not (excused and self.costs(one.objective))]
+        return Judged(recovery, tuple(effects), tuple(harmed))
+
+    def costs(self, other: Objective) -> bool:
+        """Whether the repair may make another objective worse."""
+        return bool({other.name, other.name.removeprefix(f"{other.service}-")} & set(self.may_cost))
+
+    def _periods(self, objective: Objective) -> tuple[Ratio, Ratio]:
+        window = self.recording.incident.window
+        start, end = pd.Timestamp(window.start), pd.Timestamp(window.end)
+        return (
+            sli_ratio(self.recording, objective, start, self.onset),
+            sli_ratio(self.recording, objective, self.onset, end),
+        )
+
+
+def objectives_table(trouble: Trouble, judged: Judged) -> pd.DataFrame:
+    """Return a row per objective of the service, the one that alerted first.
+
+    Returns
+    -------
+    DataFrame
+        `objective`, `target`, the shares `before`, `until_repair` (during the incident, for the one that alerted) and
+        `after`, the ends of the interval of the change since, and the `verdict`.
+    """
+    first = judged.recovery
+    rows = [
+        (trouble.objective.title, first.objective, first.before.share, first.during.share, first.after.share,
+         *first.gain, f"alerted: {first.verdict}"),
+        *((one.objective.title, one.objective.target, one.before.share, one.until.share, one.after.share, *one.change,
+           _words(one, judged)) for one in judged.effects),
+    ]  # fmt: skip
+    columns = ["objective", "target", "before", "until_repair", "after", "change_low", "change_high", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _words(one: SideEffect, judged: Judged) -> str:
+    if not one.is_judged:
+        return "too few"
+    if one.is_worse:
+        return "worse" if one in judged.harmed else "worse, as it may"
+    return "still missed" if one.is_missed else "not worse"
+
+
+def still_missed(trouble: Trouble, judged: Judged) -> list[str]:
+    """Return the names of the objectives that are missed after the repair: of the others those that are for certain."""
+    alerted = [] if judged.recovery.verdict == "recovered" else [trouble.objective.name]
+    return alerted + [one.objective.name for one in judged.effects if one.is_missed]
 
 
 def rehearse(action: str, trouble: Trouble, after: Recording | None) -> Repaired:
@@ -91,18 +214,26 @@ def rehearse(action: str, trouble: Trouble, after: Recording | None) -> Repaired
     after
         A recording of what followed, such as a drill makes; None judges nothing.
     """
-    ratio = Ratio(0, 0) if after is None else what_followed(trouble, after)
-    return Repaired(action, False, trouble.judged(ratio), False, _looks([]), after)
+    if after is None:
+        return Repaired(action, False, Judged(trouble.judged(Ratio(0, 0))), False, _looks([]), after)
+    judged = trouble.judge(after, *_followed(trouble, after))
+    return Repaired(action, False, judged, False, _looks([]), after)
 
 
 def what_followed(trouble: Trouble, after: Recording) -> Ratio:
     """Return the indicator in a later recording, from where the incident's own recording ends."""
-    began = max(pd.Timestamp(after.incident.window.start), pd.Timestamp(trouble.recording.incident.window.end))
-    return sli_ratio(after, trouble.objective, began, pd.Timestamp(after.incident.window.end))
+    return sli_ratio(after, trouble.objective, *_followed(trouble, after))
+
+
+def _followed(trouble: Trouble, after: Recording) -> tuple[pd.Timestamp, pd.Timestamp]:
+    start, end = _window(after)
+    return max(start, pd.Timestamp(trouble.recording.incident.window.end)), end
 
 
 def repair(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
-    """Carry out a plan on a running service, observe it, judge its recovery, and undo what made it worse.
+    """Carry out a plan on a running service, observe it, judge what became of it, and undo what made it worse.
+
+    What cannot be undone, such as a feed that was restarted, is not blamed for what became of other objectives.
 
     Parameters
     ----------
@@ -122,48 +253,99 @@ def repair(act: Act, operator: ServiceOperator, trouble: Trouble, observe_second
     InputError
         When `observe_seconds` is not from 1 s to a day, or the plan cannot be carried out.
     LeptonError
-        When the workers do not follow.
+        When the workers do not follow, or the service ends meanwhile. The state before is brought back then.
     """
     if not 1 <= observe_seconds <= 86400:
         raise InputError(f"observe_seconds = {observe_seconds!r}: must be from 1 s to a day")
     held = operator.state()
-    try:
-        done = act(operator)
-        looks, after = observe(operator, trouble, observe_seconds, folder)
-    except BaseException as error:
-        if operator.state() != held:
-            operator.set_state(held, f"undone: the repair was stopped by {type(error).__name__}")
-        raise
-    recovery = trouble.judged(sli_ratio(after, trouble.objective, *_window(after)))
-    rolled_back = recovery.verdict == "worse" and operator.state() != held
+    with _scraper(operator, observe_seconds) as scraper:
+        until = _until_now(operator, trouble, scraper)
+        try:
+            done = act(operator)
+            observed = trouble if operator.state() != held else replace(trouble, others=())
+            looks, after = observe(operator, observed, observe_seconds, folder, scraper, until)
+        except BaseException as error:
+            if operator.state() != held:
+                operator.bring_back(held, f"undone: the repair was stopped by {type(error).__name__}")
+            raise
+    judged = trouble.judge(after, *_window(after), until)
+    is_undoable = operator.state() != held
+    judged = judged if is_undoable else replace(judged, harmed=())
+    rolled_back = judged.verdict == "worse" and is_undoable
     if rolled_back:
-        operator.set_state(held, f"undone, as {trouble.objective.title} became worse: {recovery.reason}")
-    return Repaired("; ".join(done) or "nothing to do", bool(done), recovery, rolled_back, looks, after)
+        operator.bring_back(held, f"undone, as it became worse: {judged.reason}")
+    return Repaired("; ".join(done) or "nothing to do", bool(done), judged, rolled_back, looks, after)
+
+
+@contextlib.contextmanager
+def _scraper(operator: ServiceOperator, seconds: float) -> Iterator[Scraper]:
+    """Give a scraper of the service, with a store of its own."""
+    address = {operator.folder.name: running_address(operator.folder)}
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place) / "telemetry")
+        yield Scraper(store, address, interval=min(LONGEST_SCRAPE, seconds / (4 * LOOKS)))
+
+
+def _until_now(operator: ServiceOperator, trouble: Trouble, scraper: Scraper) -> dict[str, Ratio]:
+    """Return the indicators of the other objectives from the end of the recording to this moment.
+
+    A second fault may have gone on meanwhile, which is not to be blamed on the repair. Only series that the recording
+    holds are counted, as what a counter grew by is known of no other.
+    """
+    recorded = trouble.recording
+    start = recorded.metrics["time"].max() if len(recorded.metrics) else pd.Timestamp(recorded.incident.window.end)
+    answers = all(one.up for one in scraper.scrape_once())
+    if not (answers and trouble.others and start.timestamp() < time.time()):
+        return {}
+    with tempfile.TemporaryDirectory() as place:
+        now = capture(
+            operator.folder, scraper.store, operator.registry.root, start.timestamp(), time.time(), Path(place) / "now"
+        )
+    known = now.metrics.merge(recorded.metrics[["metric", "labels"]].drop_duplicates(), on=["metric", "labels"])
+    whole = joined(recorded, replace(now, metrics=known))
+    end = pd.Timestamp(now.incident.window.end)
+    return {one.name: sli_ratio(whole, one, start, end) for one in trouble.others}
 
 
 def observe(
-    operator: ServiceOperator, trouble: Trouble, seconds: float, folder: Path
+    operator: ServiceOperator,
+    trouble: Trouble,
+    seconds: float,
+    folder: Path,
+    scraper: Scraper,
+    until: Mapping[str, Ratio],
 ) -> tuple[pd.DataFrame, Recording]:
-    """Look at the indicator while the service goes on; end early where it is worse at two looks in a row.
+    """Look at the objectives while the service goes on; end early where it is worse at two looks in a row.
 
     Returns
     -------
     tuple
         The looks, as `Repaired` has them, and what was captured at the last one.
+
+    Raises
+    ------
+    LeptonError
+        When nothing listens at the service's address any more.
     """
-    began, looks = time.time(), []
-    with tempfile.TemporaryDirectory() as place:
-        store = Store(Path(place) / "telemetry")
-        address = {operator.folder.name: running_address(operator.folder)}
-        scraper = Scraper(store, address, interval=min(LONGEST_SCRAPE, seconds / (4 * LOOKS)))
-        for number in range(1, LOOKS + 1):
-            _scrape_until(scraper, began + seconds * number / LOOKS)
-            now = capture(operator.folder, store, operator.registry.root, began, time.time(), folder)
-            judged = trouble.judged(sli_ratio(now, trouble.objective, *_window(now)))
-            looks.append((time.time() - began, judged))
-            if len(looks) >= WORSE_LOOKS and all(one.verdict == "worse" for _, one in looks[-WORSE_LOOKS:]):
-                break
+    began: float = time.time()
+    looks: list[tuple[float, Judged]] = []
+    for number in range(1, LOOKS + 1):
+        _scrape_until(scraper, began + seconds * number / LOOKS)
+        if not is_listening(operator.folder):
+            raise LeptonError(
+                f"service {operator.folder.name!r}: ended while it was observed, {time.time() - began:.0f} s after the "
+                "repair"
+            )
+        now = capture(operator.folder, scraper.store, operator.registry.root, began, time.time(), folder)
+        looks.append((time.time() - began, trouble.judge(now, *_window(now), until)))
+        if len(looks) >= WORSE_LOOKS and all(_is_clear_harm(trouble, one) for _, one in looks[-WORSE_LOOKS:]):
+            break
     return _looks(looks), now
+
+
+def _is_clear_harm(trouble: Trouble, judged: Judged) -> bool:
+    """Whether no later recovery would excuse it."""
+    return judged.recovery.verdict == "worse" or any(not trouble.costs(one.objective) for one in judged.harmed)
 
 
 def _scrape_until(scraper: Scraper, end: float) -> None:
@@ -178,8 +360,11 @@ def _window(recording: Recording) -> tuple[pd.Timestamp, pd.Timestamp]:
     return pd.Timestamp(window.start), pd.Timestamp(window.end)
 
 
-def _looks(looks: Sequence[tuple[float, Recovery]]) -> pd.DataFrame:
-    rows = [(s, one.after.share, *one.after.interval, one.after.total, one.verdict) for s, one in looks]
+def _looks(looks: Sequence[tuple[float, Judged]]) -> pd.DataFrame:
+    rows = [
+        (seconds, one.recovery.after.share, *one.recovery.after.interval, one.recovery.after.total, one.verdict)
+        for seconds, one in looks
+    ]
     return pd.DataFrame(rows, columns=["seconds", "share", "low", "high", "events", "verdict"])
 
 

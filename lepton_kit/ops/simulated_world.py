@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -73,6 +76,16 @@ def world(kind: Kind) -> World:
     actual = next_day_return(prices).reindex(features.index)
     calm, wild = (_days(features.loc[slice(*span), list(columns)], actual) for span in (CALM, WILD))
     return World(columns, calm, wild, versions)
+
+
+@lru_cache(maxsize=len(KINDS))
+def trained_files(kind: Kind) -> Path:
+    """Return a folder with the files of the trained versions, which is removed when this process ends."""
+    held = tempfile.TemporaryDirectory(prefix="lepton-simulation-")
+    atexit.register(held.cleanup)
+    for name, version in world(kind).versions.items():
+        version.forecaster.save(Path(held.name) / name)
+    return Path(held.name)
 
 
 def _days(features: pd.DataFrame, actual: pd.Series) -> Days:

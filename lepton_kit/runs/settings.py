@@ -173,6 +173,10 @@ class Watch(Section):
         All windows of objectives are this many times shorter, for demonstrations.
     evidence_hours
         How long before an alert its recording begins; shortened by `time_scale`.
+    most_looks
+        How often an alert's runbook may run at most, while what it found left the incident open and the alert fires.
+    look_again_minutes
+        How long after such a run evidence is captured anew, and the runbook runs again; shortened by `time_scale`.
     run_timeout
         Seconds that a run may take.
     stop_seconds
@@ -190,6 +194,8 @@ class Watch(Section):
     scrape_interval: float = Field(default=15, ge=0.1, le=3600)
     time_scale: float = Field(default=1, gt=0, le=1e6)
     evidence_hours: float = Field(default=24, gt=0, le=24 * 90)
+    most_looks: int = Field(default=3, ge=1, le=20)
+    look_again_minutes: float = Field(default=10, gt=0, le=24 * 60)
     run_timeout: float = Field(default=1800, gt=0)
     stop_seconds: float = Field(default=30, ge=0, le=3600)
     report: bool = True

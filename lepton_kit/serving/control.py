@@ -26,6 +26,8 @@ from lepton_kit.serving.mends import NO_MENDS, Mends
 MOST_WORKERS = 64
 MOST_QUEUED = 100_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+HUNG_SECONDS = 20.0
+"""A worker that has not followed a wish for so long hangs: to load a version takes a second, on a busy machine some."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,15 @@ def change_wish(folder: Path, **changes: Any) -> Wish:
         changed = replace(held, **changes, generation=held.generation + 1)
         _write(folder, changed)
     return changed
+
+
+def hung_workers(folder: Path, now: float) -> list[int]:
+    """Return the process ids of the workers that have not followed the wish for too long; `now` in Unix seconds."""
+    generation = read_wish(folder).generation
+    asked = (folder / "control.json").stat().st_mtime  # read last: a wish of this moment is not blamed on anybody
+    if now - asked <= HUNG_SECONDS:
+        return []
+    return [report.pid for report in read_reports(folder) if report.generation < generation]
 
 
 def begin(folder: Path, wish: Wish) -> Wish:

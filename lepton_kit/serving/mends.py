@@ -11,6 +11,7 @@ So a feed of which only some rows are faulty is mended, and a mend that outlives
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -73,6 +74,22 @@ class Mends(BaseModel):
     def __bool__(self) -> bool:
         """Say whether anything is done at all."""
         return bool(self.scale or self.swap or self.fill or self.quarantine)
+
+    @property
+    def summary(self) -> str:
+        """Say in a line what is done.
+
+        >>> Mends(scale={"a": 0.01, "b": 0.01}, fill={"c": "last"}, quarantine=True).summary
+        'a, b × 0.01; fills 1 feature; keeps back rows that break their contract'
+        """
+        by_factor: dict[float, list[str]] = {}
+        for name, factor in self.scale.items():
+            by_factor.setdefault(factor, []).append(name)
+        said = [f"{_listed(names)} × {factor:g}" for factor, names in by_factor.items()]
+        said += [f"{name} ↔ {other}" for name, other in self.swap.items()]
+        said += [f"fills {len(self.fill)} feature{'s' if len(self.fill) > 1 else ''}"] if self.fill else []
+        said += ["keeps back rows that break their contract"] if self.quarantine else []
+        return "; ".join(said)
 
     def exchanged(self) -> dict[str, str]:
         """Return for each exchanged feature the one whose column holds its values."""
@@ -256,3 +273,7 @@ def _densities(learnt: pd.DataFrame, moved: np.ndarray, order: np.ndarray) -> di
     if not apart or max(apart) <= ALIKE:
         return None
     return {column: _Density(sample) for column, sample in samples.items()}
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names) if len(names) <= most else f"{len(names)} features"

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,15 +20,18 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
-from lepton_kit.serving.control import Wish, begin, note_deployment, read_deployments, read_wish
+from lepton_kit.serving.control import Wish, begin, hung_workers, note_deployment, read_deployments, read_wish
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.serving.metrics import forget_worker
 
-READY_SECONDS = 30.0
-"""Time in which a fresh worker must be ready to answer."""
+READY_SECONDS = 60.0
+"""Time in which a fresh worker must be ready to answer: seconds, unless other work takes the processors away."""
 
 END_SECONDS = 10.0
 """Time that a worker has to answer what it holds, when another takes its place."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks for workers that hang."""
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -45,6 +50,24 @@ class Supervisor(Multiprocess):
         self.parent = parent
         self._known: set[int] = set()
         self._restarts = read_wish(service.folder).restarts
+
+    def run(self) -> None:
+        """Watch over the workers until told to stop."""
+        threading.Thread(target=self._kill_hung_workers, daemon=True).start()
+        super().run()
+
+    def _kill_hung_workers(self) -> None:
+        """Kill the workers that do not follow the wish, so that they are replaced like lost ones.
+
+        uvicorn's supervisor sees only that a process is stopped, one after the other, and not that its event loop is
+        stuck. A thread, since the main one waits for each process' answer.
+        """
+        while not self.should_exit.wait(LOOK_EVERY):
+            with contextlib.suppress(InputError, OSError):  # the next look may find the files whole
+                hung = hung_workers(self.service.folder, time.time())
+                for worker in [one for one in self.processes if one.pid in hung]:
+                    logger.error("worker %d hangs: it is killed, and a fresh one takes its place", worker.pid)
+                    worker.process.kill()
 
     def keep_subprocess_alive(self) -> None:
         """Replace lost workers, add or end some, and take those that are gone out of the metrics."""

@@ -115,10 +115,14 @@ class Deployment(_Part):
 
 
 class Versions(_Part):
-    """The version in service, and the last one known to be good, if any."""
+    """The version in service, and the last one known to be good, if any.
+
+    `stands_in_for` is the version that the one in service was compressed from, where it answers in its place.
+    """
 
     current: Version
     last_good: Version | None = None
+    stands_in_for: Version | None = None
 
 
 class Provenance(_Part):

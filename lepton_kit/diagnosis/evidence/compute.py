@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lepton_kit.diagnosis.case import Case, by_time, failed, log_latency
+from lepton_kit.diagnosis.case import (
+    MISSING,
+    Case,
+    answering_workers,
+    by_time,
+    expected_workers,
+    failed,
+    log_latency,
+)
 from lepton_kit.diagnosis.evidence.base import (
     Evidence,
     counts_by_itself,
@@ -241,35 +249,35 @@ def restarts(case: Case) -> Evidence:
 
 def workers(case: Case) -> Evidence:
     """Answer whether workers were lost: `fewer` or `as many`; from those that answer, and whether scrapes did."""
-    answering, up = gauge(case.samples.get("lepton_model_workers")), gauge(case.samples.get("up"))
+    answering, up = answering_workers(case.recording), gauge(case.samples.get("up"))
     if answering.empty and up.empty:
         return not_checked("workers", "neither the workers nor whether the service was up was recorded")
     lost, since = workers_lost(answering)
     down = float((up < up.max()).mean()) if len(up) else 0.0
     return Evidence(
         name="workers",
-        finding="fewer" if lost >= LOST or down >= LOST else "as many",
+        finding="fewer" if max(lost, down) >= MISSING else "as many",
         summary=f"{lost:.0%} of the workers missing on average since the first was; {down:.0%} of the scrapes failed",
         effect=max(lost, down),
         unit="share",
-        onset=since if lost >= LOST else None,
+        onset=since if lost >= MISSING else None,
     )
 
 
-LOST, FEWEST_MISSING = 0.1, 3
-"""From this share on workers were lost; one that is missing for fewer scrapes was started again in time."""
+FEWEST_MISSING = 3
+"""A worker that is missing for fewer scrapes was started again in time."""
 
 
 def workers_lost(answering: pd.Series) -> tuple[float, pd.Timestamp | None]:
     """Return which share of the workers is missing on average since the first was, and since when.
 
-    As many as there were at first are expected: the median of the first quarter of the samples.
+    As many as there were at first are expected.
 
     >>> time = pd.date_range("2026-01-01", periods=8, freq="10s", tz="UTC")
     >>> workers_lost(pd.Series([2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0], time))
     (0.5, Timestamp('2026-01-01 00:00:40+0000', tz='UTC'))
     """
-    expected = float(answering.head(max(1, len(answering) // 4)).median()) if len(answering) else 0.0
+    expected = expected_workers(answering)
     missing = answering[answering < expected]
     if expected <= 0 or len(missing) < FEWEST_MISSING:
         return 0.0, None
@@ -283,7 +291,7 @@ def saturation(case: Case) -> Evidence:
     Utilisation is the time that the model was at work, over the time that all workers had (ρ = λ · s / c; above about
     0.8 queues grow without bound in bursts). `rising` is a utilisation that doubled and still left room.
     """
-    busy, count = growth(case.samples.get("lepton_model_seconds_sum")), gauge(case.samples.get("lepton_model_workers"))
+    busy, count = growth(case.samples.get("lepton_model_seconds_sum")), answering_workers(case.recording)
     if busy.empty or count.empty:
         return not_checked("saturation", "the model's time, or the number of workers, was not recorded")
     used = utilisation(busy, count).dropna()

@@ -1,4 +1,4 @@
-"""Evidence of drift: whether inputs and actuals moved, each by itself, and together."""
+"""Evidence of drift: whether inputs and actuals moved, each by itself and together, and whether their relation did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from lepton_kit.data.drift import chi_squared, drift_table, kolmogorov_smirnov
-from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period, sampled
+from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period, answered_by, sampled
 from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, too_few
 
 
@@ -97,7 +97,7 @@ def actuals(case: Case) -> Evidence:
 
 def _inputs_with_actual(case: Case, side: pd.DataFrame) -> pd.DataFrame:
     table = case.recording.features(side).assign(actual=side["actual"].to_numpy())
-    return table.replace([np.inf, -np.inf], np.nan).dropna()
+    return table.replace([np.inf, -np.inf], np.nan).dropna().drop_duplicates()
 
 
 def _times(ratio: pd.Series) -> pd.Series:
@@ -217,3 +217,57 @@ def label_drift(case: Case) -> Evidence:
         unit="PSI",
         p_value=float(row["ks_p"]),
     )
+
+
+MEAN_ERROR = 0.5
+"""From so many standard deviations on the mean of the errors has moved (a medium effect; Cohen 1988, section 2.2)."""
+
+
+def concept_drift(case: Case) -> Evidence:
+    """Answer whether the actuals relate to the inputs in another way, while the inputs are as before.
+
+    `changed`, `held`, `by one version` or `inputs moved`. The yardstick are the current and the last good version,
+    which saw neither side: replayed on the same rows, the errors of both, in half widths of their intervals, must have
+    another spread or mean than before (Brown–Forsythe and Kolmogorov–Smirnov). Where those of one version alone have,
+    it is that version which changed, and where the inputs moved too, it is not told whether the relation did (Gama,
+    Žliobaitė, Bifet, Pechenizkiy and Bouchachia, "A survey on concept drift adaptation", ACM Computing Surveys 46(4),
+    2014, call the former real drift, the latter virtual).
+    """
+    if case.unreplayed:
+        return not_checked("concept_drift", "; ".join(dict.fromkeys(case.unreplayed.values())))
+    found = case.two_sample
+    if isinstance(found, str):
+        return not_checked("concept_drift", found)
+    errors = {role: scaled_errors(case, role) for role in ("current", "last_good")}
+    if few := too_few(case, *errors["last_good"], "rows with whole inputs and a known actual"):
+        return not_checked("concept_drift", few)
+    rows = {role: drift_table(*(side.to_frame("error") for side in sides)) for role, sides in errors.items()}
+    moved = [role for role, row in rows.items() if _errors_moved(row.loc["error"].to_dict(), case.criteria)]
+    is_apart = found.auc >= APART and found.p_value < case.criteria.alpha
+    yardstick = rows["last_good"].loc["error"]
+    both = len(moved) == len(rows)
+    return Evidence(
+        name="concept_drift",
+        finding="held" if not moved else "by one version" if not both else "inputs moved" if is_apart else "changed",
+        summary=f"errors of the last good version on rows before and since: spread × {yardstick['spread_ratio']:.2f}, "
+        f"mean moved by {yardstick['mean_shift']:.2f} standard deviations; of the current one × "
+        f"{rows['current'].loc['error', 'spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before "
+        f"(AUC {found.auc:.2f})",
+        effect=float(yardstick["spread_ratio"]),
+        unit="× spread of the errors",
+        p_value=float(min(yardstick["ks_p"], yardstick["spread_p"])),
+    )
+
+
+def scaled_errors(case: Case, role: str) -> tuple[pd.Series, pd.Series]:
+    """Return the errors of a replayed version before the onset and since, in half widths of its interval."""
+    answers = answered_by(case, role).dropna(subset=["actual"])
+    errors = (answers["actual"] - answers["mean"]) / ((answers["upper"] - answers["lower"]) / 2)
+    is_before = errors.index.isin(case.before.index)
+    return errors[is_before], errors[~is_before]
+
+
+def _errors_moved(row: dict[Hashable, Any], criteria: Criteria) -> bool:
+    spread = max(row["spread_ratio"], 1 / row["spread_ratio"]) >= criteria.spread_factor
+    mean = abs(row["mean_shift"]) >= MEAN_ERROR
+    return bool((spread and row["spread_p"] < criteria.alpha) or (mean and row["ks_p"] < criteria.alpha))

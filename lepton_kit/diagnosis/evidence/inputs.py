@@ -110,9 +110,8 @@ def units(case: Case) -> Evidence:
 
     Where only some rows are at fault, those beyond the training rows' range are compared.
     """
-    before = case.inputs.loc[case.before.index]
-    during = case.inputs.loc[case.during.index]
-    if few := too_few(case, before, during, "requests"):
+    before, during = (case.inputs.loc[side.index].drop_duplicates() for side in (case.before, case.during))
+    if few := too_few(case, before, during, "distinct rows of inputs"):
         return not_checked("units", few)
     beyond = during[case.breaches.loc[during.index, "out_of_range"]]
     odd = beyond if len(beyond) >= case.criteria.broken_share * len(during) else during

@@ -48,8 +48,8 @@ def replay_of_last_good(case: Case) -> Evidence:
     """Answer the decisive question: whether the last good version would have done better on the same rows.
 
     `last good better` (outputs differ, and it would have met the objective), `fail alike`, `fail differently`,
-    `agree` or `differ` (while the objective is met), or `unclear`. Rows that break the contract are left out: no
-    model was made for them.
+    `agree`, `differ` or `differ as a stand-in` (while the objective is met), or `unclear`. Rows that break the contract
+    are left out: no model was made for them.
     """
     if case.unreplayed:
         return not_checked("replay_of_last_good", "; ".join(dict.fromkeys(case.unreplayed.values())))
@@ -61,6 +61,8 @@ def replay_of_last_good(case: Case) -> Evidence:
     held = _held(actual, current), _held(actual, last_good)
     difference = output_difference(current, last_good)
     finding = _replay_finding(*held, difference, case.criteria)
+    if finding == "differ" and case.recording.incident.versions.stands_in_for:
+        finding = "differ as a stand-in"
     return Evidence(
         name="replay_of_last_good",
         finding=finding,
@@ -113,9 +115,11 @@ SAME_ANSWER = 1e-3
 
 
 def deployment(case: Case) -> Evidence:
-    """Answer whether a version went into service within the window, up to the onset: `deployed` or `no deployment`.
+    """Answer whether a version went into service up to the onset: `deployed`, `stand-in` or `no deployment`.
 
-    One shortly after the onset (`dated_early`) counts too, as a change point may lie a few rows early.
+    Within the window, that is. One shortly after the onset (`dated_early`) counts too, as a change point may lie a few
+    rows early. A `stand-in` was compressed from the version that answered before, to save time: what it answers differs
+    on purpose, within the loss that let it stand in.
     """
     window = case.recording.incident.window
     known = case.recording.incident.deployments
@@ -129,12 +133,18 @@ def deployment(case: Case) -> Evidence:
     side = "before" if amount >= 0 else "after"
     return Evidence(
         name="deployment",
-        finding="deployed" if inside else "no deployment",
+        finding="no deployment" if not inside else "stand-in" if _is_stand_in(case, last.version) else "deployed",
         summary=f"{len(inside)} within the window; the last, {last.version}, {abs(amount):.0f} {unit} {side} the onset",
         effect=amount,
         unit=f"{unit} before the onset",
         onset=pd.Timestamp(last.time) if inside else None,
     )
+
+
+def _is_stand_in(case: Case, version: str) -> bool:
+    """Tell whether a version is the one in service, and stands in for another."""
+    versions = case.recording.incident.versions
+    return version == versions.current and versions.stands_in_for is not None
 
 
 EARLY_ROWS, EARLIEST, LONGEST_EARLY = 20, pd.Timedelta(seconds=10), pd.Timedelta(days=4)
@@ -377,16 +387,23 @@ def checksums(case: Case) -> Evidence:
 
 
 def answering_version(case: Case) -> Evidence:
-    """Answer whether another version than before answers since the onset: `changed` or `the same`."""
+    """Answer whether another version than before answers since the onset: `changed`, `stand-in` or `the same`.
+
+    A `stand-in` is the compressed form of the version that answered before.
+    """
     before, during = (side.loc[side["status"].lt(400), "version"] for side in (case.before, case.during))
     if few := too_few(case, before, during, "answered requests"):
         return not_checked("answering_version", few)
     usual = str(before.mode().iloc[0])
     was, since = float(before.ne(usual).mean()), float(during.ne(usual).mean())
     changed = since - was >= case.criteria.broken_share
+    others = set(during[during.ne(usual)])
+    stands_in = usual == case.recording.incident.versions.stands_in_for and all(
+        _is_stand_in(case, version) for version in others
+    )
     return Evidence(
         name="answering_version",
-        finding="changed" if changed else "the same",
+        finding="the same" if not changed else "stand-in" if stands_in else "changed",
         summary=f"{since:.1%} of the answers since the onset are of another version than {usual}, before {was:.1%}",
         effect=since - was,
         unit="change of share",

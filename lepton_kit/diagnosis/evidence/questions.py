@@ -23,6 +23,7 @@ QUESTIONS: tuple[Callable[[Case], Evidence], ...] = (
     drift.joint_drift,
     drift.label_drift,
     drift.actuals,
+    drift.concept_drift,
     model.error_decomposition,
     model.replay_of_last_good,
     model.replay_score,

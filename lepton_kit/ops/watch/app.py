@@ -86,7 +86,7 @@ class Watcher:
     def working(self) -> Iterator[None]:
         """Let all parts work; at the end stop taking work, and end runs within the time that the settings give."""
         self.queue.hold_open()
-        self._dispatcher = Dispatcher(self.queue, self.project, self.settings.watch.workers, self.policy)
+        self._dispatcher = Dispatcher(self.queue, self.project, self.settings.watch, self.policy)
         try:
             self.schedules.start()
             self.observer.start()

@@ -8,7 +8,10 @@ forgery, DNS rebinding).
 
 from __future__ import annotations
 
+import getpass
 import hmac
+import os
+import platform
 import time
 import unicodedata
 from collections.abc import Mapping
@@ -86,6 +89,15 @@ def read_decision(form: Mapping[str, str]) -> tuple[int, Decision]:
     if chosen not in ("approve", "reject"):
         raise InputError(f"form: decision = {chosen[:40]!r}: must be 'approve' or 'reject'")
     return int(job), make_decision(chosen == "approve", form.get("by", ""), "status page", form.get("note", ""))
+
+
+def this_user() -> str:
+    """Return who uses this process, for the records: `user@host`."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{platform.node()}"
 
 
 def make_decision(is_approved: bool, by: str, via: Via, note: str) -> Decision:

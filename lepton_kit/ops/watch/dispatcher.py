@@ -13,6 +13,7 @@ from pathlib import Path
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.runs.settings import Watch
 
 logger = logging.getLogger("lepton.watch")
 LOOK_S = 0.5  # a job that another process queued is seen within this time
@@ -23,10 +24,11 @@ CANCEL_S = 30.0  # for a kernel to end and a manifest to be written
 
 
 class Dispatcher:
-    """The thread that keeps as many workers as there is work for, `most` at once."""
+    """The thread that keeps as many workers as there is work for, `watch.workers` at once."""
 
-    def __init__(self, queue: Queue, project: Path, most: int, policy: Policy) -> None:
-        self._queue, self._project, self._most, self._policy = queue, project, most, policy
+    def __init__(self, queue: Queue, project: Path, watch: Watch, policy: Policy) -> None:
+        self._queue, self._project, self._most, self._policy = queue, project, watch.workers, policy
+        self._most_looks, self._look_again_s = watch.most_looks, watch.look_again_minutes * 60 / watch.time_scale
         self._workers: list[subprocess.Popen[bytes]] = []
         self._not_before = 0.0
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -61,6 +63,7 @@ class Dispatcher:
                     repaired = time.monotonic()
                 if time.monotonic() - followed >= FOLLOW_UP_S:
                     self._queue.follow_up(self._policy.postmortem, self._policy.postmortem_when)
+                    self._queue.look_again(self._look_again_s, self._most_looks)
                     followed = time.monotonic()
                 self._start_workers()
             except InputError as error:  # such as a full disk: what is queued stays so

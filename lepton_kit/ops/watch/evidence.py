@@ -18,9 +18,9 @@ if TYPE_CHECKING:  # pandas, which a worker needs only to capture, and `lepton w
 FOLDER = "incidents"
 
 
-def recording_folder(project: Path, incident: str) -> Path:
-    """Return where the recording of an incident lies."""
-    return project / FOLDER / incident / "recording"
+def recording_folder(project: Path, incident: str, look: int = 1) -> Path:
+    """Return where the recording of an incident lies; each further look at one has another."""
+    return project / FOLDER / incident / ("recording" if look == 1 else f"recording-{look}")
 
 
 def source_of(settings: Settings, project: Path) -> Source:
@@ -35,11 +35,12 @@ def is_address(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def freeze_alert(incident: Incident, settings: Settings, project: Path) -> Path:
+def freeze_alert(incident: Incident, settings: Settings, project: Path, look: int = 1) -> Path:
     """Capture the evidence of an incident, from `evidence_hours` before it on; return the recording's folder."""
     before = settings.watch.evidence_hours * 3600 / settings.watch.time_scale
     start = min(_began(incident), time.time()) - before
-    return _freeze(incident.service, start, recording_folder(project, incident.id), settings, project, [incident.alert])
+    folder = recording_folder(project, incident.id, look)
+    return _freeze(incident.service, start, folder, settings, project, [incident.alert])
 
 
 def freeze_recovery(incident: Incident, settings: Settings, project: Path) -> Path:

@@ -204,7 +204,8 @@ def _remedy(remedy: Mapping[str, Any], needs_token: bool) -> str:
     """Return a repair of an incident: why it waits, with the form; or who decided, and what came of it."""
     is_waiting = remedy["state"] == "waiting"
     head = f"<h3>{text(remedy['notebook'])} {badge(remedy['verdict'] or remedy['state'])}</h3>"
-    facts = f'<p class="quiet">cause: {text(remedy["cause"])} · proposed {_moment(remedy["since"])} UTC</p>'
+    after = f" · comes after the repair of {text(remedy['after'])}" if remedy["after"] else ""
+    facts = f'<p class="quiet">cause: {text(remedy["cause"])} · proposed {_moment(remedy["since"])} UTC{after}</p>'
     why = f"<p>{'Waits' if is_waiting else 'Waited'}: {text(remedy['why'])}</p>" if remedy["why"] else ""
     why += f'<p class="wrong">{text(remedy["error"])}</p>' if remedy["error"] else ""
     form = _form(remedy["job"], needs_token) if is_waiting else ""

@@ -35,9 +35,11 @@ _SCHEMA = (
     "CREATE INDEX IF NOT EXISTS jobs_of_incident ON jobs (incident)",
     "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, handled REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS left_open (job INTEGER PRIMARY KEY)",
     *remedies.SCHEMA,  # tables of their own: a ledger of an earlier release gets them, and its tables stay as they are
 )
 SAME_AS = "runs nothing of its own, being the same as "
+LOOK = ":look-"
 SAME_S = 600.0  # what burns a budget fast burns it slowly too: two alerts, and one thing to find out
 Kind = Literal["alert", "recovery", "schedule", "remedy", "postmortem"]
 STATES = ("queued", "waiting", "running", "ended", "refused")
@@ -106,6 +108,11 @@ class Job:
     started: float | None
     ended: float | None
     attempts: int
+
+    @property
+    def look(self) -> int:
+        """Return the how-manieth run of an alert's runbook for one incident it is, from 1 on."""
+        return int(self.key.rpartition(LOOK)[2]) if LOOK in self.key else 1
 
 
 _INCIDENT = "id, fingerprint, starts_at, name, service, severity, status, ends_at, origin, alert, received, seen, note, recording"  # noqa: E501 - one list
@@ -208,11 +215,18 @@ class Queue(Ledger):
         self._change_mine("UPDATE jobs SET run_id = ? WHERE number = ?", run_id, job.number)
 
     def end(
-        self, job: Job, run_id: str, status: str, proposals: Sequence[Proposal] = (), most_per_hour: int = 0
+        self,
+        job: Job,
+        run_id: str,
+        status: str,
+        proposals: Sequence[Proposal] = (),
+        most_per_hour: int = 0,
+        leaves_open: bool = False,
     ) -> None:
         """Note how a job's run ended, and in the same commit the repairs that it asks for.
 
-        `most_per_hour` of them may start by themselves within an hour, for each service.
+        `most_per_hour` of them may start by themselves within an hour, for each service. `leaves_open` says that the
+        run left its incident as it was: a diagnosis that found no cause, a repair that did not help.
         """
         me = Owner.me()
         with self._transaction() as ledger:
@@ -223,6 +237,8 @@ class Queue(Ledger):
             ).fetchone()
             if mine is not None and job.incident is not None:
                 remedies.propose(ledger, job.incident, proposals, most_per_hour)
+                if leaves_open:
+                    ledger.execute("INSERT OR IGNORE INTO left_open VALUES (?)", [job.number])
 
     def refuse(self, job: Job, error: str) -> None:
         """Note why a job is not run."""
@@ -273,6 +289,16 @@ class Queue(Ledger):
         with self._transaction() as ledger:
             remedies.hold(ledger, job.number, why)
 
+    def follows_run(self, job: Job) -> tuple[str, str] | None:
+        """Return the cause and the run of the repair that a repair follows; None where it follows none that has run."""
+        with self._transaction() as ledger:
+            return remedies.follows_run(ledger, job.number)
+
+    def let_by(self, run_id: str) -> str | None:
+        """Return who let the run of a repair: the policy, or a person; None of a run that is no repair."""
+        with self._transaction() as ledger:
+            return remedies.let_by(ledger, run_id)
+
     def decide(self, number: int, decision: Decision) -> str:
         """Start or refuse a repair that waits for a person, given its job's number; return its incident.
 
@@ -301,6 +327,33 @@ class Queue(Ledger):
             if postmortem is not None:
                 for incident in remedies.due_postmortems(ledger, when):
                     _add(ledger, "postmortem", incident, f"postmortem:{incident}", postmortem, incident)
+
+    def look_again(self, pause: float, most: int) -> None:
+        """Queue the alert's runbook once more for incidents that were left open; safe to ask again.
+
+        Parameters
+        ----------
+        pause
+            Seconds since the end of the last run of the incident: by then there is more evidence.
+        most
+            How often the runbook may run in all.
+        """
+        with self._transaction() as ledger:
+            due = ledger.execute(
+                "SELECT incidents.id, sum(jobs.kind = 'alert') AS looks FROM incidents"
+                " JOIN jobs ON jobs.incident = incidents.id LEFT JOIN left_open ON left_open.job = jobs.number"
+                " WHERE incidents.status = 'firing' GROUP BY incidents.id"
+                " HAVING max(jobs.number) = max(left_open.job)"
+                " AND max(jobs.state != 'ended') = 0 AND max(jobs.ended) < ? AND looks BETWEEN 1 AND ?",
+                [time.time() - pause, most - 1],
+            ).fetchall()
+            for incident, looks in due:
+                ledger.execute(
+                    "INSERT INTO jobs (key, kind, name, incident, notebook, parameters, queued, state)"
+                    f" SELECT key || '{LOOK}' || ?, kind, name, incident, notebook, parameters, ?, 'queued' FROM jobs"
+                    " WHERE incident = ? AND kind = 'alert' ORDER BY number LIMIT 1 ON CONFLICT (key) DO NOTHING",
+                    [looks + 1, time.time(), incident],
+                )
 
     # --- schedules and notes ---
 

@@ -65,7 +65,8 @@ class Decision:
 class Remedy:
     """A repair of an incident; `job` is the number of its job.
 
-    `is_automatic` says that it starts, or started, without a person; `why` says why it waits, or did.
+    `is_automatic` says that it starts, or started, without a person; `why` says why it waits, or did. `after` is the
+    cause whose repair, in the job `follows`, comes before it: that of the more probable cause.
     """
 
     job: int
@@ -79,6 +80,7 @@ class Remedy:
     error: str | None
     notebook: str
     queued: float
+    after: str | None
     decisions: tuple[Decision, ...]
 
 
@@ -140,6 +142,16 @@ def hold(ledger: sqlite3.Connection, job: int, why: str) -> None:
     ledger.execute("UPDATE remedies SET automatic = 0, follows = NULL, why = ? WHERE job = ?", [why, job])
 
 
+def follows_run(ledger: sqlite3.Connection, job: int) -> tuple[str, str] | None:
+    """Return the cause and the run of the repair that a repair follows; None where it follows none that has run."""
+    row = ledger.execute(
+        "SELECT earlier.name, earlier.run_id FROM remedies AS mine"
+        " JOIN jobs AS earlier ON earlier.number = mine.follows WHERE mine.job = ? AND earlier.run_id IS NOT NULL",
+        [job],
+    ).fetchone()
+    return None if row is None else (str(row[0]), str(row[1]))
+
+
 def hold_followers(ledger: sqlite3.Connection) -> None:
     """Let repairs wait for a person whose earlier one was refused or failed: what that left is not known."""
     found = ledger.execute(
@@ -197,7 +209,7 @@ def read(ledger: sqlite3.Connection, condition: str, *values: object) -> list[Re
     columns = {
         "job": "job", "incident": "remedies.incident", "service": "service", "cause": "cause", "follows": "follows",
         "is_automatic": "automatic", "why": "why", "state": "state", "error": "error", "notebook": "notebook",
-        "queued": "queued",
+        "queued": "queued", "after": "(SELECT earlier.name FROM jobs AS earlier WHERE earlier.number = follows)",
     }  # fmt: skip
     rows = ledger.execute(
         f"SELECT {', '.join(columns.values())} FROM remedies JOIN jobs ON number = job WHERE {condition} ORDER BY job",
@@ -208,6 +220,15 @@ def read(ledger: sqlite3.Connection, condition: str, *values: object) -> list[Re
         Remedy(**one | {"is_automatic": bool(one["is_automatic"]), "decisions": decisions(ledger, one["job"])})
         for one in held
     ]
+
+
+def let_by(ledger: sqlite3.Connection, run_id: str) -> str | None:
+    """Return who let a repair's run: the policy, or the person who approved it; None of a run that is no repair."""
+    chosen = "SELECT job, automatic FROM remedies JOIN jobs ON number = job WHERE run_id = ?"
+    if (row := ledger.execute(chosen, [run_id]).fetchone()) is None:
+        return None
+    approved = [one for one in decisions(ledger, row[0]) if one.is_approved]
+    return f"{approved[-1].by} ({approved[-1].via})" if approved else "policy: auto"
 
 
 def decisions(ledger: sqlite3.Connection, job: int) -> tuple[Decision, ...]:

@@ -24,7 +24,7 @@ from lepton_kit.ops.watch.policy import SERVICE, Policy
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.runs.ledger import LEASE_S
-from lepton_kit.runs.manifest import Manifest
+from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.parameters import read_parameters
 from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare, repair
@@ -78,8 +78,8 @@ def work(project: Path, signals: Signals) -> None:
 def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | None:
     """Run a job and note how that went; None where no run ended."""
     try:
-        if (broken_off := _broken_off(job, project)) is not None:
-            queue.hold(job, broken_off)
+        if (why := _broken_off(job, project) or _not_needed(job, queue, project)) is not None:
+            queue.hold(job, why)
             return None
         settings = read_settings(project)
         policy = Policy(settings, project) if job.kind == "alert" else None
@@ -95,9 +95,17 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
         queue.refuse(job, f"{type(error).__name__}: {error}")
     else:
         proposals = policy.proposals(run.results) if policy is not None and run.status == "succeeded" else []
-        queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour)
+        queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour, leaves_open(job, run))
         return run
     return None
+
+
+def leaves_open(job: Job, run: Manifest) -> bool:
+    """Say whether a run left its incident as it was: it found no cause, or what it did has not helped."""
+    said = {name: result.value for name, result in run.results.items()}
+    if job.kind == "alert":
+        return run.status == "expectation_failed" or said.get("cause") == "unknown"
+    return job.kind == "remedy" and (run.status != "succeeded" or said.get("verdict") != "recovered")
 
 
 def _broken_off(job: Job, project: Path) -> str | None:
@@ -106,6 +114,21 @@ def _broken_off(job: Job, project: Path) -> str | None:
         return None
     repair(project)  # such as the manifest of a run whose process was killed
     return None if has_answered(job.run_id, project) else f"run {job.run_id} was broken off: see what it did"
+
+
+def _not_needed(job: Job, queue: Queue, project: Path) -> str | None:
+    """Say why the repair of a further cause may not be needed any more, after that of the first; None where it is.
+
+    It is while the first did not recover the indicator that alerted, or an objective is missed (`still_missed`): so
+    long the evidence for the further cause stands. Where the first repair does not say so, it stands as well.
+    """
+    if job.kind != "remedy" or (earlier := queue.follows_run(job)) is None:
+        return None
+    cause, run_id = earlier
+    said = {name: one.value for name, one in Manifest.load(project / "runs" / run_id / FILE).results.items()}
+    if said.get("verdict") == "recovered" and said.get("still_missed") == []:
+        return f"the repair of the first cause, {cause!r}, recovered the service: no objective is missed any more"
+    return None
 
 
 def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manifest:
@@ -143,8 +166,10 @@ def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Sett
             folder = freeze_schedule(job.name, float(job.key.rpartition(":")[2]), settings, project)
         elif job.kind == "recovery":
             folder = freeze_recovery(incident, settings, project)
+        elif job.kind == "remedy" and incident.recording:  # what the diagnosis that asks for it was made from
+            folder = project / incident.recording
         else:
-            folder = freeze_alert(incident, settings, project)
+            folder = freeze_alert(incident, settings, project, job.look)
     except Exception as error:
         if incident is not None:
             what = {"recovery": "recovery check", "remedy": "repair"}.get(job.kind, "runbook")
