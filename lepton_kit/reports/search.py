@@ -78,7 +78,7 @@ def _punctuate(main: Any) -> None:
 
 def _sections(main: Any) -> Iterator[tuple[str, str, str]]:
     """Yield the anchor, heading and words of each part of a page."""
-    from bs4 import NavigableString
+    from bs4.element import NavigableString
 
     words: list[str] = []
     anchor = section = ""
