@@ -17,7 +17,7 @@ def also_as_svg(shell: Any) -> None:
     display.formatters["image/svg+xml"] = FigureFormatter(parent=display)
 
 
-class FigureFormatter(SVGFormatter):  # type: ignore[misc] # IPython's formatters have no types
+class FigureFormatter(SVGFormatter):
     """Shows figures by their class: printers that are registered, the inline backend takes away when it is loaded."""
 
     @catch_format_error  # type: ignore[untyped-decorator]
@@ -36,5 +36,5 @@ def small_svg(figure: Any) -> str | None:
     from IPython.core.pylabtools import print_figure
 
     with matplotlib.rc_context({"svg.hashsalt": "lepton"}):
-        drawn = print_figure(figure, "svg", metadata={"Date": None})
+        drawn = print_figure(figure, "svg", metadata={"Date": None})  # type: ignore[no-untyped-call] # IPython's
     return drawn if drawn is not None and len(drawn) <= LARGEST_SVG else None
