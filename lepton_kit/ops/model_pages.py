@@ -16,7 +16,7 @@ from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_page
 from lepton_kit.reports.cards import FIGURE, Card, place, published
 from lepton_kit.reports.publish import reports_folder
-from lepton_kit.reports.story import first_figure
+from lepton_kit.reports.story import Picture, first_figure
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.settings import read_settings
@@ -57,7 +57,7 @@ class Version:
     promotions: Sequence[Mapping[str, Any]]
     evaluation: Evaluation | None
     trained: Manifest | None
-    figure: tuple[bytes, str] | None
+    figure: Picture | None
     services: Sequence[str]
     linked: Collection[str]
 
@@ -197,7 +197,7 @@ def _checksums(folder: Path) -> list[tuple[str, str]]:
     return [(name, checksum) for checksum, _, name in (line.partition("  ") for line in lines)]
 
 
-def _figure(project: Path, evaluation: Evaluation | None) -> tuple[bytes, str] | None:
+def _figure(project: Path, evaluation: Evaluation | None) -> Picture | None:
     if evaluation is None or evaluation.run is None:
         return None
     path = evaluation.run.folder(project) / "notebook.ipynb"
@@ -281,8 +281,9 @@ def _evaluation(version: Version) -> list[Block]:
             [*blocks, Words("There is no evaluation of it among this project's runs.")] if len(blocks) == 1 else blocks
         )
     if version.figure:
-        content, shows = version.figure
-        blocks.append(Figure(content, "On days it had not seen: the figure of its evaluation.", shows, "evaluation"))
+        drawn = version.figure
+        caption = "On days it had not seen: the figure of its evaluation."
+        blocks.append(Figure(drawn.png, caption, drawn.alt, "evaluation", drawn.svg))
     results = evaluation.run.results if evaluation.run else {}
     scores = recorded_table(results["test_scores"].value) if "test_scores" in results else None
     if scores is not None:
@@ -416,7 +417,7 @@ def _card(version: Version) -> Card:
         description=_in_short(version),
         group=version.name,
         categories=(version.standing,),
-        image_alt=version.figure[1] if version.figure else None,
+        image_alt=version.figure.alt if version.figure else None,
         facts={"standing": version.standing, "gate": _gate_in_words(version)},
     )
 
@@ -427,5 +428,5 @@ def _files(version: Version, registry: Registry) -> dict[str, bytes | Path]:
     if (folder / CHECKSUMS).is_file():
         files[CHECKSUMS] = folder / CHECKSUMS
     if version.figure:
-        files[FIGURE] = version.figure[0]
+        files[FIGURE] = version.figure.png
     return files

@@ -18,9 +18,11 @@ def recorded_table(value: Any) -> pd.DataFrame | None:
 
 
 def table_of(frame: pd.DataFrame, names: Mapping[str, str]) -> Table:
-    """Return a table with its columns' names, or those given for them, in capitals."""
-    head = [names.get(str(name), str(name).capitalize()) for name in frame]
-    return Table(head, [[plain_cell(value) for value in row] for row in frame.itertuples(index=False)])
+    """Return a table with its columns' names, or those given for them, without the columns that say nothing."""
+    rows = [[plain_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    said = [place for place in range(len(frame.columns)) if any(row[place] for row in rows)]
+    head = [names.get(str(name), str(name).capitalize().replace("_", " ")) for name in frame]
+    return Table([head[place] for place in said], [[row[place] for place in said] for row in rows])
 
 
 def plain_cell(value: Any) -> str:

@@ -144,7 +144,7 @@ def write_listings(reports: Path, cards: list[Card]) -> None:
 
     Quarto reads an item's text as HTML, so it is escaped here.
     """
-    from lepton_kit.reports.listings import LISTINGS, PARTS, items_of
+    from lepton_kit.reports.listings import LISTINGS, items_of
 
     folder = reports / "listings"
     folder.mkdir(exist_ok=True)
@@ -152,8 +152,6 @@ def write_listings(reports: Path, cards: list[Card]) -> None:
         write_atomically(
             folder / f"{name}.yml", json.dumps(items_of(chosen(cards)), ensure_ascii=False, indent=1) + "\n"
         )
-    for name, made in PARTS.items():
-        write_atomically(folder / f"{name}.html", made(cards))
 
 
 def _read(path: Path) -> Card:

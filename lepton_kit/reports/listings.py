@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card
 from lepton_kit.reports.health_history import history_html
 from lepton_kit.reports.markup import as_text, as_words
-from lepton_kit.reports.story import RAW_END, RAW_START
 
 RECENT = 12
 HEALTH, MODELS = ("service-health", "drift-watch"), ("02-training", "03-evaluation", "05-optimisation")
@@ -83,34 +81,9 @@ def split_page(source: Path) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(parts[1]), parts[2]
 
 
-def drop_empty_listings(source: Path) -> None:
-    """Let a page say in words that a listing is empty: the script of Quarto's listings fails for one of nothing."""
-    matter, words = split_page(source)
-    listings = matter.get("listing", [])
-    full = [listing for listing in listings if json.loads((source.parent / listing["contents"]).read_text("utf-8"))]
-    empty = {listing["id"] for listing in listings if listing not in full}
-    if not empty:
-        return
-    matter["listing"] = full
-    if not full:
-        del matter["listing"]
-    words = PLACE.sub(lambda found: NOTHING if found[1] in empty else found[0], words)
-    matter_text = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    source.write_text(f"---\n{matter_text}---\n{words}", encoding="utf-8")
-
-
-def insert_parts(source: Path) -> None:
-    """Put what is drawn over many pages into a page, as a block of HTML that Quarto leaves as it is."""
-    words = source.read_text(encoding="utf-8")
-    parts = parts_of(source.parent)
-    filled = PLACE.sub(lambda f: f"{RAW_START}{parts[f[1]]}{RAW_END}" if f[1] in parts else f[0], words)
-    if filled != words:
-        source.write_text(filled, encoding="utf-8")
-
-
-def parts_of(reports: Path) -> dict[str, str]:
-    """Return what was drawn over many pages, as HTML by name."""
-    return {path.stem: path.read_text(encoding="utf-8") for path in (reports / "listings").glob("*.html")}
+def parts_of(cards: Sequence[Card]) -> dict[str, str]:
+    """Return what is drawn over many pages, as HTML by name."""
+    return {name: made(cards) for name, made in PARTS.items()}
 
 
 def _item(card: Card) -> dict[str, Any]:
