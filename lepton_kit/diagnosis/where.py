@@ -87,7 +87,7 @@ def symptom_of(metrics: pd.DataFrame, components: tuple[str, ...], onset: pd.Tim
     """
     moved = {
         (component, metric): _distance(metrics[component, metric].dropna(), onset)
-        for component, metric in metrics.columns
+        for component, metric in metrics.columns.to_flat_index()
         if component in components
     }
     known = {place: distance for place, distance in moved.items() if distance is not None}

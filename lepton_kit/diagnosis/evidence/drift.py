@@ -241,17 +241,20 @@ def concept_drift(case: Case) -> Evidence:
     errors = {role: scaled_errors(case, role) for role in ("current", "last_good")}
     if few := too_few(case, *errors["last_good"], "rows with whole inputs and a known actual"):
         return not_checked("concept_drift", few)
-    rows = {role: drift_table(*(side.to_frame("error") for side in sides)) for role, sides in errors.items()}
-    moved = [role for role, row in rows.items() if _errors_moved(row.loc["error"].to_dict(), case.criteria)]
+    errors_of: dict[str, dict[Hashable, Any]] = {
+        role: drift_table(*(side.to_frame("error") for side in sides)).loc["error"].to_dict()
+        for role, sides in errors.items()
+    }
+    moved = [role for role, row in errors_of.items() if _errors_moved(row, case.criteria)]
     is_apart = found.auc >= APART and found.p_value < case.criteria.alpha
-    yardstick = rows["last_good"].loc["error"]
-    both = len(moved) == len(rows)
+    yardstick = errors_of["last_good"]
+    both = len(moved) == len(errors)
     return Evidence(
         name="concept_drift",
         finding="held" if not moved else "by one version" if not both else "inputs moved" if is_apart else "changed",
         summary=f"errors of the last good version on rows before and since: spread × {yardstick['spread_ratio']:.2f}, "
         f"mean moved by {yardstick['mean_shift']:.2f} standard deviations; of the current one × "
-        f"{rows['current'].loc['error', 'spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before "
+        f"{errors_of['current']['spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before "
         f"(AUC {found.auc:.2f})",
         effect=float(yardstick["spread_ratio"]),
         unit="× spread of the errors",
