@@ -27,5 +27,7 @@ def test_the_grammar_is_compiled_when_an_address_is_first_checked_and_not_before
 
 
 def test_whoever_wants_the_package_itself_gets_it():
-    wanted = "import lepton_kit.runs\nimport rfc3987_syntax.utils\nfrom rfc3987_syntax import parse\nparse('iri', 'a:b')"
+    wanted = (
+        "import lepton_kit.runs\nimport rfc3987_syntax.utils\nfrom rfc3987_syntax import parse\nparse('iri', 'a:b')"
+    )
     subprocess.run([sys.executable, "-c", wanted], check=True, timeout=120)

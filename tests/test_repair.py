@@ -27,7 +27,7 @@ def start_runner(notebook, project, key=""):
     return subprocess.Popen([sys.executable, "-c", RUNNER, str(project), str(notebook), key])
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
