@@ -27,5 +27,5 @@ def write_notebook(path: Path, cells: list[str], parameters: str | None = None, 
 def lepton(*words: str, project: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run the `lepton` command in a project, as a person would."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_"))}
-    command = [sys.executable, "-m", "lepton_kit", *words]
+    command = [sys.executable, "-m", "lepton_kit.cli", *words]
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout)
