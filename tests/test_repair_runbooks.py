@@ -88,6 +88,7 @@ def run(project, runbook, recording, load, change=lambda row: row, seconds=6):
             load.number = 300
             with contextlib.suppress(httpx.TransportError):  # a worker that is replaced may cut a connection off
                 load.drive(20, change, scrapes=1)
+            time.sleep(0.1)  # load that leaves the runbook a processor
 
     asking = threading.Thread(target=go_on)
     asking.start()
