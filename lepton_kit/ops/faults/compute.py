@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import io
 import itertools
+import json
 import multiprocessing
 import os
 import signal
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import httpx
+from urllib.parse import urlsplit
 
 from lepton_kit.data.sources import read_prices
 from lepton_kit.ops.faults.base import Fault, Plant
@@ -22,6 +24,9 @@ from lepton_kit.serving.replay import feed, needed_features
 
 PERIOD = 0.5
 """Seconds of one turn of running and standing still, where the processor is taken away."""
+
+MOST_CLIENTS, THINKING = 400, 0.1
+"""How many clients make a flood, and the seconds that each takes to ask again."""
 
 
 class Meddler(Fault):
@@ -80,8 +85,9 @@ class CpuTaken(Meddler):
 class QueueSaturation(Meddler):
     """A flood of requests beside the usual load. Severity: the load is 1.6 times what the workers can do, or less.
 
-    Live, as many clients as fit the severity (up to 64) ask without a pause, and one that is refused waits as long as
-    it is told to. They are a process of their own: the usual load shall go on as before.
+    Live, as many clients as fit the severity (up to `MOST_CLIENTS`) ask again `THINKING` seconds after each answer, and
+    when they are refused, as much later as they are told to. They are a process of their own: the usual load shall go
+    on as before.
     """
 
     name = "queue-saturation"
@@ -95,7 +101,7 @@ class QueueSaturation(Meddler):
 
     def _meddle(self, service: Path) -> None:
         address = (service / "address").read_text(encoding="utf-8").strip()
-        made = (address, round(64 * self.severity))
+        made = (address, round(MOST_CLIENTS * self.severity))
         crowd = multiprocessing.get_context("spawn").Process(target=flood, args=made, daemon=True)
         crowd.start()
         try:
@@ -109,21 +115,38 @@ def flood(address: str, clients: int) -> None:
     """Ask a service for forecasts, as so many clients; for ever."""
     os.nice(5)  # the service's own work goes first: it shall be the flood that it cannot keep up with
     rows = feed(read_prices("sample:goog"), needed_features(address))
-    asked = [next(rows)[0] for _ in range(500)]
-    asyncio.run(_ask(address, asked, clients))
+    host = urlsplit(address).netloc
+    asked = [_request(host, json.dumps({"row": next(rows)[0]}).encode()) for _ in range(500)]
+    asyncio.run(_ask_as(clients, host, asked))
 
 
-async def _ask(address: str, rows: Sequence[Mapping[str, float | None]], clients: int) -> None:
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=address, timeout=10, trust_env=False, limits=limits) as client:
+def _request(host: str, body: bytes) -> bytes:
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
 
-        async def ask(first: int) -> None:
-            for number in itertools.count(first):
-                with contextlib.suppress(httpx.HTTPError):
-                    answer = await client.post("/v1/predict", json={"row": rows[number % len(rows)]})
-                    await asyncio.sleep(float(answer.headers.get("Retry-After", 0)))
 
-        await asyncio.gather(*(ask(first) for first in range(clients)))
+async def _ask_as(clients: int, host: str, requests: Sequence[bytes]) -> None:
+    """Write requests to sockets: a client library takes longer for a request than the service does."""
+
+    async def ask(first: int) -> None:
+        while True:
+            with contextlib.suppress(OSError, EOFError):
+                await _ask_over_one_connection(host, requests, first)
+            await asyncio.sleep(THINKING)
+
+    await asyncio.gather(*(ask(first) for first in range(clients)))
+
+
+async def _ask_over_one_connection(host: str, requests: Sequence[bytes], first: int) -> None:
+    reader, writer = await asyncio.open_connection(*host.rsplit(":", 1))
+    try:
+        for number in itertools.count(first):
+            writer.write(requests[number % len(requests)])
+            headers = http.client.parse_headers(io.BytesIO((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n", 1)[1]))
+            await reader.readexactly(int(headers["Content-Length"]))
+            await asyncio.sleep(float(headers.get("Retry-After", THINKING)))
+    finally:
+        writer.close()
 
 
 class MemoryLeak(Fault):
