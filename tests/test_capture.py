@@ -85,6 +85,10 @@ def test_the_recording_is_named_after_its_incident_and_its_window(live, frozen):
     assert frozen.incident.window.start.timestamp() == pytest.approx(live.start)
 
 
+def test_a_further_recording_of_an_incident_is_named_after_it_too(live, tmp_path):
+    assert live.capture(tmp_path / "i1" / "recording-2").incident.id == "i1"
+
+
 def test_metrics_are_those_of_the_service_alone(live, frozen, tmp_path):
     assert {"lepton_queue_requests", "http_server_request_duration_seconds_bucket"} <= set(frozen.metrics["metric"])
     live.source.scrape(live.service, job="other")
