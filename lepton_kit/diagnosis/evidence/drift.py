@@ -239,22 +239,25 @@ def concept_drift(case: Case) -> Evidence:
     if isinstance(found, str):
         return not_checked("concept_drift", found)
     errors = {role: scaled_errors(case, role) for role in ("current", "last_good")}
-    if few := too_few(case, *errors["last_good"], "rows with whole inputs and a known actual"):
-        return not_checked("concept_drift", few)
-    errors_of: dict[str, dict[Hashable, Any]] = {
+    for role, sides in errors.items():
+        if few := too_few(
+            case, *sides, f"rows with a known actual and an answer of the {role.replace('_', ' ')} version"
+        ):
+            return not_checked("concept_drift", few)
+    rows = {
         role: drift_table(*(side.to_frame("error") for side in sides)).loc["error"].to_dict()
         for role, sides in errors.items()
     }
-    moved = [role for role, row in errors_of.items() if _errors_moved(row, case.criteria)]
+    moved = [role for role, row in rows.items() if _errors_moved(row, case.criteria)]
     is_apart = found.auc >= APART and found.p_value < case.criteria.alpha
-    yardstick = errors_of["last_good"]
-    both = len(moved) == len(errors)
+    yardstick, current = rows["last_good"], rows["current"]
+    both = len(moved) == len(rows)
     return Evidence(
         name="concept_drift",
         finding="held" if not moved else "by one version" if not both else "inputs moved" if is_apart else "changed",
         summary=f"errors of the last good version on rows before and since: spread × {yardstick['spread_ratio']:.2f}, "
         f"mean moved by {yardstick['mean_shift']:.2f} standard deviations; of the current one × "
-        f"{errors_of['current']['spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before "
+        f"{current['spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before "
         f"(AUC {found.auc:.2f})",
         effect=float(yardstick["spread_ratio"]),
         unit="× spread of the errors",
@@ -263,9 +266,13 @@ def concept_drift(case: Case) -> Evidence:
 
 
 def scaled_errors(case: Case, role: str) -> tuple[pd.Series, pd.Series]:
-    """Return the errors of a replayed version before the onset and since, in half widths of its interval."""
+    """Return the errors of a replayed version before the onset and since, in half widths of its interval.
+
+    Rows to which it gives no number are left out.
+    """
     answers = answered_by(case, role).dropna(subset=["actual"])
     errors = (answers["actual"] - answers["mean"]) / ((answers["upper"] - answers["lower"]) / 2)
+    errors = errors[np.isfinite(errors)]
     is_before = errors.index.isin(case.before.index)
     return errors[is_before], errors[~is_before]
 
