@@ -85,11 +85,8 @@ def symptom_of(metrics: pd.DataFrame, components: tuple[str, ...], onset: pd.Tim
     >>> symptom_of(metrics.set_index(times), ("web",), times[10]).metric
     'latency'
     """
-    moved = {
-        (component, metric): _distance(metrics[component, metric].dropna(), onset)
-        for component, metric in metrics.columns.to_list()
-        if component in components
-    }
+    places: Any = list(metrics.columns)  # pairs: pandas-stubs knows columns of one level only
+    moved = {place: _distance(metrics[place].dropna(), onset) for place in places if place[0] in components}
     known = {place: distance for place, distance in moved.items() if distance is not None}
     if not known:
         raise InputError(
