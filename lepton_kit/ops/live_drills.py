@@ -219,16 +219,29 @@ class _LiveCourse:
         while (now := time.monotonic()) - healthy_since < HEALTHY_S:
             if now - began > HEALTHY_WITHIN_S:
                 return False
-            if _status(client).get("open", 1):  # what cannot be asked is not known to be healthy
+            if self._status(client).get("open", 1):  # what cannot be asked is not known to be healthy
                 self._tell("an alert fires before anything was done: the drill waits for its end")
                 healthy_since = now
             time.sleep(0.5)
         return True
 
+    def _status(self, client: httpx.Client) -> Mapping[str, Any]:
+        """Return what `lepton watch` says; nothing where it has no answer now, and is asked again later."""
+        try:
+            answer = client.get("/status.json")
+        except httpx.HTTPError as error:
+            self._tell(f"lepton watch does not answer: {type(error).__name__}")
+            return {}
+        if not answer.is_success:
+            self._tell(f"lepton watch answers {answer.status_code}: {answer.text[:300]}")
+            return {}
+        said: Mapping[str, Any] = answer.json()
+        return said
+
     def _follow(self, client: httpx.Client, seen: _Seen) -> None:
         """Follow the incidents of the fault to a postmortem, or until the time for the next step is over."""
         while time.monotonic() < self._deadline(seen) and not seen.page:
-            status = _status(client)
+            status = self._status(client)
             for incident in [*status.get("recent_incidents", ()), *status.get("open_incidents", ())]:
                 if datetime.fromisoformat(incident["starts_at"]).timestamp() > self._struck:
                     self._see(incident, seen)
@@ -301,16 +314,6 @@ class _LiveCourse:
         if cause not in self._fault.causes:
             return "wrong cause"
         return "recovered" if recovery == "recovered" else "not recovered"
-
-
-def _status(client: httpx.Client) -> Mapping[str, Any]:
-    """Return what `lepton watch` says; nothing where it has no answer in time, and is asked again later."""
-    try:
-        answer = client.get("/status.json")
-        said: Mapping[str, Any] = answer.json() if answer.is_success else {}
-    except httpx.HTTPError:
-        return {}
-    return said
 
 
 class _OverError(Exception):
