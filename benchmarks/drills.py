@@ -41,7 +41,7 @@ from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import read_objectives
 
 ROOT = Path(__file__).parents[1]
-SCORED_BY = "a temperature, and baselines, that were fitted without the type of fault which is scored"
+SCORED_BY = "first diagnoses, by a temperature that was fitted without the type of fault which is scored"
 
 
 @dataclass(frozen=True)

@@ -681,7 +681,7 @@ def reliability_curve(table: pd.DataFrame, axes: Axes) -> Axes:
             fontsize=9,
         )
     least = 100 * min(table["stated"].min(), table["right"].min())
-    axes.set(xlabel="stated probability (%)", ylabel="right (%)", xlim=(least - 5, 102), ylim=(least - 5, 105))
+    axes.set(xlabel="stated probability (%)", ylabel="right (%)", xlim=(least - 5, 102), ylim=(least - 5, 104.9))
     axes.legend(loc="lower right")
     return axes
 

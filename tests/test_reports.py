@@ -20,6 +20,7 @@ from bs4 import BeautifulSoup, Tag
 from helpers import ROOT, write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.reports.cards import KINDS
 from lepton_kit.reports.page import make_page
 from lepton_kit.reports.publish import publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
@@ -60,7 +61,7 @@ def copy_reports(project: Path) -> None:
     shutil.copytree(
         ROOT / "reports",
         project / "reports",
-        ignore=shutil.ignore_patterns("_site", ".*", "runs", "incidents", "listings"),
+        ignore=shutil.ignore_patterns("_site", ".*", "listings", *KINDS),
     )
 
 

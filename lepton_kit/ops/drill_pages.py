@@ -38,6 +38,9 @@ DOWNLOAD = "drills.json"
 ENOUGH = 30
 """Drills in which a cause was named, below which a curve of stated probabilities would show chance alone."""
 
+SIZE = (8.0, 3.4)
+"""Of a figure, in inches."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 SCORE_WORDS = {
@@ -129,7 +132,7 @@ def card_of(drills: Drills) -> Card:
 
 def page_blocks(drills: Drills) -> tuple[list[Block], bytes]:
     """Return the page of drills, from its facts to its provenance, and the picture of its confusion matrix."""
-    matrix = draw_png(partial(plots.confusion_matrix, drills.confusion), 6.4, 3.6)
+    matrix = draw_png(partial(plots.confusion_matrix, drills.confusion), *SIZE)
     blocks = [
         Facts(_facts(drills), moments=("Made",)),
         Heading("In short"),
@@ -176,7 +179,7 @@ def _in_short(drills: Drills) -> str:
         sentences.append(f"Of {benign} in which nothing was wrong, {wrong or 'none'} would have been repaired.")
     took = times(rows)
     if took["detect"].drills:
-        sentences.append(f"Of the alerts that fired, half did within {_seconds(took['detect'].median)}.")
+        sentences.append(f"Half of the alerts fired within {_seconds(took['detect'].median)} of the fault.")
     if missed := [name for name, target in TARGETS.items() if _is_missed(found[name], name)]:
         sentences.append(f"Short of its target: {', '.join(missed)}.")
     return " ".join(sentences)
@@ -237,7 +240,7 @@ def _reliability(drills: Drills) -> list[Block]:
     heading = Heading("How sure it was, and how right")
     if total < ENOUGH:
         return [heading, Words(f"Too few to tell: a cause was named in {total} drills, and {ENOUGH} are needed.")]
-    picture = draw_png(partial(plots.reliability_curve, table), 5.2, 3.6)
+    picture = draw_png(partial(plots.reliability_curve, table), *SIZE)
     groups = table.to_dict("records")
     said = "; ".join(f"{one['right']:.0%} right where {one['stated']:.0%} was stated" for one in groups)
     rows = [
@@ -257,25 +260,27 @@ def _group(interval: pd.Interval) -> str:
 
 
 def _faults(drills: Drills) -> list[Block]:
-    told = {**drills.results.faults, "nothing": "a healthy service, left alone"}
     rows = [
         [
-            str(name), "; and ".join(told.get(part, "") for part in str(name).split("+")).strip(" ;"),
-            f"{row['drills']:.0f}", _range(row["least severity"], row["greatest severity"]),
+            str(name), f"{row['drills']:.0f}", _range(row["least severity"], row["greatest severity"]),
             f"{row['alerts']:.0f}", _score(row["right"]), _score(row["recovered of alerts"]),
             _seconds(row["detected after (s)"]), _seconds(row["recovered after (s)"]),
         ]
         for name, row in by_type(drills.rows).T.to_dict().items()
     ]  # fmt: skip
-    head = [
-        "Fault", "What it is", "Drills", "Severities", "Alerts", "Right cause and remedy first", "Recovered of alerts",
-        "Detected after", "Recovered after",
-    ]  # fmt: skip
-    return [
-        Heading("By fault"),
-        Words("Times are medians: since the fault began, and since the alert."),
-        Table(head, rows),
-    ]
+    head = ["Fault", "Drills", "Severity", "Alerts", "Right first", "Recovered", "Detected after", "Recovered after"]
+    told = (
+        "Right first: the share whose cause, and so whose remedy, was named right first. Recovered: of those with an "
+        "alert. Times are medians, since the fault began and since the alert."
+    )
+    return [Heading("By fault"), Words(told), Table(head, rows), *_meanings(drills)]
+
+
+def _meanings(drills: Drills) -> list[Block]:
+    """Return what each fault is, those of pairs one by one."""
+    names = dict.fromkeys(part for fault in drills.rows["fault"] for part in fault.split("+"))
+    rows = [[name, drills.results.faults[name]] for name in names if name in drills.results.faults]
+    return [Heading("What each fault is", 3), Table(["Fault", "What it is"], rows)] if rows else []
 
 
 def _bad(drills: Drills) -> list[Block]:
@@ -284,14 +289,14 @@ def _bad(drills: Drills) -> list[Block]:
         return [heading, Words("Every drill ended as it should.")]
     rows = [
         [
-            one.fault, f"{one.severity:.2f}", str(one.seed), " and ".join(one.causes), one.alert or "none",
+            f"{one.fault}, severity {one.severity:.2f}, seed {one.seed}", " and ".join(one.causes),
+            one.alert.removesuffix("BudgetBurn") or "none",
             f"{' and '.join([one.cause, *one.also])} ({one.probability:.2f})", "; ".join(one.actions) or "nothing",
-            one.verdict, VERDICTS.get(one.verdict, "") + (f"; {one.error}" if one.error else ""),
+            ": ".join([one.verdict, VERDICTS.get(one.verdict, "")]) + (f"; {one.error}" if one.error else ""),
         ]
         for one in drills.bad
     ]  # fmt: skip
-    head = ["Fault", "Severity", "Seed", "True cause", "Alert", "Named", "Done", "Ended", "Why"]
-    return [heading, Table(head, rows)]
+    return [heading, Table(["Drill", "True cause", "Alert", "Named", "Done", "Ended, and why"], rows)]
 
 
 def _provenance(drills: Drills) -> list[Block]:

@@ -298,7 +298,7 @@ def _evaluation(version: Version) -> list[Block]:
             table_of(gate, {"lower": "From", "upper": "To", "passed": "Passed"}),
         ]  # fmt: skip
     run = str(evaluation.decision.get("run_id", ""))
-    return [*blocks, *_run_table(version, {"Evaluated by": run})]
+    return [*blocks, *_run_table(version, {"judged it": run})]
 
 
 def _learnt(version: Version) -> list[Block]:
@@ -308,8 +308,8 @@ def _learnt(version: Version) -> list[Block]:
     if version.trained:
         results = version.trained.results
         rows += [
-            [name.replace("_", " "), f"{results[name].value:,} {results[name].unit}"]
-            for name in ("training_days", "validation_days")
+            [f"rows to {what}", f"{results[name].value:,} {results[name].unit}"]
+            for name, what in (("training_days", "learn from"), ("validation_days", "choose by"))
             if name in results
         ]
     table = str(card.get("table", ""))
@@ -318,7 +318,7 @@ def _learnt(version: Version) -> list[Block]:
         rows.append(["SHA-256 of the table", str(data["sha256"])])
     elif not isinstance(data, Mapping):
         rows += [["data", str(data)]] * bool(data)
-    made = _run_table(version, {"Made by": str(card.get("run_id", ""))})
+    made = _run_table(version, {"made it": str(card.get("run_id", ""))})
     return [Heading("What it learnt from"), *([Table(["Data", "Value"], rows)] if rows else []), *made]
 
 
@@ -367,7 +367,7 @@ def _run_table(version: Version, runs: Mapping[str, str]) -> list[Block]:
     """Return runs with what they did, each linked to its page where it has one."""
     rows = [[run, what] for what, run in runs.items() if run]
     links = {number: f"../../runs/{row[0]}/index.html" for number, row in enumerate(rows) if row[0] in version.linked}
-    return [Table(["Run", ""], rows, links)] if rows else []
+    return [Table(["Run", "What it did"], rows, links)] if rows else []
 
 
 def _days(data: Any) -> dict[str, tuple[str, str]]:
