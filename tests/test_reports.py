@@ -125,7 +125,9 @@ def facts_of(page: BeautifulSoup) -> dict[str, Tag]:
 
 
 def words_of(tag: Tag) -> str:
-    return " ".join(tag.get_text(" ").split())
+    """Return the words of a tag; where a long one may be broken is no word's end."""
+    whole = BeautifulSoup(str(tag).replace("<wbr/>", ""), "html.parser")
+    return " ".join(whole.get_text(" ").split())
 
 
 def test_a_page_starts_with_the_facts_of_its_run(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
