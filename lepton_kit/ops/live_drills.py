@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import threading
 import time
@@ -45,6 +46,12 @@ RESTARTED = "feed-restarted"
 COPIED = ("models", "runbooks", "slo", "reports", "notebooks")
 TIME_SCALE = 300
 WATCH = f"time_scale = {TIME_SCALE}\nscrape_interval = 0.5\nsource = 'telemetry/drill'\n"
+ROOM = max(WORKERS + 1, os.cpu_count() or 1)
+"""Workers that a repair may ask for: those beyond the machine's cores would take turns, and add hardly anything."""
+
+IN_TIME_S = 0.05
+"""Half of what the objective of the latency allows, as service times vary when the cores are shared."""
+
 AUTO = f"""
 most_per_hour = 100
 least_probability = 0.5
@@ -56,7 +63,7 @@ policy = "auto"
 parameters = {{ observe_seconds = {OBSERVED_S} }}
 [compute]
 policy = "auto"
-parameters = {{ observe_seconds = {OBSERVED_S} }}
+parameters = {{ observe_seconds = {OBSERVED_S}, most_workers = {ROOM}, in_time = {IN_TIME_S} }}
 """
 
 Tell = Callable[[str], object]
