@@ -15,10 +15,10 @@ endif
 # Jupyter asks root, who is the only user of many containers, to say that this is meant.
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help setup demo test again lab report bench lint format outputs lock clean
+.PHONY: help setup demo test again drills lab report screenshots bench lint format outputs lock clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-9s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-11s %s\n", $$1, $$2 }'
 
 setup: $(READY) ## make a virtual environment from requirements.lock, and bring Quarto if it can be had
 
@@ -40,12 +40,16 @@ demo: setup ## run notebooks 01 to 04, serve the model, let its feed stop, and s
 	@$(BIN)/lepton report
 
 test: setup lint ## check style and types, then run all tests, nbval on every notebook among them
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) || { [ $$? = 1 ] && $(MAKE) --no-print-directory again; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal || { [ $$? = 1 ] && $(MAKE) --no-print-directory again; }
 
 # Tests with real processes share the cores with other tests, and one may be answered too late: it fails if it fails twice.
 again: setup
 	@echo "test: what failed is run once more, by itself"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+
+drills: setup ## put every live fault into a running service, and follow each to its recovery (45 minutes)
+	@[ -d models/goog ] || $(BIN)/lepton pipeline goog
+	@$(BIN)/lepton drill --live
 
 lint: setup ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
@@ -61,6 +65,9 @@ lab: setup ## open the notebooks in JupyterLab
 
 report: setup ## render the newest run of each notebook as a website
 	@$(BIN)/lepton report
+
+screenshots: setup ## take README's screenshots (needs Chromium, and what make demo left)
+	@$(BIN)/python reports/screenshots/take.py
 
 bench: setup ## measure, side by side, what README and benchmarks/RESULTS.md claim
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -3,14 +3,14 @@
 Simulated drills of every fault, over the range of its severities: what fired, what the diagnosis named, whether its
 remedy was the right one, and whether the objective came back. What is learnt (the temperature that makes the
 probabilities honest) is learnt without the type of fault that is scored, and so are the baselines. Writes a section of
-RESULTS.md, and the confusion matrix as `benchmarks/confusion.json`.
+RESULTS.md, and the drills into `drills/`, from where `lepton publish --drills` takes them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, f1_score
 from sklearn.tree import DecisionTreeClassifier
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,20 +29,19 @@ from benchmarks.results import PATH, write_section
 from lepton_kit.data.drift import drift_table
 from lepton_kit.diagnosis.calibration import Known, calibrate
 from lepton_kit.diagnosis.case import build_case
-from lepton_kit.diagnosis.causes import conclude
+from lepton_kit.diagnosis.causes import Diagnosis, conclude
 from lepton_kit.diagnosis.evidence import gather
 from lepton_kit.diagnosis.likelihoods import read_likelihoods
-from lepton_kit.files import write_atomically
 from lepton_kit.models.evaluation import covered
-from lepton_kit.ops.drills import Drill, Drilled, all_names, drawn_drills, drill_simulated
+from lepton_kit.ops.drill_results import write_results
+from lepton_kit.ops.drill_scores import SCORED, by_type, confusion, drill_rows, reliability, scores
+from lepton_kit.ops.drills import Drill, Drilled, all_names, drawn_drills, drill_simulated, known_faults
 from lepton_kit.ops.simulation import Struck
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import read_objectives
 
 ROOT = Path(__file__).parents[1]
-CAUSES = ("data", "model", "compute", "none")
-NAMED = (*CAUSES, "unknown")
-CONFUSION = Path(__file__).with_name("confusion.json")
+SCORED_BY = "first diagnoses, by a temperature that was fitted without the type of fault which is scored"
 
 
 @dataclass(frozen=True)
@@ -133,78 +131,39 @@ def by_sigma(rows: pd.DataFrame, healthy: pd.DataFrame) -> list[str]:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def leave_one_out(all_scored: Sequence[Scored]) -> pd.DataFrame:
-    """Return a row per drill: what was true, and what each method names that has never seen this type of fault."""
+def leave_one_out(all_scored: Sequence[Scored]) -> tuple[list[Drilled], pd.DataFrame]:
+    """Return the drills, and a row for each: what was true, and what methods name that have never seen its type."""
     types = sorted({one.drilled.fault for one in all_scored})
-    parts = []
+    judged = []
     for left_out in types:
         rest = [one for one in all_scored if one.drilled.fault != left_out]
         asked = [one for one in all_scored if one.drilled.fault == left_out]
-        parts.append(_judged(asked, rest))
-    return pd.concat(parts, ignore_index=True)
+        judged.append(_judged(asked, rest))
+    drilled = [one for made, _ in judged for one in made]
+    return drilled, pd.concat([rows for _, rows in judged], ignore_index=True)
 
 
-def _judged(asked: Sequence[Scored], rest: Sequence[Scored]) -> pd.DataFrame:
+def _judged(asked: Sequence[Scored], rest: Sequence[Scored]) -> tuple[list[Drilled], pd.DataFrame]:
     table = calibrate([one.known for one in rest], read_likelihoods())
     signs, learnt = (pd.DataFrame([one.signs for one in side]) for side in (asked, rest))
     first = [one.drilled.causes[0] for one in rest]
     healthy = learnt[[one.drilled.causes == ("none",) for one in rest]]
     tree = DecisionTreeClassifier(max_depth=5, random_state=0).fit(learnt.fillna(0), first)
-    rows = []
-    for place, one in enumerate(asked):
-        found = conclude(one.case, one.known.evidence, table)
-        drilled = one.drilled
-        rows.append(
-            {
-                "fault": drilled.fault,
-                "severity": drilled.severity,
-                "causes": drilled.causes,
-                "alert": drilled.alert,
-                "named": found.cause,
-                "also": tuple(found.also),
-                "probability": found.probability,
-                "threshold rules": by_threshold(one.signs),
-                "N-sigma": by_sigma(signs.iloc[[place]], healthy)[0],
-                "decision tree": str(tree.predict(signs.iloc[[place]].fillna(0))[0]),
-                "majority": pd.Series(first).mode().iloc[0],
-                "verdict": drilled.verdict,
-                "detected_after": drilled.detected_after,
-                "recovered_after": drilled.recovered_after,
-                "actions": len(drilled.actions),
-            }
-        )
-    return pd.DataFrame(rows)
+    drilled = [_named_by(conclude(one.case, one.known.evidence, table), one.drilled) for one in asked]
+    rows = drill_rows(drilled).assign(
+        **{
+            "threshold rules": [by_threshold(one.signs) for one in asked],
+            "N-sigma": by_sigma(signs, healthy),
+            "decision tree": [str(cause) for cause in tree.predict(signs.fillna(0))],
+            "majority": pd.Series(first).mode().iloc[0],
+        }
+    )
+    return drilled, rows
 
 
-def hit(causes: tuple[str, ...], named: str) -> str:
-    """Return the true cause to score a name against: of two at once, either counts."""
-    return named if named in causes else causes[0]
-
-
-def scores(rows: pd.DataFrame, method: str) -> dict[str, float]:
-    """Return macro-F1 over the causes there were, accuracy, right remedy first, false repairs, and abstentions."""
-    true = [hit(causes, named) for causes, named in zip(rows["causes"], rows[method], strict=True)]
-    benign = rows["causes"].map(lambda causes: causes == ("none",))
-    right = pd.Series(true, index=rows.index) == rows[method]
-    named = rows[method].isin(("data", "model", "compute"))
-    present = sorted(set(true))
-    return {
-        "macro-F1": float(f1_score(true, rows[method], labels=present, average="macro", zero_division=0)),
-        "accuracy": float(right.mean()),
-        "right remedy first": float(right[~benign].mean()),
-        "right where one is named": float(right[~benign & named].mean()),
-        "false repairs on benign": float(named[benign].mean()),
-        "abstained": float((rows[method] == "unknown").mean()),
-    }
-
-
-def reliability(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return how often the named cause was right, by the probability that the diagnosis gave it."""
-    named = rows[rows["named"] != "unknown"]
-    right = [name in causes for name, causes in zip(named["named"], named["causes"], strict=True)]
-    bins = pd.cut(named["probability"], [0, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0], include_lowest=True)
-    grouped = pd.DataFrame({"stated": named["probability"], "right": right}).groupby(bins, observed=True)
-    return grouped.agg(stated=("stated", "mean"), right=("right", "mean"), drills=("right", "size")).reset_index()
+def _named_by(found: Diagnosis, drilled: Drilled) -> Drilled:
+    named = {"cause": found.cause, "also": list(found.also), "probability": round(float(found.probability), 4)}
+    return replace(drilled, extra={**drilled.extra, SCORED: named})
 
 
 METHODS = {"kit": "named", **{name: name for name in ("decision tree", "threshold rules", "N-sigma", "majority")}}
@@ -231,30 +190,6 @@ def report(rows: pd.DataFrame, seconds: Sequence[float], seed: int) -> str:
         _markdown(reliability(rows).set_index("probability"), "probability"),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def confusion(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return how often each true cause was named what."""
-    true = [hit(causes, named) for causes, named in zip(rows["causes"], rows["named"], strict=True)]
-    counts = confusion_matrix(true, rows["named"], labels=list(NAMED))
-    return pd.DataFrame(counts, index=list(NAMED), columns=list(NAMED)).loc[list(CAUSES)]
-
-
-def by_type(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return for each type: drills, alerts, first cause right, both right, recovered, and median times."""
-    found = {}
-    for name, part in rows.groupby("fault", sort=False):
-        right = [one in causes for one, causes in zip(part["named"], part["causes"], strict=True)]
-        alerted = part[part["alert"] != ""]
-        found[name] = {
-            "drills": len(part),
-            "alerts": len(alerted),
-            "right": float(np.mean(right)),
-            "recovered of alerts": float((alerted["verdict"] == "recovered").mean()) if len(alerted) else float("nan"),
-            "detected after (s)": alerted["detected_after"].median(),
-            "recovered after (s)": alerted["recovered_after"].median(),
-        }
-    return pd.DataFrame(found).T
 
 
 def _markdown(table: pd.DataFrame, heading: str) -> str:
@@ -287,12 +222,13 @@ def main(arguments: Sequence[str]) -> int:
             made.append(one)
             told = f"{one.drilled.fault} ({one.drilled.severity:.2f}): {one.drilled.cause} → {one.drilled.verdict}"
             print(f"{number}/{len(drills)} {told} [{one.seconds:.1f} s]", flush=True)
-    rows = leave_one_out(made)
+    drilled, rows = leave_one_out(made)
+    command = shlex.join(["python", "benchmarks/drills.py", *arguments])
+    told = {name: fault.description for name, fault in known_faults().items()}
+    held = write_results(drilled, ROOT / "drills", chosen.seed, False, command, told, SCORED_BY)
     text = report(rows, [one.seconds for one in made], chosen.seed)
     write_section(text, chosen.results)
-    held = {"labels": list(NAMED), "true": list(CAUSES), "counts": confusion(rows).to_numpy().tolist()}
-    write_atomically(CONFUSION, json.dumps({**held, "drills": len(rows), "seed": chosen.seed}, indent=1) + "\n")
-    print(text)
+    print(f"{text}\nresults: {held} (`lepton publish --drills` makes a page of them)")
     return 0
 
 

@@ -311,3 +311,17 @@ def _display(media_type: str, payload: dict[str, Any], text: str, markup: str | 
     if markup is not None:
         bundle["text/html"] = markup
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _show_figures_as_svg_too() -> None:
+    """Do in a kernel of a run what the kit's own kernels do by themselves (`runs/warm/spare.py`)."""
+    if "LEPTON_RUN_DIR" in os.environ and "IPython" in sys.modules:
+        from IPython import get_ipython
+
+        from lepton_kit.runs.figures import also_as_svg
+
+        if (shell := get_ipython()) is not None:
+            also_as_svg(shell)
+
+
+_show_figures_as_svg_too()

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 
@@ -620,6 +622,68 @@ def _mark_split(split: pd.Timestamp, axes: Axes, name: str = "") -> None:
         name, (split, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9
     )
     axes.margins(x=0.01)
+
+
+# --- drills -------------------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(counts: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how often each true cause (index) was named what (columns): a cell is as dark as its share of its row.
+
+    Parameters
+    ----------
+    counts
+        Numbers of cases; a row may hold none.
+    axes
+        Where to draw.
+    """
+    numbers = counts.to_numpy(dtype=int)
+    shares = numbers / numbers.sum(axis=1, keepdims=True).clip(min=1)
+    axes.imshow(
+        shares, cmap=LinearSegmentedColormap.from_list("counts", ["white", BLUE]), vmin=0, vmax=1, aspect="auto"
+    )
+    for row, column in np.ndindex(shares.shape):
+        count = int(numbers[row, column])
+        colour = "white" if shares[row, column] > 0.5 else INK if count else MUTED
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=11)
+    axes.set_xticks(range(len(counts.columns)), counts.columns)
+    axes.set_yticks(range(len(counts)), counts.index)
+    axes.set_xticks(np.arange(len(counts.columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(counts) + 1) - 0.5, minor=True)
+    axes.grid(visible=False)
+    axes.grid(which="minor", color="white", linewidth=3)
+    axes.tick_params(which="both", length=0, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="named", ylabel="true cause")
+    return axes
+
+
+def reliability_curve(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw how often what was named was right against the probability that was stated; the diagonal is perfect.
+
+    Parameters
+    ----------
+    table
+        Columns `stated` and `right`, both shares, and `drills`, which stands beside each point.
+    axes
+        Where to draw.
+    """
+    axes.plot([0, 100], [0, 100], color=MUTED, linestyle="--", linewidth=1, label="perfect")
+    axes.plot(100 * table["stated"], 100 * table["right"], "o-", color=BLUE, markersize=6, label="named")
+    for above, point in enumerate(table.to_dict("records")):
+        place = (100 * point["stated"], 100 * point["right"])
+        axes.annotate(
+            str(point["drills"]),
+            place,
+            (0, 8 if above % 2 else -16),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
+    least = 100 * min(table["stated"].min(), table["right"].min())
+    axes.set(xlabel="stated probability (%)", ylabel="right (%)", xlim=(least - 5, 102), ylim=(least - 5, 104.9))
+    axes.legend(loc="lower right")
+    return axes
 
 
 # --- postmortem ---------------------------------------------------------------------------------------------------

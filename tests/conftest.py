@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import compileall
 import shutil
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from helpers import ROOT, lepton
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: where PYTHONDONTWRITEBYTECODE is set, each process that a test starts would do so."""
+    if not hasattr(config, "workerinput"):  # the workers of xdist follow on the process that started them
+        compileall.compile_dir(ROOT / "lepton_kit", quiet=2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what needs the demo's pipeline: it is long, and one worker runs it while the others do the rest."""
+    items.sort(key=lambda item: "demo_project" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture

@@ -85,20 +85,20 @@ def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[S
     folder = project / "services" / "goog"
     try:
         address = wait_for(lambda: (folder / "address").read_text().strip() if (folder / "address").exists() else None)
-        with httpx.Client(base_url=address, timeout=30) as client:
+        with httpx.Client(base_url=address, timeout=120) as client:
             wait_for(lambda: _answers(client))
             yield Service(process, client, folder)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(40)
+            process.wait(180)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
 
 
-def wait_for(question: Any, seconds: float = 60) -> Any:
-    """Return the first true answer to a question; fail when there is none in time."""
+def wait_for(question: Any, seconds: float = 180) -> Any:
+    """Return the first true answer to a question; fail when there is none in time, however busy the machine is."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := question():

@@ -11,6 +11,7 @@ from helpers import lepton
 from live import Samples
 from services import features, project_with_model, serving, wait_for
 
+from lepton_kit.cli import app
 from lepton_kit.diagnosis import capture as capturing
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.errors import InputError
@@ -82,6 +83,10 @@ def test_each_row_of_a_batch_has_an_id_of_its_own(frozen):
 def test_the_recording_is_named_after_its_incident_and_its_window(live, frozen):
     assert (frozen.incident.id, frozen.incident.service) == ("i1", "goog")
     assert frozen.incident.window.start.timestamp() == pytest.approx(live.start)
+
+
+def test_a_further_recording_of_an_incident_is_named_after_it_too(live, tmp_path):
+    assert live.capture(tmp_path / "i1" / "recording-2").incident.id == "i1"
 
 
 def test_metrics_are_those_of_the_service_alone(live, frozen, tmp_path):
@@ -221,7 +226,7 @@ def test_a_service_that_is_not_there_is_refused(live, tmp_path):
         live.capture(tmp_path / "r", service=tmp_path / "nobody")
 
 
-def test_the_command_captures_what_the_store_and_the_service_hold(tmp_path):
+def test_the_command_captures_what_the_store_and_the_service_hold(tmp_path, monkeypatch):
     project = project_with_model(tmp_path / "project")
     with serving(project) as service:
         scraper = Scraper(Store(project / "telemetry"), {"goog": str(service.client.base_url)}, interval=1.0)
@@ -234,7 +239,9 @@ def test_the_command_captures_what_the_store_and_the_service_hold(tmp_path):
     frozen = read_recording(project / "incident")
     answered = frozen.metrics[frozen.metrics["metric"] == "lepton_predict_requests_total"]
     assert answered.loc[answered["labels"].str.contains('"outcome":"answered"'), "value"].max() == 3
-    refused = lepton("capture", "goog", "--from", "soon", "-o", "incident", project=project)
-    assert refused.returncode == 2 and "--from 'soon'" in refused.stderr
-    other = lepton("capture", "goog", "-o", "models", project=project)
-    assert other.returncode == 2 and "no recording" in other.stderr and (project / "models" / "goog").is_dir()
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("LEPTON_PROJECT", raising=False)
+    for words, told in ((["--from", "soon", "-o", "incident"], "--from 'soon'"), (["-o", "models"], "no recording")):
+        with pytest.raises(InputError, match=told):
+            app(["capture", "goog", *words], standalone_mode=False)
+    assert (project / "models" / "goog").is_dir()

@@ -8,11 +8,13 @@ import json
 import pytest
 from helpers import ROOT, lepton
 
+from lepton_kit.cli import app
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.recovery import objective_of
 from lepton_kit.errors import InputError
 from lepton_kit.ops import drills
-from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table, write_results
+from lepton_kit.ops.drill_results import write_results
+from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table
 from lepton_kit.ops.faults import FAULTS, PAIRS
 from lepton_kit.ops.live_drills import drill_live, drill_project, live_names
 from lepton_kit.ops.recorded_drills import DRILLS, record_drill
@@ -119,9 +121,8 @@ def test_the_command_drills_a_fault_of_ones_own_and_fails_where_one_did_not_end_
 
 
 def test_a_fault_without_a_live_form_is_refused_by_a_live_drill(whole):
-    made = lepton("drill", "--live", "memory-leak", project=whole)
-    assert made.returncode == 2
-    assert "no live form" in made.stderr
+    with pytest.raises(InputError, match="no live form"):
+        app(["drill", "--live", "memory-leak"], standalone_mode=False)
     assert "memory-leak" not in live_names()
     assert {"nulls", "cpu-taken", "nan-weights", "lost-worker"} < set(live_names())
 

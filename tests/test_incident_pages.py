@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from test_postmortem import content
 from lepton_kit.diagnosis.history import History
 from lepton_kit.diagnosis.judgement import parse_judgement
 from lepton_kit.errors import InputError
-from lepton_kit.ops.incident_pages import Incident, make_pdf, page_blocks, publish_incident
+from lepton_kit.ops.incident_pages import Incident, make_pdf, page_blocks, publish_incident, publish_pdfs
 from lepton_kit.ops.watch.history import freeze_history
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.reports.blocks import Table, Words, as_cells, as_markdown
@@ -43,6 +44,13 @@ def incident(**changes):
         results[name] = {"value": value}
     history = History.model_validate(content(jobs=[diagnosis, content()["jobs"][1]], **changes))
     return Incident(history, parse_judgement(WRITTEN), "", None, None, None, None, history, None, "")
+
+
+def quarto_that_writes(path, text="%PDF"):
+    """A program that stands in for Quarto: it makes a PDF of a few bytes, whatever it is given."""
+    path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 1.7.34 && exit\nprintf %s "{text}" > page.pdf\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 def shown(blocks):
@@ -78,7 +86,12 @@ def test_what_people_wrote_is_told_apart_from_what_was_derived():
 
 def test_a_page_says_when_people_have_written_nothing():
     blank = Incident(**{**vars(incident()), "judgement": parse_judgement("")})
-    assert "Nobody has written anything yet." in shown(page_blocks(blank)).text
+    assert "Nobody has written anything yet" in shown(page_blocks(blank)).text
+
+
+def test_only_runs_that_have_a_page_are_linked():
+    blocks = page_blocks(replace(incident(), linked={"run-alert"}))
+    assert [link["href"] for link in shown(blocks).select("a")] == ["../../runs/run-alert/index.html"]
 
 
 def test_impact_and_cost_are_measured_from_the_recording():
@@ -168,6 +181,37 @@ def test_a_pdf_without_quarto_is_an_error_that_says_what_is_needed(tmp_path, mon
     monkeypatch.setenv("LEPTON_QUARTO", "none")
     with pytest.raises(InputError, match="a PDF needs Quarto"):
         make_pdf(incident(), page_blocks(incident()), tmp_path)
+
+
+def test_pdfs_are_made_of_published_incidents_that_have_none_or_have_changed(watched, tmp_path, monkeypatch):
+    ids = [propose(Queue(watched), proposal("data", "ask"), number=number) for number in (1, 2)]
+    for id in ids:
+        publish_incident(watched, id)
+    monkeypatch.setenv("LEPTON_QUARTO", quarto_that_writes(tmp_path / "quarto"))
+    assert {card.id for card in publish_pdfs(watched)} == set(ids)
+    assert publish_pdfs(watched) == []
+    (watched / "incidents" / ids[0] / "judgement.md").write_text(WRITTEN)
+    monkeypatch.setenv("LEPTON_QUARTO", quarto_that_writes(tmp_path / "quarto", "%PDF anew"))
+    assert [card.id for card in publish_pdfs(watched)] == [ids[0]]
+    pdfs = [(watched / "reports" / "incidents" / id / "incident.pdf").read_bytes() for id in ids]
+    assert pdfs == [b"%PDF anew", b"%PDF"]
+
+
+def test_publishing_again_keeps_a_pdf_that_says_the_same_and_no_other(watched, tmp_path, monkeypatch):
+    id = propose(Queue(watched), proposal("data", "ask"))
+    monkeypatch.setenv("LEPTON_QUARTO", quarto_that_writes(tmp_path / "quarto"))
+    publish_incident(watched, id, with_pdf=True)
+    publish_incident(watched, id)
+    made = watched / "reports" / "incidents" / id / "incident.pdf"
+    assert made.read_bytes() == b"%PDF"
+    (watched / "incidents" / id / "judgement.md").write_text(WRITTEN)
+    publish_incident(watched, id)
+    assert not made.exists()
+
+
+def test_pdfs_of_all_incidents_without_quarto_are_an_error_that_says_what_is_needed(watched):
+    with pytest.raises(InputError, match="a PDF needs Quarto"):
+        publish_pdfs(watched)
 
 
 def test_a_pdf_has_two_to_four_pages(tmp_path: Path):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
@@ -224,22 +225,27 @@ def test_a_worker_whose_job_was_taken_over_proposes_nothing(queue):
     assert [one.kind for one in queue.jobs()] == ["alert"]
 
 
-def _take(project, taken):
-    job = Queue(project).take()
-    taken.put(None if job is None else job.number)
+TAKES = """
+import sys
+from pathlib import Path
+from lepton_kit.ops.watch.queue import Queue
+queue = Queue(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+print(queue.take() is not None)
+"""
 
 
 def test_of_many_workers_that_ask_at_once_one_gets_a_repair(project, queue):
     propose(queue, proposal())
-    context = multiprocessing.get_context("spawn")
-    taken = context.Queue()
-    workers = [context.Process(target=_take, args=(project, taken)) for _ in range(4)]
+    command = [sys.executable, "-c", TAKES, str(project)]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 4
     for worker in workers:
-        worker.start()
-    got = [taken.get(timeout=60) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert sorted(one is None for one in got) == [False, True, True, True]
+        worker.stdin.write("now\n")
+        worker.stdin.flush()
+    got = [worker.communicate(timeout=60)[0].strip() for worker in workers]
+    assert sorted(got) == ["False", "False", "False", "True"]
 
 
 POSTMORTEM = Start("runbooks/postmortem.ipynb", {})

@@ -88,6 +88,7 @@ def run(project, runbook, recording, load, change=lambda row: row, seconds=6):
             load.number = 300
             with contextlib.suppress(httpx.TransportError):  # a worker that is replaced may cut a connection off
                 load.drive(20, change, scrapes=1)
+            time.sleep(0.1)  # load that leaves the runbook a processor
 
     asking = threading.Thread(target=go_on)
     asking.start()
@@ -114,12 +115,12 @@ def test_a_feed_in_percent_is_mended_while_it_goes_on(service):
     assert results["applied"] is True
     assert set(read_wish(service.folder).mends.scale.values()) == {0.01}
     assert service.sample("lepton_mended_rows_total") > before
-    assert results["verdict"] in ("recovered", "not recovered")  # the interval held nearly all before, too
+    assert results["verdict"] == "recovered"
     assert results["rolled_back"] is False
     told = read_actions(service.folder)[-1]
     assert (told["action"], told["run"]) == ("set_state", find_run("repair-data", project).run_id)
     assert "@" in told["by"]  # run by hand
-    assert results["objectives"]["rows"][0][0] == "Forecast coverage"
+    assert results["objectives"]["rows"][0][0] == "Forecast sharpness"
     change_wish(service.folder, mends=Mends())
 
 

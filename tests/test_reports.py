@@ -20,6 +20,7 @@ from bs4 import BeautifulSoup, Tag
 from helpers import ROOT, write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.reports.cards import KINDS
 from lepton_kit.reports.page import make_page
 from lepton_kit.reports.publish import publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
@@ -60,7 +61,7 @@ def copy_reports(project: Path) -> None:
     shutil.copytree(
         ROOT / "reports",
         project / "reports",
-        ignore=shutil.ignore_patterns("_site", ".*", "runs", "incidents", "listings"),
+        ignore=shutil.ignore_patterns("_site", ".*", "listings", *KINDS),
     )
 
 
@@ -124,7 +125,9 @@ def facts_of(page: BeautifulSoup) -> dict[str, Tag]:
 
 
 def words_of(tag: Tag) -> str:
-    return " ".join(tag.get_text(" ").split())
+    """Return the words of a tag; where a long one may be broken is no word's end."""
+    whole = BeautifulSoup(str(tag).replace("<wbr/>", ""), "html.parser")
+    return " ".join(whole.get_text(" ").split())
 
 
 def test_a_page_starts_with_the_facts_of_its_run(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
@@ -357,6 +360,41 @@ def test_only_what_changed_is_rendered_again(own: tuple[Path, dict[str, Manifest
     assert {page.name for page in (site.folder / "runs").iterdir()} == {run.run_id for run in runs.values()}
     assert build_site(project).rendered == ()
     assert len(build_site(project, is_full=True).rendered) == 3
+
+
+def test_a_page_more_renders_no_page_of_words_and_yet_they_list_it(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    publish_runs(project, [runs["clean"]])
+    build_site(project)
+    publish_runs(project, [runs["diagnosis"]])
+    lines: list[str] = []
+    site = build_site(project, lines.append)
+    assert lines == [f"runs/{runs['diagnosis'].run_id}/index.ipynb"]
+    for name in ("index.html", "runs.html", "incidents.html", "search.json"):
+        assert f"runs/{runs['diagnosis'].run_id}/index.html" in (site.folder / name).read_text(encoding="utf-8"), name
+
+
+def test_many_pages_are_rendered_in_parts(
+    own: tuple[Path, dict[str, Manifest]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, runs = own
+    monkeypatch.setattr("lepton_kit.reports.site.AT_ONCE", 2)
+    publish_runs(project, list(runs.values()))
+    site = build_site(project)
+    assert {page.parent.name for page in (site.folder / "runs").glob("*/index.html")} == {
+        run.run_id for run in runs.values()
+    }
+    listed = (site.folder / "runs.html").read_text(encoding="utf-8")
+    assert all(run.run_id in listed for run in runs.values())
+
+
+def test_a_place_for_what_is_not_listed_is_an_error(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    page = project / "reports" / "runs.qmd"
+    page.write_text(page.read_text() + "\n::: {#nothing}\n:::\n")
+    publish_runs(project, [runs["clean"]])
+    with pytest.raises(InputError, match=r"runs\.html: has a place 'nothing'"):
+        build_site(project)
 
 
 def test_a_change_of_the_theme_renders_every_page_again(own: tuple[Path, dict[str, Manifest]]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,10 +16,16 @@ import pytest
 from browser import Browser
 from helpers import ROOT, write_notebook
 from services import wait_for
+from test_incident_pages import incident
 
+from lepton_kit.ops import incident_pages
+from lepton_kit.reports.blocks import as_page
+from lepton_kit.reports.cards import place
 from lepton_kit.reports.publish import publish_runs
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import build_site
+from lepton_kit.reports.story import first_figure
+from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.runner import Request, run_notebook
 
 CELLS = [
@@ -47,8 +55,28 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if request.param == "nbconvert":
             patch.setenv("LEPTON_QUARTO", "none")
         publish_runs(project, made)
+        published = publish_one_incident(project, made[0].run_id)
         site = build_site(project)
-    yield site.folder, ["index.html", "incidents.html", "runs.html", f"runs/{made[0].run_id}/index.html"]
+    runs = f"runs/{made[0].run_id}/index.html"
+    yield site.folder, ["index.html", "incidents.html", "runs.html", runs, f"incidents/{published}/index.html"]
+
+
+def publish_one_incident(project: Path, run_id: str) -> str:
+    """Publish an incident with everything that a page may have, its figure that of a run; return its id."""
+    picture = first_figure(read_notebook(project / "runs" / run_id / "notebook.ipynb"))
+    told = replace(incident(), figure=picture, drawn_timeline=picture)
+    repair = next(job for job in told.history.jobs if job.kind == "remedy")
+    assert repair.run is not None
+    columns = ["period", "share", "low", "high", "events", "unit", "change", "change_low", "change_high", "judged"]
+    rows = [
+        [name, 0.9367, 0.9239, 0.9475, 1645.675, "requests", 0.1, -0.2, 0.3, "no worse"] for name in ("before", "after")
+    ]
+    repair.run.results["recovery"] = repair.run.results["verdict"].model_copy(
+        update={"value": {"columns": columns, "rows": rows}}
+    )
+    card, blocks = incident_pages._card(told), incident_pages.page_blocks(told)
+    place(project / "reports", card, as_page(card, blocks, []), incident_pages._files(told))
+    return card.id
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +134,79 @@ def test_pages_work_from_a_folder(pages: tuple[Path, list[str]], browser: Browse
         assert browser.open((pages[0] / path).as_uri(), 1280)["errors"] == [], path
 
 
+def test_no_table_of_an_incident_is_wider_than_its_column(
+    pages: tuple[Path, list[str]], address: str, browser: Browser
+) -> None:
+    browser.open(address + pages[1][-1], 1200)
+    assert browser.value("document.querySelectorAll('table.files').length") > 3
+    wide = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth).map(s => s.innerText)"
+    assert browser.value(wide) == []
+
+
+def test_a_printed_incident_is_its_words_without_what_only_a_screen_needs(
+    pages: tuple[Path, list[str]], address: str, browser: Browser
+) -> None:
+    browser.open(address + pages[1][-1], 1200)
+    printed = base64.b64decode(browser.call("Page.printToPDF")["data"])
+    assert printed.startswith(b"%PDF")
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    shown = browser.value("document.body.innerText")
+    browser.call("Emulation.setEmulatedMedia", media="")
+    assert "The feed stood still." in shown
+    assert "Take along" not in shown
+
+
+def test_a_figure_is_a_picture_and_never_part_of_the_page(
+    pages: tuple[Path, list[str]], address: str, browser: Browser
+) -> None:
+    for path in pages[1][-2:]:
+        browser.open(address + path, 1200)
+        assert browser.value("[...document.querySelectorAll('main figure img')].some(i => /svg/.test(i.src))"), path
+        assert browser.value("document.querySelectorAll('main svg').length") == 0, path
+
+
+def test_a_listing_is_filtered_and_sorted_and_whole_without_a_script(
+    pages: tuple[Path, list[str]], address: str, browser: Browser
+) -> None:
+    rows = "[...document.querySelectorAll('table.listing tbody tr')].map(row => row.cells[1].innerText)"
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    browser.open(address + "runs.html", 1280)
+    assert sorted(browser.value(rows)) == ["About incident-diagnosis", "About service-health"]
+    browser.call("Emulation.setScriptExecutionDisabled", value=False)
+    browser.open(address + "runs.html", 1280)
+    browser.value("document.querySelectorAll('table.listing th button')[1].click()")
+    assert browser.value(rows) == ["About incident-diagnosis", "About service-health"]
+    assert browser.value("document.querySelector('th[aria-sort]').getAttribute('aria-sort')") == "ascending"
+    browser.value("document.querySelectorAll('table.listing th button')[1].click()")
+    assert browser.value(rows) == ["About service-health", "About incident-diagnosis"]
+    typed = "i => { i.value = 'HEALTH about'; i.dispatchEvent(new Event('input')) }"
+    browser.value(f"({typed})(document.querySelector('.filter input'))")
+    assert browser.value(rows) == ["About service-health"]
+    assert browser.value("document.querySelector('.filter [role=status]').innerText") == "1 of 2"
+
+
 @pytest.mark.parametrize("place", ["a server", "a folder"])
 def test_search_finds_a_word_of_a_page(
     pages: tuple[Path, list[str]], address: str, browser: Browser, place: str
 ) -> None:
-    if not (pages[0] / "search.json").is_file():
-        pytest.skip("plain pages have no search")
     browser.open(address + "index.html" if place == "a server" else (pages[0] / "index.html").as_uri(), 1280)
-    browser.value("document.querySelector('#quarto-search button').click()")
-    wait_for(lambda: browser.value("!!document.querySelector('.aa-Input')"))
-    typed = "i => { i.focus(); i.value = 'zebra'; i.dispatchEvent(new Event('input', { bubbles: true })) }"
-    browser.value(f"({typed})(document.querySelector('.aa-Input'))")
-    found = "[...document.querySelectorAll('.aa-Item a')].map(a => a.href).join()"
-    assert "incident-diagnosis" in wait_for(lambda: browser.value(found))
+    assert "incident-diagnosis" in wait_for(lambda: found_by_search(browser, "zebra"))
+
+
+def test_search_finds_a_word_of_a_facts_table_and_tells_it_as_it_stands(
+    pages: tuple[Path, list[str]], address: str, browser: Browser
+) -> None:
+    browser.open(address + "index.html", 1280)
+    assert "incident-diagnosis" in wait_for(lambda: found_by_search(browser, "coverage"))
+    snippets = browser.value("[...document.querySelectorAll('.aa-Item, nav .search li')].map(i => i.innerText).join()")
+    assert "coverage: 0.71" in " ".join(snippets.split())
+
+
+def found_by_search(browser: Browser, word: str) -> str:
+    """Type a word into the search of the open page, and return the addresses that it offers."""
+    if browser.value("!!document.querySelector('#quarto-search')"):
+        browser.value("document.querySelector('.aa-Input') || document.querySelector('#quarto-search button').click()")
+        wait_for(lambda: browser.value("!!document.querySelector('.aa-Input')"))
+    typed = f"i => {{ i.focus(); i.value = '{word}'; i.dispatchEvent(new Event('input', {{ bubbles: true }})) }}"
+    browser.value(f"({typed})(document.querySelector('.aa-Input, nav .search input'))")
+    return str(browser.value("[...document.querySelectorAll('.aa-Item a, nav .search a')].map(a => a.href).join()"))

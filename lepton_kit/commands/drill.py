@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -25,15 +27,8 @@ def drill(
     model: Annotated[str, typer.Option(help="Live: the model to serve, which must be promoted.")] = "goog",
 ) -> None:
     """Put faults into a healthy service, and follow each to its alert, diagnosis, remedy and recovery."""
-    from lepton_kit.ops.drills import (
-        Drilled,
-        all_names,
-        drawn_drills,
-        drill_all,
-        known_faults,
-        result_table,
-        write_results,
-    )
+    from lepton_kit.ops.drill_results import write_results
+    from lepton_kit.ops.drills import Drilled, all_names, drawn_drills, drill_all, known_faults, result_table
     from lepton_kit.ops.live_drills import drill_live, live_names
     from lepton_kit.runs.project import find_project
 
@@ -59,7 +54,12 @@ def drill(
     for row in shown.itertuples(index=False):
         printed.add_row(*(escape(str(value)) for value in row))
     console.print(printed)
-    tell(f"results: {write_results(done, project / 'drills', seed, live)}")
+    words = ["lepton", "drill", *(faults or []), "--live" if live else "--simulated", f"--seed={seed}"]
+    words += [f"--count={count}"] + [f"--fault-file={fault_file}"] * (fault_file is not None)
+    told = {name: known[name].description for one in names for name in one.split("+")}
+    results = write_results(done, project / "drills", seed, live, shlex.join(words), told)
+    tell(f"results: {results}")
+    tell(f"a page of them: lepton publish --drills {shlex.quote(os.path.relpath(results))}")
     if bad := [one for one in done if not one.is_as_it_should_be]:
         tell(f"{len(bad)} of {len(done)} drills did not end as they should")
         raise typer.Exit(1)

@@ -19,33 +19,57 @@ Full = Annotated[bool, typer.Option("--full", help="Render every page anew, chan
 
 def publish(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Runs: their ids, the ends of these, or notebooks' names.")
+        list[str] | None,
+        typer.Argument(
+            help="Runs: their ids, the ends of these, or notebooks' names. With --drills, files of results."
+        ),
     ] = None,
     incident: Annotated[list[str] | None, typer.Option(help="An incident's id; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model of the registry, or MODEL@VERSION; may be repeated.")
+    ] = None,
+    drills: Annotated[
+        bool, typer.Option("--drills", help="Results of drills: the files given (*.json), or the newest in drills/.")
+    ] = False,
     pdf: Annotated[bool, typer.Option("--pdf", help="Make a PDF of each incident as well.")] = False,
 ) -> None:
-    """Publish runs and incidents as pages of the report site."""
-    from lepton_kit.ops.incident_pages import publish_incident
+    """Publish runs, incidents, models and drills as pages of the report site."""
     from lepton_kit.reports.publish import publish_runs
     from lepton_kit.runs.manifest import find_run
 
     project = find_project()
-    if not (runs or incident):
-        raise InputError("nothing to publish: name runs, or an incident with --incident")
+    if not (runs or incident or model or drills):
+        raise InputError("nothing to publish: name runs, or use --incident, --model or --drills")
     if pdf and not incident:
         raise InputError("--pdf: is made of incidents; name one with --incident")
-    for id in incident or []:
-        publish_incident(project, id, with_pdf=pdf)
-    chosen = {made.run_id: made for made in (find_run(name, project) for name in runs or [])}
+    if incident:
+        from lepton_kit.ops.incident_pages import publish_incident  # pandas takes a second that a run's page need not
+
+        for id in incident:
+            publish_incident(project, id, with_pdf=pdf)
+    results = [name for name in runs or [] if drills and name.endswith(".json")]
+    named = [name for name in runs or [] if name not in results]
+    chosen = {made.run_id: made for made in (find_run(name, project) for name in named)}
     for made in chosen.values():
         if made.ended is None:
             raise InputError(f"run {made.run_id!r}: has not ended; what it found can be published when it has")
     publish_runs(project, list(chosen.values()))
+    if model:
+        from lepton_kit.ops.model_pages import publish_model
+
+        for name in model:
+            publish_model(project, name)
+    if drills:
+        from lepton_kit.ops.drill_pages import publish_drills
+        from lepton_kit.ops.drill_results import newest_results
+
+        for path in map(Path, results) if results else [newest_results(project / "drills")]:
+            publish_drills(project, path)
     _build(project)
 
 
 def unpublish(
-    pages: Annotated[list[str], typer.Argument(help="Ids of published runs or incidents.")],
+    pages: Annotated[list[str], typer.Argument(help="Ids of published runs, incidents or drills, or MODEL@VERSION.")],
 ) -> None:
     """Take pages, and all that lies beside them, away from the report site."""
     from lepton_kit.reports.publish import unpublish as take_away
@@ -59,12 +83,21 @@ def report(
     serve: Annotated[bool, typer.Option("--serve", help="Show the site at an address of this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; 0 takes a free one.")] = 4200,
     full: Full = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Make the PDFs of published incidents that have none, or have changed.")
+    ] = False,
 ) -> None:
-    """Publish each notebook's newest run, and render the report site: with Quarto, or else as plain pages."""
+    """Publish each notebook's newest run and the models in use, and render the site: with Quarto, or else plainly."""
+    from lepton_kit.ops.model_pages import publish_promoted
     from lepton_kit.reports.publish import publish_runs
 
     project = find_project()
+    if pdf:
+        from lepton_kit.ops.incident_pages import publish_pdfs
+
+        publish_pdfs(project)
     publish_runs(project, _newest_of_each_notebook(project))
+    publish_promoted(project)
     site = _build(project, is_full=full)
     if serve:
         _serve(site, port)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -115,7 +116,7 @@ def capture(
     recording = Recording(
         incident=Incident(
             format=FORMAT,
-            id=folder.parent.name if folder.name == "recording" else folder.name,
+            id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
             service=config.name,
             window=Window(start=_utc(start), end=_utc(end)),
             versions=versions,

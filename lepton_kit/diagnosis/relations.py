@@ -15,6 +15,10 @@ RELATED = 0.9
 LOOK_BACK = 20
 """The row that another one follows is looked for among so many before it: several series may be asked in turns."""
 
+UNMISTAKABLE, LOOK_AROUND = 3, 100
+"""So many values that agree at once are no chance: then the row that is followed may lie so many judged rows before or
+after, as a busy service takes rows out of order, with those of a crowd between them."""
+
 FIRST, FEWEST = 0.25, 20
 """The relations are learnt from this part of the rows, the first ones, if they are as many at least."""
 
@@ -49,7 +53,8 @@ def following(table: pd.DataFrame) -> pd.Series:
         return pd.Series(dtype=bool)
     shares = agreement(first)
     known = list(shares.index[shares >= RELATED])
-    return follows(rows, known)[judged.index] if known else pd.Series(dtype=bool)
+    position = np.cumsum(rows.index.isin(judged.index))
+    return follows(rows, known, position)[judged.index] if known else pd.Series(dtype=bool)
 
 
 def asked_anew(table: pd.DataFrame) -> pd.DataFrame:
@@ -81,10 +86,12 @@ def agreement(table: pd.DataFrame) -> pd.Series:
     return pd.Series(shares, dtype=float)
 
 
-def follows(table: pd.DataFrame, known: list[tuple[str, str]]) -> pd.Series:
+def follows(table: pd.DataFrame, known: list[tuple[str, str]], position: np.ndarray | None = None) -> pd.Series:
     """Tell for each row whether all pairs of columns agree in it and one of the `LOOK_BACK` rows before it.
 
-    A value that is missing agrees with all, if another one agrees.
+    Where the pairs are `UNMISTAKABLE`, one that is at most `LOOK_AROUND` positions away will do; the positions are
+    those of the rows in the table, unless given. A value that is missing agrees with all, if another one of the rows
+    before agrees.
 
     >>> rows = pd.DataFrame({"today": [1.0, 2.0, 3.0, 9.0], "yesterday": [0.0, 1.0, 2.0, 7.0]})
     >>> follows(rows, [("yesterday", "today")]).tolist()
@@ -94,13 +101,46 @@ def follows(table: pd.DataFrame, known: list[tuple[str, str]]) -> pd.Series:
         table[[pair[0] for pair in known]].to_numpy(float),
         table[[pair[1] for pair in known]].to_numpy(float),
     )
-    found = np.zeros(len(table), dtype=bool)
+    found = _held_nearby(own, earlier, np.arange(len(table)) if position is None else position)
     found[:1] = True  # nothing is before the first row
     for lag in range(1, min(LOOK_BACK, len(table) - 1) + 1):
         now, last = own[lag:], earlier[:-lag]
         same = _is_same(now, last)
         found[lag:] |= (same | np.isnan(now) | np.isnan(last)).all(axis=1) & same.any(axis=1)
     return pd.Series(found, index=table.index)
+
+
+def _held_nearby(own: np.ndarray, other: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Tell for each row of `own` whether all its values, to six digits, are those of a row of `other` nearby."""
+    if own.shape[1] < UNMISTAKABLE:
+        return np.zeros(len(own), dtype=bool)
+    told, known = (
+        pd.DataFrame({"code": _codes(values), "position": position})[np.isfinite(values).all(axis=1)]
+        for values in (own, other)
+    )
+    nearest = pd.merge_asof(
+        told.reset_index(),
+        known.assign(found=True),
+        on="position",
+        by="code",
+        direction="nearest",
+        tolerance=LOOK_AROUND,
+    )
+    held = np.zeros(len(own), dtype=bool)
+    held[nearest.loc[nearest["found"].notna(), "index"]] = True
+    return held
+
+
+def _codes(values: np.ndarray) -> np.ndarray:
+    codes: np.ndarray = pd.util.hash_pandas_object(pd.DataFrame(_six_digits(values)), index=False).to_numpy()
+    return codes
+
+
+def _six_digits(values: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = 10.0 ** (5 - np.floor(np.log10(np.abs(values))))
+        rounded: np.ndarray = np.where(np.isfinite(size), np.round(values * size) / size, values)
+    return rounded
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -85,9 +85,8 @@ def symptom_of(metrics: pd.DataFrame, components: tuple[str, ...], onset: pd.Tim
     >>> symptom_of(metrics.set_index(times), ("web",), times[10]).metric
     'latency'
     """
-    parts, names = (metrics.columns.get_level_values(level) for level in (0, 1))
-    places = [place for place in zip(parts, names, strict=True) if place[0] in components]
-    moved = {place: _distance(metrics[place].dropna(), onset) for place in places}
+    places: Any = list(metrics.columns)  # pairs: pandas-stubs knows columns of one level only
+    moved = {place: _distance(metrics[place].dropna(), onset) for place in places if place[0] in components}
     known = {place: distance for place, distance in moved.items() if distance is not None}
     if not known:
         raise InputError(

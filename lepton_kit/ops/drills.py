@@ -6,12 +6,10 @@ in earnest: the burn-rate alerts, the diagnosis, the plans of the remedies and t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +35,6 @@ from lepton_kit.diagnosis.remedies import (
 )
 from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
 from lepton_kit.errors import InputError
-from lepton_kit.files import write_atomically
 from lepton_kit.ops.faults import FAULTS, PAIRS, Fault, Pair, find_fault, read_fault_file
 from lepton_kit.ops.repairs import Trouble, what_followed
 from lepton_kit.ops.simulation import Struck, strike
@@ -402,16 +399,3 @@ def result_table(drilled: Sequence[Drilled]) -> pd.DataFrame:
 
 def _seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} s"
-
-
-def write_results(drilled: Sequence[Drilled], folder: Path, seed: int, live: bool) -> Path:
-    """Write drills as JSON into a folder, and return the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = "live" if live else "simulated"
-    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{kind}-{seed}.json"
-    content = {"format": FORMAT, "kind": kind, "seed": seed, "drills": [one.plain() for one in drilled]}
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
-    return path
-
-
-FORMAT = "lepton-drills/1"

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from nbformat.v4 import new_notebook, new_raw_cell
 
 from lepton_kit.diagnosis import postmortem
 from lepton_kit.diagnosis.history import History, Job, utc
 from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
 from lepton_kit.errors import InputError
+from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_cells, as_markdown
-from lepton_kit.reports.cards import FIGURE, Card, place
-from lepton_kit.reports.facts import downloads_html, duration
+from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Points, Table, Words, as_markdown, as_page
+from lepton_kit.reports.cards import FIGURE, PAGE, Card, place, published
+from lepton_kit.reports.facts import duration
 from lepton_kit.reports.markup import as_text, as_words
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.quarto import find_quarto, render_pdf
-from lepton_kit.reports.story import first_figure, html_cell
+from lepton_kit.reports.story import Picture, first_figure
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
 
 CAUSE_WORDS = {
-    "data": "the data", "model": "the model", "compute": "the compute", "none": "no fault", "unknown": "not decided",
+    "data": "the data at fault", "model": "the model at fault", "compute": "the compute at fault",
+    "none": "no fault", "unknown": "no cause that the evidence decides for",
 }  # fmt: skip
 PDF = "incident.pdf"
+NO_QUARTO = "a PDF needs Quarto (1.7 or newer), which was not found: https://quarto.org"
 JUDGED = ("What went well", "What went poorly", "Where we were lucky")
 
 
@@ -44,7 +46,7 @@ class Incident:
     """All that a page is made of.
 
     `recorded` is where its recording lies in the project, `after` the recording of what followed, `previous` the
-    history of the last incident of the same alert.
+    history of the last incident of the same alert, `linked` are the runs that have a page on the same site.
     """
 
     history: History
@@ -52,11 +54,12 @@ class Incident:
     recorded: str
     recording: Recording | None
     after: Recording | None
-    figure: tuple[bytes, str] | None
-    drawn_timeline: tuple[bytes, str] | None
+    figure: Picture | None
+    drawn_timeline: Picture | None
     previous: History | None
     cost_per_minute: float | None
     currency: str
+    linked: Collection[str] = ()
 
 
 def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
@@ -69,7 +72,7 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     id
         The incident's id in the ledger.
     with_pdf
-        Whether the page offers a PDF of itself too.
+        Whether the page offers a PDF of itself too. One that was made from the same before is kept either way.
 
     Raises
     ------
@@ -83,9 +86,50 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     with tempfile.TemporaryDirectory(prefix="lepton-incident-") as scratch:
         if (recorded := project / incident.recorded).is_dir():
             files["recording.zip"] = Path(shutil.make_archive(str(Path(scratch) / "recording"), "zip", recorded))
-        if with_pdf:
+        source = _source_of_pdf(blocks)
+        if made := _made_before(reports / "incidents" / id, source):
+            files[PDF] = made
+        elif with_pdf:
             files[PDF] = make_pdf(incident, blocks, Path(scratch))
-        return place(reports, _card(incident), _page(incident, blocks, sorted(files)), files)
+        page = as_page(_card(incident), blocks, files)
+        page.metadata["lepton"] = {"pdf-of": source if PDF in files else None}
+        return place(reports, _card(incident), page, files)
+
+
+def publish_pdfs(project: Path) -> list[Card]:
+    """Publish again, with a PDF, those published incidents that have none yet, or of which it no longer says the same.
+
+    Raises
+    ------
+    InputError
+        When there is no Quarto, or an incident cannot be published.
+    """
+    if find_quarto() is None:
+        raise InputError(NO_QUARTO)
+    cards = [card for card in published(reports_folder(project)) if card.kind == "incidents"]
+    return [publish_incident(project, card.id, with_pdf=True) for card in cards if not _has_pdf(project, card.id)]
+
+
+def _has_pdf(project: Path, id: str) -> bool:
+    folder = reports_folder(project) / "incidents" / id
+    return _made_before(folder, _source_of_pdf(page_blocks(gather(project, id)))) is not None
+
+
+def _source_of_pdf(blocks: Iterable[Block]) -> str:
+    """Return a hash of all that a PDF is made from."""
+    words, pictures = as_markdown(blocks)
+    seen = hashlib.sha256(words.encode())
+    for name, content in sorted(pictures.items()):
+        seen.update(name.encode() + content)
+    return seen.hexdigest()
+
+
+def _made_before(folder: Path, source: str) -> Path | None:
+    """Return the PDF of an earlier publication, where it was made from the same."""
+    if not (folder / PDF).is_file():
+        return None
+    told = read_notebook(folder / PAGE).metadata.get("lepton", {})
+    return folder / PDF if told.get("pdf-of") == source else None
 
 
 def gather(project: Path, id: str) -> Incident:
@@ -115,6 +159,7 @@ def gather(project: Path, id: str) -> Incident:
         previous=history_of(others[0], queue, settings, project) if others else None,
         cost_per_minute=service.cost_per_minute if service else None,
         currency=service.currency if service else "",
+        linked={card.id for card in published(reports_folder(project)) if card.kind == "runs"},
     )
 
 
@@ -122,16 +167,16 @@ def _recording(folder: Path) -> Recording | None:
     return read_recording(folder) if (folder / "incident.json").is_file() else None
 
 
-def _figure_of(job: Job | None, project: Path) -> tuple[bytes, str] | None:
+def _figure_of(job: Job | None, project: Path) -> Picture | None:
     return _first_figure(project, job.run.run_id) if job and job.run else None
 
 
-def _figure_of_postmortem(queue: Queue, id: str, project: Path) -> tuple[bytes, str] | None:
+def _figure_of_postmortem(queue: Queue, id: str, project: Path) -> Picture | None:
     runs = [job.run_id for job in queue.jobs(100, incident=id) if job.kind == "postmortem" and job.run_id]
     return _first_figure(project, runs[0]) if runs else None
 
 
-def _first_figure(project: Path, run_id: str) -> tuple[bytes, str] | None:
+def _first_figure(project: Path, run_id: str) -> Picture | None:
     path = project / "runs" / run_id / "notebook.ipynb"
     return first_figure(read_notebook(path)) if path.is_file() else None
 
@@ -183,9 +228,13 @@ def _summary(incident: Incident) -> list[Block]:
         blocks.append(Words(written, is_judged=True))
     blocks.append(Words(_in_short(incident)))
     if incident.figure:
-        content, shows = incident.figure
-        blocks.append(Figure(content, "What moved, and since when: the figure of the diagnosis.", shows, "decisive"))
+        caption = "What moved, and since when: the figure of the diagnosis."
+        blocks.append(_figure(incident.figure, caption, "decisive"))
     return blocks
+
+
+def _figure(picture: Picture, caption: str, name: str) -> Figure:
+    return Figure(picture.png, caption, picture.alt, name, picture.svg)
 
 
 def _in_short(incident: Incident) -> str:
@@ -198,9 +247,8 @@ def _in_short(incident: Incident) -> str:
     if "cause" in said:
         cause = str(said["cause"])
         because = [str(reason).partition(": ")[2] or str(reason) for reason in said.get("reasons") or []]
-        sentences.append(
-            f"The diagnosis found {CAUSE_WORDS.get(cause, cause)}" + (f": {because[0]}." if because else ".")
-        )
+        found = CAUSE_WORDS.get(cause, f"{cause} at fault")
+        sentences.append(f"The diagnosis found {found}" + (f": {because[0]}." if because else "."))
     repairs = postmortem.repairs(history)
     for repair in repairs.to_dict("records"):
         if repair["action"]:
@@ -218,8 +266,7 @@ def _impact(incident: Incident) -> list[Block]:
         return [*blocks, Words("Not measured: there is no recording of this incident.")]
     found = postmortem.impact(incident.history, incident.recording, incident.after)
     rows = [
-        [str(row["impact"]), _number(row["number"]), _unit(str(row["unit"]))]
-        for row in found.table().to_dict("records")
+        [str(row["impact"]), *_measure(row["number"], str(row["unit"]))] for row in found.table().to_dict("records")
     ]
     minutes = (found.end - found.start).total_seconds() / 60
     if incident.cost_per_minute is not None:
@@ -233,23 +280,35 @@ def _causes(incident: Incident) -> list[Block]:
     blocks: list[Block] = [Heading("Causes, the likeliest first")]
     if "cause" not in said:
         return [*blocks, Words("No diagnosis has succeeded.")]
-    if (ranking := _frame(said.get("ranking"))) is not None:
-        blocks.append(_table(ranking, {"for": "Evidence for", "against": "Evidence against"}))
+    if (ranking := recorded_table(said.get("ranking"))) is not None:
+        blocks.append(_ranking(ranking))
     if reasons := said.get("reasons"):
         blocks.append(Words("\n\n".join(map(str, reasons))))
     if unchecked := said.get("not_checked"):
-        blocks += [Heading("What was not checked", 3), Table(["Not checked"], [[str(one)] for one in unchecked])]
+        blocks += [Heading("What was not checked", 3), Points([_words(one) for one in unchecked])]
     return blocks
 
 
+def _ranking(ranking: pd.DataFrame) -> Table:
+    """Return the causes with their evidence, in words and percent."""
+    table = table_of(ranking, {"for": "Evidence for", "against": "Evidence against"})
+    rows = [[_words(cell) for cell in row] for row in table.rows]
+    if "probability" in ranking:
+        place = list(ranking).index("probability")
+        for row, probability in zip(rows, ranking["probability"], strict=True):
+            row[place] = _sure(float(probability))
+    return Table(table.head, rows)
+
+
 def _timeline(incident: Incident) -> list[Block]:
-    blocks: list[Block] = [Heading("Timeline (UTC)")]
-    if incident.drawn_timeline:
-        content, shows = incident.drawn_timeline
-        blocks.append(Figure(content, "The incident in time.", shows, "timeline"))
     lines = postmortem.timeline(incident.history)
-    lines["time"] = lines["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
-    return [*blocks, _table(lines, {})]
+    days = lines["time"].dt.strftime("%Y-%m-%d").unique()
+    is_one_day = len(days) == 1
+    blocks: list[Block] = [Heading(f"Timeline ({days[0]}, UTC)" if is_one_day else "Timeline (UTC)")]
+    if incident.drawn_timeline:
+        blocks.append(_figure(incident.drawn_timeline, "The incident in time.", "timeline"))
+    lines["time"] = lines["time"].dt.strftime("%H:%M:%S" if is_one_day else "%Y-%m-%d %H:%M:%S")
+    return [*blocks, table_of(lines, {})]
 
 
 def _remedy(incident: Incident) -> list[Block]:
@@ -258,15 +317,17 @@ def _remedy(incident: Incident) -> list[Block]:
     if repairs.empty:
         blocks.append(Words("No repair was asked for."))
     else:
-        blocks.append(_table(repairs, {}))
+        blocks.append(table_of(repairs, {}))
     for job in incident.history.jobs:
-        recovery = _frame(job.run.results["recovery"].value) if job.run and "recovery" in job.run.results else None
+        recovery = (
+            recorded_table(job.run.results["recovery"].value) if job.run and "recovery" in job.run.results else None
+        )
         if recovery is not None:
-            blocks += [Heading(f"The objective before, during and after: {job.name}", 3), _table(recovery, {})]
+            blocks += [Heading(f"The objective before, during and after: {job.name}", 3), table_of(recovery, {})]
     done = postmortem.actions(incident.history)
     if len(done):
         done["time"] = done["time"].dt.strftime("%Y-%m-%d %H:%M:%S")
-        blocks += [Heading("What was done to the service", 3), _table(done, {})]
+        blocks += [Heading("What was done to the service", 3), table_of(done, {})]
     return blocks
 
 
@@ -286,7 +347,7 @@ def _lessons(incident: Incident) -> list[Block]:
             blocks += [Heading(name, 3), Words(written, is_judged=True)]
     if len(blocks) == 1:
         blocks.append(
-            Words(f"Nobody has written anything yet. incidents/{incident.history.id}/judgement.md is the place.")
+            Words(f"Nobody has written anything yet; it belongs into incidents/{incident.history.id}/judgement.md.")
         )
     return blocks
 
@@ -314,39 +375,20 @@ def _provenance(incident: Incident) -> list[Block]:
     history = incident.history
     rested = postmortem.provenance(history)
     runs = [job.run.run_id for job in history.jobs if job.run]
-    links = {number: f"../../runs/{run}/index.html" for number, run in enumerate(rested["run"])}
+    links = {n: f"../../runs/{run}/index.html" for n, run in enumerate(rested["run"]) if run in incident.linked}
     blocks: list[Block] = [
         Heading("Provenance"),
         Words(f"Everything but what is marked as written by people was derived by a machine: {history.made}."),
     ]
     if runs:
-        rows = [[str(value) for value in row] for row in rested.itertuples(index=False)]
-        blocks.append(Table([str(name).capitalize() for name in rested], rows, links))
+        blocks.append(replace(table_of(rested, {}), links=links))
     if history.missing:
-        blocks += [Heading("What could not be had", 3), Table(["Missing"], [[one] for one in history.missing])]
+        blocks += [Heading("What could not be had", 3), Points(history.missing)]
     commands = [f"lepton verify {run}" for run in runs] + [f"lepton publish --incident {history.id}"]
     return [*blocks, Code("\n".join(commands))]
 
 
 # --- around the page ----------------------------------------------------------------------------------------------
-
-
-def _page(incident: Incident, blocks: list[Block], files: list[str]) -> Any:
-    card = _card(incident)
-    matter: dict[str, Any] = {
-        "title": as_text(as_words(card.title)),
-        "date": card.date[:19],
-        "categories": list(card.categories),
-    }
-    page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    page.cells = [
-        new_raw_cell(f"---\n{yaml.safe_dump(matter, allow_unicode=True, sort_keys=False)}---"),
-        *as_cells(blocks),
-        html_cell(downloads_html([name for name in files if name != FIGURE])),
-    ]
-    for number, cell in enumerate(page.cells):
-        cell["id"] = f"cell-{number}"
-    return page
 
 
 def _card(incident: Incident) -> Card:
@@ -360,7 +402,7 @@ def _card(incident: Incident) -> Card:
         description=_in_short(incident),
         group=history.alert.name,
         categories=(cause, facts["Status"]),
-        image_alt=incident.figure[1] if incident.figure else None,
+        image_alt=incident.figure.alt if incident.figure else None,
         facts={
             "service": history.service, "cause": cause, "severity": history.alert.severity,
             "duration": facts["Lasted"], "status": facts["Status"],
@@ -371,7 +413,7 @@ def _card(incident: Incident) -> Card:
 def _files(incident: Incident) -> dict[str, bytes | Path]:
     files: dict[str, bytes | Path] = {HISTORY: incident.history.model_dump_json(indent=1).encode()}
     if incident.figure:
-        files[FIGURE] = incident.figure[0]
+        files[FIGURE] = incident.figure.png
     return files
 
 
@@ -387,7 +429,7 @@ def make_pdf(incident: Incident, blocks: Iterable[Block], folder: Path) -> bytes
     """
     found = find_quarto()
     if found is None:
-        raise InputError("a PDF needs Quarto (1.7 or newer), which was not found: https://quarto.org")
+        raise InputError(NO_QUARTO)
     card = _card(incident)
     words, pictures = as_markdown(blocks)
     matter = {"title": as_text(as_words(card.title)), "date": card.date[:19], "date-format": "YYYY-MM-DD HH:mm [UTC]"}
@@ -412,32 +454,36 @@ def _number(value: Any) -> str:
 def _sure(probability: float) -> str:
     """Return a probability in percent; none is certain.
 
-    >>> _sure(0.974), _sure(0.9996)
-    ('97%', 'over 99%')
+    >>> _sure(0.974), _sure(0.9996), _sure(0.0)
+    ('97%', 'over 99%', 'under 1%')
     """
+    if probability < 0.01:
+        return "under 1%"
     return f"{probability:.0%}" if probability < 0.99 else "over 99%"
+
+
+def _words(text: Any) -> str:
+    """Return names of code as words.
+
+    >>> _words("stale_values: more")
+    'stale values: more'
+    """
+    return str(text).replace("_", " ")
+
+
+def _measure(number: Any, unit: str) -> tuple[str, str]:
+    """Return a number and its unit as they are read; a share in percent.
+
+    >>> _measure(0.000179, "1"), _measure(452.0, "requests")
+    (('0.0179', '%'), ('452', 'requests'))
+    """
+    if unit == "1" and number is not None and not pd.isna(number):
+        return f"{100 * number:,.3g}", "%"
+    return _number(number), _unit(unit)
 
 
 def _unit(unit: str) -> str:
     return "" if unit == "1" else unit
-
-
-def _frame(value: Any) -> pd.DataFrame | None:
-    """Return a table that a run recorded, or None for anything else."""
-    if not (isinstance(value, Mapping) and value.keys() == {"columns", "rows"}):
-        return None
-    return pd.DataFrame(value["rows"], columns=value["columns"])
-
-
-def _table(frame: pd.DataFrame, names: Mapping[str, str]) -> Table:
-    head = [names.get(str(name), str(name).capitalize()) for name in frame]
-    return Table(head, [[_cell(value) for value in row] for row in frame.itertuples(index=False)])
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and pd.isna(value)):
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _is_single(fact: Any) -> bool:
@@ -445,4 +491,4 @@ def _is_single(fact: Any) -> bool:
 
 
 def _shown(fact: Any) -> str:
-    return "–" if fact is None else f"{_cell(fact.value)} {_unit(fact.unit)}".strip()
+    return "–" if fact is None else f"{plain_cell(fact.value)} {_unit(fact.unit)}".strip()

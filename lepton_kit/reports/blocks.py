@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
-from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
+from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.facts import downloads_html
+from lepton_kit.reports.markup import PLAIN_TABLE, as_text, as_words, table
 from lepton_kit.reports.story import html_cell
 
 
@@ -52,13 +56,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Points:
+    """A list of short texts."""
+
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Figure:
-    """A picture (PNG) with its caption and what it shows in words."""
+    """A picture (PNG, and as SVG where that is small) with its caption, and what it shows in words."""
 
     content: bytes
     caption: str
     alt: str
     name: str
+    svg: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,35 @@ class Code:
     text: str
 
 
-Block = Heading | Words | Facts | Table | Figure | Code
+Block = Heading | Words | Facts | Table | Points | Figure | Code
+
+
+def as_page(card: Card, blocks: Iterable[Block], files: Iterable[str]) -> Any:
+    """Return a page of the site as a notebook; the same content gives the same page.
+
+    Parameters
+    ----------
+    card
+        What listings say of it.
+    blocks
+        From its facts to its provenance.
+    files
+        Names of the files beside it, which a reader may take along.
+    """
+    matter: dict[str, Any] = {
+        "title": as_text(as_words(card.title)),
+        "date": card.date[:19],
+        "categories": [as_text(as_words(name)) for name in card.categories],
+    }
+    page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    page.cells = [
+        new_raw_cell(f"---\n{yaml.safe_dump(matter, allow_unicode=True, sort_keys=False)}---"),
+        *as_cells(blocks),
+        html_cell(downloads_html(sorted(set(files) - {FIGURE}))),
+    ]
+    for number, cell in enumerate(page.cells):
+        cell["id"] = f"cell-{number}"
+    return page
 
 
 def as_cells(blocks: Iterable[Block]) -> list[Any]:
@@ -88,11 +128,15 @@ def _cells(block: Block) -> list[Any]:
             return [html_cell(_facts_html(block))]
         case Table():
             return [html_cell(_marked(_table_html(block), block.is_judged))]
+        case Points():
+            items = "".join(f"<li>{_lines(item)}</li> " for item in block.items)
+            return [html_cell(f'<ul class="points">{items}</ul>')]
         case Figure():
             named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": _one_line(block.alt)}
             options = "".join(f"#| {name}: {json.dumps(text)}\n" for name, text in named.items()) + "#| echo: false"
-            picture = new_output("display_data", data={"image/png": base64.b64encode(block.content).decode()})
-            return [new_code_cell(options, outputs=[picture])]
+            as_png = {"image/png": base64.b64encode(block.content).decode()}
+            data = {"image/svg+xml": block.svg} if block.svg else as_png
+            return [new_code_cell(options, outputs=[new_output("display_data", data=data)])]
         case Code():
             return [html_cell(f'<pre class="command">{as_text(block.text)}</pre>')]
 
@@ -131,7 +175,13 @@ def _table_html(block: Table) -> str:
 
 
 def _lines(text: str) -> str:
-    return as_text(text).replace("\n", "<br>").replace("&#10;", "<br>")
+    """Return text with its lines, and with places where a long word, such as a run's id, may be broken."""
+    words = re.split(r"(\S{21,})", text)  # every second one is long
+    shown = "".join(
+        "<wbr>".join(map(as_text, re.split(r"(?<=[-/_.])", word))) if number % 2 else as_text(word)
+        for number, word in enumerate(words)
+    )
+    return shown.replace("\n", "<br>").replace("&#10;", "<br>")
 
 
 def _parts(text: str) -> list[str]:
@@ -151,7 +201,7 @@ def as_markdown(blocks: Iterable[Block]) -> tuple[str, dict[str, bytes]]:
     for block in blocks:
         texts.append(_markdown(block))
         if isinstance(block, Figure):
-            pictures[f"{block.name}.png"] = block.content
+            pictures[_file_of(block)] = block.svg.encode() if block.svg else block.content
     return "\n\n".join(texts) + "\n", pictures
 
 
@@ -173,10 +223,16 @@ def _markdown(block: Block) -> str:
                 [as_text(name) for name in block.head], [[_cell(cell) for cell in row] for row in block.rows]
             )
             return f"*Written by people:*\n\n{words}" if block.is_judged else words
+        case Points():
+            return "\n".join(f"- {_cell(item)}" for item in block.items)
         case Figure():
-            return f"![{as_text(block.caption)}]({block.name}.png){{width=75%}}"
+            return f"![{as_text(block.caption)}]({_file_of(block)}){{width=75%}}"
         case Code():
             return "```\n" + block.text.replace("```", "'''") + "\n```"
+
+
+def _file_of(block: Figure) -> str:
+    return f"{block.name}.{'svg' if block.svg else 'png'}"
 
 
 def _cell(text: str) -> str:

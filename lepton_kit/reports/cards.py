@@ -3,6 +3,8 @@
 ```
 reports/runs/<run id>/        index.ipynb  card.json  figure.png  notebook.ipynb  manifest.json …
 reports/incidents/<id>/       the same, of a whole incident
+reports/drills/<id>/          of drills that were made together
+reports/models/<model@version>/
 ```
 
 A listing never opens the pages it lists: of a thousand, their cards are read in a moment.
@@ -16,10 +18,10 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import nbformat
 
@@ -27,16 +29,19 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 
 CARD, PAGE, FIGURE = "card.json", "index.ipynb", "figure.png"
-Kind = Literal["runs", "incidents"]
+Kind = Literal["runs", "incidents", "drills", "models"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""The folders of pages, in the Quarto project and on the site alike."""
 
 
 @dataclass(frozen=True)
 class Card:
     """A page in a line.
 
-    `date` is when it began, in UTC: `2026-11-25 03:00:00.123456`. `group` is the name of the notebook of a run, or of
-    the alert of an incident. `facts` are further columns of its listing. `content` changes whenever the page does. All
-    text is plain: whoever shows it escapes it.
+    `date` is when it began, in UTC: `2026-11-25 03:00:00.123456`. `group` is the name of the notebook of a run, of the
+    alert of an incident, of the model of a version. `facts` are further columns of its listing, and `measured` is what
+    a page over many runs draws. `content` changes whenever the page does. All text is plain: whoever shows it escapes
+    it.
     """
 
     kind: Kind
@@ -48,6 +53,7 @@ class Card:
     categories: tuple[str, ...] = ()
     image_alt: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    measured: Sequence[Mapping[str, Any]] = ()
     content: str = ""
 
     @property
@@ -122,7 +128,7 @@ def published(reports: Path) -> list[Card]:
     InputError
         When a card cannot be read.
     """
-    found = [_read(path) for kind in ("runs", "incidents") for path in (reports / kind).glob(f"[!.]*/{CARD}")]
+    found = [_read(path) for kind in KINDS for path in (reports / kind).glob(f"[!.]*/{CARD}")]
     return sorted(found, key=lambda card: (card.date, card.id), reverse=True)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import base64
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +15,24 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 
 from lepton_kit.files import write_atomically
 from lepton_kit.reports.cards import PAGE, Card
-from lepton_kit.reports.listings import PLACE, split_page
-from lepton_kit.reports.markup import as_text, table
+from lepton_kit.reports.listings import split_page
+from lepton_kit.reports.markup import as_text
 from lepton_kit.reports.quarto import ADVICE
-from lepton_kit.reports.story import html_cell, html_of, split_options
+from lepton_kit.reports.story import RAW_END, RAW_START, html_cell, html_of, split_options
 
 NOTE = f"Quarto was not found, so these are plain pages made by nbconvert. For the full site, {ADVICE}."
 TEMPLATE = Path(__file__).parent / "plain"
+BLOCK = re.compile(f"({re.escape(RAW_START)}.*?{re.escape(RAW_END)})", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What surrounds every page of a site: its name, the links on top, and the style sheets."""
+    """What surrounds every page of a site: its name, the links on top, style sheets, and the script that searches."""
 
     site: str
     navigation: list[tuple[str, str]]
     styles: list[str]
+    script: str
 
 
 def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable[[str], None]) -> None:
@@ -38,7 +41,7 @@ def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable
     Parameters
     ----------
     reports
-        A folder with `_quarto.yml`, `*.qmd` pages of words and listings, `listings/*.yml`, and the cards' pages.
+        A folder with `_quarto.yml`, `*.qmd` pages of words with places for listings, and the cards' pages.
     target
         The new site's folder.
     cards
@@ -51,7 +54,7 @@ def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable
     for source in sorted(reports.glob("*.qmd")):
         on_line(source.name)
         matter, words = split_page(source)
-        page = new_notebook(cells=list(_cells(words, _listings(matter, reports))))
+        page = new_notebook(cells=list(_cells(words)))
         _write(exporter, page, frame, target / f"{source.stem}.html", root="", title=matter["title"])
     for card in cards:
         on_line(f"{card.folder}/{PAGE}")
@@ -66,7 +69,8 @@ def _frame(reports: Path) -> Frame:
     website = yaml.safe_load((reports / "_quarto.yml").read_text(encoding="utf-8"))["website"]
     links = [(item["text"], item["href"].replace(".qmd", ".html")) for item in website["navbar"]["left"]]
     styles = [TEMPLATE / "style.css", reports / "lepton.css"]
-    return Frame(website["title"], links, [_code_style(), *(path.read_text(encoding="utf-8") for path in styles)])
+    texts = [path.read_text(encoding="utf-8") for path in [*styles, TEMPLATE / "search.js"]]
+    return Frame(website["title"], links, [_code_style(), *texts[:-1]], texts[-1])
 
 
 def _code_style() -> str:
@@ -84,12 +88,19 @@ def _exporter() -> Any:
     exporter.register_filter("options", lambda source: split_options(source, 0)[0])
     exporter.register_filter("without_options", lambda source: split_options(source, 0)[1])
     exporter.register_filter("html_of", html_of)
+    exporter.register_filter("encoded", _encoded)
     return exporter
+
+
+def _encoded(data: str, kind: str) -> str:
+    """Return a picture as base64, which an SVG in a notebook is not yet."""
+    return base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else data.replace("\n", "")
 
 
 def _write(exporter: Any, page: Any, frame: Frame, path: Path, *, root: str, title: str, description: str = "") -> None:
     about = {
-        "site": frame.site, "navigation": frame.navigation, "styles": frame.styles, "note": NOTE,
+        "site": frame.site, "navigation": frame.navigation, "styles": frame.styles, "script": frame.script,
+        "note": NOTE,
         "root": root, "title": title, "description": description,
     }  # fmt: skip
     markup, _ = exporter.from_notebook_node(page, resources={"page": about})
@@ -97,34 +108,10 @@ def _write(exporter: Any, page: Any, frame: Frame, path: Path, *, root: str, tit
     write_atomically(path, markup)
 
 
-def _cells(words: str, listings: dict[str, str]) -> Iterator[Any]:
-    """Yield the words of a page, and each listing where its empty `::: {#id}` stands."""
-    for number, part in enumerate(PLACE.split(words)):
-        if number % 2:  # what the expression's group found
-            yield html_cell(listings[part])
+def _cells(words: str) -> Iterator[Any]:
+    """Yield the words of a page, and the blocks of HTML between them."""
+    for part in BLOCK.split(words):
+        if part.startswith(RAW_START):
+            yield html_cell(part.removeprefix(RAW_START).removesuffix(RAW_END))
         elif part.strip():
             yield new_markdown_cell(part)
-
-
-def _listings(matter: dict[str, Any], reports: Path) -> dict[str, str]:
-    """Return the table of each listing of a page."""
-    found = {}
-    for listing in matter.get("listing", []):
-        items = json.loads((reports / listing["contents"]).read_text(encoding="utf-8"))
-        names = [field for field in listing["fields"] if field not in ("image", "title", "description")]
-        heads = [listing.get("field-display-names", {}).get(name, name.capitalize()) for name in names]
-        rows = [_row(item, names) for item in items]
-        found[listing["id"]] = table(rows, [*heads, "Page", ""], "files listing")
-    return found
-
-
-def _row(item: dict[str, Any], names: list[str]) -> list[str]:
-    """Return a line of a listing; what stands in its file is HTML already."""
-    href = item["path"]
-    values = [item.get(name, "") for name in names]
-    shown = [", ".join(value) if isinstance(value, list) else str(value) for value in values]
-    picture = ""
-    if "image" in item:
-        source = item["image"]
-        picture = f'<div class="thumbnail"><img src="{source}" alt="{as_text(item["image-alt"])}" loading="lazy"></div>'
-    return [*shown, f'<a href="{href}">{item["title"]}</a><br>{item["description"]}', picture]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.health_history import history_html
 from lepton_kit.reports.markup import as_text, as_words
 
 RECENT = 12
@@ -45,10 +45,15 @@ LISTINGS: dict[str, Chosen] = {
     "diagnoses": _of_groups(["incident-diagnosis"]),
     "health-now": _newest_of_groups(HEALTH),
     "health": _of_groups(HEALTH),
+    "versions": _of_kind("models"),
     "models": _of_groups(MODELS),
+    "drills": _of_kind("drills"),
     "runs": _of_kind("runs"),
 }
 """The files in `reports/listings/`, and which pages each of them lists."""
+
+PARTS: dict[str, Callable[[Sequence[Card]], str]] = {"health-history": history_html}
+"""What is drawn over many pages, as HTML files in `reports/listings/`; a page has a place for it as for a listing."""
 
 
 def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
@@ -57,7 +62,7 @@ def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
 
 
 PLACE = re.compile(r"(?m)^::: \{#([\w-]+)\}\n:::$")
-"""Where a page shows the listing of an id, as Quarto has it."""
+"""Where a page shows the listing of an id, as Quarto has it, or the part of a name."""
 
 NOTHING = "None."
 
@@ -76,20 +81,9 @@ def split_page(source: Path) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(parts[1]), parts[2]
 
 
-def drop_empty_listings(source: Path) -> None:
-    """Let a page say in words that a listing is empty: the script of Quarto's listings fails for one of nothing."""
-    matter, words = split_page(source)
-    listings = matter.get("listing", [])
-    full = [listing for listing in listings if json.loads((source.parent / listing["contents"]).read_text("utf-8"))]
-    shown = {listing["id"] for listing in full}
-    if len(full) == len(listings):
-        return
-    matter["listing"] = full
-    if not full:
-        del matter["listing"]
-    words = PLACE.sub(lambda found: found[0] if found[1] in shown else NOTHING, words)
-    matter_text = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    source.write_text(f"---\n{matter_text}---\n{words}", encoding="utf-8")
+def parts_of(cards: Sequence[Card]) -> dict[str, str]:
+    """Return what is drawn over many pages, as HTML by name."""
+    return {name: made(cards) for name, made in PARTS.items()}
 
 
 def _item(card: Card) -> dict[str, Any]:

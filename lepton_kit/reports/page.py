@@ -22,7 +22,7 @@ from lepton_kit.reports.facts import (
     utc,
 )
 from lepton_kit.reports.markup import as_text, as_words
-from lepton_kit.reports.story import first_figure, html_cell, story_cells
+from lepton_kit.reports.story import Picture, first_figure, html_cell, story_cells
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
 
@@ -62,7 +62,7 @@ def make_page(
         except InputError as error:
             raise InputError(f"run {run.run_id}: {error}") from error
     page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    page.metadata["lepton"] = {"image-alt": figure[1] if figure else None}
+    page.metadata["lepton"] = {"image-alt": figure.alt if figure else None}
     results = results_html(run, previous, published)
     page.cells = [
         new_raw_cell(f"---\n{yaml.safe_dump(front_matter(run, figure), allow_unicode=True, sort_keys=False)}---"),
@@ -75,10 +75,10 @@ def make_page(
     ]
     for number, cell in enumerate(page.cells):
         cell["id"] = f"cell-{number}"  # the same run gives the same page
-    return page, figure[0] if figure else None
+    return page, figure.png if figure else None
 
 
-def front_matter(run: Manifest, figure: tuple[bytes, str] | None) -> dict[str, Any]:
+def front_matter(run: Manifest, figure: Picture | None) -> dict[str, Any]:
     """Return the page's metadata, from which Quarto makes its title, its search entry and its line in listings."""
     matter: dict[str, Any] = {
         "title": as_text(as_words(run.title)),
@@ -87,7 +87,7 @@ def front_matter(run: Manifest, figure: tuple[bytes, str] | None) -> dict[str, A
         "categories": categories(run),
     }
     if figure is not None:
-        matter |= {"image": FIGURE, "image-alt": as_words(figure[1])}
+        matter |= {"image": FIGURE, "image-alt": as_words(figure.alt)}
     return matter
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card, place, published, take_away
@@ -15,6 +16,8 @@ from lepton_kit.runs.manifest import FILE, Manifest
 
 LARGEST_RECORDING = 50 * 1024 * 1024
 """Bytes of a recording that a page offers for download."""
+
+YARDSTICK = ("yardstick", "unit", "now", "verdict")
 
 
 def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
@@ -46,7 +49,7 @@ def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
 
 
 def unpublish(project: Path, names: Collection[str]) -> list[Card]:
-    """Take published pages away by the ids of their runs or incidents; the site loses them when it is built.
+    """Take published pages away by their ids; the site loses them when it is built.
 
     Raises
     ------
@@ -88,7 +91,18 @@ def card_of(run: Manifest, image_alt: str | None) -> Card:
         group=run.name,
         categories=tuple(categories(run)),
         image_alt=image_alt,
+        facts={"service": str(run.results["service"].value)} if "service" in run.results else {},
+        measured=measured(run),
     )
+
+
+def measured(run: Manifest) -> list[dict[str, Any]]:
+    """Return the yardsticks that a run measured a service by: `yardstick`, `unit`, `now` and `verdict` of each."""
+    held = run.results["yardsticks"].value if "yardsticks" in run.results else None
+    if not (isinstance(held, dict) and {*YARDSTICK} <= {*held.get("columns", ())}):
+        return []
+    rows = [dict(zip(held["columns"], row, strict=True)) for row in held["rows"]]
+    return [{name: row[name] for name in YARDSTICK} for row in rows]
 
 
 def previous_run(run: Manifest, project: Path) -> Manifest | None:

@@ -1,8 +1,8 @@
 """Builds the report site of a project: renders the pages that changed aside, and puts the new site in place at once.
 
-What is rendered is a Quarto project of its own with the pages of words, the listings and only the pages of runs and
-incidents that are new or changed; all others are taken over from the site before. So a page costs the same however
-many there are.
+What is rendered are Quarto projects of their own with only those published pages that are new or changed;
+all others, the pages of words among them, are taken over from the site before. What these list is filled in afterwards.
+So a page costs the same however many there are.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import fallback, quarto
-from lepton_kit.reports.cards import Card, alone, published, write_listings
-from lepton_kit.reports.feed import write_feed
-from lepton_kit.reports.listings import drop_empty_listings
+from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, alone, published, write_listings
+from lepton_kit.reports.feed import FEED, write_feed
+from lepton_kit.reports.listings import parts_of
+from lepton_kit.reports.places import contents_of, fill, leave_places
 from lepton_kit.reports.publish import reports_folder
+from lepton_kit.reports.search import SEARCH, SEARCH_SCRIPT, write_entries, write_index
 
 STATE = "pages.json"
-NOT_OF_THE_FRAME = {"_site", "runs", "incidents", "listings"}
-SEARCH = "search.json"
+MADE_ANEW = {STATE, SEARCH, SEARCH_SCRIPT, FEED}
+NOT_OF_THE_FRAME = {"_site", "listings", "screenshots", *KINDS}
+AT_ONCE = 100
+"""Pages that one process renders: what it holds of each it keeps to its end."""
 
 
 @dataclass(frozen=True)
 class Site:
     """A site that was built: `tool` made it, and `note` is one plain line for the reader, or empty.
 
-    `rendered` are the pages of runs and incidents that had to be; `pages` is how many there are.
+    `rendered` are the published pages that had to be; `pages` is how many there are.
     """
 
     folder: Path
@@ -76,8 +79,8 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
     reports = reports_folder(project)
     found = quarto.find_quarto()
     tool = f"quarto {found.version}" if found else "nbconvert"
-    with alone(reports / ".rendering"), tempfile.TemporaryDirectory(prefix=".building-", dir=reports) as aside:
-        source = Path(aside) / "source"
+    with alone(reports / ".rendering"), tempfile.TemporaryDirectory(prefix=".building-", dir=reports) as name:
+        aside = Path(name)
         with alone(reports / ".publishing"):
             cards = published(reports)
             write_listings(reports, cards)
@@ -87,57 +90,80 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
                 before = None
             known = before.contents if before else {}
             changed = [card for card in cards if known.get(card.folder) != card.content]
-            if before != state:
-                _arrange(reports, source, changed)
+            batches = _arrange(reports, aside, changed, with_words=before is None)
         if before != state:
-            rendered = _render(source, found, changed, on_line or (lambda line: None))
+            rendered = aside / "rendered"
+            rendered.mkdir()
+            for source, batch in batches:
+                _render(source, rendered, found, batch, on_line or (lambda line: None))
             if before is not None:
                 kept = [page for page, content in before.contents.items() if state.contents.get(page) == content]
                 _take_over(reports / "_site", rendered, kept)
-            _also_as_scripts(rendered)
-            write_feed(reports, rendered, cards)
+            _finish(reports, rendered, cards)
             write_atomically(rendered / STATE, json.dumps(vars(state), indent=1) + "\n")
-            _put_in_place(rendered, reports / "_site", Path(aside) / "old")
+            _put_in_place(rendered, reports / "_site", aside / "old")
     site = reports / "_site"
     note = "" if found else fallback.NOTE
     return Site(site, site / "index.html", tool, note, len(cards), tuple(card.folder for card in changed))
 
 
-def _render(source: Path, found: quarto.Quarto | None, changed: list[Card], tell: Callable[[str], None]) -> Path:
-    """Render what was arranged beside it, and return where to."""
-    rendered = source.parent / "rendered"
+def _arrange(reports: Path, aside: Path, changed: list[Card], *, with_words: bool) -> list[tuple[Path, list[Card]]]:
+    """Make the Quarto projects that are rendered one after the other, with so many pages that memory does not grow.
+
+    The pages of words are in the first, or in none: the site before has them, and only what they list has changed.
+    """
+    batches = [changed[start : start + AT_ONCE] for start in range(0, len(changed), AT_ONCE)]
+    if with_words and not batches:
+        batches = [[]]
+    arranged = [(aside / f"source-{number}", batch) for number, batch in enumerate(batches)]
+    for number, (source, batch) in enumerate(arranged):
+        source.mkdir()
+        for path in _frame_of(reports):
+            if path.suffix != ".qmd" or (with_words and number == 0):
+                shutil.copytree(path, source / path.name) if path.is_dir() else shutil.copy2(path, source / path.name)
+        for page in source.glob("*.qmd"):
+            leave_places(page)
+        for card in batch:
+            shutil.copytree(reports / card.folder, source / card.folder, copy_function=_link)
+    return arranged
+
+
+def _render(
+    source: Path, rendered: Path, found: quarto.Quarto | None, cards: list[Card], tell: Callable[[str], None]
+) -> None:
+    """Render an arranged project, and add what comes of it to the new site."""
+    made = source.with_name(f"{source.name}-rendered")
+    words = list(source.glob("*.qmd"))
+    beside = [path for card in cards for path in (source / card.folder).iterdir() if path.name not in (PAGE, CARD)]
     if found is not None:
-        quarto.render(found, source, rendered, tell)
-        quarto.let_work_from_a_folder(rendered)
+        if not words:
+            quarto.link_to_pages_elsewhere(source / "_quarto.yml")
+        quarto.render(found, source, made, tell)
+        quarto.let_work_from_a_folder(made)
     else:
-        fallback.render(source, rendered, changed, tell)
-    _offer_downloads(source, rendered, changed)
-    return rendered
+        fallback.render(source, made, cards, tell)
+    for path in beside:  # Quarto copies only what it knows to be linked
+        shutil.copy2(path, made / path.relative_to(source))
+    for card in cards:
+        write_entries(made / card.folder / "index.html", f"{card.folder}/index.html")
+        (rendered / card.folder).parent.mkdir(exist_ok=True)
+        (made / card.folder).rename(rendered / card.folder)
+    for page in words:
+        write_entries(made / f"{page.stem}.html", f"{page.stem}.html")
+        (made / f"{page.stem}.html").rename(rendered / f"{page.stem}.html")
+    _add_missing(made, rendered)
 
 
-def _arrange(reports: Path, source: Path, changed: list[Card]) -> None:
-    """Make the Quarto project that is rendered."""
-    source.mkdir()
-    for path in reports.iterdir():
-        if path.name in NOT_OF_THE_FRAME - {"listings"} or path.name.startswith("."):
+def _add_missing(made: Path, rendered: Path) -> None:
+    """Add what surrounds the pages, style sheets and scripts among it, and is not there yet."""
+    for top in made.iterdir():
+        if top.name in KINDS or top.name in MADE_ANEW:
             continue
-        shutil.copytree(path, source / path.name) if path.is_dir() else shutil.copy2(path, source / path.name)
-    for page in source.glob("*.qmd"):
-        drop_empty_listings(page)
-    for card in changed:
-        shutil.copytree(reports / card.folder, source / card.folder)
-
-
-def _offer_downloads(source: Path, rendered: Path, changed: list[Card]) -> None:
-    """Put beside each page the files that lay beside its source: Quarto copies only what it knows to be linked."""
-    for card in changed:
-        for path in (source / card.folder).iterdir():
-            if path.suffix in (".png", ".zip", ".pdf") or path.name in (
-                "notebook.ipynb",
-                "manifest.json",
-                "history.json",
-            ):
-                shutil.copy2(path, rendered / card.folder / path.name)
+        for path in [top, *top.rglob("*")]:
+            target = rendered / path.relative_to(made)
+            if path.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(str(path), str(target))
 
 
 def _take_over(site: Path, rendered: Path, kept: list[str]) -> None:
@@ -145,7 +171,20 @@ def _take_over(site: Path, rendered: Path, kept: list[str]) -> None:
     for page in kept:
         if (site / page).is_dir() and not (rendered / page).exists():
             shutil.copytree(site / page, rendered / page, copy_function=_link)
-    _merge_search(site / SEARCH, rendered / SEARCH, kept)
+    _add_missing(site, rendered)
+
+
+def _finish(reports: Path, rendered: Path, cards: list[Card]) -> None:
+    """Write what tells of all pages: listings, search index and feed."""
+    parts = parts_of(cards)
+    for source in reports.glob("*.qmd"):
+        fill(rendered / f"{source.stem}.html", contents_of(source) | parts)
+    words = [f"{source.stem}.html" for source in sorted(reports.glob("*.qmd"))]
+    write_index(rendered, [*words, *(f"{card.folder}/index.html" for card in cards)])
+    write_feed(reports, rendered, cards)
+    # Quarto's pages ask which of its own listings lead to them: none do.
+    write_atomically(rendered / "listings.json", "[]\n")
+    write_atomically(rendered / "listings.json.js", 'leptonFetched["listings.json"]("[]");\n')
 
 
 def _link(source: str, target: str) -> None:
@@ -153,29 +192,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # a file system without such names
         shutil.copy2(source, target)
-
-
-def _merge_search(old: Path, new: Path, kept: list[str]) -> None:
-    """Add to the index of what was rendered the entries of the pages that were taken over."""
-    if not (old.is_file() and new.is_file()):
-        return
-    folders = {f"{page}/index.html" for page in kept}
-    entries: list[dict[str, Any]] = json.loads(new.read_text(encoding="utf-8"))
-    there = {entry["objectID"] for entry in entries}
-    entries += [
-        entry
-        for entry in json.loads(old.read_text(encoding="utf-8"))
-        if entry["href"].partition("#")[0] in folders and entry["objectID"] not in there
-    ]
-    write_atomically(new, json.dumps(entries, ensure_ascii=False))
-
-
-def _also_as_scripts(rendered: Path) -> None:
-    """Write what Quarto's pages fetch as scripts too, for `reports/header.html`."""
-    for name in (SEARCH, "listings.json"):
-        if (rendered / name).is_file():
-            text = json.dumps((rendered / name).read_text(encoding="utf-8"))
-            write_atomically(rendered / f"{name}.js", f"leptonFetched[{json.dumps(name)}]({text});\n")
 
 
 def _state_of(site: Path) -> _State | None:
@@ -187,9 +203,13 @@ def _state_of(site: Path) -> _State | None:
 
 def _frame(reports: Path) -> str:
     """Return a hash of all that every page is made with: the Quarto project, and this package."""
-    files = [path for path in sorted(reports.iterdir()) if path.name not in NOT_OF_THE_FRAME and path.name[0] != "."]
-    seen = "".join(f"{path.name} {sha256_of(path)}\n" for path in [*files, Path(__file__).parent])
+    files = [*_frame_of(reports), Path(__file__).parent]
+    seen = "".join(f"{path.name} {sha256_of(path)}\n" for path in files)
     return hashlib.sha256(seen.encode()).hexdigest()
+
+
+def _frame_of(reports: Path) -> list[Path]:
+    return [path for path in sorted(reports.iterdir()) if path.name not in NOT_OF_THE_FRAME and path.name[0] != "."]
 
 
 def _put_in_place(new: Path, site: Path, old: Path) -> None:

@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import yaml
@@ -15,9 +15,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from lepton_kit.errors import InputError
 from lepton_kit.notebook import EXPECTATION, INPUT
 from lepton_kit.reports.markup import as_text, clean_html, pre
+from lepton_kit.reports.svg import clean_svg
 
 RAW_START, RAW_END = "```{=html}\n", "\n```"
-PICTURES = ("image/png", "image/jpeg")
+PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
+LARGEST_SVG = 200_000
+"""Characters of the largest SVG that a page shows; a larger one is shown as PNG where there is one, or not at all."""
 ERROR_MARKERS = "papermill-error-cell-tag"  # papermill tags so the two cells by which it points at an error
 
 
@@ -52,14 +55,22 @@ def html_of(output: Any) -> str:
     return raw.removeprefix(RAW_START).removesuffix(RAW_END)
 
 
-def first_figure(notebook: Any) -> tuple[bytes, str] | None:
-    """Return the first PNG picture of a notebook with its alt text."""
+class Picture(NamedTuple):
+    """A figure of a notebook: as PNG, what it shows in words, and as SVG where that is small."""
+
+    png: bytes
+    alt: str
+    svg: str | None
+
+
+def first_figure(notebook: Any) -> Picture | None:
+    """Return the first figure of a notebook that is there as PNG."""
     for index, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 options, _ = split_options(cell.source, index)
                 alt = options.get("fig-alt", options.get("fig-cap", ""))
-                return base64.b64decode(output.data["image/png"]), str(alt)
+                return Picture(base64.b64decode(output.data["image/png"]), str(alt), _svg_of(output.data))
     return None
 
 
@@ -169,10 +180,20 @@ def _safe_output(output: Any) -> Any | None:
         return _html(pre(output.text))
     if output.output_type == "error":
         return _html(pre("\n".join(output.traceback) or f"{output.ename}: {output.evalue}"))
-    for kind in PICTURES:
+    if svg := _svg_of(output.data):
+        return new_output("display_data", data={"image/svg+xml": svg})
+    for kind in ("image/png", "image/jpeg"):
         if kind in output.data:
             return new_output("display_data", data={kind: output.data[kind]})
     return _safe_data(output.data)
+
+
+def _svg_of(data: Any) -> str | None:
+    """Return a picture as an SVG that is safe to show, where it is there and small."""
+    drawn = data.get("image/svg+xml", "")
+    if not 0 < len(drawn) <= LARGEST_SVG:
+        return None
+    return clean_svg(drawn, base64.b64decode(data["image/png"]) if "image/png" in data else None)
 
 
 def _safe_data(data: Any) -> Any | None:
@@ -181,9 +202,6 @@ def _safe_data(data: Any) -> Any | None:
     if EXPECTATION in data:
         state = "passed" if data[EXPECTATION]["passed"] else "failed"
         return _html(f'<p class="expectation {state}">{as_text(data["text/plain"])}</p>')
-    if "image/svg+xml" in data:  # as a picture, an SVG can run nothing and fetch nothing
-        encoded = base64.b64encode(data["image/svg+xml"].encode()).decode()
-        return _html(clean_html(f'<img src="data:image/svg+xml;base64,{encoded}" alt="">'))
     if "text/html" in data:
         return _html(clean_html(data["text/html"]))
     if "text/markdown" in data:

@@ -101,9 +101,11 @@ def update_outputs(notebook: Path, project: Path) -> None:
 
 
 def _forget_this_run(cell: Any) -> None:
-    """Remove what differs on every machine and says nothing to a reader."""
+    """Remove what differs on every machine and says nothing to a reader, and of each figure all but its PNG."""
     cell.metadata.pop("execution", None)
     for output in cell.get("outputs", []):
+        if "image/png" in output.get("data", {}):
+            output["data"].pop("image/svg+xml", None)  # runs keep it for their pages; what is committed stays small
         if INPUT in output.get("data", {}):
             output["data"][INPUT] = {}  # the run that it came from; that it is an input still shows
 

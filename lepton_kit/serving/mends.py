@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.data.ranges import allowed_range
 from lepton_kit.errors import InputError
 
@@ -266,6 +265,8 @@ LEAST_SAMPLE, ALIKE = 20, 0.1
 
 def _densities(learnt: pd.DataFrame, moved: np.ndarray, order: np.ndarray) -> dict[int, _Density] | None:
     """Return the density of each exchanged feature, or None where it cannot tell them apart."""
+    from lepton_kit.data.drift import kolmogorov_smirnov  # scipy.stats: half a second that few services need
+
     samples = {column: learnt.iloc[:, column].dropna().to_numpy(float) for column in moved.tolist()}
     if any(len(np.unique(sample)) < LEAST_SAMPLE for sample in samples.values()):
         return None

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import http.client
+import io
+import itertools
+import json
+import multiprocessing
 import os
 import signal
 import threading
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-
-import httpx
+from urllib.parse import urlsplit
 
 from lepton_kit.data.sources import read_prices
 from lepton_kit.ops.faults.base import Fault, Plant
@@ -18,6 +24,9 @@ from lepton_kit.serving.replay import feed, needed_features
 
 PERIOD = 0.5
 """Seconds of one turn of running and standing still, where the processor is taken away."""
+
+MOST_CLIENTS, THINKING = 400, 0.1
+"""How many clients make a flood, and the seconds that each takes to ask again."""
 
 
 class Meddler(Fault):
@@ -76,7 +85,9 @@ class CpuTaken(Meddler):
 class QueueSaturation(Meddler):
     """A flood of requests beside the usual load. Severity: the load is 1.6 times what the workers can do, or less.
 
-    Live, as many clients as fit the severity (up to 64) ask without a pause.
+    Live, as many clients as fit the severity (up to `MOST_CLIENTS`) ask again `THINKING` seconds after each answer, and
+    when they are refused, as much later as they are told to. They are a process of their own: the usual load shall go
+    on as before.
     """
 
     name = "queue-saturation"
@@ -89,19 +100,53 @@ class QueueSaturation(Meddler):
         plant.flood_to(max(1.6 * self.severity, 1.1 * usual))
 
     def _meddle(self, service: Path) -> None:
-        clients = [threading.Thread(target=self._ask, args=(service,)) for _ in range(round(64 * self.severity))]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
-
-    def _ask(self, service: Path) -> None:
         address = (service / "address").read_text(encoding="utf-8").strip()
-        rows = feed(read_prices("sample:goog"), needed_features(address))
-        with httpx.Client(base_url=address, timeout=10, trust_env=False) as client:
-            while not self._over.is_set():
-                with contextlib.suppress(httpx.HTTPError):
-                    client.post("/v1/predict", json={"row": next(rows)[0]})
+        made = (address, round(MOST_CLIENTS * self.severity))
+        crowd = multiprocessing.get_context("spawn").Process(target=flood, args=made, daemon=True)
+        crowd.start()
+        try:
+            self._over.wait()
+        finally:
+            crowd.kill()
+            crowd.join()
+
+
+def flood(address: str, clients: int) -> None:
+    """Ask a service for forecasts, as so many clients; for ever."""
+    os.nice(5)  # the service's own work goes first: it shall be the flood that it cannot keep up with
+    rows = feed(read_prices("sample:goog"), needed_features(address))
+    host = urlsplit(address).netloc
+    asked = [_request(host, json.dumps({"row": next(rows)[0]}).encode()) for _ in range(500)]
+    asyncio.run(_ask_as(clients, host, asked))
+
+
+def _request(host: str, body: bytes) -> bytes:
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+async def _ask_as(clients: int, host: str, requests: Sequence[bytes]) -> None:
+    """Write requests to sockets: a client library takes longer for a request than the service does."""
+
+    async def ask(first: int) -> None:
+        while True:
+            with contextlib.suppress(OSError, EOFError):
+                await _ask_over_one_connection(host, requests, first)
+            await asyncio.sleep(THINKING)
+
+    await asyncio.gather(*(ask(first) for first in range(clients)))
+
+
+async def _ask_over_one_connection(host: str, requests: Sequence[bytes], first: int) -> None:
+    reader, writer = await asyncio.open_connection(*host.rsplit(":", 1))
+    try:
+        for number in itertools.count(first):
+            writer.write(requests[number % len(requests)])
+            headers = http.client.parse_headers(io.BytesIO((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n", 1)[1]))
+            await reader.readexactly(int(headers["Content-Length"]))
+            await asyncio.sleep(float(headers.get("Retry-After", THINKING)))
+    finally:
+        writer.close()
 
 
 class MemoryLeak(Fault):

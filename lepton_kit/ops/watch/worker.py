@@ -239,6 +239,7 @@ def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> No
     try:
         publish_runs(project, [run])
         publish_incident(project, incident)
+        _publish_models(project)
         rendered = queue.notes().get(REPORT, ("", 0.0))[1]
         if queue.queued() and time.time() - rendered < RENDER_PAUSE_S:
             return  # the last of the waiting jobs renders
@@ -248,6 +249,16 @@ def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> No
         queue.set_note(REPORT, f"not rendered: {error}")
     else:
         queue.set_note(REPORT, "")
+
+
+def _publish_models(project: Path) -> None:
+    """Publish the models in use; a registry that cannot be read may be what an incident is about: its page is made."""
+    from lepton_kit.ops.model_pages import publish_promoted
+
+    try:
+        publish_promoted(project)
+    except InputError as error:
+        logger.warning("the models in use were not published: %s", error)
 
 
 def main(arguments: list[str]) -> int:

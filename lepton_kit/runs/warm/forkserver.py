@@ -120,7 +120,8 @@ def _exercise() -> None:
         axes.plot([0.0, 1.0], [0.0, 1e-3], label="a")
         axes.set(title="a", xlabel="a", ylabel="a")
         axes.legend()
-        figure.savefig(io.BytesIO(), format="png", bbox_inches="tight")
+        for kind in ("png", "svg"):
+            figure.savefig(io.BytesIO(), format=kind, bbox_inches="tight")
 
 
 class Spares:

@@ -40,6 +40,14 @@ class KernelApp(IPKernelApp):
         app.init_iopub(context)
         del context.sockopts[zmq.SNDHWM]
 
+    def init_code(self) -> None:
+        """Run a user's start-up files, once figures are shown as they are kept."""
+        from lepton_kit.runs.figures import also_as_svg
+
+        app: Any = super()
+        also_as_svg(self.shell)
+        app.init_code()
+
     def run_to_its_end(self) -> None:
         """Run the kernel's loop until it has been asked to shut down, and has answered.
 

@@ -1,0 +1,40 @@
+"""Figures of a run as SVG beside the PNG, where that is small: sharp at any size on a page of the report site."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from IPython.core.formatters import SVGFormatter, catch_format_error
+
+LARGEST_SVG = 100_000
+"""Characters of the largest SVG that is kept; a figure of many points has its PNG alone."""
+
+
+def also_as_svg(shell: Any) -> None:
+    """Let an IPython shell show each matplotlib figure as SVG too, where that is small."""
+    display = shell.display_formatter
+    display.formatters["image/svg+xml"] = FigureFormatter(parent=display)
+
+
+class FigureFormatter(SVGFormatter):
+    """Shows figures by their class: printers that are registered, the inline backend takes away when it is loaded."""
+
+    @catch_format_error  # type: ignore[untyped-decorator]
+    def __call__(self, shown: Any) -> str | None:
+        """Return the SVG of what is shown, or None where there is none or it is large."""
+        matplotlib = sys.modules.get("matplotlib.figure")
+        if matplotlib is not None and isinstance(shown, matplotlib.Figure):
+            return small_svg(shown)
+        found: str | None = super().__call__(shown)
+        return found
+
+
+def small_svg(figure: Any) -> str | None:
+    """Return a figure as SVG, the same text each time, or None where it is empty or large."""
+    import matplotlib
+    from IPython.core.pylabtools import print_figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "lepton"}):
+        drawn = print_figure(figure, "svg", metadata={"Date": None})  # type: ignore[no-untyped-call] # IPython's
+    return drawn if drawn is not None and len(drawn) <= LARGEST_SVG else None
