@@ -118,8 +118,9 @@ def _held_nearby(own: np.ndarray, other: np.ndarray, position: np.ndarray) -> np
         pd.DataFrame({"code": _codes(values), "position": position})[np.isfinite(values).all(axis=1)]
         for values in (own, other)
     )
+    again = told.groupby("code")["position"].diff() <= LOOK_AROUND  # a feed that is stuck follows on one row for ever
     nearest = pd.merge_asof(
-        told.reset_index(),
+        told[~again].reset_index(),
         known.assign(found=True),
         on="position",
         by="code",
