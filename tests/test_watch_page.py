@@ -27,7 +27,7 @@ def a_status(**changes):
         "job": 2, "incident": "i", "service": "goog", "cause": "data", "follows": None, "is_automatic": False,
         "why": "the policy of this cause is to ask", "state": "waiting", "error": None,
         "notebook": "runbooks/repair-data.ipynb",
-        "queued": 0.0, "since": "2026-11-25T03:03:00+00:00", "decisions": [], "verdict": None,
+        "queued": 0.0, "since": "2026-11-25T03:03:00+00:00", "decisions": [], "verdict": None, "after": None,
     }  # fmt: skip
     repair = job | {"number": 3, "kind": "remedy", "name": "compute", "results": {"verdict": "recovered"}}
     done = remedy | {"job": 3, "cause": "compute", "state": "ended", "verdict": "recovered", "decisions": [decision]}
@@ -115,7 +115,7 @@ def test_nothing_that_came_from_outside_becomes_markup():
     decision = {"is_approved": False, "at": "2026-11-25T03:04:00+00:00", "by": HOSTILE, "via": HOSTILE, "note": HOSTILE}
     remedy = incident["remedies"][0] | {
         "incident": HOSTILE, "service": HOSTILE, "cause": HOSTILE, "why": HOSTILE, "notebook": HOSTILE,
-        "verdict": HOSTILE, "error": HOSTILE, "decisions": [decision],
+        "verdict": HOSTILE, "after": HOSTILE, "error": HOSTILE, "decisions": [decision],
     }  # fmt: skip
     job = incident["runs"][0] | {"results": dict.fromkeys(("cause", "also", "action", "verdict"), HOSTILE)}
     incident |= {"remedies": [remedy], "runs": [job]}

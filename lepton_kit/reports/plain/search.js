@@ -27,12 +27,14 @@ addEventListener("DOMContentLoaded", () => {
     list.hidden = !found.length;
   }
 
-  input.onfocus = () => {
+  function load() {
     if (window.leptonFetched) return;
     window.leptonFetched = { "search.json": (text) => { entries = JSON.parse(text); show(); } };
     const script = document.createElement("script");
     script.src = `${box.dataset.root}search.json.js`;
     document.head.append(script);
-  };
-  input.oninput = show;
+  }
+
+  input.onfocus = load;
+  input.oninput = () => { load(); show(); };
 });
