@@ -49,8 +49,9 @@ WATCH = f"time_scale = {TIME_SCALE}\nscrape_interval = 0.5\nsource = 'telemetry/
 ROOM = max(WORKERS + 1, os.cpu_count() or 1)
 """Workers that a repair may ask for: those beyond the machine's cores would take turns, and add hardly anything."""
 
-IN_TIME_S = 0.05
-"""Half of what the objective of the latency allows, as service times vary when the cores are shared."""
+IN_TIME_S = 0.02
+"""A fifth of what the objective of the latency allows: load, flood and watch share the cores with the workers, so that
+a request takes several times as long as a worker is busy with it."""
 
 AUTO = f"""
 most_per_hour = 100
