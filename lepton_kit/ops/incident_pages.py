@@ -17,7 +17,7 @@ from lepton_kit.diagnosis import postmortem
 from lepton_kit.diagnosis.history import History, Job, utc
 from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
 from lepton_kit.errors import InputError
-from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of
+from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of, with_intervals
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement
 from lepton_kit.ops.watch.queue import Queue
@@ -323,7 +323,10 @@ def _remedy(incident: Incident) -> list[Block]:
             recorded_table(job.run.results["recovery"].value) if job.run and "recovery" in job.run.results else None
         )
         if recovery is not None:
-            blocks += [Heading(f"The objective before, during and after: {job.name}", 3), table_of(recovery, {})]
+            blocks += [
+                Heading(f"The objective before, during and after: {job.name}", 3),
+                table_of(with_intervals(recovery), {}),
+            ]
     done = postmortem.actions(incident.history)
     if len(done):
         done["time"] = done["time"].dt.strftime("%Y-%m-%d %H:%M:%S")

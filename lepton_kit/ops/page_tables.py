@@ -25,6 +25,23 @@ def table_of(frame: pd.DataFrame, names: Mapping[str, str]) -> Table:
     return Table([head[place] for place in said], [[row[place] for place in said] for row in rows])
 
 
+def with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose columns `x_low` and `x_high` are one: a page is not wide enough for both.
+
+    >>> with_intervals(pd.DataFrame({"share": [0.5], "low": [0.4], "high": [0.6]})).to_dict("list")
+    {'share': [0.5], 'interval': ['0.4 to 0.6']}
+    """
+    joined = {}
+    for name in frame:
+        stem = str(name).removesuffix("low")
+        if str(name).endswith("low") and f"{stem}high" in frame:
+            bounds = zip(frame[name].map(plain_cell), frame[f"{stem}high"].map(plain_cell), strict=True)
+            joined[f"{stem}interval"] = [f"{low} to {high}" if low and high else "" for low, high in bounds]
+        elif not (str(name).endswith("high") and f"{str(name).removesuffix('high')}low" in frame):
+            joined[str(name)] = list(frame[name])
+    return pd.DataFrame(joined)
+
+
 def plain_cell(value: Any) -> str:
     """Return a value as people write it, and nothing for one that is missing.
 
