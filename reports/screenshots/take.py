@@ -149,7 +149,11 @@ def lepton(*words: str, project: Path) -> None:
         When it fails.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "lepton_kit.cli", *words], cwd=project, env=os.environ, capture_output=True, text=True
+        [sys.executable, "-m", "lepton_kit.cli", *words],
+        cwd=project,
+        env={**os.environ, "LEPTON_PROJECT": str(project)},
+        capture_output=True,
+        text=True,
     )
     if done.returncode != 0:
         raise LeptonError(f"lepton {' '.join(words)} failed: {(done.stdout + done.stderr).strip()[-500:]}")
