@@ -24,7 +24,7 @@ from lepton_kit.reports.cards import KINDS
 from lepton_kit.reports.page import make_page
 from lepton_kit.reports.publish import publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
-from lepton_kit.reports.site import Site, build_site
+from lepton_kit.reports.site import Site, _add_missing, build_site
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.runner import Request, run_notebook
 
@@ -552,3 +552,13 @@ def test_what_rendering_leaves_is_ignored_by_git() -> None:
     made = ["reports/_site/a", "reports/runs/b", "reports/.quarto/c", "reports/.building-d/e", "reports/x.quarto_ipynb"]
     run = subprocess.run(["git", "check-ignore", *made], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
     assert run.stdout.split() == made
+
+
+def test_the_page_that_quarto_makes_where_a_project_has_no_home_page_is_not_the_sites(tmp_path: Path) -> None:
+    made, rendered = tmp_path / "made", tmp_path / "rendered"
+    rendered.mkdir()
+    (made / "site_libs").mkdir(parents=True)
+    (made / "site_libs/style.css").write_text("p {}")
+    (made / "index.html").write_text("<meta http-equiv=refresh content='0; url=runs/one/index.html'>")
+    _add_missing(made, rendered)
+    assert [path.name for path in rendered.rglob("*") if path.is_file()] == ["style.css"]

@@ -155,9 +155,12 @@ def _render(
 
 
 def _add_missing(made: Path, rendered: Path) -> None:
-    """Add what surrounds the pages, style sheets and scripts among it, and is not there yet."""
+    """Add what surrounds the pages, style sheets and scripts among it, and is not there yet.
+
+    Pages of words are not: where a project has no home page, Quarto makes one that leads to another page.
+    """
     for top in made.iterdir():
-        if top.name in KINDS or top.name in MADE_ANEW:
+        if top.name in KINDS or top.name in MADE_ANEW or top.suffix == ".html":
             continue
         for path in [top, *top.rglob("*")]:
             target = rendered / path.relative_to(made)
