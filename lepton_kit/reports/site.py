@@ -154,13 +154,13 @@ def _render(
     _add_missing(made, rendered)
 
 
-def _add_missing(made: Path, rendered: Path) -> None:
+def _add_missing(made: Path, rendered: Path, *, with_words: bool = False) -> None:
     """Add what surrounds the pages, style sheets and scripts among it, and is not there yet.
 
-    Pages of words are not: where a project has no home page, Quarto makes one that leads to another page.
+    Pages of words only where that is said: of a project without a home page, Quarto makes one that leads elsewhere.
     """
     for top in made.iterdir():
-        if top.name in KINDS or top.name in MADE_ANEW or top.suffix == ".html":
+        if top.name in KINDS or top.name in MADE_ANEW or (top.suffix == ".html" and not with_words):
             continue
         for path in [top, *top.rglob("*")]:
             target = rendered / path.relative_to(made)
@@ -174,7 +174,7 @@ def _take_over(site: Path, rendered: Path, kept: list[str]) -> None:
     for page in kept:
         if (site / page).is_dir() and not (rendered / page).exists():
             shutil.copytree(site / page, rendered / page, copy_function=_link)
-    _add_missing(site, rendered)
+    _add_missing(site, rendered, with_words=True)
 
 
 def _finish(reports: Path, rendered: Path, cards: list[Card]) -> None:
