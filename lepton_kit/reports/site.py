@@ -28,7 +28,7 @@ from lepton_kit.reports.search import SEARCH, SEARCH_SCRIPT, write_entries, writ
 
 STATE = "pages.json"
 MADE_ANEW = {STATE, SEARCH, SEARCH_SCRIPT, FEED}
-NOT_OF_THE_FRAME = {"_site", "screenshots", "listings", "screenshots", *KINDS}
+NOT_OF_THE_FRAME = {"_site", "screenshots", "listings", *KINDS}
 AT_ONCE = 100
 """Pages that one process renders: what it holds of each it keeps to its end."""
 
