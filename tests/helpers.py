@@ -24,7 +24,7 @@ def write_notebook(path: Path, cells: list[str], parameters: str | None = None, 
     return path
 
 
-def lepton(*words: str, project: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def lepton(*words: str, project: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the `lepton` command in a project, as a person would."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_"))}
     command = [sys.executable, "-m", "lepton_kit.cli", *words]

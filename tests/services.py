@@ -85,13 +85,13 @@ def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[S
     folder = project / "services" / "goog"
     try:
         address = wait_for(lambda: (folder / "address").read_text().strip() if (folder / "address").exists() else None)
-        with httpx.Client(base_url=address, timeout=120) as client:
+        with httpx.Client(base_url=address, timeout=30) as client:
             wait_for(lambda: _answers(client))
             yield Service(process, client, folder)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(180)
+            process.wait(40)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

@@ -141,9 +141,9 @@ def test_five_objectives_over_days_of_samples_are_evaluated_well_within_a_second
         evaluator.evaluate(end)
         taken = []
         for second in range(1, 6):
-            started = time.process_time()
+            started = time.perf_counter()
             evaluator.evaluate(end + second)
-            taken.append(time.process_time() - started)
+            taken.append(time.perf_counter() - started)
     assert min(taken) < 0.3
     assert all(status.budget_left is not None for status in evaluator.statuses)
 

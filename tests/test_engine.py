@@ -81,7 +81,7 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_may_clean_up(engine):
     started = time.monotonic()
     with pytest.raises(CellTimedOut, match=r"cell 4 was stopped: it ran longer than the 0.5 s"):
         engine(["1", "import time\ntry:\n    time.sleep(60)\nfinally:\n    print('tidied')", "2"], cell_timeout=0.5)
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 20
     assert states(engine.saved) == ["completed", "interrupted", "not run"]
     assert saved_cells(engine.saved)[3].outputs[0].text == "tidied\n"
 
@@ -98,7 +98,7 @@ def test_a_cell_that_ignores_interrupts_is_killed(engine, stubborn):
     started = time.monotonic()
     with pytest.raises(CellTimedOut):
         engine([f"import os; print(os.getpid(), flush=True)\n{stubborn}", "2"], cell_timeout=0.5)
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 20
     assert states(engine.saved) == ["interrupted", "not run"]
     assert not psutil.pid_exists(int(saved_cells(engine.saved)[2].outputs[0].text))
 
@@ -119,7 +119,7 @@ def test_an_interrupt_leaves_a_valid_notebook_and_no_kernel(engine):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it with SIGINT ignored
 
     def interrupt():
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 30
         while not (engine.saved.exists() and "running" in engine.saved.read_text()) and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
@@ -229,7 +229,7 @@ def test_papermill_alone_saves_where_it_was_told(tmp_path):
 
 def papermill_command(*words):
     command = [sys.executable, "-m", "papermill", "--engine", "lepton", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_papermill_can_write_to_standard_output(tmp_path):

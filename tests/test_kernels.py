@@ -82,7 +82,7 @@ def stop_server() -> None:
         assert gone([pid])
 
 
-def wait_for_server(seconds: float = 180) -> int:
+def wait_for_server(seconds: float = 60) -> int:
     """Wait until kernels come out of the server with torch loaded."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -98,7 +98,7 @@ def wait_for_server(seconds: float = 180) -> int:
     raise AssertionError("no fork server serves")
 
 
-def gone(pids: list[int], seconds: float = 60) -> bool:
+def gone(pids: list[int], seconds: float = 5) -> bool:
     """Wait until none of the processes runs; a zombie does not."""
     deadline = time.monotonic() + seconds
     while alive := [pid for pid in pids if runs(pid)]:
@@ -127,7 +127,7 @@ class Kernel:
         self.process = self.manager.provisioner.process
         self.client = self.manager.blocking_client()
         self.client.start_channels(stdin=False, hb=False)
-        self.client.wait_for_ready(timeout=120)
+        self.client.wait_for_ready(timeout=30)
 
     @property
     def is_warm(self) -> bool:
@@ -141,7 +141,7 @@ class Kernel:
         def take(message: dict[str, Any]) -> None:
             printed.append(message["content"].get("text") or str(message["content"].get("traceback", "")))
 
-        self.client.execute_interactive(source, output_hook=take, timeout=120)
+        self.client.execute_interactive(source, output_hook=take, timeout=30)
         return "".join(printed).strip()
 
     def __enter__(self) -> Kernel:
@@ -158,7 +158,7 @@ def test_nothing_that_a_kernel_started_outlives_it(server, warm):
         assert kernel.is_warm == warm
         pids = [int(pid) for pid in kernel.run(ORPHANS).split()]
         assert all(map(runs, pids)) and len(pids) == 3
-    assert gone(pids)
+    assert gone(pids, 0.5)
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -201,10 +201,10 @@ def test_a_kernel_and_its_descendants_end_with_a_runner_that_was_killed(server, 
 
 
 def test_a_kept_kernel_outlives_its_runner_for_the_time_asked_for_and_no_longer(server):
-    pids = killed_runner("True", "4")
+    pids = killed_runner("True", "2")
     time.sleep(1)
     assert runs(pids[0])
-    assert gone(pids)
+    assert gone(pids, 4)
 
 
 def test_a_killed_fork_server_leaves_its_kernels_alone_and_a_new_one_comes(place):
@@ -294,11 +294,11 @@ def test_an_idle_server_ends(place, monkeypatch):
     monkeypatch.setenv("LEPTON_PRELOAD", "bisect")
     monkeypatch.setenv("LEPTON_FORKSERVER_IDLE", "1")
     start_server(os.environ)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 30
     while (pid := server_pid()) is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert gone([pid])
+    assert gone([pid], 10)
     assert server_pid() is None
 
 
@@ -322,7 +322,7 @@ def test_plain_nbclient_gets_the_kernels_of_the_kernelspec(server):
     assert gone([pid, guardian])
 
 
-def spares(seconds: float = 120) -> list[int]:
+def spares(seconds: float = 20) -> list[int]:
     """The pids of the kernels that wait in the fork server, as soon as both are ready."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -405,7 +405,7 @@ def test_a_restarted_kernel_answers_at_the_same_place(server):
     with Kernel() as kernel:
         before = kernel.manager.get_connection_info()
         run_sync(kernel.manager.restart_kernel)(now=True)
-        kernel.client.wait_for_ready(timeout=120)
+        kernel.client.wait_for_ready(timeout=30)
         assert kernel.run("print(1)") == "1"
         assert kernel.manager.get_connection_info() == before
 
@@ -415,7 +415,7 @@ def test_a_kernel_that_waits_ends_with_its_server_and_leaves_no_socket(place):
     waiting = spares()
     os.kill(server, signal.SIGKILL)
     assert gone([server, *waiting])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 5
     while (left := list(place.rglob("spare-*"))) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left
@@ -442,7 +442,7 @@ slow_down()
         assert kernel.is_warm
         kernel.run(slow)
         run_sync(kernel.manager.request_shutdown)()
-        assert kernel.process.wait(60) == 0
+        assert kernel.process.wait(5) == 0
 
 
 def test_output_waits_in_the_kernel_for_a_client_that_reads_it_late(server):

@@ -110,7 +110,7 @@ def test_a_runner_killed_at_any_moment_leaves_a_readable_notebook(project, seed,
 def test_two_processes_asked_for_one_key_run_it_once(project):
     path = write_notebook(project / "notebooks/n.ipynb", ["import time; time.sleep(1)"])
     runners = [start_runner(path, project, "today") for _ in range(2)]
-    assert [runner.wait(180) for runner in runners] == [0, 0]
+    assert [runner.wait(60) for runner in runners] == [0, 0]
     assert len(all_runs(project)) == 1
 
 

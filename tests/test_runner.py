@@ -110,7 +110,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_kernel(stop, project):
     process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: _running_cell(project) == 3)
     process.send_signal(stop)
-    assert process.wait(timeout=120) == 130
+    assert process.wait(timeout=30) == 130
     run = find_run("slow", project)
     assert run.status == "cancelled"
     assert [cell.status for cell in run.cells] == ["completed", "completed", "interrupted"]
@@ -126,16 +126,16 @@ def test_ctrl_c_or_a_schedulers_stop_ends_all_runs_of_a_pool_and_starts_no_more(
     )
     wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
     send(process.pid)  # a terminal tells all processes of the group, a scheduler the first alone
-    _, told = process.communicate(timeout=180)
+    _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in told
     assert [run.status for run in all_runs(project)] == ["cancelled", "cancelled"]
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "waited three minutes in vain"
+        assert time.monotonic() < deadline, "waited a minute in vain"
         time.sleep(0.2)
 
 

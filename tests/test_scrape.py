@@ -99,7 +99,7 @@ def test_what_a_bad_target_does_is_bounded_and_spoils_no_other(tmp_path, fault):
         scraper = Scraper(store, {"bad": bad.address, "good": good.address}, timeout=0.5, largest=100_000)
         started = time.monotonic()
         first, second = scraper.scrape_once(AT)
-        assert time.monotonic() - started < 10  # it hangs for 20
+        assert time.monotonic() - started < 3
         stop.set()
         assert not first.up
         assert first.error

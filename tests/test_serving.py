@@ -201,7 +201,7 @@ def test_a_stop_finishes_what_it_holds_and_the_log_is_whole_after_a_kill(tmp_pat
         running.process.send_signal(signal.SIGTERM)
         finished = [one.result().status_code for one in held if not one.exception()]
         assert finished.count(200) >= 4
-        assert running.process.wait(180) == 0
+        assert running.process.wait(40) == 0
         assert len(log_of(running)) == 1000 * finished.count(200)
     with serving(project) as running:
         answered = [running.predict(row=row()).json()["request_id"] for _ in range(20)]

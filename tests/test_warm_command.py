@@ -27,9 +27,9 @@ def test_a_warm_command_prints_and_ends_as_an_ordinary_one(warm, project):
     write_notebook(project / "notebooks" / "good.ipynb", ["lk.record('x', 1, '1')"])
     write_notebook(project / "notebooks" / "bad.ipynb", ["1 / 0"])
     for words, code in ((["list"], 0), (["run", "good"], 0), (["run", "bad"], 1), (["run", "none"], 2)):
-        ended = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=180)
+        ended = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=60)
         cold = {**os.environ, "LEPTON_WARM": "0"}
-        as_ever = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=180, env=cold)
+        as_ever = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=60, env=cold)
         assert ended.returncode == as_ever.returncode == code, ended.stdout + ended.stderr
         assert len(ended.stdout.splitlines()) == len(as_ever.stdout.splitlines())
 
@@ -40,7 +40,7 @@ def test_a_signal_ends_the_run_as_it_ends_an_ordinary_commands(warm, project, nu
     with subprocess.Popen([*LEPTON, "run", "slow", "--events"], stdout=subprocess.PIPE, text=True) as command:
         kernel = _kernel_of_running_cell(command)
         command.send_signal(number)
-        assert command.wait(120) == 130
+        assert command.wait(30) == 130
     assert gone([kernel])
 
 
@@ -49,7 +49,7 @@ def test_a_run_ends_when_its_command_is_killed(warm, project):
     with subprocess.Popen([*LEPTON, "run", "slow", "--events"], stdout=subprocess.PIPE, text=True) as command:
         kernel = _kernel_of_running_cell(command)
         command.kill()
-    assert gone([kernel])
+    assert gone([kernel], 15)
 
 
 def _kernel_of_running_cell(command: subprocess.Popen[str]) -> int:

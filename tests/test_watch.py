@@ -253,7 +253,7 @@ def test_sigterm_cancels_a_run_that_does_not_end_in_time_and_the_next_start_make
         kit.post(alert(1), alert(2))
         wait_for((watched / "started").exists)
         kit.process.send_signal(signal.SIGTERM)
-        assert kit.process.wait(180) == 0
+        assert kit.process.wait(60) == 0
     assert [run.status for run in all_runs(watched)] == ["cancelled"]
     assert Queue(watched).counts() == {"queued": 2, "waiting": 0, "running": 0, "ended": 0, "refused": 0}
     with watching(watched, "--insecure") as kit:
@@ -269,7 +269,7 @@ def test_sigterm_lets_a_run_end_within_the_time(watched):
         kit.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         (watched / "go").touch()
-        assert kit.process.wait(180) == 0
+        assert kit.process.wait(60) == 0
     assert [run.status for run in all_runs(watched)] == ["succeeded"]
     assert Queue(watched).counts()["queued"] == 1
 
@@ -392,7 +392,7 @@ def test_the_settings_of_the_project_itself_are_in_order(project):
 
 
 def test_insecure_is_for_loopback_alone(watched):
-    made = lepton("watch", "--port", "0", "--host", "0.0.0.0", "--insecure", project=watched)
+    made = lepton("watch", "--port", "0", "--host", "0.0.0.0", "--insecure", project=watched, timeout=60)
     assert (made.returncode, "loopback" in made.stderr, "Traceback" in made.stderr) == (2, True, False)
 
 

@@ -73,7 +73,7 @@ class Watching:
         self.process.kill()
         for worker in workers if with_workers else []:
             worker.kill()
-        self.process.wait(60)
+        self.process.wait(20)
 
 
 @contextlib.contextmanager
@@ -88,13 +88,13 @@ def watching(project: Path, *words: str, **environment: str) -> Iterator[Watchin
     try:
         address = wait_for(lambda: process.poll() is not None or (written.exists() and written.read_text().strip()))
         assert process.poll() is None, (project / "watch.log").read_text()
-        with httpx.Client(base_url=address, timeout=120) as client:
+        with httpx.Client(base_url=address, timeout=30) as client:
             wait_for(lambda: _answers(client))
             yield Watching(process, client, project)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(180)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
