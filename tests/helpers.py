@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
 ROOT = Path(__file__).parents[1]
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -29,3 +33,27 @@ def lepton(*words: str, project: Path, timeout: float = 300) -> subprocess.Compl
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_"))}
     command = [sys.executable, "-m", "lepton_kit.cli", *words]
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def lepton_here(*words: str, project: Path) -> subprocess.CompletedProcess[str]:
+    """Run the `lepton` command in this process, for what is refused at once: another takes seconds to import all."""
+    from lepton_kit import cli
+
+    command = ["lepton", *words]
+    told, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as here, contextlib.redirect_stdout(told), contextlib.redirect_stderr(errors):
+        for name in [name for name in os.environ if name.startswith("LEPTON_")]:
+            here.delenv(name)
+        here.chdir(project)
+        here.setattr(sys, "argv", command)
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            signal.signal(signal.SIGTERM, at_sigterm)
+    for stream in (told, errors):
+        stream.seek(0)
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(command, code, told.read(), errors.read())

@@ -97,8 +97,8 @@ def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[S
             raise
 
 
-def wait_for(question: Any, seconds: float = 180) -> Any:
-    """Return the first true answer to a question; fail when there is none in time, however busy the machine is."""
+def wait_for(question: Any, seconds: float = 60) -> Any:
+    """Return the first true answer to a question; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := question():

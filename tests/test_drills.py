@@ -6,9 +6,8 @@ import dataclasses
 import json
 
 import pytest
-from helpers import ROOT, lepton
+from helpers import ROOT, lepton, lepton_here
 
-from lepton_kit.cli import app
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.recovery import objective_of
 from lepton_kit.errors import InputError
@@ -121,8 +120,9 @@ def test_the_command_drills_a_fault_of_ones_own_and_fails_where_one_did_not_end_
 
 
 def test_a_fault_without_a_live_form_is_refused_by_a_live_drill(whole):
-    with pytest.raises(InputError, match="no live form"):
-        app(["drill", "--live", "memory-leak"], standalone_mode=False)
+    refused = lepton_here("drill", "--live", "memory-leak", project=whole)
+    assert refused.returncode == 2
+    assert "no live form" in refused.stderr
     assert "memory-leak" not in live_names()
     assert {"nulls", "cpu-taken", "nan-weights", "lost-worker"} < set(live_names())
 

@@ -86,7 +86,7 @@ def test_what_people_wrote_is_told_apart_from_what_was_derived():
 
 def test_a_page_says_when_people_have_written_nothing():
     blank = Incident(**{**vars(incident()), "judgement": parse_judgement("")})
-    assert "Nobody has written anything yet" in shown(page_blocks(blank)).text
+    assert "Nobody has written anything yet; it belongs into incidents/" in shown(page_blocks(blank)).text
 
 
 def test_only_runs_that_have_a_page_are_linked():

@@ -8,11 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from helpers import lepton
+from helpers import lepton, lepton_here
 from services import ADMIN, TOKEN, keep_model, project_with_model, row, serving, wait_for
 
-from lepton_kit.cli import app
-from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import read_reports
 from lepton_kit.serving.requestlog import read_requests
@@ -221,11 +219,10 @@ def test_a_stop_finishes_what_it_holds_and_the_log_is_whole_after_a_kill(tmp_pat
         (["goog", "--queue-limit", "0"], "--queue-limit 0"),
     ],
 )
-def test_what_cannot_be_served_is_said_before_anything_starts(words, told, tmp_path, monkeypatch):
-    monkeypatch.chdir(project_with_model(tmp_path))
-    monkeypatch.delenv("LEPTON_PROJECT", raising=False)
-    with pytest.raises(InputError, match=told):
-        app(["serve", *words], standalone_mode=False)
+def test_what_cannot_be_served_is_said_before_anything_starts(words, told, tmp_path):
+    refused = lepton_here("serve", *words, project=project_with_model(tmp_path))
+    assert refused.returncode == 2
+    assert told in refused.stderr
     assert not list(tmp_path.glob("services/*/address"))
 
 
