@@ -161,8 +161,7 @@ class _LiveCourse:
         self._tell_line = tell
         self._told: set[str] = set()
         self._over, self._strikes = threading.Event(), threading.Event()
-        self._struck_at: float | None = None  # of the monotonic clock
-        self._struck = math.inf  # of the wall clock
+        self._struck_at = self._struck = math.inf  # of the monotonic clock, and of the wall clock
 
     def run(self) -> Drilled:
         """Start everything, follow the incident, and stop everything."""
@@ -177,7 +176,7 @@ class _LiveCourse:
             try:
                 with httpx.Client(base_url=watch, timeout=30, trust_env=False) as client:
                     if self._is_healthy(client):
-                        self._strikes.set()
+                        self._strike()
                         self._follow(client, seen)
                     else:
                         seen.alert = "false alarm"
@@ -211,13 +210,8 @@ class _LiveCourse:
             def changed(item: Item, seconds: float) -> Item:
                 if self._over.is_set():
                     raise _OverError
-                if not self._strikes.is_set():
-                    return item
-                if self._struck_at is None:
-                    self._struck_at, self._struck = time.monotonic(), time.time()
-                    self._tell(f"the fault begins: {self._fault.name}")
                 is_mended = self._fault.is_restartable and (self._project / RESTARTED).exists()
-                return item if is_mended else change(item, seconds)
+                return change(item, seconds) if self._strikes.is_set() and not is_mended else item
 
             replay(service.address, rows, plan, changed)
 
@@ -232,6 +226,12 @@ class _LiveCourse:
                 healthy_since = now
             time.sleep(0.5)
         return True
+
+    def _strike(self) -> None:
+        """Let the fault begin, with the next request."""
+        self._struck_at, self._struck = time.monotonic(), time.time()
+        self._tell(f"the fault begins: {self._fault.name}")
+        self._strikes.set()
 
     def _status(self, client: httpx.Client) -> Mapping[str, Any]:
         """Return what `lepton watch` says; nothing where it has no answer now, and is asked again later."""
@@ -260,7 +260,7 @@ class _LiveCourse:
             return seen.repaired + LOOKED_BACK_WITHIN_S
         if seen.alerted is not None:
             return seen.alerted + REPAIRED_WITHIN_S
-        return (self._struck_at or time.monotonic()) + ALERT_WITHIN_S
+        return self._struck_at + ALERT_WITHIN_S
 
     def _see(self, incident: Mapping[str, Any], seen: _Seen) -> None:
         now = time.monotonic()
@@ -287,7 +287,6 @@ class _LiveCourse:
 
     def _drilled(self, seen: _Seen) -> Drilled:
         found, repair = seen.diagnosis or {}, seen.repair or {}
-        struck = self._struck_at or self._began
         cause = str(found.get("cause", "unknown"))
         recovery = str(repair.get("verdict", ""))
         return Drilled(
@@ -297,16 +296,16 @@ class _LiveCourse:
             kind="live",
             causes=tuple(sorted(self._fault.causes)),
             alert=seen.alert,
-            detected_after=_since(struck, seen.alerted),
+            detected_after=_since(self._struck_at, seen.alerted),
             cause=cause,
             also=tuple(found.get("also", ())),
             probability=float(found.get("probability", 0.0)),
             confidence=str(found.get("confidence", "none")),
-            diagnosed_after=_since(struck, seen.diagnosed) or 0.0,
+            diagnosed_after=_since(self._struck_at, seen.diagnosed) or 0.0,
             remedy=REMEDIES.get(cause, ""),  # type: ignore[call-overload]
             actions=(str(repair["action"]),) if repair else (),
             recovery=recovery,
-            recovered_after=_since(seen.alerted or struck, seen.repaired) if recovery == "recovered" else None,
+            recovered_after=_since(seen.alerted or self._struck_at, seen.repaired) if recovery == "recovered" else None,
             verdict=self._verdict(seen, cause, recovery),
             error=seen.error,
             extra={"project": str(self._project), "postmortem": seen.page},
