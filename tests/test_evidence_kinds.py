@@ -394,3 +394,21 @@ def test_a_flood_that_takes_every_second_day_breaks_no_relation_of_the_others():
     actual = recording.requests["actual"].where(~SINCE | (np.arange(ROWS) % 2 == 0))
     flooded = build_case(replace(recording, requests=recording.requests.assign(actual=actual)))
     assert inputs.relations(flooded).finding == "kept"
+
+
+def test_rows_that_a_busy_service_takes_out_of_order_among_those_of_a_crowd_break_no_relation():
+    recording = variants.calm()
+    rng = np.random.default_rng(5)
+    before, late = recording.requests.iloc[:FROM], recording.requests.iloc[FROM:]
+    mixed = late.iloc[np.argsort(np.arange(len(late)) + rng.uniform(0, 40, len(late)))].assign(
+        time=late["time"].to_numpy()
+    )
+    days = rng.integers(0, FROM, 15 * len(late))
+    crowd = recording.requests.iloc[days].assign(
+        time=pd.DatetimeIndex(late["time"]).repeat(15) + pd.to_timedelta(np.tile(np.arange(1, 16), len(late)), "s"),
+        request_id=[f"crowd-{number}" for number in range(len(days))],
+        actual=np.nan,
+        actual_time=pd.NaT,
+    )
+    requests = pd.concat([before, mixed, crowd]).sort_values("time", ignore_index=True)
+    assert inputs.relations(build_case(replace(recording, requests=requests))).finding == "kept"

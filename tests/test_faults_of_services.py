@@ -1,10 +1,11 @@
 """Faults of the feed, injected into a real service's requests: what each of them shows in the service's metrics."""
 
 import json
+import time
 
 import pytest
 from helpers import lepton
-from services import project_with_model, row, serving
+from services import project_with_model, row, serving, wait_for
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault, injected
@@ -87,3 +88,23 @@ def test_a_fault_begins_in_time_and_is_undone_at_the_end(tmp_path):
 def test_an_unknown_fault_is_told_which_there_are():
     with pytest.raises(InputError, match="stale-feed, units"):
         find_fault("gremlins")
+
+
+def test_a_flood_is_answered_and_refused_and_ends(service):
+    def overloaded():
+        return service.sample("lepton_errors_total", kind="overloaded")
+
+    def answered():
+        return service.sample("lepton_predict_requests_total", outcome="answered")
+
+    before, refused = answered(), overloaded()
+    fault = find_fault("queue-saturation", severity=0.5)
+    fault.begin(service.folder)
+    try:
+        wait_for(lambda: answered() > before + 500 and overloaded() > refused)
+    finally:
+        fault.end(service.folder)
+    wait_for(lambda: service.sample("lepton_queue_requests") == 0)
+    ended = answered()
+    time.sleep(0.5)
+    assert answered() == ended
