@@ -172,3 +172,14 @@ def test_failures_that_are_the_first_of_their_kind_count():
     bad = counter("n_total", [0.0] * 15 + [20.0] + [0.0] * 5, k="bad").tail(6)  # not there before the first
     (row,) = health.objective_table([OBJECTIVE], pd.concat([good, bad]), PERIODS).to_dict("records")
     assert row["bad"] == pytest.approx(20, rel=0.1) and row["burn_before"] == 0
+
+
+def test_a_counter_that_is_older_than_the_window_grows_by_what_it_grew_within_it():
+    scrapes = 1764061348.365 + np.arange(8)  # no float is exactly so many seconds
+    time = pd.to_datetime(np.round(1000 * scrapes), unit="ms", utc=True)
+    own = pd.DataFrame({"metric": "n_total", "labels": '{"instance":"a"}', "value": 1000.0 + 10 * np.arange(8)})
+    other = own.assign(labels='{"instance":"b"}')
+    both = pd.concat([own.assign(time=time), other.assign(time=time + pd.Timedelta("0.5s"))])
+    source, selector = health.RecordedMetrics(both), parse_selector("n_total")
+    for first in range(6):  # a window that begins with a scrape of the one, and between two of the other
+        assert health.grown(source, selector, scrapes[first], scrapes[first] + 2) == pytest.approx(40)

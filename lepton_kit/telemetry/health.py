@@ -45,17 +45,28 @@ class RecordedMetrics:
     def __init__(self, metrics: pd.DataFrame) -> None:
         self._metrics = metrics
 
-    def scrapes(self, start: float, end: float) -> np.ndarray:
-        """Return the times of all samples from `start` to `end`, in Unix seconds, each once and rising."""
-        times = np.unique(_seconds(self._metrics["time"]))
-        return times[(times >= start) & (times <= end)]
+    def born(self, metric: str, labels: str, start: float) -> float | None:
+        """Return when, since `start`, a series was not there yet: at the scrape of its target before its first sample.
+
+        None where it is older, or its target was not scraped before: that it was 0 then is not known.
+        """
+        own = (self._metrics["metric"] == metric) & (self._metrics["labels"] == labels)
+        first = _seconds(self._metrics["time"][own]).min()
+        if first <= start:
+            return None
+        target = _target(labels)
+        same = [text for text in self._metrics["labels"].unique() if _target(text) == target]
+        scrapes = _seconds(self._metrics["time"][self._metrics["labels"].isin(same)])
+        earlier = scrapes[(scrapes >= start) & (scrapes < first)]
+        return float(earlier.max()) if len(earlier) else None
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the samples of the selected series from `start` to `end` (Unix seconds, both included)."""
         wanted = parse_selector(selector)
         held = self._metrics[self._metrics["metric"] == wanted.metric]
         labels = [text for text in held["labels"].unique() if wanted.matches(wanted.metric, json.loads(text))]
-        first, last = pd.Timestamp(start, unit="s", tz="UTC"), pd.Timestamp(end, unit="s", tz="UTC")
+        # To the millisecond, as all times are: seconds as a float are not exact beyond.
+        first, last = (pd.Timestamp(round(1000 * at), unit="ms", tz="UTC") for at in (start, end))
         kept = held[held["labels"].isin(labels) & held["time"].between(first, last)]
         return kept.sort_values(["metric", "labels", "time"], ignore_index=True)[list(SAMPLE_COLUMNS)]
 
@@ -301,17 +312,21 @@ def grown(source: RecordedMetrics, selector: Selector, start: float, end: float)
     """Return the increase of all series of a selector; one that first shows within the window grew from 0 since then.
 
     Prometheus' `increase` sees no growth in a series' first sample. Here all scrapes are known, and at the last one
-    before it the series was not there.
+    of its target before it the series was not there.
     """
-    scrapes = source.scrapes(start, end)
     total = 0.0
-    for _, series in source.query(str(selector), start, end).groupby(["metric", "labels"], sort=False):
+    for (metric, labels), series in source.query(str(selector), start, end).groupby(["metric", "labels"], sort=False):
         times, values = _seconds(series["time"]), series["value"].to_numpy(dtype=float)
-        earlier = scrapes[scrapes < times[0]]
-        if len(earlier):
-            times, values = np.r_[earlier[-1], times], np.r_[0.0, values]
+        born = source.born(str(metric), str(labels), start)
+        if born is not None:
+            times, values = np.r_[born, times], np.r_[0.0, values]
         total += increase(times, values, start, end) or 0.0
     return total
+
+
+def _target(labels: str) -> tuple[str | None, ...]:
+    known = json.loads(labels)
+    return known.get("job"), known.get("instance")
 
 
 def _seconds(times: pd.Series) -> np.ndarray:
