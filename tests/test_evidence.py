@@ -88,6 +88,17 @@ def test_inputs_in_another_unit_moved_alone():
     assert found.finding == "inputs alone"
 
 
+def test_inputs_of_the_requests_that_a_failing_model_leaves_over_are_no_drift():
+    calm = variants.calm()
+    size = calm.requests["feature_return_0"].abs()
+    fails = (calm.requests.index >= variants.FAULT_FROM) & (size > size.quantile(0.4))
+    answer = ["mean", "std", "lower", "upper", "prob_up", "actual"]
+    requests = calm.requests.assign(status=calm.requests["status"].mask(fails, 500.0))
+    requests[answer] = requests[answer].mask(fails)
+    found = evidence.inputs_and_actuals(cases.build_case(replace(calm, requests=requests)))
+    assert found.finding == "unmoved"
+
+
 def test_actuals_that_move_without_the_inputs_moved_alone():
     recording = variants.calm()
     actual = recording.requests["actual"] * np.where(np.arange(variants.ROWS) < variants.FAULT_FROM, 1, 3)

@@ -55,10 +55,10 @@ def movement(case: Case) -> pd.DataFrame | None:
 
     Moved means: the spread changed by `spread_factor`, or the mean by one standard deviation, and not by chance
     (Brown–Forsythe and Kolmogorov–Smirnov, `alpha` divided by the number of rows of the table: Bonferroni).
-    None when either side has too few rows with inputs and actuals.
+    None when either side has too few rows with inputs and actuals. Requests that the service failed have inputs alone.
     """
     sides = [sampled(_inputs_with_actual(case, side), MOST_JUDGED) for side in (case.before, case.during)]
-    if min(len(side) for side in sides) < case.criteria.least_rows or len(sides[0].columns) < 2:
+    if min(side["actual"].count() for side in sides) < case.criteria.least_rows or len(sides[0].columns) < 2:
         return None
     table = drift_table(*sides)
     alpha = case.criteria.alpha / len(table)
@@ -97,8 +97,15 @@ def actuals(case: Case) -> Evidence:
 
 
 def _inputs_with_actual(case: Case, side: pd.DataFrame) -> pd.DataFrame:
-    table = case.recording.features(side).assign(actual=side["actual"].to_numpy())
-    return asked_anew(table.replace([np.inf, -np.inf], np.nan).dropna())
+    """Return the whole rows whose actual is known, and those that were failed: these never get one.
+
+    A model that fails fails by its inputs, and the rows that it leaves are a choice: their inputs lie elsewhere though
+    no feed has changed.
+    """
+    table = case.recording.features(side).assign(actual=side["actual"].to_numpy()).replace([np.inf, -np.inf], np.nan)
+    is_whole = table.drop(columns="actual").notna().all(axis=1)
+    is_told = table["actual"].notna() | side["status"].ge(500).to_numpy()
+    return asked_anew(table[is_whole & is_told])
 
 
 def _times(ratio: pd.Series) -> pd.Series:
