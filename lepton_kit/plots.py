@@ -732,6 +732,34 @@ def incident_timeline(
     return axes
 
 
+def indicator_over_time(
+    table: pd.DataFrame, objective: float, events: Mapping[str, pd.Timestamp | None], axes: Axes
+) -> Axes:
+    """Draw an indicator by time with its interval, the share that is promised, and a labelled line at each event.
+
+    Parameters
+    ----------
+    table
+        Columns `time` (UTC), `share`, `low` and `high`, as `recovery.sli_over_time` has them.
+    objective
+        The share that is promised, between 0 and 1.
+    events
+        Times by name, earliest first; those that are None are left out.
+    axes
+        Where to draw.
+    """
+    axes.fill_between(
+        table["time"], 100 * table["low"], 100 * table["high"],
+        color=SKY, alpha=0.35, linewidth=0, label="95 % interval",
+    )  # fmt: skip
+    axes.plot(table["time"], 100 * table["share"], "o-", color=BLUE, markersize=3.5, label="good events")
+    axes.axhline(100 * objective, color=MUTED, linestyle="--", linewidth=1, label=f"objective {100 * objective:g} %")
+    _draw_events({name: time for name, time in events.items() if time is not None}, axes)
+    axes.set(ylabel="good events (%)", xlabel="time (UTC)")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    return axes
+
+
 def recovery_intervals(table: pd.DataFrame, objective: float, axes: Axes) -> Axes:
     """Draw an indicator before, during and after an incident with its intervals, and the share that is promised.
 

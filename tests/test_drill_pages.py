@@ -125,13 +125,13 @@ def test_stated_probabilities_are_held_against_what_was_right():
 def test_without_a_drill_to_take_a_share_of_a_score_is_not_known(tmp_path):
     drills = read_drills(results(tmp_path, [CALM]))
     assert np.isnan(drills.scores["right remedy first"])
-    table = next(block for block in page_blocks(drills)[0] if isinstance(block, Table) and block.head[0] == "Score")
+    table = next(block for block in page_blocks(drills) if isinstance(block, Table) and block.head[0] == "Score")
     assert {row[0]: list(row[1:4]) for row in table.rows}["right remedy first"] == ["–", "at least 0.95", "not known"]
 
 
 @pytest.mark.parametrize(("count", "is_drawn"), [(ENOUGH - 1, False), (ENOUGH, True)])
 def test_a_curve_is_drawn_of_enough_drills_only(tmp_path, count, is_drawn):
-    blocks, _ = page_blocks(read_drills(results(tmp_path, [GOOD] * count)))
+    blocks = page_blocks(read_drills(results(tmp_path, [GOOD] * count)))
     words = " ".join(block.text for block in blocks if isinstance(block, Words))
     assert ("Too few to tell" not in words) == is_drawn
 

@@ -14,10 +14,17 @@ from helpers import ROOT
 from repairs import project_with_repairs, proposal, propose
 from test_postmortem import content
 
-from lepton_kit.diagnosis.history import History
+from lepton_kit.diagnosis.history import History, read_history
 from lepton_kit.diagnosis.judgement import parse_judgement
 from lepton_kit.errors import InputError
-from lepton_kit.ops.incident_pages import Incident, make_pdf, page_blocks, publish_incident, publish_pdfs
+from lepton_kit.ops.incident_pages import (
+    Incident,
+    figure_of_objective,
+    make_pdf,
+    page_blocks,
+    publish_incident,
+    publish_pdfs,
+)
 from lepton_kit.ops.watch.history import freeze_history
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.reports.blocks import Table, Words, as_cells, as_markdown
@@ -105,6 +112,18 @@ def test_impact_and_cost_are_measured_from_the_recording():
     rows = {row[0]: row[1:] for row in table.rows}
     assert int(rows["requests, from onset to end"][0].replace(",", "")) > 0
     assert rows["cost, at 12 a minute"][1] == "EUR"
+
+
+def test_the_decisive_figure_is_the_objective_that_alerted_before_during_and_after():
+    shipped = ROOT / "runbooks/recordings/stale-feed-repaired"
+    history = read_history(shipped / "history.json")
+    recordings = [read_recording(shipped / name) for name in ("recording", "after")]
+    figure = figure_of_objective(history, *recordings)
+    assert figure.caption.startswith("Freshness, the objective that alerted")
+    assert "from 100 % at first to 100 % at last; the lowest is 0 %" in figure.alt
+    assert figure.svg.startswith("<svg")
+    without = figure_of_objective(history.model_copy(update={"promise": None}), *recordings)
+    assert without is None and figure_of_objective(history, None, None) is None
 
 
 def test_the_previous_incident_of_the_kind_is_compared_by_results():

@@ -8,7 +8,16 @@ import pytest
 from helpers import ROOT
 from incident_variants import failing, fault_time, slow, wrong_model
 
-from lepton_kit.diagnosis.recovery import Ratio, judge_recovery, objective_of, side_effect, sli_ratio, sli_ratios
+from lepton_kit.diagnosis.recovery import (
+    MOST_PERIODS,
+    Ratio,
+    judge_recovery,
+    objective_of,
+    side_effect,
+    sli_over_time,
+    sli_ratio,
+    sli_ratios,
+)
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import read_recording
 from lepton_kit.telemetry.slo import read_objectives
@@ -119,3 +128,28 @@ def test_the_alerts_objective_is_the_one_judged_and_without_an_alert_the_one_tha
     assert objective_of(silent, objectives).name == "goog-availability"
     with pytest.raises(InputError, match="no objective"):
         objective_of(recording, [])
+
+
+def test_an_indicator_over_time_is_that_of_its_periods_and_falls_where_the_incident_is():
+    recording = read_recording(ROOT / "runbooks/recordings/missing-values")
+    objective = OBJECTIVES["errors"]
+    found = sli_over_time(recording, objective)
+    window = recording.incident.window
+    assert 20 < len(found) <= MOST_PERIODS and found["time"].is_monotonic_increasing
+    assert found["share"].between(found["low"] - 1e-9, found["high"] + 1e-9).all()
+    whole = sli_ratio(recording, objective, pd.Timestamp(window.start), pd.Timestamp(window.end))
+    assert found["events"].sum() == pytest.approx(whole.total, rel=0.02)
+    assert (found["share"] * found["events"]).sum() == pytest.approx(whole.good, rel=0.02)
+    alert = pd.Timestamp(recording.incident.alerts[0].starts_at)
+    assert found["share"][found["time"] < alert].median() > 0.99 > 0.9 > found["share"][found["time"] > alert].median()
+
+
+def test_an_indicator_of_few_events_has_so_many_periods_as_can_be_judged():
+    recording = read_recording(ROOT / "runbooks/recordings/volatility-2008")
+    found = sli_over_time(recording, OBJECTIVES["coverage"])
+    assert 2 < len(found) < 15 and found["events"].mean() >= OBJECTIVES["coverage"].minimum
+
+
+def test_an_indicator_of_which_nothing_was_recorded_has_no_period():
+    recording = read_recording(ROOT / "runbooks/recordings/volatility-2008")
+    assert sli_over_time(recording, OBJECTIVES["freshness"]).empty

@@ -233,6 +233,39 @@ def sli_ratios(
     return before, during, after
 
 
+MOST_PERIODS = 60
+
+
+def sli_over_time(recording: Recording, objective: Objective) -> pd.DataFrame:
+    """Return an objective's indicator by periods of equal length over the whole window.
+
+    As many periods as give each the events that the objective needs to be judged, and at most `MOST_PERIODS`. They
+    begin and end where metrics were read, so that no increase is cut in two.
+
+    Returns
+    -------
+    DataFrame
+        `time` (the middle of the period, UTC), `share` of good events, `low` and `high` (its 95 % interval), `events`;
+        no row for a period without events.
+    """
+    window = recording.incident.window
+    start, end = pd.Timestamp(window.start), pd.Timestamp(window.end)
+    events = sli_ratio(recording, objective, start, end).total
+    count = int(min(MOST_PERIODS, max(1.0, events // objective.minimum)))
+    borders = pd.date_range(start, end, periods=count + 1)
+    read = pd.DatetimeIndex(recording.metrics["time"].unique()).sort_values()
+    if objective.total.metric != ACTUALS and len(read) > count:
+        inner = read[read.get_indexer(borders[1:-1], method="nearest")]
+        borders = pd.to_datetime([start, *inner.unique(), end], utc=True)
+    rows = []
+    for first, last in pairwise(borders):
+        held = sli_ratio(recording, objective, first, last)
+        if held.total:
+            rows.append((first + (last - first) / 2, held.share, *held.interval, held.total))
+    table = pd.DataFrame(rows, columns=["time", "share", "low", "high", "events"])
+    return table.astype({"time": "datetime64[us, UTC]"})
+
+
 def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objective:
     """Return the objective whose alert led to the recording.
 

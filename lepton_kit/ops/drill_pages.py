@@ -29,7 +29,7 @@ from lepton_kit.ops.drill_scores import (
     times,
 )
 from lepton_kit.ops.drills import VERDICTS, Drilled
-from lepton_kit.ops.page_figures import draw_png
+from lepton_kit.ops.page_figures import drawn
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_page
 from lepton_kit.reports.cards import FIGURE, Card, place
 from lepton_kit.reports.publish import reports_folder
@@ -37,6 +37,9 @@ from lepton_kit.reports.publish import reports_folder
 DOWNLOAD = "drills.json"
 ENOUGH = 30
 """Drills in which a cause was named, below which a curve of stated probabilities would show chance alone."""
+
+MATRIX = "confusion"
+"""The figure that stands for the page in listings."""
 
 SIZE = (8.0, 3.4)
 """Of a figure, in inches."""
@@ -86,7 +89,8 @@ def publish_drills(project: Path, path: Path) -> Card:
     """
     reports = reports_folder(project)
     drills = read_drills(path)
-    blocks, matrix = page_blocks(drills)
+    blocks = page_blocks(drills)
+    matrix = next(one.content for one in blocks if isinstance(one, Figure) and one.name == MATRIX)
     slim = [replace(one, extra={k: v for k, v in one.extra.items() if k == SCORED}) for one in drills.results.drills]
     held = replace(drills.results, drills=tuple(slim))  # without the folders of whoever made them
     files: dict[str, bytes | Path] = {FIGURE: matrix, DOWNLOAD: json.dumps(held.plain(), indent=1).encode() + b"\n"}
@@ -130,21 +134,19 @@ def card_of(drills: Drills) -> Card:
     )  # fmt: skip
 
 
-def page_blocks(drills: Drills) -> tuple[list[Block], bytes]:
-    """Return the page of drills, from its facts to its provenance, and the picture of its confusion matrix."""
-    matrix = draw_png(partial(plots.confusion_matrix, drills.confusion), *SIZE)
-    blocks = [
+def page_blocks(drills: Drills) -> list[Block]:
+    """Return the page of drills, from its facts to its provenance."""
+    return [
         Facts(_facts(drills), moments=("Made",)),
         Heading("In short"),
         Words(_in_short(drills)),
         *_scores(drills),
-        *_confusion(drills, matrix),
+        *_confusion(drills),
         *_reliability(drills),
         *_faults(drills),
         *_bad(drills),
         *_provenance(drills),
     ]
-    return blocks, matrix
 
 
 def _title(results: Results) -> str:
@@ -213,13 +215,15 @@ def _against_target(name: str, value: float) -> tuple[str, str]:
     return said, "not known" if math.isnan(value) else "yes" if target.is_met(value) else "no"
 
 
-def _confusion(drills: Drills, picture: bytes) -> list[Block]:
+def _confusion(drills: Drills) -> list[Block]:
     counts = drills.confusion
     rows = [[cause, *(str(count) for count in counts.loc[cause])] for cause in counts.index]
     caption = "How often each true cause (rows) was named what (columns). Of two faults at once, either counts as true."
     return [
         Heading("What was named"),
-        Figure(picture, caption, _matrix_in_words(counts), "confusion"),
+        drawn(
+            partial(plots.confusion_matrix, counts), SIZE, caption=caption, alt=_matrix_in_words(counts), name=MATRIX
+        ),
         Table(["True cause", *(f"named {name}" for name in counts.columns)], rows),
     ]
 
@@ -240,7 +244,6 @@ def _reliability(drills: Drills) -> list[Block]:
     heading = Heading("How sure it was, and how right")
     if total < ENOUGH:
         return [heading, Words(f"Too few to tell: a cause was named in {total} drills, and {ENOUGH} are needed.")]
-    picture = draw_png(partial(plots.reliability_curve, table), *SIZE)
     groups = table.to_dict("records")
     said = "; ".join(f"{one['right']:.0%} right where {one['stated']:.0%} was stated" for one in groups)
     rows = [
@@ -250,7 +253,13 @@ def _reliability(drills: Drills) -> list[Block]:
     caption = "Stated probabilities against how often they were right. Above the diagonal the diagnosis is too modest."
     return [
         heading,
-        Figure(picture, caption, f"Stated and measured shares by group: {said}.", "reliability"),
+        drawn(
+            partial(plots.reliability_curve, table),
+            SIZE,
+            caption=caption,
+            alt=f"Stated and measured shares by group: {said}.",
+            name="reliability",
+        ),
         Table(["Stated probability", "Mean stated", "Right", "Drills"], rows),
     ]
 

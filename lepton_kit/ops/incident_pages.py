@@ -8,15 +8,19 @@ import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lepton_kit import plots
 from lepton_kit.diagnosis import postmortem
 from lepton_kit.diagnosis.history import History, Job, utc
 from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
+from lepton_kit.diagnosis.recovery import sli_over_time
 from lepton_kit.errors import InputError
+from lepton_kit.ops.page_figures import drawn
 from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of, with_intervals
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement
@@ -45,6 +49,7 @@ JUDGED = ("What went well", "What went poorly", "Where we were lucky")
 class Incident:
     """All that a page is made of.
 
+    `figure` is the decisive one, which stands for the page in listings too.
     `recorded` is where its recording lies in the project, `after` the recording of what followed, `previous` the
     history of the last incident of the same alert, `linked` are the runs that have a page on the same site.
     """
@@ -54,7 +59,7 @@ class Incident:
     recorded: str
     recording: Recording | None
     after: Recording | None
-    figure: Picture | None
+    figure: Figure | None
     drawn_timeline: Picture | None
     previous: History | None
     cost_per_minute: float | None
@@ -146,15 +151,16 @@ def gather(project: Path, id: str) -> Incident:
         raise InputError(f"incident {id!r}: none of the ledger; `lepton incidents` lists them")
     history = history_of(found, queue, settings, project)
     recorded = found.recording or recording_folder(Path(), id).as_posix()
+    recording, after = _recording(project / recorded), _recording(recording_folder(project, f"{id}-recovery"))
     others = [one for one in queue.incidents(200) if one.name == found.name and one.starts_at < found.starts_at]
     service = settings.services.get(found.service)
     return Incident(
         history=history,
         judgement=read_judgement(open_judgement(found, project)),
         recorded=recorded,
-        recording=_recording(project / recorded),
-        after=_recording(recording_folder(project, f"{id}-recovery")),
-        figure=_figure_of(history.diagnosis, project),
+        recording=recording,
+        after=after,
+        figure=figure_of_objective(history, recording, after) or _figure_of_diagnosis(history.diagnosis, project),
         drawn_timeline=_figure_of_postmortem(queue, id, project),
         previous=history_of(others[0], queue, settings, project) if others else None,
         cost_per_minute=service.cost_per_minute if service else None,
@@ -167,8 +173,39 @@ def _recording(folder: Path) -> Recording | None:
     return read_recording(folder) if (folder / "incident.json").is_file() else None
 
 
-def _figure_of(job: Job | None, project: Path) -> Picture | None:
-    return _first_figure(project, job.run.run_id) if job and job.run else None
+def figure_of_objective(history: History, recording: Recording | None, after: Recording | None) -> Figure | None:
+    """Draw the objective that alerted, over all that was recorded; None where nothing of it was."""
+    if history.promise is None or recording is None:
+        return None
+    objective = history.promise.objective()
+    table = sli_over_time(recording if after is None else postmortem.joined(recording, after), objective)
+    if table.empty:
+        return None
+    times = postmortem.milestones(history)
+    moments = {"onset": times.onset, "alert": times.alerted, "first action": times.mitigated, "over": times.recovered}
+    worst = table.sort_values("share").iloc[0]
+    return drawn(
+        partial(plots.indicator_over_time, table, objective.target, moments),
+        (8.0, 3.4),
+        caption=f"{objective.title}, the objective that alerted: {objective.description}",
+        alt=f"A line of the share of good events by time, from {_share(table['share'].iloc[0])} at first to "
+        f"{_share(table['share'].iloc[-1])} at last; the lowest is {_share(worst['share'])}, at "
+        f"{_moment(worst['time'])}. A dashed line at {_share(objective.target)} is the objective.",
+        name="decisive",
+    )
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _figure_of_diagnosis(job: Job | None, project: Path) -> Figure | None:
+    picture = _first_figure(project, job.run.run_id) if job and job.run else None
+    return (
+        _figure(picture, "What moved, and since when: the first figure of the diagnosis.", "decisive")
+        if picture
+        else None
+    )
 
 
 def _figure_of_postmortem(queue: Queue, id: str, project: Path) -> Picture | None:
@@ -227,10 +264,7 @@ def _summary(incident: Incident) -> list[Block]:
     if written:
         blocks.append(Words(written, is_judged=True))
     blocks.append(Words(_in_short(incident)))
-    if incident.figure:
-        caption = "What moved, and since when: the figure of the diagnosis."
-        blocks.append(_figure(incident.figure, caption, "decisive"))
-    return blocks
+    return [*blocks, incident.figure] if incident.figure else blocks
 
 
 def _figure(picture: Picture, caption: str, name: str) -> Figure:
@@ -416,7 +450,7 @@ def _card(incident: Incident) -> Card:
 def _files(incident: Incident) -> dict[str, bytes | Path]:
     files: dict[str, bytes | Path] = {HISTORY: incident.history.model_dump_json(indent=1).encode()}
     if incident.figure:
-        files[FIGURE] = incident.figure.png
+        files[FIGURE] = incident.figure.content
     return files
 
 

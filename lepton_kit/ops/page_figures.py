@@ -9,28 +9,34 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from lepton_kit.plots import THEME
+from lepton_kit.reports.blocks import Figure
+from lepton_kit.reports.svg import clean_svg
+from lepton_kit.runs.figures import small_svg
 
 SHARP = 2
 """Dots of a picture for one on the page, for screens that have so many."""
 
 
-def draw_png(draw: Callable[[Axes], Any], width: float, height: float) -> bytes:
-    """Return a drawing as a PNG picture; the same drawing gives the same bytes.
+def drawn(draw: Callable[[Axes], Any], size: tuple[float, float], *, caption: str, alt: str, name: str) -> Figure:
+    """Return a drawing as a figure of a page; the same drawing gives the same bytes.
 
     Parameters
     ----------
     draw
         Draws into the axes that it is given.
-    width, height
-        In inches.
+    size
+        Width and height in inches.
+    caption, alt, name
+        The figure's caption, what it shows in words, and its name on the page.
     """
     with mpl.rc_context(THEME):  # type: ignore[arg-type]
-        figure = Figure(figsize=(width, height))
+        figure = Drawing(figsize=size)
         FigureCanvasAgg(figure)
         draw(figure.add_subplot())
         held = io.BytesIO()
         figure.savefig(held, format="png", dpi=SHARP * figure.dpi, facecolor="white", metadata={"Software": None})
-    return held.getvalue()
+        svg = small_svg(figure)
+    return Figure(held.getvalue(), caption, alt, name, clean_svg(svg) if svg else None)
