@@ -65,7 +65,9 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def publish_one_incident(project: Path, run_id: str) -> str:
     """Publish an incident with everything that a page may have, its figure that of a run; return its id."""
     picture = first_figure(read_notebook(project / "runs" / run_id / "notebook.ipynb"))
-    told = replace(incident(), figure=picture, drawn_timeline=picture)
+    assert picture is not None
+    decisive = incident_pages._figure(picture, "What fell.", "decisive")
+    told = replace(incident(), figure=decisive, drawn_timeline=picture)
     repair = next(job for job in told.history.jobs if job.kind == "remedy")
     assert repair.run is not None
     columns = ["period", "share", "low", "high", "events", "unit", "change", "change_low", "change_high", "judged"]
@@ -112,6 +114,24 @@ def test_every_page_is_whole_and_sound_to_read(
         assert levels[0] == 1
         assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), (path, levels)
         assert browser.accessibility_faults() == [], path
+
+
+def test_a_page_is_dark_where_its_reader_likes_it_so(
+    pages: tuple[Path, list[str]], address: str, browser: Browser
+) -> None:
+    lightness = (
+        "[getComputedStyle(document.body), getComputedStyle(document.documentElement)]"
+        ".map(s => s.backgroundColor.match(/[\\d.]+/g).map(Number)).find(c => c.length < 4)[0]"
+    )
+    shown = {}
+    for dark in (False, True):
+        browser.open(address + pages[1][-1], 1280, dark=dark)
+        shown[dark] = (
+            browser.value(lightness),
+            browser.value("getComputedStyle(document.querySelector('main figure img')).filter"),
+        )
+    assert shown[False][0] > 240 and shown[False][1] == "none"
+    assert shown[True][0] < 40 and "invert" in shown[True][1]
 
 
 def test_every_link_leads_somewhere(pages: tuple[Path, list[str]], address: str, browser: Browser) -> None:

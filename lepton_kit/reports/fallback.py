@@ -76,7 +76,11 @@ def _frame(reports: Path) -> Frame:
 def _code_style() -> str:
     from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped] # the import costs what only rendering should pay
 
-    return str(HtmlFormatter(style="default", nobackground=True).get_style_defs(".highlight"))
+    light, dark = (
+        HtmlFormatter(style=style, nobackground=True).get_style_defs(".highlight")
+        for style in ("default", "github-dark")
+    )
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
 def _exporter() -> Any:
