@@ -2,8 +2,9 @@
 
     python reports/screenshots/take.py [--folder F]
 
-The newest run of each notebook, the newest diagnosed incident and the newest drills are published into a copy of the
-project, whose pages Chromium shows. It needs Chromium on the search path, and the package websocket-client.
+The newest run of each notebook, the newest incident that a repair ended (or else the newest that was diagnosed) and the
+newest drills are published into a copy of the project, whose pages Chromium shows. It needs Chromium on the search
+path, and the package websocket-client.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def take_all(project: Path, scratch: Path, folder: Path) -> None:
         When there is no Chromium, no run or no diagnosed incident, or a picture is too large.
     """
     browser = find_browser()
-    incident = diagnosed_incident(project)
+    incident = incident_to_show(project)
     copy = copy_of(project, scratch / "project")
     lepton("publish", "--incident", incident, project=copy)
     if any((copy / "drills").glob("**/*.json")):
@@ -109,20 +110,23 @@ def find_browser() -> str:
     return found
 
 
-def diagnosed_incident(project: Path) -> str:
-    """Return the newest incident that has been diagnosed.
+def incident_to_show(project: Path) -> str:
+    """Return the newest incident that is over after a repair, or else the newest that has been diagnosed.
 
     Raises
     ------
     InputError
-        When there is none.
+        When none has been diagnosed.
     """
     queue = Queue(project)
+    diagnosed, repaired = [], []
     for incident in queue.incidents(200):
-        jobs = queue.jobs(100, incident=incident.id)
-        if any(job.kind == "alert" and job.status == "succeeded" for job in jobs):
-            return str(incident.id)
-    raise InputError(f"no diagnosed incident in {project}: `make demo` makes one")
+        done = {job.kind for job in queue.jobs(100, incident=incident.id) if job.status == "succeeded"}
+        diagnosed += [incident.id] * ("alert" in done)
+        repaired += [incident.id] * ({"alert", "remedy"} <= done and incident.status == "resolved")
+    if not diagnosed:
+        raise InputError(f"no diagnosed incident in {project}: `make demo` makes one")
+    return str([*repaired, *diagnosed][0])
 
 
 def copy_of(project: Path, target: Path) -> Path:
