@@ -36,6 +36,7 @@ CELLS = [
     "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([0.9, 0.7])\nplt.show()",
     "lk.expect(True, 'the window is positive')\nprint('a zebra ' + 'x' * 300)",
 ]
+FORMULA = "The mean is $\\bar{x} = \\frac{1}{n} \\sum_i x_i$."
 
 
 @pytest.fixture(scope="module", params=["nbconvert", "quarto"])
@@ -49,7 +50,10 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )
     (project / "lepton.toml").write_text("")
     made = [
-        run_notebook(Request(write_notebook(project / folder / f"{name}.ipynb", CELLS, title=f"About {name}")), project)
+        run_notebook(
+            Request(write_notebook(project / folder / f"{name}.ipynb", CELLS, title=f"About {name}\n\n{FORMULA}")),
+            project,
+        )
         for folder, name in (("runbooks", "incident-diagnosis"), ("runbooks", "service-health"))
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -175,6 +179,12 @@ def test_a_printed_incident_is_its_words_without_what_only_a_screen_needs(
     browser.call("Emulation.setEmulatedMedia", media="")
     assert "The feed stood still." in shown
     assert "Take along" not in shown
+
+
+def test_a_formula_is_drawn_by_the_browser_alone(pages: tuple[Path, list[str]], browser: Browser) -> None:
+    assert browser.open((pages[0] / pages[1][3]).as_uri(), 1200)["errors"] == []
+    assert browser.value("document.querySelector('main math mfrac').getBoundingClientRect().height") > 15
+    assert "frac" not in browser.value("document.querySelector('main').innerText")
 
 
 def test_a_figure_is_a_picture_and_never_part_of_the_page(

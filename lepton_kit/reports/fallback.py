@@ -17,6 +17,7 @@ from lepton_kit.files import write_atomically
 from lepton_kit.reports.cards import PAGE, Card
 from lepton_kit.reports.listings import split_page
 from lepton_kit.reports.markup import as_text
+from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.quarto import ADVICE
 from lepton_kit.reports.story import RAW_END, RAW_START, html_cell, html_of, split_options
 
@@ -86,12 +87,11 @@ def _code_style() -> str:
 def _exporter() -> Any:
     from nbconvert import HTMLExporter  # the import costs a second that only rendering should pay
 
-    exporter = HTMLExporter(
-        template_name=TEMPLATE.name, extra_template_basedirs=[str(TEMPLATE.parent)], exclude_anchor_links=True
-    )
+    exporter = HTMLExporter(template_name=TEMPLATE.name, extra_template_basedirs=[str(TEMPLATE.parent)])
     exporter.register_filter("options", lambda source: split_options(source, 0)[0])
     exporter.register_filter("without_options", lambda source: split_options(source, 0)[1])
     exporter.register_filter("html_of", html_of)
+    exporter.register_filter("markdown_as_html", markdown_as_html)
     exporter.register_filter("encoded", _encoded)
     return exporter
 
