@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -21,10 +22,12 @@ from helpers import ROOT, write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.reports.cards import KINDS
+from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.page import make_page
 from lepton_kit.reports.publish import publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import Site, _add_missing, build_site
+from lepton_kit.reports.story import story_cells
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.runner import Request, run_notebook
 
@@ -206,6 +209,20 @@ def test_tables_stay_and_code_is_folded_without_its_options(site: Site, made: tu
     assert any("ax.plot([0.9, 0.7])" in code for code in folded)
     assert "#|" not in page.get_text()
     assert "vnd.lepton" not in page.get_text()
+
+
+def test_a_picture_that_was_pasted_into_words_is_shown_and_one_that_is_missing_is_told() -> None:
+    drawn = '<svg xmlns="http://www.w3.org/2000/svg"><script>a()</script><path d="M0 0"/></svg>'
+    words = nbformat.v4.new_markdown_cell(
+        "![a dot](attachment:dot.png), ![a line](attachment:line.svg), ![nothing](attachment:gone.png)",
+        attachments={"dot.png": {"image/png": "iVBORw0KGgo=\n"}, "line.svg": {"image/svg+xml": drawn}},
+    )
+    (cell,) = story_cells(nbformat.v4.new_notebook(cells=[words]))
+    dot, line = BeautifulSoup(markdown_as_html(cell.source), "html.parser").select("img")
+    assert (dot["src"], dot["alt"]) == ("data:image/png;base64,iVBORw0KGgo=", "a dot")
+    shown = base64.b64decode(str(line["src"]).removeprefix("data:image/svg+xml;base64,")).decode()
+    assert "<path" in shown and "script" not in shown
+    assert cell.source.endswith(", nothing")
 
 
 def test_rendering_executes_nothing(site: Site) -> None:

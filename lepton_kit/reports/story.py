@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ def story_cells(notebook: Any, published: Collection[str] = ()) -> list[Any]:
     cells: list[Any] = []
     for index, cell in enumerate(_without_title(notebook.cells)):
         if cell.cell_type == "markdown" and not _is_error_marker(cell):
-            cells.append(new_markdown_cell(_with_links_to_pages(cell.source, published)))
+            cells.append(new_markdown_cell(_with_links_to_pages(_with_attachments(cell), published)))
         elif cell.cell_type == "code" and cell.source.strip():
             cells += _code_cells(cell, index)
     return _with_fewer_folds(cells)
@@ -116,6 +116,26 @@ def _without_title(cells: list[Any]) -> list[Any]:
             cell.source = (cell.source[: found.start()] + cell.source[found.end() :]).strip("\n")
             break
     return kept
+
+
+def _with_attachments(cell: Any) -> str:
+    """Return the words of a cell with the pictures that were pasted into it; for a missing one, what it shows."""
+    held = cell.get("attachments", {})
+
+    def replace(found: re.Match[str]) -> str:
+        address = _address_of(held.get(found["name"], {}))
+        return f"![{found['alt']}]({address})" if address else found["alt"]
+
+    return re.sub(r"!\[(?P<alt>[^\]]*)\]\(attachment:(?P<name>[^()\s]+)\)", replace, cell.source)
+
+
+def _address_of(pasted: Mapping[str, Any]) -> str | None:
+    """Return a pasted picture as an address that holds it; None where it is none, or no safe one."""
+    for kind in ("image/png", "image/jpeg"):
+        if kind in pasted:
+            return f"data:{kind};base64,{''.join(pasted[kind]).replace(chr(10), '')}"
+    drawn = clean_svg("".join(pasted.get("image/svg+xml", "")))
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}" if drawn else None
 
 
 def _with_links_to_pages(words: str, published: Collection[str]) -> str:
