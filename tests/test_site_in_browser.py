@@ -178,7 +178,17 @@ def test_a_printed_incident_is_its_words_without_what_only_a_screen_needs(
     shown = browser.value("document.body.innerText")
     browser.call("Emulation.setEmulatedMedia", media="")
     assert "The feed stood still." in shown
-    assert "Take along" not in shown
+    assert not [words for words in ("Take along", "Search", "Quarto was not found") if words in shown]
+
+
+def test_times_are_told_in_utc_and_where_the_reader_is(
+    pages: tuple[Path, list[str]], address: str, browser: Browser
+) -> None:
+    browser.call("Emulation.setTimezoneOverride", timezoneId="Asia/Tokyo")
+    browser.open(address + pages[1][-1], 1200)
+    shown = browser.value("document.querySelector('main time').innerText")
+    browser.call("Emulation.setTimezoneOverride", timezoneId="")
+    assert shown.startswith("2026-11-25 03:01:00 UTC (") and "12:01:00" in shown and "GMT+9" in shown
 
 
 def test_a_formula_is_drawn_by_the_browser_alone(pages: tuple[Path, list[str]], browser: Browser) -> None:

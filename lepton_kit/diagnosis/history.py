@@ -14,6 +14,7 @@ import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from lepton_kit.errors import InputError
+from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.recordings import printable
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.slo import Objective
@@ -140,9 +141,12 @@ class Action(_Part):
         >>> Action(time=moment, action="set_state", before={"workers": 1, "version": "v1"},
         ...        after={"workers": 3, "version": "v1"}, outcome="done").what
         'set state: workers 1 → 3'
+        >>> Action(time=moment, action="set_state", before={"mends": {}}, after={"mends": {"fill": {"a": 0.1}}},
+        ...        outcome="done").what
+        'set state: mends none → fills 1 feature'
         """
         changes = [
-            f"{name} {self.before.get(name)} → {value}"
+            f"{name} {_in_words(name, self.before.get(name))} → {_in_words(name, value)}"
             for name, value in self.after.items()
             if value != self.before.get(name)
         ]
@@ -150,6 +154,15 @@ class Action(_Part):
         if self.replaced:
             said += f"; {len(self.replaced)} that hung replaced"
         return printable(said if self.outcome in ("", "done") else f"{said} ({self.outcome})")
+
+
+def _in_words(name: str, value: Any) -> str:
+    if name != "mends":
+        return str(value)
+    try:
+        return Mends.model_validate(value or {}).summary or "none"
+    except pydantic.ValidationError:  # a record of an older or newer service
+        return str(value)
 
 
 class History(_Part):

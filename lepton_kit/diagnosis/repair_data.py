@@ -19,7 +19,7 @@ from lepton_kit.diagnosis.case import Case, build_case, contract_breaches, repla
 from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.training import Examples
-from lepton_kit.serving.mends import LAST, Mends
+from lepton_kit.serving.mends import LAST, Mends, listed
 from lepton_kit.telemetry.health import RecordedMetrics, grown
 from lepton_kit.telemetry.recordings import FEATURE, Recording
 from lepton_kit.telemetry.selectors import parse_selector
@@ -531,9 +531,9 @@ def _said_of(mends: Mends) -> list[str]:
     by_factor: dict[float, list[str]] = {}
     for name, factor in mends.scale.items():
         by_factor.setdefault(factor, []).append(name)
-    said = [f"{', '.join(names)}: {1 / factor:g} times as large as before" for factor, names in by_factor.items()]
+    said = [f"{listed(names)}: {1 / factor:g} times as large as before" for factor, names in by_factor.items()]
     said += [f"{name} and {other} come in each other's column" for name, other in mends.swap.items()]
     for words, is_last in (("last", True), ("usual", False)):
         if names := [name for name, value in mends.fill.items() if (value == LAST) is is_last]:
-            said.append(f"{', '.join(names)}: missing at times; the {words} value is nearest to what they would be")
+            said.append(f"{listed(names)}: missing at times; the {words} value is nearest to what they would be")
     return said

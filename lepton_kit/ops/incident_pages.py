@@ -244,13 +244,14 @@ def _facts(incident: Incident) -> dict[str, str]:
     sure = f" ({_sure(probability)} sure)" if isinstance(probability, float) else ""
     also = ", ".join(map(str, said.get("also") or []))
     lasted = times.time_to_recover
+    is_over = history.alert.status == "resolved"
     return {
         "Incident": history.id,
         "Service": history.service,
         "Severity": history.alert.severity,
-        "Status": "resolved" if history.alert.status == "resolved" else "open",
+        "Status": "resolved" if is_over else "open",
         "Cause": f"{said.get('cause', 'not diagnosed')}{sure}" + (f", and {also}" if also else ""),
-        "Next action": str(said.get("next_action", "")),
+        "Next action": "" if is_over else str(said.get("next_action", "")),
         "Began": _moment(times.onset),
         "Noticed": _moment(times.alerted),
         "Over": _moment(times.recovered),
@@ -483,9 +484,14 @@ def _moment(time: pd.Timestamp | datetime | None) -> str:
 
 
 def _number(value: Any) -> str:
+    """Return a number as it is read: three digits, or all before the point.
+
+    >>> _number(2146.27), _number(5.8132), _number(None)
+    ('2,146', '5.81', 'not known')
+    """
     if value is None or pd.isna(value):
         return "not known"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}"
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.3g}"
 
 
 def _sure(probability: float) -> str:

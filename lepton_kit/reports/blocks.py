@@ -239,10 +239,42 @@ def _cell(text: str) -> str:
     return as_text(" ".join(text.split()))
 
 
+LINE = 100
+"""Characters that fit beside each other in a table of a PDF."""
+
+
 def _pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int] | None = None) -> str:
-    """Return a pipe table. Pandoc takes the columns' widths from the dashes, so these follow the longest cells."""
-    longest = [max([len(name), *(len(row[place]) for row in rows)]) for place, name in enumerate(head)]
-    shares = widths or [min(max(one, 8), 40) for one in longest]
+    """Return a pipe table, whose columns pandoc makes as wide as their dashes say."""
+    shares = widths or _widths([head, *rows])
     rule = "|".join(f":{'-' * (10 * share)}" for share in shares)
     lines = [f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
+
+
+LONGEST_WORD = 16
+"""Characters of a word that is not broken; a run's id, which may be, is longer."""
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Share a line among columns: each holds its longest word, and the longer its text, the more of the rest it has.
+
+    >>> _widths([["Status", "Why"], ["succeeded", "a reason that is told in some more words than a few"]])
+    [12, 88]
+    """
+    columns = [[_shown_length(cell) for cell in column] for column in zip(*rows, strict=True)]
+    words = [
+        max((min(_shown_length(word), LONGEST_WORD) for cell in column for word in cell.split()), default=1) + 1
+        for column in zip(*rows, strict=True)
+    ]
+    more = [max(0, min(max(column), LINE) - word) + 1 for column, word in zip(columns, words, strict=True)]
+    rest = max(0, LINE - sum(words))
+    return [word + round(rest * own / sum(more)) for word, own in zip(words, more, strict=True)]
+
+
+def _shown_length(text: str) -> int:
+    """Return how many characters a reader sees: a reference is one.
+
+    >>> _shown_length("a&#95;b")
+    3
+    """
+    return len(re.sub(r"&#\d+;", "x", text))

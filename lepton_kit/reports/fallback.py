@@ -28,12 +28,16 @@ BLOCK = re.compile(f"({re.escape(RAW_START)}.*?{re.escape(RAW_END)})", re.DOTALL
 
 @dataclass(frozen=True)
 class Frame:
-    """What surrounds every page of a site: its name, the links on top, style sheets, and the script that searches."""
+    """What surrounds every page of a site: its name, the links on top, style sheets, the script that searches.
+
+    `header` is what Quarto includes in the head of its pages.
+    """
 
     site: str
     navigation: list[tuple[str, str]]
     styles: list[str]
     script: str
+    header: str
 
 
 def render(reports: Path, target: Path, cards: Sequence[Card], on_line: Callable[[str], None]) -> None:
@@ -71,7 +75,8 @@ def _frame(reports: Path) -> Frame:
     links = [(item["text"], item["href"].replace(".qmd", ".html")) for item in website["navbar"]["left"]]
     styles = [TEMPLATE / "style.css", reports / "lepton.css"]
     texts = [path.read_text(encoding="utf-8") for path in [*styles, TEMPLATE / "search.js"]]
-    return Frame(website["title"], links, [_code_style(), *texts[:-1]], texts[-1])
+    header = (reports / "header.html").read_text(encoding="utf-8")
+    return Frame(website["title"], links, [_code_style(), *texts[:-1]], texts[-1], header)
 
 
 def _code_style() -> str:
@@ -104,7 +109,7 @@ def _encoded(data: str, kind: str) -> str:
 def _write(exporter: Any, page: Any, frame: Frame, path: Path, *, root: str, title: str, description: str = "") -> None:
     about = {
         "site": frame.site, "navigation": frame.navigation, "styles": frame.styles, "script": frame.script,
-        "note": NOTE,
+        "header": frame.header, "note": NOTE,
         "root": root, "title": title, "description": description,
     }  # fmt: skip
     markup, _ = exporter.from_notebook_node(page, resources={"page": about})

@@ -84,7 +84,7 @@ class Mends(BaseModel):
         by_factor: dict[float, list[str]] = {}
         for name, factor in self.scale.items():
             by_factor.setdefault(factor, []).append(name)
-        said = [f"{_listed(names)} × {factor:g}" for factor, names in by_factor.items()]
+        said = [f"{listed(names)} × {factor:g}" for factor, names in by_factor.items()]
         said += [f"{name} ↔ {other}" for name, other in self.swap.items()]
         said += [f"fills {len(self.fill)} feature{'s' if len(self.fill) > 1 else ''}"] if self.fill else []
         said += ["keeps back rows that break their contract"] if self.quarantine else []
@@ -276,5 +276,10 @@ def _densities(learnt: pd.DataFrame, moved: np.ndarray, order: np.ndarray) -> di
     return {column: _Density(sample) for column, sample in samples.items()}
 
 
-def _listed(names: Sequence[str], most: int = 3) -> str:
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return names of features in words: all of a few, of more how many there are.
+
+    >>> listed(["a", "b"]), listed(["a", "b", "c", "d"])
+    ('a, b', '4 features')
+    """
     return ", ".join(names) if len(names) <= most else f"{len(names)} features"

@@ -37,7 +37,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COLOURS = 64
 LARGEST, LARGEST_OF_ALL = 150_000, 600_000
 """Bytes of one picture, and of all together."""
-NEEDED = ("reports", "runs", "incidents", "models", "drills", "runbooks", "notebooks", "lepton.toml", "slo")
+NEEDED = ("reports", "runs", "incidents", "services", "models", "drills", "runbooks", "notebooks", "lepton.toml", "slo")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def incident_to_show(project: Path) -> str:
 def copy_of(project: Path, target: Path) -> Path:
     """Copy what pages are made of, so that the project's own site stays as it is."""
     target.mkdir(parents=True)
-    ignored = shutil.ignore_patterns("_site", ".*")
+    ignored = shutil.ignore_patterns("_site", ".*", "requests", "metrics", "workers")  # a service may be writing these
     for name in NEEDED:
         path = project / name
         if path.is_dir():
