@@ -75,8 +75,11 @@ def _frame(reports: Path) -> Frame:
     links = [(item["text"], item["href"].replace(".qmd", ".html")) for item in website["navbar"]["left"]]
     styles = [TEMPLATE / "style.css", reports / "lepton.css"]
     texts = [path.read_text(encoding="utf-8") for path in [*styles, TEMPLATE / "search.js"]]
-    header = (reports / "header.html").read_text(encoding="utf-8")
-    return Frame(website["title"], links, [_code_style(), *texts[:-1]], texts[-1], header)
+    header = reports / "header.html"  # of which a project's own Quarto project may do without
+    return Frame(
+        website["title"], links, [_code_style(), *texts[:-1]], texts[-1],
+        header.read_text(encoding="utf-8") if header.is_file() else "",
+    )  # fmt: skip
 
 
 def _code_style() -> str:
