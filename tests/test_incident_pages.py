@@ -91,6 +91,22 @@ def test_what_people_wrote_is_told_apart_from_what_was_derived():
     assert "<b>The alert</b> came early." in "".join(part.text for part in judged)
 
 
+def test_a_list_that_people_wrote_is_a_list_on_the_site_and_in_a_pdf():
+    blocks = [Words("Two things:\n\n- the alert <b>came</b>\n- early", is_judged=True)]
+    assert [item.text for item in shown(blocks).select(".judged ul li")] == ["the alert <b>came</b>", "early"]
+    words, _ = as_markdown(blocks)
+    assert [line[:5] for line in words.splitlines() if line.startswith("- ")] == ["- the", "- ear"]
+
+
+def test_only_an_open_incident_names_a_next_action():
+    said = content()["jobs"][0]
+    said["run"]["results"]["next_action"] = {"value": "Run the data repair."}
+    for status, named in (("firing", True), ("resolved", False)):
+        history = History.model_validate(content(jobs=[said], alert=content()["alert"] | {"status": status}))
+        page = shown(page_blocks(replace(incident(), history=history)))
+        assert ("Next action" in page.select_one("table.facts").text) is named
+
+
 def test_a_page_says_when_people_have_written_nothing():
     blank = Incident(**{**vars(incident()), "judgement": parse_judgement("")})
     assert "Nobody has written anything yet; it belongs into incidents/" in shown(page_blocks(blank)).text

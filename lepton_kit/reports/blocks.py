@@ -121,16 +121,13 @@ def _cells(block: Block) -> list[Any]:
         case Heading():
             return [new_markdown_cell(f"{'#' * block.level} {as_text(block.text)}")]
         case Words():
-            return [
-                html_cell(_marked("".join(f"<p>{_lines(part)}</p>" for part in _parts(block.text)), block.is_judged))
-            ]
+            return [html_cell(_marked("".join(map(_paragraph_html, _parts(block.text))), block.is_judged))]
         case Facts():
             return [html_cell(_facts_html(block))]
         case Table():
             return [html_cell(_marked(_table_html(block), block.is_judged))]
         case Points():
-            items = "".join(f"<li>{_lines(item)}</li> " for item in block.items)
-            return [html_cell(f'<ul class="points">{items}</ul>')]
+            return [html_cell(_points_html(block.items))]
         case Figure():
             named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": _one_line(block.alt)}
             options = "".join(f"#| {name}: {json.dumps(text)}\n" for name, text in named.items()) + "#| echo: false"
@@ -145,6 +142,25 @@ def _marked(markup: str, is_judged: bool) -> str:
     if not is_judged:
         return markup
     return f'<div class="judged"><p class="by">Written by people</p>{markup}</div>'
+
+
+def _paragraph_html(part: str) -> str:
+    points = _points_of(part)
+    return _points_html(points) if points else f"<p>{_lines(part)}</p>"
+
+
+def _points_html(items: Iterable[str]) -> str:
+    return f'<ul class="points">{"".join(f"<li>{_lines(item)}</li> " for item in items)}</ul>'
+
+
+def _points_of(part: str) -> list[str]:
+    r"""Return the points of a list as people write it; none where it is a paragraph.
+
+    >>> _points_of("- it came early\n- and to the right team"), _points_of("It came - early")
+    (['it came early', 'and to the right team'], [])
+    """
+    lines = part.split("\n")
+    return [line[2:].strip() for line in lines] if all(line.startswith(("- ", "* ")) for line in lines) else []
 
 
 def _facts_html(block: Facts) -> str:
@@ -210,7 +226,7 @@ def _markdown(block: Block) -> str:
         case Heading():
             return f"{'#' * block.level} {as_text(block.text)}"
         case Words():
-            said = "\n\n".join(as_text(part.replace("\n", " ")) for part in _parts(block.text))
+            said = "\n\n".join(map(_paragraph_markdown, _parts(block.text)))
             return f"*Written by people:*\n\n{said}" if block.is_judged else said
         case Facts():
             return _pipe_table(
@@ -224,11 +240,20 @@ def _markdown(block: Block) -> str:
             )
             return f"*Written by people:*\n\n{words}" if block.is_judged else words
         case Points():
-            return "\n".join(f"- {_cell(item)}" for item in block.items)
+            return _points_markdown(block.items)
         case Figure():
             return f"![{as_text(block.caption)}]({_file_of(block)}){{width=75%}}"
         case Code():
             return "```\n" + block.text.replace("```", "'''") + "\n```"
+
+
+def _paragraph_markdown(part: str) -> str:
+    points = _points_of(part)
+    return _points_markdown(points) if points else as_text(part.replace("\n", " "))
+
+
+def _points_markdown(items: Iterable[str]) -> str:
+    return "\n".join(f"- {_cell(item)}" for item in items)
 
 
 def _file_of(block: Figure) -> str:
