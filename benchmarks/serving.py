@@ -105,7 +105,7 @@ def measure(rounds: int, seconds: float) -> None:
 def load(port: int, body: Path, seconds: float) -> dict[str, float]:
     """Drive load from a process of its own."""
     command = [sys.executable, __file__, "--load", str(port), str(body), str(seconds)]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
 
 
 def report(middles: dict[tuple[str, str], dict[str, float]], rounds: int, seconds: float) -> str:
