@@ -237,7 +237,7 @@ MOST_PERIODS = 60
 
 
 def sli_over_time(recording: Recording, objective: Objective) -> pd.DataFrame:
-    """Return an objective's indicator by periods of equal length over the whole window.
+    """Return an objective's indicator by periods of about equal length over the whole window.
 
     As many periods as give each the events that the objective needs to be judged, and at most `MOST_PERIODS`. They
     begin and end where metrics were read, so that no increase is cut in two.
