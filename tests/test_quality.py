@@ -123,3 +123,14 @@ def test_a_spike_on_the_last_day_is_kept_because_tomorrow_is_not_known():
 def test_rounding_of_adjusted_prices_is_not_impossible(prices):
     prices.loc[3, "close"] = prices.loc[3, "high"] * (1 + 1e-9)
     assert not quality.find_impossible_values(prices).any()
+
+
+@pytest.mark.parametrize("first_year", [1, 300, 5000, 9998])
+def test_a_table_at_either_end_of_the_calendar_is_reported(first_year):
+    days = pd.date_range(f"{first_year:04}-01-01", f"{first_year + 1:04}-12-31", unit="us").to_series()
+    days = days[days.dt.day_of_week < 5].drop(days.index[[3, 70]], errors="ignore").reset_index(drop=True)
+    kept = days.drop([60, len(days) - 3])
+    report = quality.quality_report(pd.DataFrame({"date": kept, "close": np.linspace(7, 8, len(kept))})).set_index(
+        "check"
+    )
+    assert report.loc["missing days", "rows"] >= 2

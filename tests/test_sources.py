@@ -1,12 +1,15 @@
 """A price table is read exactly, or refused with one message that says where and why."""
 
 import http.server
+import json
 import os
 import threading
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from lepton_kit.data.sources import read_prices, table_sha256
@@ -151,6 +154,66 @@ def test_rows_longer_than_the_header_are_refused(csv, text):
     assert "more cells" in (message := refusal(csv(text))) or "Expected 2 fields in line 3" in message
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_the_separator_is_the_one_that_parts_the_header(csv, separator):
+    table = separator.join(["Date", "Close"]) + "\n" + separator.join(["2024-01-02", "8.5"])
+    assert read_prices(csv(table))["close"].tolist() == [8.5]
+    assert read_prices(csv(f"sep={separator}\n{table}"))["close"].tolist() == [8.5]
+    message = refusal(csv(table.replace("8.5", "8,5")))
+    assert "'8,5' is not a number" in message
+
+
+def test_rows_longer_than_what_stands_in_the_headers_place_show_it(csv):
+    assert "must be the first line and is '# a feed'" in refusal(csv("# a feed\ndate,close\n2024-01-02,8\n"))
+
+
+@pytest.mark.parametrize(
+    "header", ["Date,Close,close", "Date, close ,CLOSE", "Date,DATE,Close", "Date,Adj Close,adj_close,Close"]
+)
+def test_two_columns_of_one_meaning_are_refused_until_one_is_mapped(csv, header):
+    cells = {"DATE": "2024-01-02", "Date": "2024-01-02"}
+    row = ",".join(cells.get(name, str(number + 1)) for number, name in enumerate(header.split(",")))
+    message = refusal(source := csv(f"{header}\n{row}\n"))
+    mapping = json.loads(message[message.index("{") :])
+    assert "all mean" in message and read_prices(source, mapping)["close"].notna().all()
+
+
+def test_two_columns_of_one_name_are_refused(csv, tmp_path):
+    assert "has 2 columns named 'Close'" in refusal(csv("Date,Close,Close\n2024-01-02,8,9\n"))
+    doubled = pa.table(
+        [pa.array([pd.Timestamp("2024-01-02")]), pa.array([8.0]), pa.array([9.0])], ["date"] + ["close"] * 2
+    )
+    pyarrow.parquet.write_table(doubled, tmp_path / "doubled.parquet")
+    assert "has 2 columns named 'close'" in refusal(str(tmp_path / "doubled.parquet"))
+
+
+@pytest.mark.parametrize("name", ["Ticker", "<TICKER>", "Symbol", "permno", "Name", "station"])
+def test_prices_of_several_tickers_are_refused(csv, name):
+    labels = ("10107", "14593") if name == "permno" else ("AAA", "BBB")
+    rows = [f"2024-01-0{day},{label},{day}" for day in (2, 3) for label in labels]
+    message = refusal(csv("\n".join([f"date,{name},close", *rows])))
+    assert f"column {name} tells 2 price series apart ({', '.join(labels)})" in message
+    assert f"such as {name} = {labels[0]}" in message
+
+
+def test_prices_of_several_tickers_are_refused_where_their_dates_differ_and_in_a_parquets_index(csv, tmp_path):
+    assert "tells 2 price series apart" in refusal(csv("date,ticker,close\n2024-01-02,A,8\n2024-01-03,B,90\n"))
+    index = pd.MultiIndex.from_product([pd.to_datetime(["2024-01-02", "2024-01-03"]), ["A", "B"]], names=["date", "id"])
+    pd.DataFrame({"close": [1.0, 50.0, 2.0, 51.0]}, index=index).to_parquet(tmp_path / "panel.parquet")
+    assert "column id tells 2 price series apart" in refusal(str(tmp_path / "panel.parquet"))
+
+
+def test_series_that_no_column_tells_apart_are_refused(csv):
+    rows = "\n".join(f"2024-01-0{day},{price}" for day in range(2, 9) for price in (day, 100 + day))
+    assert "most dates come more than once with other prices (row 1: 2024-01-02)" in refusal(csv(f"date,close\n{rows}"))
+
+
+def test_a_few_corrections_and_repeated_rows_are_one_series(csv):
+    days = "".join(f"2024-01-{day:02},X,{day},{10 + day}\n" for day in range(2, 12))
+    prices = read_prices(csv(f"date,ticker,close,trades\n{days}2024-01-05,X,5.5,3\n{days}"))
+    assert len(prices) == 21
+
+
 def test_an_empty_a_cut_and_a_foreign_file_are_refused(tmp_path):
     empty, cut, picture = tmp_path / "empty.parquet", tmp_path / "cut.parquet", tmp_path / "picture.png"
     empty.touch()
@@ -160,6 +223,19 @@ def test_an_empty_a_cut_and_a_foreign_file_are_refused(tmp_path):
     assert "is empty (0 bytes)" in refusal(str(empty))
     assert "begins as a Parquet file and is broken" in refusal(str(cut))
     assert "is neither Parquet nor text" in refusal(str(picture))
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"\x1f\x8b\x08\0", "unpack it"),
+        (b"PK\x03\x04\0", "export its table as CSV"),
+        ("Date".encode("utf-16"), "save it as UTF-8"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_what_to_do(tmp_path, start, said):
+    (tmp_path / "prices.csv").write_bytes(start + bytes(40))
+    assert said in refusal(str(tmp_path / "prices.csv"))
 
 
 def test_text_in_a_parquet_column_is_never_turned_into_numbers(tmp_path):

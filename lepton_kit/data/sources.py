@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import http.client
 import io
+import json
 import re
 import urllib.error
 import urllib.request
@@ -37,6 +39,18 @@ DATE_FORMATS = {
     "%d %B %Y": "day Month year",
     "%B %d, %Y": "Month day, year",
 }
+SAMPLE_ROWS = 100
+"""Rows that choose the date formats worth trying on all rows; one is left, or two where day and month look alike."""
+
+SEPARATORS = ",;\t|"
+ARCHIVES = {b"\x1f\x8b": "a gzip file; unpack it", b"PK\x03\x04": "a zip or Excel file; export its table as CSV"}
+
+SERIES_NAMES = {
+    *("ticker", "symbol", "isin", "cusip", "sedol", "figi", "ric", "permno", "gvkey", "secid", "name"),
+    *("instrument", "security", "stock", "asset", "company", "commodity", "currency"),
+}
+"""Columns that name the traded thing: two values in one of them are two price series in one table."""
+
 MIDNIGHT = re.compile(r"[ T]00:00(:00(\.0+)?)?\s*(Z|[+-]\d\d:?\d\d)?$")
 
 
@@ -61,8 +75,9 @@ def read_prices(source: str, columns: dict[str, str] | None = None) -> pd.DataFr
     Raises
     ------
     InputError
-        When the source cannot be read, holds no rows, lacks a column, or a cell is not what its column must hold: text
-        for a price, a date in another format than the rest, dates whose day and month cannot be told apart.
+        When the source cannot be read, holds no rows, lacks a column or has two for one meaning, holds the prices of
+        several tickers, or a cell is not what its column must hold: text for a price, a date in another format than
+        the rest, dates whose day and month cannot be told apart.
 
     Examples
     --------
@@ -72,11 +87,14 @@ def read_prices(source: str, columns: dict[str, str] | None = None) -> pd.DataFr
     if source.startswith("sample:"):
         return check_raw(_normalised(_sample(source), source), f"source {source}")
     content = _content(source)
-    if content.startswith(b"PAR1"):
-        table = _named(_from_parquet(content, source), columns or {}, source)
-    else:
-        table = _parsed(_named(_from_csv(content, source), columns or {}, source), source)
-    return check_raw(_normalised(table, source), f"source {source}")
+    is_parquet = content.startswith(b"PAR1")
+    table = _from_parquet(content, source) if is_parquet else _from_csv(content, source)
+    used = _columns_used(table, columns or {}, source)
+    prices = pd.DataFrame({name: table.iloc[:, position] for name, position in used.items()})
+    prices = _normalised(prices if is_parquet else _parsed(prices, source), source)
+    check_raw(prices, f"source {source}")
+    _refuse_several_series(table, prices["date"], used, source)
+    return prices
 
 
 def table_sha256(frame: pd.DataFrame) -> str:
@@ -126,7 +144,7 @@ def _file(path: Path) -> bytes:
 
 def _from_parquet(content: bytes, source: str) -> pd.DataFrame:
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content))
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(content)).read()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"source {source}: begins as a Parquet file and is broken ({reason})") from error
@@ -139,36 +157,69 @@ def _from_csv(content: bytes, source: str) -> pd.DataFrame:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"source {source}: is neither Parquet nor text in UTF-8 (byte {error.start})") from error
+        known = next((kind for start, kind in ARCHIVES.items() if content.startswith(start)), "save it as UTF-8")
+        raise InputError(f"source {source}: is neither Parquet nor text in UTF-8 ({known})") from error
     if "\0" in text:
-        raise InputError(f"source {source}: is neither CSV nor Parquet; it holds NUL bytes")
+        known = next((kind for start, kind in ARCHIVES.items() if content.startswith(start)), "it holds NUL bytes")
+        raise InputError(f"source {source}: is neither CSV nor Parquet ({known})")
     try:
-        table = pd.read_csv(io.StringIO(text), dtype=str, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        separator, header, text = _header(text)
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, skipinitialspace=True)
+    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"source {source}: is not a CSV table ({str(error).strip()})") from error
     if not isinstance(table.index, pd.RangeIndex):
-        rule = "cells are parted by commas, decimals by a point"
-        raise InputError(f"source {source}: rows have more cells than the header; {rule}")
-    return table
+        names = ", ".join(map(repr, header))
+        raise InputError(
+            f"source {source}: rows have more cells than the header, which must be the first line and is {names}; "
+            "decimals are written with a point"
+        )
+    return table.set_axis(header, axis="columns") if len(header) == table.shape[1] else table
+
+
+def _header(text: str) -> tuple[str, list[str], str]:
+    """Return the separator that parts the first line into most cells, those cells, and the text without Excel's line.
+
+    The cells are those of the file: pandas would call a second `Close` `Close.1`.
+    """
+    separators = SEPARATORS
+    if excel := re.match(r"sep=(.)\r?\n", text):
+        separators, text = excel[1], text[excel.end() :]
+    headers = {
+        separator: next(filter(None, csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)), [])
+        for separator in separators
+    }
+    separator = max(headers, key=lambda separator: len(headers[separator]))
+    return separator, headers[separator], text
 
 
 # --- from the table's names to the kit's --------------------------------------------------------------------------
 
 
-def _named(table: pd.DataFrame, columns: dict[str, str], source: str) -> pd.DataFrame:
-    """Return the kit's columns, renamed and in the kit's order."""
+def _columns_used(table: pd.DataFrame, columns: dict[str, str], source: str) -> dict[str, int]:
+    """Return the kit's names, in the kit's order, and at which position of the table each lies."""
     _check_mapping(table, columns, source)
-    origin = {name: column for column, name in columns.items()}
-    for column in table.columns:
-        name = re.sub(r"[\s_]+", "_", str(column).strip().lower())
-        if name in COLUMNS and name not in origin and column not in columns:
-            origin[name] = column
+    origin: dict[str, list[int]] = {}
+    for position, column in enumerate(table.columns):
+        own = re.sub(r"[\s_]+", "_", str(column).strip().lower())
+        name = columns.get(column, own if own not in columns.values() and column not in columns else None)
+        if name in COLUMNS:
+            origin.setdefault(str(name), []).append(position)
+    for name, positions in origin.items():
+        if len(positions) > 1:
+            raise InputError(f"source {source}: {_doubled(table.columns[positions], name)}")
     if missing := [name for name in REQUIRED if name not in origin]:
         raise InputError(
             f"source {source}: lacks column {', '.join(missing)}; it has {_listed(table.columns)}; "
-            f'map it with columns, such as {{"{_unnamed(table, origin)}": "{missing[0]}"}}'
+            f"map it with columns, such as {json.dumps({_unnamed(table, origin): missing[0]}, ensure_ascii=False)}"
         )
-    return pd.DataFrame({name: table[origin[name]] for name in COLUMNS if name in origin})
+    return {name: origin[name][0] for name in COLUMNS if name in origin}
+
+
+def _doubled(rivals: pd.Index, name: str) -> str:
+    if rivals.nunique() == 1:
+        return f"has {len(rivals)} columns named {rivals[0]!r}; rename or remove all but the right one"
+    mapping = json.dumps({str(rivals[0]): name}, ensure_ascii=False)
+    return f"{' and '.join(map(repr, rivals))} all mean {name}; map the right one with columns, such as {mapping}"
 
 
 def _check_mapping(table: pd.DataFrame, columns: dict[str, str], source: str) -> None:
@@ -181,13 +232,50 @@ def _check_mapping(table: pd.DataFrame, columns: dict[str, str], source: str) ->
         raise InputError(f"columns = {columns}: maps two columns to one name")
 
 
-def _unnamed(table: pd.DataFrame, origin: dict[str, str]) -> str:
+def _unnamed(table: pd.DataFrame, origin: dict[str, list[int]]) -> str:
     """Return the first column that has no meaning yet, as an example of what may be mapped."""
-    return next((str(column) for column in table.columns if column not in origin.values()), "its name")
+    taken = {position for positions in origin.values() for position in positions}
+    return next((str(name) for position, name in enumerate(table.columns) if position not in taken), "its name")
+
+
+def _refuse_several_series(table: pd.DataFrame, dates: pd.Series, used: dict[str, int], source: str) -> None:
+    """Raise where the table holds the prices of several tickers: cleaning would keep one price of each day, of any.
+
+    Columns named as in `SERIES_NAMES` are believed. Others are looked at only where dates come again with other cells:
+    text that is different on every row of such a date tells series apart, and so does a number where most dates do so.
+    """
+    others = table.drop(columns=table.columns[list(used.values())])
+    for name, labels in others.items():
+        if re.sub(r"\W", "", str(name)).lower() in SERIES_NAMES and labels.nunique() > 1:
+            raise InputError(f"source {source}: {_several(str(name), labels)}")
+    if not dates.duplicated().any():
+        return
+    distinct = ~table.duplicated()
+    again = distinct & dates.where(distinct).duplicated(keep=False) & dates.notna()
+    most = again.sum() > distinct.sum() / 2
+    for name, labels in others.items():
+        is_text = pd.to_numeric(labels, errors="coerce").isna().any()
+        if again.any() and (is_text or most) and not pd.DataFrame([dates[again], labels[again]]).T.duplicated().any():
+            raise InputError(f"source {source}: {_several(str(name), labels)}")
+    if most:
+        row = int(again.to_numpy().argmax())
+        raise InputError(
+            f"source {source}: most dates come more than once with other prices (row {row + 1}: "
+            f"{dates.iloc[row]:%Y-%m-%d}); a price table holds one row a day of one series"
+        )
+
+
+def _several(name: str, labels: pd.Series) -> str:
+    values = labels.dropna().unique()
+    listed = ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
+    return (
+        f"column {name} tells {len(values)} price series apart ({listed}); a price table holds one: "
+        f"keep the rows of one, such as {name} = {values[0]}"
+    )
 
 
 def _listed(names: pd.Index) -> str:
-    return ", ".join(str(name) for name in names) or "no columns"
+    return ", ".join(" ".join(str(name).split()) for name in names) or "no columns"
 
 
 # --- from text to dates and numbers -------------------------------------------------------------------------------
@@ -211,17 +299,24 @@ def _numbers(cells: pd.Series, source: str) -> pd.Series:
 
 def _dates(cells: pd.Series, source: str) -> pd.Series:
     """Parse dates in the one format that fits all rows; refuse a mixture and what fits two formats."""
-    text = cells.str.strip().str.replace(MIDNIGHT, "", regex=True)
-    given = text[text.notna()]
-    readings = {form: pd.to_datetime(given, format=form, errors="coerce") for form in DATE_FORMATS}
+    given = cells.dropna().str.strip()
+    if given.str.contains(":", regex=False).any():
+        given = given.str.replace(MIDNIGHT, "", regex=True)
+    likely = [form for form in DATE_FORMATS if _read_as(form, given.head(SAMPLE_ROWS)).notna().all()]
+    readings = {form: _read_as(form, given) for form in likely}
     whole = [form for form, days in readings.items() if days.notna().all()]
     if not whole:
-        raise InputError(f"source {source}: column date, {_mixture(given, readings)}")
+        every = {form: _read_as(form, given) for form in DATE_FORMATS}
+        raise InputError(f"source {source}: column date, {_mixture(given, every)}")
     for form in whole[1:]:
         differing = readings[form] != readings[whole[0]]
         if differing.any():
             raise InputError(f"source {source}: column date, {_ambiguity(given, differing, whole[0], form)}")
     return readings[whole[0]].reindex(cells.index)
+
+
+def _read_as(form: str, given: pd.Series) -> pd.Series:
+    return pd.to_datetime(given, format=form, errors="coerce")
 
 
 def _mixture(given: pd.Series, readings: dict[str, pd.Series]) -> str:

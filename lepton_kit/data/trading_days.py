@@ -107,6 +107,8 @@ def recurring_closures(dates: pd.Series) -> pd.DatetimeIndex:
 
 
 def _recurs(day: date, closed: set[date], span: tuple[date, date]) -> bool:
+    if not date.min.year + YEARS_AROUND < day.year < date.max.year - YEARS_AROUND:
+        return False  # the years around it are beyond the calendar, so nothing can show that it recurs
     return any(_usually_closed(pattern, closed, span) for pattern in _patterns(day))
 
 
