@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from lepton_kit.data import drift
 from lepton_kit.errors import InputError
@@ -104,3 +105,29 @@ def test_a_short_or_constant_series_has_no_change_point():
 def test_the_label_of_a_change_point_skips_missing_values():
     series = pd.Series([0.0, 0.1] * 10 + [np.nan] * 5 + [5.0, 5.1] * 10, index=range(100, 145))
     assert drift.change_point(series).label == 125
+
+
+def test_each_statistic_of_a_large_table_is_scipys(rng):
+    tied = {"tied": rng.integers(0, 9, 3000) * 1.0}
+    before = pd.DataFrame(
+        {"loud": rng.normal(size=3000), **tied, "gaps": np.where(rng.random(3000) < 0.1, np.nan, 1.5)}
+    )
+    during = pd.DataFrame({"loud": rng.normal(0.2, 2, 800), "tied": rng.integers(0, 8, 800) * 1.0, "gaps": 1.5})
+    table = drift.drift_table(before, during)
+    for column in before:
+        was, now = before[column].dropna(), during[column]
+        ks = stats.ks_2samp(was, now, method="asymp")
+        distance = stats.wasserstein_distance(was, now) / (was.std(ddof=0) or 1)
+        assert table.loc[column, ["ks", "ks_p", "wasserstein"]].tolist() == pytest.approx([*ks, distance])
+    levene = stats.levene(before["loud"], during["loud"], center="median").pvalue
+    assert table.loc["loud", "spread_p"] == pytest.approx(levene)
+
+
+def test_a_profile_of_the_reference_gives_the_same_table_again_and_again(rng):
+    before = pd.DataFrame({"a": rng.normal(size=300), "empty": np.nan, "text": "x"})
+    kept = drift.profile(before)
+    for scale in (1, 3):
+        during = before.assign(a=before["a"] * scale)
+        pd.testing.assert_frame_equal(drift.drift_table(kept, during), drift.drift_table(before, during))
+    with pytest.raises(InputError, match="lacks column a"):
+        drift.drift_table(kept, before.drop(columns="a"))

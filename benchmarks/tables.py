@@ -1,0 +1,105 @@
+"""Measures reading a price table beside pandas, and the drift table beside scipy; writes the table to RESULTS.md.
+
+    python benchmarks/tables.py [--rows 1000000]
+
+Both sides run in turn in this process, and times are the process's own: ratios hold on a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from results import write_section
+from scipy import stats
+
+from lepton_kit.data.drift import drift_table, population_stability_index, profile
+from lepton_kit.data.sources import read_prices
+
+ROUNDS = 3
+COLUMNS = 20
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the least processor time of a few rounds."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def reading(folder: Path, rows: int) -> tuple[float, float]:
+    """Return the seconds of the kit and of pandas, which is told the format of the dates, for one CSV."""
+    rng = np.random.default_rng(0)
+    prices = pd.DataFrame(rng.uniform(50, 60, (rows, 4)).round(2), columns=["open", "high", "low", "close"])
+    prices.insert(0, "date", pd.date_range("1500-01-01", periods=rows, unit="us").strftime("%Y-%m-%d"))
+    path = folder / "prices.csv"
+    prices.to_csv(path, index=False)
+    read = seconds(lambda: read_prices(str(path)))
+    return read, seconds(lambda: pd.read_csv(path, parse_dates=["date"], date_format="%Y-%m-%d"))
+
+
+def by_scipy(reference: pd.DataFrame, current: pd.DataFrame) -> list[tuple[float, ...]]:
+    """Return the statistics of the drift table, each by the library function that computes it."""
+    return [
+        (
+            population_stability_index(reference[name], current[name]),
+            *stats.ks_2samp(reference[name], current[name], method="asymp"),
+            stats.wasserstein_distance(reference[name], current[name]),
+            stats.levene(reference[name], current[name], center="median").pvalue,
+        )
+        for name in reference
+    ]
+
+
+def drifting(rows: int) -> tuple[float, float, float, list[str]]:
+    """Return the seconds of the kit, of the kit with a profile and of scipy, and the columns whose PSI is over 0.1."""
+    rng = np.random.default_rng(0)
+    reference, current = (pd.DataFrame(rng.normal(size=(rows, COLUMNS))).add_prefix("x") for _ in range(2))
+    current[["x3", "x7"]] = current[["x3", "x7"]] * 1.5 + 0.2
+    kept = profile(reference)
+    table = drift_table(kept, current)
+    plain = seconds(lambda: drift_table(reference, current))
+    profiled = seconds(lambda: drift_table(kept, current))
+    return plain, profiled, seconds(lambda: by_scipy(reference, current)), list(table.index[table["psi"] > 0.1])
+
+
+def main() -> None:
+    """Measure both and write the section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the drift table; the CSV has a fifth")
+    rows = parser.parse_args().rows
+    with tempfile.TemporaryDirectory() as folder:
+        read, pandas = reading(Path(folder), rows // 5)
+    plain, profiled, scipy, found = drifting(rows)
+    told, each = "`pandas.read_csv`, told the format", "the same statistics, each by scipy"
+    table = [
+        (f"`read_prices`, CSV of {rows // 5:,} days, the format of its dates found", read, told, pandas),
+        (f"`drift_table`, {rows:,} rows × {COLUMNS} columns", plain, each, scipy),
+        ("`drift_table` with a `profile` of the reference", profiled, each, scipy),
+    ]
+    lines = [f"| {work} | {a:.2f} | {beside} | {b:.2f} | {a / b:.2f} |" for work, a, beside, b in table]
+    write_section(
+        f"""## Tables
+
+`python benchmarks/tables.py --rows {rows}`, {platform.machine()}, Python {platform.python_version()}, processor time,
+least of {ROUNDS} rounds in turn.
+
+| work | seconds | beside | seconds | ratio |
+|---|---|---|---|---|
+"""
+        + "\n".join(lines)
+        + f"\n\nPlanted in x3 and x7; with a PSI over 0.1: {', '.join(sorted(found)) or 'none'}."
+    )
+
+
+if __name__ == "__main__":
+    main()
