@@ -1,6 +1,10 @@
+import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -201,13 +205,64 @@ def test_a_rollback_of_nothing_in_the_history_is_refused(shelf, features):
         shelf.incumbent("goog", "v1")
 
 
-@pytest.mark.parametrize("content", [b"", b"v0\n", b"../v1\n", b"\xff\xfe", b"v1\nv2\n"])
-def test_a_damaged_word_of_what_is_current_is_refused_by_name(shelf, features, content):
+@pytest.mark.parametrize("ask", ["current", "load", "rollback"])
+def test_a_damaged_history_names_itself_to_all_who_ask_for_the_current_version(shelf, features, ask):
     shelf.promote("goog", save(shelf, features), "run", "why")
-    (shelf.root / "goog" / "current").write_bytes(content)
-    for ask in (shelf.current, shelf.load):
-        with pytest.raises(InputError, match=r"current: .* is not a version"):
-            ask("goog")
+    (shelf.root / "goog" / "history.jsonl").write_bytes(b"\xff\xfe")
+    more = ("run", "why") if ask == "rollback" else ()
+    with pytest.raises(InputError, match=r"history\.jsonl: line 1 .* is not a promotion or rollback"):
+        getattr(shelf, ask)("goog", *more)
+
+
+@pytest.mark.parametrize(("step", "more", "after"), [("promote", ["v3"], "v3"), ("rollback", [], "v1")])
+def test_a_kill_at_any_moment_leaves_the_version_before_or_the_one_after(shelf, features, tmp_path, step, more, after):
+    versions = [save(shelf, features, seed) for seed in range(3)]
+    for version in versions[:2]:
+        shelf.promote("goog", version, "run", "better")
+    found, was_killed = set(), True
+    while was_killed:
+        moment = len(list(tmp_path.glob("killed-*")))
+        home = tmp_path / f"killed-{moment}"
+        shutil.copytree(shelf.root, home)
+        was_killed = killed_at(moment, lambda home=home: getattr(Registry(home), step)("goog", *more, "run", "why"))
+        left = Registry(home)
+        found.add(current := left.current("goog"))
+        assert left.history("goog")[-1]["version"] == current
+        if current != "v1":
+            assert left.rollback("goog", "run", "bad") != current
+    assert found == {"v2", after}
+
+
+def killed_at(moment, act):
+    """Do something in a forked process that kills itself at its n-th file operation; say whether it came that far."""
+    if child := os.fork():
+        _, status = os.waitpid(child, 0)
+        assert status in (0, signal.SIGKILL)
+        return status != 0
+    seen = itertools.count()
+
+    def hook(event, _):
+        if event in ("open", "os.rename", "os.chmod") and next(seen) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        sys.addaudithook(hook)
+        act()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_a_rollback_returns_another_version_or_says_that_there_is_none(shelf, features):
+    save(shelf, features, 0), save(shelf, features, 1)
+    history = shelf.root / "goog" / "history.jsonl"
+    twice = '{"action": "promote", "version": "v2"}\n' * 2  # as an earlier kit left it after a kill
+    history.write_text('{"action": "promote", "version": "v1"}\n' + twice)
+    assert shelf.rollback("goog", "run", "bad") == "v1" == shelf.current("goog")
+    history.write_text(twice)
+    with pytest.raises(InputError, match="no earlier version"):
+        shelf.rollback("goog", "run", "bad")
+    assert shelf.current("goog") == "v2"
 
 
 @pytest.mark.parametrize("name", ["", "../goog", "Goog", "a/b", ".hidden"])

@@ -1,9 +1,9 @@
-"""The registry: `models/<name>/<version>/`, immutable folders with checksums, and the word of which one is `current`.
+"""The registry: `models/<name>/<version>/`, immutable folders with checksums, and the history of promotions.
 
 models/goog/v1/   model.safetensors  architecture.json  scaler.json  card.json  golden.json  SHA256SUMS
                   reference.parquet  where given: a sample of the rows that it learnt from
-models/goog/current        the name of the version in use
-models/goog/history.jsonl  every promotion and rollback: what, when, why, by which run
+models/goog/history.jsonl  every promotion and rollback: what, when, why, by which run; it alone says which version
+                  is current, so that no interruption leaves two files that contradict each other
 """
 
 from __future__ import annotations
@@ -153,24 +153,24 @@ class Registry:
             raise InputError(f"{path}: not readable as Parquet ({error})") from error
 
     def current(self, name: str) -> str | None:
-        """Return the version in use, or None where none has been promoted."""
-        pointer = self._home(name) / "current"
-        if not pointer.is_file():
-            return None
-        version = pointer.read_text(encoding="utf-8", errors="replace").strip()
-        if not VERSION.fullmatch(version):
-            raise InputError(f"{pointer}: {version[:80]!r} is not a version such as 'v1'; restore the file")
-        return version
+        """Return the version in use, or None where none has been promoted.
+
+        Raises
+        ------
+        InputError
+            When the history is damaged.
+        """
+        return next(reversed(self._promoted(name)), None)
 
     def promote(self, name: str, version: str, run_id: str, reason: str) -> None:
         """Make a version the current one, after checking its files; where it is already, nothing changes."""
         with self._locked(name):
             self.verify(name, version)
             if self.current(name) != version:
-                self._point_at(name, version, "promote", run_id, reason)
+                self._note(name, version, "promote", run_id, reason)
 
     def rollback(self, name: str, run_id: str, reason: str) -> str:
-        """Make the version that was current before this one current again, and return it.
+        """Make the version that was current before this one current again, and return it: always another one.
 
         Raises
         ------
@@ -179,11 +179,12 @@ class Registry:
         """
         with self._locked(name):
             stack = self._promoted(name)
-            if len(stack) < 2:
+            earlier = [version for version in stack[:-1] if version != stack[-1]]
+            if not earlier:
                 raise InputError(f"model {name!r} in {self.root}: no earlier version to go back to")
-            self.verify(name, stack[-2])
-            self._point_at(name, stack[-2], "rollback", run_id, reason)
-            return stack[-2]
+            self.verify(name, earlier[-1])
+            self._note(name, earlier[-1], "rollback", run_id, reason)
+            return earlier[-1]
 
     def incumbent(self, name: str, candidate: str) -> str | None:
         """Return the version that a candidate must beat: the last one promoted and not rolled back, itself apart.
@@ -227,19 +228,19 @@ class Registry:
         for entry in self.history(name):
             if entry["action"] == "promote":
                 stack.append(entry["version"])
-            elif stack:
+                continue
+            stack = stack[:-1]
+            while stack and stack[-1] != entry["version"]:  # the same version twice in a row is one promotion
                 stack.pop()
-            else:
+            if not stack:
                 raise InputError(f"{self._home(name) / 'history.jsonl'}: holds a rollback with no promotion before it")
         return stack
 
-    def _point_at(self, name: str, version: str, action: str, run_id: str, reason: str) -> None:
-        home = self._home(name)
+    def _note(self, name: str, version: str, action: str, run_id: str, reason: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         entry = {"time": time, "action": action, "version": version, "run_id": run_id, "reason": reason}
         lines = [json.dumps(line) for line in [*self.history(name), entry]]
-        write_atomically(home / "history.jsonl", "\n".join(lines) + "\n")
-        write_atomically(home / "current", version + "\n")
+        write_atomically(self._home(name) / "history.jsonl", "\n".join(lines) + "\n")
 
     def _home(self, name: str) -> Path:
         if not NAME.fullmatch(name):

@@ -96,7 +96,7 @@ def publish_promoted(project: Path) -> list[Card]:
         When a registry or a card cannot be read.
     """
     registry = Registry(project / MODELS)
-    names = sorted(path.parent.name for path in registry.root.glob("*/current"))
+    names = sorted(path.parent.name for path in registry.root.glob("*/history.jsonl"))
     return [
         card
         for name in names
