@@ -22,6 +22,7 @@ from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.models.forecasters import Architecture, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
+from lepton_kit.serving.requestlog import read_requests
 
 TOKEN = "open sesame"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -95,6 +96,11 @@ def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[S
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+
+
+def log_of(service: Service) -> pd.DataFrame:
+    """Return the requests of the last ten minutes."""
+    return read_requests(service.folder / "requests", time.time() - 600, time.time() + 1)
 
 
 def wait_for(question: Any, seconds: float = 60) -> Any:

@@ -11,14 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from helpers import lepton
 from models_sample import google_prices
-from services import project_with_model, serving, wait_for
+from services import log_of, project_with_model, serving, wait_for
 
 from lepton_kit.cli import app
 from lepton_kit.errors import InputError
 from lepton_kit.ops.load import find_arrivals
 from lepton_kit.serving.arrivals import TRACE, Arrivals, generated, traced
 from lepton_kit.serving.replay import Item, Plan, check_address, feed, needed_features, replay
-from lepton_kit.serving.requestlog import read_requests
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +28,6 @@ def service(tmp_path_factory):
 
 def every(seconds):
     return Arrivals("evenly", 1 / seconds, itertools.repeat(seconds))
-
-
-def log_of(service):
-    return read_requests(service.folder / "requests", time.time() - 600, time.time() + 1)
 
 
 def run(service, *words):

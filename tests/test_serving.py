@@ -9,21 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from helpers import lepton, lepton_here
-from services import ADMIN, TOKEN, keep_model, project_with_model, row, serving, wait_for
+from services import ADMIN, TOKEN, keep_model, log_of, project_with_model, row, serving, wait_for
 
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import read_reports
-from lepton_kit.serving.requestlog import read_requests
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     with serving(project_with_model(tmp_path_factory.mktemp("service")), "--workers", "2") as running:
         yield running
-
-
-def log_of(service):
-    return read_requests(service.folder / "requests", time.time() - 600, time.time() + 1)
 
 
 def logged(service, request_id):

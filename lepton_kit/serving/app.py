@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import json
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -275,9 +276,12 @@ class _Seen:
 
 async def _feedback(request: Request, worker: Worker) -> Response:
     given = await _parsed(request, Feedback, worker)
-    is_new, held = await asyncio.to_thread(
-        worker.log.add_feedback, given.request_id, given.row, given.actual, given.rating, given.comment
-    )
+    try:
+        is_new, held = await asyncio.to_thread(
+            worker.log.add_feedback, given.request_id, given.row, given.actual, given.rating, given.comment
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise Refused(503, f"the feedback is not kept, send it again later: {error}", {"Retry-After": "60"}) from error
     if held is None:
         raise Refused(404, f"request {given.request_id!r}, row {given.row}: no forecast of it is kept")
     version, forecast = held

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,9 @@ from lepton_kit.serving.mends import NO_MENDS, Mends
 MOST_WORKERS = 64
 MOST_QUEUED = 100_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+NEWEST_BYTES = 32
+"""Length of the file `newest`, whatever stands in it: written over, it needs no new room on the disk."""
+
 HUNG_SECONDS = 20.0
 """A worker that has not followed a wish for so long hangs: to load a version takes a second, on a busy machine some."""
 
@@ -145,14 +148,23 @@ def newest_data(folder: Path, seen: float) -> float:
 
     A worker by itself would call the service's data stale while others answer all requests.
     """
-    with (folder / "newest").open("a+", encoding="ascii") as file:
+    file = os.open(folder / "newest", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        held = float(file.read() or 0)
+        held = _number(os.pread(file, NEWEST_BYTES, 0))
         if seen > held:
-            file.truncate(0)
-            file.write(repr(seen))
+            with suppress(OSError):  # a full disk: the others learn it once there is room, this worker knows it
+                os.pwrite(file, repr(seen).ljust(NEWEST_BYTES).encode(), 0)
+    finally:
+        os.close(file)
     return max(held, seen)
+
+
+def _number(text: bytes) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:  # cut off by a full disk
+        return 0.0
 
 
 def write_report(folder: Path, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from datetime import UTC, datetime
@@ -26,18 +27,31 @@ class Lines:
 
     def __init__(self, path: Path, most_bytes: int, look_every: int = 1000) -> None:
         self._path, self._most_bytes, self._look_every = path, most_bytes, look_every
-        self._open()
+        self._file, self._count = self._opened(), 0
+        self._lost, self._torn = 0, b""
 
     def append(self, line: dict[str, Any]) -> None:
-        """Append one line, in one write: those of several processes do not mix."""
-        os.write(self._file, (json.dumps(line) + "\n").encode())
+        """Append one line, in one write: those of several processes do not mix.
+
+        A line that the disk refuses is lost; the next one that it takes tells how many were, as `lost_before`.
+        """
+        text = json.dumps({**line, "lost_before": self._lost} if self._lost else line)
+        whole = self._torn + text.encode() + b"\n"
+        try:
+            written = os.write(self._file, whole)
+        except OSError:
+            written = 0
+        if written == len(whole):
+            self._lost, self._torn = 0, b""
+        else:
+            self._lost, self._torn = self._lost + 1, b"\n" if written else self._torn
         self._count += 1
         if self._count % self._look_every == 0:
-            self._turn()
+            with contextlib.suppress(OSError):  # the old file goes on; the next look tries again
+                self._turn()
 
-    def _open(self) -> None:
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        self._count = 0
+    def _opened(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
 
     def _turn(self) -> None:
         """Put a large file aside, and follow where another worker did so."""
@@ -50,8 +64,8 @@ class Lines:
             self._path.replace(self._path.with_suffix(".1.jsonl"))
         elif is_mine:
             return
-        os.close(self._file)
-        self._open()
+        before, self._file = self._file, self._opened()
+        os.close(before)
 
 
 class LineLog(Lines):

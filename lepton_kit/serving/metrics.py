@@ -27,6 +27,25 @@ ERRORS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+KINDS = ("counter", "histogram", "gauge_livesum", "gauge_liveall", "gauge_livemax")
+RESERVED_BYTES = 256 * 1024
+"""Room for some 1,500 numbers of each kind; beyond that a file grows as prometheus_client lets it grow."""
+
+
+def reserve_files(folder: Path) -> None:
+    """Write this worker's files of numbers with room in them, before prometheus_client maps them into memory.
+
+    It would make them sparse, and a write into a hole that a full disk cannot fill kills the process (SIGBUS).
+
+    Raises
+    ------
+    OSError
+        When the disk has no room for them.
+    """
+    for kind in KINDS:
+        (folder / f"{kind}_{os.getpid()}.db").write_bytes(bytes(RESERVED_BYTES))
+
+
 class VersionMetrics:
     """What is counted of one version's answers; looking a label up for each of them would cost more than counting."""
 

@@ -3,14 +3,13 @@
 requests/recent.sqlite       the newest rows, committed within milliseconds, and all feedback that is kept
 requests/<first>-<last>.parquet  older rows, rolled out of it, named by the Unix milliseconds of their first and last
 
-A worker's rows are written by a thread of its own, many in one commit. Whichever worker holds the lock rolls rows over
-and removes files that are too old or too many; a row leaves the database only after its file is on the disk.
+A worker's rows are written by a thread of its own, many in one commit. The supervisor, which answers nobody, rolls rows
+over and removes files that are too old or too many; a row leaves the database only after its file is on the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import queue
@@ -31,6 +30,9 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FORECAST
 
 FEATURE = "feature_"
+DELETED_AT_ONCE = 2000
+"""Rows that one transaction takes out of the database: a few milliseconds in which no worker can write."""
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
     id INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER, request_id TEXT, row INTEGER, version TEXT, status INTEGER,
@@ -115,15 +117,12 @@ class RequestLog:
     ----------
     folder
         The folder of the log; made where it is absent.
-    bounds
-        How much is kept.
     backlog
         Requests that may wait for the disk; `is_full` says when no more shall be taken.
     """
 
-    def __init__(self, folder: Path, bounds: Bounds | None = None, backlog: int = 2000) -> None:
+    def __init__(self, folder: Path, backlog: int = 2000) -> None:
         self.folder = folder
-        self.bounds = bounds or Bounds()
         self.failure: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
         with _connect(folder) as database:
@@ -206,51 +205,12 @@ class RequestLog:
                     return table[0]["version"], json.dumps({name: table[0][name] for name in FORECAST})
         return None
 
-    def roll(self) -> None:
-        """Move old rows to Parquet and remove what is beyond the bounds; nothing where another worker does it now."""
-        with (self.folder / ".roll.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            with _connect(self.folder) as database:
-                self._roll_rows(database)
-            self._remove_files()
-
-    def _roll_rows(self, database: sqlite3.Connection) -> None:
-        rows, oldest, last = database.execute("SELECT count(*), min(time_ms), max(id) FROM requests").fetchone()
-        too_old = rows and oldest < (time.time() - self.bounds.recent_seconds) * 1000
-        if rows == 0 or (rows <= self.bounds.recent_rows and not too_old):
-            return
-        held = pd.read_sql_query("SELECT * FROM requests WHERE id <= ? ORDER BY id", database, params=(last,))
-        path = self.folder / f"{held['time_ms'].min()}-{held['time_ms'].max()}-{last}.parquet"
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.Table.from_pandas(_flat(held), preserve_index=False), temporary, compression="zstd")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)  # a crash from here on leaves rows twice; a reader counts each id once
-        database.execute("DELETE FROM requests WHERE id <= ?", (last,))
-        oldest_kept = (time.time() - self.bounds.days * 86400) * 1000
-        database.execute("DELETE FROM feedback WHERE time_ms < ?", (oldest_kept,))
-
-    def _remove_files(self) -> None:
-        oldest_kept = (time.time() - self.bounds.days * 86400) * 1000
-        room = self.bounds.bytes
-        for path in reversed(parquet_files(self.folder)):
-            room -= path.stat().st_size
-            if room < 0 or int(path.stem.split("-")[1]) < oldest_kept:
-                path.unlink()
-
     def _write(self) -> None:
-        next_roll = time.monotonic() + 5
         while True:
-            try:
-                taken = [self._waiting.get(timeout=max(0.0, next_roll - time.monotonic()))]
-                with contextlib.suppress(queue.Empty):
-                    while len(taken) < 500:
-                        taken.append(self._waiting.get_nowait())
-            except queue.Empty:
-                taken = []
+            taken = [self._waiting.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(taken) < 500:
+                    taken.append(self._waiting.get_nowait())
             self._commit([one for one in taken if isinstance(one, list | Answered)])
             for one in taken:
                 if isinstance(one, threading.Event):
@@ -259,13 +219,18 @@ class RequestLog:
                 if self._database is not None:
                     self._database.close()
                 return
-            if time.monotonic() >= next_roll:
-                self._attempt(self.roll)
-                next_roll = time.monotonic() + 5
 
     def _commit(self, taken: list[Taken]) -> None:
-        if taken:
-            self._attempt(lambda: self._insert(taken))
+        if not taken:
+            return
+        try:
+            self._insert(taken)
+            self.failure = None
+        except (OSError, sqlite3.Error) as error:
+            if self._database is not None:
+                self._database.close()
+            self._database = None  # opened anew for the next rows
+            self.failure = f"prediction log {self.folder}: {error}"  # /readyz says so; answering goes on
 
     def _insert(self, taken: list[Taken]) -> None:
         if self._database is None:
@@ -273,13 +238,50 @@ class RequestLog:
         with self._database:
             self._database.executemany(_INSERT, [values for one in taken for values in _values(one)])
 
-    def _attempt(self, action: Any) -> None:
-        try:
-            action()
-            self.failure = None
-        except (OSError, sqlite3.Error, pa.ArrowException) as error:
-            self._database = None  # opened anew for the next rows
-            self.failure = f"prediction log {self.folder}: {error}"  # /readyz says so; answering goes on
+
+def roll(folder: Path, bounds: Bounds) -> None:
+    """Move old rows of a log to Parquet and remove what is beyond the bounds; one process does so at a time.
+
+    Raises
+    ------
+    OSError, sqlite3.Error, pyarrow.ArrowException
+        When the disk refuses; no row is lost, and the next call tries again.
+    """
+    if (folder / "recent.sqlite").is_file():
+        with contextlib.closing(_open(folder)) as database:
+            _roll_rows(folder, database, bounds)
+    _remove_files(folder, bounds)
+
+
+def _roll_rows(folder: Path, database: sqlite3.Connection, bounds: Bounds) -> None:
+    rows, oldest, last = database.execute("SELECT count(*), min(time_ms), max(id) FROM requests").fetchone()
+    too_old = rows and oldest < (time.time() - bounds.recent_seconds) * 1000
+    if rows == 0 or (rows <= bounds.recent_rows and not too_old):
+        return
+    held = pd.read_sql_query("SELECT * FROM requests WHERE id <= ? ORDER BY id", database, params=(last,))
+    path = folder / f"{held['time_ms'].min()}-{held['time_ms'].max()}-{last}.parquet"
+    temporary = path.with_suffix(".tmp")
+    first = int(held["id"].iloc[0])
+    pq.write_table(pa.Table.from_pandas(_flat(held), preserve_index=False), temporary, compression="zstd")
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)  # a crash from here on leaves rows twice; a reader counts each id once
+    for end in range(first + DELETED_AT_ONCE - 1, last + DELETED_AT_ONCE, DELETED_AT_ONCE):
+        with database:
+            database.execute("DELETE FROM requests WHERE id <= ?", (min(end, last),))
+        time.sleep(0.01)  # the workers' writers wait for this lock, too
+    with database:
+        oldest_kept = (time.time() - bounds.days * 86400) * 1000
+        database.execute("DELETE FROM feedback WHERE time_ms < ?", (oldest_kept,))
+
+
+def _remove_files(folder: Path, bounds: Bounds) -> None:
+    oldest_kept = (time.time() - bounds.days * 86400) * 1000
+    room = bounds.bytes
+    for path in reversed(parquet_files(folder)):
+        room -= path.stat().st_size
+        if room < 0 or int(path.stem.split("-")[1]) < oldest_kept:
+            path.unlink()
 
 
 def parquet_files(folder: Path) -> list[Path]:

@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
@@ -23,6 +25,7 @@ from lepton_kit.serving.config import ServiceConfig, give_to_workers
 from lepton_kit.serving.control import Wish, begin, hung_workers, note_deployment, read_deployments, read_wish
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.serving.metrics import forget_worker
+from lepton_kit.serving.requestlog import Bounds, roll
 
 READY_SECONDS = 60.0
 """Time in which a fresh worker must be ready to answer: seconds, unless other work takes the processors away."""
@@ -32,6 +35,12 @@ END_SECONDS = 10.0
 
 LOOK_EVERY = 1.0
 """Seconds between two looks for workers that hang."""
+
+ROLL_EVERY = 5.0
+"""Seconds between two looks whether the prediction log has rows to roll over."""
+
+LEAST_URGENT = 19
+"""The niceness of the thread that rolls: the workers' answers come first."""
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -54,6 +63,7 @@ class Supervisor(Multiprocess):
     def run(self) -> None:
         """Watch over the workers until told to stop."""
         threading.Thread(target=self._kill_hung_workers, daemon=True).start()
+        threading.Thread(target=self._roll_log, daemon=True).start()
         super().run()
 
     def _kill_hung_workers(self) -> None:
@@ -68,6 +78,17 @@ class Supervisor(Multiprocess):
                 for worker in [one for one in self.processes if one.pid in hung]:
                     logger.error("worker %d hangs: it is killed, and a fresh one takes its place", worker.pid)
                     worker.process.kill()
+
+    def _roll_log(self) -> None:
+        """Keep the prediction log within its bounds: here, where no request waits for the interpreter meanwhile."""
+        with contextlib.suppress(OSError, AttributeError):  # not on every system; then it is as urgent as the rest
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_URGENT)
+        bounds = Bounds(bytes=self.service.log_bytes, days=self.service.log_days)
+        while not self.should_exit.wait(ROLL_EVERY):
+            try:
+                roll(self.service.folder / "requests", bounds)
+            except (OSError, sqlite3.Error, pa.ArrowException) as error:
+                logger.error("the prediction log cannot be rolled over: %s", error)
 
     def keep_subprocess_alive(self) -> None:
         """Replace lost workers, add or end some, and take those that are gone out of the metrics."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 import zlib
@@ -18,9 +19,9 @@ from lepton_kit.serving.batching import Forecasts
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import Report, Wish, newest_data, read_wish, write_report
 from lepton_kit.serving.mends import NO_MENDS, Mender, Mends
-from lepton_kit.serving.metrics import ServiceMetrics
+from lepton_kit.serving.metrics import ServiceMetrics, reserve_files
 from lepton_kit.serving.quarantine import Quarantine
-from lepton_kit.serving.requestlog import Bounds, RequestLog
+from lepton_kit.serving.requestlog import RequestLog
 from lepton_kit.serving.requests import prediction_model
 
 LOOK_EVERY = 0.2
@@ -77,17 +78,19 @@ class Worker:
 
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
+        reserve_files(config.metrics_folder)
         self.metrics = ServiceMetrics()
         self.metrics.starts.inc()
         wish = read_wish(config.folder)
         self.current = load(config, wish.version, wish.mends)
         self.candidate = load(config, wish.candidate, wish.mends) if wish.candidate else None
         self.wish = wish
-        self.log = RequestLog(config.folder / "requests", Bounds(bytes=config.log_bytes, days=config.log_days))
+        self.log = RequestLog(config.folder / "requests")
         self.quarantine = Quarantine(config.folder)
         self.forecasts = Forecasts(wish.queue_limit or config.queue_limit, self.metrics)
         self.newest = 0.0
         self._supervisor = os.getppid()
+        self._untold: Report | None = None
         self._tell(None)
 
     def choose(self, request_id: str, named: str | None = None) -> Loaded | None:
@@ -109,8 +112,10 @@ class Worker:
             if os.getppid() != self._supervisor:
                 os._exit(1)  # nobody would restart, scale or stop this worker any more
             now = time.monotonic()
-            self._note_time(now - looked)
+            with contextlib.suppress(OSError):  # a full disk: answering goes on
+                self._note_time(now - looked)
             looked = now
+            self._report()
             try:
                 wish = await asyncio.to_thread(read_wish, self.config.folder)
             except InputError:
@@ -156,7 +161,15 @@ class Worker:
                 self.metrics.expect_version(held.version)
         candidate = self.candidate.version if self.candidate else None
         report = Report(os.getpid(), self.wish.generation, self.current.version, candidate, error)
-        write_report(self.config.folder, report)
+        self._untold = report
+        self._report()
+
+    def _report(self) -> None:
+        """Write what this worker does where that is still to be told; on a full disk the next look tries again."""
+        if self._untold is not None:
+            with contextlib.suppress(InputError):
+                write_report(self.config.folder, self._untold)
+                self._untold = None
 
     def _note_time(self, passed: float) -> None:
         self.metrics.measure_process()
