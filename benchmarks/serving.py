@@ -1,6 +1,7 @@
 """Times `/v1/predict` of a service beside bare FastAPI apps that call the same model, and batches beside single rows.
 
     python benchmarks/serving.py [--rounds N] [--seconds S]
+    python benchmarks/serving.py --sustained 300 [--rate 1200]
 
 All answer on loopback with one worker and the same uvicorn settings. Load comes from a process of its own: a lean
 client on asyncio streams' own protocol level, 16 connections that are kept alive, each with its next request as soon as
@@ -14,6 +15,9 @@ would write by hand: it validates with pydantic and gives an array to the networ
 `the kit, mends` is a second service of the kit with mends in force: it brings returns in percent back into the model's
 unit, puts an exchanged pair of columns back, fills a missing value, and keeps aside what breaks the contract all the
 same. It is asked with sound rows, like the others, and with rows that have all three faults.
+
+`--sustained` sends single rows at a fixed rate instead (an open loop: latency counts from when a request was due), long
+enough for the request log to be rolled over several times, to the kit and to the leanest bare app in turn.
 """
 
 from __future__ import annotations
@@ -64,15 +68,18 @@ def main() -> None:
     given = argparse.ArgumentParser(description=__doc__)
     given.add_argument("--rounds", type=int, default=5)
     given.add_argument("--seconds", type=float, default=4.0)
+    given.add_argument("--sustained", type=float, metavar="SECONDS", help="a fixed rate for so long instead")
+    given.add_argument("--rate", type=float, default=1200.0, help="requests a second")
     given.add_argument("--bare", nargs=3, metavar=("KIND", "PROJECT", "PORT"), help=argparse.SUPPRESS)
-    given.add_argument("--load", nargs=3, metavar=("PORT", "BODY", "SECONDS"), help=argparse.SUPPRESS)
+    given.add_argument("--load", nargs=4, metavar=("PORT", "BODY", "SECONDS", "RATE"), help=argparse.SUPPRESS)
     asked = given.parse_args()
     if asked.bare:
         serve_bare(asked.bare[0], Path(asked.bare[1]), int(asked.bare[2]))
     elif asked.load:
-        print(
-            json.dumps(asyncio.run(drive(int(asked.load[0]), Path(asked.load[1]).read_bytes(), float(asked.load[2]))))
-        )
+        port, body, seconds, rate = asked.load
+        print(json.dumps(asyncio.run(drive(int(port), Path(body).read_bytes(), float(seconds), float(rate)))))
+    elif asked.sustained:
+        sustain(asked.sustained, asked.rate)
     else:
         measure(asked.rounds, asked.seconds)
 
@@ -102,9 +109,34 @@ def measure(rounds: int, seconds: float) -> None:
     print(text)
 
 
-def load(port: int, body: Path, seconds: float) -> dict[str, float]:
-    """Drive load from a process of its own."""
-    command = [sys.executable, __file__, "--load", str(port), str(body), str(seconds)]
+def sustain(seconds: float, rate: float) -> None:
+    """Send single rows at a fixed rate to the leanest bare app and to the kit, in turn, and write the section."""
+    lines = ["| server | requests | not answered 200 | p50 ms | p99 ms | worst p99 of 10 s, ms | log files |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        project = Path(scratch)
+        body = make_project(project)["single"]
+        for name in ("bare, arrays", "the kit"):
+            with running(name, project) as port:
+                load(port, body, 5.0, rate)  # warms up
+                took = load(port, body, seconds, rate)
+            rolled = len(list((project / "services").glob("*/requests/*.parquet"))) if name in SERVICE else "–"
+            lines.append(
+                f"| {name} | {took['sent']:,.0f} | {took['refused']:,.0f} | {took['p50']:.1f} | {took['p99']:.1f} | "
+                f"{took['worst']:.1f} | {rolled} |"
+            )
+    text = (
+        f"`benchmarks/serving.py --sustained {seconds:g} --rate {rate:g}`, {datetime.now(UTC):%Y-%m-%d}: one worker, "
+        f"{CONNECTIONS} connections, {rate:g} single rows a second (open loop, latency from when each was due), from a "
+        f"process of its own on {os.cpu_count()} cores.\n\n" + "\n".join(lines)
+    )
+    write_section(f"## Sustained serving\n\n{text}")
+    print(text)
+
+
+def load(port: int, body: Path, seconds: float, rate: float = 0.0) -> dict[str, float]:
+    """Drive load from a process of its own: at a rate, or as fast as it is answered."""
+    command = [sys.executable, __file__, "--load", str(port), str(body), str(seconds), str(rate)]
     return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
 
 
@@ -166,43 +198,55 @@ def mends_table(middles: dict[tuple[str, str], dict[str, float]]) -> list[str]:
 # --- the load -----------------------------------------------------------------------------------------------------
 
 
-async def drive(port: int, body: bytes, seconds: float) -> dict[str, float]:
-    """Send a body again and again over all connections; return the rate, latencies in ms and own time per request."""
+async def drive(port: int, body: bytes, seconds: float, rate: float = 0.0) -> dict[str, float]:
+    """Send a body again and again over all connections; return counts, the rate, latencies and own time in ms."""
     head = (
         f"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    spent, until = time.process_time(), time.perf_counter() + seconds
-    loop = asyncio.get_running_loop()
+    spent, began = time.process_time(), time.perf_counter()
+    loop, pause = asyncio.get_running_loop(), CONNECTIONS / rate if rate else 0.0
     clients = [
-        (await loop.create_connection(lambda: Client(head.encode() + body, until), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: Client(head.encode() + body, began + seconds, pause), "127.0.0.1", port))[
+            1
+        ]
         for _ in range(CONNECTIONS)
     ]
-    began = time.perf_counter()
     await asyncio.gather(*(client.over for client in clients))
     took = time.perf_counter() - began
-    latencies = [one for client in clients for one in client.latencies]
-    p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
+    due, latencies = np.array([one for client in clients for one in client.latencies]).T
+    p50, p99 = (1000 * np.quantile(latencies, (0.5, 0.99))).tolist()
+    window = (due // 10).astype(int)
+    worst = max(1000 * float(np.quantile(latencies[window == one], 0.99)) for one in np.unique(window))
     own = 1000 * (time.process_time() - spent) / len(latencies)
-    return {"rate": len(latencies) / took, "p50": 1000 * p50, "p99": 1000 * p99, "client": own}
+    refused = sum(client.refused for client in clients)
+    return {
+        "rate": len(latencies) / took, "sent": len(latencies), "refused": refused,
+        "p50": p50, "p99": p99, "worst": worst, "client": own,
+    }  # fmt: skip
 
 
 class Client(asyncio.Protocol):
-    """One connection; it reads no more of an answer than its status and length."""
+    """One connection; it reads no more of an answer than its status and length.
 
-    def __init__(self, request: bytes, until: float) -> None:
-        self.request, self.until = request, until
-        self.latencies: list[float] = []
+    With a pause (seconds from one request to the next) it keeps to it, and an answer other than 200 is counted; without
+    one it sends its next request as soon as the last is answered, and ends at such an answer.
+    """
+
+    def __init__(self, request: bytes, until: float, pause: float) -> None:
+        self.request, self.until, self.pause = request, until, pause
+        self.latencies: list[tuple[float, float]] = []
+        self.refused = 0
         self.over = asyncio.get_running_loop().create_future()
         self.held, self.length = b"", -1
 
     def connection_made(self, transport: Any) -> None:
         """Begin."""
-        self.transport = transport
+        self.transport, self.due = transport, time.perf_counter()
         self.send()
 
     def send(self) -> None:
         """Send the next request."""
-        self.held, self.length, self.sent = b"", -1, time.perf_counter()
+        self.held, self.length = b"", -1
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
@@ -211,18 +255,23 @@ class Client(asyncio.Protocol):
         if self.length < 0 and (end := self.held.find(b"\r\n\r\n")) >= 0:
             head = self.held[:end].lower()
             if not head.startswith(b"http/1.1 200"):
-                self.over.set_exception(RuntimeError(self.held.decode()[:300]))
-                self.transport.close()
-                return
+                self.refused += 1
+                if not self.pause:
+                    self.over.set_exception(RuntimeError(self.held.decode()[:300]))
+                    self.transport.close()
+                    return
             self.length = end + 4 + int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
         if 0 <= self.length <= len(self.held):
             now = time.perf_counter()
-            self.latencies.append(now - self.sent)
-            if now < self.until:
-                self.send()
-            else:
+            self.latencies.append((self.due, now - self.due))
+            self.due = self.due + self.pause if self.pause else now
+            if self.due >= self.until:
                 self.transport.close()
                 self.over.set_result(None)
+            elif self.due > now:
+                asyncio.get_running_loop().call_later(self.due - now, self.send)
+            else:
+                self.send()
 
 
 # --- the servers --------------------------------------------------------------------------------------------------
