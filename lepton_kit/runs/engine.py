@@ -28,6 +28,7 @@ from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 from lepton_kit.errors import LeptonError
 from lepton_kit.files import write_atomically
 from lepton_kit.runs.client import LocalClient
+from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.saver import NotebookSaver
@@ -172,9 +173,8 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.km = self.create_kernel_manager()
         failed = True
         try:
-            with _undisturbed():
-                self.start_kernel(**options)
-                self._open_channels()
+            self.start_kernel(**options)
+            self._open_channels()
             self._await_kernel()
             failed = not self._run_cells()
             self.set_widgets_metadata()
@@ -182,8 +182,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self.shutdown_kernel = "immediate"  # whatever it is doing now, nobody waits for it any more
             raise
         finally:
-            with _undisturbed():
-                self._let_go(failed)
+            self._let_go(failed)
         return self.nb
 
     def _open_channels(self) -> None:
@@ -359,6 +358,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
 
     def _poll(self, until: float) -> None:
         """Wait until the kernel says something, but not longer than until a moment of the monotonic clock."""
+        deliver()
         now = time.monotonic()
         if now >= self.next_alive_check:
             self.next_alive_check = now + LONGEST_POLL_S
@@ -432,11 +432,12 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
         """
         write = _writer(nb, save_path, output_path)
         manager = TruthfulManager(nb, write, redactor, progress_bar=progress_bar, log_output=log_output)
-        manager.notebook_start()
-        try:
-            cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
-        finally:
-            manager.notebook_complete()
+        with deferred():  # an interrupt comes in `_poll`: a kernel half started could never be let go
+            manager.notebook_start()
+            try:
+                cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
+            finally:
+                manager.notebook_complete()
         return manager.nb
 
     @classmethod
@@ -509,26 +510,6 @@ def _writer(nb: Any, save_path: Path | None, output_path: str | None) -> Callabl
     if path.exists() and not path.is_file():  # such as /dev/null, which a rename would replace
         return lambda content: write_ipynb(nb, output_path)
     return lambda content: write_atomically(path, content)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put off an interrupt until this is done: a kernel half started, or a socket half made, could never be let go."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals interrupt the main thread alone
-        return
-    received: list[int] = []
-    stops = (int(signal.SIGINT), int(signal.SIGTERM))
-    handlers = {number: signal.getsignal(number) for number in stops}
-    for number in handlers:
-        signal.signal(number, lambda number, _: received.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in received[:1]:
-            signal.raise_signal(number)
 
 
 @contextmanager

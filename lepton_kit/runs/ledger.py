@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS runs (
 );
 CREATE INDEX IF NOT EXISTS running ON runs (status) WHERE status = 'running';
 """
+_OWNED = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,6 @@ class Ledger:
         """Lengthen the lease of a claim of this process to `LEASE_S` seconds from now."""
         self._change_mine("UPDATE claims SET lease = ? WHERE key = ? AND done = 0", time.time() + LEASE_S, key)
 
-    def comes_to(self, key: str, run_id: str) -> None:
-        """Note the run that a claim of this process has come to; it may yet be retried."""
-        self._change_mine("UPDATE claims SET run_id = ? WHERE key = ? AND done = 0", run_id, key)
-
     def finish(self, key: str, run_id: str) -> None:
         """Note the run that answers a key for good."""
         self._change_mine("UPDATE claims SET done = 1, run_id = ? WHERE key = ? AND done = 0", run_id, key)
@@ -116,14 +113,29 @@ class Ledger:
         """Give up a claim of this process, so that the key can be run again."""
         self._change_mine("DELETE FROM claims WHERE key = ? AND done = 0", key)
 
-    def started(self, run_id: str) -> None:
-        """Note that this process is running a run."""
+    def started(self, run_id: str, key: str | None = None) -> None:
+        """Note that this process is running a run, and that its claim of a key has come to it; it may yet be retried.
+
+        The row comes before the run's folder: so whatever is found there belongs to somebody who can be looked at.
+        """
         me = Owner.me()
         with self._transaction() as ledger:
             ledger.execute(
                 "INSERT INTO runs VALUES (?, 'running', ?, ?, ?, ?, ?)",
                 [run_id, me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
             )
+            if key is not None:
+                mine = [run_id, key, me.host, me.boot, me.pid, me.born]
+                ledger.execute(f"UPDATE claims SET run_id = ? WHERE key = ? AND done = 0{_OWNED}", mine)
+
+    def never_began(self, run_id: str) -> None:
+        """Forget a run of this process of which there are no files."""
+        self._change_mine("DELETE FROM runs WHERE run_id = ?", run_id)
+
+    def hand_back(self, run_id: str, owner: Owner) -> None:
+        """Undo that a run was taken over, so that it is tried again."""
+        values = (owner.host, owner.boot, owner.pid, owner.born, 0.0, run_id)
+        self._change_mine("UPDATE runs SET host = ?, boot = ?, pid = ?, born = ?, lease = ? WHERE run_id = ?", *values)
 
     def still_runs(self, run_id: str) -> None:
         """Lengthen the lease of a run of this process to `LEASE_S` seconds from now."""
@@ -154,9 +166,8 @@ class Ledger:
     def _change_mine(self, statement: str, *values: object) -> None:
         """Change a claim, unless another process has taken it over."""
         me = Owner.me()
-        mine = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
         with self._transaction() as ledger:
-            ledger.execute(statement + mine, [*values, me.host, me.boot, me.pid, me.born])
+            ledger.execute(statement + _OWNED, [*values, me.host, me.boot, me.pid, me.born])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

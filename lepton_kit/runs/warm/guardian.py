@@ -121,13 +121,20 @@ def _become_guardian() -> None:
 
 
 def _start(run: Callable[[], int], closing: list[socket.socket]) -> int:
+    """Start a child and return its number once it has a group of its own and hears signals: none is lost or fails."""
     parent = os.getpid()
+    readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
         for connection in closing:
             connection.close()
+        os.close(readable)
         _become_child(parent)
+        os.close(writable)
         os._exit(_status_of(run))
+    os.close(writable)
+    os.read(readable, 1)
+    os.close(readable)
     return child
 
 
