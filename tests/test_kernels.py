@@ -171,6 +171,27 @@ def test_a_kernel_killed_from_outside_takes_its_descendants_along_and_says_by_wh
         assert not kernel.manager.has_kernel
 
 
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_killed_guardian_leaves_neither_the_kernel_nor_what_it_started(server, warm, generation):
+    with Kernel(warm) as kernel:
+        assert kernel.is_warm == warm
+        pids = [int(pid) for pid in kernel.run(ORPHANS).split()]
+        guardians = [each.pid for each in psutil.Process(pids[0]).parents() if each.name() == "lepton-guardian"]
+        assert len(guardians) == 2
+        os.kill(guardians[generation - 1], signal.SIGKILL)
+        assert gone([*pids, *guardians])
+
+
+@pytest.mark.parametrize("warm", ["True", "False"])
+def test_a_killed_runner_leaves_no_socket_and_no_connection_file(server, place, warm):
+    assert gone(killed_runner(warm))
+    deadline = time.monotonic() + 5
+    while (left := list(place.glob("kernel-*"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
+
+
 RUNNER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -327,15 +348,22 @@ def spares(seconds: float = 20) -> list[int]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = [
-            process.pid
-            for process in psutil.Process(server_pid()).children(recursive=True)
-            if process.name() == "python" and process.parent().name() == "lepton-guardian" and process.num_threads() > 1
+            process.pid for process in psutil.Process(server_pid()).children(recursive=True) if is_ready_kernel(process)
         ]
         if len(found) == KEPT:
             return found
         time.sleep(0.05)
     tree = psutil.Process(server_pid()).children(recursive=True) if server_pid() else []
     raise AssertionError(f"no {KEPT} spare kernels wait, but {[(p.name(), p.status(), p.num_threads()) for p in tree]}")
+
+
+def is_ready_kernel(process: psutil.Process) -> bool:
+    try:
+        parent = process.parent()
+        is_guarded = parent is not None and parent.name() == "lepton-guardian"
+        return is_guarded and process.name() == "python" and process.num_threads() > 1
+    except psutil.NoSuchProcess:  # another test's, which ends just now
+        return False
 
 
 def test_the_second_kernel_is_the_one_that_waited_and_is_in_its_own_place(server, tmp_path, monkeypatch):

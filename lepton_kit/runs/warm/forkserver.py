@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.guardian import CONFIRMED, guard, guard_spare, may_start, name_process
+from lepton_kit.runs.warm.guardian import CONFIRMED, guard, guard_spare, may_start, name_process, remove_connection
 from lepton_kit.runs.warm.wire import Lines, receive_request, send_request
 
 KEPT = 2  # a run that is asked for while another has only begun finds one, too
@@ -242,7 +242,11 @@ def _answer(
         if not may_start(connection, Lines(connection)):
             os._exit(0)
         run = {"kernel": _run_kernel, "command": _run_command}[request["kind"]]
-        guard(connection, lambda: _in_its_place(request, files, run), ask_first=request["kind"] == "command")
+        is_command, argv = request["kind"] == "command", request["argv"]
+        guard(
+            connection, lambda: _in_its_place(request, files, run), ask_first=is_command,
+            clean_up=lambda: None if is_command else remove_connection(argv),
+        )  # fmt: skip
     connection.close()
     for file in files:
         os.close(file)
