@@ -115,8 +115,8 @@ class LeptonProvisioner(LocalProvisioner):
             files = [_number(options.get(name), null.fileno() if number == 0 else number)
                      for number, name in enumerate(("stdin", "stdout", "stderr"))]  # fmt: skip
             lease = lease_from_server(request, files)
-        if lease is None:
-            logger.info("an ordinary kernel starts: the fork server is only starting")
+        if isinstance(lease, str):
+            logger.info("an ordinary kernel starts: %s", lease)
             return None
         return GuardedProcess(lease)
 
