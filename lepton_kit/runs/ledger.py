@@ -5,6 +5,7 @@ The manifests stay the truth about what a run did. The ledger knows states and c
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import sqlite3
@@ -31,6 +32,21 @@ CREATE TABLE IF NOT EXISTS runs (
 );
 CREATE INDEX IF NOT EXISTS running ON runs (status) WHERE status = 'running';
 """
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+ADVICE_FULL = "free some space on its disk and leave the file where it is: it holds the idempotency keys"
+ADVICE_RIGHTS = "give this user the right to read and write it and its folder"
+ADVICE_BROKEN = (
+    "bring it back from a backup; if there is none, move it away: the next run makes a new one, which knows no "
+    "idempotency key, so that what was done for a key may be done again"
+)
+ADVICE = {
+    sqlite3.SQLITE_FULL: ADVICE_FULL,
+    sqlite3.SQLITE_IOERR: ADVICE_FULL,
+    sqlite3.SQLITE_BUSY: "another process is using it; try again",
+    sqlite3.SQLITE_LOCKED: "another process is using it; try again",
+    sqlite3.SQLITE_CORRUPT: ADVICE_BROKEN,
+    sqlite3.SQLITE_NOTADB: ADVICE_BROKEN,
+}
 _OWNED = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
 
 
@@ -183,11 +199,18 @@ class Ledger:
             yield connection
             connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            hint = "mend its rights, or move it away: the next run makes a new one, which knows no idempotency key"
-            raise InputError(f"ledger {str(self.path)!r}: {error} ({hint})") from error
+            raise InputError(f"ledger {str(self.path)!r}: {error} ({_advice(error)})") from error
         finally:
             if connection is not None:
                 connection.close()  # what was not committed is rolled back
+
+
+def _advice(error: sqlite3.Error | OSError) -> str:
+    """Say what mends a ledger that cannot be used; it holds the idempotency keys, so it is given up last."""
+    if isinstance(error, OSError):
+        return ADVICE_FULL if error.errno in NO_SPACE else ADVICE_RIGHTS
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # beyond that are the kinds of a kind
+    return ADVICE.get(code, ADVICE_RIGHTS)
 
 
 def _born(pid: int) -> str:

@@ -42,6 +42,7 @@ from lepton_kit.runs.outcomes import RunnerDied, TimedOut
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.reserve import reserves_of, take_reserves
 from lepton_kit.runs.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
@@ -286,21 +287,26 @@ def _attempt(
         }
     )
     with deferred():  # an interrupt finds a run that has begun and can say how it ended, or none
-        folder = _begin(manifest, project, ledger, options.idempotency_key)
+        folder = _begin(manifest, plan.notebook, project, ledger, options.idempotency_key)
         tell(Event("run_started", manifest.run_id, plan.name))
         environment = kernel_environment(project, folder, plan, values)
         with _heartbeat(lambda: ledger.still_runs(folder.name)):
             status, error = _execute_through_papermill(plan, folder, environment, tell, options, redactor)
+        for reserve in reserves_of(folder):
+            reserve.free()
         manifest = complete(manifest, folder, status, error, redactor)
         manifest.save(folder)
-        ledger.ended(manifest.run_id, manifest.status)
+        try:
+            ledger.ended(manifest.run_id, manifest.status)
+        except InputError as full:  # the manifest says it, and whoever repairs later reads it there
+            logger.warning("%s", full)
         tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
     if isinstance(error, KeyboardInterrupt):
         raise error
     return manifest
 
 
-def _begin(manifest: Manifest, project: Path, ledger: Ledger, key: str | None) -> Path:
+def _begin(manifest: Manifest, notebook: Path, project: Path, ledger: Ledger, key: str | None) -> Path:
     """Make a run's row in the ledger, then its folder, then its first manifest; where one cannot be made, none stays.
 
     Whoever is killed in between leaves a row without a manifest: `repair` knows by it that nothing has begun.
@@ -311,6 +317,7 @@ def _begin(manifest: Manifest, project: Path, ledger: Ledger, key: str | None) -
         ledger.started(manifest.run_id, key)
         try:
             (folder / "artifacts").mkdir(parents=True)
+            take_reserves(folder, manifest, notebook)
             manifest.save(folder)
         except BaseException:
             _remove_unbegun(folder)
@@ -324,7 +331,7 @@ def _begin(manifest: Manifest, project: Path, ledger: Ledger, key: str | None) -
 def _remove_unbegun(folder: Path) -> bool:
     """Remove the folder of a run without a manifest, unless there are other files in it; return whether it is gone."""
     try:
-        _remove_half_written(folder, FILE)
+        _remove_half_written(folder)
         for path in (folder / "artifacts", folder):
             if path.exists():
                 path.rmdir()
@@ -333,9 +340,13 @@ def _remove_unbegun(folder: Path) -> bool:
     return True
 
 
-def _remove_half_written(folder: Path, name: str) -> None:
-    for half_written in folder.glob(f".{name}.*"):
-        half_written.unlink(missing_ok=True)
+def _remove_half_written(folder: Path) -> None:
+    """Remove what a killed process was writing, and the space that it kept."""
+    for name in (NOTEBOOK, FILE):
+        for half_written in folder.glob(f".{name}.*"):
+            half_written.unlink(missing_ok=True)
+    for reserve in reserves_of(folder):
+        reserve.free()
 
 
 def kernel_environment(
@@ -453,6 +464,7 @@ def _execute_through_papermill(
             progress_bar=False,
             save_path=folder / NOTEBOOK,
             redactor=redactor,
+            reserve=reserves_of(folder)[0],
             kernel_env=environment,
             kernel_cwd=str(folder),
             kernel_log=folder / "kernel.log",
@@ -592,8 +604,7 @@ def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manif
         ledger.ended(run_id, "failed")
         return None
     if manifest.status == "running":
-        for name in (NOTEBOOK, FILE):
-            _remove_half_written(folder, name)
+        _remove_half_written(folder)
         words = f"the process that ran it ({owner.pid} on {owner.host}) has ended without a word"
         try:
             _mark_cells_that_did_not_end(folder)
