@@ -31,7 +31,7 @@ def _forked() -> int | None:
     os.umask(umask)
     here = {"kind": "command", "argv": sys.argv, "env": dict(os.environ), "cwd": os.getcwd(), "umask": umask}  # noqa: PTH109
     lease = lease_from_server(here, [0, 1, 2])
-    if lease is None:
+    if isinstance(lease, str):
         return None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: lease.send(signal=received))

@@ -1,9 +1,9 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import nbformat
@@ -118,17 +118,12 @@ def test_papermills_own_timeout_is_a_cells(engine):
 def test_an_interrupt_leaves_a_valid_notebook_and_no_kernel(engine):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it with SIGINT ignored
 
-    def interrupt():
-        deadline = time.monotonic() + 30
-        while not (engine.saved.exists() and "running" in engine.saved.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupt(event):
+        if event.kind == "output" and event.text.isdigit():
+            os.kill(os.getpid(), signal.SIGINT)
 
-    interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
     with pytest.raises(KeyboardInterrupt):
-        engine(["1", "import os, time; print(os.getpid(), flush=True); time.sleep(60)", "2"])
-    interrupter.join()
+        engine(["1;", "import os, time; print(os.getpid(), flush=True); time.sleep(60)", "2"], on_event=interrupt)
     assert states(engine.saved) == ["completed", "interrupted", "not run"]
     assert not psutil.pid_exists(int(saved_cells(engine.saved)[3].outputs[0].text))
 
@@ -165,6 +160,24 @@ def test_events_tell_of_code_cells_and_their_last_line(engine):
 def test_fifty_megabytes_of_output_arrive_whole(engine):
     cells = engine(["for i in range(50): print(str(i % 10) * 1_000_000)"])
     assert len(cells[2].outputs[0].text) == 50 * 1_000_001
+
+
+def test_output_beyond_what_a_cell_keeps_is_left_out_and_the_cell_says_so(engine):
+    small = "import lepton_kit as lk; print('x'); lk.record('answer', 42); 1 / 0"
+    flood = "for i in range(200): print(str(i % 10) * 1_000_000, flush=True)"
+    with pytest.raises(PapermillExecutionError):
+        engine([f"{flood}\n{small}", "2"])
+    kept, *others = saved_cells(engine.saved)[2].outputs
+    assert 60 * 2**20 < len(kept.text) <= 64 * 2**20
+    assert [output.output_type for output in others] == ["display_data", "error", "stream"]
+    assert re.fullmatch(r"lepton: 1\d\d\.\d MiB of the output .* a cell keeps 64 MiB, .*\n", others[-1].text)
+
+
+def test_output_in_one_piece_that_is_too_large_is_never_decoded(engine):
+    cells = engine(["print('x' * 80_000_000)", "print('next')"])
+    assert [output.name for output in cells[2].outputs] == ["stderr"]
+    assert "76.3 MiB of the output of this cell were left out" in cells[2].outputs[0].text
+    assert cells[3].outputs[0].text == "next\n"
 
 
 def test_ten_thousand_displays_arrive_whole(engine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from nbclient import NotebookClient
 
 from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.warm.forkserver import KEPT
-from lepton_kit.runs.warm.lease import socket_path, start_server
+from lepton_kit.runs.warm.lease import limits, socket_path, start_server
 from lepton_kit.runs.warm.wire import Lines, say, send_request
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="guardians need Linux")
@@ -169,6 +170,80 @@ def test_a_kernel_killed_from_outside_takes_its_descendants_along_and_says_by_wh
         assert gone(pids)
         assert run_sync(kernel.manager.provisioner.wait)() == -signal.SIGKILL
         assert not kernel.manager.has_kernel
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_killed_guardian_leaves_neither_the_kernel_nor_what_it_started(server, warm, generation):
+    with Kernel(warm) as kernel:
+        assert kernel.is_warm == warm
+        pids = [int(pid) for pid in kernel.run(ORPHANS).split()]
+        guardians = [each.pid for each in psutil.Process(pids[0]).parents() if each.name() == "lepton-guardian"]
+        assert len(guardians) == 2
+        os.kill(guardians[generation - 1], signal.SIGKILL)
+        assert gone([*pids, *guardians])
+
+
+@pytest.mark.parametrize("warm", ["True", "False"])
+def test_a_killed_runner_leaves_no_socket_and_no_connection_file(server, place, warm):
+    assert gone(killed_runner(warm))
+    deadline = time.monotonic() + 5
+    while (left := list(place.glob("kernel-*"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
+
+
+LIMITED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_kernels import Kernel
+with Kernel() as kernel:
+    print(kernel.is_warm, kernel.run("import os, resource\\n"
+        "print(os.getpriority(0, 0), sorted(os.sched_getaffinity(0)), resource.getrlimit(resource.RLIMIT_FSIZE))"))
+"""
+
+
+def limited_to(limit: str) -> None:
+    if limit == "nice":
+        os.nice(5)
+    elif limit == "cores":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    elif limit == "ulimit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**31))
+
+
+@pytest.mark.parametrize("limit", ["none", "nice", "cores", "ulimit"])
+def test_a_kernel_is_held_to_what_its_starter_is_held_to(server, limit):
+    command = [sys.executable, "-c", LIMITED, str(ROOT / "tests")]
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: limited_to(limit))
+    cores = sorted(os.sched_getaffinity(0))
+    expected = {
+        "nice": os.getpriority(os.PRIO_PROCESS, 0) + 5 * (limit == "nice"),
+        "cores": cores[:1] if limit == "cores" else cores,
+        "ulimit": (2**30, 2**31) if limit == "ulimit" else resource.getrlimit(resource.RLIMIT_FSIZE),
+    }
+    assert made.stdout.split(maxsplit=1) == [str(limit == "none"), " ".join(map(str, expected.values())) + "\n"]
+
+
+def test_a_kernel_stays_in_the_control_group_of_its_starter(server):
+    group = Path("/sys/fs/cgroup/memory" if Path("/sys/fs/cgroup/memory").is_dir() else "/sys/fs/cgroup")
+    group /= f"lepton-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        limit = next(group / name for name in ("memory.max", "memory.limit_in_bytes") if (group / name).exists())
+        limit.write_text(str(2**34))
+    except (OSError, StopIteration) as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        command = [sys.executable, "-c", LIMITED, str(ROOT / "tests")]
+        enter = lambda: (group / "cgroup.procs").write_text(str(os.getpid()))  # noqa: E731
+        made = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=enter)
+        assert made.stdout.startswith("False")
+    finally:
+        wait_until_empty = time.monotonic() + 10
+        while (group / "cgroup.procs").read_text() and time.monotonic() < wait_until_empty:
+            time.sleep(0.05)
+        group.rmdir()
 
 
 RUNNER = """
@@ -327,15 +402,22 @@ def spares(seconds: float = 20) -> list[int]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = [
-            process.pid
-            for process in psutil.Process(server_pid()).children(recursive=True)
-            if process.name() == "python" and process.parent().name() == "lepton-guardian" and process.num_threads() > 1
+            process.pid for process in psutil.Process(server_pid()).children(recursive=True) if is_ready_kernel(process)
         ]
         if len(found) == KEPT:
             return found
         time.sleep(0.05)
     tree = psutil.Process(server_pid()).children(recursive=True) if server_pid() else []
     raise AssertionError(f"no {KEPT} spare kernels wait, but {[(p.name(), p.status(), p.num_threads()) for p in tree]}")
+
+
+def is_ready_kernel(process: psutil.Process) -> bool:
+    try:
+        parent = process.parent()
+        is_guarded = parent is not None and parent.name() == "lepton-guardian"
+        return is_guarded and process.name() == "python" and process.num_threads() > 1
+    except psutil.NoSuchProcess:  # another test's, which ends just now
+        return False
 
 
 def test_the_second_kernel_is_the_one_that_waited_and_is_in_its_own_place(server, tmp_path, monkeypatch):
@@ -464,6 +546,7 @@ def test_what_was_asked_for_is_started_only_when_who_asked_accepts_the_offer(ser
     ready = tmp_path / "ran"
     words = ["lepton", "run", str(ready)]  # no such notebook: the command says so, once it runs
     request = {"kind": "command", "argv": words, "env": dict(os.environ), "cwd": str(tmp_path), "umask": 0o22}
+    request["limits"] = limits()
     with socket.socket(socket.AF_UNIX) as connection, ready.open("wb") as said:
         connection.connect(str(socket_path(os.environ)))
         send_request(connection, request, [said.fileno()] * 3)

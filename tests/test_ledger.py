@@ -62,5 +62,12 @@ def test_an_owner_on_another_machine_is_dead_when_its_lease_is_over():
 def test_a_ledger_that_is_no_database_is_one_clear_error(project):
     (project / "runs").mkdir()
     (project / "runs/ledger.sqlite").write_text("not a database at all" * 100)
-    with pytest.raises(InputError, match=r"ledger\.sqlite.*move it away"):
+    with pytest.raises(InputError, match=r"ledger\.sqlite.*backup; if there is none, move it away"):
         Ledger(project).claim("k")
+
+
+def test_a_ledger_that_another_process_holds_is_no_reason_to_move_it_away(project):
+    Ledger(project).claim("k")
+    with Ledger(project)._transaction(), pytest.raises(InputError, match="try again") as told:
+        Ledger(project, busy_timeout=0.01).claim("other")
+    assert "move" not in str(told.value)

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,14 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 
-from lepton_kit.errors import LeptonError
+from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import write_atomically
 from lepton_kit.runs.client import LocalClient
+from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
+from lepton_kit.runs.outputs import Allowance, note, without_outputs
 from lepton_kit.runs.redaction import Redactor
+from lepton_kit.runs.reserve import Reserve
 from lepton_kit.runs.saver import NotebookSaver
 from lepton_kit.runs.warm.provisioner import LeptonProvisioner
 
@@ -39,6 +42,8 @@ END_POLL_S = 0.01
 ASK_AGAIN_S = 0.05  # a kernel's first status can be lost while its subscriber is still connecting
 LONGEST_SILENCE_S = 10.0  # between a cell's reply and the end of its output
 EVENTS_PER_SECOND = 5  # of output lines
+RETRY_SAVE_S = 5.0  # after a save that failed
+CONTENT_FRAME = 4  # of a message: after its signature, its header, its parent's and its metadata
 RECONNECT_MS = 5  # a kernel's sockets are there as soon as it has bound them
 
 logger = logging.getLogger(__name__)
@@ -67,14 +72,29 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
     INTERRUPTED = "interrupted"
     NOT_RUN = "not run"
 
-    def __init__(self, nb: Any, write: Callable[[bytes], None], redactor: Redactor | None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        nb: Any,
+        write: Callable[[bytes], None],
+        redactor: Redactor | None,
+        reserve: Reserve | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(nb, **kwargs)
         self.saver = NotebookSaver(nb, write, redactor)
+        self.reserve = reserve
         self.is_complete = False
 
     def save(self, **_: Any) -> None:
-        """Save, if it is due: papermill asks for it after every change."""
-        self.saver.save_if_due()
+        """Save, if it is due: papermill asks for it after every change.
+
+        What cannot be saved now may be later; the notebook runs on.
+        """
+        try:
+            self.saver.save_if_due()
+        except InputError as error:
+            logger.warning("not saved for now: %s", error)
+            self.saver.due = time.monotonic() + RETRY_SAVE_S
 
     def autosave_cell(self) -> None:
         """Save nothing: the client itself asks for what is due, also while a cell is silent."""
@@ -113,7 +133,46 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
                 cell.metadata.papermill["status"] = self.NOT_RUN if never else self.INTERRUPTED
                 self.saver.changed(index)
         self.cleanup_pbar()
-        self.saver.save()
+        self._save_last()
+
+    def _save_last(self) -> None:
+        """Save what became of each cell, in any case, and as much of the output as the disk takes.
+
+        Raises
+        ------
+        InputError
+            When output was left out.
+        """
+        try:
+            return self.saver.save()
+        except InputError as error:
+            if self.reserve is None:
+                raise
+            full = error
+        self.reserve.free()
+        with suppress(InputError):
+            return self.saver.save()
+        outputs = [cell.get("outputs") for cell in self.nb.cells]
+        for keep_kits_own in (True, False):
+            self._set_outputs([made and without_outputs(cell, keep_kits_own)
+                               for cell, made in zip(self.nb.cells, outputs, strict=True)])  # fmt: skip
+            with suppress(InputError):
+                self.saver.save()
+                break
+        else:
+            raise full
+        bare = [cell.get("outputs") for cell in self.nb.cells]
+        self._set_outputs(outputs)
+        with suppress(InputError):  # now that the larger file saved before has made room
+            return self.saver.save()
+        self._set_outputs(bare)
+        raise full
+
+    def _set_outputs(self, outputs: list[Any]) -> None:
+        for index, (cell, made) in enumerate(zip(self.nb.cells, outputs, strict=True)):
+            if made is not None:
+                cell.outputs = made
+                self.saver.changed(index)
 
 
 @dataclass(frozen=True)
@@ -153,6 +212,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.total = sum(cell.cell_type == "code" for cell in self.nb.cells)
         self.number = 0
         self.chunks: list[str] = []  # of the stream that is the present cell's last output
+        self.allowance = Allowance()
         self.next_alive_check = 0.0
         self.next_output_event = 0.0
 
@@ -172,9 +232,8 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.km = self.create_kernel_manager()
         failed = True
         try:
-            with _undisturbed():
-                self.start_kernel(**options)
-                self._open_channels()
+            self.start_kernel(**options)
+            self._open_channels()
             self._await_kernel()
             failed = not self._run_cells()
             self.set_widgets_metadata()
@@ -182,8 +241,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self.shutdown_kernel = "immediate"  # whatever it is doing now, nobody waits for it any more
             raise
         finally:
-            with _undisturbed():
-                self._let_go(failed)
+            self._let_go(failed)
         return self.nb
 
     def _open_channels(self) -> None:
@@ -237,6 +295,8 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                 raise
             finally:
                 self._join_chunks(cell)
+                if left_out := self.allowance.end_cell():
+                    cell.outputs.append(note(left_out))
                 self.nb_man.cell_ended(cell, index, status)
                 self.on_event(CellEvent("ended", self.number, self.total))
             if status == self.nb_man.FAILED:
@@ -303,6 +363,8 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         """Take in one message of a cell's output; return whether it was the last."""
         last: Any = cell.outputs[-1] if cell.outputs else None
         content = message["content"]
+        if not self.allowance.takes(message["msg_type"], message["size"], content):
+            return False
         if self._continues(last, message):
             if not self.chunks:
                 self.chunks = [last.text]  # joined once, not with every chunk: that would be of quadratic cost
@@ -359,6 +421,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
 
     def _poll(self, until: float) -> None:
         """Wait until the kernel says something, but not longer than until a moment of the monotonic clock."""
+        deliver()
         now = time.monotonic()
         if now >= self.next_alive_check:
             self.next_alive_check = now + LONGEST_POLL_S
@@ -372,12 +435,20 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             raise DeadKernelError(f"Kernel died{_how(code)}")
 
     def _received(self, socket: Any) -> Iterator[dict[str, Any]]:
-        """Yield the messages that have arrived, at most so many that the clock is looked at now and then."""
+        """Yield the messages that have arrived, at most so many that the clock is looked at now and then.
+
+        The content of one that is larger than a cell may have is left as it came: to decode it takes several times
+        its size in memory.
+        """
+        session = self.kc.session
         for _ in range(200):
-            _, message = self.kc.session.recv(socket, zmq.NOBLOCK)
-            if message is None:
+            try:
+                frames = session.feed_identities(socket.recv_multipart(zmq.NOBLOCK))[1]
+            except zmq.Again:
                 return
-            yield message
+            size = len(frames[CONTENT_FRAME])
+            message = session.deserialize(frames, content=size <= self.allowance.of_cell or socket is self.shell)
+            yield {**message, "size": size}
 
     def _let_go(self, failed: bool) -> None:
         if failed and self.keep_kernel and self.km.has_kernel and hasattr(self.km.provisioner, "keep"):
@@ -386,9 +457,11 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self.kc.stop_channels()
             self.on_kept(self.km.connection_file)
             return
-        if not failed:
-            self._end_politely()
-        self._cleanup_kernel()
+        try:
+            if not failed:
+                self._end_politely()
+        finally:
+            self._cleanup_kernel()
 
     def _end_politely(self) -> None:
         """Let the kernel end by itself; the manager's own way looks only ten times a second whether it has."""
@@ -415,6 +488,7 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
         autosave_cell_every: int = 30,  # papermill passes it; ours saves each second
         save_path: Path | None = None,
         redactor: Redactor | None = None,
+        reserve: Reserve | None = None,
         **kwargs: Any,
     ) -> Any:
         """Execute a notebook that papermill has parameterised, and save it as it goes.
@@ -427,15 +501,21 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
             Where to save; by default at papermill's `output_path`.
         redactor
             Takes secrets' values out of everything that is saved or told.
+        reserve
+            Space for the last save on a disk that is full by then.
         **kwargs
             See `execute_managed_notebook`.
         """
         write = _writer(nb, save_path, output_path)
-        manager = TruthfulManager(nb, write, redactor, progress_bar=progress_bar, log_output=log_output)
-        manager.notebook_start()
-        try:
-            cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
-        finally:
+        manager = TruthfulManager(nb, write, redactor, reserve, progress_bar=progress_bar, log_output=log_output)
+        with deferred():  # an interrupt comes in `_poll`: a kernel half started could never be let go
+            manager.notebook_start()
+            try:
+                cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
+            except BaseException:
+                with suppress(InputError):  # why it ended comes first
+                    manager.notebook_complete()
+                raise
             manager.notebook_complete()
         return manager.nb
 
@@ -509,26 +589,6 @@ def _writer(nb: Any, save_path: Path | None, output_path: str | None) -> Callabl
     if path.exists() and not path.is_file():  # such as /dev/null, which a rename would replace
         return lambda content: write_ipynb(nb, output_path)
     return lambda content: write_atomically(path, content)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put off an interrupt until this is done: a kernel half started, or a socket half made, could never be let go."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals interrupt the main thread alone
-        return
-    received: list[int] = []
-    stops = (int(signal.SIGINT), int(signal.SIGTERM))
-    handlers = {number: signal.getsignal(number) for number in stops}
-    for number in handlers:
-        signal.signal(number, lambda number, _: received.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in received[:1]:
-            signal.raise_signal(number)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ The manifests stay the truth about what a run did. The ledger knows states and c
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import sqlite3
@@ -31,6 +32,22 @@ CREATE TABLE IF NOT EXISTS runs (
 );
 CREATE INDEX IF NOT EXISTS running ON runs (status) WHERE status = 'running';
 """
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+ADVICE_FULL = "free some space on its disk and leave the file where it is: it holds the idempotency keys"
+ADVICE_RIGHTS = "give this user the right to read and write it and its folder"
+ADVICE_BROKEN = (
+    "bring it back from a backup; if there is none, move it away: the next run makes a new one, which knows no "
+    "idempotency key, so that what was done for a key may be done again"
+)
+ADVICE = {
+    sqlite3.SQLITE_FULL: ADVICE_FULL,
+    sqlite3.SQLITE_IOERR: ADVICE_FULL,
+    sqlite3.SQLITE_BUSY: "another process is using it; try again",
+    sqlite3.SQLITE_LOCKED: "another process is using it; try again",
+    sqlite3.SQLITE_CORRUPT: ADVICE_BROKEN,
+    sqlite3.SQLITE_NOTADB: ADVICE_BROKEN,
+}
+_OWNED = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
 
 
 @dataclass(frozen=True)
@@ -104,10 +121,6 @@ class Ledger:
         """Lengthen the lease of a claim of this process to `LEASE_S` seconds from now."""
         self._change_mine("UPDATE claims SET lease = ? WHERE key = ? AND done = 0", time.time() + LEASE_S, key)
 
-    def comes_to(self, key: str, run_id: str) -> None:
-        """Note the run that a claim of this process has come to; it may yet be retried."""
-        self._change_mine("UPDATE claims SET run_id = ? WHERE key = ? AND done = 0", run_id, key)
-
     def finish(self, key: str, run_id: str) -> None:
         """Note the run that answers a key for good."""
         self._change_mine("UPDATE claims SET done = 1, run_id = ? WHERE key = ? AND done = 0", run_id, key)
@@ -116,14 +129,29 @@ class Ledger:
         """Give up a claim of this process, so that the key can be run again."""
         self._change_mine("DELETE FROM claims WHERE key = ? AND done = 0", key)
 
-    def started(self, run_id: str) -> None:
-        """Note that this process is running a run."""
+    def started(self, run_id: str, key: str | None = None) -> None:
+        """Note that this process is running a run, and that its claim of a key has come to it; it may yet be retried.
+
+        The row comes before the run's folder: so whatever is found there belongs to somebody who can be looked at.
+        """
         me = Owner.me()
         with self._transaction() as ledger:
             ledger.execute(
                 "INSERT INTO runs VALUES (?, 'running', ?, ?, ?, ?, ?)",
                 [run_id, me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
             )
+            if key is not None:
+                mine = [run_id, key, me.host, me.boot, me.pid, me.born]
+                ledger.execute(f"UPDATE claims SET run_id = ? WHERE key = ? AND done = 0{_OWNED}", mine)
+
+    def never_began(self, run_id: str) -> None:
+        """Forget a run of this process of which there are no files."""
+        self._change_mine("DELETE FROM runs WHERE run_id = ?", run_id)
+
+    def hand_back(self, run_id: str, owner: Owner) -> None:
+        """Undo that a run was taken over, so that it is tried again."""
+        values = (owner.host, owner.boot, owner.pid, owner.born, 0.0, run_id)
+        self._change_mine("UPDATE runs SET host = ?, boot = ?, pid = ?, born = ?, lease = ? WHERE run_id = ?", *values)
 
     def still_runs(self, run_id: str) -> None:
         """Lengthen the lease of a run of this process to `LEASE_S` seconds from now."""
@@ -154,9 +182,8 @@ class Ledger:
     def _change_mine(self, statement: str, *values: object) -> None:
         """Change a claim, unless another process has taken it over."""
         me = Owner.me()
-        mine = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
         with self._transaction() as ledger:
-            ledger.execute(statement + mine, [*values, me.host, me.boot, me.pid, me.born])
+            ledger.execute(statement + _OWNED, [*values, me.host, me.boot, me.pid, me.born])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -172,11 +199,18 @@ class Ledger:
             yield connection
             connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            hint = "mend its rights, or move it away: the next run makes a new one, which knows no idempotency key"
-            raise InputError(f"ledger {str(self.path)!r}: {error} ({hint})") from error
+            raise InputError(f"ledger {str(self.path)!r}: {error} ({_advice(error)})") from error
         finally:
             if connection is not None:
                 connection.close()  # what was not committed is rolled back
+
+
+def _advice(error: sqlite3.Error | OSError) -> str:
+    """Say what mends a ledger that cannot be used; it holds the idempotency keys, so it is given up last."""
+    if isinstance(error, OSError):
+        return ADVICE_FULL if error.errno in NO_SPACE else ADVICE_RIGHTS
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # beyond that are the kinds of a kind
+    return ADVICE.get(code, ADVICE_RIGHTS)
 
 
 def _born(pid: int) -> str:

@@ -147,12 +147,14 @@ class Manifest(Part):
         Raises
         ------
         InputError
-            When the file is absent, or not a manifest of format 1.
+            When the file is absent, cannot be read, or is not a manifest of format 1.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError as error:
             raise InputError(f"run folder {str(path.parent)!r}: has no {FILE}") from error
+        except OSError as error:
+            raise InputError(f"manifest {str(path)!r}: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "file"

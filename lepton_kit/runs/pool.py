@@ -5,20 +5,25 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import LeptonError
+from lepton_kit.runs.interrupts import STOPS, deferred, deliver
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.runner import DEFAULTS, Event, Options, Plan, execute, repair
 from lepton_kit.runs.warm import lease
 
 _events: Connection[tuple[int, Event], Any]  # in a worker: where its events go, with the number of their plan
-_interrupted = False  # in a worker: whether a run of its was ended by Ctrl-C
+_stopped: Connection[Any, Any]  # in a worker: has something to read once no run shall begin any more
+_working = threading.Lock()  # in a worker: held while it runs something
 
 
 def run_all(
@@ -62,54 +67,96 @@ def _run_on_pool(
     # Elsewhere fork would copy threads' locks; a fresh interpreter is safe everywhere.
     context: Any = multiprocessing.get_context("fork" if lease.warm_process else "spawn")
     events, sender = context.Pipe(duplex=False)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_events, initargs=(sender,)) as pool:
-        futures = {number: pool.submit(_execute_in_worker, number, plan, project, options)
-                   for number, plan in plans.items()}  # fmt: skip
+    stopped, stop = context.Pipe(duplex=False)
+    # An interrupt comes in `_relay` alone: elsewhere it could leave a lock of the pool held, and all would wait for it.
+    with deferred(), ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin_work, initargs=(sender, stopped)
+    ) as pool:  # fmt: skip
+        with _blocked_signals():
+            futures = {number: pool.submit(_execute_in_worker, number, plan, project, options)
+                       for number, plan in plans.items()}  # fmt: skip
         try:
             _relay(list(futures.values()), events, on_event, begun)
-            ended = {number: future for number, future in futures.items() if not _is_broken(future)}
-            return {number: future.result() for number, future in ended.items()}
         except KeyboardInterrupt:
-            for worker in multiprocessing.active_children():
-                if worker.pid:
-                    os.kill(worker.pid, signal.SIGINT)  # a scheduler's stop reaches this process alone
-            pool.shutdown(wait=True, cancel_futures=True)
+            stop.send_bytes(b"stop")  # for who is about to begin; the signal is for the runs that go on
+            pool.shutdown(wait=False, cancel_futures=True)
+            _end_all(list(futures.values()), events, on_event, begun)
             raise
+        ended = {number: future for number, future in futures.items() if not _is_broken(future)}
+        return {number: future.result() for number, future in ended.items()}
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Start processes for which a signal waits until they have said what they do with it (`_begin_work`)."""
+    resource_tracker.ensure_running()  # starting it would end this
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_all(
+    futures: list[Future[Manifest]],
+    events: Connection[Any, tuple[int, Event]],
+    on_event: Callable[[Event], None],
+    begun: dict[int, str],
+) -> None:
+    """Interrupt all runs and wait for their ends; who is asked a second time kills them."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        for worker in multiprocessing.active_children():
+            if worker.pid:
+                os.kill(worker.pid, number)  # a scheduler's stop reaches this process alone
+        with suppress(KeyboardInterrupt):
+            return _relay(futures, events, on_event, begun)
 
 
 def _is_broken(future: Future[Manifest]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
 
 
-def _set_events(events: Connection[tuple[int, Event], Any]) -> None:
-    global _events  # a worker serves one pool for its whole life
-    _events = events
-    _listen(signal.SIG_IGN)  # Ctrl-C reaches all processes; it is for the runs, not for idle workers
+def _begin_work(events: Connection[tuple[int, Event], Any], stopped: Connection[Any, Any]) -> None:
+    global _events, _stopped  # a worker serves one pool for its whole life
+    _events, _stopped = events, stopped
+    _be_idle()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the process above was killed, which can say nothing any more: first the run that goes on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGINT)
+    with _working:
+        os._exit(1)
 
 
 def _execute_in_worker(number: int, plan: Plan, project: Path, options: Options) -> Manifest:
-    global _interrupted
-    if _interrupted:
-        raise KeyboardInterrupt  # the pool hands out one call ahead, and cannot take it back
-    _listen(_interrupt_once)
-    try:
-        # So short a message is written whole, though all workers share the pipe and none waits for a lock.
-        return execute(plan, project, lambda event: _events.send((number, event)), options)
-    except KeyboardInterrupt:
-        _interrupted = True
-        raise
-    finally:
-        _listen(signal.SIG_IGN)
+    with _working:
+        signal.signal(signal.SIGINT, _interrupt_once)
+        signal.signal(signal.SIGTERM, _interrupt_once)
+        try:
+            if _stopped.poll():  # looked at once signals are heard: who stops the pool says so before it sends them
+                raise KeyboardInterrupt
+            # So short a message is written whole, though all workers share the pipe and none waits for a lock.
+            return execute(plan, project, lambda event: _events.send((number, event)), options)
+        finally:
+            _be_idle()
 
 
 def _interrupt_once(*_signal: Any) -> None:
-    _listen(signal.SIG_IGN)  # a second signal shall not break off the writing of the manifest
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)  # a second signal shall not break off the writing of the manifest
     raise KeyboardInterrupt
 
 
-def _listen(handler: Any) -> None:
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, handler)
+def _be_idle() -> None:
+    """Ctrl-C reaches all processes; it is for the runs, not for idle workers. SIGTERM is the pool's own way to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _relay(
@@ -121,6 +168,7 @@ def _relay(
     """Pass on events until all runs are done and no event is left."""
     done = False
     while not done:
+        deliver()
         done = all(future.done() for future in futures)
         while events.poll(0 if done else 0.05):
             number, event = events.recv()

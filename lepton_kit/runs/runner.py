@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from typing import Any
 from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
 from lepton_kit.runs.manifest import (
+    FILE,
     Artifact,
     CellRun,
     Expectation,
@@ -40,6 +42,7 @@ from lepton_kit.runs.outcomes import RunnerDied, TimedOut
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.reserve import reserves_of, take_reserves
 from lepton_kit.runs.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
@@ -183,7 +186,7 @@ def execute(
     options: Options = DEFAULTS,
 ) -> Manifest:
     """Run what `prepare` checked, in a new run folder; or return the run that answers the idempotency key already."""
-    tell = on_event or (lambda event: None)
+    tell = _teller(on_event)
     repair(project)
     if (key := options.idempotency_key) is None:
         return _with_retries(plan, project, tell, options)
@@ -191,7 +194,7 @@ def execute(
     while (claim := ledger.claim(key)).state == "busy":
         time.sleep(0.2)
     if claim.run_id and (claim.state == "done" or has_answered(claim.run_id, project)):
-        run = Manifest.load(project / "runs" / claim.run_id / "manifest.json")
+        run = Manifest.load(project / "runs" / claim.run_id / FILE)
         ledger.finish(key, run.run_id)
         tell(Event("run_skipped", run.run_id, plan.name, status=run.status))
         return run
@@ -202,11 +205,26 @@ def execute(
     return run
 
 
+def _teller(on_event: Callable[[Event], None] | None) -> Callable[[Event], None]:
+    """Return what tells events to who may no longer listen, such as `head` or a full disk: a run goes on without."""
+
+    def tell(event: Event) -> None:
+        if on_event is not None:
+            with suppress(OSError):
+                on_event(event)
+
+    return tell
+
+
 def has_answered(run_id: str, project: Path) -> bool:
     """Say whether a run has come to its own end, though the process that ran it may have been killed since."""
-    if not (path := project / "runs" / run_id / "manifest.json").exists():
+    if not (path := project / "runs" / run_id / FILE).exists():
         return False
-    run = Manifest.load(path)
+    try:
+        run = Manifest.load(path)
+    except InputError as error:
+        logger.warning("run %s counts as broken off: %s", run_id, error)
+        return False
     return run.status in ANSWERS and (run.error is None or run.error.name != RunnerDied.__name__)
 
 
@@ -260,30 +278,75 @@ def _attempt(
     """Run once; `earlier` is the run that this one repeats."""
     values = resolve_secrets(plan.secrets, project)
     redactor = Redactor(values) if values else None
-    folder = _new_folder(plan.name, project)
     ledger = Ledger(project)
-    ledger.started(folder.name)
-    if options.idempotency_key is not None:
-        ledger.comes_to(options.idempotency_key, folder.name)
-    manifest = _first_manifest(plan, project, folder.name).model_copy(
+    manifest = _first_manifest(plan, project, _new_id(plan.name)).model_copy(
         update={
             "attempt": earlier.attempt + 1 if earlier else 1,
             "retry_of": earlier.run_id if earlier else None,
             "options": asdict(options),
         }
     )
-    manifest.save(folder)
-    tell(Event("run_started", manifest.run_id, plan.name))
-    environment = kernel_environment(project, folder, plan, values)
-    with _heartbeat(lambda: ledger.still_runs(folder.name)):
-        status, error = _execute_through_papermill(plan, folder, environment, tell, options, redactor)
-    manifest = complete(manifest, folder, status, error, redactor)
-    manifest.save(folder)
-    ledger.ended(manifest.run_id, manifest.status)
-    tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
+    with deferred():  # an interrupt finds a run that has begun and can say how it ended, or none
+        folder = _begin(manifest, plan.notebook, project, ledger, options.idempotency_key)
+        tell(Event("run_started", manifest.run_id, plan.name))
+        environment = kernel_environment(project, folder, plan, values)
+        with _heartbeat(lambda: ledger.still_runs(folder.name)):
+            status, error = _execute_through_papermill(plan, folder, environment, tell, options, redactor)
+        for reserve in reserves_of(folder):
+            reserve.free()
+        manifest = complete(manifest, folder, status, error, redactor)
+        manifest.save(folder)
+        try:
+            ledger.ended(manifest.run_id, manifest.status)
+        except InputError as full:  # the manifest says it, and whoever repairs later reads it there
+            logger.warning("%s", full)
+        tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
     if isinstance(error, KeyboardInterrupt):
         raise error
     return manifest
+
+
+def _begin(manifest: Manifest, notebook: Path, project: Path, ledger: Ledger, key: str | None) -> Path:
+    """Make a run's row in the ledger, then its folder, then its first manifest; where one cannot be made, none stays.
+
+    Whoever is killed in between leaves a row without a manifest: `repair` knows by it that nothing has begun.
+    """
+    folder = manifest.folder(project)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        ledger.started(manifest.run_id, key)
+        try:
+            (folder / "artifacts").mkdir(parents=True)
+            take_reserves(folder, manifest, notebook)
+            manifest.save(folder)
+        except BaseException:
+            _remove_unbegun(folder)
+            ledger.never_began(manifest.run_id)
+            raise
+    except OSError as error:
+        raise InputError(f"run folder {str(folder)!r} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _remove_unbegun(folder: Path) -> bool:
+    """Remove the folder of a run without a manifest, unless there are other files in it; return whether it is gone."""
+    try:
+        _remove_half_written(folder)
+        for path in (folder / "artifacts", folder):
+            if path.exists():
+                path.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _remove_half_written(folder: Path) -> None:
+    """Remove what a killed process was writing, and the space that it kept."""
+    for name in (NOTEBOOK, FILE):
+        for half_written in folder.glob(f".{name}.*"):
+            half_written.unlink(missing_ok=True)
+    for reserve in reserves_of(folder):
+        reserve.free()
 
 
 def kernel_environment(
@@ -341,14 +404,8 @@ def _installed_kernel(notebook: Any, origin: str) -> tuple[str, str]:
         raise InputError(f"{origin}: its kernel {name!r} is not installed (installed are: {known})") from error
 
 
-def _new_folder(name: str, project: Path) -> Path:
-    run_id = f"{now():%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(3)}"
-    folder = project / "runs" / run_id
-    try:
-        (folder / "artifacts").mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"run folder {str(folder)!r} cannot be made: {error.strerror}") from error
-    return folder
+def _new_id(name: str) -> str:
+    return f"{now():%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(3)}"
 
 
 def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
@@ -396,6 +453,7 @@ def _execute_through_papermill(
         tell(Event("kernel_kept", folder.name, plan.name, text=text))
 
     try:
+        deliver()
         papermill.execute_notebook(
             _literal_path(plan.notebook),
             None,  # the engine saves, atomically
@@ -406,6 +464,7 @@ def _execute_through_papermill(
             progress_bar=False,
             save_path=folder / NOTEBOOK,
             redactor=redactor,
+            reserve=reserves_of(folder)[0],
             kernel_env=environment,
             kernel_cwd=str(folder),
             kernel_log=folder / "kernel.log",
@@ -449,7 +508,10 @@ def complete(
         manifest = _read_back(manifest, folder, status, error)
     except Exception as unreadable:  # what the run left cannot be read back: the manifest must say that, not `running`
         wrong = RunError(cell=None, name=type(unreadable).__name__, message=str(unreadable))
-        manifest = _ended(manifest, "failed", wrong)
+        if error is not None:  # why it ended comes first: whether it may be run again hangs on that
+            message = f"{error}; and what it left cannot be read back: {wrong.name}: {unreadable}"
+            wrong = RunError(cell=None, name=getattr(error, "ename", type(error).__name__), message=message)
+        manifest = _ended(manifest, "failed" if status == "succeeded" else status, wrong)
     if leak:
         manifest = manifest.model_copy(update={"status": "failed", "error": leak})
     return Manifest.model_validate(redactor.json(manifest.model_dump(mode="json"))) if redactor else manifest
@@ -510,21 +572,44 @@ def _verdict(expectations: list[Expectation], cells: list[CellRun]) -> tuple[Sta
 def repair(project: Path) -> list[Manifest]:
     """Tell the truth about the runs whose runner was killed: their manifests and notebooks say so from now on.
 
+    A run whose files cannot be read, or not be written, is warned of, and keeps nobody from going on.
+
     Returns
     -------
     list of Manifest
         The runs that were still called running.
     """
-    ledger = Ledger(project)
-    return [_repaired(run_id, owner, project, ledger) for run_id, owner in ledger.take_over_abandoned()]
+    ledger, repaired = Ledger(project), []
+    for run_id, owner in ledger.take_over_abandoned():
+        try:
+            manifest = _repaired(run_id, owner, project, ledger)
+        except Exception as error:  # such as a full disk: no run may stop the others
+            logger.warning("run %s could not be repaired: %s", run_id, error)
+            with suppress(InputError):
+                ledger.hand_back(run_id, owner)
+        else:
+            repaired += [manifest] if manifest else []
+    return repaired
 
 
-def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manifest:
+def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manifest | None:
     folder = project / "runs" / run_id
-    manifest = Manifest.load(folder / "manifest.json")
+    if not os.path.lexists(folder / FILE) and _remove_unbegun(folder):
+        ledger.never_began(run_id)
+        return None
+    try:
+        manifest = Manifest.load(folder / FILE)
+    except InputError as error:
+        logger.warning("run %s has ended, and its process said nothing of it: %s", run_id, error)
+        ledger.ended(run_id, "failed")
+        return None
     if manifest.status == "running":
-        _mark_cells_that_did_not_end(folder)
+        _remove_half_written(folder)
         words = f"the process that ran it ({owner.pid} on {owner.host}) has ended without a word"
+        try:
+            _mark_cells_that_did_not_end(folder)
+        except Exception as error:  # whatever the killed process left there
+            logger.warning("run %s: its cells could not be marked: %s", run_id, error)
         manifest = complete(manifest, folder, "failed", RunnerDied(words), _redactor_again(manifest, project))
         manifest.save(folder)
     ledger.ended(run_id, manifest.status)
@@ -532,8 +617,6 @@ def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manif
 
 
 def _mark_cells_that_did_not_end(folder: Path) -> None:
-    for half_written in folder.glob(f".{NOTEBOOK}.*"):
-        half_written.unlink()
     if not (folder / NOTEBOOK).exists():
         return
     import nbformat

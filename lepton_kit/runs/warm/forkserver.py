@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.guardian import CONFIRMED, guard, guard_spare, may_start, name_process
-from lepton_kit.runs.warm.wire import Lines, receive_request, send_request
+from lepton_kit.runs.warm.guardian import CONFIRMED, guard, guard_spare, may_start, name_process, remove_connection
+from lepton_kit.runs.warm.wire import Lines, receive_request, say, send_request
 
 KEPT = 2  # a run that is asked for while another has only begun finds one, too
 QUIET_S = 0.3
@@ -66,7 +66,7 @@ def serve(path: Path, lock: int) -> NoReturn:
     gc.freeze()
     while time.monotonic() - last_asked < idle_s:
         if select.select([listener], [], [], 0 if waiting else min(LOOK_S, idle_s))[0]:
-            if asked := _asked(listener):
+            if (asked := _asked(listener)) and not _refused(*asked):
                 last_asked = time.monotonic()
                 if not path.exists() or not _answer(*asked, spares, loaded):
                     break
@@ -225,6 +225,19 @@ def _asked(listener: socket.socket) -> tuple[socket.socket, dict[str, Any], list
     return connection, request, files
 
 
+def _refused(connection: socket.socket, request: Mapping[str, Any], files: list[int]) -> bool:
+    """Refuse who is held to other limits than this process, and any fork of it; return whether that was so."""
+    asked, ours = request.get("limits", {}), lease.limits()
+    if not (differing := [name for name, value in ours.items() if asked.get(name) != value]):
+        return False
+    name = differing[0]
+    say(connection, refused=f"its {name} is {asked.get(name)!r}, and that of the fork server {ours[name]!r}")
+    connection.close()
+    for file in files:
+        os.close(file)
+    return True
+
+
 def _answer(
     connection: socket.socket, request: dict[str, Any], files: list[int], spares: Spares, loaded: _Loaded
 ) -> bool:
@@ -242,7 +255,11 @@ def _answer(
         if not may_start(connection, Lines(connection)):
             os._exit(0)
         run = {"kernel": _run_kernel, "command": _run_command}[request["kind"]]
-        guard(connection, lambda: _in_its_place(request, files, run), ask_first=request["kind"] == "command")
+        is_command, argv = request["kind"] == "command", request["argv"]
+        guard(
+            connection, lambda: _in_its_place(request, files, run), ask_first=is_command,
+            clean_up=lambda: None if is_command else remove_connection(argv),
+        )  # fmt: skip
     connection.close()
     for file in files:
         os.close(file)

@@ -2,6 +2,7 @@
 
 Whoever starts a kernel holds a lease, one end of a socket. When the lease ends (also because its holder was killed), or
 when the kernel exits, the guardian kills the kernel and every process that descends from it, however far it went away.
+The guardian has a parent that does nothing but wait for it: where it is killed, that one kills what it leaves.
 
 This file and those it imports use the standard library alone: a guardian is a bare interpreter, there in milliseconds.
 """
@@ -9,13 +10,14 @@ This file and those it imports use the standard library alone: a guardian is a b
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -28,7 +30,9 @@ CONFIRMED = b"confirmed"
 STOP_S = 10.0  # how long a command may take to end by itself after it was asked to
 
 
-def guard(lease: socket.socket, run: Callable[[], int], ask_first: bool = False) -> NoReturn:
+def guard(
+    lease: socket.socket, run: Callable[[], int], ask_first: bool = False, clean_up: Callable[[], None] = lambda: None
+) -> NoReturn:
     """Run something in a child process; end when it ends, or when the lease does, with all that descends from it.
 
     Over the lease, each message a line of JSON, go `{"pid": …}` and, when everything is gone, `{"exit": …}` (minus the
@@ -43,12 +47,14 @@ def guard(lease: socket.socket, run: Callable[[], int], ask_first: bool = False)
         What the child does; its return value is the exit status.
     ask_first
         At the end of the lease send SIGTERM and wait a little, before killing.
+    clean_up
+        Called when the child and all that descends from it are gone.
     """
-    _become_guardian()
+    _become_guardian(clean_up)
     child = _start(run, closing=[lease])
     _close_standard_streams()
     say(lease, pid=child)
-    _see_through(lease, Lines(lease), child, ask_first)
+    _see_through(lease, Lines(lease), child, ask_first, clean_up)
 
 
 def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], clean_up: Callable[[], None]) -> NoReturn:
@@ -64,7 +70,7 @@ def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], cle
     clean_up
         Called when the child and all that descends from it are gone.
     """
-    _become_guardian()
+    _become_guardian(clean_up)
     ours, theirs = socket.socketpair()
     child = _start(lambda: run(theirs), closing=[control, ours])
     theirs.close()
@@ -92,7 +98,12 @@ def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], cle
         os._exit(0)
     ours.close()
     say(lease, pid=child, **(answer[0] if answer else {}))
-    _see_through(lease, lines, child, ask_first=False, clean_up=clean_up)
+
+    def clean_up_for_both() -> None:
+        clean_up()
+        remove_connection(request["argv"])
+
+    _see_through(lease, lines, child, ask_first=False, clean_up=clean_up_for_both)
 
 
 def _is_taken(control: socket.socket, child: int) -> bool:
@@ -113,26 +124,47 @@ def may_start(lease: socket.socket, lines: Lines) -> bool:
     return False
 
 
-def _become_guardian() -> None:
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # so orphans become children of this process, wherever they went
+def _become_guardian(clean_up: Callable[[], None]) -> None:
+    """Become a guardian, in a fork of this process; this one waits for it, and does its work if it was killed."""
+    _become_reaper()
     name_process(NAME)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    if guardian := os.fork():
+        _close_standard_streams()
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        if os.waitpid(guardian, 0)[1]:
+            _kill_descendants()
+            clean_up()
+        os._exit(0)
+    _become_reaper()
+
+
+def _become_reaper() -> None:
+    """Make orphans children of this process, wherever they went."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _start(run: Callable[[], int], closing: list[socket.socket]) -> int:
+    """Start a child and return its number once it has a group of its own and hears signals: none is lost or fails."""
     parent = os.getpid()
+    readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
         for connection in closing:
             connection.close()
+        os.close(readable)
         _become_child(parent)
+        os.close(writable)
         os._exit(_status_of(run))
+    os.close(writable)
+    os.read(readable, 1)
+    os.close(readable)
     return child
 
 
 def _see_through(
-    lease: socket.socket, lines: Lines, child: int, ask_first: bool, clean_up: Callable[[], None] = lambda: None
+    lease: socket.socket, lines: Lines, child: int, ask_first: bool, clean_up: Callable[[], None]
 ) -> NoReturn:
     _watch(lease, lines, child, ask_first)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -180,6 +212,8 @@ def _watch(lease: socket.socket, lines: Lines, child: int, ask_first: bool) -> N
     poller = select.poll()
     poller.register(process, select.POLLIN)
     poller.register(lease, select.POLLIN | select.POLLHUP)
+    above = os.pidfd_open(os.getppid())  # who does this work if this process is killed: without it nobody would
+    poller.register(above, select.POLLIN)
     keep_s, end = 0.0, None
     while True:
         left = None if end is None else max(0.0, end - time.monotonic())
@@ -197,6 +231,9 @@ def _watch(lease: socket.socket, lines: Lines, child: int, ask_first: bool) -> N
                 end = time.monotonic() + (keep_s or (STOP_S if ask_first else 0.0))
                 if ask_first:
                     _signal(child, signal.SIGTERM)
+        if above in ready:
+            poller.unregister(above)
+            end = 0.0
         if end is not None and time.monotonic() >= end:
             os.kill(child, signal.SIGKILL)
             end = None
@@ -246,6 +283,22 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
+def remove_connection(words: Sequence[str]) -> None:
+    """Remove the connection file that a kernel's command names, and its sockets: its client may have been killed."""
+    if "-f" not in words[:-1]:
+        return
+    file = Path(words[words.index("-f") + 1])
+    try:
+        connection = json.loads(file.read_bytes())
+        if connection.get("transport") == "ipc":
+            place = Path(connection["ip"])
+            for left in place.parent.glob(f"{place.name}-*"):
+                left.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+    except (OSError, ValueError, KeyError):  # it is gone, or none that a client wrote
+        return
+
+
 def main() -> NoReturn:
     """Start a command, whose words follow the number of the lease's file, and guard it."""
     lease = socket.socket(fileno=int(sys.argv[1]))
@@ -259,4 +312,4 @@ def main() -> NoReturn:
             print(f"{words[0]}: {error.strerror}", file=sys.stderr)
             return 127
 
-    guard(lease, run)
+    guard(lease, run, clean_up=lambda: remove_connection(words))

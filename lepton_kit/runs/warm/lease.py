@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import select
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ DECIDES = (  # beginnings of the names of variables that libraries read while th
 )  # fmt: skip
 DEFAULT_PRELOAD = "pandas,pyarrow,matplotlib.pyplot,torch"
 IDLE_S = 600.0
+LIMITING = ("memory.max", "memory.high", "cpu.max", "pids.max", "memory.limit_in_bytes", "cpu.cfs_quota_us")
+UNLIMITED = ("max", "-1", "9223372036854771712")
 warm_process = False  # whether this process was forked from a server
 
 
@@ -41,6 +45,7 @@ class Lease:
         self.pid = 0
         self.exit_status: int | None = None
         self.kernel: dict[str, Any] | None = None  # how to connect to it, where that was not for who asked to decide
+        self.refused: str | None = None  # why the server starts no process for who asks
         self._offered = False
         self._lines = Lines(connection)
 
@@ -86,13 +91,14 @@ class Lease:
             self._offered |= "offer" in message
             self.pid = message.get("pid", self.pid)
             self.kernel = message.get("kernel", self.kernel)
+            self.refused = message.get("refused", self.refused)
             self.exit_status = message.get("exit", self.exit_status)
         if self._lines.ended and self.exit_status is None:
             self.exit_status = -9  # the guardian itself was killed, and its child with it
 
 
-def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease | None:
-    """Return a lease on a process forked from the server, or None where there is no server that could fork it now.
+def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease | str:
+    """Return a lease on a process forked from the server, or why there is no server that could fork it now.
 
     Parameters
     ----------
@@ -107,19 +113,60 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     connection.settimeout(PATIENCE_S)
     try:
         connection.connect(str(path))
-        send_request(connection, request, files)
+        send_request(connection, {**request, "limits": limits()}, files)
     except OSError:
         connection.close()
         start_server(environment)
-        return None
+        return "the fork server is only starting"
     connection.settimeout(None)
     lease = Lease(connection)
     if lease.take_up(PATIENCE_S) and lease.started(STARTS_IN_S):
         return lease
     lease.close()
+    if lease.refused is not None:
+        return lease.refused
     if lease.exit_status is not None:  # the server has ended, such as one that was out of date
         start_server(environment)
-    return None
+        return "the fork server was out of date"
+    return "the fork server is busy"
+
+
+def limits() -> dict[str, str]:
+    """Return what the system holds this process to, by name: a fork of the server is held to what the server is."""
+    status = Path("/proc/self/status").read_text(errors="replace").splitlines()
+    fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+    rows = [re.split(" {2,}", line.strip()) for line in Path("/proc/self/limits").read_text().splitlines()[1:]]
+    found = {
+        "nice": str(os.getpriority(os.PRIO_PROCESS, 0)),
+        "scheduling policy": str(os.sched_getscheduler(0)),
+        "cores": str(sorted(os.sched_getaffinity(0))),
+        "control group": _control_groups(),
+        "OOM score": Path("/proc/self/oom_score_adj").read_text().strip(),
+        **{name: fields.get(name, "") for name in ("Uid", "Gid", "Groups", "CapEff", "NoNewPrivs", "Seccomp")},
+        **{f"{row[0]} (ulimit)": " of ".join(row[1:3]) for row in rows},
+    }
+    namespaces = Path("/proc/self/ns")
+    return found | {f"{name} namespace": str((namespaces / name).readlink()) for name in ("mnt", "net", "pid", "user")}
+
+
+def _control_groups() -> str:
+    """Return what limits this process among its control groups: those of two terminals differ, and limit nothing."""
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers.startswith("name="):  # it groups processes, and limits nothing
+            continue
+        root = Path("/sys/fs/cgroup", controllers)  # version 2 has one tree, without a name
+        group = root / path.strip("/")
+        if not group.is_dir():  # a container that sees the host's names: as good as can be told
+            found.append(line)
+            continue
+        above = [group, *(each for each in group.parents if each.is_relative_to(root))]
+        for file in (each / name for each in above for name in LIMITING):
+            with suppress(OSError):
+                if (limit := file.read_text()).partition(" ")[0].strip() not in UNLIMITED:
+                    found.append(f"{file} {limit.strip()}")
+    return ", ".join(found)
 
 
 def start_server(environment: Mapping[str, str]) -> None:

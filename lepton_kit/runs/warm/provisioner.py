@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ class GuardedProcess:
 
     def send_signal(self, number: int) -> None:
         """Signal the kernel's process group."""
-        if self.poll() is None:
-            os.killpg(self.pid, number)
+        with suppress(ProcessLookupError):  # it has ended, and its guardian is about to say so
+            if self.poll() is None:
+                os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """Kill the kernel; its guardian kills what descends from it."""
@@ -113,8 +115,8 @@ class LeptonProvisioner(LocalProvisioner):
             files = [_number(options.get(name), null.fileno() if number == 0 else number)
                      for number, name in enumerate(("stdin", "stdout", "stderr"))]  # fmt: skip
             lease = lease_from_server(request, files)
-        if lease is None:
-            logger.info("an ordinary kernel starts: the fork server is only starting")
+        if isinstance(lease, str):
+            logger.info("an ordinary kernel starts: %s", lease)
             return None
         return GuardedProcess(lease)
 

@@ -1,0 +1,81 @@
+"""How much output a run keeps, and what a cell says of what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+
+MIB = 2**20
+MOST_OF_CELL = 64 * MIB
+MOST_OF_RUN = 256 * MIB
+COUNTED = ("stream", "display_data", "execute_result")
+KIT = "application/vnd.lepton."  # what the kit itself records is small, and is the point of a run
+
+
+class Allowance:
+    """Counts the bytes of a run's output, cell by cell.
+
+    Examples
+    --------
+    >>> allowance = Allowance(of_cell=10, of_run=100)
+    >>> [allowance.takes("stream", 6, {}) for _ in range(2)]
+    [True, False]
+    >>> allowance.end_cell()
+    'lepton: 0.0 MiB of the output of this cell were left out: a cell keeps 0 MiB, and a run 0 MiB'
+    """
+
+    def __init__(self, of_cell: int = MOST_OF_CELL, of_run: int = MOST_OF_RUN) -> None:
+        self.of_cell, self.of_run = of_cell, of_run
+        self._earlier = self._cell = self._left_out = 0
+
+    def takes(self, kind: str, size: int, content: Mapping[str, Any] | bytes) -> bool:
+        """Count a message of output; return whether it is kept. After the first that is not, none of the cell's is.
+
+        Content that is still bytes was too large to be decoded. What updates a display counts nothing: it replaces it.
+        """
+        if kind == "clear_output":
+            self._cell = 0
+        is_decoded = not isinstance(content, bytes)
+        if is_decoded and (kind not in COUNTED or is_kits_own(content)):
+            return True
+        room = min(self.of_cell, self.of_run - self._earlier) - self._cell
+        if is_decoded and not self._left_out and size <= room:
+            self._cell += size
+            return True
+        self._left_out += size
+        return False
+
+    def end_cell(self) -> str | None:
+        """Count the next cell; return what is to be said of the last one's output, if any of it was left out."""
+        said = (
+            f"lepton: {self._left_out / MIB:,.1f} MiB of the output of this cell were left out: "
+            f"a cell keeps {self.of_cell // MIB} MiB, and a run {self.of_run // MIB} MiB"
+            if self._left_out
+            else None
+        )
+        self._earlier += self._cell
+        self._cell = self._left_out = 0
+        return said
+
+
+def is_kits_own(output: Mapping[str, Any] | bytes) -> bool:
+    """Say whether an output, or a message of one, is what the kit itself records."""
+    return not isinstance(output, bytes) and any(kind.startswith(KIT) for kind in output.get("data", {}))
+
+
+def note(text: str) -> NotebookNode:
+    """Return an output that says something about a cell."""
+    made: NotebookNode = new_output("stream", name="stderr", text=text + "\n")
+    return made
+
+
+def without_outputs(cell: NotebookNode, keep_kits_own: bool) -> list[NotebookNode]:
+    """Return the outputs of a cell of which only the kit's own are kept, or none, and a note of that."""
+    outputs: list[NotebookNode] = cell.get("outputs", [])
+    kept = [output for output in outputs if keep_kits_own and is_kits_own(output)]
+    if len(kept) == len(outputs):
+        return kept
+    return [*kept, note(f"lepton: {len(outputs) - len(kept)} outputs of this cell were left out: the disk was full")]

@@ -1,0 +1,154 @@
+"""Runs whose processes are stopped between any two steps: nothing is left, nothing lies, all can be repaired."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import lepton, write_notebook
+from stops import DONE, STOPPED
+from test_kernels import gone, runs
+
+from lepton_kit.runs.ledger import Ledger, Owner
+from lepton_kit.runs.manifest import FILE, Manifest, all_runs
+from lepton_kit.runs.runner import Options, Request, execute, has_answered, prepare, repair, run_notebook
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+
+def stopped_at_each_step(project: Path, stop: str, stride: int) -> list[dict]:
+    path = write_notebook(project / "notebooks/n.ipynb", ["lk.record('x', 1)"])
+    command = [sys.executable, str(Path(__file__).with_name("stops.py")), str(project), str(path), stop, str(stride)]
+    environment = {**os.environ, "LEPTON_WARM": "0"}
+    made = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert made.returncode == 0, made.stderr
+    assert "Traceback" not in made.stderr
+    return [json.loads(line) for line in made.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(("stop", "how"), [("SIGKILL", -signal.SIGKILL), ("SIGINT", STOPPED)])
+def test_a_run_that_is_stopped_between_any_two_of_its_steps_leaves_nothing_and_lies_about_nothing(project, stop, how):
+    told = stopped_at_each_step(project, stop, stride=12)
+    assert len(told) > 16
+    assert [each["ended"] for each in told] == [how] * (len(told) - 1) + [DONE]
+    for each in told:
+        assert each["rows"] == each["runs"], each
+        assert (each["strays"], each["processes"]) == ([], []), each
+        assert "running" not in [*each["runs"].values(), *each["cells"]], each
+    said = set(told[-1]["runs"].values())
+    assert said <= ({"failed", "succeeded"} if stop == "SIGKILL" else {"cancelled", "succeeded"})
+
+
+def pool_of_slow_runs(project: Path) -> subprocess.Popen[str]:
+    path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
+    command = [sys.executable, "-m", "lepton_kit.cli", "run", *[str(path)] * 4, "--workers", "2"]
+    return subprocess.Popen(
+        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def group_of(pid: int) -> list[int]:
+    return [process.pid for process in psutil.process_iter() if runs(process.pid) and os.getpgid(process.pid) == pid]
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited a minute in vain"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
+@pytest.mark.parametrize("began", [0, 1])
+def test_a_pool_that_is_stopped_while_its_workers_only_start_ends_at_once(project, send, began):
+    process = pool_of_slow_runs(project)
+    wait_until(lambda: len(group_of(process.pid)) > 2)  # the pool's process, its tracker of resources, a worker
+    wait_until(lambda: len(list(project.glob(f"runs/*/{FILE}"))) >= began)
+    send(process.pid)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert {run.status for run in all_runs(project)} <= {"cancelled"}
+    assert gone(group_of(process.pid))
+
+
+def test_a_pool_whose_process_is_killed_leaves_no_worker_and_no_run_that_goes_on(project):
+    process = pool_of_slow_runs(project)
+    wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
+    process.kill()
+    process.communicate()
+    assert gone(group_of(process.pid), 60)
+    assert [run.status for run in all_runs(project)] == ["cancelled", "cancelled"]
+
+
+def killed_run(project: Path) -> Path:
+    """Leave a run as one whose process was killed while its first cell ran; return its folder."""
+    run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", ["lk.record('x', 1)"])), project)
+    folder = run.folder(project)
+    run.model_copy(update={"status": "running", "ended": None}).save(folder)
+    with Ledger(project)._transaction() as ledger:
+        ledger.execute("UPDATE runs SET status = 'running', born = 'never', lease = 0")
+    return folder
+
+
+def replace_by(content: bytes | None, path: Path) -> None:
+    path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+
+
+DAMAGES = {
+    "no manifest": lambda folder: (folder / FILE).unlink(),
+    "an empty manifest": lambda folder: replace_by(b"", folder / FILE),
+    "half a manifest": lambda folder: replace_by((folder / FILE).read_bytes()[:200], folder / FILE),
+    "a manifest that is no text": lambda folder: replace_by(b"\xff\xfe\x00", folder / FILE),
+    "a manifest of another format": lambda folder: replace_by(b'{"format": 99}', folder / FILE),
+    "a folder for a manifest": lambda folder: replace_by(None, folder / FILE),
+    "a link to nowhere for a manifest": lambda folder: ((folder / FILE).unlink(), (folder / FILE).symlink_to("gone")),
+    "no folder": shutil.rmtree,
+    "a file for a folder": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
+    "half a notebook": lambda folder: replace_by(b'{"cells": [', folder / "notebook.ipynb"),
+    "a notebook of no cells": lambda folder: replace_by(b'{"cells": 3}', folder / "notebook.ipynb"),
+    "a folder for a notebook": lambda folder: replace_by(None, folder / "notebook.ipynb"),
+    "an artifact that cannot be read": lambda folder: (folder / "artifacts/gone").symlink_to("gone"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_killed_run_whose_files_cannot_be_read_ends_and_keeps_nobody_from_running(project, damage):
+    DAMAGES[damage](killed_run(project))
+    assert lepton("runs", "--repair", project=project).returncode == 0
+    with Ledger(project)._transaction() as ledger:
+        assert ledger.execute("SELECT * FROM runs WHERE status = 'running'").fetchall() == []
+    assert "running" not in [run.status for run in all_runs(project)]
+    assert repair(project) == []
+
+
+def test_a_damaged_run_stops_neither_the_next_run_nor_the_one_that_its_key_is_for(project):
+    folder = killed_run(project)
+    with Ledger(project)._transaction() as ledger:
+        values = ["k", folder.name, *Owner.me().__dict__.values()]
+        ledger.execute("INSERT INTO claims VALUES (?, ?, 0, ?, ?, ?, ?, 0)", values)
+        ledger.execute("UPDATE claims SET born = 'never'")
+    (folder / FILE).write_text("{")
+    assert not has_answered(folder.name, project)
+    plan = prepare(Request(project / "notebooks/n.ipynb"), project)
+    assert execute(plan, project, options=Options(idempotency_key="k")).status == "succeeded"
+
+
+def test_a_repair_that_could_not_be_written_is_tried_again(project, monkeypatch):
+    folder = killed_run(project)
+    with monkeypatch.context() as full:
+        full.setattr(Manifest, "save", lambda *_: (folder / "no/such/folder").write_text(""))
+        assert repair(project) == []
+    assert [run.status for run in repair(project)] == ["failed"]
