@@ -19,6 +19,9 @@ ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE}
 """Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
 
 
+LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
+
+
 class Section(BaseModel):
     """Base of all sections: a misspelt setting is an error, not a silent default."""
 
@@ -47,14 +50,16 @@ class Pipeline(Section):
 class Service(Section):
     """A service that is watched; its state lies in `services/<name>/`.
 
-    `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `slo` holds its
-    objectives, `registry` its model; both are folders, relative to the project. `restart_feed` is the command, a list
-    of words that no shell reads, which a repair of the data runs in the project's folder to restart the feed.
-    `cost_per_minute` is what a minute of trouble costs, in `currency`, for the page of an incident.
+    `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `match` are the labels
+    that its series carry in the source of telemetry, `{ job = "<its name>" }` unless given. `slo` holds its objectives,
+    `registry` its model; both are folders, relative to the project. `restart_feed` is the command, a list of words that
+    no shell reads, which a repair of the data runs in the project's folder to restart the feed. `cost_per_minute` is
+    what a minute of trouble costs, in `currency`, for the page of an incident.
     """
 
     model: str
     address: str | None = Field(default=None, pattern=r"^https?://")
+    match: dict[Annotated[str, Field(pattern=LABEL)], str] = {}
     slo: str = "slo"
     registry: str = "models"
     restart_feed: list[str] | None = Field(default=None, min_length=1)
@@ -211,6 +216,11 @@ class Settings(Section):
     remedies: Remedies = Remedies()
     postmortem: Postmortem | None = None
     watch: Watch = Watch()
+
+    def series_of(self, service: str) -> dict[str, str]:
+        """Return the labels that the series of a service carry; none of a service that the settings do not name."""
+        found = self.services.get(service)
+        return {} if found is None else found.match or {"job": service}
 
 
 def read_settings(project: Path) -> Settings:

@@ -31,13 +31,14 @@ from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
-from lepton_kit.ops.watch.webhook import Gate, field_reasons, make_gate, read_webhook
+from lepton_kit.ops.watch.webhook import Gate, Webhook, field_reasons, make_gate
 from lepton_kit.runs.runner import repair
 from lepton_kit.runs.settings import Settings, read_settings
 from lepton_kit.serving.listening import address_of, listening
 
 STYLE = Path(__file__).with_name("style.css")
 BODY_S = 10
+MOST_GROUPS = 20  # of truncated alerts, on the status page
 SWITCH_S = 0.001  # the loop and the thread that writes take turns this often, so that answers do not wait for 5 ms
 ADDRESS = "address"
 """The file in `incidents/` that says where `lepton watch` answers while it runs."""
@@ -102,6 +103,17 @@ class Watcher:
         """Return how the project stands."""
         return status.status(self.project, self.queue, self.observer.seen, self.schedules)
 
+    def note_truncated(self, posted: Webhook) -> None:
+        """Keep for the status page how many alerts of a group Alertmanager did not send, until it sends all of them."""
+        what = f"alerts of group {posted.group[:200]!a}"
+        known = {name: why for name, why in self.observer.seen.troubles.get("webhook", {}).items() if name != what}
+        if posted.truncated and len(known) < MOST_GROUPS:
+            known[what] = (
+                f"Alertmanager left out {posted.truncated} of {len(posted.alerts) + posted.truncated}, which nobody "
+                "looks at: max_alerts of its webhook is too low (0 sends all)"
+            )
+        self.observer.seen.troubles["webhook"] = known
+
     def wake(self) -> None:
         """Say that there may be work."""
         if self._dispatcher is not None:
@@ -145,15 +157,16 @@ async def _receive(request: Request, watcher: Watcher) -> Response:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return _refused(415, "the content type must be application/json")  # which no form of a web page can send
     try:
-        alerts = read_webhook(body)
+        posted = Webhook.model_validate_json(body)
     except ValidationError as error:
         return _refused(422, "not an Alertmanager webhook of version 4", fields=field_reasons(error))
     try:
-        await watcher.intake.take(alerts)
+        await watcher.intake.take(posted.alerts)
     except (Full, InputError) as error:
         return _refused(503, str(error), {"Retry-After": "1"})
-    watcher.metrics.alerts.inc(len(alerts))
-    return JSONResponse({"status": "accepted", "alerts": len(alerts)}, 202)
+    watcher.metrics.alerts.inc(len(posted.alerts))
+    watcher.note_truncated(posted)
+    return JSONResponse({"status": "accepted", "alerts": len(posted.alerts)}, 202)
 
 
 async def _bounded_body(request: Request, limit: int) -> bytes | None:

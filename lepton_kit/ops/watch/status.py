@@ -46,6 +46,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) ->
         "waiting": [job_facts(job, project) for job in queue.jobs(MOST_RUNS, state="queued")[::-1]],
         "approvals": [remedy_facts(remedy, project, None) for remedy in queue.waiting()],
         "refused": [job_facts(job, project) for job in refused],
+        "not_measured": [asdict(one) for one in seen.not_measured],
         "problems": problems,
     }
 

@@ -83,21 +83,12 @@ class Alert(BaseModel):
 
 
 class Webhook(BaseModel):
-    """What Alertmanager posts: several alerts at once."""
+    """What Alertmanager posts: several alerts at once; `truncated` counts those that it left out."""
 
     version: Literal["4"]
     alerts: list[Alert] = Field(max_length=10_000)
-
-
-def read_webhook(body: bytes) -> list[Alert]:
-    """Return the alerts that a body holds.
-
-    Raises
-    ------
-    ValidationError
-        When it is no webhook of version 4.
-    """
-    return Webhook.model_validate_json(body).alerts
+    group: str = Field(default="", alias="groupKey")
+    truncated: int = Field(default=0, alias="truncatedAlerts", ge=0)
 
 
 def field_reasons(error: ValidationError, most: int = 20) -> list[dict[str, str]]:
