@@ -164,6 +164,9 @@ class Watch(Section):
     ----------
     token, hmac
         References to secrets (`env:NAME`, `file:PATH`): the bearer token of webhooks, the key of their signature.
+    hosts
+        Further names under which this server is asked, such as that of a proxy before it; requests that name another
+        are refused.
     body_limit
         Bytes that a webhook may have.
     workers
@@ -182,6 +185,9 @@ class Watch(Section):
         How often an alert's runbook may run at most, while what it found left the incident open and the alert fires.
     look_again_minutes
         How long after such a run evidence is captured anew, and the runbook runs again; shortened by `time_scale`.
+    flap_minutes
+        An alert that ends and begins again within so many minutes of its last diagnosis is not diagnosed at once, but
+        when they are over, if it still fires then; shortened by `time_scale`.
     run_timeout
         Seconds that a run may take.
     stop_seconds
@@ -192,6 +198,7 @@ class Watch(Section):
 
     token: str | None = None
     hmac: str | None = None
+    hosts: list[str] = []
     body_limit: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     workers: int = Field(default=2, ge=0, le=64)
     source: str = "telemetry"
@@ -201,6 +208,7 @@ class Watch(Section):
     evidence_hours: float = Field(default=24, gt=0, le=24 * 90)
     most_looks: int = Field(default=3, ge=1, le=20)
     look_again_minutes: float = Field(default=10, gt=0, le=24 * 60)
+    flap_minutes: float = Field(default=30, ge=0, le=24 * 60)
     run_timeout: float = Field(default=1800, gt=0)
     stop_seconds: float = Field(default=30, ge=0, le=3600)
     report: bool = True

@@ -200,6 +200,9 @@ def _incident(incident: Mapping[str, Any]) -> str:
     summary = f"<p>{text(incident['summary'])}</p>" if incident["summary"] else ""
     name = text(incident["name"] or "alert without a name")
     decided = "".join(_decided(one) for one in incident["remedies"])
+    if flaps := incident.get("flaps"):
+        times = "once" if flaps == 1 else f"{flaps} times"
+        note += f'<p class="wrong">It flaps: the alert began again {times} and was not diagnosed at once.</p>'
     return (
         f'<article class="card"><h3><a href="{text(link)}">{name}</a> {badge(incident["status"])}</h3>'
         f'<p class="quiet">{text(about)}</p>{summary}{note}<div class="list">{runs}</div>{decided}</article>'

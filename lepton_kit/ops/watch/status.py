@@ -59,6 +59,7 @@ def incident_facts(incident: Incident, queue: Queue, project: Path) -> dict[str,
     return {
         **asdict(incident),
         "summary": annotations.get("summary", ""),
+        "flaps": queue.flaps(incident.id),
         "runs": [job_facts(job, project) for job in jobs],
         "remedies": [remedy_facts(one, project, runs.get(one.job)) for one in queue.remedies(incident.id)],
     }

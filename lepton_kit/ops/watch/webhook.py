@@ -15,13 +15,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.door import LOOPBACK
 from lepton_kit.runs.secrets import resolve_secret
 from lepton_kit.runs.settings import Watch
 
 SIGNATURE = "x-lepton-signature"
 """The header of a signature: `sha256=` and the HMAC-SHA256 of the body, hexadecimal."""
-
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def _utc(moment: datetime) -> datetime:
