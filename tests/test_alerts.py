@@ -16,7 +16,7 @@ from services import wait_for
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.alerts import NOT_ENDED, AlertEvaluator, fingerprint_of, time_text
-from lepton_kit.telemetry.burn_rates import Memory, evaluate
+from lepton_kit.telemetry.burn_rates import Memory, Unmeasured, evaluate
 from lepton_kit.telemetry.prometheus import Prometheus
 from lepton_kit.telemetry.rules import alert_labels, prometheus_rules
 from lepton_kit.telemetry.scrape import Scraper
@@ -118,10 +118,36 @@ def test_a_source_that_fails_ends_no_alert(burnt):
     evaluator = AlertEvaluator([availability()], source)
     before = evaluator.evaluate(START + 60 * 215)
     source.works = False
-    with pytest.raises(InputError):
-        evaluator.evaluate(START + 60 * 216)
+    assert evaluator.evaluate(START + 60 * 216) == before
+    assert [one.unmeasured for one in evaluator.statuses] == [Unmeasured("refused", "no answer")]
+    assert evaluator.unjudged() >= {one["fingerprint"] for one in before} > set()
     source.works = True
     assert evaluator.evaluate(START + 60 * 217) == before
+
+
+def test_an_objective_whose_samples_are_refused_keeps_no_other_from_its_alert(burnt):
+    class Refusing:
+        def query(self, selector, start, end):
+            if selector.startswith("lepton_"):
+                raise InputError("too many samples")
+            return burnt.query(selector, start, end)
+
+    objectives = read_objectives(ROOT / "slo")
+    evaluator = AlertEvaluator(objectives, Refusing())
+    fired = evaluator.evaluate(START + 60 * 215)
+    assert {one["labels"]["slo"] for one in fired} == {"goog-availability", "goog-latency"}  # no answer came in time
+    told = {one.objective.name: one.unmeasured and one.unmeasured.reason for one in evaluator.statuses}
+    assert told["goog-availability"] is None
+    assert told["goog-coverage"] == told["goog-errors"] == "refused"
+    assert told["goog-latency"] is None
+
+
+def test_an_objective_without_recent_samples_is_not_measured_and_says_since_when(burnt):
+    status = evaluate(availability(), burnt, START + 60 * 599 + 3601)
+    assert status.unmeasured.reason == "no samples"
+    assert "since 2025-10-09 18:52:20 UTC" in status.unmeasured.detail
+    assert status.budget_left < 0
+    assert evaluate(availability(), burnt, START + 60 * 599 + 3599).unmeasured is None
 
 
 def test_five_objectives_over_days_of_samples_are_evaluated_well_within_a_second(tmp_path):

@@ -153,3 +153,15 @@ def test_an_indicator_of_few_events_has_so_many_periods_as_can_be_judged():
 def test_an_indicator_of_which_nothing_was_recorded_has_no_period():
     recording = read_recording(ROOT / "runbooks/recordings/volatility-2008")
     assert sli_over_time(recording, OBJECTIVES["freshness"]).empty
+
+
+def test_the_objective_of_another_service_is_never_the_one_judged():
+    """However badly another service's objective stands, and though it is called like the alert."""
+    own = OBJECTIVES["coverage"]
+    recording = read_recording(ROOT / "runbooks/recordings/volatility-2008")
+    other = replace(OBJECTIVES["latency"], service="scoring")
+    alert = recording.incident.alerts[0].model_copy(update={"labels": {"slo": "goog-latency"}})
+    alerted = replace(recording, incident=recording.incident.model_copy(update={"alerts": (alert,)}))
+    assert objective_of(alerted, [other, own]) == own
+    with pytest.raises(InputError, match=r"no objective of its service 'goog'.*there are some of: scoring"):
+        objective_of(alerted, [other])

@@ -1,5 +1,6 @@
 """Scraping real HTTP targets into the store."""
 
+import gzip
 import logging
 import threading
 import time
@@ -168,3 +169,128 @@ def test_the_objectives_of_a_real_service_are_evaluated_from_its_scrapes(tmp_pat
         one = next(one for one in read_objectives(ROOT / "slo") if one.name == "goog-errors")
         ratio = evaluate(one, store, now + 45).burns[0].long_ratio
         assert ratio == pytest.approx(1 / 11, abs=0.02)
+
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+TRACED = f"""# HELP req Requests.
+# TYPE req counter
+req_total{{code="200"}} 7
+req_created{{code="200"}} {AT - 60}
+req_total{{code="500",why="a \\"b\\" # {{c}}"}} 7 # {{trace_id="4bf9"}} 1 {AT}
+# TYPE took_seconds histogram
+# UNIT took_seconds seconds
+took_seconds_bucket{{le="0.1"}} 1 # {{trace_id="4bf9"}} 0.07
+took_seconds_bucket{{le="+Inf"}} 2 # {{}} 3 {AT}
+took_seconds_count 2
+took_seconds_sum 3.5
+# TYPE build info
+build_info{{version="3"}} 1
+# TYPE state stateset
+state{{state="up"}} 1
+# TYPE depth gaugehistogram
+depth_bucket{{le="+Inf"}} 4
+depth_gcount 4
+depth_gsum 9
+# EOF
+"""
+
+
+def answering(target, body, content_type=OPENMETRICS, **headers):
+    def answer(request):
+        request.send_response(200)
+        request.send_header("Content-Type", content_type)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(body)
+
+    target.answer = answer
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "gzip"])
+def test_openmetrics_is_read_whatever_stands_beside_its_values(tmp_path, is_packed):
+    with metrics_target() as target, Store(tmp_path) as store:
+        body, headers = TRACED.encode(), {"Content_Encoding": "gzip"} if is_packed else {}
+        answering(target, gzip.compress(body) if is_packed else body, **headers)
+        (scraped,) = Scraper(store, {"goog": target.address}).scrape_once(AT)
+        assert (scraped.up, scraped.samples, scraped.problem) == (True, 12, "")
+        assert values(store, 'req_total{code="500"}') == [7.0]
+        assert values(store, 'req_total{why="a \\"b\\" # {c}"}') == [7.0]
+        assert values(store, 'took_seconds_bucket{le="0.1"}') == [1.0]
+        assert [values(store, name) for name in ("build_info", "state", "depth_gcount")] == [[1.0], [1.0], [4.0]]
+
+
+def test_half_of_all_requests_failing_is_seen_where_the_error_counter_has_an_exemplar(tmp_path):
+    one = next(one for one in read_objectives(ROOT / "slo") if one.name == "goog-errors")
+    with metrics_target() as target, Store(tmp_path) as store:
+        scraper = Scraper(store, {"goog": target.address})
+        for number in range(30):
+            at, count = AT + 15 * number, 10 * number
+            answered, invalid = (f'lepton_predict_requests_total{{outcome="{one}"}}' for one in ("answered", "invalid"))
+            traced = f'{count} {at} # {{trace_id="4bf9"}} 1 {at}'
+            text = f"# TYPE lepton_predict_requests counter\n{answered} {count} {at}\n{invalid} {traced}\n# EOF\n"
+            answering(target, text.encode())
+            (scraped,) = scraper.scrape_once(at)
+            assert scraped.up
+        assert evaluate(one, store, at).burns[0].long_ratio == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "content_type"),
+    [
+        ('req_total{code="500"} 7 # {trace_id="4bf9"} 1 1760000000.1\n', "text/plain; version=0.0.4"),
+        ('req_total 7 # {trace_id="4bf9"} 1\n', ""),
+        ("req_total 7 1 2\n", "text/plain"),
+        ("# TYPE req counter\nreq_total 7\n", OPENMETRICS),  # cut off: no end
+        ("# TYPE req counter\nreq_total 7 # {trace_id=4bf9} 1\n# EOF\n", OPENMETRICS),
+        ("req_total 7 1760000000000000\n", "text/plain"),  # microseconds: every sample lies in the far future
+        ("\x08\x96\x01", "application/vnd.google.protobuf"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_down_with_the_reason_and_never_up_without_errors(
+    tmp_path, text, content_type
+):
+    with metrics_target() as target, Store(tmp_path) as store:
+        answering(target, text.encode(), content_type)
+        (scraped,) = Scraper(store, {"goog": target.address}).scrape_once(AT)
+        assert (scraped.up, scraped.samples) == (False, 0)
+        assert scraped.error
+        assert values(store, "up") == [0.0]
+
+
+def test_samples_that_are_left_out_are_counted_and_told(tmp_path, caplog):
+    native = "{count:3,sum:2.5,schema:0,zero_threshold:0,zero_count:0,positive_spans:[0:2],positive_deltas:[1,1]}"
+    text = f"# TYPE a gauge\na 1\n# TYPE b gauge\nb 2 1000\n# TYPE c histogram\nc {native}\n# EOF\n"
+    with metrics_target() as target, Store(tmp_path) as store:
+        answering(target, text.encode())
+        (scraped,) = Scraper(store, {"goog": target.address}).scrape_once(AT)
+        assert (scraped.up, scraped.samples, scraped.left_out) == (True, 1, 2)
+        assert "2 samples were left out" in caplog.text
+        assert values(store, "a") == [1.0]
+
+
+def test_a_counter_of_the_text_format_keeps_the_name_that_it_has(tmp_path):
+    text = '# TYPE failed counter\nfailed{a="\\"} # {",b="\u2028"} 3\n{"http.requests", "code.x"="200"} 4\n'
+    found = {one.metric: one for one in parse(text, {}, AT)}
+    assert found["failed"].labels == {"a": '"} # {', "b": "\u2028"}
+    assert found["http.requests"].labels == {"code.x": "200"}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("to", ["/metrics/", "/elsewhere?a=b", "whole address"])
+def test_redirects_are_followed(tmp_path, status, to):
+    with metrics_target() as target, metrics_target() as other, Store(tmp_path) as store:
+        other.text = "a 5\n"
+
+        def answer(request):
+            if request.path == "/metrics":
+                request.send_response(status)
+                request.send_header("Location", f"{other.address}/x" if to == "whole address" else to)
+                request.end_headers()
+            else:
+                target._metrics(request)
+
+        target.text, target.answer = "a 5\n", answer
+        (scraped,) = Scraper(store, {"goog": target.address}).scrape_once(AT)
+        assert (scraped.up, scraped.error) == (True, None)
+        assert values(store, f'a{{instance="{target.instance}"}}') == [5.0]

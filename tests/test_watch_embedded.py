@@ -180,3 +180,9 @@ def test_an_embedded_alert_that_no_longer_fires_is_resolved(queue):
     queue.receive(embedded_changes([], queue.firing("embedded"), end.timestamp()), "embedded", NoRouter())
     found = {incident.origin: (incident.status, incident.ends_at) for incident in queue.incidents()}
     assert found == {"embedded": ("resolved", end.isoformat(timespec="microseconds")), "webhook": ("firing", None)}
+
+
+def test_an_embedded_alert_of_which_nothing_is_known_does_not_end(queue):
+    known = Alert.model_validate(alert())
+    queue.receive([known], "embedded", NoRouter())
+    assert embedded_changes([], queue.firing("embedded"), 0, {known.fingerprint}) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,25 +11,40 @@ import typer
 from rich.markup import escape
 
 from lepton_kit.commands.terminal import new_console, table
+from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
+from lepton_kit.runs.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from lepton_kit.ops.watch.objectives import NotMeasured
     from lepton_kit.telemetry.burn_rates import Burn, Status
+    from lepton_kit.telemetry.selectors import Source
     from lepton_kit.telemetry.slo import Objective
 
 app = typer.Typer(help="Service level objectives (slo/*.yaml, OpenSLO v1).", no_args_is_help=True)
+Where = Annotated[
+    str | None,
+    typer.Option("--source", help="Folder of the telemetry store, or a Prometheus' address; that of lepton.toml."),
+]
 
 
 @app.command("list")
-def list_objectives() -> None:
-    """List the project's objectives."""
-    from lepton_kit.telemetry.slo import read_objectives
-
+def list_objectives(source: Where = None) -> None:
+    """List the objectives of all services, and which of them are not measured, and why."""
+    project = find_project()
+    settings = read_settings(project)
+    objectives = _declared(settings, project)
     listed = table("objective", "service", "target", "window", "meaning")
-    for one in read_objectives(find_project() / "slo"):
+    for one in objectives:
         window = f"{one.window / 86400:g} d"
         listed.add_row(one.name, escape(one.service), f"{one.target:.6g}", window, escape(one.description))
     new_console().print(listed)
+    try:
+        opened, statuses = _evaluated(objectives, settings, project, source, settings.watch.time_scale)
+    except InputError as error:
+        print(f"not measured: none of them is: {error}")
+    else:
+        _print_not_measured(opened, statuses, settings)
 
 
 @app.command("rules")
@@ -39,12 +55,15 @@ def rules(
     ] = None,
     time_scale: Annotated[float, typer.Option(help="Shorten all windows so many times, for demonstrations.")] = 1.0,
 ) -> None:
-    """Write Prometheus recording and alerting rules of the project's objectives."""
+    """Write Prometheus recording and alerting rules of the objectives, each on the series of its service."""
     from lepton_kit.files import write_atomically
+    from lepton_kit.ops.watch.objectives import own_series
     from lepton_kit.telemetry.rules import RUNBOOK_URL, prometheus_rules
-    from lepton_kit.telemetry.slo import read_objectives
 
-    text = prometheus_rules(read_objectives(find_project() / "slo"), runbook_url or RUNBOOK_URL, time_scale)
+    project = find_project()
+    settings = read_settings(project)
+    objectives = own_series(_declared(settings, project), settings)
+    text = prometheus_rules(objectives, runbook_url or RUNBOOK_URL, time_scale)
     if output is None:
         print(text, end="")
     else:
@@ -53,24 +72,21 @@ def rules(
 
 @app.command("status")
 def status(
-    source: Annotated[str, typer.Option(help="Folder of the telemetry store, or a Prometheus' address.")] = "telemetry",
+    source: Where = None,
     time_scale: Annotated[float, typer.Option(help="Shorten all windows so many times, for demonstrations.")] = 1.0,
 ) -> None:
     """Show each objective's burn rates, the alerts that they raise, and the error budget that is left."""
-    from lepton_kit.telemetry.burn_rates import WINDOWS, Memory, evaluate
+    from lepton_kit.telemetry.burn_rates import WINDOWS
     from lepton_kit.telemetry.rules import window_name
-    from lepton_kit.telemetry.slo import read_objectives
-    from lepton_kit.telemetry.sources import open_source
 
     project = find_project()
-    objectives = read_objectives(project / "slo")
-    opened = open_source(source, project)
-    memory, now = Memory(opened), time.time()
+    settings = read_settings(project)
+    opened, statuses = _evaluated(_declared(settings, project), settings, project, source, time_scale)
     windows = [f"{window_name(window.long)} / {window_name(window.short)}" for window in WINDOWS]
     shown = table("objective", "service", "target", *windows, "firing", "budget left")
-    for one in objectives:
-        found = evaluate(one, opened, now, time_scale, memory)
-        burns = (_burn(burn, one) for burn in found.burns)
+    for found in statuses:
+        one = found.objective
+        burns = [_burn(burn, one) for burn in found.burns] or ["–"] * len(WINDOWS)
         shown.add_row(one.name, escape(one.service), f"{one.target:.6g}", *burns, *_end(found))
     console = new_console()
     console.print(shown)
@@ -79,6 +95,48 @@ def status(
         f"burn rates in both windows{scaled_by}, where 1 spends the budget just in its time; * too few events to alert",
         highlight=False,
     )
+    _print_not_measured(opened, statuses, settings)
+
+
+def _declared(settings: Settings, project: Path) -> list[Objective]:
+    from lepton_kit.ops.watch.objectives import declared_objectives
+
+    return declared_objectives(settings, project)
+
+
+def _evaluated(
+    objectives: Sequence[Objective], settings: Settings, project: Path, source: str | None, time_scale: float
+) -> tuple[Source, tuple[Status, ...]]:
+    """Return how objectives stand on the series of their services, and the source that says so.
+
+    Raises
+    ------
+    InputError
+        When there is no such source, or it refuses the samples of every objective.
+    """
+    from lepton_kit.ops.watch.objectives import own_series
+    from lepton_kit.telemetry.alerts import evaluate_all
+    from lepton_kit.telemetry.sources import open_source
+
+    opened = open_source(source or settings.watch.source, project)
+    statuses = evaluate_all(own_series(objectives, settings), opened, time.time(), time_scale)
+    whys = [status.unmeasured for status in statuses]
+    if whys and (first := whys[0]) and all(why and why.reason == "refused" for why in whys):
+        raise InputError(first.detail)
+    return opened, statuses
+
+
+def _print_not_measured(opened: Source, statuses: Sequence[Status], settings: Settings) -> None:
+    """Print what is not measured, and why; and what the source warns of."""
+    from lepton_kit.ops.watch.objectives import not_measured, without_service
+    from lepton_kit.telemetry.sources import warnings_of
+
+    unwatched = without_service([status.objective for status in statuses], settings)
+    missing: list[NotMeasured] = [*unwatched, *not_measured(statuses)]
+    for one in missing:
+        print(f"not measured: {one.objective} of {one.service} ({one.reason}): {one.detail}")
+    for chosen, said in warnings_of(opened).items():
+        print(f"warning for {chosen}: {'; '.join(said)}")
 
 
 def _burn(burn: Burn, objective: Objective) -> str:

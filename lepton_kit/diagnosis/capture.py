@@ -74,6 +74,7 @@ def capture(
     end: float,
     folder: Path,
     alerts: Sequence[Mapping[str, Any]] = (),
+    match: Mapping[str, str] | None = None,
 ) -> Recording:
     """Freeze an incident of a service into a new recording.
 
@@ -92,6 +93,8 @@ def capture(
         around it where it is called `recording`, becomes the incident's id.
     alerts
         The alerts that led here, each as in the `alerts` of an Alertmanager webhook (version 4).
+    match
+        The labels that the service's series carry; its name as `job` or `service` unless given.
 
     Returns
     -------
@@ -124,7 +127,7 @@ def capture(
             deployments=deployments,
         ),
         requests=_thinned(_request_rows(logged), MOST_REQUESTS, "requests", notes),
-        metrics=_samples(source, config.name, start, end, notes),
+        metrics=_samples(source, config.name, match, start, end, notes),
         reference=_reference(Registry(registry), config.model, versions.current, notes),
         logs=_log_lines(service, start, end, notes),
     )
@@ -347,18 +350,22 @@ def _models(registry: Registry, model: str, versions: Versions, scratch: Path, n
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
-def _samples(source: Source, service: str, start: float, end: float, notes: _Notes) -> pd.DataFrame:
-    """Return the samples of the service's series; where none carries its name, of all series of these names."""
+def _samples(
+    source: Source, service: str, match: Mapping[str, str] | None, start: float, end: float, notes: _Notes
+) -> pd.DataFrame:
+    """Return the samples of the service's series; where there are none, of those that carry no service's name."""
     parts = [source.query(name, start, end) for name in ("up", *metric_names())]
     found = [part for part in parts if len(part)]
     if not found:
         notes.measured.append("no metrics: the source holds no sample of them in the window")
         return pd.DataFrame(columns=list(METRIC_COLUMNS))
     table: pd.DataFrame = pd.concat(found, ignore_index=True)[list(METRIC_COLUMNS)]
-    named = table["labels"].isin([text for text in table["labels"].unique() if _is_of(text, service)])
-    kept = table[named] if named.any() else table
+    held = {text: json.loads(text) for text in table["labels"].unique()}
+    own = [text for text, labels in held.items() if _is_of(labels, service, match)]
+    nameless = [text for text, labels in held.items() if not {"job", "service"} & labels.keys()]
+    kept = table[table["labels"].isin(own or nameless)]
     series = kept.groupby(["metric", "labels"]).ngroups
-    whose = f"job or service {service}" if named.any() else "any service: none of them is named"
+    whose = f"job or service {service}" if own else "no named service: none of them is named so"
     notes.measured.append(f"metrics: {len(kept)} samples of {series} series of {whose}")
     step = math.ceil(len(kept) / MOST_SAMPLES)
     if step > 1:
@@ -367,9 +374,9 @@ def _samples(source: Source, service: str, start: float, end: float, notes: _Not
     return kept.assign(time=kept["time"].dt.as_unit("us")).sort_values("time", kind="stable", ignore_index=True)
 
 
-def _is_of(labels: str, service: str) -> bool:
-    held = json.loads(labels)
-    return service in (held.get("job"), held.get("service"))
+def _is_of(labels: Mapping[str, str], service: str, match: Mapping[str, str] | None) -> bool:
+    by_name = service in (labels.get("job"), labels.get("service"))
+    return by_name if not match else match.items() <= labels.items()
 
 
 # --- log lines --------------------------------------------------------------------------------------------------------

@@ -270,17 +270,23 @@ def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objec
     """Return the objective whose alert led to the recording.
 
     By the label `slo` of its alerts, or their name; of several the first that fired. Without an alert it is the one
-    whose indicator fell most below its promise in the last half of the window.
+    whose indicator fell most below its promise in the last half of the window. Objectives of other services are none.
 
     Raises
     ------
     InputError
-        When there is no objective at all.
+        When there is no objective of the recording's service at all.
     """
-    if not objectives:
-        raise InputError(f"recording {recording.incident.id}: no objective is given to judge a recovery by")
+    service = recording.incident.service
+    own = [one for one in objectives if one.service == service]
+    if not own:
+        others = ", ".join(sorted({one.service for one in objectives})) or "none"
+        raise InputError(
+            f"recording {recording.incident.id}: no objective of its service {service!r} is given to judge a recovery "
+            f"by (there are some of: {others})"
+        )
     for alert in sorted(recording.incident.alerts, key=lambda one: one.starts_at):
-        for one in objectives:
+        for one in own:
             if alert.labels.get("slo") == one.name or alert.name == alert_name(one):
                 return one
     window = recording.incident.window
@@ -290,7 +296,7 @@ def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objec
         held = sli_ratio(recording, one, middle, end)
         return (1 - held.share) / one.budget if held.total else 0.0
 
-    return max(objectives, key=burn)
+    return max(own, key=burn)
 
 
 # --- the same queries, asked of requests --------------------------------------------------------------------------

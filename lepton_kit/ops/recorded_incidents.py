@@ -168,14 +168,14 @@ def _incident(requests: pd.DataFrame, alert: pd.Timestamp) -> Incident:
     return Incident(
         format=FORMAT,
         id="volatility-2008",
-        service="goog-forecast",
+        service="goog",
         window=Window(start=requests["time"].iloc[0], end=requests["time"].iloc[-1]),
         versions=Versions(current=CURRENT.version, last_good=LAST_GOOD.version),
         alerts=(
             Alert(
                 name="IntervalCoverageLow",
                 starts_at=alert,
-                labels={"service": "goog-forecast", "sli": "interval_coverage", "severity": "page"},
+                labels={"service": "goog", "sli": "interval_coverage", "severity": "page"},
                 annotations={"summary": summary},
             ),
         ),

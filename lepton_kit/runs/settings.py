@@ -19,6 +19,9 @@ ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE}
 """Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
 
 
+LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
+
+
 class Section(BaseModel):
     """Base of all sections: a misspelt setting is an error, not a silent default."""
 
@@ -47,14 +50,16 @@ class Pipeline(Section):
 class Service(Section):
     """A service that is watched; its state lies in `services/<name>/`.
 
-    `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `slo` holds its
-    objectives, `registry` its model; both are folders, relative to the project. `restart_feed` is the command, a list
-    of words that no shell reads, which a repair of the data runs in the project's folder to restart the feed.
-    `cost_per_minute` is what a minute of trouble costs, in `currency`, for the page of an incident.
+    `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `match` are the labels
+    that its series carry in the source of telemetry, `{ job = "<its name>" }` unless given. `slo` holds its objectives,
+    `registry` its model; both are folders, relative to the project. `restart_feed` is the command, a list of words that
+    no shell reads, which a repair of the data runs in the project's folder to restart the feed. `cost_per_minute` is
+    what a minute of trouble costs, in `currency`, for the page of an incident.
     """
 
     model: str
     address: str | None = Field(default=None, pattern=r"^https?://")
+    match: dict[Annotated[str, Field(pattern=LABEL)], str] = {}
     slo: str = "slo"
     registry: str = "models"
     restart_feed: list[str] | None = Field(default=None, min_length=1)
@@ -159,6 +164,9 @@ class Watch(Section):
     ----------
     token, hmac
         References to secrets (`env:NAME`, `file:PATH`): the bearer token of webhooks, the key of their signature.
+    hosts
+        Further names under which this server is asked, such as that of a proxy before it; requests that name another
+        are refused.
     body_limit
         Bytes that a webhook may have.
     workers
@@ -177,6 +185,9 @@ class Watch(Section):
         How often an alert's runbook may run at most, while what it found left the incident open and the alert fires.
     look_again_minutes
         How long after such a run evidence is captured anew, and the runbook runs again; shortened by `time_scale`.
+    flap_minutes
+        An alert that ends and begins again within so many minutes of its last diagnosis is not diagnosed at once, but
+        when they are over, if it still fires then; shortened by `time_scale`.
     run_timeout
         Seconds that a run may take.
     stop_seconds
@@ -187,6 +198,7 @@ class Watch(Section):
 
     token: str | None = None
     hmac: str | None = None
+    hosts: list[str] = []
     body_limit: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     workers: int = Field(default=2, ge=0, le=64)
     source: str = "telemetry"
@@ -196,6 +208,7 @@ class Watch(Section):
     evidence_hours: float = Field(default=24, gt=0, le=24 * 90)
     most_looks: int = Field(default=3, ge=1, le=20)
     look_again_minutes: float = Field(default=10, gt=0, le=24 * 60)
+    flap_minutes: float = Field(default=30, ge=0, le=24 * 60)
     run_timeout: float = Field(default=1800, gt=0)
     stop_seconds: float = Field(default=30, ge=0, le=3600)
     report: bool = True
@@ -211,6 +224,11 @@ class Settings(Section):
     remedies: Remedies = Remedies()
     postmortem: Postmortem | None = None
     watch: Watch = Watch()
+
+    def series_of(self, service: str) -> dict[str, str]:
+        """Return the labels that the series of a service carry; none of a service that the settings do not name."""
+        found = self.services.get(service)
+        return {} if found is None else found.match or {"job": service}
 
 
 def read_settings(project: Path) -> Settings:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
-from lepton_kit.telemetry.burn_rates import Memory, Status, evaluate
+from lepton_kit.telemetry.burn_rates import SEVERITIES, Memory, Status, evaluate
+from lepton_kit.telemetry.prometheus import Prometheus
 from lepton_kit.telemetry.rules import RUNBOOK_URL, alert_annotations, alert_labels
 from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.slo import Objective
@@ -18,8 +20,7 @@ from lepton_kit.telemetry.slo import Objective
 NOT_ENDED = "0001-01-01T00:00:00Z"
 """What Alertmanager writes for the end of an alert that fires."""
 
-"""The address of an alert's runbook on the page of `lepton watch`."""
-
+SIDE_BY_SIDE = 8
 Alert = dict[str, Any]
 
 
@@ -81,16 +82,12 @@ class AlertEvaluator:
             As in `alerts` of an Alertmanager webhook (version 4): `status` (`firing` or `resolved`), `labels`,
             `annotations`, `startsAt`, `endsAt`, `generatorURL` and `fingerprint`.
 
-        Raises
-        ------
-        InputError
-            When the source cannot be read; what fires is remembered then.
+        An alert of an objective whose samples the source refuses stays as it was; `statuses` says why.
         """
-        self.statuses = tuple(
-            evaluate(one, self._source, at, self._time_scale, self._memory) for one in self.objectives
-        )
+        self.statuses = evaluate_all(self.objectives, self._source, at, self._time_scale, self._memory)
         wanted = [self._alert(status.objective, severity, at) for status in self.statuses for severity in status.firing]
         before, self._firing = self._firing, {alert["fingerprint"]: alert for alert in wanted}
+        self._firing |= {one: before[one] for one in self.unjudged() & before.keys()}
         for fingerprint, alert in self._firing.items():
             if fingerprint in before:
                 alert["startsAt"] = before[fingerprint]["startsAt"]
@@ -101,6 +98,11 @@ class AlertEvaluator:
         ]
         self._keep([*self._firing.values(), *resolved])
         return [*(dict(alert) for alert in self._firing.values()), *resolved]
+
+    def unjudged(self) -> set[str]:
+        """Return the fingerprints of the alerts of which nothing is known, since the source refused the samples."""
+        refused = [one.objective for one in self.statuses if one.unmeasured and one.unmeasured.reason == "refused"]
+        return {fingerprint_of(alert_labels(one, severity)) for one in refused for severity in SEVERITIES}
 
     def _keep(self, alerts: list[Alert]) -> None:
         """Keep what is reported. A resolved alert stays until the next time, in case that the caller dies with it."""
@@ -120,6 +122,19 @@ class AlertEvaluator:
             "generatorURL": "",
             "fingerprint": fingerprint_of(labels),
         }
+
+
+def evaluate_all(
+    objectives: Sequence[Objective],
+    source: Source,
+    at: float,
+    time_scale: float = 1.0,
+    memory: Memory | None = None,
+) -> tuple[Status, ...]:
+    """Say how each objective stands, as `evaluate` does; a server is asked for several at once, as one may be slow."""
+    read = memory or Memory(source)
+    with ThreadPoolExecutor(SIDE_BY_SIDE if isinstance(source, Prometheus) else 1, "objective") as threads:
+        return tuple(threads.map(lambda one: evaluate(one, source, at, time_scale, read), objectives))
 
 
 def fingerprint_of(labels: Mapping[str, str]) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,8 @@ WINDOWS = (
     BurnWindow("ticket", 1.0, 3 * 86400, 6 * 3600),
 )
 SEVERITIES = ("page", "ticket")
+RECENT_S = 3600.0
+"""An objective without a sample of its events for so long is not measured; shortened as the windows are."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,29 @@ class Burn:
 
 
 @dataclass(frozen=True)
+class Unmeasured:
+    """Why an objective is not measured.
+
+    `reason` is `refused` (the source does not give the samples), `no samples` (the source holds none, or none of the
+    last hour), or `unknown service` (lepton.toml does not name the objective's service); `detail` says more.
+    """
+
+    reason: Literal["refused", "no samples", "unknown service"]
+    detail: str
+
+
+@dataclass(frozen=True)
 class Status:
-    """How an objective stands at a time: the firing severities, and the part of the error budget that is left."""
+    """How an objective stands at a time: the firing severities, and the part of the error budget that is left.
+
+    `unmeasured` says why nothing, or nothing recent, is known of it.
+    """
 
     objective: Objective
     at: float
     burns: tuple[Burn, ...]
     budget_left: float | None
+    unmeasured: Unmeasured | None = None
 
     @property
     def firing(self) -> tuple[str, ...]:
@@ -105,12 +124,21 @@ def evaluate(
         All windows are this many times shorter.
     memory
         What earlier evaluations on this source have read, so that this one reads only what is new.
+
+    Returns
+    -------
+    Status
+        Where the source refuses the samples it has no `burns`, and `unmeasured` says why: one objective that cannot
+        be measured keeps no other from being so.
     """
     lengths = {scaled(length, time_scale) for w in WINDOWS for length in (w.long, w.short)}
     budget_window = scaled(objective.window, time_scale)
     start = at - max(*lengths, budget_window)
     read = memory or Memory(source)
-    counted, total = (read.counters(str(one), start, at) for one in (objective.selector, objective.total))
+    try:
+        counted, total = (read.counters(str(one), start, at) for one in (objective.selector, objective.total))
+    except InputError as error:
+        return Status(objective, at, (), None, Unmeasured("refused", str(error)))
 
     def bad_ratio(length: float) -> float | None:
         events = _increase_of_all(total, at - length, at)
@@ -128,7 +156,17 @@ def evaluate(
         is_firing = events >= objective.minimum and all(ratio is not None and ratio > limit for ratio in ratios)
         burns.append(Burn(window, limit, *ratios, events, is_firing))
     spent = bad_ratio(budget_window)
-    return Status(objective, at, tuple(burns), None if spent is None else 1 - spent / objective.budget)
+    left = None if spent is None else 1 - spent / objective.budget
+    return Status(objective, at, tuple(burns), left, _silence(objective, total, at - scaled(RECENT_S, time_scale)))
+
+
+def _silence(objective: Objective, total: Iterable[_Counter], since: float) -> Unmeasured | None:
+    """Say that there are no samples of an objective since a time; None where there are."""
+    newest = max((float(one.times[-1]) for one in total if len(one.times)), default=None)
+    if newest is not None and newest >= since:
+        return None
+    when = "" if newest is None else f" since {datetime.fromtimestamp(newest, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return Unmeasured("no samples", f"the source holds no samples of {objective.total}{when}")
 
 
 def increase(times: np.ndarray, values: np.ndarray, start: float, end: float) -> float | None:

@@ -39,9 +39,13 @@ class Prometheus:
             raise InputError(f"Prometheus address {address!r}: not an address ({error})") from error
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError(f"Prometheus address {address!r}: must begin with http:// or https:// and name a host")
+        self.warnings: dict[str, tuple[str, ...]] = {}
+        """What the server warned of in its last answer to each selector; and what of the answer is not read."""
         self.address = str(url.copy_with(userinfo=b"")).rstrip("/")  # what messages show
         auth = (url.username, url.password) if url.userinfo else None
-        self._client = httpx.Client(base_url=self.address, auth=auth, timeout=timeout, trust_env=False)
+        self._client = httpx.Client(
+            base_url=self.address, auth=auth, timeout=timeout, trust_env=False, follow_redirects=True
+        )
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the raw samples of the selected series from `start` to `end` (Unix seconds, both included).
@@ -60,32 +64,47 @@ class Prometheus:
         chosen = str(parse_selector(selector))
         found: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
         length = max(CHUNK, (end - start) / CHUNKS)
+        warnings: list[str] = []
         after = None
         while after is None or after < end:
             begin = start if after is None else after
             until = min(begin + length, end)
-            for metric, labels, times, values in self._samples(chosen, begin, until):
+            for metric, labels, times, values in self._samples(chosen, begin, until, warnings):
                 kept = (times >= start * 1000 - 0.5) & (times <= until * 1000 + 0.5)
                 if after is not None:
                     kept &= times > after * 1000 + 0.5  # the earlier answer held it
                 if kept.any():
                     found.setdefault((metric, labels), []).append((times[kept], values[kept]))
             after = until
+        self.warnings.pop(chosen, None)
+        if warnings:
+            self.warnings[chosen] = tuple(dict.fromkeys(warnings))
         return as_frame(
             Series(*key, *(np.concatenate(each) for each in zip(*found[key], strict=True))) for key in sorted(found)
         )
 
-    def _samples(self, selector: str, start: float, end: float) -> list[Series]:
+    def _samples(self, selector: str, start: float, end: float, warnings: list[str]) -> list[Series]:
         """Return what an instant query of a range selector gives: the samples as they were scraped.
+
+        What the server warns of, and series that are native histograms and have no single values, are added to
+        `warnings`.
 
         The range is asked for a millisecond longer: Prometheus 3 leaves its beginning out, Prometheus 2 does not.
         """
         window = max(round((end - start) * 1000), 0) + 1
         asked = {"query": f"{selector}[{window}ms]", "time": f"{end:.3f}"}
-        data = self._ask("/api/v1/query", asked)
-        if data.get("resultType") != "matrix":
-            raise InputError(f"Prometheus {self.address}: answered a {data.get('resultType')!r}, not samples")
-        return [_series(one) for one in data["result"]]
+        answer = self._ask("/api/v1/query", asked)
+        try:
+            found = answer["data"]
+            if found["resultType"] != "matrix":
+                raise InputError(f"Prometheus {self.address}: answered a {found['resultType']!r}, not samples")
+            warnings += map(str, answer.get("warnings", []))
+            if native := sum("histograms" in one for one in found["result"]):
+                warnings.append(f"{native} series hold native histograms, which are not read")
+            return [_series(one) for one in found["result"] if "values" in one]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise InputError(f"Prometheus {self.address}: its answer to {selector} is not readable ({said})") from error
 
     def _ask(self, path: str, asked: dict[str, str]) -> dict[str, Any]:
         try:
@@ -93,10 +112,9 @@ class Prometheus:
         except httpx.HTTPError as error:
             raise InputError(f"Prometheus {self.address}: does not answer ({error or type(error).__name__})") from error
         try:
-            content = answer.json()
+            content: dict[str, Any] = answer.json()
             if content["status"] == "success":
-                data: dict[str, Any] = content["data"]
-                return data
+                return content
             said = f"{content.get('errorType')}: {content.get('error')}"
         except (ValueError, KeyError, TypeError, AttributeError):
             said = repr(answer.text[:200])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,8 +40,13 @@ def prometheus_rules(objectives: Sequence[Objective], runbook_url: str = RUNBOOK
         All windows are this many times shorter; rules are then evaluated as many times more often, at most each second.
     """
     interval = f"{max(1, round(30 / time_scale))}s"
+    count = Counter(one.name for one in objectives)  # two services may call theirs the same
     groups = [
-        {"name": f"slo-{one.name}", "interval": interval, "rules": _rules(one, runbook_url, time_scale)}
+        {
+            "name": f"slo-{one.name}" if count[one.name] == 1 else f"slo-{one.service}-{one.name}",
+            "interval": interval,
+            "rules": _rules(one, runbook_url, time_scale),
+        }
         for one in objectives
     ]
     text: str = yaml.safe_dump({"groups": groups}, sort_keys=False, width=120, allow_unicode=True)
@@ -93,7 +100,7 @@ def _alert(objective: Objective, severity: str, runbook_url: str) -> dict[str, A
 
 
 def _burning(objective: Objective, window: BurnWindow) -> str:
-    chosen = f'{{slo="{objective.name}"}}'
+    chosen = f'{{slo="{objective.name}",service={json.dumps(objective.service, ensure_ascii=False)}}}'
     limit = _number(threshold(objective, window))
     long, short = (f"{_ratio_name(length)}{chosen} > {limit}" for length in (window.long, window.short))
     return f"({long} and {short} and {_events_name(window.long)}{chosen} >= {objective.minimum})"

@@ -1,7 +1,8 @@
 """Scraping: the `/metrics` of targets, once or at an interval, into the telemetry store, as Prometheus does it.
 
-Every sample gets the labels `job` and `instance`, and the time at which its scrape began. A target that does not
-answer, or answers something unreadable, gives `up` = 0 and no other sample: its series have a gap then. Nothing is
+Every sample gets the labels `job` and `instance`, and the time at which its scrape began. Redirects are followed. The
+content type of the answer says how it is read: as OpenMetrics, or else as Prometheus' text format. A target that does
+not answer, or answers something unreadable, gives `up` = 0 and no other sample: its series have a gap then. Nothing is
 carried forward, and a counter's increase ends where its samples end (`lepton_kit.telemetry.burn_rates`).
 """
 
@@ -9,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import httpx
+from prometheus_client import samples as exposed
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from lepton_kit.errors import InputError
@@ -28,11 +32,19 @@ logger = logging.getLogger(__name__)
 HEADERS = {"Accept": "text/plain;version=0.0.4;q=1,*/*;q=0.1", "Accept-Encoding": "identity"}
 PAST, FUTURE = 3600.0, 600.0
 """Seconds around the scrape in which a target may date its samples itself; others are left out."""
+REDIRECTS = 10  # as many as Prometheus follows
+OPENMETRICS = "application/openmetrics-text"
+
+# Name, labels, value and time of a sample. The library takes the last word for the time, also that of an exemplar.
+_LINE = re.compile(r'[^\s{}#"]*[ \t]*(?:\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\})?[ \t]*[^\s{}#"]+(?:[ \t]+-?\d+)?')
 
 
 @dataclass(frozen=True)
 class Scraped:
-    """What one scrape of a target gave: whether it answered, how long it took, and how many samples; else why not."""
+    """What one scrape of a target gave: whether it answered, how long it took, and how many samples; else why not.
+
+    `left_out` counts what was answered and not taken: samples dated too far from the scrape, and native histograms.
+    """
 
     job: str
     instance: str
@@ -40,10 +52,19 @@ class Scraped:
     seconds: float
     samples: int
     error: str | None = None
+    left_out: int = 0
+
+    @property
+    def problem(self) -> str:
+        """Return what is wrong in words; empty where nothing is."""
+        if self.error is not None:
+            return self.error
+        return _words_left_out(self.left_out) if self.left_out else ""
 
 
 class _Body(NamedTuple):
     content: bytes
+    content_type: str
     seconds: float
     error: str | None
 
@@ -122,22 +143,28 @@ class Scraper:
             stop.wait(due - time.monotonic())
 
     async def _fetch_all(self, addresses: list[httpx.URL]) -> list[_Body]:
-        if self._ssl is None and any(address.scheme == "https" for address in addresses):
-            self._ssl = httpx.create_ssl_context()
-        limits = httpx.Limits(max_connections=16, max_keepalive_connections=0)
-        verify = self._ssl or False  # False where no target has https: reading the certificates takes a while
-        async with httpx.AsyncClient(timeout=self.timeout, trust_env=False, limits=limits, verify=verify) as client:
+        if self._ssl is None:
+            self._ssl = httpx.create_ssl_context()  # once: reading the certificates takes a while
+        async with httpx.AsyncClient(
+            timeout=self.timeout,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=16, max_keepalive_connections=0),
+            verify=self._ssl,
+            follow_redirects=True,
+            max_redirects=REDIRECTS,
+        ) as client:
             return await asyncio.gather(*(self._fetch(client, address) for address in addresses))
 
     async def _fetch(self, client: httpx.AsyncClient, address: httpx.URL) -> _Body:
         """Return what a target answers. Time and size are bounded as a whole, however slowly it comes."""
         started = time.monotonic()
-        body, error = bytearray(), None
+        body, content_type, error = bytearray(), "", None
         try:
             async with (
                 asyncio.timeout(self.timeout),
                 client.stream("GET", address, headers=HEADERS) as answer,
             ):
+                content_type = answer.headers.get("content-type", "")
                 async for piece in answer.aiter_bytes(65536):
                     body += piece
                     if len(body) > self.largest:
@@ -147,62 +174,96 @@ class Scraper:
                 error = f"answered {answer.status_code}"
         except (httpx.HTTPError, TimeoutError) as problem:
             error = f"took longer than {self.timeout:g} s" if isinstance(problem, TimeoutError) else _said(problem)
-        return _Body(bytes(body), time.monotonic() - started, error)
+        return _Body(bytes(body), content_type, time.monotonic() - started, error)
 
     def _read(self, job: str, address: httpx.URL, body: _Body, at: float) -> tuple[Scraped, list[Sample]]:
         own = {"job": job, "instance": _instance(address)}
         samples: list[Sample] = []
-        error = body.error
+        left_out, error = 0, body.error
         if error is None:
             try:
-                samples = parse(body.content.decode(), own, at)
-            except (ValueError, LookupError, TypeError) as problem:  # the parser's, on what is not the format
-                error = f"unreadable: {_said(problem)}"
+                found = list(_exposed(body.content.decode(), body.content_type))
+                samples = _taken(found, own, at)
+            except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as problem:
+                error = f"unreadable: {_said(problem)}"  # the parsers', on what is not the format
+            else:
+                left_out = len(found) - len(samples)
+                error = _words_left_out(left_out) if found and not samples else None
         told = {"up": float(error is None), "scrape_duration_seconds": body.seconds}
         ours = [Sample(name, own, at, value) for name, value in told.items()]
-        return Scraped(job, own["instance"], error is None, body.seconds, len(samples), error), [*samples, *ours]
+        scraped = Scraped(job, own["instance"], error is None, body.seconds, len(samples), error, left_out)
+        return scraped, [*samples, *ours]
 
     def _tell(self, scraped: Scraped) -> None:
         """Log a target's trouble once, and its end."""
         before = self._troubles.pop(scraped.job, None)
-        if scraped.error is not None:
-            self._troubles[scraped.job] = scraped.error
+        if scraped.problem:
+            self._troubles[scraped.job] = scraped.problem
             if before is None:
-                logger.warning("scrape of %s at %s failed: %s", scraped.job, scraped.instance, scraped.error)
+                how = "is incomplete" if scraped.up else "failed"
+                logger.warning("scrape of %s at %s %s: %s", scraped.job, scraped.instance, how, scraped.problem)
         elif before is not None:
             logger.warning("scrape of %s at %s works again", scraped.job, scraped.instance)
 
 
-def parse(text: str, own: Mapping[str, str], at: float) -> list[Sample]:
-    """Return the samples of a text in Prometheus' exposition format.
+def parse(text: str, own: Mapping[str, str], at: float, content_type: str = "text/plain") -> list[Sample]:
+    """Return the samples of what a target answered.
 
     Parameters
     ----------
     text
-        What a target answered.
+        In OpenMetrics or in Prometheus' text format.
     own
         Labels that every sample gets; one of the target's own of the same name is called `exported_…`.
     at
         The time of samples that carry none, in Unix seconds.
+    content_type
+        Of the answer; it says which format the text is in.
 
     Raises
     ------
     ValueError
-        When the text is not in the format.
+        When the text is not in the format. The parsers may raise a LookupError or a TypeError as well.
 
     Examples
     --------
     >>> parse('requests_total{job="x"} 3', {"job": "goog"}, 5.0)
     [Sample(metric='requests_total', labels={'exported_job': 'x', 'job': 'goog'}, time=5.0, value=3.0)]
     """
-    found = []
-    for family in text_string_to_metric_families(text):
-        for name, labels, value, stamp, *_ in family.samples:
-            when = at if stamp is None else float(stamp)
-            if at - PAST <= when <= at + FUTURE:
-                kept = {f"exported_{label}" if label in own else label: held for label, held in labels.items()}
-                found.append(Sample(name, {**kept, **own}, when, float(value)))
-    return found
+    return _taken(list(_exposed(text, content_type)), own, at)
+
+
+def _exposed(text: str, content_type: str) -> Iterator[exposed.Sample]:
+    """Return the samples of a text as it holds them."""
+    if content_type.partition(";")[0].strip().lower() == OPENMETRICS:
+        families = openmetrics.text_string_to_metric_families(text)
+    else:
+        # Without types, of which no sample needs one: the library gives counters other names where it knows the type.
+        lines = [stripped for line in text.split("\n") if (stripped := line.strip()) and not stripped.startswith("#")]
+        for line in lines:
+            if not _LINE.fullmatch(line):
+                raise ValueError(f"{line[:100]!r} is no line of Prometheus' text format")
+        families = text_string_to_metric_families("\n".join(lines))
+    for family in families:
+        yield from family.samples
+
+
+def _taken(found: Sequence[exposed.Sample], own: Mapping[str, str], at: float) -> list[Sample]:
+    """Return the samples that are kept, with the labels that every sample gets."""
+    taken = []
+    for one in found:
+        when = at if one.timestamp is None else float(one.timestamp)
+        if one.value is not None and at - PAST <= when <= at + FUTURE:  # none: a native histogram
+            kept = {f"exported_{label}" if label in own else label: held for label, held in one.labels.items()}
+            taken.append(Sample(one.name, {**kept, **own}, when, float(one.value)))
+    return taken
+
+
+def _words_left_out(count: int) -> str:
+    return (
+        f"{count} samples were left out: dated more than {PAST / 60:.0f} minutes before or {FUTURE / 60:.0f} minutes "
+        "after the scrape, or native histograms"
+    )
 
 
 def _metrics_address(job: str, address: str) -> httpx.URL:

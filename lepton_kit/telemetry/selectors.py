@@ -71,7 +71,8 @@ class Matcher:
         return lambda value: whole(value) is None
 
     def __str__(self) -> str:
-        return f"{self.label}{self.operator}{_quoted(self.value)}"
+        label = self.label if LABEL.fullmatch(self.label) else _quoted(self.label)
+        return f"{label}{self.operator}{_quoted(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,20 @@ class Selector:
         """Say whether a series is selected."""
         return metric == self.metric and all(matcher.matches(labels) for matcher in self.matchers)
 
+    def within(self, labels: Mapping[str, str]) -> Selector:
+        """Return the selector narrowed to series with these labels; a label that it matches already stays as it is.
+
+        >>> str(parse_selector('errors_total{code="500"}').within({"job": "goog", "code": "404"}))
+        'errors_total{code="500",job="goog"}'
+        """
+        known = {matcher.label for matcher in self.matchers}
+        more = (Matcher(label, "=", value) for label, value in labels.items() if label not in known)
+        return Selector(self.metric, (*self.matchers, *more))
+
     def __str__(self) -> str:
-        return self.metric + ("{" + ",".join(map(str, self.matchers)) + "}" if self.matchers else "")
+        is_plain = METRIC.fullmatch(self.metric) is not None
+        inner = ([] if is_plain else [_quoted(self.metric)]) + [str(matcher) for matcher in self.matchers]
+        return (self.metric if is_plain else "") + ("{" + ",".join(inner) + "}" if inner else "")
 
 
 def parse_selector(text: str) -> Selector:
@@ -105,14 +118,21 @@ def parse_selector(text: str) -> Selector:
     True
     >>> str(selector)
     'requests_total{route="/v1",status=~"2.."}'
+    >>> parse_selector('{"http.requests", "status.code"="500"}').matches("http.requests", {"status.code": "500"})
+    True
     >>> parse_selector("rate(requests_total[5m])")
     Traceback (most recent call last):
         ...
     lepton_kit.errors.InputError: selector 'rate(requests_total[5m])': '(requests_total[5m])' is not ...
     """
     reader = _Reader(text)
-    metric = reader.take(METRIC, "the name of a metric")
-    matchers = _read_matchers(reader) if reader.skip("{") else ()
+    metric = "" if reader.rest.startswith("{") else reader.take(METRIC, "the name of a metric")
+    matchers: tuple[Matcher, ...] = ()
+    if reader.skip("{"):
+        if not metric:  # a name beyond letters and digits, as Prometheus 3 writes it
+            metric = _unquoted(reader.take(_STRING, "the quoted name of a metric"), reader)
+            reader.skip(",")
+        matchers = _read_matchers(reader)
     if reader.rest:
         raise reader.error("the end of the selector; functions, ranges and offsets are not plain selectors")
     return Selector(metric, matchers)
@@ -163,7 +183,11 @@ def _read_matchers(reader: _Reader) -> tuple[Matcher, ...]:
 
 
 def _read_matcher(reader: _Reader) -> Matcher:
-    label = reader.take(LABEL, "the name of a label")
+    label = (
+        _unquoted(reader.take(_STRING, "the name of a label"), reader)
+        if reader.rest[:1] in ('"', "'", "`")
+        else reader.take(LABEL, "the name of a label")
+    )
     if label == "__name__":
         raise InputError(f"selector {reader.text!r}: __name__ is not supported; write the metric before the braces")
     operator = reader.take(_OPERATOR, "one of = != =~ !~")

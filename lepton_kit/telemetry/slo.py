@@ -24,7 +24,8 @@ and Prometheus understand alike. What OpenSLO allows beyond that is refused, wit
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,10 @@ class Objective:
     def budget(self) -> float:
         """The part of events that may be bad."""
         return 1 - self.target
+
+    def within(self, labels: Mapping[str, str]) -> Objective:
+        """Return the objective on the series with these labels alone, such as those of one service."""
+        return replace(self, selector=self.selector.within(labels), total=self.total.within(labels))
 
 
 class _Part(BaseModel):

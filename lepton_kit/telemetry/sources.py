@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lepton_kit.errors import InputError
@@ -10,7 +11,7 @@ from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.store import Store
 
 
-def open_source(where: str | Path, root: Path = Path()) -> Source:
+def open_source(where: str | Path, root: Path = Path(), timeout: float = 30.0) -> Source:
     """Return the source of samples at a place.
 
     Parameters
@@ -19,6 +20,8 @@ def open_source(where: str | Path, root: Path = Path()) -> Source:
         An http or https address of a Prometheus server, or the folder of an embedded store.
     root
         What a folder is relative to.
+    timeout
+        Seconds that an answer of a server may take.
 
     Raises
     ------
@@ -26,7 +29,7 @@ def open_source(where: str | Path, root: Path = Path()) -> Source:
         When it is neither.
     """
     if isinstance(where, str) and where.startswith(("http://", "https://")):
-        return Prometheus(where)
+        return Prometheus(where, timeout)
     folder = root / where
     if not folder.is_dir():
         raise InputError(
@@ -34,3 +37,8 @@ def open_source(where: str | Path, root: Path = Path()) -> Source:
             "nor the address of a Prometheus server (http://…)"
         )
     return Store(folder)
+
+
+def warnings_of(source: Source | None) -> Mapping[str, tuple[str, ...]]:
+    """Return what a server warned of in its last answers, by selector; nothing of a source that is none."""
+    return dict(source.warnings) if isinstance(source, Prometheus) else {}

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.ops.watch import approvals, page, status
 from lepton_kit.ops.watch.dispatcher import Dispatcher
+from lepton_kit.ops.watch.door import OwnHost, PatientProtocol, Refused, whole_body
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.intake import Full, Intake
 from lepton_kit.ops.watch.observer import Observer
@@ -31,13 +33,13 @@ from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
-from lepton_kit.ops.watch.webhook import Gate, field_reasons, make_gate, read_webhook
+from lepton_kit.ops.watch.webhook import Gate, Webhook, field_reasons, make_gate
 from lepton_kit.runs.runner import repair
 from lepton_kit.runs.settings import Settings, read_settings
 from lepton_kit.serving.listening import address_of, listening
 
 STYLE = Path(__file__).with_name("style.css")
-BODY_S = 10
+MOST_GROUPS = 20  # of truncated alerts, on the status page
 SWITCH_S = 0.001  # the loop and the thread that writes take turns this often, so that answers do not wait for 5 ms
 ADDRESS = "address"
 """The file in `incidents/` that says where `lepton watch` answers while it runs."""
@@ -71,12 +73,12 @@ class Watcher:
         When a setting is wrong: before anything is started.
     """
 
-    def __init__(self, settings: Settings, project: Path, gate: Gate) -> None:
-        self.settings, self.project, self.gate = settings, project, gate
+    def __init__(self, settings: Settings, project: Path, gate: Gate, host: str = "127.0.0.1") -> None:
+        self.settings, self.project, self.gate, self.host = settings, project, gate, host
         self.metrics = Metrics()
         self.routes = Routes(settings, project)
         self.policy = Policy(settings, project)
-        self.queue = Queue(project)
+        self.queue = Queue(project, flap_s=settings.watch.flap_minutes * 60 / settings.watch.time_scale)
         self.schedules = Schedules(settings, project, self.queue, self.wake)
         self.intake = Intake(self.queue, self.routes, self.wake)
         self.observer = Observer(settings, project, self.queue, self.intake)
@@ -102,6 +104,17 @@ class Watcher:
         """Return how the project stands."""
         return status.status(self.project, self.queue, self.observer.seen, self.schedules)
 
+    def note_truncated(self, posted: Webhook) -> None:
+        """Keep for the status page how many alerts of a group Alertmanager did not send, until it sends all of them."""
+        what = f"alerts of group {posted.group[:200]!a}"
+        known = {name: why for name, why in self.observer.seen.troubles.get("webhook", {}).items() if name != what}
+        if posted.truncated and len(known) < MOST_GROUPS:
+            known[what] = (
+                f"Alertmanager left out {posted.truncated} of {len(posted.alerts) + posted.truncated}, which nobody "
+                "looks at: max_alerts of its webhook is too low (0 sends all)"
+            )
+        self.observer.seen.troubles["webhook"] = known
+
     def wake(self) -> None:
         """Say that there may be work."""
         if self._dispatcher is not None:
@@ -112,13 +125,26 @@ def application(watcher: Watcher) -> FastAPI:
     """Return the HTTP application."""
     app = FastAPI(title="Lepton Kit: watch", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(InputError, _unavailable)
+    app.add_exception_handler(ClientDisconnect, _gone)
     _add_webhook(app, watcher)
     _add_machines(app, watcher)
     _add_pages(app, watcher)
     _add_approvals(app, watcher)
     site = watcher.project / "reports" / "_site"
-    app.mount("/reports", StaticFiles(directory=site, html=True, check_dir=False))
+    app.mount("/reports", _Site(directory=site, html=True, check_dir=False))
+    app.add_middleware(OwnHost, host=watcher.host, names=watcher.settings.watch.hosts)
     return app
+
+
+class _Site(StaticFiles):
+    """The report site, which may not be there yet."""
+
+    async def check_config(self) -> None:
+        """Answer 404 where there is none."""
+        try:
+            await super().check_config()
+        except RuntimeError as error:
+            raise HTTPException(404, "there is no report site yet; `lepton report` makes it") from error
 
 
 def _add_webhook(app: FastAPI, watcher: Watcher) -> None:
@@ -132,39 +158,25 @@ def _add_webhook(app: FastAPI, watcher: Watcher) -> None:
 
 
 async def _receive(request: Request, watcher: Watcher) -> Response:
-    limit = watcher.settings.watch.body_limit
     try:
-        async with asyncio.timeout(BODY_S):
-            body = await _bounded_body(request, limit)
-    except TimeoutError:
-        return _refused(408, f"the body took longer than {BODY_S} s")
-    if body is None:
-        return _refused(413, f"the body is larger than {limit} bytes")
+        body = await whole_body(request, watcher.settings.watch.body_limit)
+    except Refused as refused:
+        return _refused(refused.status, refused.why)
     if (refusal := watcher.gate.refusal(request.headers, body)) is not None:
         return _refused(*refusal)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return _refused(415, "the content type must be application/json")  # which no form of a web page can send
     try:
-        alerts = read_webhook(body)
+        posted = Webhook.model_validate_json(body)
     except ValidationError as error:
         return _refused(422, "not an Alertmanager webhook of version 4", fields=field_reasons(error))
     try:
-        await watcher.intake.take(alerts)
+        await watcher.intake.take(posted.alerts)
     except (Full, InputError) as error:
         return _refused(503, str(error), {"Retry-After": "1"})
-    watcher.metrics.alerts.inc(len(alerts))
-    return JSONResponse({"status": "accepted", "alerts": len(alerts)}, 202)
-
-
-async def _bounded_body(request: Request, limit: int) -> bytes | None:
-    """Return the body; None as soon as it is larger than the limit."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            return None
-        parts.append(part)
-    return b"".join(parts)
+    watcher.metrics.alerts.inc(len(posted.alerts))
+    watcher.note_truncated(posted)
+    return JSONResponse({"status": "accepted", "alerts": len(posted.alerts)}, 202)
 
 
 def _refused(status: int, message: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
@@ -219,9 +231,10 @@ def _add_approvals(app: FastAPI, watcher: Watcher) -> None:
     async def decide(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != approvals.FORM_TYPE:
             return _page(page.refused_page("what was sent is no form"), 415)
-        body = await _bounded_body(request, approvals.BODY_LIMIT)
-        if body is None:
-            return _page(page.refused_page("the form is too large"), 413)
+        try:
+            body = await whole_body(request, approvals.BODY_LIMIT)
+        except Refused as error:
+            return _page(page.refused_page(error.why), error.status)
         client = request.client.host if request.client else None
         try:
             form = approvals.read_form(body)
@@ -237,6 +250,10 @@ def _add_approvals(app: FastAPI, watcher: Watcher) -> None:
 
 async def _unavailable(_: Request, error: Exception) -> Response:
     return _refused(503, str(error))  # such as a full disk: the ledger cannot be read
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # nobody is there to read it
 
 
 def _page(markup: str, code: int = 200) -> Response:
@@ -270,7 +287,7 @@ def watch(project: Path, host: str, port: int, insecure: bool, announce: Callabl
     """
     sys.setswitchinterval(SWITCH_S)
     settings = read_settings(project)
-    watcher = Watcher(settings, project, make_gate(settings.watch, project, host, insecure))
+    watcher = Watcher(settings, project, make_gate(settings.watch, project, host, insecure), host)
     repair(project)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     with listening(host, port) as listener, _address_file(project, listener) as address, watcher.working():
@@ -279,6 +296,8 @@ def watch(project: Path, host: str, port: int, insecure: bool, announce: Callabl
             log_level="warning",
             access_log=False,
             server_header=False,
+            http=PatientProtocol,
+            ws="none",
             timeout_graceful_shutdown=5,
         )
         announce(f"watching {len(settings.services)} service(s) at {address}, {settings.watch.workers} worker(s)")

@@ -15,11 +15,12 @@ import platform
 import time
 import unicodedata
 from collections.abc import Mapping
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.door import LOOPBACK, host_name
 from lepton_kit.ops.watch.remedies import Decision, Via
-from lepton_kit.ops.watch.webhook import LOOPBACK, Gate
+from lepton_kit.ops.watch.webhook import Gate
 
 BODY_LIMIT = 16 * 1024
 MOST_FIELDS = 20
@@ -68,7 +69,7 @@ def refusal(
         given = form.get("token", "").strip().encode()
         return None if hmac.compare_digest(given, gate.token) else (401, "refused: the token is missing or wrong")
     host, origin = headers.get("host", ""), headers.get("origin", "")
-    if client not in LOOPBACK or urlsplit(f"//{host}").hostname not in LOOPBACK:
+    if client not in LOOPBACK or host_name(host) not in LOOPBACK:
         return 403, "refused: no token is set under [watch], so decisions are taken on this machine alone"
     if origin != f"http://{host}" or headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return 403, "refused: this was not sent by a page of this server; `lepton approve` decides as well"

@@ -23,11 +23,11 @@ def recording_folder(project: Path, incident: str, look: int = 1) -> Path:
     return project / FOLDER / incident / ("recording" if look == 1 else f"recording-{look}")
 
 
-def source_of(settings: Settings, project: Path) -> Source:
-    """Open the source of telemetry that the settings name."""
+def source_of(settings: Settings, project: Path, timeout: float = 30.0) -> Source:
+    """Open the source of telemetry that the settings name; a server's answer may take `timeout` seconds."""
     from lepton_kit.telemetry.sources import open_source
 
-    return open_source(settings.watch.source, project)
+    return open_source(settings.watch.source, project, timeout)
 
 
 def is_address(source: str) -> bool:
@@ -83,5 +83,6 @@ def _freeze(
         known = ", ".join(settings.services) or "none"
         raise InputError(f"service {name!r}: none of lepton.toml (there are: {known})")
     source = source_of(settings, project)
-    capture(project / "services" / name, source, project / service.registry, start, time.time(), folder, alerts)
+    state, registry = project / "services" / name, project / service.registry
+    capture(state, source, registry, start, time.time(), folder, alerts, settings.series_of(name))
     return folder

@@ -19,7 +19,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.ops.operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
-from lepton_kit.ops.watch.observer import read_all_objectives
+from lepton_kit.ops.watch.objectives import read_all_objectives
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.runs.manifest import FILE, Manifest, Result

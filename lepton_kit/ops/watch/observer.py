@@ -11,7 +11,7 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,32 +21,45 @@ import httpx
 
 from lepton_kit.ops.watch.evidence import FOLDER, is_address, source_of
 from lepton_kit.ops.watch.intake import Intake
+from lepton_kit.ops.watch.objectives import (
+    NotMeasured,
+    declared_objectives,
+    not_measured,
+    own_series,
+    read_all_objectives,
+    without_service,
+)
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.settings import Service, Settings
 
 if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.telemetry.alerts import AlertEvaluator
-    from lepton_kit.telemetry.burn_rates import Status
+    from lepton_kit.telemetry.burn_rates import Memory, Status
     from lepton_kit.telemetry.scrape import Scraper
     from lepton_kit.telemetry.selectors import Source
-    from lepton_kit.telemetry.slo import Objective
     from lepton_kit.telemetry.store import Store
 
 logger = logging.getLogger("lepton.watch")
 EMBEDDED = "embedded"
 EVALUATION_S, BUDGETS_S = 30.0, 60.0
 """Seconds between two evaluations of the alerts, and of the budgets; `time_scale` shortens the first."""
+ANSWER_S = 10.0  # a server's answer may take; a slower one counts as none, so that the other objectives do not wait
+__all__ = ["Budget", "Observed", "Observer", "ServiceState", "embedded_changes", "read_all_objectives"]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An objective and the part of its error budget that is left; None where nothing was counted."""
+    """An objective and the part of its error budget that is left; None where nothing was counted.
+
+    `is_measured` says whether it is, up to the present.
+    """
 
     objective: str
     title: str
     target: float
     left: float | None
+    is_measured: bool
 
 
 @dataclass(frozen=True)
@@ -66,11 +79,21 @@ class ServiceState:
 
 @dataclass
 class Observed:
-    """All that the observer saw last; `problems` by what could not be done."""
+    """All that the observer saw last.
+
+    `troubles` are, by the step that met them, what is not as it must be, and why; `not_measured` are the objectives
+    that nothing is known of.
+    """
 
     services: dict[str, ServiceState] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
+    troubles: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    not_measured: tuple[NotMeasured, ...] = ()
     is_leading: bool = False
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Return all troubles, by what they concern."""
+        return {what: why for found in list(self.troubles.values()) for what, why in found.items()}
 
 
 class Observer:
@@ -85,7 +108,9 @@ class Observer:
     def __init__(self, settings: Settings, project: Path, queue: Queue, intake: Intake) -> None:
         self._settings, self._project, self._queue, self._intake = settings, project, queue, intake
         self.seen = Observed({name: ServiceState(name, one.model) for name, one in settings.services.items()})
-        self._objectives = read_all_objectives(settings, project)
+        declared = declared_objectives(settings, project) if settings.services else []
+        self._unwatched = without_service(declared, settings)
+        self._objectives = own_series([one for one in declared if one.service in settings.services], settings)
         is_folder = not is_address(settings.watch.source)
         chosen = settings.watch.embedded_alerts
         self._scrapes, self._evaluates = is_folder, is_folder if chosen is None else chosen
@@ -93,6 +118,7 @@ class Observer:
         self._store: Store | None = None
         self._scraper: Scraper | None = None
         self._evaluator: AlertEvaluator | None = None
+        self._memory: Memory | None = None
         self._targets: dict[str, str] = {}
         self._lock: TextIO | None = None
         self._evaluated = self._budgeted = float("-inf")
@@ -147,11 +173,16 @@ class Observer:
         try:
             yield
         except Exception as error:  # whatever it is: to watch the rest matters more
-            if what not in self.seen.problems:
-                logger.warning("%s: %s", what, error)
-            self.seen.problems[what] = f"{type(error).__name__}: {error}"
+            self._note_troubles(what, {what: f"{type(error).__name__}: {error}"})
         else:
-            self.seen.problems.pop(what, None)
+            self._note_troubles(what, {})
+
+    def _note_troubles(self, step: str, found: Mapping[str, str]) -> None:
+        """Keep what a step met, in place of what it met last; what is new is logged."""
+        before = self.seen.troubles.get(step, {})
+        for what in found.keys() - before.keys():
+            logger.warning("%s: %s", what, found[what])
+        self.seen.troubles[step] = found
 
     def _leads(self) -> bool:
         """Say whether this process is the one that scrapes and evaluates for this project."""
@@ -178,7 +209,8 @@ class Observer:
         if self._scraper is None:
             self._source = self._store = Store(self._project / self._settings.watch.source)
             self._scraper = Scraper(self._store, self._targets, self._settings.watch.scrape_interval)
-        self._scraper.scrape_once()
+        scraped = self._scraper.scrape_once()
+        self._note_troubles("scrape", {f"metrics of {one.job}": one.problem for one in scraped if one.problem})
 
     def _evaluate(self) -> None:
         from lepton_kit.telemetry.alerts import AlertEvaluator
@@ -188,42 +220,45 @@ class Observer:
         now = time.time()
         found = [Alert.model_validate(alert) for alert in self._evaluator.evaluate(now)]
         self._note_budgets(self._evaluator.statuses)
-        if changed := embedded_changes(found, self._queue.firing(EMBEDDED), now):
+        if changed := embedded_changes(found, self._queue.firing(EMBEDDED), now, self._evaluator.unjudged()):
             self._intake.submit(changed, EMBEDDED).result(timeout=30)
 
     def _look_at_budgets(self) -> None:
         """Look at the budgets where the alerts are not evaluated here."""
-        from lepton_kit.telemetry.burn_rates import evaluate
+        from lepton_kit.telemetry.alerts import evaluate_all
+        from lepton_kit.telemetry.burn_rates import Memory
 
+        source = self._opened()
+        self._memory = self._memory or Memory(source)
         scale, now = self._settings.watch.time_scale, time.time()
-        self._note_budgets([evaluate(one, self._opened(), now, scale) for one in self._objectives])
+        self._note_budgets(evaluate_all(self._objectives, source, now, scale, self._memory))
 
     def _note_budgets(self, statuses: Sequence[Status]) -> None:
+        from lepton_kit.telemetry.sources import warnings_of
+
+        missing = [*self._unwatched, *not_measured(statuses)]
+        self.seen.not_measured = tuple(missing)
+        faults = {f"objective {one.objective} of {one.service}": one.detail for one in missing if one.is_fault}
+        self._note_troubles("objectives", faults)
+        warned = {f"warning for {chosen}": "; ".join(said) for chosen, said in warnings_of(self._source).items()}
+        self._note_troubles("warnings", warned)
         for name, state in list(self.seen.services.items()):
             mine = [status for status in statuses if status.objective.service == name]
             self.seen.services[name] = replace(state, budgets=tuple(map(_budget, mine)))
 
     def _opened(self) -> Source:
         if self._source is None:
-            self._source = source_of(self._settings, self._project)
+            self._source = source_of(self._settings, self._project, ANSWER_S)
         return self._source
 
 
-def read_all_objectives(settings: Settings, project: Path) -> list[Objective]:
-    """Return the objectives of the services of the settings."""
-    if not settings.services:
-        return []
-    from lepton_kit.telemetry.slo import read_objectives
-
-    folders = dict.fromkeys(service.slo for service in settings.services.values())
-    found = [objective for folder in folders for objective in read_objectives(project / folder)]
-    return [objective for objective in found if objective.service in settings.services]
-
-
-def embedded_changes(found: Sequence[Alert], firing: Sequence[Incident], now: float) -> list[Alert]:
+def embedded_changes(
+    found: Sequence[Alert], firing: Sequence[Incident], now: float, unjudged: Collection[str] = ()
+) -> list[Alert]:
     """Return the alerts that have begun or ended, by what the evaluator says now and what is known to fire.
 
     An alert that fires goes on being the same one, also where the evaluator was started anew and says a later start.
+    Of those that `unjudged` names by their fingerprints nothing is known: they do not end by that.
     """
     known = {incident.fingerprint: incident for incident in firing}
     current = {alert.fingerprint for alert in found if alert.status == "firing"}
@@ -231,7 +266,7 @@ def embedded_changes(found: Sequence[Alert], firing: Sequence[Incident], now: fl
     ends = {alert.fingerprint: alert.ends_at for alert in found if alert.status == "resolved"}
     ended = []
     for fingerprint, incident in known.items():
-        if fingerprint not in current:
+        if fingerprint not in current and fingerprint not in unjudged:
             end = ends.get(fingerprint) or datetime.fromtimestamp(now, UTC)
             told = {**incident.alert, "status": "resolved", "endsAt": end}
             ended.append(Alert.model_validate(told))
@@ -240,7 +275,7 @@ def embedded_changes(found: Sequence[Alert], firing: Sequence[Incident], now: fl
 
 def _budget(status: Status) -> Budget:
     one = status.objective
-    return Budget(one.name, one.title, one.target, status.budget_left)
+    return Budget(one.name, one.title, one.target, status.budget_left, status.unmeasured is None)
 
 
 def service_address(name: str, service: Service, project: Path) -> str | None:
@@ -259,7 +294,7 @@ def _look_at(name: str, service: Service, project: Path) -> ServiceState:
     if address is None:
         return state
     try:
-        answer = httpx.get(f"{address}/readyz", timeout=3, trust_env=False)
+        answer = httpx.get(f"{address}/readyz", timeout=3, trust_env=False, follow_redirects=True)
         said = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return replace(state, problem=f"does not answer ({type(error).__name__})")

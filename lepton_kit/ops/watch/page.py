@@ -26,6 +26,7 @@ def status_page(status: Mapping[str, Any]) -> str:
         _problems(status["problems"]),
         _section("Waits for your decision", [_asked(one) for one in status["approvals"]], "", "list"),
         _section("Services", [_service(one) for one in status["services"]], "None is named in lepton.toml.", "cards"),
+        _not_measured(status.get("not_measured", [])),
         _section("Open incidents", [_incident(one) for one in status["open_incidents"]], "None."),
         _left_out(status["open"] - len(status["open_incidents"])),
         _section("Queued", [_job(one) for one in status["waiting"]], "", "list"),
@@ -121,7 +122,11 @@ def _headline(status: Mapping[str, Any]) -> str:
     asked = len(status["approvals"])
     said += [f"{asked} repair{'s' * (asked > 1)} waiting for your decision"] if asked else []
     said += ["see the problems below"] if status["problems"] and not said else []
-    return "; ".join(said) or "All is well."
+    missing = len(status.get("not_measured", []))
+    as_far = (
+        f", as far as it is measured: {missing} objective{'s are' if missing > 1 else ' is'} not" if missing else ""
+    )
+    return "; ".join(said) or f"All is well{as_far}."
 
 
 def _tone(status: Mapping[str, Any]) -> str:
@@ -136,6 +141,15 @@ def _queue_words(counts: Mapping[str, int]) -> str:
 def _problems(problems: Mapping[str, str]) -> str:
     items = "".join(f"<li><strong>{text(what)}</strong>: {text(why)}</li>" for what, why in problems.items())
     return f'<section class="problems"><h2>Problems of watching</h2><ul>{items}</ul></section>' if items else ""
+
+
+def _not_measured(missing: Sequence[Mapping[str, Any]]) -> str:
+    items = [
+        f'<div class="row"><div><strong>{text(one["title"])}</strong> of {text(one["service"])}'
+        f'<p class="quiet">{text(one["detail"])}</p></div><span class="badge">{text(one["reason"])}</span></div>'
+        for one in missing
+    ]
+    return _section("Objectives that are not measured", items, "", "list")
 
 
 def _section(heading: str, items: Sequence[str], empty: str, kind: str = "cards wide") -> str:
@@ -161,6 +175,8 @@ def _service(service: Mapping[str, Any]) -> str:
 
 def _budget(budget: Mapping[str, Any]) -> str:
     left = budget["left"]
+    if not budget.get("is_measured", True):
+        return f'<div><dt>{text(budget["title"])}</dt><dd class="quiet">not measured</dd></div>'
     if left is None:
         return f'<div><dt>{text(budget["title"])}</dt><dd class="quiet">no data</dd></div>'
     tone = "bad" if left <= 0 else "low" if left < LOW_BUDGET else "good"
@@ -184,6 +200,9 @@ def _incident(incident: Mapping[str, Any]) -> str:
     summary = f"<p>{text(incident['summary'])}</p>" if incident["summary"] else ""
     name = text(incident["name"] or "alert without a name")
     decided = "".join(_decided(one) for one in incident["remedies"])
+    if flaps := incident.get("flaps"):
+        times = "once" if flaps == 1 else f"{flaps} times"
+        note += f'<p class="wrong">It flaps: the alert began again {times} and was not diagnosed at once.</p>'
     return (
         f'<article class="card"><h3><a href="{text(link)}">{name}</a> {badge(incident["status"])}</h3>'
         f'<p class="quiet">{text(about)}</p>{summary}{note}<div class="list">{runs}</div>{decided}</article>'

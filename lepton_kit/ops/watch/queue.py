@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from lepton_kit.ops.watch import remedies
+from lepton_kit.ops.watch import flaps, remedies
 from lepton_kit.ops.watch.remedies import Decision, Proposal, Remedy
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
@@ -36,6 +36,7 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, handled REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS left_open (job INTEGER PRIMARY KEY)",
+    *flaps.SCHEMA,
     *remedies.SCHEMA,  # tables of their own: a ledger of an earlier release gets them, and its tables stay as they are
 )
 SAME_AS = "runs nothing of its own, being the same as "
@@ -122,14 +123,25 @@ _JOB = "number, key, kind, name, incident, notebook, parameters, queued, state, 
 class Queue(Ledger):
     """The ledger's file with the tables of `lepton watch`.
 
+    Parameters
+    ----------
+    project
+        The project's root.
+    busy_timeout
+        Seconds to wait for another process that writes.
+    flap_s
+        An alert that begins again within so many seconds of its last diagnosis is not diagnosed at once, but when they
+        are over, if it still fires then.
+
     Raises
     ------
     InputError
         From every method, when the file cannot be opened, read or written; nothing was changed then.
     """
 
-    def __init__(self, project: Path, busy_timeout: float = 10.0) -> None:
+    def __init__(self, project: Path, busy_timeout: float = 10.0, flap_s: float = 0.0) -> None:
         super().__init__(project, busy_timeout)
+        self._flap_s = flap_s
         with self._transaction() as ledger:
             for statement in _SCHEMA:
                 ledger.execute(statement)
@@ -159,7 +171,7 @@ class Queue(Ledger):
         with self._transaction() as ledger:
             for alerts, origin in posts:
                 for alert in alerts:
-                    _receive(ledger, alert, origin, router)
+                    _receive(ledger, alert, origin, router, self._flap_s)
 
     def firing(self, origin: str) -> list[Incident]:
         """Return the incidents from an origin whose alert still fires."""
@@ -180,6 +192,11 @@ class Queue(Ledger):
         """Return an incident by its id."""
         rows = self._read(f"SELECT {_INCIDENT} FROM incidents WHERE id = ?", id)
         return _incident(rows[0]) if rows else None
+
+    def flaps(self, incident: str) -> int:
+        """Return how often the alert of an incident began again so soon that it was not diagnosed at once."""
+        with self._transaction() as ledger:
+            return flaps.count(ledger, incident)
 
     def note(self, incident: str, text: str, recording: str | None = None) -> None:
         """Note what became of an incident, and where its recording is."""
@@ -394,12 +411,12 @@ class Queue(Ledger):
             return ledger.execute(statement, values).fetchall()
 
 
-def _receive(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router) -> None:
+def _receive(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router, flap_s: float) -> None:
     found = ledger.execute(
         "SELECT status, note FROM incidents WHERE fingerprint = ? AND starts_at = ?", [alert.fingerprint, alert.since]
     ).fetchone()
     if found is None:
-        found = ("firing", _begin(ledger, alert, origin, router))
+        found = ("firing", _begin(ledger, alert, origin, router, flap_s))
     else:
         ledger.execute(
             "UPDATE incidents SET seen = seen + 1 WHERE fingerprint = ? AND starts_at = ?",
@@ -409,13 +426,14 @@ def _receive(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Rout
         _resolve(ledger, alert, router, found[1])
 
 
-def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router) -> str:
+def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router, flap_s: float) -> str:
     start: Start | str = "only its end was seen"
     if alert.status == "firing":
         start = router.on_firing(alert)
     if isinstance(start, Start) and (other := _being_diagnosed(ledger, alert)) is not None:
         start = f"{SAME_AS}{other}"
-    note = start if isinstance(start, str) else ""
+    flap = flaps.find(ledger, alert, flap_s) if isinstance(start, Start) else None
+    note = start if isinstance(start, str) else "" if flap is None else flap.words
     labels = alert.labels
     ledger.execute(
         f"INSERT INTO incidents (subject, {_INCIDENT})"
@@ -427,6 +445,8 @@ def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router
     )  # fmt: skip
     if isinstance(start, Start):
         _add(ledger, "alert", alert.name, f"alert:{alert.fingerprint}:{alert.since}", start, alert.incident)
+    if flap is not None:
+        flaps.hold(ledger, alert.incident, flap)
     return note
 
 
@@ -441,7 +461,8 @@ def _being_diagnosed(ledger: sqlite3.Connection, alert: Alert) -> str | None:
 
 
 def _resolve(ledger: sqlite3.Connection, alert: Alert, router: Router, note: str) -> None:
-    start = None if note.startswith(SAME_AS) else router.on_resolved(alert)
+    runs_nothing = flaps.withdraw(ledger, alert.incident) or note.startswith(SAME_AS)
+    start = None if runs_nothing else router.on_resolved(alert)
     if isinstance(start, str):
         note = f"{note}; recovery check: {start}" if note else f"recovery check: {start}"
     ledger.execute(

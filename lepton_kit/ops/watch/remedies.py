@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.flaps import WAITS
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS remedies (
@@ -29,13 +30,17 @@ HOUR_S = 3600.0
 WITHDRAWN = "withdrawn: the alert ended before anybody decided"
 TOO_LATE = "the alert had ended before its diagnosis did: no repair was proposed"
 _EARLIER_FAILED = "(earlier.state = 'refused' OR earlier.state = 'ended' AND earlier.status != 'succeeded')"
-READY = f"""state = 'queued' AND NOT EXISTS (
+READY = f"""state = 'queued' AND NOT {WAITS} AND NOT EXISTS (
     SELECT 1 FROM remedies AS mine LEFT JOIN jobs AS earlier ON earlier.number = mine.follows
     WHERE mine.job = jobs.number AND (
         earlier.state IN ('queued', 'waiting', 'running') OR {_EARLIER_FAILED}
         OR EXISTS (SELECT 1 FROM remedies AS other JOIN jobs AS busy ON busy.number = other.job
             WHERE other.service = mine.service AND busy.state = 'running')))"""
-"""Which jobs may start now: a repair not before the one that it follows succeeded, nor beside one of its service."""
+"""Which jobs may start now.
+
+The diagnosis of an alert that flaps not before its time (unless the clock was put back since), a repair not before the
+one that it follows succeeded, nor beside one of its service.
+"""
 
 Via = Literal["lepton approve", "status page"]
 

@@ -46,6 +46,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) ->
         "waiting": [job_facts(job, project) for job in queue.jobs(MOST_RUNS, state="queued")[::-1]],
         "approvals": [remedy_facts(remedy, project, None) for remedy in queue.waiting()],
         "refused": [job_facts(job, project) for job in refused],
+        "not_measured": [asdict(one) for one in seen.not_measured],
         "problems": problems,
     }
 
@@ -58,6 +59,7 @@ def incident_facts(incident: Incident, queue: Queue, project: Path) -> dict[str,
     return {
         **asdict(incident),
         "summary": annotations.get("summary", ""),
+        "flaps": queue.flaps(incident.id),
         "runs": [job_facts(job, project) for job in jobs],
         "remedies": [remedy_facts(one, project, runs.get(one.job)) for one in queue.remedies(incident.id)],
     }

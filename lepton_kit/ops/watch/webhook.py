@@ -15,13 +15,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.door import LOOPBACK
 from lepton_kit.runs.secrets import resolve_secret
 from lepton_kit.runs.settings import Watch
 
 SIGNATURE = "x-lepton-signature"
 """The header of a signature: `sha256=` and the HMAC-SHA256 of the body, hexadecimal."""
-
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def _utc(moment: datetime) -> datetime:
@@ -83,21 +82,12 @@ class Alert(BaseModel):
 
 
 class Webhook(BaseModel):
-    """What Alertmanager posts: several alerts at once."""
+    """What Alertmanager posts: several alerts at once; `truncated` counts those that it left out."""
 
     version: Literal["4"]
     alerts: list[Alert] = Field(max_length=10_000)
-
-
-def read_webhook(body: bytes) -> list[Alert]:
-    """Return the alerts that a body holds.
-
-    Raises
-    ------
-    ValidationError
-        When it is no webhook of version 4.
-    """
-    return Webhook.model_validate_json(body).alerts
+    group: str = Field(default="", alias="groupKey")
+    truncated: int = Field(default=0, alias="truncatedAlerts", ge=0)
 
 
 def field_reasons(error: ValidationError, most: int = 20) -> list[dict[str, str]]:

@@ -1,0 +1,92 @@
+"""The objectives of the services of lepton.toml, and what of them is not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lepton_kit.errors import InputError
+from lepton_kit.runs.settings import Service, Settings
+
+if TYPE_CHECKING:  # pandas: not for a project without services
+    from lepton_kit.telemetry.burn_rates import Status
+    from lepton_kit.telemetry.slo import Objective
+
+SHARED = Service.model_fields["slo"].default
+"""The folder of the objectives of services that name none of their own."""
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """An objective that is not measured; `reason` as in `lepton_kit.telemetry.burn_rates.Unmeasured`."""
+
+    objective: str
+    title: str
+    service: str
+    reason: Literal["refused", "no samples", "unknown service"]
+    detail: str
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether somebody must see to it; a service that was not asked yet has no samples either."""
+        return self.reason != "no samples"
+
+
+def declared_objectives(settings: Settings, project: Path) -> list[Objective]:
+    """Return all objectives of the services' folders, also those of services that lepton.toml does not name.
+
+    Raises
+    ------
+    InputError
+        When a folder of a service holds none, a file is not readable, or a service has two of one name.
+    """
+    from lepton_kit.telemetry.slo import read_objectives
+
+    folders = dict.fromkeys(service.slo for service in settings.services.values())
+    if not folders or any((project / SHARED).glob("*.y*ml")):
+        folders |= {SHARED: None}
+    found: dict[tuple[str, str], Objective] = {}
+    for folder in folders:
+        for one in read_objectives(project / folder):
+            if (one.service, one.name) in found:
+                raise InputError(
+                    f"{project / folder}: objective {one.name!r} of {one.service!r} is in another folder too"
+                )
+            found[one.service, one.name] = one
+    return list(found.values())
+
+
+def read_all_objectives(settings: Settings, project: Path) -> list[Objective]:
+    """Return the objectives of the services of the settings."""
+    if not settings.services:
+        return []
+    return [one for one in declared_objectives(settings, project) if one.service in settings.services]
+
+
+def own_series(objectives: Sequence[Objective], settings: Settings) -> list[Objective]:
+    """Return objectives on the series of their own service alone, so that no other's samples are counted."""
+    return [one.within(settings.series_of(one.service)) for one in objectives]
+
+
+def without_service(objectives: Sequence[Objective], settings: Settings) -> list[NotMeasured]:
+    """Return the objectives that nobody watches, since lepton.toml does not name their service."""
+    known = ", ".join(settings.services) or "none"
+    return [
+        NotMeasured(
+            one.name, one.title, one.service, "unknown service",
+            f"its service {one.service!r} is none of [services] in lepton.toml (there are: {known})",
+        )
+        for one in objectives
+        if one.service not in settings.services
+    ]  # fmt: skip
+
+
+def not_measured(statuses: Sequence[Status]) -> list[NotMeasured]:
+    """Return the objectives that a source gave no samples of."""
+    return [
+        NotMeasured(one.name, one.title, one.service, why.reason, why.detail)
+        for status in statuses
+        if (one := status.objective) and (why := status.unmeasured) is not None
+    ]

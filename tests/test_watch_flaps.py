@@ -1,0 +1,129 @@
+"""Alerts that flap: a new start each time, and one diagnosis per window."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from helpers import write_notebook
+from services import wait_for
+from watching import alert, watching
+
+from lepton_kit.ops.watch.queue import Queue, Start
+from lepton_kit.ops.watch.webhook import Alert
+
+BEGAN = datetime(2026, 11, 25, 3, tzinfo=UTC)
+WINDOW = 1800.0
+
+
+class Router:
+    def on_firing(self, _):
+        return Start("runbooks/diagnose.ipynb", {})
+
+    def on_resolved(self, _):
+        return Start("runbooks/recovery.ipynb", {})
+
+
+@pytest.fixture
+def queue(project):
+    return Queue(project, flap_s=WINDOW)
+
+
+def post(queue, minute, status="firing", number=1):
+    starts = (BEGAN + timedelta(minutes=minute)).isoformat()
+    queue.receive([Alert.model_validate(alert(number, status, starts))], "webhook", Router())
+    return Alert.model_validate(alert(number, status, starts)).incident
+
+
+def flap(queue, minutes):
+    for minute in minutes:
+        post(queue, minute)
+        post(queue, minute, "resolved")
+
+
+def until(queue, incident):
+    """Return the seconds after which an incident is diagnosed."""
+    with queue._transaction() as ledger:
+        found = ledger.execute("SELECT until - since FROM flaps WHERE incident = ?", [incident]).fetchone()
+    return found and found[0]
+
+
+def over(queue):
+    """Let the time of all that waits be over."""
+    with queue._transaction() as ledger:
+        ledger.execute("UPDATE flaps SET since = since - 1e4, until = until - 1e4")
+
+
+def test_an_alert_that_flaps_is_diagnosed_once_in_a_window_and_counted(queue):
+    flap(queue, range(25))
+    kinds = [job.kind for job in queue.jobs(100)]
+    assert (kinds.count("alert"), kinds.count("recovery")) == (1, 1)
+    incidents = queue.incidents(100)
+    assert len(incidents) == 25
+    first = incidents[-1]
+    assert queue.flaps(first.id) == 24
+    assert all(f"diagnosed as {first.id}" in one.note for one in incidents[:-1])
+    flap(queue, [30, 31, 61])
+    assert [job.kind for job in queue.jobs(100)].count("alert") == 3
+
+
+def test_an_alert_that_came_back_and_lasts_is_diagnosed_when_the_window_is_over(queue):
+    flap(queue, [0])
+    for job in (queue.take(), queue.take()):
+        queue.end(job, "a-run", "succeeded")
+    lasting = post(queue, 10)
+    assert until(queue, lasting) == pytest.approx(20 * 60)
+    assert queue.take() is None
+    assert queue.queued() == 0
+    over(queue)
+    assert queue.queued() == 1
+    job = queue.take()
+    assert (job.kind, job.incident) == ("alert", lasting)
+    post(queue, 10, "resolved")
+    assert queue.take().kind == "recovery"  # it was diagnosed after all
+    later = post(queue, 40)
+    assert until(queue, later) == pytest.approx(20 * 60)  # counted from that diagnosis on, not from the first
+
+
+def test_of_several_starts_without_an_end_the_last_one_waits(queue):
+    post(queue, 0)
+    first, second = post(queue, 5), post(queue, 7)
+    assert queue.jobs(100)[0].incident == second
+    assert len(queue.jobs(100)) == 2
+    assert (until(queue, first), until(queue, second)) == (pytest.approx(25 * 60), pytest.approx(23 * 60))
+
+
+def test_another_alert_and_an_old_start_are_no_flap(queue):
+    post(queue, 0)
+    post(queue, 5, number=2)
+    post(queue, -90)
+    assert len(queue.jobs(100)) == 3
+    assert queue.queued() == 3
+
+
+def test_what_waits_for_its_time_does_not_wait_for_a_clock_that_was_put_back(queue):
+    post(queue, 0)
+    post(queue, 5)
+    with queue._transaction() as ledger:
+        ledger.execute("UPDATE flaps SET since = since + 1e7, until = until + 1e7")
+    assert queue.queued() == 2
+
+
+def test_a_flapping_alert_of_a_webhook_runs_one_diagnosis_and_the_page_says_so(project):
+    (project / "lepton.toml").write_text(
+        '[watch]\nworkers = 1\nreport = false\n[alerts.Known]\nrunbook = "runbooks/diagnose.ipynb"\n'
+    )
+    write_notebook(project / "runbooks/diagnose.ipynb", ["1"])
+    with watching(project, "--insecure") as kit:
+        now = datetime.now(UTC)
+        for number in range(10):
+            starts = (now + timedelta(seconds=number)).isoformat()
+            for status in ("firing", "resolved"):
+                assert kit.post(alert(status=status, starts=starts)).status_code == 202
+        kit.ended(1)
+        wait_for(lambda: kit.queue.counts()["queued"] == 0)
+        said = kit.client.get("/status.json").json()["recent_incidents"]
+        page = kit.client.get("/").text
+    assert len(kit.queue.jobs(100)) == 1
+    assert sorted(one["flaps"] for one in said) == [0] * 9 + [9]
+    assert "It flaps: the alert began again 9 times" in page
