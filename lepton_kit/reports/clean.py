@@ -58,6 +58,8 @@ NUMBER = re.compile(r"([-+−±]?[\d.,]+(e[-+]?\d+)?\s?%?|[-+]?(nan|NaN|inf)|NaT
 DATA = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=%]{50,}(?:\s*\n[A-Za-z0-9+/=%]{20,})*")
 RESERVED = re.compile(r"quarto.*|title-block.*|toc.*|results|provenance|stopped-here")
 LONGEST_ID = 80
+DEEPEST = 100
+"""Elements within each other: who reads a page calls itself for each of them."""
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 
@@ -157,6 +159,11 @@ class Draft:
         Pictures that were pasted into the cell.
     held
         Safe pieces of HTML that stand in `markup` by their marks.
+
+    Raises
+    ------
+    RecursionError
+        When elements lie too deep in each other.
     """
 
     def __init__(
@@ -171,6 +178,7 @@ class Draft:
         self.links, self.attachments, self.held = links or Links(), attachments or {}, held or Held()
         self.soup = BeautifulSoup(markup if held else self.held.without_pictures(markup), "html.parser")
         self.anchors: dict[int, str] = {}
+        _refuse_depth(self.soup)
 
     def give_anchors(self) -> None:
         """Give an id to each heading and to each place that has one or a name."""
@@ -346,6 +354,14 @@ def _as_xml(drawing: Any) -> str:
         element.attrs = {cases.get(own, own): element[name] for name, own in names.items() if ":" not in own}
     drawing.attrs["xmlns"] = SVG
     return str(drawing)
+
+
+def _refuse_depth(soup: Any) -> None:
+    depths = {id(soup): 0}
+    for element in soup.find_all(True):
+        depths[id(element)] = depths[id(element.parent)] + 1
+    if max(depths.values()) > DEEPEST:
+        raise RecursionError(f"more than {DEEPEST} elements within each other")
 
 
 def _tidy_table(soup: Any, found: Any) -> None:

@@ -168,7 +168,7 @@ def _render(batch: _Batch, rendered: Path, found: quarto.Quarto | None, tell: Ca
             if batch.is_alone:
                 return [LeftOut(batch.cards[0].folder, str(error))]
             return [gone for part in _split(batch) for gone in _render(part, rendered, found, tell)]
-    _add(batch, made, rendered, {one.page for one in left_out})
+    left_out += _add(batch, made, rendered, {one.page for one in left_out})
     return left_out
 
 
@@ -208,15 +208,20 @@ def _split(batch: _Batch) -> list[_Batch]:
     return parts
 
 
-def _add(batch: _Batch, made: Path, rendered: Path, left_out: set[str]) -> None:
+def _add(batch: _Batch, made: Path, rendered: Path, without: set[str]) -> list[LeftOut]:
     """Add what was rendered to the new site, each page with its search entries and all that lies beside it."""
+    left_out = []
     for card, place in batch.places():
-        if card.folder in left_out:
+        if card.folder in without:
             continue
         for path in (batch.source / place).iterdir():
             if path.name not in (PAGE, CARD):  # Quarto copies only what it knows to be linked
                 shutil.copy2(path, made / place / path.name)
-        write_entries(made / place / "index.html", card.address)
+        try:
+            write_entries(made / place / "index.html", card.address)
+        except Exception as error:  # whatever is wrong with one page, the others are shown
+            left_out.append(LeftOut(card.folder, f"{type(error).__name__}: {error}"))
+            continue
         (rendered / card.folder).parent.mkdir(exist_ok=True)
         (made / place).rename(rendered / card.folder)
     for page in batch.source.glob("*.qmd"):
@@ -224,6 +229,7 @@ def _add(batch: _Batch, made: Path, rendered: Path, left_out: set[str]) -> None:
             write_entries(made / f"{page.stem}.html", f"{page.stem}.html")
             (made / f"{page.stem}.html").rename(rendered / f"{page.stem}.html")
     _add_missing(made, rendered)
+    return left_out
 
 
 def _copy(path: Path, target: Path) -> None:

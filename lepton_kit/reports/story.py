@@ -113,8 +113,8 @@ def first_figure(notebook: Any) -> Picture | None:
         for output in cell.get("outputs", []):
             if content := png_of(output.get("data", {})):
                 options, _ = split_options(cell.source, index)
-                alt = options.get("fig-alt", options.get("fig-cap", ""))
-                return Picture(content, str(alt), svg_of(output.data))
+                alt = _nth(options, "fig-alt", 0) or _nth(options, "fig-cap", 0)
+                return Picture(content, alt, svg_of(output.data))
     return None
 
 
@@ -134,7 +134,7 @@ def split_options(source: str, index: int) -> tuple[dict[str, Any], str]:
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"cell {index}: its `#|` lines are not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
-        raise InputError(f"cell {index}: its `#|` lines must read `#| name: value`, got {found!r}")
+        raise InputError(f"cell {index}: its `#|` lines must read `#| name: value`, got {options[0].strip()[:200]!r}")
     return found, code
 
 
