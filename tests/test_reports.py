@@ -22,12 +22,11 @@ from helpers import ROOT, write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.reports.cards import KINDS
-from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.page import make_page
 from lepton_kit.reports.publish import publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import Site, _add_missing, build_site
-from lepton_kit.reports.story import story_cells
+from lepton_kit.reports.story import html_of, story_cells
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.runner import Request, run_notebook
 
@@ -218,11 +217,12 @@ def test_a_picture_that_was_pasted_into_words_is_shown_and_one_that_is_missing_i
         attachments={"dot.png": {"image/png": "iVBORw0KGgo=\n"}, "line.svg": {"image/svg+xml": drawn}},
     )
     (cell,) = story_cells(nbformat.v4.new_notebook(cells=[words]))
-    dot, line = BeautifulSoup(markdown_as_html(cell.source), "html.parser").select("img")
+    page = BeautifulSoup(html_of(cell), "html.parser")
+    dot, line = page.select("img")
     assert (dot["src"], dot["alt"]) == ("data:image/png;base64,iVBORw0KGgo=", "a dot")
     shown = base64.b64decode(str(line["src"]).removeprefix("data:image/svg+xml;base64,")).decode()
     assert "<path" in shown and "script" not in shown
-    assert cell.source.endswith(", nothing")
+    assert page.text.strip().endswith(", nothing")
 
 
 def test_rendering_executes_nothing(site: Site) -> None:

@@ -12,6 +12,9 @@ from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lepton_kit.reports.cards import LeftOut
     from lepton_kit.runs.manifest import Manifest
 
 Full = Annotated[bool, typer.Option("--full", help="Render every page anew, changed or not.")]
@@ -34,7 +37,7 @@ def publish(
     pdf: Annotated[bool, typer.Option("--pdf", help="Make a PDF of each incident as well.")] = False,
 ) -> None:
     """Publish runs, incidents, models and drills as pages of the report site."""
-    from lepton_kit.reports.publish import publish_runs
+    from lepton_kit.reports.publish import LeftOutError, publish_runs
     from lepton_kit.runs.manifest import find_run
 
     project = find_project()
@@ -53,7 +56,11 @@ def publish(
     for made in chosen.values():
         if made.ended is None:
             raise InputError(f"run {made.run_id!r}: has not ended; what it found can be published when it has")
-    publish_runs(project, list(chosen.values()))
+    left_out: list[LeftOut] = []
+    try:
+        publish_runs(project, list(chosen.values()))
+    except LeftOutError as error:
+        left_out += error.pages
     if model:
         from lepton_kit.ops.model_pages import publish_model
 
@@ -66,6 +73,8 @@ def publish(
         for path in map(Path, results) if results else [newest_results(project / "drills")]:
             publish_drills(project, path)
     _build(project)
+    if left_out:
+        raise LeftOutError(left_out)
 
 
 def unpublish(
@@ -89,14 +98,17 @@ def report(
 ) -> None:
     """Publish each notebook's newest run and the models in use, and render the site: with Quarto, or else plainly."""
     from lepton_kit.ops.model_pages import publish_promoted
-    from lepton_kit.reports.publish import publish_runs
+    from lepton_kit.reports.publish import LeftOutError, publish_runs
 
     project = find_project()
     if pdf:
         from lepton_kit.ops.incident_pages import publish_pdfs
 
         publish_pdfs(project)
-    publish_runs(project, _newest_of_each_notebook(project))
+    try:
+        publish_runs(project, _newest_of_each_notebook(project))
+    except LeftOutError as error:
+        _name(error.pages)
     publish_promoted(project)
     site = _build(project, is_full=full)
     if serve:
@@ -119,11 +131,21 @@ def _build(project: Path, is_full: bool = False) -> Path:
 
     console = new_console()
     site = build_site(project, is_full=is_full)
+    _name(site.left_out)
     if site.note:
         console.print(site.note, markup=False, highlight=False, soft_wrap=True)
     rendered = f"{site.pages} pages, {len(site.rendered)} of them rendered now, by {site.tool}"
     console.print(f"report ({rendered}): {site.index}", markup=False, highlight=False, soft_wrap=True)
     return site.folder
+
+
+def _name(left_out: Iterable[LeftOut]) -> None:
+    """Say which pages the site does without."""
+    from lepton_kit.reports.publish import left_out_line
+
+    console = new_console(stderr=True)
+    for one in left_out:
+        console.print(left_out_line(one), markup=False, highlight=False, soft_wrap=True)
 
 
 def _serve(site: Path, port: int) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -29,9 +30,10 @@ from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Point
 from lepton_kit.reports.cards import FIGURE, PAGE, Card, place, published
 from lepton_kit.reports.facts import duration
 from lepton_kit.reports.markup import as_text, as_words
+from lepton_kit.reports.pictures import Picture
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.quarto import find_quarto, render_pdf
-from lepton_kit.reports.story import Picture, first_figure
+from lepton_kit.reports.story import first_figure
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
@@ -413,7 +415,7 @@ def _provenance(incident: Incident) -> list[Block]:
     history = incident.history
     rested = postmortem.provenance(history)
     runs = [job.run.run_id for job in history.jobs if job.run]
-    links = {n: f"../../runs/{run}/index.html" for n, run in enumerate(rested["run"]) if run in incident.linked}
+    links = {n: f"../../runs/{quote(run)}/index.html" for n, run in enumerate(rested["run"]) if run in incident.linked}
     blocks: list[Block] = [
         Heading("Provenance"),
         Words(f"Everything but what is marked as written by people was derived by a machine: {history.made}."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -15,8 +16,9 @@ from lepton_kit.models.registry import CHECKSUMS, COMPRESSED_FROM, Registry, rea
 from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_page
 from lepton_kit.reports.cards import FIGURE, Card, place, published
+from lepton_kit.reports.pictures import Picture
 from lepton_kit.reports.publish import reports_folder
-from lepton_kit.reports.story import Picture, first_figure
+from lepton_kit.reports.story import first_figure
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.settings import read_settings
@@ -366,7 +368,9 @@ def _provenance(version: Version) -> list[Block]:
 def _run_table(version: Version, runs: Mapping[str, str]) -> list[Block]:
     """Return runs with what they did, each linked to its page where it has one."""
     rows = [[run, what] for what, run in runs.items() if run]
-    links = {number: f"../../runs/{row[0]}/index.html" for number, row in enumerate(rows) if row[0] in version.linked}
+    links = {
+        number: f"../../runs/{quote(row[0])}/index.html" for number, row in enumerate(rows) if row[0] in version.linked
+    }
     return [Table(["Run", "What it did"], rows, links)] if rows else []
 
 

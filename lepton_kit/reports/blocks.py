@@ -5,20 +5,20 @@ All text is plain, and never becomes markup in either: whoever makes a block nee
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
+from nbformat.v4 import new_notebook, new_raw_cell
 
 from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.clean import anchor_of
 from lepton_kit.reports.facts import downloads_html
 from lepton_kit.reports.markup import PLAIN_TABLE, as_text, as_words, table
-from lepton_kit.reports.story import html_cell
+from lepton_kit.reports.pictures import address_of, raster_address
+from lepton_kit.reports.story import figure_html, heading_cell, html_cell
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def as_cells(blocks: Iterable[Block]) -> list[Any]:
 def _cells(block: Block) -> list[Any]:
     match block:
         case Heading():
-            return [new_markdown_cell(f"{'#' * block.level} {as_text(block.text)}")]
+            return [heading_cell(block.level, as_text(block.text), anchor_of(block.text))]
         case Words():
             return [html_cell(_marked("".join(map(_paragraph_html, _parts(block.text))), block.is_judged))]
         case Facts():
@@ -129,11 +129,9 @@ def _cells(block: Block) -> list[Any]:
         case Points():
             return [html_cell(_points_html(block.items))]
         case Figure():
-            named = {"label": f"fig-{block.name}", "fig-cap": _one_line(block.caption), "fig-alt": _one_line(block.alt)}
-            options = "".join(f"#| {name}: {json.dumps(text)}\n" for name, text in named.items()) + "#| echo: false"
-            as_png = {"image/png": base64.b64encode(block.content).decode()}
-            data = {"image/svg+xml": block.svg} if block.svg else as_png
-            return [new_code_cell(options, outputs=[new_output("display_data", data=data)])]
+            address = address_of({"image/svg+xml": block.svg}) if block.svg else raster_address(block.content)
+            caption, alt = as_text(_one_line(block.caption)), _one_line(block.alt)
+            return [html_cell(figure_html(address or "", caption, alt, f"fig-{block.name}"))]
         case Code():
             return [html_cell(f'<pre class="command">{as_text(block.text)}</pre>')]
 
@@ -244,7 +242,7 @@ def _markdown(block: Block) -> str:
         case Figure():
             return f"![{as_text(block.caption)}]({_file_of(block)}){{width=75%}}"
         case Code():
-            return "```\n" + block.text.replace("```", "'''") + "\n```"
+            return "```\n" + block.text.replace("```", "'''").replace("{{<", "{{ <") + "\n```"  # no shortcode
 
 
 def _paragraph_markdown(part: str) -> str:

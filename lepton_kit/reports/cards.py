@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 import nbformat
 
@@ -60,6 +61,19 @@ class Card:
     def folder(self) -> str:
         """Return where its page lies in the site, relative to the site's root."""
         return f"{self.kind}/{self.id}"
+
+    @property
+    def address(self) -> str:
+        """Return its page's address from the site's root; an id may hold what means something in an address."""
+        return f"{quote(self.folder)}/index.html"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A page that the site does without, and why: its folder from the site's root, or its run's id."""
+
+    page: str
+    reason: str
 
 
 def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path]) -> Card:
@@ -121,15 +135,14 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def published(reports: Path) -> list[Card]:
-    """Return the cards of all published pages, the newest first.
-
-    Raises
-    ------
-    InputError
-        When a card cannot be read.
-    """
-    found = [_read(path) for kind in KINDS for path in (reports / kind).glob(f"[!.]*/{CARD}")]
+    """Return the cards of all published pages that can be read, the newest first."""
+    found = [card for card in _all(reports) if isinstance(card, Card)]
     return sorted(found, key=lambda card: (card.date, card.id), reverse=True)
+
+
+def unreadable(reports: Path) -> list[LeftOut]:
+    """Return the published pages whose cards cannot be read: no listing knows what to show of them."""
+    return [one for one in _all(reports) if isinstance(one, LeftOut)]
 
 
 def take_away(reports: Path, cards: Iterable[Card]) -> None:
@@ -152,6 +165,14 @@ def write_listings(reports: Path, cards: list[Card]) -> None:
         write_atomically(
             folder / f"{name}.yml", json.dumps(items_of(chosen(cards)), ensure_ascii=False, indent=1) + "\n"
         )
+
+
+def _all(reports: Path) -> Iterator[Card | LeftOut]:
+    for path in (path for kind in KINDS for path in sorted((reports / kind).glob(f"[!.]*/{CARD}"))):
+        try:
+            yield _read(path)
+        except InputError as error:
+            yield LeftOut(path.parent.relative_to(reports).as_posix(), str(error))
 
 
 def _read(path: Path) -> Card:

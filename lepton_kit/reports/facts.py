@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
 from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result
@@ -96,9 +97,7 @@ def results_html(run: Manifest, previous: Manifest | None, published: Collection
         for name, each in single.items()
     ]  # fmt: skip
     words = f"the run before, {utc(previous.started)}"
-    linked = (
-        f'<a href="../{as_text(previous.run_id)}/index.html">{words}</a>' if previous.run_id in published else words
-    )
+    linked = f'<a href="../{quote(previous.run_id)}/index.html">{words}</a>' if previous.run_id in published else words
     compare = f"lepton diff {previous.run_id} {run.run_id}"
     return (
         table(rows, ["Result", "Value", "Unit", "Before", "Change"], "files results")
@@ -248,7 +247,7 @@ def _error(run: Manifest) -> str:
 def _input(given: Input, published: Collection[str]) -> str:
     shown = f"<code>{as_text(given.ref)}</code>"
     if given.run is not None and given.run in published:
-        shown = f'<a href="../{as_text(given.run)}/index.html">{shown}</a>'
+        shown = f'<a href="../{quote(given.run)}/index.html">{shown}</a>'
     return shown + (f" (parameter {as_text(given.parameter)})" if given.parameter else "")
 
 

@@ -33,7 +33,7 @@ def write_feed(reports: Path, site: Path, cards: Sequence[Card]) -> None:
         item = ElementTree.SubElement(channel, "item")
         told = [f"{name} {value}" for name, value in card.facts.items() if value]
         _add(
-            item, title=card.title, link=f"{start}{card.folder}/index.html", guid=card.folder,
+            item, title=card.title, link=f"{start}{card.address}", guid=card.folder,
             pubDate=format_datetime(datetime.fromisoformat(card.date).replace(tzinfo=UTC), usegmt=True),
             description="; ".join([card.description, *told]),
         )  # fmt: skip

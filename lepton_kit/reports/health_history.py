@@ -71,7 +71,7 @@ def _course_row(name: str, runs: Sequence[Card]) -> list[str]:
 def _runs_html(names: Sequence[str], runs: Sequence[Card]) -> str:
     head = ["Run", *map(as_text, names)]
     rows = [
-        [f'<a href="{card.folder}/index.html">{card.date[:16]}</a>', *(_cell(_measure(card, name)) for name in names)]
+        [f'<a href="{card.address}">{card.date[:16]}</a>', *(_cell(_measure(card, name)) for name in names)]
         for card in runs
     ]
     made = table(rows[:OPEN], head, "files history")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -88,7 +89,7 @@ def parts_of(cards: Sequence[Card]) -> dict[str, str]:
 
 def _item(card: Card) -> dict[str, Any]:
     item: dict[str, Any] = {
-        "path": f"{card.folder}/index.html",
+        "path": card.address,
         "title": as_text(as_words(card.title)),
         "date": card.date[:19],
         "description": as_text(as_words(card.description)),
@@ -96,5 +97,5 @@ def _item(card: Card) -> dict[str, Any]:
         **{name: as_text(as_words(value)) for name, value in card.facts.items()},
     }
     if card.image_alt is not None:
-        item |= {"image": f"{card.folder}/{FIGURE}", "image-alt": as_words(card.image_alt)}
+        item |= {"image": f"{quote(card.folder)}/{FIGURE}", "image-alt": as_words(card.image_alt)}
     return item

@@ -1,24 +1,13 @@
-"""Makes what a run says safe to show: values as text that never becomes markup, HTML without anything that acts."""
+"""Makes what a run says safe to show: values as text that never becomes markup."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from bleach.css_sanitizer import CSSSanitizer  # type: ignore[import-untyped] # bleach ships no types
-from bleach.sanitizer import Cleaner  # type: ignore[import-untyped]
-
-TAGS = [
-    "a", "abbr", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "details", "div", "dl", "dt",
-    "em", "figcaption", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "kbd", "li", "mark", "ol", "p",
-    "pre", "s", "samp", "small", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td", "tfoot", "th",
-    "thead", "tr", "u", "ul", "var",
-]  # fmt: skip
-ATTRIBUTES = {
-    "align", "alt", "class", "colspan", "height", "open", "rowspan", "scope", "span", "style", "title", "width",
-}  # fmt: skip
-NUMBER = re.compile(r"([-+−±]?[\d.,]+(e[-+]?\d+)?\s?%?|[-+]?(nan|NaN|inf)|NaT|None|–|<NA>|\d{4}-\d\d-\d\d.{,15}|)")
 LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "`": "'"})
+NOT_TO_SHOW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+"""Control characters, and what is no character at all."""
 
 
 def as_text(value: Any) -> str:
@@ -34,7 +23,8 @@ def as_text(value: Any) -> str:
     >>> as_text("{{< env HOME >}}")
     '&#123;&#123;&#60; env HOME &#62;&#125;&#125;'
     """
-    return re.sub(r"(?![\w .,/])[\x00-\x7f]|_", lambda found: f"&#{ord(found[0])};", str(value))
+    shown = visible(str(value))
+    return re.sub(r"(?![\w .,/])[\x00-\x7f]|_", lambda found: f"&#{ord(found[0])};", shown)
 
 
 def as_words(text: str) -> str:
@@ -47,26 +37,16 @@ def as_words(text: str) -> str:
     >>> as_words("mean < {{3}}")
     'mean ‹ ((3))'
     """
-    return re.sub(r":{3,}", ":", " ".join(text.split())).translate(LOOK_ALIKES)
+    return re.sub(r":{3,}", ":", " ".join(visible(text).split())).translate(LOOK_ALIKES)
 
 
-def clean_html(markup: str) -> str:
-    """Return HTML without scripts, event handlers, styles that act, and anything fetched from elsewhere.
+def visible(text: str) -> str:
+    r"""Return text without characters that are nothing to see, and that files of text may not hold.
 
-    Tables, text and embedded images stay as they are.
-
-    Examples
-    --------
-    >>> clean_html("<p onclick='steal()'>3<script>steal()</script></p>")
-    '<p>3</p>'
-    >>> clean_html("here <img src='https://example.org/pixel.png' alt='dot'>")
-    'here '
+    >>> visible("a\x00b\tc\x1b[1m")
+    'ab\tc[1m'
     """
-    # bleach keeps the words inside a tag that it takes away; those of a script or a style sheet are nothing to read.
-    words_only = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>", "", markup)
-    shown = _CLEANER.clean(words_only)
-    shown = re.sub(r"<img(?![^>]*\ssrc=)[^>]*>", "", shown)  # of a picture from elsewhere only the tag is left
-    return guard(_with_tidy_tables(shown) if "<table" in shown else shown)
+    return NOT_TO_SHOW.sub("", text)
 
 
 def guard(markup: str) -> str:
@@ -79,14 +59,7 @@ def guard(markup: str) -> str:
     """
     for mark in ("`", "{", ":::", "---"):
         markup = markup.replace(mark, f"&#{ord(mark[0])};{mark[1:]}")
-    return markup
-
-
-def pre(text: str) -> str:
-    """Return terminal text, colours included, as one line of HTML."""
-    from nbconvert.filters import ansi2html  # the import costs what only rendering should pay
-
-    return f'<pre class="output">{guard(ansi2html(text)).replace(chr(10), "&#10;")}</pre>'
+    return visible(markup)
 
 
 def table(rows: list[list[str]], head: list[str], kind: str) -> str:
@@ -102,39 +75,3 @@ def table(rows: list[list[str]], head: list[str], kind: str) -> str:
 SCROLL = '<div class="scroll" role="region" aria-label="Table" tabindex="0">{}</div>'
 # Quarto would otherwise read an HTML table as Markdown and write another in its place.
 PLAIN_TABLE = 'data-quarto-disable-processing="true"'
-
-
-def _with_tidy_tables(markup: str) -> str:
-    """Mark data tables, and in them columns of words: these belong to the left, where pandas has them to the right."""
-    from bs4 import BeautifulSoup  # the import costs what only rendering should pay
-
-    soup = BeautifulSoup(markup, "html.parser")
-    for found in soup.select("table"):
-        found.attrs = {"class": "data", "data-quarto-disable-processing": "true"}
-        rows = [row.find_all(["th", "td"], recursive=False) for row in found.select("tr")]
-        body = [row for row in rows if any(cell.name == "td" for cell in row)]
-        for column in range(max(map(len, body), default=0)):
-            if any(len(row) > column and not NUMBER.fullmatch(row[column].text.strip()) for row in body):
-                for cell in (row[column] for row in rows if len(row) > column):
-                    cell["class"] = "words"
-        found.wrap(
-            soup.new_tag("div", attrs={"class": "scroll", "role": "region", "aria-label": "Table", "tabindex": "0"})
-        )
-    return str(soup)
-
-
-def _allowed(tag: str, name: str, value: str) -> bool:
-    if name == "href":
-        return tag == "a" and not value.lower().startswith("data:")
-    if name == "src":
-        return tag == "img" and value.startswith("data:image/")
-    return name in ATTRIBUTES
-
-
-_CLEANER = Cleaner(
-    tags=TAGS,
-    attributes=_allowed,
-    protocols=["http", "https", "mailto", "data"],
-    strip=True,
-    css_sanitizer=CSSSanitizer(),
-)

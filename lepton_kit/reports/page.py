@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from nbformat.v4 import new_markdown_cell, new_notebook, new_raw_cell
+from nbformat.v4 import new_notebook, new_raw_cell
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE
@@ -22,7 +23,8 @@ from lepton_kit.reports.facts import (
     utc,
 )
 from lepton_kit.reports.markup import as_text, as_words
-from lepton_kit.reports.story import Picture, first_figure, html_cell, story_cells
+from lepton_kit.reports.pictures import LARGEST, Picture
+from lepton_kit.reports.story import first_figure, heading_cell, html_cell, story_cells
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
 
@@ -58,7 +60,8 @@ def make_page(
         cells, figure = [html_cell(f"<p>There is no executed notebook to show: {as_text(error)}</p>")], None
     else:
         try:
-            cells, figure = story_cells(notebook, published), first_figure(notebook)
+            cells = story_cells(notebook, published, partial(_beside, project, run.notebook))
+            figure = first_figure(notebook)
         except InputError as error:
             raise InputError(f"run {run.run_id}: {error}") from error
     page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
@@ -68,8 +71,8 @@ def make_page(
         new_raw_cell(f"---\n{yaml.safe_dump(front_matter(run, figure), allow_unicode=True, sort_keys=False)}---"),
         html_cell(facts_html(run)),
         *cells,
-        *([new_markdown_cell("## Results"), html_cell(results)] if results else []),
-        new_markdown_cell("## Provenance"),
+        *([heading_cell(2, "Results"), html_cell(results)] if results else []),
+        heading_cell(2, "Provenance"),
         html_cell(provenance_html(run, published)),
         *([html_cell(downloads_html(files))] if files else []),
     ]
@@ -89,6 +92,16 @@ def front_matter(run: Manifest, figure: Picture | None) -> dict[str, Any]:
     if figure is not None:
         matter |= {"image": FIGURE, "image-alt": as_words(figure.alt)}
     return matter
+
+
+def _beside(project: Path, notebook: str, path: str) -> bytes:
+    """Return a file of the project by its path from a notebook; nothing where there is none, or it is no picture."""
+    try:
+        file = (project / notebook).parent.joinpath(path).resolve()
+        is_ours = file.is_relative_to(project.resolve()) and file.is_file() and file.stat().st_size <= LARGEST
+        return file.read_bytes() if is_ours else b""
+    except (OSError, ValueError):  # no such file; or its name is none, such as one with a zero byte
+        return b""
 
 
 def summary(run: Manifest) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
-from lepton_kit.reports.cards import FIGURE, Card, place, published, take_away
+from lepton_kit.reports.cards import FIGURE, Card, LeftOut, place, published, take_away
 from lepton_kit.reports.page import categories, make_page, summary
 from lepton_kit.runs.manifest import FILE, Manifest
 
@@ -20,8 +20,23 @@ LARGEST_RECORDING = 50 * 1024 * 1024
 YARDSTICK = ("yardstick", "unit", "now", "verdict")
 
 
+class LeftOutError(InputError):
+    """Pages that cannot be made, while all others were."""
+
+    def __init__(self, pages: Sequence[LeftOut]) -> None:
+        super().__init__("\n".join(map(left_out_line, pages)))
+        self.pages = tuple(pages)
+
+
+def left_out_line(one: LeftOut) -> str:
+    """Return a line that names a page that was left out, and says why."""
+    return f"{one.page} is left out: {one.reason}"
+
+
 def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
     """Publish runs, in place of earlier pages of the same runs; the site shows them when it is built.
+
+    A run whose page cannot be made is left out; all others are published.
 
     Parameters
     ----------
@@ -33,19 +48,28 @@ def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
     Raises
     ------
     InputError
-        When there is no Quarto project, or the page of a run cannot be made; nothing is published then.
+        When there is no Quarto project.
+    LeftOutError
+        When all others are published, if the page of a run cannot be made; an earlier page of it stays as it was.
     """
     reports = reports_folder(project)
     known = {card.id for card in published(reports)} | {run.run_id for run in runs}
     with tempfile.TemporaryDirectory(prefix="lepton-publish-") as scratch:
-        pages = []
-        for run in runs:  # all can be made before any is placed
-            files = downloads(run, project, Path(scratch))
-            page, figure = make_page(run, project, known, list(files), previous_run(run, project))
-            if figure is not None:
-                files[FIGURE] = figure
-            pages.append((card_of(run, page.metadata["lepton"]["image-alt"]), page, files))
-        return [place(reports, card, page, files) for card, page, files in pages]
+        made, left_out = [], []
+        for run in runs:
+            try:
+                files = downloads(run, project, Path(scratch))
+                page, figure = make_page(run, project, known, list(files), previous_run(run, project))
+                if figure is not None:
+                    files[FIGURE] = figure
+                card = card_of(run, page.metadata["lepton"]["image-alt"])
+                made.append(place(reports, card, page, files))
+            except Exception as error:  # whatever is wrong with one page, the others are published
+                reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                left_out.append(LeftOut(f"run {run.run_id}", reason))
+    if left_out:
+        raise LeftOutError(left_out)
+    return made
 
 
 def unpublish(project: Path, names: Collection[str]) -> list[Card]:
@@ -124,7 +148,9 @@ def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | b
     """Return the files that a reader may take along, by name: notebook, manifest, and the recording it looked at."""
     folder = run.folder(project)
     found: dict[str, Path | bytes] = {
-        name: folder / name for name in ("notebook.ipynb", FILE) if (folder / name).is_file()
+        name: folder / name
+        for name in ("notebook.ipynb", FILE)
+        if (folder / name).is_file() and not (folder / name).is_symlink()
     }
     given = run.parameters.get("recording")
     recording = (project / str(given)).resolve() if given else None
@@ -137,4 +163,7 @@ def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | b
 def _is_small_recording(folder: Path) -> bool:
     if not (folder / "incident.json").is_file():
         return False
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= LARGEST_RECORDING
+    paths = list(folder.rglob("*"))
+    if any(path.is_symlink() for path in paths):  # a copy would hold what lies elsewhere
+        return False
+    return sum(path.stat().st_size for path in paths if path.is_file()) <= LARGEST_RECORDING

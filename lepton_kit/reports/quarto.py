@@ -150,7 +150,7 @@ def version_key(version: str) -> tuple[int, ...]:
 def install(seconds: float = 180) -> str:
     """Try to install Quarto beside the running Python, and return one line that says what came of it.
 
-    Nothing depends on its success: without Quarto, pages are made by nbconvert.
+    Nothing depends on its success: without Quarto, pages are plain.
     """
     try:
         if quarto := find_quarto():
@@ -165,7 +165,7 @@ def install(seconds: float = 180) -> str:
         return str(error)
     if quarto is not None:
         return f"Quarto {quarto.version} was installed: {quarto.program}"
-    return f"Quarto was not installed ({outcome}); reports will be plain nbconvert pages. To have Quarto's, {BY_HAND}"
+    return f"Quarto was not installed ({outcome}); reports will be plain pages. To have Quarto's, {BY_HAND}"
 
 
 def _programs() -> Iterator[Path]:

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lepton_kit.errors import LeptonError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import fallback, quarto
-from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, alone, published, write_listings
+from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, LeftOut, alone, published, unreadable, write_listings
 from lepton_kit.reports.feed import FEED, write_feed
 from lepton_kit.reports.listings import parts_of
 from lepton_kit.reports.places import contents_of, fill, leave_places
@@ -29,6 +30,7 @@ from lepton_kit.reports.search import SEARCH, SEARCH_SCRIPT, write_entries, writ
 STATE = "pages.json"
 MADE_ANEW = {STATE, SEARCH, SEARCH_SCRIPT, FEED}
 NOT_OF_THE_FRAME = {"_site", "screenshots", "listings", *KINDS}
+PROBE = "probe.qmd"
 AT_ONCE = 100
 """Pages that one process renders: what it holds of each it keeps to its end."""
 
@@ -37,7 +39,7 @@ AT_ONCE = 100
 class Site:
     """A site that was built: `tool` made it, and `note` is one plain line for the reader, or empty.
 
-    `rendered` are the published pages that had to be; `pages` is how many there are.
+    `rendered` are the published pages that had to be, `left_out` those that cannot be; `pages` is how many there are.
     """
 
     folder: Path
@@ -46,6 +48,24 @@ class Site:
     note: str
     pages: int
     rendered: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A Quarto project with pages that are rendered together; each lies in a folder by its number.
+
+    So no name that somebody gave to a notebook reaches the renderer. `is_alone` says that the project renders, but for
+    the one page in it.
+    """
+
+    source: Path
+    cards: list[Card]
+    is_alone: bool = False
+
+    def places(self) -> list[tuple[Card, str]]:
+        """Return where the page of each card lies, from the project's root."""
+        return [(card, f"{card.kind}/{number}") for number, card in enumerate(self.cards)]
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,7 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
     with alone(reports / ".rendering"), tempfile.TemporaryDirectory(prefix=".building-", dir=reports) as name:
         aside = Path(name)
         with alone(reports / ".publishing"):
-            cards = published(reports)
+            cards, left_out = published(reports), unreadable(reports)
             write_listings(reports, cards)
             state = _State(tool, _frame(reports), {card.folder: card.content for card in cards})
             before = None if is_full else _state_of(reports / "_site")
@@ -94,8 +114,12 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
         if before != state:
             rendered = aside / "rendered"
             rendered.mkdir()
-            for source, batch in batches:
-                _render(source, rendered, found, batch, on_line or (lambda line: None))
+            for batch in batches:
+                left_out += _render(batch, rendered, found, on_line or (lambda line: None))
+            gone = {one.page for one in left_out}
+            cards = [card for card in cards if card.folder not in gone]
+            changed = [card for card in changed if card.folder not in gone]
+            state = _State(state.tool, state.frame, {card.folder: card.content for card in cards})
             if before is not None:
                 kept = [page for page, content in before.contents.items() if state.contents.get(page) == content]
                 _take_over(reports / "_site", rendered, kept)
@@ -104,10 +128,11 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
             _put_in_place(rendered, reports / "_site", aside / "old")
     site = reports / "_site"
     note = "" if found else fallback.NOTE
-    return Site(site, site / "index.html", tool, note, len(cards), tuple(card.folder for card in changed))
+    rendered_now = tuple(card.folder for card in changed)
+    return Site(site, site / "index.html", tool, note, len(cards), rendered_now, tuple(left_out))
 
 
-def _arrange(reports: Path, aside: Path, changed: list[Card], *, with_words: bool) -> list[tuple[Path, list[Card]]]:
+def _arrange(reports: Path, aside: Path, changed: list[Card], *, with_words: bool) -> list[_Batch]:
     """Make the Quarto projects that are rendered one after the other, with so many pages that memory does not grow.
 
     The pages of words are in the first, or in none: the site before has them, and only what they list has changed.
@@ -115,43 +140,103 @@ def _arrange(reports: Path, aside: Path, changed: list[Card], *, with_words: boo
     batches = [changed[start : start + AT_ONCE] for start in range(0, len(changed), AT_ONCE)]
     if with_words and not batches:
         batches = [[]]
-    arranged = [(aside / f"source-{number}", batch) for number, batch in enumerate(batches)]
-    for number, (source, batch) in enumerate(arranged):
-        source.mkdir()
+    arranged = [_Batch(aside / f"source-{number}", batch) for number, batch in enumerate(batches)]
+    for number, batch in enumerate(arranged):
+        batch.source.mkdir()
         for path in _frame_of(reports):
             if path.suffix != ".qmd" or (with_words and number == 0):
-                shutil.copytree(path, source / path.name) if path.is_dir() else shutil.copy2(path, source / path.name)
-        for page in source.glob("*.qmd"):
+                _copy(path, batch.source / path.name)
+        for page in batch.source.glob("*.qmd"):
             leave_places(page)
-        for card in batch:
-            shutil.copytree(reports / card.folder, source / card.folder, copy_function=_link)
+        for card, place in batch.places():
+            shutil.copytree(reports / card.folder, batch.source / place, copy_function=_link)
     return arranged
 
 
-def _render(
-    source: Path, rendered: Path, found: quarto.Quarto | None, cards: list[Card], tell: Callable[[str], None]
-) -> None:
-    """Render an arranged project, and add what comes of it to the new site."""
-    made = source.with_name(f"{source.name}-rendered")
-    words = list(source.glob("*.qmd"))
-    beside = [path for card in cards for path in (source / card.folder).iterdir() if path.name not in (PAGE, CARD)]
-    if found is not None:
-        if not words:
-            quarto.link_to_pages_elsewhere(source / "_quarto.yml")
-        quarto.render(found, source, made, tell)
-        quarto.let_work_from_a_folder(made)
+def _render(batch: _Batch, rendered: Path, found: quarto.Quarto | None, tell: Callable[[str], None]) -> list[LeftOut]:
+    """Render an arranged project, and add what comes of it to the new site; return the pages that cannot be."""
+    made = batch.source.with_name(f"{batch.source.name}-rendered")
+    if found is None:
+        left_out = _render_plainly(batch, made, tell)
     else:
-        fallback.render(source, made, cards, tell)
-    for path in beside:  # Quarto copies only what it knows to be linked
-        shutil.copy2(path, made / path.relative_to(source))
-    for card in cards:
-        write_entries(made / card.folder / "index.html", f"{card.folder}/index.html")
+        left_out = []
+        try:
+            _render_by_quarto(batch, made, found, tell)
+        except LeptonError as error:
+            if not batch.cards:  # no page is to blame
+                raise
+            if batch.is_alone:
+                return [LeftOut(batch.cards[0].folder, str(error))]
+            return [gone for part in _split(batch) for gone in _render(part, rendered, found, tell)]
+    left_out += _add(batch, made, rendered, {one.page for one in left_out})
+    return left_out
+
+
+def _render_plainly(batch: _Batch, made: Path, tell: Callable[[str], None]) -> list[LeftOut]:
+    left_out = []
+    fallback.render_words(batch.source, made, tell)
+    for card, place in batch.places():
+        tell(f"{card.folder}/{PAGE}")
+        try:
+            fallback.render_page(batch.source, batch.source / place, made / place, card)
+        except Exception as error:  # whatever is wrong with one page, the others are shown
+            left_out.append(LeftOut(card.folder, f"{type(error).__name__}: {error}"))
+    return left_out
+
+
+def _render_by_quarto(batch: _Batch, made: Path, found: quarto.Quarto, tell: Callable[[str], None]) -> None:
+    if not [page for page in batch.source.glob("*.qmd") if page.name != PROBE]:
+        quarto.link_to_pages_elsewhere(batch.source / "_quarto.yml")
+    quarto.render(found, batch.source, made, tell)
+    quarto.let_work_from_a_folder(made)
+
+
+def _split(batch: _Batch) -> list[_Batch]:
+    """Return the parts of a project that cannot be rendered as a whole: first all but its pages, then each page."""
+    parts = []
+    for number, card in enumerate([None, *batch.cards]):
+        source = batch.source.with_name(f"{batch.source.name}-{number}")
+        source.mkdir()
+        for path in batch.source.iterdir():
+            if path.name not in KINDS and path.name[0] != "." and (card is None or path.suffix != ".qmd"):
+                _copy(path, source / path.name)
+        if card is None and not list(source.glob("*.qmd")):
+            (source / PROBE).write_text("---\ntitle: Does this project render?\n---\n", encoding="utf-8")
+        parts.append(_Batch(source, [] if card is None else [card], is_alone=card is not None))
+    for (_, place), part in zip(batch.places(), parts[1:], strict=True):
+        shutil.copytree(batch.source / place, part.source / part.places()[0][1], copy_function=_link)
+    return parts
+
+
+def _add(batch: _Batch, made: Path, rendered: Path, without: set[str]) -> list[LeftOut]:
+    """Add what was rendered to the new site, each page with its search entries and all that lies beside it."""
+    left_out = []
+    for card, place in batch.places():
+        if card.folder in without:
+            continue
+        for path in (batch.source / place).iterdir():
+            if path.name not in (PAGE, CARD):  # Quarto copies only what it knows to be linked
+                shutil.copy2(path, made / place / path.name)
+        try:
+            write_entries(made / place / "index.html", card.address)
+        except Exception as error:  # whatever is wrong with one page, the others are shown
+            left_out.append(LeftOut(card.folder, f"{type(error).__name__}: {error}"))
+            continue
         (rendered / card.folder).parent.mkdir(exist_ok=True)
-        (made / card.folder).rename(rendered / card.folder)
-    for page in words:
-        write_entries(made / f"{page.stem}.html", f"{page.stem}.html")
-        (made / f"{page.stem}.html").rename(rendered / f"{page.stem}.html")
+        (made / place).rename(rendered / card.folder)
+    for page in batch.source.glob("*.qmd"):
+        if page.name != PROBE:
+            write_entries(made / f"{page.stem}.html", f"{page.stem}.html")
+            (made / f"{page.stem}.html").rename(rendered / f"{page.stem}.html")
     _add_missing(made, rendered)
+    return left_out
+
+
+def _copy(path: Path, target: Path) -> None:
+    if path.is_dir():
+        shutil.copytree(path, target)
+    else:
+        shutil.copy2(path, target)
 
 
 def _add_missing(made: Path, rendered: Path, *, with_words: bool = False) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.observer import Observed
@@ -101,7 +102,7 @@ def run_facts(run: Manifest, project: Path) -> dict[str, Any]:
 def report_page(run_id: str | None, project: Path) -> str | None:
     """Return the path, on this server, of a run's page in the report site."""
     made = run_id is not None and (project / "reports" / "_site" / "runs" / run_id / "index.html").is_file()
-    return f"/reports/runs/{run_id}/index.html" if made else None
+    return f"/reports/runs/{quote(run_id)}/index.html" if made and run_id else None
 
 
 def newest_runs(project: Path, most: int) -> list[Manifest]:

@@ -248,8 +248,10 @@ def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> No
     from lepton_kit.reports.site import build_site
 
     try:
-        publish_runs(project, [run])
-        publish_incident(project, incident)
+        try:
+            publish_runs(project, [run])
+        finally:  # the page of the incident does not depend on that of one run
+            publish_incident(project, incident)
         _publish_models(project)
         rendered = queue.notes().get(REPORT, ("", 0.0))[1]
         if queue.queued() and time.time() - rendered < RENDER_PAUSE_S:
