@@ -6,6 +6,7 @@ wants the engine imports papermill and names it.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import math
 import os
@@ -185,6 +186,12 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             with _undisturbed():
                 self._let_go(failed)
         return self.nb
+
+    def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
+        """Show something else where a cell, also one that has ended, shows this display."""
+        super()._update_display_id(display_id, msg)
+        for index in self._display_id_map.get(display_id, {}):
+            self.nb_man.saver.changed(index)
 
     def _open_channels(self) -> None:
         self.kc = self.km.blocking_client()
@@ -537,28 +544,28 @@ def _log_file(path: Path | None, redactor: Redactor | None) -> Iterator[Any]:
     if path is None:
         yield None
         return
-    with path.open("ab") as log:
-        if redactor is None:
+    if redactor is None:
+        with path.open("ab") as log:
             yield log
-            return
-        readable, writable = os.pipe()
-        pump = threading.Thread(target=_pump, args=(readable, log, redactor), daemon=True)
-        pump.start()
-        try:
-            with os.fdopen(writable, "wb") as pipe:
-                yield pipe
-        finally:
-            pump.join(timeout=GRACE_S)  # a kept kernel still holds the other end
+        return
+    readable, writable = os.pipe()
+    pump = threading.Thread(target=_pump, args=(readable, path, redactor), daemon=True)
+    pump.start()
+    try:
+        with os.fdopen(writable, "wb") as pipe:
+            yield pipe
+    finally:
+        pump.join(timeout=GRACE_S)  # a kept kernel still holds the other end
 
 
-def _pump(readable: int, log: Any, redactor: Redactor) -> None:
+def _pump(readable: int, path: Path, redactor: Redactor) -> None:
     stream = redactor.stream()
-    with os.fdopen(readable, "rb", buffering=0) as pipe:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a character may come in two pieces
+    with os.fdopen(readable, "rb", buffering=0) as pipe, path.open("ab", buffering=0) as log:
         while content := pipe.read(65536):
-            log.write(stream.feed(content.decode(errors="replace")).encode())
-            log.flush()
-    log.write(stream.close().encode())
-    log.flush()
+            log.write(stream.feed(decoder.decode(content)).encode(errors="surrogateescape"))
+        rest = stream.feed(decoder.decode(b"", final=True)) + stream.close()
+        log.write(rest.encode(errors="surrogateescape"))
 
 
 def _how(code: int) -> str:

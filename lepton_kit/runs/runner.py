@@ -20,12 +20,14 @@ from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
+from lepton_kit.runs.manifest import FILE as MANIFEST
 from lepton_kit.runs.manifest import (
     Artifact,
     CellRun,
     Expectation,
     Input,
     Manifest,
+    Part,
     Result,
     RunError,
     Status,
@@ -452,14 +454,32 @@ def complete(
         manifest = _ended(manifest, "failed", wrong)
     if leak:
         manifest = manifest.model_copy(update={"status": "failed", "error": leak})
-    return Manifest.model_validate(redactor.json(manifest.model_dump(mode="json"))) if redactor else manifest
+    return _without_secrets(manifest, redactor) if redactor else manifest
+
+
+def _without_secrets(manifest: Manifest, redactor: Redactor) -> Manifest:
+    """Take the values of secrets out of what the notebook said; times, hashes and sizes are the kit's own words."""
+
+    def clean(part: Part, *fields: str) -> Any:
+        return part.model_copy(update={field: redactor.json(getattr(part, field)) for field in fields})
+
+    said: Manifest = clean(manifest, "title", "parameters", "checkpoints")
+    return said.model_copy(
+        update={
+            "inputs": [clean(each, "ref") for each in manifest.inputs],
+            "results": {redactor.text(name): clean(each, "value", "unit") for name, each in manifest.results.items()},
+            "expectations": [clean(each, "message", "values") for each in manifest.expectations],
+            "artifacts": [clean(each, "file") for each in manifest.artifacts],
+            "error": manifest.error and clean(manifest.error, "name", "message"),
+        }
+    )
 
 
 def _removed_leak(folder: Path, redactor: Redactor) -> RunError | None:
     """Remove the files into which the notebook wrote a secret; the engine keeps its own free of them."""
     removed = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
-        if path != folder / NOTEBOOK and (name := redactor.found_in(path)):
+        if path not in (folder / NOTEBOOK, folder / MANIFEST) and (name := redactor.found_in(path)):
             path.unlink()
             removed.append(f"{path.relative_to(folder).as_posix()!r} (secret {name!r})")
     message = f"the notebook wrote secrets into files, which were removed: {', '.join(removed)}"
