@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
@@ -107,7 +108,7 @@ def measured(run: Manifest) -> list[dict[str, Any]]:
 
 def previous_run(run: Manifest, project: Path) -> Manifest | None:
     """Return the run of the same notebook before this one that succeeded, if any; ids are in order of time."""
-    earlier = sorted((project / "runs").glob(f"*-{run.name}-*/{FILE}"), reverse=True)
+    earlier = sorted((project / "runs").glob(f"*-{glob.escape(run.name)}-*/{FILE}"), reverse=True)
     for path in earlier:
         if path.parent.name >= run.run_id:
             continue
@@ -124,7 +125,9 @@ def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | b
     """Return the files that a reader may take along, by name: notebook, manifest, and the recording it looked at."""
     folder = run.folder(project)
     found: dict[str, Path | bytes] = {
-        name: folder / name for name in ("notebook.ipynb", FILE) if (folder / name).is_file()
+        name: folder / name
+        for name in ("notebook.ipynb", FILE)
+        if (folder / name).is_file() and not (folder / name).is_symlink()
     }
     given = run.parameters.get("recording")
     recording = (project / str(given)).resolve() if given else None
@@ -137,4 +140,7 @@ def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | b
 def _is_small_recording(folder: Path) -> bool:
     if not (folder / "incident.json").is_file():
         return False
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= LARGEST_RECORDING
+    parts = list(folder.rglob("*"))
+    if any(path.is_symlink() for path in parts):  # a file of another folder would be published with it
+        return False
+    return sum(path.stat().st_size for path in parts if path.is_file()) <= LARGEST_RECORDING

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import ExpectationFailed, InputError
-from lepton_kit.files import sha256_of, write_atomically
+from lepton_kit.files import sha256_of, single_name, write_atomically
 from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
 from lepton_kit.runs.manifest import FILE as MANIFEST
@@ -157,7 +157,7 @@ def run_notebook(
 def prepare(request: Request, project: Path) -> Plan:
     """Check a request completely, without starting a kernel or writing a byte."""
     notebook = read_notebook(request.notebook)
-    name = request.notebook.name
+    name = single_name(request.notebook.name, "notebook's file name")
     parameters = read_parameters(notebook, name)
     values = check_values(
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by

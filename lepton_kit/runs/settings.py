@@ -19,6 +19,10 @@ ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE}
 """Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
 
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+"""Of a service or a model: a folder is called so."""
+
+
 class Section(BaseModel):
     """Base of all sections: a misspelt setting is an error, not a silent default."""
 
@@ -53,7 +57,7 @@ class Service(Section):
     `cost_per_minute` is what a minute of trouble costs, in `currency`, for the page of an incident.
     """
 
-    model: str
+    model: Name
     address: str | None = Field(default=None, pattern=r"^https?://")
     slo: str = "slo"
     registry: str = "models"
@@ -205,9 +209,9 @@ class Settings(Section):
     """The whole of `lepton.toml`."""
 
     pipelines: dict[str, Pipeline] = {}
-    services: dict[str, Service] = {}
+    services: dict[Name, Service] = {}
     alerts: dict[str, AlertRule] = {}
-    schedules: dict[str, Schedule] = {}
+    schedules: dict[Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")], Schedule] = {}
     remedies: Remedies = Remedies()
     postmortem: Postmortem | None = None
     watch: Watch = Watch()
