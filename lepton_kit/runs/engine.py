@@ -421,6 +421,7 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
         log_output: bool = False,
         autosave_cell_every: int = 30,  # papermill passes it; ours saves each second
         save_path: Path | None = None,
+        source_path: Path | None = None,
         redactor: Redactor | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -432,11 +433,15 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
             As papermill passes them.
         save_path
             Where to save; by default at papermill's `output_path`.
+        source_path
+            Where the notebook was read from, if papermill was given it read already.
         redactor
             Takes secrets' values out of everything that is saved or told.
         **kwargs
             See `execute_managed_notebook`.
         """
+        if source_path is not None:
+            nb.metadata.papermill["input_path"] = str(source_path)
         write = _writer(nb, save_path, output_path)
         manager = TruthfulManager(nb, write, redactor, progress_bar=progress_bar, log_output=log_output)
         manager.notebook_start()

@@ -133,6 +133,7 @@ class Manifest(Part):
     ended: datetime | None = None
     duration_s: float | None = None
     parameters: dict[str, Any]
+    given: list[str] | None = None
     inputs: list[Input] = []
     results: dict[str, Result] = {}
     expectations: list[Expectation] = []
@@ -148,6 +149,11 @@ class Manifest(Part):
     secrets: dict[str, str] = {}
     checkpoints: list[dict[str, Any]] = []
     options: dict[str, Any] = {}
+
+    @property
+    def given_parameters(self) -> dict[str, Any]:
+        """Return what a repetition is to be given: the others are the notebook's own defaults."""
+        return {name: value for name, value in self.parameters.items() if self.given is None or name in self.given}
 
     def folder(self, project: Path) -> Path:
         """Return the run's folder."""

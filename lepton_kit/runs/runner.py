@@ -39,7 +39,7 @@ from lepton_kit.runs.manifest import (
 )
 from lepton_kit.runs.notebooks import read_notebook, source_sha256, tags, title_of
 from lepton_kit.runs.outcomes import RunnerDied, TimedOut
-from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters
+from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.secrets import resolve_secrets, secret_environment
@@ -99,6 +99,8 @@ DEFAULTS = Options()
 class Plan:
     """A request that has been checked: it can start now. `secrets` are references, not values.
 
+    `values` are put into the notebook: those given, and paths that were pinned to a run. All others stay as its own
+    cell has them. `shown` is what the manifest says of all of them.
     `key` is the hash of everything that the results follow from (cells, values, content of inputs, the kit's code);
     it is None when an input is not a local file, whose content is known only when it is read.
     """
@@ -109,6 +111,7 @@ class Plan:
     kernel: str
     language: str
     values: dict[str, Any]
+    shown: dict[str, Any]
     inputs: list[Input]
     key: str | None
     trigger: str
@@ -163,6 +166,12 @@ def prepare(request: Request, project: Path) -> Plan:
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
     )
     inputs = [_input(parameter, ref, project) for parameter, ref in _references(parameters or [], values)]
+    put_in = {
+        p.name: values[p.name]
+        for p in parameters or []
+        if p.name in request.parameters or (p.holds_path and values[p.name] != p.default)
+    }
+    shown_values = {p.name: shown(p, values[p.name], p.name in put_in) for p in parameters or []}
     kernel, language = _installed_kernel(notebook, name)
     return Plan(
         notebook=request.notebook,
@@ -170,9 +179,10 @@ def prepare(request: Request, project: Path) -> Plan:
         title=title_of(notebook, request.notebook.stem),
         kernel=kernel,
         language=language,
-        values=values,
+        values=put_in,
+        shown=shown_values,
         inputs=inputs,
-        key=_key(source_sha256(notebook), values, inputs),
+        key=_key(source_sha256(notebook), shown_values, inputs),
         trigger=request.trigger,
         secrets={p.name: values[p.name] for p in parameters or [] if p.holds_secret and values[p.name] is not None},
     )
@@ -308,7 +318,7 @@ def _references(parameters: list[Parameter], values: Mapping[str, Any]) -> list[
     found = []
     for parameter in parameters:
         if parameter.holds_path and (value := values[parameter.name]) is not None:
-            items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            items = value.values() if isinstance(value, dict) else [value] if isinstance(value, str) else value
             found += [(parameter.name, item) for item in items if isinstance(item, str)]
     return found
 
@@ -366,7 +376,8 @@ def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
         status="running",
         trigger=plan.trigger,
         started=now(),
-        parameters=plan.values,
+        parameters=plan.shown,
+        given=sorted(plan.values),
         inputs=plan.inputs,
         git=git_state(project),
         environment=environment(plan.kernel),
@@ -387,6 +398,9 @@ def _execute_through_papermill(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from lepton_kit.runs.literals import write_all_literals
+
+    write_all_literals()
     # papermill guesses parameters with a regular expression and warns where it cannot; ours are checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
@@ -399,13 +413,14 @@ def _execute_through_papermill(
 
     try:
         papermill.execute_notebook(
-            _literal_path(plan.notebook),
+            _without_injected(read_notebook(plan.notebook)),
             None,  # the engine saves, atomically
             parameters=plan.values,
             engine_name="lepton",
             kernel_name=plan.kernel,
             language=plan.language,
             progress_bar=False,
+            source_path=plan.notebook,
             save_path=folder / NOTEBOOK,
             redactor=redactor,
             kernel_env=environment,
@@ -437,9 +452,10 @@ def _has_failed(notebook: Path) -> bool:
     return bool(read_notebook(notebook).metadata.papermill.exception)
 
 
-def _literal_path(path: Path) -> str:
-    """Return a path whose braces papermill, which takes paths for templates, leaves as they are."""
-    return str(path).replace("{", "{{").replace("}", "}}")
+def _without_injected(notebook: Any) -> Any:
+    """Return a notebook without the values that an earlier run put into it: what is given now counts."""
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
+    return notebook
 
 
 def complete(

@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from nbformat import NotebookNode
@@ -139,8 +140,19 @@ def _hold_back(cell: NotebookNode, redactor: Redactor) -> bool:
 
 
 def _dumps(node: Any) -> bytes:
-    options: dict[str, Any] = {"sort_keys": True, "indent": 1, "separators": (",", ": ")}
+    options: dict[str, Any] = {"sort_keys": True, "indent": 1, "separators": (",", ": "), "allow_nan": False}
     try:
         return json.dumps(node, ensure_ascii=False, **options).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 has no bytes for
         return json.dumps(node, **options).encode()
+    except (TypeError, ValueError):  # such as NaN, or a tuple's key, among the values that papermill was given
+        return _dumps(_as_json(node))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    is_json = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value))
+    return value if is_json else str(value) if isinstance(value, float) else repr(value)
