@@ -22,6 +22,7 @@ from typing import Any
 import zmq
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionComplete, CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io, write_ipynb
@@ -271,6 +272,10 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             raise too_late
         cell.execution_count = reply.get("execution_count", cell.execution_count)
         wrong = reply["status"] == "error" and not allowed and reply.get("ename") not in self.allow_error_names
+        if wrong and not any(output.output_type == "error" for output in cell.outputs):
+            # IPython says some errors, such as an unknown magic, on stderr alone.
+            said = {part: str(reply.get(part) or "") for part in ("ename", "evalue")}
+            cell.outputs.append(NotebookNode(output_type="error", **said, traceback=[]))
         return str(self.nb_man.FAILED if wrong else self.nb_man.COMPLETED)
 
     def _deadline(self) -> tuple[float, TimedOut]:

@@ -42,6 +42,24 @@ def _inside(file: str) -> str:
 RunId = Annotated[str, AfterValidator(_one_name)]
 
 
+def is_well_formed(text: str) -> bool:
+    """Say whether UTF-8 has bytes for a text: it has none for half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def well_formed(value: Any) -> Any:
+    r"""Return what JSON holds with every half of a surrogate pair written as its escape.
+
+    >>> well_formed({"a": ["half \ud83d of it"]})
+    {'a': ['half \\ud83d of it']}
+    """
+    if isinstance(value, dict):
+        return {well_formed(key): well_formed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [well_formed(item) for item in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 class Part(BaseModel):
     """Base of the manifest's parts: unknown fields are errors, so that a manifest means what its format says."""
 
@@ -158,6 +176,10 @@ class Manifest(Part):
     def folder(self, project: Path) -> Path:
         """Return the run's folder."""
         return project / "runs" / self.run_id
+
+    def well_formed(self) -> Manifest:
+        """Return the same in text that UTF-8 can hold; see `well_formed`."""
+        return Manifest.model_validate(well_formed(self.model_dump()))
 
     def save(self, folder: Path) -> None:
         """Write the manifest into the run's folder, whole or not at all."""

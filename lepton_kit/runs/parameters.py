@@ -15,8 +15,8 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
-from pydantic import AfterValidator, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
-from pydantic_core import to_jsonable_python
+from pydantic import AfterValidator, PydanticUserError, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic_core import SchemaError, to_jsonable_python
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.notebooks import tags
@@ -137,6 +137,8 @@ def parse_parameters(source: str, origin: str) -> list[Parameter]:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise InputError(f"{origin}: the parameters cell is not Python: line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:  # such as a NUL, or a thousand parentheses
+        raise InputError(f"{origin}: the parameters cell is not Python: {error or type(error).__name__}") from error
     comments = dict(_comments(source))
     found: dict[str, Parameter] = {}
     for node in tree.body:
@@ -261,7 +263,7 @@ def _type_comment(comment: str, default: Any, where: str) -> tuple[str, Any, str
 def _literal(node: ast.expr, where: str) -> Any:
     try:
         return ast.literal_eval(node)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise InputError(f"{where}: the default must be a literal (dates and paths as text)") from error
 
 
@@ -283,10 +285,9 @@ def _type(node: ast.expr, where: str) -> Any:
             return Union[_type(left, where), _type(right, where)]  # noqa: UP007 - built at run time from two types
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner) if name in NAMES:
             items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            if name == "Literal":
-                return Literal[tuple(_literal(item, where) for item in items)]
-            arguments = tuple(_type(item, where) for item in items)
-            with suppress(TypeError):  # such as dict[str]: told below
+            make = _literal if name == "Literal" else _type
+            arguments = tuple(make(item, where) for item in items)
+            with suppress(TypeError, IndexError, PydanticUserError, SchemaError):  # such as dict[str]: told below
                 made = NAMES[name][arguments if len(arguments) > 1 else arguments[0]]
                 TypeAdapter(made)
                 return made
@@ -300,7 +301,7 @@ def _type(node: ast.expr, where: str) -> Any:
 def _expression(text: str, where: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{where}: type {text!r} is not Python") from error
 
 
@@ -320,6 +321,10 @@ def _value(parameter: Parameter, given: Mapping[str, Any], sources: Sources | No
     adapter: TypeAdapter[Any] = TypeAdapter(parameter.type)
     try:
         parsed = _parse(adapter, value, sources, parameter.name in given)
+    except TypeError as error:  # such as a list among the items of a set
+        raise InputError(
+            f"parameter {parameter.name!r} (from {source}): must be {parameter.annotation}: {error}"
+        ) from None
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         if parameter.holds_secret:  # what was given may be the secret itself

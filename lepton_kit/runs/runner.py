@@ -34,8 +34,10 @@ from lepton_kit.runs.manifest import (
     code_sha256,
     environment,
     git_state,
+    is_well_formed,
     now,
     packages,
+    well_formed,
 )
 from lepton_kit.runs.notebooks import read_notebook, source_sha256, tags, title_of
 from lepton_kit.runs.outcomes import RunnerDied, TimedOut
@@ -470,7 +472,7 @@ def complete(
         manifest = _ended(manifest, "failed", wrong)
     if leak:
         manifest = manifest.model_copy(update={"status": "failed", "error": leak})
-    return _without_secrets(manifest, redactor) if redactor else manifest
+    return (_without_secrets(manifest, redactor) if redactor else manifest).well_formed()
 
 
 def _without_secrets(manifest: Manifest, redactor: Redactor) -> Manifest:
@@ -511,15 +513,16 @@ def _read_back(manifest: Manifest, folder: Path, status: Status, error: BaseExce
     expectations = [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)]
     runs = [_cell_run(number, cell) for number, cell in enumerate(cells, start=1)]
     run_error = _run_error(cells, error)
+    artifacts = _artifacts(folder / "artifacts")
     if status == "succeeded":
         meant = [run for run, cell in zip(runs, cells, strict=True) if SKIPPED not in tags(cell)]
-        status, run_error = _verdict(expectations, meant)
+        status, run_error = _verdict(expectations, meant, artifacts)
     return _ended(manifest, status, run_error).model_copy(
         update={
             "inputs": manifest.inputs + [i for i in noted if i.ref not in known],
             "results": {name: Result(**result) for name, result in recorded_results(cells).items()},
             "expectations": expectations,
-            "artifacts": _artifacts(folder / "artifacts"),
+            "artifacts": artifacts,
             "checkpoints": list(payloads(outputs, CHECKPOINT)),
             "executed_sha256": sha256_of(folder / NOTEBOOK) if (folder / NOTEBOOK).exists() else None,
             "cells": runs,
@@ -533,13 +536,22 @@ def _ended(manifest: Manifest, status: Status, error: RunError | None) -> Manife
     return manifest.model_copy(update={"status": status, "ended": ended, "duration_s": took, "error": error})
 
 
-def _verdict(expectations: list[Expectation], cells: list[CellRun]) -> tuple[Status, RunError | None]:
+def _verdict(
+    expectations: list[Expectation], cells: list[CellRun], artifacts: list[Artifact]
+) -> tuple[Status, RunError | None]:
     """Judge a notebook that raised nothing: it may have swallowed a broken expectation, or left by `sys.exit()`."""
     for broken in (each for each in expectations if not each.passed):
         message = f"expected: {broken.message}; got {broken.values}"
         return "expectation_failed", RunError(cell=None, name=ExpectationFailed.__name__, message=message)
     for cell in (each for each in cells if each.status != "completed"):
-        return "failed", RunError(cell=cell.number, name="SystemExit", message="the notebook left before this cell ran")
+        if cell.status == "failed":  # papermill takes no exit for an error whose status is 0
+            message = "this cell left the notebook (sys.exit): no cell after it ran"
+        else:
+            message = "the notebook left before this cell ran"
+        return "failed", RunError(cell=cell.number, name="SystemExit", message=message)
+    for artifact in (each for each in artifacts if not is_well_formed(each.file)):
+        message = f"artifact {artifact.file!r}: its name is not UTF-8, so that nothing can name it"
+        return "failed", RunError(cell=None, name="InputError", message=message)
     return "succeeded", None
 
 
@@ -597,7 +609,7 @@ def recorded_results(cells: list[Any]) -> dict[str, dict[str, Any]]:
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return {
         payload["name"]: {key: value for key, value in payload.items() if key != "name"}
-        for payload in payloads(outputs, RESULT)
+        for payload in map(well_formed, payloads(outputs, RESULT))
     }
 
 
