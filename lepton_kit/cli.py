@@ -58,7 +58,11 @@ def list_notebooks() -> None:
     project = find_project()
     table = new_table("notebook", "title")
     for path in find_notebooks(project):
-        table.add_row(str(path.relative_to(project)), escape(title_of(read_notebook(path), path.stem)))
+        try:
+            title = title_of(read_notebook(path), path.stem)
+        except InputError as error:  # the others are listed all the same
+            title = f"✗ {str(error).partition(': ')[2]}"
+        table.add_row(escape(str(path.relative_to(project))), escape(title))
     console.print(table)
 
 
@@ -214,17 +218,25 @@ def check(
 
     project = find_project()
     failed = 0
-    for name in what or [str(path) for path in find_notebooks(project)]:
+    names = what or [str(path) for path in find_notebooks(project)]
+    for name in names:
         is_notebook = name.endswith(".ipynb")
         if update:
             update_outputs(locate_notebook(name, project), project)
             console.print(f"{name}: outputs updated", markup=False, highlight=False)
             continue
-        made = (
-            check_notebook(locate_notebook(name, project), project)
-            if is_notebook
-            else check_run(find_run(name, project, only="succeeded"), project)
-        )
+        try:
+            made = (
+                check_notebook(locate_notebook(name, project), project)
+                if is_notebook
+                else check_run(find_run(name, project, only="succeeded"), project)
+            )
+        except InputError as error:
+            if len(names) == 1:
+                raise
+            failed += 1  # the others are checked all the same
+            console.print(f"✗ {error}", markup=False, highlight=False, soft_wrap=True)
+            continue
         failed += not made.passed
         console.print(f"{'✓' if made.passed else '✗'} {made.name}: {'reproduces' if made.passed else 'differs'}")
         for difference in made.differences:

@@ -4,10 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from lepton_kit.errors import InputError
+
+SINGLE_NAME = re.compile(r"(?!\.)[^\x00-\x1f\x7f/\\\ud800-\udfff]{1,255}")
+
+
+def single_name(name: str, what: str) -> str:
+    r"""Return a name that becomes a file's or a folder's.
+
+    Parameters
+    ----------
+    name
+        The name, from wherever it came: a manifest, a ledger, a file that somebody sent.
+    what
+        What it names, for the message: `run`, `incident`.
+
+    Raises
+    ------
+    InputError
+        When it could lead out of the folder it belongs to: it holds `/`, `\\`, a control character or half of a
+        surrogate pair, begins with a dot, or is empty or longer than a file's name may be.
+
+    Examples
+    --------
+    >>> single_name("20261123T101500Z-incident-diagnosis-3f9a2c", "run")
+    '20261123T101500Z-incident-diagnosis-3f9a2c'
+    >>> single_name("../victim", "run")
+    Traceback (most recent call last):
+    ...
+    lepton_kit.errors.InputError: run '../victim': must be a single name, without '/', '\\' or a dot in front
+    """
+    if not isinstance(name, str) or not SINGLE_NAME.fullmatch(name):
+        raise InputError(f"{what} {str(name)[:300]!r}: must be a single name, without '/', '\\' or a dot in front")
+    return name
 
 
 def sha256_of(path: Path) -> str:
@@ -15,7 +48,7 @@ def sha256_of(path: Path) -> str:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
         listing = "".join(f"{sha256_of(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
-        return hashlib.sha256(listing.encode()).hexdigest()
+        return hashlib.sha256(os.fsencode(listing)).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -44,7 +44,8 @@ def record(
     name
         What the result is called in the manifest; the last value recorded under a name counts.
     value
-        A number, text, truth value, None, or a list, dict or DataFrame of these.
+        A number, text, truth value, None, or a list, dict, DataFrame or Series of these. The row labels of a table
+        are its first columns, unless they only count the rows.
     unit
         Unit of the value, such as `"USD"`, `"ms"` or `"1"` for a ratio.
     rtol, atol
@@ -55,7 +56,7 @@ def record(
     Raises
     ------
     InputError
-        When the value is of a type that JSON cannot hold.
+        When the value is of a type that JSON cannot hold, or two keys of a dict are the same in JSON.
     """
     if not isinstance(unit, str):
         raise InputError(f"result {name!r}: unit {unit!r} must be text, such as 'USD', or '1' for a ratio")
@@ -230,15 +231,20 @@ def run_id() -> str:
 def plain(value: Any, name: str) -> Any:
     """Turn a value into what JSON holds, so that equal results are stored as equal text.
 
-    A DataFrame becomes `{"columns": [...], "rows": [[...]]}`; floats that JSON lacks become `"nan"`, `"inf"`, `"-inf"`.
+    A DataFrame becomes `{"columns": [...], "rows": [[...]]}`, and so does a Series that has labels; floats that JSON
+    lacks become `"nan"`, `"inf"`, `"-inf"`.
     """
-    if _is_frame(value):
-        rows = [[plain(cell, name) for cell in row] for row in value.itertuples(index=False)]
-        return {"columns": [str(column) for column in value.columns], "rows": rows}
+    if (table := _table(value)) is not None:
+        rows = [[plain(cell, name) for cell in row] for row in table.itertuples(index=False, name=None)]
+        return {"columns": [str(column) for column in table.columns], "rows": rows}
     if isinstance(value, dict):
-        return {str(key): plain(item, name) for key, item in value.items()}
+        return _plain_dict(value, name)
+    if type(value).__module__ == "numpy" and value.dtype.kind in "Mm":
+        return _plain_times(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays, pandas series
         return plain(value.tolist(), name)
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item, name) for item in value), key=lambda item: (type(item).__name__, str(item)))
     if isinstance(value, list | tuple):
         return [plain(item, name) for item in value]
     if hasattr(value, "isoformat"):
@@ -253,6 +259,24 @@ def plain(value: Any, name: str) -> Any:
     )
 
 
+def _plain_dict(value: dict[Any, Any], name: str) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for key in value:
+        if str(key) in keys:
+            raise InputError(f"result {name!r}: its keys {keys[str(key)]!r} and {key!r} are the same in JSON")
+        keys[str(key)] = key
+    return {text: plain(value[key], name) for text, key in keys.items()}
+
+
+def _plain_times(value: Any) -> Any:
+    """Return numpy's times and durations as ISO 8601 has them; its own `tolist` counts nanoseconds."""
+    import pandas as pd  # whoever holds such values has it, but for a bare numpy
+
+    if value.ndim:
+        return [_plain_times(item) for item in value]
+    return (pd.Timestamp(value) if value.dtype.kind == "M" else pd.Timedelta(value)).isoformat()
+
+
 def payloads(outputs: list[dict[str, Any]], media_type: str) -> Iterator[dict[str, Any]]:
     """Yield what was recorded under one media type in a cell's outputs."""
     for output in outputs:
@@ -260,24 +284,56 @@ def payloads(outputs: list[dict[str, Any]], media_type: str) -> Iterator[dict[st
             yield output["data"][media_type]
 
 
-def _is_frame(value: Any) -> bool:
+def _table(value: Any) -> Any:
+    """Return a DataFrame, or a Series with labels, as a table whose first columns are the labels; None of all else."""
     pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(value, pandas.DataFrame)
+    if pandas is None or not isinstance(value, pandas.DataFrame | pandas.Series):
+        return None
+    index = value.index
+    only_counts = _only_counts(index)
+    if isinstance(value, pandas.Series):
+        if only_counts:
+            return None
+        value = value.to_frame("value" if value.name is None else value.name)
+    table = value.copy(deep=False)
+    if isinstance(table.columns, pandas.MultiIndex):
+        table.columns = [" ".join(str(part) for part in column if part != "") for column in table.columns]
+    if only_counts:
+        return table
+    for level in range(index.nlevels):
+        unnamed = "index" if index.nlevels == 1 else f"level {level}"
+        title = unnamed if index.names[level] is None else str(index.names[level])
+        labels = index.get_level_values(level)
+        if labels.dtype.kind not in "iufbM":  # such as intervals, which have a text and nothing else
+            labels = labels.astype(str)
+        table.insert(level, title, labels, allow_duplicates=True)
+    return table
+
+
+def _only_counts(index: Any) -> bool:
+    """Say whether labels are the numbers of the rows, in order or sorted otherwise: they say nothing of a row."""
+    if index.name is not None or index.nlevels > 1 or index.dtype.kind != "i":
+        return False
+    return type(index).__name__ == "RangeIndex" or sorted(index) == list(range(len(index)))
 
 
 def _as_text(value: Any, unit: str = "") -> str:
-    if _is_frame(value):
-        return f"\n{value.to_string(index=False)}"
+    if (table := _table(value)) is not None:
+        return f"\n{table.to_string(index=False)}"
     if hasattr(value, "tolist"):
-        value = value.tolist()
+        value = (
+            plain(value, "")
+            if getattr(value, "dtype", None) is not None and value.dtype.kind in "Mm"
+            else value.tolist()
+        )
     text = _number_text(value) if isinstance(value, float) else str(value)
     return f"{text} {unit}" if unit not in ("", "1") else text
 
 
 def _result_html(name: str, value: Any, unit: str) -> str:
-    if _is_frame(value):
+    if (table := _table(value)) is not None:
         label = html.escape(name + (f" ({unit})" if unit not in ("", "1") else ""))
-        return f"<p><strong>{label}</strong></p>{_table_html(value)}"
+        return f"<p><strong>{label}</strong></p>{_table_html(table)}"
     return f"<p><strong>{html.escape(name)}</strong> = {html.escape(_as_text(value, unit))}</p>"
 
 

@@ -26,7 +26,10 @@ def shown(monkeypatch):
     [
         (np.float64(0.5), 0.5), (np.int64(3), 3), (np.bool_(True), True), (np.array([1, 2]), [1, 2]),
         (float("nan"), "nan"), (float("inf"), "inf"), (date(2008, 1, 2), "2008-01-02"), (None, None),
-        ({"a": (1, 2)}, {"a": [1, 2]}),
+        ({"a": (1, 2)}, {"a": [1, 2]}), ({3, 1, 2}, [1, 2, 3]),
+        (np.datetime64("2008-01-02T03", "ns"), "2008-01-02T03:00:00"), (np.timedelta64(90, "s"), "P0DT0H1M30S"),
+        (np.array(["2008-01-02", "NaT"], dtype="datetime64[ns]"), ["2008-01-02T00:00:00", "NaT"]),
+        (pd.Series(pd.to_datetime(["2008-01-02"])), ["2008-01-02T00:00:00"]), (pd.Series([1.5, 2]), [1.5, 2.0]),
         (pd.DataFrame({"a": [1, 2], "b": ["x", None]}), {"columns": ["a", "b"], "rows": [[1, "x"], [2, "nan"]]}),
     ],
 )  # fmt: skip
@@ -34,6 +37,41 @@ def test_a_result_is_stored_as_plain_json(value, stored, shown):
     notebook.record("x", value)
     assert shown[0][notebook.RESULT]["value"] == stored
     json.dumps(shown[0], allow_nan=False)
+
+
+LATENCIES = pd.DataFrame({"service": ["a", "a", "b"], "day": [1, 2, 1], "ms": [10.0, 30.0, 500.0]})
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "rows"),
+    [
+        (LATENCIES.groupby("service")["ms"].mean().to_frame(), ["service", "ms"], [["a", 20.0], ["b", 500.0]]),
+        (LATENCIES["service"].value_counts(), ["service", "count"], [["a", 2], ["b", 1]]),
+        (LATENCIES.groupby(["service", "day"])["ms"].max(), ["service", "day", "ms"],
+         [["a", 1, 10.0], ["a", 2, 30.0], ["b", 1, 500.0]]),
+        (LATENCIES["ms"].describe().head(2), ["index", "ms"], [["count", 3.0], ["mean", 180.0]]),
+        (pd.Series([1.5], index=pd.to_datetime(["2008-01-02"])), ["index", "value"], [["2008-01-02T00:00:00", 1.5]]),
+        (pd.DataFrame({"n": [1, 2]}, index=[2007, 2008]), ["index", "n"], [[2007, 1], [2008, 2]]),
+        (LATENCIES.pivot_table(index="service", columns="day", values="ms", aggfunc=["max"]),
+         ["service", "max 1", "max 2"], [["a", 10.0, 30.0], ["b", 500.0, "nan"]]),
+        (LATENCIES[["ms"]].groupby(pd.cut(LATENCIES["ms"], [0, 100]), observed=True).mean(), ["ms", "ms"],
+         [["(0, 100]", 20.0]]),
+        (LATENCIES.sort_values("ms", ascending=False)[["ms"]], ["ms"], [[500.0], [30.0], [10.0]]),
+        (LATENCIES[["ms"]].tail(1), ["ms"], [[500.0]]),
+    ],
+)  # fmt: skip
+def test_the_labels_of_a_tables_rows_are_recorded_and_shown(table, columns, rows, shown):
+    notebook.record("x", table)
+    assert shown[0][notebook.RESULT]["value"] == {"columns": columns, "rows": rows}
+    for label in (str(columns[0]), str(rows[0][0]).partition("T")[0].removesuffix(".0")):
+        assert label in shown[0]["text/plain"]
+        assert label in shown[0]["text/html"].replace("&lt;", "<")
+
+
+@pytest.mark.parametrize("value", [{1: "a", "1": "b"}, {"deep": [{None: 1, "None": 2}]}])
+def test_keys_that_would_fall_together_are_refused(value, shown):
+    with pytest.raises(InputError, match="are the same in JSON"):
+        notebook.record("x", value)
 
 
 def test_a_result_of_a_strange_type_is_refused_by_name(shown):

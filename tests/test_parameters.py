@@ -5,7 +5,7 @@ import pytest
 from helpers import write_notebook
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.parameters import Sources, check_values, json_schema, parse_parameters, read_parameters
+from lepton_kit.runs.parameters import Sources, check_values, json_schema, parse_parameters, read_parameters, shown
 
 EVERY_TYPE = """
 days: int = 5  # window, days
@@ -118,6 +118,67 @@ def test_values_for_a_notebook_without_a_parameters_cell_are_refused(sources, pr
     with pytest.raises(InputError, match="no cell tagged 'parameters'"):
         check_values(parameters, {"x": 1}, sources, "n.ipynb", "-p")
     assert check_values(parameters, {}, sources, "n.ipynb", "-p") == {}
+
+
+KINDS = """
+weights = {1: 0.5, 2: 0.3}  # by month
+span = (1, 2)
+kinds = {"a", "b"}
+mark = b"x"
+z = 1 + 2j
+flags: dict[int, str] = {0: "no"}
+anything: Any = {3: (4,)}
+rate: float = 3
+endless = 1e999
+"""
+
+
+def test_defaults_stay_as_the_cell_has_them(sources):
+    parameters = parse_parameters(KINDS, "n.ipynb")
+    values = check_values(parameters, {}, sources, "n.ipynb", "-p")
+    for parameter in parameters:
+        assert values[parameter.name] is parameter.default
+    told = {p.name: shown(p, p.default, is_given=False) for p in parameters}
+    assert told == {
+        "weights": "{1: 0.5, 2: 0.3}", "span": "(1, 2)", "kinds": "{'a', 'b'}", "mark": "b'x'", "z": "1 + 2j",
+        "flags": "{0: 'no'}", "anything": "{3: (4,)}", "rate": 3, "endless": "1e309",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("flags", '{"7": "yes"}', {7: "yes"}), ("span", "[3, 4]", (3, 4)), ("kinds", '["c"]', {"c"}),
+        ("mark", "y", b"y"),
+        ("z", "2+3j", 2 + 3j), ("endless", "-Infinity", float("-inf")), ("endless", "inf", float("inf")),
+    ],
+)  # fmt: skip
+def test_a_given_value_has_the_kind_of_its_parameter_and_comes_back_from_a_manifest(name, text, value, sources):
+    assert check({name: text}, sources, KINDS)[name] == value
+    [parameter] = [p for p in parse_parameters(KINDS, "n.ipynb") if p.name == name]
+    held = json.loads(json.dumps(shown(parameter, value, is_given=True), allow_nan=False))
+    assert check({name: held}, sources, KINDS)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("line", "annotation", "words"),
+    [
+        ("x = 5  # type: str", "str", ""), ("x = 5  # type: int in days", "int", "in days"),
+        ("x = []  # type: list[int] widths", "list[int]", "widths"), ("x = None  # type: str", "str | None", ""),
+        ("x = 5  # type: of the model", "int", "type: of the model"), ("x: int = 5  # type: str", "int", "type: str"),
+        ("x = {\n  'a': 1,  # first\n}  # type: dict[str, int]", "dict[str, int]", "first"),
+    ],
+)  # fmt: skip
+def test_a_comment_gives_the_type_as_in_papermill(line, annotation, words):
+    [parameter] = parse_parameters(line, "n.ipynb")
+    assert (parameter.annotation, parameter.help) == (annotation, words)
+
+
+def test_a_value_for_a_parameter_that_a_comment_types_is_checked(sources):
+    source = "x = '1'  # type: str"
+    assert check({"x": "5"}, sources, source)["x"] == "5"
+    with pytest.raises(InputError, match="must be int"):
+        check({"x": "five"}, sources, "x = 5  # type: int")
 
 
 def test_two_parameters_cells_are_refused():

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import Manifest, all_runs, find_run
 from lepton_kit.runs.pool import run_all
 from lepton_kit.runs.runner import Request, execute, prepare, run_notebook
+from lepton_kit.runs.verify import verify
 
 STORY = [
     "lk.record('double', 2 * days, unit='days')",
@@ -115,6 +117,38 @@ def test_an_interrupted_run_says_so_and_leaves_no_kernel(stop, project):
     assert run.status == "cancelled"
     assert [cell.status for cell in run.cells] == ["completed", "completed", "interrupted"]
     assert not _processes_in(run.folder(project))
+
+
+KINDS = "weights = {1: 0.5}\nspan = (1, 2)\nlimit: float = 1.0\nbounds: tuple[float, float] = (0.0, 1.0)\ndays = 5"
+
+
+def test_only_given_values_are_put_in_and_those_as_python_has_them(project):
+    cells = [
+        "assert (weights, span, days) == ({1: 0.5}, (1, 2), 5)",
+        "import math; assert math.isnan(limit) and bounds == (0.0, math.inf), (limit, bounds)",
+    ]
+    path = write_notebook(project / "notebooks/n.ipynb", cells, KINDS)
+    run = run_notebook(Request(path, {"limit": "nan", "bounds": "[0, Infinity]"}), project)
+    assert run.status == "succeeded", run.error
+    saved = (run.folder(project) / "notebook.ipynb").read_text()
+    notebook = json.loads(saved, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    [put_in] = [c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", [])]
+    assert "".join(put_in["source"]) == ("# Parameters\nlimit = float('nan')\nbounds = (0.0, float('inf'))\n")
+    told = json.loads((run.folder(project) / "manifest.json").read_text(), parse_constant=pytest.fail)
+    assert told["parameters"] == {
+        "weights": "{1: 0.5}", "span": "(1, 2)", "limit": "nan", "bounds": "[0.0, Infinity]", "days": 5,
+    }  # fmt: skip
+    assert told["given"] == ["bounds", "limit"]
+    assert verify(run, project).repeated.parameters == run.parameters
+
+
+def test_nothing_is_put_in_where_nothing_is_given_also_from_an_earlier_runs_notebook(project):
+    path = write_notebook(project / "notebooks/n.ipynb", ["assert days == 5"], "days: int = 5")
+    first = run_notebook(Request(path, {"days": 5}), project)
+    again = run_notebook(Request(first.folder(project) / "notebook.ipynb"), project)
+    assert (again.status, again.given) == ("succeeded", [])
+    assert "injected-parameters" in (first.folder(project) / "notebook.ipynb").read_text()
+    assert "injected-parameters" not in (again.folder(project) / "notebook.ipynb").read_text()
 
 
 @pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])

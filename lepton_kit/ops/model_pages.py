@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import SINGLE_NAME
 from lepton_kit.models.registry import CHECKSUMS, COMPRESSED_FROM, Registry, read_candidate
 from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_page
@@ -19,7 +20,7 @@ from lepton_kit.reports.cards import FIGURE, Card, place, published
 from lepton_kit.reports.pictures import Picture
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.story import first_figure
-from lepton_kit.runs.manifest import FILE, Manifest
+from lepton_kit.runs.manifest import FILE, Manifest, load_run
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.settings import read_settings
 
@@ -163,7 +164,7 @@ def read_version(
 
 def _run(project: Path, run_id: str) -> Manifest | None:
     path = project / "runs" / run_id / FILE
-    return Manifest.load(path) if run_id and path.is_file() else None
+    return load_run(run_id, project) if SINGLE_NAME.fullmatch(run_id) and path.is_file() else None
 
 
 def _standing(registry: Registry, name: str, version: str, evaluation: Evaluation | None) -> str:

@@ -27,7 +27,7 @@ from urllib.parse import quote
 import nbformat
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import write_atomically
+from lepton_kit.files import single_name, write_atomically
 
 CARD, PAGE, FIGURE = "card.json", "index.ipynb", "figure.png"
 Kind = Literal["runs", "incidents", "drills", "models"]
@@ -56,6 +56,11 @@ class Card:
     facts: Mapping[str, str] = field(default_factory=dict)
     measured: Sequence[Mapping[str, Any]] = ()
     content: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"kind of page {self.kind!r}: must be one of {', '.join(KINDS)}")
+        single_name(self.id, f"page of {self.kind}")
 
     @property
     def folder(self) -> str:
@@ -178,6 +183,9 @@ def _all(reports: Path) -> Iterator[Card | LeftOut]:
 def _read(path: Path) -> Card:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
-        return Card(**{**held, "categories": tuple(held["categories"])})
-    except (OSError, ValueError, TypeError, LookupError) as error:
+        card = Card(**{**held, "categories": tuple(held["categories"])})
+        if card.folder != f"{path.parents[1].name}/{path.parent.name}":
+            raise ValueError(f"it is the card of {card.folder}")
+        return card
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, InputError) as error:
         raise InputError(f"{path}: not the card of a published page ({error}); publish it again") from error

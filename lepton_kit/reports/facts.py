@@ -113,7 +113,7 @@ def downloads_html(files: Sequence[str]) -> str:
 
 def repeat_commands(run: Manifest) -> str:
     """Return the commands that run the notebook again with the same values, and that compare a repetition."""
-    values = [f"-p {shlex.quote(name)} {shlex.quote(_plain(value))}" for name, value in run.parameters.items()]
+    values = [f"-p {shlex.quote(name)} {shlex.quote(_plain(value))}" for name, value in run.given_parameters.items()]
     again = " \\\n    ".join([f"lepton run {shlex.quote(run.notebook)}", *values])
     return f"{again}\nlepton check {run.run_id}"
 

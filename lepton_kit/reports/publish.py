@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
@@ -131,7 +132,7 @@ def measured(run: Manifest) -> list[dict[str, Any]]:
 
 def previous_run(run: Manifest, project: Path) -> Manifest | None:
     """Return the run of the same notebook before this one that succeeded, if any; ids are in order of time."""
-    earlier = sorted((project / "runs").glob(f"*-{run.name}-*/{FILE}"), reverse=True)
+    earlier = sorted((project / "runs").glob(f"*-{glob.escape(run.name)}-*/{FILE}"), reverse=True)
     for path in earlier:
         if path.parent.name >= run.run_id:
             continue

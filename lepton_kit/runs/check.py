@@ -111,9 +111,11 @@ def _forget_this_run(cell: Any) -> None:
 
 
 def _check(notebook: Path, name: str, project: Path) -> Check:
+    import nbformat
+
     with _scratch_project(project) as (scratch, folder):
         copy = folder / NOTEBOOK
-        shutil.copyfile(notebook, copy)
+        nbformat.write(read_notebook(notebook), copy)  # nbval reads none that another tool left unlike the format
         found = folder / "differences.jsonl"
         run = _run_nbval(copy, found, kernel_environment(scratch, folder))
         lines = found.read_text(encoding="utf-8").splitlines() if found.exists() else []

@@ -90,9 +90,11 @@ def store(
 def find(name: str, folder: Path) -> Stored | None:
     """Return the note of a checkpoint, or None where there is none that can be read."""
     try:
-        return Stored(**json.loads((folder / f"{name}{NOTE}").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        stored = Stored(**json.loads((folder / f"{name}{NOTE}").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    is_own = stored.name == name and stored.file in {f"{name}{ending}" for ending in ENDINGS.values()}
+    return stored if is_own else None
 
 
 def why_not(stored: Stored, folder: Path, key: str | None, project: Path) -> str | None:

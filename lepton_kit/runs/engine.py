@@ -6,6 +6,7 @@ wants the engine imports papermill and names it.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ from typing import Any
 import zmq
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionComplete, CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io, write_ipynb
@@ -244,6 +246,12 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self._let_go(failed)
         return self.nb
 
+    def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
+        """Show something else where a cell, also one that has ended, shows this display."""
+        super()._update_display_id(display_id, msg)
+        for index in self._display_id_map.get(display_id, {}):
+            self.nb_man.saver.changed(index)
+
     def _open_channels(self) -> None:
         self.kc = self.km.blocking_client()
         self.kc.context.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
@@ -324,6 +332,10 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             raise too_late
         cell.execution_count = reply.get("execution_count", cell.execution_count)
         wrong = reply["status"] == "error" and not allowed and reply.get("ename") not in self.allow_error_names
+        if wrong and not any(output.output_type == "error" for output in cell.outputs):
+            # IPython says some errors, such as an unknown magic, on stderr alone.
+            said = {part: str(reply.get(part) or "") for part in ("ename", "evalue")}
+            cell.outputs.append(NotebookNode(output_type="error", **said, traceback=[]))
         return str(self.nb_man.FAILED if wrong else self.nb_man.COMPLETED)
 
     def _deadline(self) -> tuple[float, TimedOut]:
@@ -487,6 +499,7 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
         log_output: bool = False,
         autosave_cell_every: int = 30,  # papermill passes it; ours saves each second
         save_path: Path | None = None,
+        source_path: Path | None = None,
         redactor: Redactor | None = None,
         reserve: Reserve | None = None,
         **kwargs: Any,
@@ -499,6 +512,8 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
             As papermill passes them.
         save_path
             Where to save; by default at papermill's `output_path`.
+        source_path
+            Where the notebook was read from, if papermill was given it read already.
         redactor
             Takes secrets' values out of everything that is saved or told.
         reserve
@@ -506,6 +521,8 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
         **kwargs
             See `execute_managed_notebook`.
         """
+        if source_path is not None:
+            nb.metadata.papermill["input_path"] = str(source_path)
         write = _writer(nb, save_path, output_path)
         manager = TruthfulManager(nb, write, redactor, reserve, progress_bar=progress_bar, log_output=log_output)
         with deferred():  # an interrupt comes in `_poll`: a kernel half started could never be let go
@@ -597,28 +614,28 @@ def _log_file(path: Path | None, redactor: Redactor | None) -> Iterator[Any]:
     if path is None:
         yield None
         return
-    with path.open("ab") as log:
-        if redactor is None:
+    if redactor is None:
+        with path.open("ab") as log:
             yield log
-            return
-        readable, writable = os.pipe()
-        pump = threading.Thread(target=_pump, args=(readable, log, redactor), daemon=True)
-        pump.start()
-        try:
-            with os.fdopen(writable, "wb") as pipe:
-                yield pipe
-        finally:
-            pump.join(timeout=GRACE_S)  # a kept kernel still holds the other end
+        return
+    readable, writable = os.pipe()
+    pump = threading.Thread(target=_pump, args=(readable, path, redactor), daemon=True)
+    pump.start()
+    try:
+        with os.fdopen(writable, "wb") as pipe:
+            yield pipe
+    finally:
+        pump.join(timeout=GRACE_S)  # a kept kernel still holds the other end
 
 
-def _pump(readable: int, log: Any, redactor: Redactor) -> None:
+def _pump(readable: int, path: Path, redactor: Redactor) -> None:
     stream = redactor.stream()
-    with os.fdopen(readable, "rb", buffering=0) as pipe:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a character may come in two pieces
+    with os.fdopen(readable, "rb", buffering=0) as pipe, path.open("ab", buffering=0) as log:
         while content := pipe.read(65536):
-            log.write(stream.feed(content.decode(errors="replace")).encode())
-            log.flush()
-    log.write(stream.close().encode())
-    log.flush()
+            log.write(stream.feed(decoder.decode(content)).encode(errors="surrogateescape"))
+        rest = stream.feed(decoder.decode(b"", final=True)) + stream.close()
+        log.write(rest.encode(errors="surrogateescape"))
 
 
 def _how(code: int) -> str:

@@ -10,19 +10,54 @@ import sys
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import sha256_of, write_atomically
+from lepton_kit.files import SINGLE_NAME, sha256_of, single_name, write_atomically
 
 Status = Literal[
     "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
 ]
 FILE = "manifest.json"
 logger = logging.getLogger(__name__)
+
+
+def _one_name(name: str) -> str:
+    try:
+        return single_name(name, "name")
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+def _inside(file: str) -> str:
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or "\0" in file or not path.parts:
+        raise ValueError(f"file {file!r}: must lie in the folder of the run's artifacts")
+    return file
+
+
+RunId = Annotated[str, AfterValidator(_one_name)]
+
+
+def is_well_formed(text: str) -> bool:
+    """Say whether UTF-8 has bytes for a text: it has none for half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def well_formed(value: Any) -> Any:
+    r"""Return what JSON holds with every half of a surrogate pair written as its escape.
+
+    >>> well_formed({"a": ["half \ud83d of it"]})
+    {'a': ['half \\ud83d of it']}
+    """
+    if isinstance(value, dict):
+        return {well_formed(key): well_formed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [well_formed(item) for item in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 class Part(BaseModel):
@@ -61,7 +96,7 @@ class Expectation(Part):
 class Artifact(Part):
     """A file that the run left."""
 
-    file: str
+    file: Annotated[str, AfterValidator(_inside)]
     sha256: str
     bytes: int
 
@@ -103,7 +138,7 @@ class Manifest(Part):
     """One run, from the moment it starts (`status` is `running`) to its end."""
 
     format: Literal[1] = 1
-    run_id: str
+    run_id: RunId
     notebook: str
     name: str
     title: str
@@ -116,6 +151,7 @@ class Manifest(Part):
     ended: datetime | None = None
     duration_s: float | None = None
     parameters: dict[str, Any]
+    given: list[str] | None = None
     inputs: list[Input] = []
     results: dict[str, Result] = {}
     expectations: list[Expectation] = []
@@ -126,15 +162,24 @@ class Manifest(Part):
     git: Git | None
     environment: Environment
     attempt: int = 1
-    retry_of: str | None = None
-    resumed_from: str | None = None
+    retry_of: RunId | None = None
+    resumed_from: RunId | None = None
     secrets: dict[str, str] = {}
     checkpoints: list[dict[str, Any]] = []
     options: dict[str, Any] = {}
 
+    @property
+    def given_parameters(self) -> dict[str, Any]:
+        """Return what a repetition is to be given: the others are the notebook's own defaults."""
+        return {name: value for name, value in self.parameters.items() if self.given is None or name in self.given}
+
     def folder(self, project: Path) -> Path:
         """Return the run's folder."""
         return project / "runs" / self.run_id
+
+    def well_formed(self) -> Manifest:
+        """Return the same in text that UTF-8 can hold; see `well_formed`."""
+        return Manifest.model_validate(well_formed(self.model_dump()))
 
     def save(self, folder: Path) -> None:
         """Write the manifest into the run's folder, whole or not at all."""
@@ -147,18 +192,27 @@ class Manifest(Part):
         Raises
         ------
         InputError
-            When the file is absent, cannot be read, or is not a manifest of format 1.
+            When the file is absent, cannot be read, is not a manifest of format 1, or is that of a run which another
+            folder belongs to.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            found = cls.model_validate_json(path.read_bytes())
         except FileNotFoundError as error:
             raise InputError(f"run folder {str(path.parent)!r}: has no {FILE}") from error
-        except OSError as error:
-            raise InputError(f"manifest {str(path)!r}: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "file"
             raise InputError(f"manifest {str(path)!r}: {where}: {first['msg']}") from error
+        except OSError as error:
+            raise InputError(f"manifest {str(path)!r} cannot be read: {error.strerror}") from error
+        if found.run_id != path.parent.name:
+            raise InputError(f"manifest {str(path)!r}: run_id = {found.run_id!r}: must be the name of its folder")
+        return found
+
+
+def load_run(run_id: str, project: Path) -> Manifest:
+    """Read the manifest of a run by its id; see `Manifest.load`."""
+    return Manifest.load(project / "runs" / single_name(run_id, "run") / FILE)
 
 
 def all_runs(project: Path) -> list[Manifest]:
@@ -194,8 +248,8 @@ def find_run(given: str, project: Path, only: Status | None = None) -> Manifest:
     InputError
         When none or several runs are meant.
     """
-    if (exact := project / "runs" / given / FILE).is_file():
-        return Manifest.load(exact)
+    if SINGLE_NAME.fullmatch(given) and (project / "runs" / given / FILE).is_file():
+        return load_run(given, project)
     runs = all_runs(project)
     newest = [run for run in runs if given in (run.name, "latest") and only in (None, run.status)]
     meant = newest[:1] or [run for run in runs if run.run_id.endswith(given)]

@@ -11,24 +11,23 @@ from lepton_kit.errors import InputError
 
 
 def read_notebook(path: Path) -> Any:
-    """Read a notebook in format 4.
+    """Read a notebook of any format that Jupyter opens, as one of format 4.5.
 
     Raises
     ------
     InputError
-        When there is no such file, or it is not a valid notebook.
+        When there is no such file, or it is not a notebook.
     """
-    import nbformat  # a third of a second that `lepton runs` or `--help` need not pay
+    from lepton_kit.runs.upgrade import parse  # nbformat takes a third of a second that `--help` need not pay
 
     if not path.is_file():
         raise InputError(f"notebook {str(path)!r}: no such file")
     try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError(f"notebook {str(path)!r}: not a Jupyter notebook (JSON, nbformat 4): {reason}") from error
-    return notebook
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"notebook {str(path)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"notebook {str(path)!r}: not a Jupyter notebook: {error}") from error
 
 
 def tags(cell: Any) -> list[str]:

@@ -6,15 +6,17 @@ import ast
 import difflib
 import io
 import json
+import math
 import tokenize
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
-from pydantic import AfterValidator, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, PydanticUserError, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic_core import SchemaError, to_jsonable_python
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.notebooks import tags
@@ -33,6 +35,7 @@ class Parameter:
     type: Any
     default: Any
     help: str
+    source: str = ""  # of the default, as the cell has it
 
     @property
     def required(self) -> bool:
@@ -78,6 +81,7 @@ def _reference(text: str) -> str:
 # What an annotation in a parameters cell may be made of. A Path stays text: so it reaches the notebook as written.
 NAMES: dict[str, Any] = {
     "int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "List": list, "Dict": dict,
+    "tuple": tuple, "set": set, "frozenset": frozenset, "bytes": bytes, "complex": complex, "Tuple": tuple, "Set": set,
     "date": date, "datetime": datetime, "None": None, "Any": Any, "Optional": Optional, "Union": Union,
     "Literal": Literal,
     "Path": Annotated[str, AfterValidator(_existing), WithJsonSchema({"type": "string", "format": "path"})],
@@ -123,11 +127,18 @@ def parse_parameters(source: str, origin: str) -> list[Parameter]:
     --------
     >>> [(p.name, p.type, p.default, p.help) for p in parse_parameters("days: int = 5  # window, days", "n")]
     [('days', <class 'int'>, 5, 'window, days')]
+
+    A comment may give the type, as papermill reads it:
+
+    >>> [(p.annotation, p.help) for p in parse_parameters("x = None  # type: list[int] units", "n")]
+    [('list[int] | None', 'units')]
     """
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise InputError(f"{origin}: the parameters cell is not Python: line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:  # such as a NUL, or a thousand parentheses
+        raise InputError(f"{origin}: the parameters cell is not Python: {error or type(error).__name__}") from error
     comments = dict(_comments(source))
     found: dict[str, Parameter] = {}
     for node in tree.body:
@@ -143,7 +154,7 @@ def parse_parameters(source: str, origin: str) -> list[Parameter]:
 def check_values(
     parameters: list[Parameter] | None, given: Mapping[str, Any], sources: Sources | None, origin: str, given_by: str
 ) -> dict[str, Any]:
-    """Check given values against a notebook's parameters and complete them with the defaults.
+    """Check given values, and the defaults of all others, against a notebook's parameters.
 
     Parameters
     ----------
@@ -159,7 +170,8 @@ def check_values(
     Returns
     -------
     dict
-        Plain values (dates and paths as text) by name, in the cell's order; `run:` references are pinned to a run.
+        Values by name, in the cell's order: those given as Python has them, but dates as text; defaults as the cell
+        has them. `run:` references are pinned to a run.
 
     Raises
     ------
@@ -193,7 +205,7 @@ def json_schema(parameters: list[Parameter], title: str) -> dict[str, Any]:
         if parameter.help:
             schema["description"] = parameter.help
         if not parameter.required:
-            schema["default"] = parameter.default
+            schema["default"] = shown(parameter, parameter.default, is_given=False)
         properties[parameter.name] = schema
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -222,20 +234,42 @@ def _parameter(node: ast.stmt, comments: dict[int, str], origin: str) -> Paramet
             raise InputError(f"{where}: only `name: type = literal` lines may stand here")
     default = MISSING if value is None else _literal(value, where)
     lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    words = " ".join(comments[line] for line in lines if line in comments)
-    return Parameter(name, text, kind, default, words)
+    said = [comments[line] for line in lines if line in comments]
+    if isinstance(node, ast.Assign):
+        for at, comment in enumerate(said):
+            if (typed := _type_comment(comment, default, where)) is not None:
+                text, kind, said[at] = typed
+    return Parameter(name, text, kind, default, " ".join(filter(None, said)), ast.unparse(value) if value else "")
+
+
+def _type_comment(comment: str, default: Any, where: str) -> tuple[str, Any, str] | None:
+    """Return what papermill's convention `# type: int words` says (annotation, type, words), or None.
+
+    Words that begin with `type:` and name no type are words.
+    """
+    if not comment.startswith("type:"):
+        return None
+    words = comment.removeprefix("type:").split()
+    for count in range(len(words), 0, -1):
+        text = " ".join(words[:count])
+        with suppress(InputError):
+            kind = _type(_expression(text, where), where)
+            if default is None:
+                text, kind = f"{text} | None", Union[kind, None]  # noqa: UP007 - as below
+            return text, kind, " ".join(words[count:])
+    return None
 
 
 def _literal(node: ast.expr, where: str) -> Any:
     try:
         return ast.literal_eval(node)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise InputError(f"{where}: the default must be a literal (dates and paths as text)") from error
 
 
 def _inferred(default: Any) -> tuple[str, Any]:
     kind = Any if default is None else type(default)
-    return ("Any", Any) if kind in (Any, tuple, set, bytes, complex) else (kind.__name__, kind)
+    return ("Any", Any) if kind is Any else (kind.__name__, kind)
 
 
 def _type(node: ast.expr, where: str) -> Any:
@@ -251,21 +285,23 @@ def _type(node: ast.expr, where: str) -> Any:
             return Union[_type(left, where), _type(right, where)]  # noqa: UP007 - built at run time from two types
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner) if name in NAMES:
             items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            if name == "Literal":
-                return Literal[tuple(_literal(item, where) for item in items)]
-            arguments = tuple(_type(item, where) for item in items)
-            with suppress(TypeError):  # such as dict[str]: told below
+            make = _literal if name == "Literal" else _type
+            arguments = tuple(make(item, where) for item in items)
+            with suppress(TypeError, IndexError, PydanticUserError, SchemaError):  # such as dict[str]: told below
                 made = NAMES[name][arguments if len(arguments) > 1 else arguments[0]]
                 TypeAdapter(made)
                 return made
-    allowed = "int, float, str, bool, list, dict, Optional, Union, |, Literal, date, datetime, Path, Secret, Any"
+    allowed = (
+        "int, float, str, bool, list, dict, tuple, set, bytes, Optional, Union, |, Literal, date, datetime, Path, "
+        "Secret, Any"
+    )
     raise InputError(f"{where}: type {ast.unparse(node)!r} is not known; allowed are {allowed}")
 
 
 def _expression(text: str, where: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{where}: type {text!r} is not Python") from error
 
 
@@ -284,22 +320,68 @@ def _value(parameter: Parameter, given: Mapping[str, Any], sources: Sources | No
         raise InputError(f"parameter {parameter.name!r} of {origin}: has no default, so a value must be given")
     adapter: TypeAdapter[Any] = TypeAdapter(parameter.type)
     try:
-        return adapter.dump_python(_parse(adapter, value, sources, parameter.name in given), mode="json")
+        parsed = _parse(adapter, value, sources, parameter.name in given)
+    except TypeError as error:  # such as a list among the items of a set
+        raise InputError(
+            f"parameter {parameter.name!r} (from {source}): must be {parameter.annotation}: {error}"
+        ) from None
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         if parameter.holds_secret:  # what was given may be the secret itself
             raise InputError(f"parameter {parameter.name!r} (from {source}): a Secret {reason}") from None
-        shown = f"parameter {parameter.name!r} = {value!r} (from {source})"
-        raise InputError(f"{shown}: must be {parameter.annotation}: {reason}") from error
+        named = f"parameter {parameter.name!r} = {value!r} (from {source})"
+        raise InputError(f"{named}: must be {parameter.annotation}: {reason}") from error
+    is_as_written = parameter.name not in given and not parameter.holds_path  # a path is pinned
+    return value if is_as_written else _with_times_as_text(adapter.dump_python(parsed))
+
+
+def _with_times_as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_with_times_as_text(key): _with_times_as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value)(map(_with_times_as_text, value))
+    return to_jsonable_python(value) if isinstance(value, date | time | timedelta) else value
+
+
+def shown(parameter: Parameter, value: Any, is_given: bool) -> Any:
+    """Return a value as a manifest holds it: what JSON holds, or text that `check_values` reads back as the value.
+
+    A default that JSON does not hold is shown as the cell has it.
+
+    Examples
+    --------
+    >>> [weights] = parse_parameters("weights = {1: 0.5}", "n")
+    >>> shown(weights, weights.default, is_given=False)
+    '{1: 0.5}'
+    >>> [limit] = parse_parameters("limit: float = 1.0", "n")
+    >>> shown(limit, float("nan"), is_given=True)
+    'nan'
+    """
+    if _is_json(value):
+        return value
+    if not is_given:
+        return parameter.source
+    if isinstance(value, float):
+        return str(value)
+    held = TypeAdapter(parameter.type).dump_python(value, mode="json", warnings=False)
+    return held if _is_json(held) else json.dumps(held)  # with NaN or Infinity, which JSON itself lacks
+
+
+def _is_json(value: Any) -> bool:
+    """Say whether a value comes back from JSON as the very same."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _parse(adapter: TypeAdapter[Any], value: Any, sources: Sources | None, typed: bool) -> Any:
     """Read a value; typed text is first tried as JSON, so that `[1, 2]`, `3` and `null` mean themselves."""
     if typed and isinstance(value, str):
         try:
-            decoded = json.loads(value)
-            if not isinstance(decoded, str):  # quotes that were typed are part of a text
-                return adapter.validate_python(decoded, strict=True, context=sources)
+            if not isinstance(json.loads(value), str):  # quotes that were typed are part of a text
+                return adapter.validate_json(value, strict=True, context=sources)
         except (ValueError, RecursionError):  # ValidationError is a ValueError too
             pass
     return adapter.validate_python(value, context=sources)

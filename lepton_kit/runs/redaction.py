@@ -11,6 +11,7 @@ import base64
 import html
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ BLOCK = 1 << 20  # bytes of a file that are searched at a time
 SHORTEST_LINE = 8  # characters: lines of a secret of several lines that are secret by themselves
 SEPARATOR = r"(?:\x1b\[[0-9;]*[A-Za-z]|\\u001b\[[0-9;]*[A-Za-z]|\\x1b\[[0-9;]*[A-Za-z]|\r?\n|\\r|\\n)"
 SEPARATORS = re.compile(SEPARATOR)
-BROKEN_OFF = re.compile(r"\x1b(?:\[[0-9;]*)?$")  # a colour code of which a stream has not yet brought the end
+BROKEN_OFF = re.compile(  # a separator of which a stream has not yet brought the end
+    r"(?:\r|(?:\x1b|\\u001b|\\x1b)(?:\[[0-9;]*)?|\\(?:x1?|u(?:0(?:01?)?)?)?)$"
+)
+WIDEST = 16  # characters of a text for each one of a value that stands in it with separators between its characters
 
 
 class Redactor:
@@ -39,21 +43,19 @@ class Redactor:
 
     def __init__(self, values: Mapping[str, str]) -> None:
         found = {pattern: name for name, value in values.items() for pattern in _patterns(value)}
-        # The longest first: so a short form never leaves the rest of a longer one behind.
+        # The longest first: where several overlap, it names the place.
         self._names = dict(sorted(found.items(), key=lambda item: -len(item[0])))
         self._marks = {name: self._mark(name) for name in values}
-        self._plain = {SEPARATORS.sub("", pattern): pattern for pattern in self._names}
-        self._plain.pop("", None)
-        self._tolerant: dict[str, re.Pattern[str]] = {}
+        stripped = {pattern: SEPARATORS.sub("", pattern) for pattern in self._names}
+        # A value that is mostly line breaks would leave a rest that any text holds.
+        self._plain = {
+            plain: pattern for pattern, plain in stripped.items() if plain == pattern or len(plain) >= SHORTEST_LINE
+        }
+        self._widest = WIDEST * max(map(len, self._names), default=0)
 
     def text(self, text: str) -> str:
-        """Return a text without the values of secrets."""
-        for pattern, name in self._names.items():
-            if pattern in text:
-                text = text.replace(pattern, self._marks[name])
-        if SEPARATORS.search(text):
-            text = self._separated(text)
-        return text
+        """Return a text without the values of secrets; nothing else in it is changed."""
+        return self._marked(text, self._places(text))
 
     def bytes(self, content: bytes) -> bytes:
         """Return bytes without the values of secrets, whatever else they hold."""
@@ -79,53 +81,76 @@ class Redactor:
 
     def found_in(self, path: Path) -> str | None:
         """Return the name of a secret that a file holds in any of the encodings, or None."""
-        overlap = 4 * max((len(pattern) for pattern in self._names), default=0)
         tail = ""
         with path.open("rb") as file:
             while block := file.read(BLOCK):
                 text = tail + block.decode("utf-8", "surrogateescape")
-                if (name := self._first_in(text)) is not None:
-                    return name
-                tail = text[-overlap:] if overlap else ""
+                if places := self._places(text):
+                    return places[0][2]
+                tail = text[-self._widest :] if self._widest else ""
         return None
 
-    def held_back(self, text: str) -> int:
-        """Return how many characters at the end of a text may be the beginning of a secret's value."""
-        longest = max(map(len, self._plain), default=0)
-        window = text[-4 * longest :] if longest else ""
-        code = BROKEN_OFF.search(window)
-        tail = SEPARATORS.sub("", window[: code.start()] if code else window)
-        begun = max((_overlap(tail, pattern) for pattern in self._plain), default=0)
-        if not begun:
-            return 0
-        return len(window) - _position_before(window[: code.start()] if code else window, begun)
+    def split(self, text: str) -> tuple[str, str]:
+        """Split a text that goes on: into what can be shown by now, redacted, and what may be a value's beginning."""
+        places = self._places(text)
+        end = len(text) - self._begun(text[-self._widest :] if self._widest else "")
+        end = min([end, *(start for start, stop, _ in places if stop > end)])
+        return self._marked(text[:end], [place for place in places if place[1] <= end]), text[end:]
 
     def _mark(self, name: str) -> str:
         mark = f"[secret {name}]"
         return "[***]" if any(pattern in mark for pattern in self._names) else mark
 
-    def _separated(self, text: str) -> str:
-        stripped = SEPARATORS.sub("", text)
-        for plain, pattern in self._plain.items():
-            if plain in stripped:
-                mark = self._marks[self._names[pattern]].replace("\\", r"\\")
-                text = self._expression(plain).sub(mark, text)
-        return text
+    def _marked(self, text: str, places: list[tuple[int, int, str]]) -> str:
+        pieces, at = [], 0
+        for start, stop, name in places:
+            pieces += [text[at:start], self._marks[name]]
+            at = stop
+        return "".join([*pieces, text[at:]])
 
-    def _expression(self, plain: str) -> re.Pattern[str]:
-        if plain not in self._tolerant:
-            self._tolerant[plain] = re.compile(f"{SEPARATOR}*".join(map(re.escape, plain)))
-        return self._tolerant[plain]
+    def _places(self, text: str) -> list[tuple[int, int, str]]:
+        """Return where values stand (start, stop, name), in order; places that overlap are one."""
+        found = [(*place, name) for pattern, name in self._names.items() for place in _occurrences(pattern, text)]
+        if SEPARATORS.search(text):
+            found += self._separated(text)
+        places: list[tuple[int, int, str]] = []
+        for start, stop, name in sorted(found, key=lambda place: (place[0], -place[1])):
+            if places and start < places[-1][1]:
+                places[-1] = (places[-1][0], max(stop, places[-1][1]), places[-1][2])
+            else:
+                places.append((start, stop, name))
+        return places
 
-    def _first_in(self, text: str) -> str | None:
+    def _separated(self, text: str) -> list[tuple[int, int, str]]:
+        """Return the places of values between whose characters separators stand."""
         stripped = SEPARATORS.sub("", text)
-        for pattern, name in self._names.items():
-            if pattern in text:
-                return name
-        for plain, pattern in self._plain.items():
-            if plain in stripped:
-                return self._names[pattern]
-        return None
+        found = [
+            (*place, self._names[pattern])
+            for plain, pattern in self._plain.items()
+            for place in _occurrences(plain, stripped)
+        ]
+        if not found:
+            return []
+        kept, gone, before = [0], [0], 0  # where each piece between separators begins: when stripped, and what is gone
+        for separator in SEPARATORS.finditer(text):
+            before += separator.end() - separator.start()
+            kept.append(separator.end() - before)
+            gone.append(before)
+
+        def at(position: int) -> int:
+            return position + gone[bisect_right(kept, position) - 1]
+
+        return [(at(start), at(stop - 1) + 1, name) for start, stop, name in found]
+
+    def _begun(self, text: str) -> int:
+        """Return how many characters at the end of a text may be the beginning of a value."""
+        begun = max((_overlap(text, pattern) for pattern in self._names), default=0)
+        code = BROKEN_OFF.search(text)
+        for whole in {text, text[: code.start()] if code else text}:
+            stripped = SEPARATORS.sub("", whole)
+            if characters := max((_overlap(stripped, pattern) for pattern in self._plain), default=0):
+                begun = max(begun, len(text) - _position_before(whole, characters))
+        return begun
 
 
 class StreamRedactor:
@@ -137,15 +162,20 @@ class StreamRedactor:
 
     def feed(self, piece: str) -> str:
         """Take a piece and return what can be shown by now."""
-        text = self._redactor.text(self._held + piece)
-        shown = len(text) - self._redactor.held_back(text)
-        self._held = text[shown:]
-        return text[:shown]
+        shown, self._held = self._redactor.split(self._held + piece)
+        return shown
 
     def close(self) -> str:
-        """Return what was held back: nothing more comes, so it is no value."""
+        """Return what was held back: nothing more comes."""
         text, self._held = self._held, ""
-        return text
+        return self._redactor.text(text)
+
+
+def _occurrences(pattern: str, text: str) -> Iterator[tuple[int, int]]:
+    start = text.find(pattern)
+    while start >= 0:
+        yield start, start + len(pattern)
+        start = text.find(pattern, start + len(pattern))
 
 
 def _patterns(value: str) -> set[str]:

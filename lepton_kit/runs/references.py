@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import sha256_of
+from lepton_kit.files import SINGLE_NAME, sha256_of
 from lepton_kit.runs.manifest import FILE, Manifest, finished_runs
 
 RUN_SCHEME = "run:"
@@ -57,7 +57,7 @@ def resolve(reference: str, project: Path, pipeline_runs: Mapping[str, str] | No
 
 def _resolve_artifact(reference: str, project: Path, pipeline_runs: Mapping[str, str]) -> Found:
     owner, _, file = reference.removeprefix(RUN_SCHEME).partition("/")
-    if not owner or not file or Path(file).is_absolute() or ".." in Path(file).parts:
+    if not SINGLE_NAME.fullmatch(owner) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
         raise InputError(f"reference {reference!r}: must read run:<notebook or run id>/<file>")
     folders = _run_folders(pipeline_runs.get(owner, owner), project)
     if not folders:

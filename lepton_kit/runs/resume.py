@@ -35,7 +35,7 @@ def resume(
         )
     request = Request(
         locate_notebook(run.notebook, project),
-        run.parameters,
+        run.given_parameters,
         given_by=f"run {run.run_id}",
         trigger=f"resume:{run.run_id}",
     )

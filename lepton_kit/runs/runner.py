@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import ExpectationFailed, InputError
-from lepton_kit.files import sha256_of, write_atomically
+from lepton_kit.files import sha256_of, single_name, write_atomically
 from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
 from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
@@ -28,18 +28,21 @@ from lepton_kit.runs.manifest import (
     Expectation,
     Input,
     Manifest,
+    Part,
     Result,
     RunError,
     Status,
     code_sha256,
     environment,
     git_state,
+    is_well_formed,
     now,
     packages,
+    well_formed,
 )
 from lepton_kit.runs.notebooks import read_notebook, source_sha256, tags, title_of
 from lepton_kit.runs.outcomes import RunnerDied, TimedOut
-from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters
+from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.reserve import reserves_of, take_reserves
@@ -100,6 +103,8 @@ DEFAULTS = Options()
 class Plan:
     """A request that has been checked: it can start now. `secrets` are references, not values.
 
+    `values` are put into the notebook: those given, and paths that were pinned to a run. All others stay as its own
+    cell has them. `shown` is what the manifest says of all of them.
     `key` is the hash of everything that the results follow from (cells, values, content of inputs, the kit's code);
     it is None when an input is not a local file, whose content is known only when it is read.
     """
@@ -110,6 +115,7 @@ class Plan:
     kernel: str
     language: str
     values: dict[str, Any]
+    shown: dict[str, Any]
     inputs: list[Input]
     key: str | None
     trigger: str
@@ -158,12 +164,18 @@ def run_notebook(
 def prepare(request: Request, project: Path) -> Plan:
     """Check a request completely, without starting a kernel or writing a byte."""
     notebook = read_notebook(request.notebook)
-    name = request.notebook.name
+    name = single_name(request.notebook.name, "notebook's file name")
     parameters = read_parameters(notebook, name)
     values = check_values(
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
     )
     inputs = [_input(parameter, ref, project) for parameter, ref in _references(parameters or [], values)]
+    put_in = {
+        p.name: values[p.name]
+        for p in parameters or []
+        if p.name in request.parameters or (p.holds_path and values[p.name] != p.default)
+    }
+    shown_values = {p.name: shown(p, values[p.name], p.name in put_in) for p in parameters or []}
     kernel, language = _installed_kernel(notebook, name)
     return Plan(
         notebook=request.notebook,
@@ -171,9 +183,10 @@ def prepare(request: Request, project: Path) -> Plan:
         title=title_of(notebook, request.notebook.stem),
         kernel=kernel,
         language=language,
-        values=values,
+        values=put_in,
+        shown=shown_values,
         inputs=inputs,
-        key=_key(source_sha256(notebook), values, inputs),
+        key=_key(source_sha256(notebook), shown_values, inputs),
         trigger=request.trigger,
         secrets={p.name: values[p.name] for p in parameters or [] if p.holds_secret and values[p.name] is not None},
     )
@@ -369,7 +382,7 @@ def _references(parameters: list[Parameter], values: Mapping[str, Any]) -> list[
     found = []
     for parameter in parameters:
         if parameter.holds_path and (value := values[parameter.name]) is not None:
-            items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            items = value.values() if isinstance(value, dict) else [value] if isinstance(value, str) else value
             found += [(parameter.name, item) for item in items if isinstance(item, str)]
     return found
 
@@ -421,7 +434,8 @@ def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
         status="running",
         trigger=plan.trigger,
         started=now(),
-        parameters=plan.values,
+        parameters=plan.shown,
+        given=sorted(plan.values),
         inputs=plan.inputs,
         git=git_state(project),
         environment=environment(plan.kernel),
@@ -442,6 +456,9 @@ def _execute_through_papermill(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from lepton_kit.runs.literals import write_all_literals
+
+    write_all_literals()
     # papermill guesses parameters with a regular expression and warns where it cannot; ours are checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
@@ -455,13 +472,14 @@ def _execute_through_papermill(
     try:
         deliver()
         papermill.execute_notebook(
-            _literal_path(plan.notebook),
+            _without_injected(read_notebook(plan.notebook)),
             None,  # the engine saves, atomically
             parameters=plan.values,
             engine_name="lepton",
             kernel_name=plan.kernel,
             language=plan.language,
             progress_bar=False,
+            source_path=plan.notebook,
             save_path=folder / NOTEBOOK,
             redactor=redactor,
             reserve=reserves_of(folder)[0],
@@ -494,9 +512,10 @@ def _has_failed(notebook: Path) -> bool:
     return bool(read_notebook(notebook).metadata.papermill.exception)
 
 
-def _literal_path(path: Path) -> str:
-    """Return a path whose braces papermill, which takes paths for templates, leaves as they are."""
-    return str(path).replace("{", "{{").replace("}", "}}")
+def _without_injected(notebook: Any) -> Any:
+    """Return a notebook without the values that an earlier run put into it: what is given now counts."""
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
+    return notebook
 
 
 def complete(
@@ -514,14 +533,32 @@ def complete(
         manifest = _ended(manifest, "failed" if status == "succeeded" else status, wrong)
     if leak:
         manifest = manifest.model_copy(update={"status": "failed", "error": leak})
-    return Manifest.model_validate(redactor.json(manifest.model_dump(mode="json"))) if redactor else manifest
+    return (_without_secrets(manifest, redactor) if redactor else manifest).well_formed()
+
+
+def _without_secrets(manifest: Manifest, redactor: Redactor) -> Manifest:
+    """Take the values of secrets out of what the notebook said; times, hashes and sizes are the kit's own words."""
+
+    def clean(part: Part, *fields: str) -> Any:
+        return part.model_copy(update={field: redactor.json(getattr(part, field)) for field in fields})
+
+    said: Manifest = clean(manifest, "title", "parameters", "checkpoints")
+    return said.model_copy(
+        update={
+            "inputs": [clean(each, "ref") for each in manifest.inputs],
+            "results": {redactor.text(name): clean(each, "value", "unit") for name, each in manifest.results.items()},
+            "expectations": [clean(each, "message", "values") for each in manifest.expectations],
+            "artifacts": [clean(each, "file") for each in manifest.artifacts],
+            "error": manifest.error and clean(manifest.error, "name", "message"),
+        }
+    )
 
 
 def _removed_leak(folder: Path, redactor: Redactor) -> RunError | None:
     """Remove the files into which the notebook wrote a secret; the engine keeps its own free of them."""
     removed = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
-        if path != folder / NOTEBOOK and (name := redactor.found_in(path)):
+        if path not in (folder / NOTEBOOK, folder / FILE) and (name := redactor.found_in(path)):
             path.unlink()
             removed.append(f"{path.relative_to(folder).as_posix()!r} (secret {name!r})")
     message = f"the notebook wrote secrets into files, which were removed: {', '.join(removed)}"
@@ -537,15 +574,16 @@ def _read_back(manifest: Manifest, folder: Path, status: Status, error: BaseExce
     expectations = [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)]
     runs = [_cell_run(number, cell) for number, cell in enumerate(cells, start=1)]
     run_error = _run_error(cells, error)
+    artifacts = _artifacts(folder / "artifacts")
     if status == "succeeded":
         meant = [run for run, cell in zip(runs, cells, strict=True) if SKIPPED not in tags(cell)]
-        status, run_error = _verdict(expectations, meant)
+        status, run_error = _verdict(expectations, meant, artifacts)
     return _ended(manifest, status, run_error).model_copy(
         update={
             "inputs": manifest.inputs + [i for i in noted if i.ref not in known],
             "results": {name: Result(**result) for name, result in recorded_results(cells).items()},
             "expectations": expectations,
-            "artifacts": _artifacts(folder / "artifacts"),
+            "artifacts": artifacts,
             "checkpoints": list(payloads(outputs, CHECKPOINT)),
             "executed_sha256": sha256_of(folder / NOTEBOOK) if (folder / NOTEBOOK).exists() else None,
             "cells": runs,
@@ -559,13 +597,22 @@ def _ended(manifest: Manifest, status: Status, error: RunError | None) -> Manife
     return manifest.model_copy(update={"status": status, "ended": ended, "duration_s": took, "error": error})
 
 
-def _verdict(expectations: list[Expectation], cells: list[CellRun]) -> tuple[Status, RunError | None]:
+def _verdict(
+    expectations: list[Expectation], cells: list[CellRun], artifacts: list[Artifact]
+) -> tuple[Status, RunError | None]:
     """Judge a notebook that raised nothing: it may have swallowed a broken expectation, or left by `sys.exit()`."""
     for broken in (each for each in expectations if not each.passed):
         message = f"expected: {broken.message}; got {broken.values}"
         return "expectation_failed", RunError(cell=None, name=ExpectationFailed.__name__, message=message)
     for cell in (each for each in cells if each.status != "completed"):
-        return "failed", RunError(cell=cell.number, name="SystemExit", message="the notebook left before this cell ran")
+        if cell.status == "failed":  # papermill takes no exit for an error whose status is 0
+            message = "this cell left the notebook (sys.exit): no cell after it ran"
+        else:
+            message = "the notebook left before this cell ran"
+        return "failed", RunError(cell=cell.number, name="SystemExit", message=message)
+    for artifact in (each for each in artifacts if not is_well_formed(each.file)):
+        message = f"artifact {artifact.file!r}: its name is not UTF-8, so that nothing can name it"
+        return "failed", RunError(cell=None, name="InputError", message=message)
     return "succeeded", None
 
 
@@ -644,7 +691,7 @@ def recorded_results(cells: list[Any]) -> dict[str, dict[str, Any]]:
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return {
         payload["name"]: {key: value for key, value in payload.items() if key != "name"}
-        for payload in payloads(outputs, RESULT)
+        for payload in map(well_formed, payloads(outputs, RESULT))
     }
 
 

@@ -6,15 +6,21 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from nbformat import NotebookNode
 from nbformat.v4.rwbase import split_lines, strip_transient
 
+from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT
 from lepton_kit.runs.redaction import Redactor
 
 SHORTEST_PAUSE_S = 1.0
 LARGEST_SHARE = 0.1  # of the time, that saving may take
+OUTPUT_WORDS = {"text", "ename", "evalue", "traceback", "metadata"}
+MEDIA_TYPES = {"text/plain", "text/html", "text/markdown", "text/latex", "application/json", "application/javascript"}
+MEDIA_TYPES |= {"image/png", "image/jpeg", "image/gif", "image/svg+xml", RESULT, EXPECTATION, INPUT, CHECKPOINT}
+NOTED = {"kernelspec", "language_info", "papermill", "execution", "tags"}  # what Jupyter and the engine note
 
 
 class NotebookSaver:
@@ -75,43 +81,78 @@ class NotebookSaver:
         """Return the notebook as nbformat writes it."""
         cells = [self._cell_json(index, running) for index in range(len(self.notebook.cells))]
         # sort_keys puts the cells first, so theirs is the first place that reads so
-        frame = strip_transient(NotebookNode({**self.notebook, "cells": []}))
-        before, empty, after = _dumps(self._redacted(frame)).partition(b'"cells": []')
+        frame = NotebookNode({**self.notebook, "metadata": copy.deepcopy(self.notebook.metadata), "cells": []})
+        if self.redactor:
+            _redact_metadata(frame.metadata, self.redactor)
+        before, empty, after = _dumps(strip_transient(frame)).partition(b'"cells": []')
         filled = b'"cells": [\n  ' + b",\n  ".join(cells) + b"\n ]" if cells else empty
         return before + filled + after + b"\n"
 
     def _cell_json(self, index: int, running: bool) -> bytes:
-        if index not in self._written_cells:
-            cell = copy.deepcopy(self.notebook.cells[index])
-            if running and self.redactor:
-                _hold_back(cell, self.redactor)
-            cell = self._redacted(cell)
-            cell.metadata.pop("trusted", None)
-            [cell] = split_lines(NotebookNode(cells=[cell])).cells
-            # No JSON string holds a raw line break, so every one of them is followed by an indent of ours.
-            self._written_cells[index] = _dumps(cell).replace(b"\n", b"\n  ")
-        return self._written_cells[index]
+        if (written := self._written_cells.get(index)) is not None:
+            return written
+        cell = copy.deepcopy(self.notebook.cells[index])
+        cut = running and self.redactor is not None and _hold_back(cell, self.redactor)
+        cell.metadata.pop("trusted", None)
+        if self.redactor:
+            redact_cell(cell, self.redactor)
+        [cell] = split_lines(NotebookNode(cells=[cell])).cells
+        # No JSON string holds a raw line break, so every one of them is followed by an indent of ours.
+        written = _dumps(cell).replace(b"\n", b"\n  ")
+        if not cut:  # what was held back belongs to the cell as soon as nothing more comes
+            self._written_cells[index] = written
+        return written
 
-    def _redacted(self, node: NotebookNode) -> NotebookNode:
-        return _as_nodes(self.redactor.json(node)) if self.redactor else node
+
+def redact_cell(cell: NotebookNode, redactor: Redactor) -> None:
+    """Take the values of secrets out of all that a cell says; the format's own words stay, whatever a value is."""
+    for part in ("source", "attachments"):
+        if part in cell:
+            cell[part] = redactor.json(cell[part])
+    _redact_metadata(cell.metadata, redactor)
+    for output in cell.get("outputs", []):
+        for part in OUTPUT_WORDS & output.keys():
+            output[part] = redactor.json(output[part])
+        if "data" in output:
+            # A media type may be anything that a notebook made up.
+            output.data = {
+                kind if kind in MEDIA_TYPES else redactor.text(kind): redactor.json(shown)
+                for kind, shown in output.data.items()
+            }
 
 
-def _hold_back(cell: NotebookNode, redactor: Redactor) -> None:
-    """Cut off what may be the first half of a secret, whose second half is still to come."""
+def _redact_metadata(metadata: NotebookNode, redactor: Redactor) -> None:
+    for key in [key for key in metadata if key not in NOTED]:
+        metadata[redactor.text(key)] = redactor.json(metadata.pop(key))
+    if "parameters" in metadata.get("papermill", {}):
+        metadata.papermill.parameters = redactor.json(metadata.papermill.parameters)
+
+
+def _hold_back(cell: NotebookNode, redactor: Redactor) -> bool:
+    """Cut off what may be the first half of a secret, whose second half is still to come; return whether it may be."""
+    if cell.metadata.get("papermill", {}).get("status") != "running":
+        return False
     for output in cell.get("outputs", [])[-1:]:
-        if output.output_type == "stream" and (held := redactor.held_back(output.text)):
-            output.text = output.text[:-held]
-
-
-def _as_nodes(value: Any) -> Any:
-    if isinstance(value, dict):
-        return NotebookNode({key: _as_nodes(item) for key, item in value.items()})
-    return [_as_nodes(item) for item in value] if isinstance(value, list) else value
+        if output.output_type == "stream" and (held := redactor.split(output.text)[1]):
+            output.text = output.text[: -len(held)]
+            return True
+    return False
 
 
 def _dumps(node: Any) -> bytes:
-    options: dict[str, Any] = {"sort_keys": True, "indent": 1, "separators": (",", ": ")}
+    options: dict[str, Any] = {"sort_keys": True, "indent": 1, "separators": (",", ": "), "allow_nan": False}
     try:
         return json.dumps(node, ensure_ascii=False, **options).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 has no bytes for
         return json.dumps(node, **options).encode()
+    except (TypeError, ValueError):  # such as NaN, or a tuple's key, among the values that papermill was given
+        return _dumps(_as_json(node))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    is_json = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value))
+    return value if is_json else str(value) if isinstance(value, float) else repr(value)

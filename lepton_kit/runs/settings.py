@@ -20,6 +20,8 @@ ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE}
 
 
 LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+"""Of a service or a model: a folder is called so."""
 
 
 class Section(BaseModel):
@@ -57,7 +59,7 @@ class Service(Section):
     what a minute of trouble costs, in `currency`, for the page of an incident.
     """
 
-    model: str
+    model: Name
     address: str | None = Field(default=None, pattern=r"^https?://")
     match: dict[Annotated[str, Field(pattern=LABEL)], str] = {}
     slo: str = "slo"
@@ -218,9 +220,9 @@ class Settings(Section):
     """The whole of `lepton.toml`."""
 
     pipelines: dict[str, Pipeline] = {}
-    services: dict[str, Service] = {}
+    services: dict[Name, Service] = {}
     alerts: dict[str, AlertRule] = {}
-    schedules: dict[str, Schedule] = {}
+    schedules: dict[Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")], Schedule] = {}
     remedies: Remedies = Remedies()
     postmortem: Postmortem | None = None
     watch: Watch = Watch()

@@ -57,7 +57,7 @@ def verify(run: Manifest, project: Path, on_event: Callable[[Event], None] | Non
     check_untouched(run, project)
     request = Request(
         run.folder(project) / NOTEBOOK,
-        run.parameters,
+        run.given_parameters,
         given_by=f"run {run.run_id}",
         trigger=f"verify:{run.run_id}",
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import single_name
 from lepton_kit.ops.faults.base import Fault, FaultCause, Plant
 from lepton_kit.ops.faults.benign import BENIGN
 from lepton_kit.ops.faults.compute import COMPUTE
@@ -158,6 +159,7 @@ def _check_class(fault: type[Fault], path: Path) -> None:
         raise InputError(
             f"--fault-file {path}: cause {fault.cause!r} of {fault.__name__}: must be data, model, compute or none"
         )
+    single_name(fault.name, f"--fault-file {path}: fault")  # a live drill's folder is called so
     if fault.name in FAULTS or "+" in fault.name:
         raise InputError(f"--fault-file {path}: fault {fault.name!r} is there already, or its name has a '+'")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import single_name
 from lepton_kit.ops.watch.queue import Incident
 from lepton_kit.runs.settings import Settings
 
@@ -20,7 +21,7 @@ FOLDER = "incidents"
 
 def recording_folder(project: Path, incident: str, look: int = 1) -> Path:
     """Return where the recording of an incident lies; each further look at one has another."""
-    return project / FOLDER / incident / ("recording" if look == 1 else f"recording-{look}")
+    return project / FOLDER / single_name(incident, "incident") / ("recording" if look == 1 else f"recording-{look}")
 
 
 def source_of(settings: Settings, project: Path, timeout: float = 30.0) -> Source:

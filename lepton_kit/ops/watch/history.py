@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from lepton_kit.diagnosis import history as form
 from lepton_kit.diagnosis.judgement import template
 from lepton_kit.errors import InputError
-from lepton_kit.files import write_atomically
+from lepton_kit.files import SINGLE_NAME, single_name, write_atomically
 from lepton_kit.ops.operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.objectives import read_all_objectives
@@ -60,7 +60,7 @@ def open_judgement(incident: Incident, project: Path) -> Path:
 
 def incident_folder(incident: Incident, project: Path) -> Path:
     """Return where what an incident left lies."""
-    return project / FOLDER / incident.id
+    return project / FOLDER / single_name(incident.id, "incident")
 
 
 def history_of(
@@ -155,7 +155,7 @@ def _length(result: Result) -> int:
 def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[form.Action, ...]:
     """Return what was done to the service since the incident began."""
     folder = project / "services" / incident.service
-    if not (folder / ACTIONS).is_file():
+    if not SINGLE_NAME.fullmatch(incident.service) or not (folder / ACTIONS).is_file():
         problems.append(f"services/{incident.service}/{ACTIONS}: the service kept no record of actions")
         return ()
     try:
