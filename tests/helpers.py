@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,20 @@ def write_notebook(path: Path, cells: list[str], parameters: str | None = None, 
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=KERNEL), path)
     return path
+
+
+def copy_folders(project: Path, *folders: str, without: tuple[str, ...] = ()) -> None:
+    """Copy folders of this repository into a project, but nothing of what runs or a report have left in them here."""
+    ignored = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line]
+    here = {ROOT / line.strip("/") for line in ignored if line.startswith("/")}
+    anywhere = (line.strip("/") for line in ignored if not line.startswith("/"))
+    by_name = shutil.ignore_patterns(*anywhere, ".building-*", *without)
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        return by_name(folder, names) | {name for name in names if Path(folder, name) in here}
+
+    for folder in folders:
+        shutil.copytree(ROOT / folder, project / folder, ignore=ignore)
 
 
 def lepton(*words: str, project: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, lepton
+from helpers import ROOT, copy_folders, lepton
 from monitors import alertmanager, needs_alertmanager, needs_prometheus, prometheus
 from services import Service, project_with_model, serving, wait_for
 from watching import Watching, watching
@@ -31,8 +31,7 @@ def whole_project(project: Path) -> Path:
     """A project with a promoted model, and this repository's settings, objectives, runbook and report site."""
     project_with_model(project)
     shutil.copy(ROOT / "lepton.toml", project)
-    for folder in ("slo", "runbooks", "reports"):
-        shutil.copytree(ROOT / folder, project / folder, ignore=shutil.ignore_patterns("_site", "runs", ".quarto"))
+    copy_folders(project, "slo", "runbooks", "reports")
     return project
 
 
