@@ -45,12 +45,12 @@ def copy_folders(project: Path, *folders: str, without: tuple[str, ...] = ()) ->
 
 def lepton(*words: str, project: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the `lepton` command in a project, as a person would."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_", "COLUMNS"))}
     command = [sys.executable, "-m", "lepton_kit.cli", *words]
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def lepton_here(*words: str, project: Path) -> subprocess.CompletedProcess[str]:
+def lepton_here(*words: str, project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the `lepton` command in this process, for what is refused at once: another takes seconds to import all."""
     from lepton_kit import cli
 
@@ -58,8 +58,10 @@ def lepton_here(*words: str, project: Path) -> subprocess.CompletedProcess[str]:
     told, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     at_sigterm = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as here, contextlib.redirect_stdout(told), contextlib.redirect_stderr(errors):
-        for name in [name for name in os.environ if name.startswith("LEPTON_")]:
+        for name in [name for name in os.environ if name.startswith(("LEPTON_", "COLUMNS"))]:
             here.delenv(name)
+        for name, value in environment.items():
+            here.setenv(name, value)
         here.chdir(project)
         here.setattr(sys, "argv", command)
         try:

@@ -28,6 +28,7 @@ from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 from lepton_kit.errors import LeptonError
 from lepton_kit.files import write_atomically
 from lepton_kit.runs.client import LocalClient
+from lepton_kit.runs.notebooks import is_counted
 from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.saver import NotebookSaver
@@ -150,7 +151,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.keep_kernel = keep_kernel
         self.on_kept = on_kept or (lambda connection_file: None)
         self.started = time.monotonic()
-        self.total = sum(cell.cell_type == "code" for cell in self.nb.cells)
+        self.total = sum(map(is_counted, self.nb.cells))
         self.number = 0
         self.chunks: list[str] = []  # of the stream that is the present cell's last output
         self.next_alive_check = 0.0
@@ -224,7 +225,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                 self.nb_man.cell_start(cell, index)
                 self.nb_man.cell_ended(cell, index, self.nb_man.COMPLETED)
                 continue
-            self.number += 1
+            self.number += is_counted(cell)
             if self.skip_cells_with_tag in cell.metadata.get("tags", []):
                 continue
             self.on_event(CellEvent("started", self.number, self.total))
