@@ -24,7 +24,7 @@ import httpx
 
 from lepton_kit.diagnosis.remedies import REMEDIES
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.demo import FRESH_S, RATE, watching
+from lepton_kit.ops.demo import RATE, watching
 from lepton_kit.ops.drills import Drill, Drilled
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
 from lepton_kit.ops.load import find_arrivals, loaded
@@ -39,7 +39,7 @@ ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 120.0, 300.0, 300.0
 """Seconds from the fault to its alert, from there to the end of the repair, and to the postmortem."""
 
 LOAD_S = HEALTHY_WITHIN_S + ALERT_WITHIN_S + REPAIRED_WITHIN_S + LOOKED_BACK_WITHIN_S
-OBSERVED_S, WORKERS = 20.0, 2
+OBSERVED_S, FRESH_S, WORKERS = 20.0, 4.0, 2
 RESTARTED = "feed-restarted"
 """The file that stands for the feed's supervisor: the command that restarts the feed makes it."""
 
