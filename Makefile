@@ -15,7 +15,10 @@ endif
 # Jupyter asks root, who is the only user of many containers, to say that this is meant.
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help setup demo test again drills lab report screenshots bench lint format outputs lock clean
+# What lies in reports/ beside the Quarto project itself.
+PUBLISHED := _site _freeze runs incidents drills models listings .quarto .publishing .rendering
+
+.PHONY: help setup demo test drills lab report screenshots bench lint format outputs lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-11s %s\n", $$1, $$2 }'
@@ -34,18 +37,13 @@ setup: $(READY) ## make a virtual environment from requirements.lock, and bring 
 .conda-ready:
 	@touch $@
 
-demo: setup ## run notebooks 01 to 04, serve the model, let its feed stop, and see alert, diagnosis and page
+demo: setup ## run notebooks 01 to 05, serve the model, let its feed stop, and follow the alert to the recovery and its page
 	@$(BIN)/lepton pipeline goog
-	@$(BIN)/lepton demo
 	@$(BIN)/lepton report
+	@$(BIN)/lepton demo
 
 test: setup lint ## check style and types, then run all tests, nbval on every notebook among them
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal || { [ $$? = 1 ] && $(MAKE) --no-print-directory again; }
-
-# Tests with real processes share the cores with other tests, and one may be answered too late: it fails if it fails twice.
-again: setup
-	@echo "test: what failed is run once more, by itself"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 drills: setup ## put every live fault into a running service, and follow each to its recovery (45 minutes)
 	@[ -d models/goog ] || $(BIN)/lepton pipeline goog
@@ -83,5 +81,6 @@ lock: ## resolve requirements.lock anew from pyproject.toml
 	   .venv-lock/bin/python -m pip freeze --exclude lepton-kit | sed -E 's/\+cpu$$//'; } > requirements.lock
 	@rm -rf .venv-lock
 
-clean: ## remove runs, models and rendered pages (not the virtual environment)
-	rm -rf runs models reports/_site reports/runs .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove what runs, services, drills, reports and tests leave (not the virtual environment, not monitoring/data)
+	rm -rf runs models services telemetry incidents drills $(addprefix reports/,$(PUBLISHED)) \
+	    reports/.building-* .pytest_cache .mypy_cache .ruff_cache .venv-lock

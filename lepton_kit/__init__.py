@@ -1,9 +1,9 @@
 """Lepton Kit: notebooks and runbooks that keep AI services stable. In a notebook: `import lepton_kit as lk`."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from lepton_kit.errors import ExpectationFailed, InputError, LeptonError
     from lepton_kit.notebook import (
         Secret,
@@ -37,13 +37,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     """Import a name when it is first used: the `lepton` command starts in milliseconds, and needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module 'lepton_kit' has no attribute {name!r}")
     home = "errors" if name in ("ExpectationFailed", "InputError", "LeptonError") else "notebook"
-    return getattr(import_module(f"lepton_kit.{home}"), name)
+    return getattr(_importlib.import_module(f"lepton_kit.{home}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    """Return what a notebook uses, which is all that `lk.` offers, and what every module has."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

@@ -13,17 +13,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lepton_kit import __version__
 from lepton_kit.commands import approve, demo, drill, incidents, objectives, reports, serving, watch
-from lepton_kit.commands.terminal import new_console
+from lepton_kit.commands.terminal import WIDE, new_console, print_lines
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.project import find_project
 
 if TYPE_CHECKING:  # each command imports what it needs when it runs, so that `lepton --help` answers at once
     from lepton_kit.runs.manifest import Manifest
 
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"lepton {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
-    help="Notebooks and runbooks that keep AI services stable.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,6 +54,17 @@ app.command()(reports.publish)
 app.command()(reports.unpublish)
 app.command()(reports.report)
 app.add_typer(objectives.app, name="slo")
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Notebooks and runbooks that keep AI services stable."""
+
+
 console = new_console()
 COLOURS = {"succeeded": "green", "running": "blue"}
 
@@ -134,7 +153,7 @@ def run(
             runs = [execute(plan, project, progress.on_event, options) for plan in plans]
     if not events:
         for made in runs:
-            _print_end(made, project)
+            _print_end(made, project, with_results=True)
     _exit_unless_all_succeeded(runs)
 
 
@@ -171,11 +190,15 @@ def runs(
             _print_end(made, find_project())
         console.print(f"repaired: {len(mended)} runs", highlight=False)
         return
-    table = new_table("run", "status", "started (UTC)", "took", "title")
+    is_wide = console.width >= WIDE
+    rows = []
     for made in all_runs(find_project())[:limit]:
         took = "" if made.duration_s is None else f"{made.duration_s:.1f} s"
-        table.add_row(made.run_id, _coloured(made.status), f"{made.started:%Y-%m-%d %H:%M}", took, escape(made.title))
-    console.print(table)
+        called = [made.run_id] if is_wide else [short_id(made.run_id), made.name]
+        rows.append([*called, made.status, f"{made.started:%Y-%m-%d %H:%M}", took, made.title])
+    print_lines(
+        console, [*(["run"] if is_wide else ["run", "notebook"]), "status", "started (UTC)", "took", "title"], rows
+    )
 
 
 @app.command()
@@ -401,8 +424,12 @@ def _short(value: Any, unit: str) -> str:
     return f"{text} {unit}" if unit not in ("", "1") else text
 
 
-def _print_end(made: Manifest, project: Path) -> None:
+def _print_end(made: Manifest, project: Path, with_results: bool = False) -> None:
+    from lepton_kit.reports.facts import conclusion, headlines
+
     console.print(f"{_coloured(made.status)} {made.run_id}", highlight=False)
+    for title, value in [*conclusion(made), *headlines(made)] if with_results else []:
+        console.print(f"  {title}: {value}", markup=False, highlight=False, soft_wrap=True)
     if made.error:
         where = f"code cell {made.error.cell}: " if made.error.cell is not None else ""
         text = f"  {where}{made.error.name}: {made.error.message}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from helpers import ROOT, lepton
+from helpers import ROOT, copy_folders, lepton
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,8 +42,7 @@ def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(shared / "demo.lock"):
         if not (copy / "done").exists():
             shutil.rmtree(copy, ignore_errors=True)
-            for folder in ("notebooks", "runbooks", "reports", "slo"):
-                shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_site", ".quarto"))
+            copy_folders(copy, "notebooks", "runbooks", "reports", "slo")
             shutil.copy(ROOT / "lepton.toml", copy)
             run = lepton("pipeline", "goog", project=copy)
             assert run.returncode == 0, run.stdout + run.stderr

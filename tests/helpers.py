@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,14 +29,28 @@ def write_notebook(path: Path, cells: list[str], parameters: str | None = None, 
     return path
 
 
+def copy_folders(project: Path, *folders: str, without: tuple[str, ...] = ()) -> None:
+    """Copy folders of this repository into a project, but nothing of what runs or a report have left in them here."""
+    ignored = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line]
+    here = {ROOT / line.strip("/") for line in ignored if line.startswith("/")}
+    anywhere = (line.strip("/") for line in ignored if not line.startswith("/"))
+    by_name = shutil.ignore_patterns(*anywhere, ".building-*", *without)
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        return by_name(folder, names) | {name for name in names if Path(folder, name) in here}
+
+    for folder in folders:
+        shutil.copytree(ROOT / folder, project / folder, ignore=ignore)
+
+
 def lepton(*words: str, project: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the `lepton` command in a project, as a person would."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_", "COLUMNS"))}
     command = [sys.executable, "-m", "lepton_kit.cli", *words]
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def lepton_here(*words: str, project: Path) -> subprocess.CompletedProcess[str]:
+def lepton_here(*words: str, project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the `lepton` command in this process, for what is refused at once: another takes seconds to import all."""
     from lepton_kit import cli
 
@@ -43,8 +58,10 @@ def lepton_here(*words: str, project: Path) -> subprocess.CompletedProcess[str]:
     told, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     at_sigterm = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as here, contextlib.redirect_stdout(told), contextlib.redirect_stderr(errors):
-        for name in [name for name in os.environ if name.startswith("LEPTON_")]:
+        for name in [name for name in os.environ if name.startswith(("LEPTON_", "COLUMNS"))]:
             here.delenv(name)
+        for name, value in environment.items():
+            here.setenv(name, value)
         here.chdir(project)
         here.setattr(sys, "argv", command)
         try:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import threading
 import time
 from datetime import datetime
@@ -10,7 +9,7 @@ from datetime import datetime
 import httpx
 import numpy as np
 import pytest
-from helpers import ROOT, lepton
+from helpers import ROOT, copy_folders, lepton
 from monitors import Target, alertmanager, metrics_target, needs_alertmanager, needs_prometheus, prometheus
 from services import wait_for
 
@@ -176,7 +175,7 @@ def test_five_objectives_over_days_of_samples_are_evaluated_well_within_a_second
 
 def test_the_command_shows_burn_rates_what_fires_and_the_budget_left(tmp_path):
     (tmp_path / "lepton.toml").write_text("")
-    shutil.copytree(ROOT / "slo", tmp_path / "slo")
+    copy_folders(tmp_path, "slo")
     refused = lepton("slo", "status", project=tmp_path)
     assert refused.returncode == 2
     assert "neither a folder of a telemetry store" in refused.stderr

@@ -1,12 +1,11 @@
 """Does the regression check see a broken rule? Break one on purpose, in a copy of the package, and look."""
 
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers import copy_folders
 
 BREAKS = {
     "a rule that finds nothing": (
@@ -25,7 +24,7 @@ BREAKS = {
 @pytest.mark.parametrize("what", BREAKS)
 def test_a_broken_cleaning_rule_fails_the_check_and_is_named(what, demo_project, tmp_path):
     old, new, words = BREAKS[what]
-    shutil.copytree(ROOT / "lepton_kit", tmp_path / "lepton_kit")
+    copy_folders(tmp_path, "lepton_kit")
     cleaning = tmp_path / "lepton_kit/data/cleaning.py"
     source = cleaning.read_text()
     assert source.count(old) == 1

@@ -1,7 +1,15 @@
 import json
+import shutil
 
+import nbformat
 import pytest
-from helpers import lepton, write_notebook
+from helpers import lepton, lepton_here, write_notebook
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+
+import lepton_kit
+from lepton_kit.errors import InputError
+from lepton_kit.runs.references import resolve
 
 
 @pytest.fixture
@@ -60,7 +68,88 @@ def test_events_are_json_lines_and_nothing_else(story):
 def test_a_failed_run_is_exit_code_1_and_names_the_cell(story):
     made = lepton("run", "story", "-p", "days", "12", project=story)
     assert made.returncode == 1
-    assert "code cell 5: ExpectationFailed: expected: a short window; got days = 12" in made.stdout
+    assert "code cell 4: ExpectationFailed: expected: a short window; got days = 12" in made.stdout
+
+
+def test_cells_are_counted_as_the_notebooks_writer_sees_them_whether_values_were_given_or_not(story):
+    """The cell that papermill adds for values given with -p is none of the writer's."""
+    cells = ["1 / wanted", "2"]
+    path = write_notebook(story / "notebooks/fails.ipynb", cells, "wanted: int = 0")
+    code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    number = 1 + [cell.source for cell in code].index("1 / wanted")
+    for words in ([], ["-p", "wanted", "0"]):
+        made = lepton("run", "fails", *words, "--events", project=story)
+        events = [json.loads(line) for line in made.stdout.splitlines()]
+        assert {event["cells"] for event in events if event["kind"] == "cell_started"} == {len(code)}
+        assert [event["cell"] for event in events if event["kind"] == "cell_ended"][-1] == number
+        run = json.loads(lepton("show", "latest", "--json", project=story).stdout)
+        assert run["error"]["cell"] == number
+        assert {cell["number"]: cell["status"] for cell in run["cells"]}[number + 1] == "not run"
+
+
+def test_the_version_is_told(story):
+    assert lepton("--version", project=story).stdout == f"lepton {lepton_kit.__version__}\n"
+
+
+def test_a_notebook_is_known_by_the_beginning_of_its_name_and_a_misspelt_one_is_guessed(story):
+    write_notebook(story / "notebooks/storage.ipynb", ["1"])
+    write_notebook(story / "runbooks/07-heal.ipynb", ["1"], "days: int = 5")
+    assert "days" in lepton_here("params", "07", project=story).stdout
+    assert lepton_here("params", "story", project=story).returncode == 0  # a whole name is none's beginning
+    several = lepton_here("params", "stor", project=story)
+    assert (several.returncode, "2 names begin so: storage, story" in several.stderr) == (2, True)
+    for given in ("stoory", "notebooks/stoory.ipynb"):
+        wrong = lepton_here("run", given, project=story)
+        assert (wrong.returncode, "did you mean 'story'?" in wrong.stderr) == (2, True)
+    assert "did you mean" not in lepton_here("run", "zzz", project=story).stderr
+
+
+def test_after_a_run_its_first_results_are_told(story):
+    write_notebook(story / "notebooks/found.ipynb", ["lk.record('cause', 'data')", "lk.record('p95', 12.5, 'ms')"])
+    made = lepton("run", "found", "story", project=story)
+    assert "Cause: data" in made.stdout
+    assert "p95: 12.5 ms" in made.stdout
+    assert "double: 10 days" in made.stdout
+
+
+def test_a_run_is_known_by_its_short_id_to_every_command_and_several_that_are_meant_are_named(story):
+    write_notebook(story / "notebooks/left.ipynb", ["open(lk.artifact('text.txt'), 'w').write('x')"])
+    assert lepton("run", "left", project=story).returncode == 0
+    [run_id] = (path.parent.name for path in (story / "runs").glob("*/manifest.json"))
+    short = run_id.rpartition("-")[2]
+    listed = lepton_here("runs", project=story, COLUMNS="80").stdout.splitlines()
+    assert listed[1].split()[0] == short
+    for words in (["show", short], ["show", run_id[:-3]], ["diff", short, short]):
+        assert lepton_here(*words, project=story).returncode == 0, words
+    assert resolve(f"run:{short}/text.txt", story).path.read_text() == "x"
+    twin = story / "runs" / run_id.replace("-left-", "-other-")
+    shutil.copytree(story / "runs" / run_id, twin)
+    (twin / "manifest.json").write_text((twin / "manifest.json").read_text().replace(run_id, twin.name))
+    commands = ("show", "check", "verify", "resume", "publish")
+    for words in (*([command, short] for command in commands), ["diff", short, run_id]):
+        wrong = lepton_here(*words, project=story)
+        assert (wrong.returncode, run_id in wrong.stderr, twin.name in wrong.stderr) == (2, True, True), words
+    with pytest.raises(InputError, match="2 are meant"):
+        resolve(f"run:{short}/text.txt", story)
+
+
+def test_lists_of_runs_have_one_line_for_each(story):
+    write_notebook(story / "notebooks/long.ipynb", ["1"], title="A title that goes on and on " * 9)
+    assert lepton("run", "long", "story", project=story).returncode == 0
+    for columns in (80, 200):
+        listed = lepton_here("runs", project=story, COLUMNS=str(columns)).stdout.splitlines()
+        assert len(listed) == 3
+        assert max(map(len, listed)) <= columns
+
+
+@pytest.mark.parametrize("with_jedi", [True, False])
+def test_completion_offers_the_kits_own_names_alone(with_jedi):
+    shell = InteractiveShell.instance()
+    shell.run_cell("import lepton_kit as lk")
+    shell.Completer.use_jedi = with_jedi
+    with provisionalcompleter():
+        offered = [found.text.lstrip(".") for found in shell.Completer.completions("lk.", 3)]
+    assert sorted(offered) == sorted(lepton_kit.__all__)
 
 
 @pytest.mark.parametrize(

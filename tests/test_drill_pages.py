@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
-from helpers import ROOT, lepton
-from test_reports import copy_reports, facts_of, words_of
+from helpers import ROOT, copy_folders, lepton
+from test_reports import facts_of, words_of
 
 from lepton_kit import __version__
 from lepton_kit.errors import InputError
@@ -42,7 +42,7 @@ LOST = dataclasses.replace(
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with an empty report site, rendered by nbconvert."""
     monkeypatch.setenv("LEPTON_QUARTO", "none")
-    copy_reports(tmp_path)
+    copy_folders(tmp_path, "reports")
     (tmp_path / "lepton.toml").write_text("")
     return tmp_path
 

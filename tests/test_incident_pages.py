@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
-from helpers import ROOT
+from helpers import ROOT, copy_folders
 from repairs import project_with_repairs, proposal, propose
 from test_postmortem import content
 
@@ -165,9 +164,7 @@ def test_text_never_becomes_markup_neither_on_the_site_nor_in_a_pdf():
 @pytest.fixture
 def watched(project, monkeypatch):
     project_with_repairs(project)
-    shutil.copytree(
-        ROOT / "reports", project / "reports", ignore=shutil.ignore_patterns("_site", "runs", "incidents", "listings")
-    )
+    copy_folders(project, "reports")
     monkeypatch.setenv("LEPTON_QUARTO", "none")
     return project
 

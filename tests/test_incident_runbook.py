@@ -6,7 +6,7 @@ import shutil
 import incident_variants as variants
 import nbformat
 import pytest
-from helpers import ROOT, lepton
+from helpers import copy_folders, lepton
 
 from lepton_kit.telemetry.recordings import write_recording
 
@@ -15,7 +15,7 @@ HOSTILE = "<script>alert('x')</script> $x^2$"
 
 @pytest.fixture
 def runbook_project(project):
-    shutil.copytree(ROOT / "runbooks", project / "runbooks", ignore=shutil.ignore_patterns("recordings"))
+    copy_folders(project, "runbooks", without=("recordings",))
     return project
 
 

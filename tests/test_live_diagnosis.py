@@ -1,11 +1,10 @@
 """What the diagnosis makes of recordings of a real service that span seconds, where the shipped one spans years."""
 
 import json
-import shutil
 import time
 
 import pytest
-from helpers import ROOT, lepton
+from helpers import copy_folders, lepton
 from live import Load, Samples
 from services import ADMIN, keep_model, project_with_model, serving
 
@@ -85,7 +84,7 @@ def test_counters_of_a_queue_are_not_taken_for_its_length(incidents):
 
 
 def test_the_runbook_diagnoses_a_captured_recording(incidents, project):
-    shutil.copytree(ROOT / "runbooks", project / "runbooks", ignore=shutil.ignore_patterns("recordings"))
+    copy_folders(project, "runbooks", without=("recordings",))
     write_recording(incidents[0]["stale"], project / "stale")
     done = lepton("run", "runbooks/incident-diagnosis.ipynb", "-p", "recording", "stale", project=project)
     assert done.returncode == 0, done.stdout + done.stderr

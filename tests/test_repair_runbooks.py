@@ -9,7 +9,7 @@ import httpx
 import nbformat
 import pandas as pd
 import pytest
-from helpers import ROOT, lepton
+from helpers import ROOT, copy_folders, lepton
 from live import Load, Samples
 from services import ADMIN, keep_model, project_with_model, serving
 
@@ -25,10 +25,7 @@ from lepton_kit.serving.mends import Mends
 def service(tmp_path_factory):
     project = project_with_model(tmp_path_factory.mktemp("runbooks"))
     keep_model(project, shift=9.0)  # v3, whose forecasts lie far off
-    for folder in ("runbooks", "slo"):
-        (project / folder).mkdir()
-        for path in (ROOT / folder).glob("*.*"):
-            (project / folder / path.name).write_bytes(path.read_bytes())
+    copy_folders(project, "runbooks", "slo", without=("recordings",))
     (project / "lepton.toml").write_text("[services.goog]\nmodel = 'goog'\n")
     with serving(project, "--workers", "1") as running:
         yield running
@@ -37,10 +34,7 @@ def service(tmp_path_factory):
 @pytest.fixture
 def bare(project):
     """A project without any service, and the recording of an incident of which nothing but the alert is known."""
-    for folder in ("runbooks", "slo"):
-        (project / folder).mkdir(exist_ok=True)
-        for path in (ROOT / folder).glob("*.*"):
-            (project / folder / path.name).write_bytes(path.read_bytes())
+    copy_folders(project, "runbooks", "slo", without=("recordings",))
     (project / "bare").mkdir()
     told = (ROOT / "runbooks/recordings/missing-values/incident.json").read_bytes()
     (project / "bare/incident.json").write_bytes(told)

@@ -18,10 +18,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup, Tag
-from helpers import ROOT, write_notebook
+from helpers import ROOT, copy_folders, write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.reports.cards import KINDS
 from lepton_kit.reports.page import make_page
 from lepton_kit.reports.publish import publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
@@ -59,19 +58,11 @@ HOSTILE = [
 ]
 
 
-def copy_reports(project: Path) -> None:
-    shutil.copytree(
-        ROOT / "reports",
-        project / "reports",
-        ignore=shutil.ignore_patterns("_site", ".*", "listings", *KINDS),
-    )
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Manifest]]:
     """A project (with a space in its path) whose notebooks have run: one left a table, one diagnosed it, one failed."""
     project = tmp_path_factory.mktemp("reports") / "my project"
-    copy_reports(project)
+    copy_folders(project, "reports")
     (project / "lepton.toml").write_text("")
     table = "import pandas as pd\npd.DataFrame({'a': [1]}).to_parquet(lk.artifact('clean.parquet'))"
     cleaning = write_notebook(project / "notebooks" / "01-clean.ipynb", [table], title="Cleaning")
@@ -425,7 +416,7 @@ def test_a_change_of_the_theme_renders_every_page_again(own: tuple[Path, dict[st
 
 def test_a_site_of_no_runs_is_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEPTON_QUARTO", "none")
-    copy_reports(tmp_path)
+    copy_folders(tmp_path, "reports")
     assert "<p>None.</p>" in build_site(tmp_path).index.read_text(encoding="utf-8")
 
 
@@ -547,7 +538,7 @@ def test_option_lines_that_are_not_yaml_are_named_with_run_and_cell(
 
 def test_a_page_that_cannot_be_made_changes_no_other(made: tuple[Path, dict[str, Manifest]], tmp_path: Path) -> None:
     run = made[1]["clean"]
-    copy_reports(tmp_path)
+    copy_folders(tmp_path, "reports")
     write_notebook(tmp_path / "runs" / run.run_id / "notebook.ipynb", ["1"])
     publish_runs(tmp_path, [run])
     write_notebook(tmp_path / "runs" / run.run_id / "notebook.ipynb", ["#| fig-cap: a: b\n1"])

@@ -5,7 +5,7 @@ import shutil
 
 import nbformat
 import pytest
-from helpers import ROOT, lepton
+from helpers import ROOT, copy_folders, lepton
 
 SHIPPED = ROOT / "runbooks" / "recordings" / "stale-feed"
 HOSTILE = "<script>alert('x')</script> $x^2$"
@@ -13,8 +13,8 @@ HOSTILE = "<script>alert('x')</script> $x^2$"
 
 @pytest.fixture
 def runbook_project(project):
-    shutil.copytree(ROOT / "runbooks", project / "runbooks", ignore=shutil.ignore_patterns("recordings"))
-    shutil.copytree(ROOT / "slo", project / "slo")
+    copy_folders(project, "runbooks", without=("recordings",))
+    copy_folders(project, "slo")
     return project
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from helpers import lepton, lepton_here
+from helpers import ROOT, lepton, lepton_here
 from services import ADMIN, TOKEN, keep_model, log_of, project_with_model, row, serving, wait_for
 
 from lepton_kit.models.registry import Registry
@@ -113,6 +114,16 @@ def test_metrics_of_both_workers_are_added_up(service):
     assert service.sample("http_server_request_duration_seconds_bucket", http_route="/v1/predict", le="+Inf") >= 200
     workers = {json.loads(line)["fields"]["pid"] for line in (service.folder / "service.jsonl").open()}
     assert len(workers) == 2
+
+
+def test_the_docs_of_the_api_are_where_the_readme_says_and_name_every_route(service):
+    [path] = re.findall(r"docs of its API at (/\w+)", (ROOT / "README.md").read_text())
+    page = service.client.get(path)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    for route, methods in service.client.get("/openapi.json").json()["paths"].items():
+        assert all(f"{method.upper()} {route}" in page.text for method in methods)
+    assert next(iter(row())) in page.text  # what a forecast is asked with
+    assert not re.findall(r"<script|src=|https?://", page.text)
 
 
 def test_an_address_that_is_not_served_adds_no_label(service):

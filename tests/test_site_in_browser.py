@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import itertools
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from helpers import ROOT, write_notebook
+from helpers import copy_folders, write_notebook
 from services import wait_for
 from test_incident_pages import incident
 
@@ -45,9 +44,7 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "quarto" and find_quarto() is None:
         pytest.skip("Quarto is not installed here")
     project = tmp_path_factory.mktemp("pages")
-    shutil.copytree(
-        ROOT / "reports", project / "reports", ignore=shutil.ignore_patterns("_site", "runs", "incidents", "listings")
-    )
+    copy_folders(project, "reports")
     (project / "lepton.toml").write_text("")
     made = [
         run_notebook(

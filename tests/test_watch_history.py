@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
-from helpers import ROOT, write_notebook
+from helpers import copy_folders, write_notebook
 from repairs import SETTINGS, Everything, diagnosed, project_with_repairs, proposal, propose
 from services import wait_for
 from watching import alert, watching
@@ -90,7 +89,7 @@ def incident_of(project):
 
 
 def test_the_objective_of_the_alert_is_kept_as_it_was(repaired):
-    shutil.copytree(ROOT / "slo", repaired / "slo")
+    copy_folders(repaired, "slo")
     text = SETTINGS.replace("[watch]", '[services.goog]\nmodel = "goog"\n[watch]\ntime_scale = 60')
     (repaired / "lepton.toml").write_text(text)
     queue = Queue(repaired)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console, table
-from lepton_kit.errors import InputError
+from lepton_kit.commands.terminal import WIDE, new_console, print_lines
+from lepton_kit.runs.ids import short_id, the_one
 from lepton_kit.runs.project import find_project
 
 if TYPE_CHECKING:
@@ -32,12 +32,10 @@ def approve(
     if not incident:
         _print_waiting(waiting)
         return
-    chosen = [one for one in waiting if one.incident.endswith(incident) and cause in (None, one.cause)]
-    if len({one.incident for one in chosen}) != 1:
-        raise InputError(
-            f"incident {incident!r}: {len({one.incident for one in chosen})} incidents with waiting repairs"
-            f"{f' of cause {cause!r}' if cause else ''} end so; `lepton approve` lists the {len(waiting)} that wait"
-        )
+    chosen = [one for one in waiting if cause in (None, one.cause)]
+    but = f" with a waiting repair{f' of cause {cause!r}' if cause else ''}"
+    id = the_one(incident, {one.incident for one in chosen}, "incident", "lepton approve", but)
+    chosen = [one for one in chosen if one.incident == id]
     decision = make_decision(not reject, by or this_user(), "lepton approve", note)
     for one in chosen:
         queue.decide(one.job, decision)
@@ -49,8 +47,12 @@ def _print_waiting(waiting: list[Remedy]) -> None:
     if not waiting:
         print("no repair waits for a decision")
         return
-    listed = table("incident", "cause", "after", "repair", "since (UTC)", "waits because")
+    console = new_console()
+    is_wide = console.width >= WIDE
+    headings = ["incident", "cause", "after", "repair", "since (UTC)", *["id"] * is_wide, "waits because"]
+    rows = []
     for one in waiting:
         since = f"{datetime.fromtimestamp(one.queued, UTC):%Y-%m-%d %H:%M}"
-        listed.add_row(*map(escape, (one.incident, one.cause, one.after or "", one.notebook, since, one.why)))
-    new_console().print(listed)
+        about = [one.cause, one.after or "", Path(one.notebook).stem, since, *[one.incident] * is_wide, one.why]
+        rows.append([short_id(one.incident), *about])
+    print_lines(console, headings, rows)

@@ -1,4 +1,4 @@
-"""`lepton demo`: one incident from its beginning to its page."""
+"""`lepton demo`: one incident from its beginning to its recovery and its page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lepton_kit.runs.project import find_project
 
 
 def demo() -> None:
-    """Serve a model, let its feed stop, and follow the alert to its diagnosis and its page."""
+    """Serve a model, let its feed stop, and follow the alert to the recovery and the incident's page."""
     from lepton_kit.ops.demo import demonstrate
 
     console = new_console()
@@ -16,4 +16,4 @@ def demo() -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     made = demonstrate(find_project(), announce)
-    announce(f"incident page: {made.page or made.run.folder(find_project())}")
+    announce(f"incident page: {made.page.as_uri()}")

@@ -27,7 +27,9 @@ def publish(
             help="Runs: their ids, the ends of these, or notebooks' names. With --drills, files of results."
         ),
     ] = None,
-    incident: Annotated[list[str] | None, typer.Option(help="An incident's id; may be repeated.")] = None,
+    incident: Annotated[
+        list[str] | None, typer.Option(help="An incident's id, or the end of it; may be repeated.")
+    ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="A model of the registry, or MODEL@VERSION; may be repeated.")
     ] = None,
@@ -47,9 +49,10 @@ def publish(
         raise InputError("--pdf: is made of incidents; name one with --incident")
     if incident:
         from lepton_kit.ops.incident_pages import publish_incident  # pandas takes a second that a run's page need not
+        from lepton_kit.ops.watch.queue import Queue
 
         for id in incident:
-            publish_incident(project, id, with_pdf=pdf)
+            publish_incident(project, Queue(project).find(id).id, with_pdf=pdf)
     results = [name for name in runs or [] if drills and name.endswith(".json")]
     named = [name for name in runs or [] if name not in results]
     chosen = {made.run_id: made for made in (find_run(name, project) for name in named)}
@@ -78,7 +81,9 @@ def publish(
 
 
 def unpublish(
-    pages: Annotated[list[str], typer.Argument(help="Ids of published runs, incidents or drills, or MODEL@VERSION.")],
+    pages: Annotated[
+        list[str], typer.Argument(help="Ids of runs, incidents or drills, the ends of these, or MODEL@VERSION.")
+    ],
 ) -> None:
     """Take pages, and all that lies beside them, away from the report site."""
     from lepton_kit.reports.publish import unpublish as take_away

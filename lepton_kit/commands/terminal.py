@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+PIPED_WIDTH = 200
+WIDE = 120
+"""Columns from which on a list shows what a terminal of 80 has no room for."""
+
 
 def new_console(*, stderr: bool = False) -> Console:
-    """Return a console for standard output (or errors) as it is now; what is piped is not folded at 80 columns."""
+    """Return a console for standard output (or errors) as it is now.
+
+    What is piped is not folded, unless `COLUMNS` says where.
+    """
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr) if stream.isatty() else Console(stderr=stderr, width=200)
+    given = os.environ.get("COLUMNS", "")
+    width = None if stream.isatty() or given.isdecimal() else PIPED_WIDTH
+    return Console(stderr=stderr, width=width)
 
 
 def table(*headings: str) -> Table:
@@ -20,3 +31,20 @@ def table(*headings: str) -> Table:
     for heading in headings:
         made.add_column(heading, overflow="fold", no_wrap=heading in ("run", "notebook", "parameter"))
     return made
+
+
+def print_lines(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with one line for each row: its last column gives way where the terminal is too narrow.
+
+    Examples
+    --------
+    >>> print_lines(Console(width=24), ["id", "what it says"], [["97af85", "a sentence that is long"]])
+    id      what it says
+    97af85  a sentence that…
+    """
+    lines = [[" ".join(text.split()) for text in row] for row in (headings, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        text = "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        shown = text if len(text) <= console.width else text[: console.width - 1] + "…"
+        console.print(shown, style="bold" if number == 0 else "", markup=False, highlight=False, soft_wrap=True)

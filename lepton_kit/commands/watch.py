@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console, table
-from lepton_kit.errors import InputError
+from lepton_kit.commands.terminal import WIDE, new_console, print_lines, table
+from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.project import find_project
+
+Facts = Mapping[str, Any]
 
 
 def watch(
@@ -38,27 +41,57 @@ def incidents(
 
     project = find_project()
     queue = Queue(project)
-    found = queue.incidents(limit if incident is None else 10_000)
-    chosen = [one for one in found if incident is None or one.id.endswith(incident)]
-    if incident is not None and len(chosen) != 1:
-        raise InputError(f"incident {incident!r}: {len(chosen)} of {len(found)} end so; `lepton incidents` lists them")
+    chosen = queue.incidents(limit) if incident is None else [queue.find(incident)]
     facts = [incident_facts(one, queue, project) for one in chosen]
     if as_json:
         print(json.dumps(facts if incident is None else facts[0], indent=1))
-        return
+    elif incident is None:
+        _print_list(facts)
+    else:
+        _print_one(facts[0])
+
+
+def _print_list(facts: Sequence[Facts]) -> None:
+    """Print a line for each incident; one that is long is cut, and the whole is in `lepton incidents ID`."""
     console = new_console()
-    listed = table("incident", "status", "service", "severity", "runs", "repairs", "note")
+    wide = ["service", "severity", "id"] if console.width >= WIDE else []
+    headings = ["incident", "began (UTC)", "alert", *wide, "status", "what came of it"]
+    rows = []
     for one in facts:
-        runs = ", ".join(f"{job['run_id'] or job['notebook']} {job['status'] or job['state']}" for job in one["runs"])
-        words = [one["id"], one["status"], one["service"], one["severity"], runs, _repairs(one), one["note"]]
-        listed.add_row(*map(escape, words))
+        began = one["starts_at"][: len("2026-11-29T18:08")].replace("T", " ")
+        about = [began if wide else began[5:], _cut(one["name"], 26), *(one[name] for name in wide), one["status"]]
+        rows.append([short_id(one["id"]), *about, _outcome(one)])
+    print_lines(console, headings, rows)
+
+
+def _print_one(one: Facts) -> None:
+    console = new_console()
+    runs = [f"{job['run_id'] or job['notebook']} {job['status'] or job['state']}" for job in one["runs"]]
+    listed = table("incident", one["id"])
+    pairs = {
+        "alert": one["name"], "summary": one["summary"], "service": one["service"], "severity": one["severity"],
+        "status": one["status"], "began": one["starts_at"], "ended": one["ends_at"] or "", "runs": "\n".join(runs),
+        "repairs": "\n".join(_repairs(one)), "note": one["note"], "recording": one["recording"] or "none",
+    }  # fmt: skip
+    for name, value in pairs.items():
+        if value:
+            listed.add_row(name, escape(str(value)))
     console.print(listed)
-    if incident is not None:
-        print(json.dumps(facts[0]["alert"], indent=1))
-        print(f"recording: {facts[0]['recording'] or 'none'}")
+    print(json.dumps(one["alert"], indent=1))
 
 
-def _repairs(incident: Mapping[str, Any]) -> str:
+def _outcome(incident: Facts) -> str:
+    """Return what came of an incident in a line: its repairs, else its diagnosis, else its last run or its note."""
+    if repairs := _repairs(incident):
+        return "; ".join(repairs)
+    for job in reversed(incident["runs"]):
+        if "cause" in job["results"]:
+            return f"cause: {job['results']['cause']}"
+    last = [f"{job['status'] or job['state']}: {Path(job['notebook']).stem}" for job in incident["runs"][-1:]]
+    return "; ".join([*last, *([incident["note"]] if incident["note"] else [])])
+
+
+def _repairs(incident: Facts) -> list[str]:
     """Return the repairs of an incident in words: what each came to, or why it waits, and who decided."""
     said = []
     for one in incident["remedies"]:
@@ -68,4 +101,8 @@ def _repairs(incident: Mapping[str, Any]) -> str:
         yes = (decision for decision in one["decisions"] if decision["is_approved"])
         decided = "".join(f"; approved by {decision['by']} at {decision['at']}" for decision in yes)
         said.append(f"{one['cause']}: {came_to}{why}{decided}")
-    return "\n".join(said)
+    return said
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

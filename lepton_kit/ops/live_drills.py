@@ -22,16 +22,15 @@ from typing import Any
 
 import httpx
 
-from lepton_kit.data.sources import read_prices
 from lepton_kit.diagnosis.remedies import REMEDIES
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.demo import FRESH_S, RATE, watching
+from lepton_kit.ops.demo import RATE, watching
 from lepton_kit.ops.drills import Drill, Drilled
-from lepton_kit.ops.faults import FAULTS, Fault, find_fault, injected
-from lepton_kit.ops.load import find_arrivals
-from lepton_kit.ops.services import Running, start_service
+from lepton_kit.ops.faults import FAULTS, Fault, find_fault
+from lepton_kit.ops.load import find_arrivals, loaded
+from lepton_kit.ops.services import start_service
 from lepton_kit.runs.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
-from lepton_kit.serving.replay import Item, Plan, feed, needed_features, replay
+from lepton_kit.serving.replay import Plan
 
 HEALTHY_S, HEALTHY_WITHIN_S = 30.0, 240.0
 """Seconds without any alert before the fault, and how long they are waited for."""
@@ -39,7 +38,8 @@ HEALTHY_S, HEALTHY_WITHIN_S = 30.0, 240.0
 ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 120.0, 300.0, 300.0
 """Seconds from the fault to its alert, from there to the end of the repair, and to the postmortem."""
 
-OBSERVED_S, WORKERS = 20.0, 2
+LOAD_S = HEALTHY_WITHIN_S + ALERT_WITHIN_S + REPAIRED_WITHIN_S + LOOKED_BACK_WITHIN_S
+OBSERVED_S, FRESH_S, WORKERS = 20.0, 4.0, 2
 RESTARTED = "feed-restarted"
 """The file that stands for the feed's supervisor: the command that restarts the feed makes it."""
 
@@ -160,7 +160,6 @@ class _LiveCourse:
         self._began = time.monotonic()
         self._tell_line = tell
         self._told: set[str] = set()
-        self._over, self._strikes = threading.Event(), threading.Event()
         self._struck_at = self._struck = math.inf  # of the monotonic clock, and of the wall clock
 
     def run(self) -> Drilled:
@@ -172,11 +171,12 @@ class _LiveCourse:
             more = {REMEDIES_VARIABLE: AUTO, WATCH_VARIABLE: WATCH, "LEPTON_PROJECT": str(self._project)}
             watch = stack.enter_context(watching(self._project, more))
             self._tell(f"service at {service.address}, lepton watch at {watch}")
-            stack.enter_context(self._loaded(service))
+            plan = Plan(find_arrivals(self._project, self._drill.seed, rate=RATE), seconds=LOAD_S, feedback_after=1.0)
+            strikes = stack.enter_context(loaded(service.folder, plan, self._fault, self._project / RESTARTED))
             try:
                 with httpx.Client(base_url=watch, timeout=30, trust_env=False) as client:
                     if self._is_healthy(client):
-                        self._strike()
+                        self._strike(strikes)
                         self._follow(client, seen)
                     else:
                         seen.alert = "false alarm"
@@ -190,31 +190,6 @@ class _LiveCourse:
             self._told.add(text)
             self._tell_line(f"{time.monotonic() - self._began:6.1f} s  {text}")
 
-    @contextlib.contextmanager
-    def _loaded(self, service: Running) -> Iterator[None]:
-        """Replay prices with the fault at the service, until the end of what stands below this."""
-        seconds = HEALTHY_WITHIN_S + ALERT_WITHIN_S + REPAIRED_WITHIN_S + LOOKED_BACK_WITHIN_S
-        plan = Plan(find_arrivals(self._project, self._drill.seed, rate=RATE), seconds=seconds, feedback_after=1.0)
-        rows = feed(read_prices("sample:goog"), needed_features(service.address))
-        thread = threading.Thread(target=self._replay, args=(service, rows, plan), name="load", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            thread.join(30)
-
-    def _replay(self, service: Running, rows: Any, plan: Plan) -> None:
-        with contextlib.suppress(BaseExceptionGroup), injected(self._fault, 0.0, service.folder) as change:
-
-            def changed(item: Item, seconds: float) -> Item:
-                if self._over.is_set():
-                    raise _OverError
-                is_mended = self._fault.is_restartable and (self._project / RESTARTED).exists()
-                return change(item, seconds) if self._strikes.is_set() and not is_mended else item
-
-            replay(service.address, rows, plan, changed)
-
     def _is_healthy(self, client: httpx.Client) -> bool:
         """Wait until no alert has fired for a while; say whether that came."""
         healthy_since = began = time.monotonic()
@@ -227,11 +202,11 @@ class _LiveCourse:
             time.sleep(0.5)
         return True
 
-    def _strike(self) -> None:
+    def _strike(self, strikes: threading.Event) -> None:
         """Let the fault begin, with the next request."""
         self._struck_at, self._struck = time.monotonic(), time.time()
         self._tell(f"the fault begins: {self._fault.name}")
-        self._strikes.set()
+        strikes.set()
 
     def _status(self, client: httpx.Client) -> Mapping[str, Any]:
         """Return what `lepton watch` says; nothing where it has no answer now, and is asked again later."""
@@ -321,10 +296,6 @@ class _LiveCourse:
         if cause not in self._fault.causes:
             return "wrong cause"
         return "recovered" if recovery == "recovered" else "not recovered"
-
-
-class _OverError(Exception):
-    """The load is over."""
 
 
 def _since(start: float, end: float | None) -> float | None:

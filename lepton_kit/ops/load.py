@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_kit.data.sources import read_prices
 from lepton_kit.errors import InputError
-from lepton_kit.ops.faults import find_fault, injected
+from lepton_kit.ops.faults import Fault, find_fault, injected
 from lepton_kit.serving.arrivals import Arrivals, find_trace, generated, traced
 from lepton_kit.serving.control import service_folder
-from lepton_kit.serving.replay import Plan, Summary, check_address, feed, needed_features, replay
+from lepton_kit.serving.replay import Item, Plan, Summary, check_address, feed, needed_features, replay
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,49 @@ def drive(
     rows = feed(read_prices(source), needed_features(address))
     with injected(fault, injection.after, folder) if fault and injection else nullcontext() as change:
         return replay(address, rows, plan, change)
+
+
+@contextmanager
+def loaded(folder: Path, plan: Plan, fault: Fault, restarted: Path) -> Iterator[threading.Event]:
+    """Replay prices at a running service from a thread, until the end of what stands below this.
+
+    Parameters
+    ----------
+    folder
+        The service's.
+    plan
+        Arrival times, bounds and feedback.
+    fault
+        The fault, which begins with the next request after the event that is yielded was set.
+    restarted
+        A file that the command makes which restarts the feed: a fault that a restart ends is over once it is there.
+    """
+    over, strikes = threading.Event(), threading.Event()
+    address = running_address(folder)
+    rows = feed(read_prices("sample:goog"), needed_features(address))
+
+    def work() -> None:
+        with suppress(BaseExceptionGroup), injected(fault, 0.0, folder) as change:
+
+            def changed(item: Item, seconds: float) -> Item:
+                if over.is_set():
+                    raise _OverError
+                is_mended = fault.is_restartable and restarted.exists()
+                return change(item, seconds) if strikes.is_set() and not is_mended else item
+
+            replay(address, rows, plan, changed)
+
+    thread = threading.Thread(target=work, name="load", daemon=True)
+    thread.start()
+    try:
+        yield strikes
+    finally:
+        over.set()
+        thread.join(30)
+
+
+class _OverError(Exception):
+    """The load is over."""
 
 
 def running_address(folder: Path) -> str:

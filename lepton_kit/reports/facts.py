@@ -37,7 +37,7 @@ def facts_html(run: Manifest) -> str:
         "Notebook": f"<code>{as_text(run.notebook)}</code>",
         "Status": f'<span class="status {as_text(run.status)}">{STATUS_WORDS[run.status]}</span>',
         "Error": _error(run),
-        **{row: _conclusion(run, name) for name, row in CONCLUSION.items()},
+        **{row: f"<strong>{as_text(value)}</strong>" for row, value in conclusion(run)},
         "Started": utc(run.started),
         "Duration": duration(run.duration_s),
         "Parameters": _parameters(run),
@@ -118,6 +118,12 @@ def repeat_commands(run: Manifest) -> str:
     return f"{again}\nlepton check {run.run_id}"
 
 
+def conclusion(run: Manifest) -> list[tuple[str, str]]:
+    """Return what a diagnosis came to, as (row, words); nothing for other notebooks."""
+    said = {name: str(run.results[name].value) for name in CONCLUSION if name in run.results}
+    return [(CONCLUSION[name], CAUSES.get(text, text) if name == "cause" else text) for name, text in said.items()]
+
+
 def headlines(run: Manifest) -> list[tuple[str, str]]:
     """Return (name, value with unit) of the first single results that are no part of the conclusion."""
     return [(name, _with_unit(result)) for name, result in _singles(run).items()][:HEADLINES]
@@ -156,13 +162,6 @@ def _singles(run: Manifest) -> dict[str, Result]:
         and name not in CONCLUSION
         and not re.fullmatch("[0-9a-f]{64}", str(result.value))
     }
-
-
-def _conclusion(run: Manifest, name: str) -> str:
-    if name not in run.results:
-        return ""
-    value = str(run.results[name].value)
-    return f"<strong>{as_text(CAUSES.get(value, value) if name == 'cause' else value)}</strong>"
 
 
 def _parameters(run: Manifest) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card, LeftOut, place, published, take_away
 from lepton_kit.reports.page import categories, make_page, summary
+from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.manifest import FILE, Manifest
 
 LARGEST_RECORDING = 50 * 1024 * 1024
@@ -74,7 +75,7 @@ def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
 
 
 def unpublish(project: Path, names: Collection[str]) -> list[Card]:
-    """Take published pages away by their ids; the site loses them when it is built.
+    """Take published pages away by their ids or the ends of these; the site loses them when it is built.
 
     Raises
     ------
@@ -83,11 +84,12 @@ def unpublish(project: Path, names: Collection[str]) -> list[Card]:
     """
     reports = reports_folder(project)
     known = {card.id: card for card in published(reports)}
-    if missing := [name for name in names if name not in known]:
+    if missing := [name for name in names if not any(id.startswith(name) or id.endswith(name) for id in known)]:
         raise InputError(
             f"{missing[0]!r}: is not published (published are {len(known)} pages; `lepton report` lists them)"
         )
-    gone = [known[name] for name in dict.fromkeys(names)]
+    ids = [the_one(name, known, "published page", "lepton report") for name in names]
+    gone = [known[id] for id in dict.fromkeys(ids)]
     take_away(reports, gone)
     return gone
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.runs.manifest import Manifest, Result
-from lepton_kit.runs.notebooks import read_notebook, tags
+from lepton_kit.runs.notebooks import is_counted, read_notebook
 from lepton_kit.runs.runner import NOTEBOOK
 from lepton_kit.runs.verify import ResultPair, pair_results
 
@@ -139,7 +139,7 @@ def _plain(path: Path) -> Any:
     """Return a notebook without what every run writes anew: times, counts, ids, and its parameters."""
     notebook = read_notebook(path)
     notebook.metadata.clear()
-    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type != "code" or is_counted(cell)]
     for index, cell in enumerate(notebook.cells):
         cell.id = f"cell-{index}"
         cell.metadata.clear()

@@ -31,6 +31,7 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import write_atomically
 from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.interrupts import deferred, deliver
+from lepton_kit.runs.notebooks import is_counted
 from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
 from lepton_kit.runs.outputs import Allowance, note, without_outputs
 from lepton_kit.runs.redaction import Redactor
@@ -211,7 +212,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.keep_kernel = keep_kernel
         self.on_kept = on_kept or (lambda connection_file: None)
         self.started = time.monotonic()
-        self.total = sum(cell.cell_type == "code" for cell in self.nb.cells)
+        self.total = sum(map(is_counted, self.nb.cells))
         self.number = 0
         self.chunks: list[str] = []  # of the stream that is the present cell's last output
         self.allowance = Allowance()
@@ -290,7 +291,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                 self.nb_man.cell_start(cell, index)
                 self.nb_man.cell_ended(cell, index, self.nb_man.COMPLETED)
                 continue
-            self.number += 1
+            self.number += is_counted(cell)
             if self.skip_cells_with_tag in cell.metadata.get("tags", []):
                 continue
             self.on_event(CellEvent("started", self.number, self.total))

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of, single_name, write_atomically
+from lepton_kit.runs.ids import the_one
 
 Status = Literal[
     "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
@@ -102,7 +103,11 @@ class Artifact(Part):
 
 
 class CellRun(Part):
-    """What became of one code cell, counted from 1: completed, failed, interrupted, or not run."""
+    """What became of one code cell: completed, failed, interrupted, or not run.
+
+    `number` counts the notebook's code cells from 1; the cell that papermill adds with values for the parameters has
+    the number of the parameters' cell.
+    """
 
     number: int
     status: str
@@ -110,7 +115,7 @@ class CellRun(Part):
 
 
 class RunError(Part):
-    """What ended a run that did not succeed; `cell` counts code cells from 1."""
+    """What ended a run that did not succeed; `cell` counts the notebook's code cells from 1."""
 
     cell: int | None
     name: str
@@ -232,7 +237,7 @@ def finished_runs(project: Path) -> list[Manifest]:
 
 
 def find_run(given: str, project: Path, only: Status | None = None) -> Manifest:
-    """Find a run by its id, the end of its id, its notebook's name (the newest run of it), or `latest`.
+    """Find a run by its id, its end or beginning, its notebook's name (the newest run of it), or `latest`.
 
     Parameters
     ----------
@@ -250,17 +255,11 @@ def find_run(given: str, project: Path, only: Status | None = None) -> Manifest:
     """
     if SINGLE_NAME.fullmatch(given) and (project / "runs" / given / FILE).is_file():
         return load_run(given, project)
-    runs = all_runs(project)
-    newest = [run for run in runs if given in (run.name, "latest") and only in (None, run.status)]
-    meant = newest[:1] or [run for run in runs if run.run_id.endswith(given)]
-    if len(meant) == 1:
-        return meant[0]
-    if meant:
-        raise InputError(f"run {given!r}: {len(meant)} runs end so: {', '.join(run.run_id for run in meant)}")
-    kind = f" that {only}" if only else ""
-    raise InputError(
-        f"run {given!r}: none of the {len(runs)} runs{kind} in {project / 'runs'}; `lepton runs` lists them"
-    )
+    runs = {run.run_id: run for run in all_runs(project)}
+    newest = (run for run in runs.values() if given in (run.name, "latest") and only in (None, run.status))
+    if (found := next(newest, None)) is not None:
+        return found
+    return runs[the_one(given, runs, "run", "lepton runs", f" that {only}" if only else "")]
 
 
 def now() -> datetime:

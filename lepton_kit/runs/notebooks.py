@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from pathlib import Path
@@ -35,6 +36,11 @@ def tags(cell: Any) -> list[str]:
     return list(cell.metadata.get("tags", []))
 
 
+def is_counted(cell: Any) -> bool:
+    """Say whether it is a code cell that the person who wrote the notebook sees: papermill adds one with values."""
+    return cell.cell_type == "code" and "injected-parameters" not in tags(cell)
+
+
 def title_of(notebook: Any, default: str) -> str:
     """Return the text of the first heading."""
     for cell in notebook.cells:
@@ -62,18 +68,26 @@ def find_notebooks(project: Path) -> list[Path]:
 
 
 def locate_notebook(given: str, project: Path) -> Path:
-    """Find a notebook by its path, or by its name alone (`01-data-cleaning`).
+    """Find a notebook by its path, its name (`01-data-cleaning`), or a beginning that is of one name alone (`01`).
 
     Raises
     ------
     InputError
-        When it is neither; the message names the notebooks that there are.
+        When it is none of these, or several names begin so; the message names the notebooks that there are.
     """
     for candidate in (Path(given), project / given):
         if candidate.is_file():
             return candidate.resolve()
-    named = [path for path in find_notebooks(project) if path.stem == given]
-    if named:
-        return named[0]
-    known = ", ".join(path.stem for path in find_notebooks(project)) or "none"
-    raise InputError(f"notebook {given!r}: no such file, and no notebook of that name (there are: {known})")
+    known: dict[str, Path] = {}
+    for path in find_notebooks(project):
+        known.setdefault(path.stem, path)
+    names = list(known)
+    meant = [given] if given in known else [name for name in names if given and name.startswith(given)]
+    if len(meant) == 1:
+        return known[meant[0]]
+    if meant:
+        raise InputError(f"notebook {given!r}: {len(meant)} names begin so: {', '.join(meant)}")
+    close = difflib.get_close_matches(Path(given).name.removesuffix(".ipynb"), names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    there = f"there are: {', '.join(names) or 'none'}"
+    raise InputError(f"notebook {given!r}: no such file, and no notebook of that name ({there}){hint}")

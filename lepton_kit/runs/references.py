@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of
+from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.manifest import FILE, Manifest, finished_runs
 
 RUN_SCHEME = "run:"
@@ -78,12 +79,18 @@ def _resolve_artifact(reference: str, project: Path, pipeline_runs: Mapping[str,
 
 
 def _run_folders(owner: str, project: Path) -> list[Path]:
-    """Return the folder of the run with this id, or those of a notebook: its newest success, and its work by hand."""
+    """Return the folder of the run with this id, or those of a notebook: its newest success, and its work by hand.
+
+    A short id is taken where no notebook is called so.
+    """
     if owner != INTERACTIVE and (exact := project / "runs" / owner).is_dir():
         return [exact]
     successes = [run for run in finished_runs(project) if run.name == owner and run.status == "succeeded"]
     by_hand = project / "runs" / INTERACTIVE / owner
-    return [run.folder(project) for run in successes[:1]] + ([by_hand] if by_hand.is_dir() else [])
+    named = [run.folder(project) for run in successes[:1]] + ([by_hand] if by_hand.is_dir() else [])
+    if named or not (ids := [run.run_id for run in finished_runs(project) if run.run_id.endswith(f"-{owner}")]):
+        return named
+    return [project / "runs" / the_one(owner, ids, "run", "lepton runs")]
 
 
 def _check_unchanged(path: Path, file: str, run: Path, reference: str) -> None:

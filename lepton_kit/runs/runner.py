@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from lepton_kit.runs.manifest import (
     packages,
     well_formed,
 )
-from lepton_kit.runs.notebooks import read_notebook, source_sha256, tags, title_of
+from lepton_kit.runs.notebooks import is_counted, read_notebook, source_sha256, tags, title_of
 from lepton_kit.runs.outcomes import RunnerDied, TimedOut
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
 from lepton_kit.runs.redaction import Redactor
@@ -572,7 +573,7 @@ def _read_back(manifest: Manifest, folder: Path, status: Status, error: BaseExce
     known = {i.ref for i in manifest.inputs}
     noted = [Input(**payload) for payload in payloads(outputs, INPUT)]
     expectations = [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)]
-    runs = [_cell_run(number, cell) for number, cell in enumerate(cells, start=1)]
+    runs = [_cell_run(number, cell) for number, cell in _numbered(cells)]
     run_error = _run_error(cells, error)
     artifacts = _artifacts(folder / "artifacts")
     if status == "succeeded":
@@ -710,6 +711,11 @@ def _executed_cells(notebook: Path) -> list[Any]:
     return [cell for cell in read_notebook(notebook).cells if cell.cell_type == "code"]
 
 
+def _numbered(cells: list[Any]) -> list[tuple[int, Any]]:
+    """Return code cells with their numbers in the notebook as it was written; added values count as its parameters."""
+    return list(zip(accumulate(map(is_counted, cells)), cells, strict=True))
+
+
 def _cell_run(number: int, cell: Any) -> CellRun:
     noted = cell.metadata.get("papermill", {})
     return CellRun(number=number, status=noted.get("status", "not run"), duration_s=noted.get("duration"))
@@ -718,7 +724,7 @@ def _cell_run(number: int, cell: Any) -> CellRun:
 def _run_error(cells: list[Any], error: BaseException | None) -> RunError | None:
     if error is None:
         return None
-    failed = (n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("exception"))
+    failed = (n for n, cell in _numbered(cells) if cell.metadata.get("papermill", {}).get("exception"))
     return RunError(
         cell=next(failed, None),
         name=getattr(error, "ename", type(error).__name__),

@@ -15,7 +15,8 @@ from lepton_kit.runs.project import SETTINGS
 
 WATCH_VARIABLE = "LEPTON_WATCH"
 REMEDIES_VARIABLE = "LEPTON_REMEDIES"
-ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE}
+SERVICES_VARIABLE = "LEPTON_SERVICES"
+ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE, "services": SERVICES_VARIABLE}
 """Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
 
 
@@ -234,7 +235,7 @@ class Settings(Section):
 
 
 def read_settings(project: Path) -> Settings:
-    """Read a project's settings; `LEPTON_WATCH` and `LEPTON_REMEDIES` (TOML) stand above `[watch]` and `[remedies]`.
+    """Read a project's settings; the variables of `ABOVE`, such as `LEPTON_WATCH` (TOML), stand above its sections.
 
     Raises
     ------

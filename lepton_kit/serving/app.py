@@ -10,12 +10,13 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from html import escape
 from typing import Any
 
 import numpy as np
 import torch
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.routing import Match, Route
 from starlette.types import Scope
@@ -104,6 +105,7 @@ def application(worker: Worker) -> FastAPI:
     app.add_exception_handler(Refused, _refuse)
     _add_public(app, worker)
     _add_admin(app, worker)
+    _add_docs(app)
     app.add_middleware(Edge, worker=worker)
     return app
 
@@ -150,6 +152,23 @@ def _describe_predict(app: FastAPI, worker: Worker) -> None:
         return {**schema, "paths": {"/v1/predict": {"post": asked}, **schema["paths"]}}
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Show the API to people at `/docs`; FastAPI's own page would load scripts from elsewhere."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        described = app.openapi()
+        sections = "".join(
+            f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
+            f"<pre>{escape(json.dumps(one, indent=2, ensure_ascii=False))}</pre>"
+            for path, methods in described["paths"].items()
+            for method, one in methods.items()
+        )
+        title = escape(described["info"]["title"])
+        head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
+        return HTMLResponse(f'{head}<p>For programs: <a href="/openapi.json">/openapi.json</a></p>{sections}')
 
 
 def _add_admin(app: FastAPI, worker: Worker) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from lepton_kit.ops.watch import flaps, remedies
 from lepton_kit.ops.watch.remedies import Decision, Proposal, Remedy
 from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
 
 MOST_ATTEMPTS = 5
@@ -197,6 +198,19 @@ class Queue(Ledger):
         """Return how often the alert of an incident began again so soon that it was not diagnosed at once."""
         with self._transaction() as ledger:
             return flaps.count(ledger, incident)
+
+    def find(self, given: str) -> Incident:
+        """Return the incident that a person means by its id, or the end or the beginning of it.
+
+        Raises
+        ------
+        InputError
+            When none or several are meant.
+        """
+        ids = [str(row[0]) for row in self._read("SELECT id FROM incidents")]
+        found = self.incident(the_one(given, ids, "incident", "lepton incidents"))
+        assert found is not None  # its id was read a moment ago, and none is ever removed
+        return found
 
     def note(self, incident: str, text: str, recording: str | None = None) -> None:
         """Note what became of an incident, and where its recording is."""

@@ -1,0 +1,55 @@
+"""Ids as people type them: whole, by their short end (`97af85` of `20261129T175557Z-incident-diagnosis-97af85`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lepton_kit.errors import InputError
+
+MOST_NAMED = 8
+
+
+def short_id(id: str) -> str:
+    """Return the end of an id, by which every command knows it.
+
+    >>> short_id("20261129T175557Z-incident-diagnosis-97af85")
+    '97af85'
+    """
+    return id.rpartition("-")[2]
+
+
+def the_one(given: str, ids: Collection[str], what: str, listed_by: str, but: str = "") -> str:
+    """Return the one id that is meant by itself, its end or its beginning.
+
+    Parameters
+    ----------
+    given
+        What a person typed.
+    ids
+        All ids that there are.
+    what
+        What they are the ids of, such as `run`.
+    listed_by
+        The command that lists them.
+    but
+        What is asked of it beside, such as ` that succeeded`.
+
+    Raises
+    ------
+    InputError
+        When none or several are meant; the message names the several.
+
+    Examples
+    --------
+    >>> the_one("97af85", ["20261129T1755Z-tour-97af85", "20261129T1755Z-tour-1109d2"], "run", "lepton runs")
+    '20261129T1755Z-tour-97af85'
+    """
+    for fits in (str.__eq__, str.endswith, str.startswith):
+        meant = sorted(id for id in ids if fits(id, given))
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            more = f" and {len(meant) - MOST_NAMED} more" if len(meant) > MOST_NAMED else ""
+            named = ", ".join(meant[:MOST_NAMED])
+            raise InputError(f"{what} {given!r}: {len(meant)} are meant: {named}{more}; type more of one")
+    raise InputError(f"{what} {given!r}: none of the {len(ids)} {what}s{but}; `{listed_by}` lists them")
