@@ -79,6 +79,32 @@ def test_a_unit_is_told_by_its_factor_even_where_only_some_rows_are_at_fault():
     assert "× 100" in found.summary
 
 
+def test_a_column_ten_times_as_large_is_found_though_other_columns_make_rows_leave_their_range():
+    def ten_times(features):
+        changed = features.assign(feature_return_0=10 * features["feature_return_0"])
+        other = features["feature_return_5"].where(np.arange(len(features)) % 10 > 0, 100.0)
+        return changed.assign(feature_return_5=other)
+
+    found = inputs.units(build_case(variants.with_inputs(ten_times)))
+    assert found.finding == "another unit" and "return_0 × 10" in found.summary
+
+
+def test_categories_that_are_new_or_missing_break_the_contract_and_their_shares_drift():
+    calm = variants.calm()
+    is_late = np.arange(variants.ROWS) >= variants.FAULT_FROM
+    region = pd.Series(np.where(np.arange(variants.ROWS) % 2, "north", "south"))
+    learnt = calm.reference.assign(region=np.where(np.arange(len(calm.reference)) % 2, "north", "south"))
+
+    def case(values):
+        return build_case(replace(calm, reference=learnt, requests=calm.requests.assign(feature_region=values)))
+
+    assert inputs.contract(case(region)).finding == "kept"
+    assert inputs.contract(case(region.mask(is_late & (region == "north")))).finding == "broken"
+    typo = case(region.where(~is_late, "nort"))
+    assert inputs.contract(typo).finding == "broken" and "category" in inputs.contract(typo).summary
+    assert "region (a category" in drift.drift(typo).summary
+
+
 def test_swapped_columns_break_the_relations_and_no_range():
     def swapped(features):
         return features.rename(columns={"feature_return_0": "feature_return_1", "feature_return_1": "feature_return_0"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -136,18 +137,19 @@ def spread_ratio(reference: ArrayLike, current: ArrayLike) -> tuple[float, float
 
 
 def drift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
-    """Compare every numeric column of two tables.
+    """Compare every column of two tables: numbers by their distributions, categories by their shares.
 
     Parameters
     ----------
     reference, current
-        Tables with the same columns; a column without a finite value in either table is left out.
+        Tables with the same columns.
 
     Returns
     -------
     DataFrame
         Index `column`; columns `psi`, `ks`, `ks_p`, `wasserstein` and `mean_shift` (both in standard deviations of the
-        reference), `spread_ratio` and `spread_p`; the largest PSI first.
+        reference), `spread_ratio` and `spread_p`, which a category has not; `cramers_v` and `chi2_p`, which a category
+        alone has; the largest PSI first. `attrs["left_out"]` says of each other column why it was not compared.
 
     Raises
     ------
@@ -156,31 +158,66 @@ def drift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
 
     Examples
     --------
-    >>> calm = pd.DataFrame({"return_0": np.linspace(-1, 1, 50)})
-    >>> drift_table(calm, 2 * calm).round(2)[["psi", "ks", "spread_ratio"]].iloc[0].tolist()
+    >>> calm = pd.DataFrame({"return_0": np.linspace(-1, 1, 50), "region": ["north", "south"] * 25})
+    >>> table = drift_table(calm, calm.assign(return_0=2 * calm["return_0"], region="north"))
+    >>> table.loc["return_0", ["psi", "ks", "spread_ratio"]].round(2).tolist()
     [0.74, 0.26, 2.0]
+    >>> bool(table.loc["region", "chi2_p"] < 0.001)
+    True
     """
     if lacking := [column for column in reference.columns if column not in current.columns]:
         raise InputError(f"current table lacks column {', '.join(map(str, lacking))}; it has {list(current.columns)}")
-    rows = {column: _compare(reference[column], current[column]) for column in reference.select_dtypes("number")}
-    kept = {column: row for column, row in rows.items() if row is not None}
-    table = pd.DataFrame.from_dict(kept, orient="index", columns=DRIFT_COLUMNS, dtype=float).rename_axis("column")
-    return table.sort_values("psi", ascending=False, kind="stable")
+    found = {column: _compare(reference[column], current[column]) for column in reference.columns}
+    rows: dict[Any, tuple[float, ...]] = {name: one for name, one in found.items() if not isinstance(one, str)}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=DRIFT_COLUMNS, dtype=float).rename_axis("column")
+    table = table.sort_values("psi", ascending=False, kind="stable")
+    table.attrs["left_out"] = {str(name): why for name, why in found.items() if isinstance(why, str)}
+    return table
 
 
-DRIFT_COLUMNS = ["psi", "ks", "ks_p", "wasserstein", "mean_shift", "spread_ratio", "spread_p"]
+DRIFT_COLUMNS = [
+    *("psi", "ks", "ks_p", "wasserstein", "mean_shift", "spread_ratio", "spread_p"),
+    *("cramers_v", "chi2_p"),
+]
+NONE = float("nan")
 
 
-def _compare(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | None:
+def _compare(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | str:
+    """Return the row of a column, or why there is none."""
+    is_number = [pd.api.types.is_numeric_dtype(one) and one.dtype != bool for one in (reference, current)]
+    if not any(is_number):
+        return _compare_categories(reference, current)
+    if not all(is_number):
+        return f"{reference.dtype} in the reference and {current.dtype} now"
     if not (np.isfinite(reference).any() and np.isfinite(current).any()):
-        return None
+        return "no finite value"
     return (
         population_stability_index(reference, current),
         *kolmogorov_smirnov(reference, current),
         standardised_wasserstein(reference, current),
         standardised_mean_difference(reference, current),
         *spread_ratio(reference, current),
+        NONE,
+        NONE,
     )
+
+
+MOST_CATEGORIES = 50
+"""So many categories, those that the reference has most of, are told apart; all others count as one."""
+
+
+def _compare_categories(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | str:
+    known = [one.dropna() for one in (reference, current)]
+    if not all(map(len, known)):
+        return "no value"
+    try:
+        names = list(known[0].value_counts().index[:MOST_CATEGORIES])
+        codes = [one.map(dict(zip(names, range(len(names)), strict=True))).fillna(len(names)) for one in known]
+    except TypeError:  # such as lists, of which none equals another
+        return f"{reference.dtype} values that are neither numbers nor text"
+    shares = [np.bincount(one.astype(int), minlength=len(names) + 1) / len(one) for one in codes]
+    r, c = (np.maximum(share, SMALLEST_SHARE) for share in shares)
+    return (float(np.sum((c - r) * np.log(c / r))), *[NONE] * 6, *chi_squared(*codes))
 
 
 @dataclass(frozen=True)
@@ -235,6 +272,8 @@ def change_point(series: pd.Series, smallest_side: int = 10) -> ChangePoint | No
 
 
 BLOCKS, TREES = 6, 20
+LARGEST = float(np.finfo(np.float32).max)
+"""The trees count in single precision; what lies beyond is as far away for them."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +312,7 @@ def two_sample(before: pd.DataFrame, during: pd.DataFrame, seed: int = 0) -> Two
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.metrics import roc_auc_score
 
-    rows = pd.concat([before, during])
+    rows = pd.concat([before, during]).clip(-LARGEST, LARGEST)
     label = np.r_[np.zeros(len(before)), np.ones(len(during))]
     halves = np.r_[_alternating(len(before)), _alternating(len(during))]
     scores, weights = np.zeros(len(rows)), np.zeros(rows.shape[1])

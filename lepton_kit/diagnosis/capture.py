@@ -39,6 +39,7 @@ from lepton_kit.telemetry.recordings import (
     Alert,
     Deployment,
     Incident,
+    Promise,
     Provenance,
     Recording,
     Versions,
@@ -74,6 +75,7 @@ def capture(
     end: float,
     folder: Path,
     alerts: Sequence[Mapping[str, Any]] = (),
+    promises: Sequence[Promise] = (),
 ) -> Recording:
     """Freeze an incident of a service into a new recording.
 
@@ -92,6 +94,8 @@ def capture(
         around it where it is called `recording`, becomes the incident's id.
     alerts
         The alerts that led here, each as in the `alerts` of an Alertmanager webhook (version 4).
+    promises
+        The service's objectives.
 
     Returns
     -------
@@ -122,6 +126,7 @@ def capture(
             versions=versions,
             alerts=_alerts(alerts, notes),
             deployments=deployments,
+            promises=tuple(promises),
         ),
         requests=_thinned(_request_rows(logged), MOST_REQUESTS, "requests", notes),
         metrics=_samples(source, config.name, start, end, notes),

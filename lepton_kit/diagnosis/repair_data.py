@@ -466,8 +466,9 @@ def _baseline(case: Case) -> pd.DataFrame:
     """Return sound rows of the features: those before the onset that keep the contract, or else the training rows."""
     whole = ~case.breaches.loc[case.before.index].any(axis=1)
     before = case.recording.features(case.before[whole])
-    names = [name for name in before if name in case.recording.reference]
-    return before if len(before) >= LEAST_ROWS or not names else case.recording.reference[names]
+    learnt = case.recording.reference.select_dtypes("number")
+    names = [name for name in before if name in learnt]
+    return before if len(before) >= LEAST_ROWS or not names else learnt[names]
 
 
 def _mends(case: Case, sound: pd.DataFrame) -> Mends:
