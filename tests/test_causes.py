@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 
-from lepton_kit.diagnosis.case import Criteria
+from lepton_kit.diagnosis.case import Criteria, build_case
 from lepton_kit.diagnosis.causes import CONFIDENCE, NEXT_ACTIONS, diagnose
 from lepton_kit.diagnosis.evidence import QUESTIONS
-from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording, read_recording, write_recording
+from lepton_kit.diagnosis.evidence.objective import objective
+from lepton_kit.telemetry.recordings import FORMAT, Incident, Promise, Recording, read_recording, write_recording
+from lepton_kit.telemetry.slo import read_objectives
 
 
 def stored(recording: Recording, folder, truth=None) -> Recording:
@@ -168,6 +170,67 @@ def test_a_recording_with_nothing_in_it_is_unknown(tmp_path):
     assert diagnosis.cause == "unknown"
     assert not any(item.checked for item in diagnosis.evidence)
     assert len(diagnosis.not_checked) >= len(QUESTIONS)
+
+
+def promised(recording: Recording, name: str, **alert) -> Recording:
+    """A recording that keeps the objectives, and whose alert belongs to one of them."""
+    objectives = read_objectives(ROOT / "slo")
+    fired = recording.incident.alerts[0].model_copy(update={"labels": {"slo": name}, **alert})
+    kept = {"promises": tuple(map(Promise.of, objectives)), "alerts": (fired,)}
+    return replace(recording, incident=recording.incident.model_copy(update=kept))
+
+
+def some_late(recording: Recording, every: int) -> Recording:
+    """Every so-manieth request since the fault takes 300 ms, which is too few for a percentile to move."""
+    late = (recording.requests.index >= variants.FAULT_FROM) & (recording.requests.index % every == 0)
+    return replace(recording, requests=recording.requests.assign(
+        latency_ms=recording.requests["latency_ms"].mask(late, 300.0)
+    ))  # fmt: skip
+
+
+def test_while_the_objective_that_alerted_is_missed_it_is_not_no_fault():
+    calm = variants.calm()
+    calm = replace(calm, requests=calm.requests.assign(latency_ms=calm.requests["latency_ms"].clip(upper=90)))
+    late = some_late(calm, 30)
+    assert diagnose(late).cause == "none"  # as far as anything else tells
+    diagnosis = diagnose(promised(late, "goog-latency"))
+    assert findings(diagnosis)["objective"] == "missed"
+    assert diagnosis.cause in ("unknown", "compute")
+    kept = diagnose(promised(calm, "goog-latency"))
+    assert (findings(kept)["objective"], kept.cause) == ("kept", "none")
+
+
+def test_an_objective_that_alerted_and_was_not_checked_is_not_no_fault():
+    diagnosis = diagnose(promised(variants.calm(), "goog-freshness"))
+    assert findings(diagnosis)["objective"] == "unclear"
+    assert diagnosis.cause == "unknown"
+
+
+def test_an_onset_that_is_dated_early_does_not_hide_an_objective_that_is_missed_since_the_alert():
+    late = some_late(variants.calm(), 20)
+    late = replace(late, requests=late.requests.assign(
+        latency_ms=late.requests["latency_ms"].where(late.requests.index >= variants.ROWS - 25, 25.0)
+    ))  # fmt: skip
+    since = late.requests["time"].iloc[-25].to_pydatetime()
+    case = build_case(promised(late, "goog-latency", starts_at=since))
+    early = replace(case, onset=case.requests["time"].iloc[5])
+    assert objective(early).finding == "missed"
+
+
+def test_a_change_of_the_world_explains_forecasts_that_miss_and_no_other_objective():
+    shipped = read_recording(variants.SHIPPED)
+    assert diagnose(promised(shipped, "goog-coverage")).cause == "none"
+    slow = replace(shipped, requests=shipped.requests.assign(
+        latency_ms=shipped.requests["latency_ms"].mask(shipped.requests.index % 40 == 0, 300.0)
+    ))  # fmt: skip
+    assert diagnose(promised(slow, "goog-latency")).cause != "none"
+
+
+def test_no_fault_is_not_concluded_where_no_promise_was_checked():
+    calm = variants.calm()
+    diagnosis = diagnose(replace(calm, requests=calm.requests.assign(lower=np.nan, upper=np.nan)))
+    assert not {"objective", "coverage"} & {item.name for item in diagnosis.evidence if item.checked}
+    assert diagnosis.cause != "none"
 
 
 def test_too_few_rows_are_unknown():

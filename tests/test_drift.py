@@ -63,13 +63,32 @@ def test_one_extreme_day_is_no_change_of_spread(rng):
     assert ratio < 1.2 and p_value > 0.01
 
 
-def test_the_table_puts_the_column_that_moved_first_and_skips_what_holds_no_number(rng):
+def test_the_table_puts_the_column_that_moved_first_and_says_what_it_leaves_out(rng):
     before = pd.DataFrame({"still": rng.normal(size=200), "moved": rng.normal(size=200), "empty": np.nan, "text": "a"})
     after = before.assign(moved=before["moved"] * 3)
     table = drift.drift_table(before, after)
-    assert list(table.index) == ["moved", "still"]
+    assert list(table.index) == ["moved", "still", "text"]
+    assert table.attrs["left_out"] == {"empty": "no finite value"}
+    assert table.loc["text", "psi"] == 0 and table.loc["text", "chi2_p"] == 1
     assert table.loc["moved", "spread_ratio"] == pytest.approx(3)
     assert table.loc["still", ["psi", "ks", "wasserstein", "mean_shift"]].tolist() == [0, 0, 0, 0]
+
+
+def test_categories_are_compared_by_their_shares(rng):
+    before = pd.DataFrame({"region": rng.choice(["north", "south", None], 400), "is_new": rng.random(400) < 0.5})
+    alike = pd.DataFrame({"region": rng.choice(["north", "south"], 400), "is_new": rng.random(400) < 0.5})
+    table = drift.drift_table(before, alike)
+    assert (table["psi"] < 0.1).all() and (table["chi2_p"] > 0.01).all()
+    moved = drift.drift_table(before, alike.assign(region=rng.choice(["north", "west"], 400)))
+    assert moved.index[0] == "region" and moved.loc["region", "psi"] > 1 and moved.loc["region", "chi2_p"] < 1e-6
+    assert np.isnan(moved.loc["region", "wasserstein"])
+
+
+def test_a_column_of_lists_or_of_two_kinds_is_named_and_left_out():
+    before = pd.DataFrame({"list": [[1.0]] * 4, "kind": ["a"] * 4, "number": range(4)})
+    table = drift.drift_table(before, before.assign(kind=1.0))
+    assert list(table.index) == ["number"]
+    assert set(table.attrs["left_out"]) == {"list", "kind"}
 
 
 def test_a_table_without_a_column_of_the_reference_is_refused():

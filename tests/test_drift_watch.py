@@ -102,3 +102,19 @@ def test_an_empty_recording_is_not_judged_and_not_an_error():
 def test_a_limit_out_of_range_is_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         drift_watch.Limits(**wrong)
+
+
+def test_answers_without_bounds_are_not_judged_and_nobody_is_told_to_rest():
+    calm = variants.calm()
+    bounds = {"lower": np.nan, "upper": np.nan}
+    table, verdict = watch(replace(calm, requests=calm.requests.assign(**bounds)))
+    assert "missed" not in table.index
+    assert verdict.sentence.startswith("Not judged") and "No one needs to act" not in verdict.sentence
+
+
+def test_a_category_that_moved_is_named():
+    calm = variants.calm()
+    is_before = calm.requests["time"] < variants.fault_time(calm.requests)
+    region = np.where(is_before, np.where(np.arange(len(is_before)) % 2, "north", "south"), "west")
+    _, verdict = watch(replace(calm, requests=calm.requests.assign(feature_region=region)))
+    assert "region" in verdict.sentence

@@ -1,6 +1,7 @@
 """Each question by itself: a fault is planted, and found; without it, it is not."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from lepton_kit.diagnosis.case import Criteria, build_case
 from lepton_kit.diagnosis.causes import conclude
 from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, model, timing
+from lepton_kit.diagnosis.relations import following
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording
 
@@ -77,6 +79,48 @@ def test_a_unit_is_told_by_its_factor_even_where_only_some_rows_are_at_fault():
     assert found.finding == "another unit"
     assert found.effect == 100
     assert "× 100" in found.summary
+
+
+def test_a_column_ten_times_as_large_is_found_though_other_columns_make_rows_leave_their_range():
+    def ten_times(features):
+        changed = features.assign(feature_return_0=10 * features["feature_return_0"])
+        other = features["feature_return_5"].where(np.arange(len(features)) % 10 > 0, 100.0)
+        return changed.assign(feature_return_5=other)
+
+    found = inputs.units(build_case(variants.with_inputs(ten_times)))
+    assert found.finding == "another unit" and "return_0 × 10" in found.summary
+
+
+def test_categories_that_are_new_or_missing_break_the_contract_and_their_shares_drift():
+    calm = variants.calm()
+    is_late = np.arange(variants.ROWS) >= variants.FAULT_FROM
+    region = pd.Series(np.where(np.arange(variants.ROWS) % 2, "north", "south"))
+    learnt = calm.reference.assign(region=np.where(np.arange(len(calm.reference)) % 2, "north", "south"))
+
+    def case(values):
+        return build_case(replace(calm, reference=learnt, requests=calm.requests.assign(feature_region=values)))
+
+    assert inputs.contract(case(region)).finding == "kept"
+    assert inputs.contract(case(region.mask(is_late & (region == "north")))).finding == "broken"
+    typo = case(region.where(~is_late, "nort"))
+    assert inputs.contract(typo).finding == "broken" and "category" in inputs.contract(typo).summary
+    assert "region (a category" in drift.drift(typo).summary
+
+
+def test_constant_columns_are_no_relation_and_hundreds_cost_little():
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"lag_0": random.normal(size=400)})
+    table = table.assign(lag_1=table["lag_0"].shift(), actual=table["lag_0"].shift(-1))
+    wide = pd.concat(
+        [table, pd.DataFrame({f"constant_{place}": [float(place % 3)] * 400 for place in range(300)})], axis=1
+    )
+    tracemalloc.start()
+    found = following(wide)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60e6
+    pd.testing.assert_series_equal(found, following(table))
+    assert following(wide.filter(like="constant").assign(actual=1.0)).empty
 
 
 def test_swapped_columns_break_the_relations_and_no_range():

@@ -99,6 +99,25 @@ def test_an_actual_value_counts_once_and_says_whether_the_interval_held_it(servi
     assert (held["actual"], held["rating"]) == (told["actual"], 4)
 
 
+@pytest.mark.parametrize("value", ["1e39", "-1e39", "1e309", "Infinity", "NaN", "1e31"])
+def test_a_number_that_nobody_measured_is_refused_with_422_and_its_name(service, value):
+    name = next(iter(row()))
+    body = json.dumps({"row": row()}).replace(f'"{name}": {row()[name]}', f'"{name}": {value}')
+    answer = service.client.post("/v1/predict", content=body)
+    assert answer.status_code == 422
+    assert name in answer.json()["fields"][0]["field"]
+    assert service.client.post("/v1/feedback", content=f'{{"request_id": "a", "actual": {value}}}').status_code == 422
+
+
+@pytest.mark.parametrize("ahead", [1e300, 1000 * time.time(), 7 * 86400, float("inf")])
+def test_an_as_of_that_is_no_time_is_refused_and_freshness_goes_on_being_measured(service, ahead):
+    body = json.dumps({"row": row(), "as_of": time.time() + ahead})
+    answer = service.client.post("/v1/predict", content=body)
+    assert answer.status_code == 422 and answer.json()["fields"][0]["field"] == "as_of"
+    assert service.predict(row=row(), as_of=time.time() + 600).status_code == 200  # a clock that is ahead
+    assert service.sample("lepton_newest_data_timestamp_seconds") <= time.time() + 1
+
+
 def test_feedback_on_what_was_never_forecast_is_404_and_empty_feedback_422(service):
     assert service.client.post("/v1/feedback", json={"request_id": "nobody", "actual": 0.1}).status_code == 404
     assert service.client.post("/v1/feedback", json={"request_id": "nobody"}).status_code == 422

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -199,7 +200,11 @@ def spread_ratio(reference: ArrayLike | Sample, current: ArrayLike | Sample) -> 
     return ratio, float(stats.f.sf(between / within, 1, n + m - 2))
 
 
-def profile(reference: pd.DataFrame) -> dict[Hashable, Sample]:
+Column = Sample | pd.Series
+"""A column to compare: sorted where it holds numbers, as it is where it holds anything else."""
+
+
+def profile(reference: pd.DataFrame) -> dict[Hashable, Column]:
     """Sort the numeric columns of a reference once, for `drift_table` to compare many tables with.
 
     Examples
@@ -208,24 +213,23 @@ def profile(reference: pd.DataFrame) -> dict[Hashable, Sample]:
     >>> drift_table(profile(calm), 2 * calm).equals(drift_table(calm, 2 * calm))
     True
     """
-    numbers = reference.select_dtypes("number")
-    return {column: Sample.of(values) for column, values in numbers.items() if np.isfinite(values).any()}
+    return {column: Sample.of(values) if _has_numbers(values) else values for column, values in reference.items()}
 
 
-def drift_table(reference: pd.DataFrame | Mapping[Hashable, Sample], current: pd.DataFrame) -> pd.DataFrame:
-    """Compare every numeric column of two tables.
+def drift_table(reference: pd.DataFrame | Mapping[Hashable, Column], current: pd.DataFrame) -> pd.DataFrame:
+    """Compare every column of two tables: numbers by their distributions, categories by their shares.
 
     Parameters
     ----------
     reference, current
-        Tables with the same columns; a column without a finite value in either table is left out. A reference that
-        many tables are compared with is sorted once by `profile`.
+        Tables with the same columns. A reference that many tables are compared with is sorted once by `profile`.
 
     Returns
     -------
     DataFrame
         Index `column`; columns `psi`, `ks`, `ks_p`, `wasserstein` and `mean_shift` (both in standard deviations of the
-        reference), `spread_ratio` and `spread_p`; the largest PSI first.
+        reference), `spread_ratio` and `spread_p`, which a category has not; `cramers_v` and `chi2_p`, which a category
+        alone has; the largest PSI first. `attrs["left_out"]` says of each other column why it was not compared.
 
     Raises
     ------
@@ -234,32 +238,78 @@ def drift_table(reference: pd.DataFrame | Mapping[Hashable, Sample], current: pd
 
     Examples
     --------
-    >>> calm = pd.DataFrame({"return_0": np.linspace(-1, 1, 50)})
-    >>> drift_table(calm, 2 * calm).round(2)[["psi", "ks", "spread_ratio"]].iloc[0].tolist()
+    >>> calm = pd.DataFrame({"return_0": np.linspace(-1, 1, 50), "region": ["north", "south"] * 25})
+    >>> table = drift_table(calm, calm.assign(return_0=2 * calm["return_0"], region="north"))
+    >>> table.loc["return_0", ["psi", "ks", "spread_ratio"]].round(2).tolist()
     [0.74, 0.26, 2.0]
+    >>> bool(table.loc["region", "chi2_p"] < 0.001)
+    True
     """
     if lacking := [column for column in reference if column not in current.columns]:
         raise InputError(f"current table lacks column {', '.join(map(str, lacking))}; it has {list(current.columns)}")
-    samples = profile(reference) if isinstance(reference, pd.DataFrame) else reference
-    now = profile(current[list(samples)])
-    rows = {column: _compare(samples[column], now[column]) for column in samples if column in now}
+    was = profile(reference) if isinstance(reference, pd.DataFrame) else reference
+    found = {column: _compare(was[column], current[column]) for column in was}
+    rows: dict[Any, tuple[float, ...]] = {name: one for name, one in found.items() if not isinstance(one, str)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=DRIFT_COLUMNS, dtype=float).rename_axis("column")
-    return table.sort_values("psi", ascending=False, kind="stable")
+    table = table.sort_values("psi", ascending=False, kind="stable")
+    table.attrs["left_out"] = {str(name): why for name, why in found.items() if isinstance(why, str)}
+    return table
 
 
-DRIFT_COLUMNS = ["psi", "ks", "ks_p", "wasserstein", "mean_shift", "spread_ratio", "spread_p"]
+DRIFT_COLUMNS = [
+    *("psi", "ks", "ks_p", "wasserstein", "mean_shift", "spread_ratio", "spread_p"),
+    *("cramers_v", "chi2_p"),
+]
+NONE = float("nan")
 
 
-def _compare(reference: Sample, current: Sample) -> tuple[float, ...]:
-    ks, ks_p, area = _distances(reference, current)
+def _is_number(column: Column) -> bool:
+    return isinstance(column, Sample) or (pd.api.types.is_numeric_dtype(column) and column.dtype != bool)
+
+
+def _has_numbers(column: Column) -> bool:
+    return isinstance(column, Sample) or bool(_is_number(column) and np.isfinite(column).any())
+
+
+def _compare(reference: Column, current: pd.Series) -> tuple[float, ...] | str:
+    """Return the row of a column, or why there is none."""
+    if isinstance(reference, pd.Series) and not _is_number(reference) and not _is_number(current):
+        return _compare_categories(reference, current)
+    if _is_number(reference) != _is_number(current):
+        held = "numbers" if isinstance(reference, Sample) else str(reference.dtype)
+        return f"{held} in the reference and {current.dtype} now"
+    if not (_has_numbers(reference) and _has_numbers(current)):
+        return "no finite value"
+    before, during = _samples(reference, current)
+    ks, ks_p, area = _distances(before, during)
     return (
-        population_stability_index(reference, current),
+        population_stability_index(before, during),
         ks,
         ks_p,
-        _ratio(area, reference.std, nothing=0.0),
-        standardised_mean_difference(reference, current),
-        *spread_ratio(reference, current),
+        _ratio(area, before.std, nothing=0.0),
+        standardised_mean_difference(before, during),
+        *spread_ratio(before, during),
+        NONE,
+        NONE,
     )
+
+
+MOST_CATEGORIES = 50
+"""So many categories, those that the reference has most of, are told apart; all others count as one."""
+
+
+def _compare_categories(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | str:
+    known = [one.dropna() for one in (reference, current)]
+    if not all(map(len, known)):
+        return "no value"
+    try:
+        names = list(known[0].value_counts().index[:MOST_CATEGORIES])
+        codes = [one.map(dict(zip(names, range(len(names)), strict=True))).fillna(len(names)) for one in known]
+    except TypeError:  # such as lists, of which none equals another
+        return f"{reference.dtype} values that are neither numbers nor text"
+    shares = [np.bincount(one.astype(int), minlength=len(names) + 1) / len(one) for one in codes]
+    r, c = (np.maximum(share, SMALLEST_SHARE) for share in shares)
+    return (float(np.sum((c - r) * np.log(c / r))), *[NONE] * 6, *chi_squared(*codes))
 
 
 @dataclass(frozen=True)
@@ -314,6 +364,8 @@ def change_point(series: pd.Series, smallest_side: int = 10) -> ChangePoint | No
 
 
 BLOCKS, TREES = 6, 20
+LARGEST = float(np.finfo(np.float32).max)
+"""The trees count in single precision; what lies beyond is as far away for them."""
 
 
 @dataclass(frozen=True)
@@ -352,7 +404,7 @@ def two_sample(before: pd.DataFrame, during: pd.DataFrame, seed: int = 0) -> Two
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.metrics import roc_auc_score
 
-    rows = pd.concat([before, during])
+    rows = pd.concat([before, during]).clip(-LARGEST, LARGEST)
     label = np.r_[np.zeros(len(before)), np.ones(len(during))]
     halves = np.r_[_alternating(len(before)), _alternating(len(during))]
     scores, weights = np.zeros(len(rows)), np.zeros(rows.shape[1])

@@ -39,6 +39,7 @@ from lepton_kit.telemetry.recordings import (
     Alert,
     Deployment,
     Incident,
+    Promise,
     Provenance,
     Recording,
     Versions,
@@ -75,6 +76,7 @@ def capture(
     folder: Path,
     alerts: Sequence[Mapping[str, Any]] = (),
     match: Mapping[str, str] | None = None,
+    promises: Sequence[Promise] = (),
 ) -> Recording:
     """Freeze an incident of a service into a new recording.
 
@@ -95,6 +97,8 @@ def capture(
         The alerts that led here, each as in the `alerts` of an Alertmanager webhook (version 4).
     match
         The labels that the service's series carry; its name as `job` or `service` unless given.
+    promises
+        The service's objectives.
 
     Returns
     -------
@@ -125,6 +129,7 @@ def capture(
             versions=versions,
             alerts=_alerts(alerts, notes),
             deployments=deployments,
+            promises=tuple(promises),
         ),
         requests=_thinned(_request_rows(logged), MOST_REQUESTS, "requests", notes),
         metrics=_samples(source, config.name, match, start, end, notes),

@@ -21,6 +21,9 @@ from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording, feature_columns, is_inside, printable
 
+MOST_LACKING = 0.5
+"""Where more of the rows lacked a value before the onset, nothing tells whether values went missing at it."""
+
 MOST_COMPARED = 600
 """Rows of either side that a classifier learns to tell apart at most."""
 
@@ -28,7 +31,8 @@ BREACHES = {
     "missing": "a feature is missing or not finite",
     "stale": "a feature that always changes repeats its last value, though the actual is a new one",
     "duplicated": "the request id was answered before",
-    "out_of_range": f"a feature lies over {ALLOWED_RANGES:g} ranges outside the training rows' range",
+    "out_of_range": f"a feature lies over {ALLOWED_RANGES:g} ranges outside the training rows' range, or is a category "
+    "that they do not have",
 }
 
 
@@ -126,6 +130,20 @@ class Case:
         return self.recording.features(self.requests).set_axis(self.requests.index)
 
     @cached_property
+    def categories(self) -> pd.DataFrame:
+        """Return those inputs of the requests that are text, with the index of `requests`."""
+        return self.recording.categories(self.requests).set_axis(self.requests.index)
+
+    @cached_property
+    def unreadable(self) -> str:
+        """Say which inputs tell nothing of what the onset changed; nothing where all do."""
+        learnt = self.recording.reference.select_dtypes("number")
+        if texts := [str(name) for name in self.categories if name in learnt and learnt[name].notna().any()]:
+            return f"{', '.join(texts[:5])}: the model learnt from numbers, and the requests hold text"
+        lacking = self.breaches.loc[self.before.index, "missing"].mean()
+        return f"{lacking:.0%} of the rows before the onset lack a value, too" if lacking > MOST_LACKING else ""
+
+    @cached_property
     def whole_inputs(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the inputs before and since the onset, of the rows that lack no value and are not asked again.
 
@@ -176,9 +194,10 @@ def settled(recording: Recording) -> Recording:
     """
     requests = recording.requests
     slowest = requests["latency_ms"].tail(RECENT).max() / 1000 if len(requests) else 0.0
-    if not slowest >= SLOW_SECONDS:
+    window = recording.incident.window
+    if not SLOW_SECONDS <= slowest < (window.end - window.start).total_seconds():  # longer than that is no measurement
         return recording
-    known = requests["time"] < recording.incident.window.end - pd.Timedelta(seconds=slowest)
+    known = requests["time"] < window.end - pd.Timedelta(seconds=slowest)
     return replace(recording, requests=requests[known].reset_index(drop=True)) if known.any() else recording
 
 
@@ -260,23 +279,44 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     log, which says nothing of them.
     """
     features = recording.features(recording.requests).reset_index(drop=True)
-    reference = recording.reference[[column for column in features if column in recording.reference]]
+    categories = recording.categories(recording.requests).reset_index(drop=True)
+    learnt = recording.reference.select_dtypes("number")
+    reference = learnt[[column for column in features if column in learnt]]
     sample = reference if len(reference) else features
     changing = [column for column in sample if sample[column].nunique() > len(sample) / 2]
     allowed = allowed_range(reference)
     known = features[list(reference.columns)]
     status = recording.requests["status"].reset_index(drop=True)
     answered, ids = status.lt(400), recording.requests["request_id"].reset_index(drop=True)
-    is_unknown = features.isna().all(axis=1) & status.ge(400) & status.ne(422)
+    is_lacking = ~is_finite(features) | categories.isna().any(axis=1)
+    is_empty = features.isna().all(axis=1) & categories.isna().all(axis=1)
+    is_unknown = is_empty & status.ge(400) & status.ne(422)
     return pd.DataFrame(
         {
-            "missing": ~is_finite(features) & ~is_unknown,
+            "missing": is_lacking & ~is_unknown,
             "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording.requests).to_numpy(),
             "duplicated": ids[answered].duplicated().reindex(features.index, fill_value=False),
-            "out_of_range": (known.lt(allowed["low"]) | known.gt(allowed["high"])).any(axis=1),
+            "out_of_range": (known.lt(allowed["low"]) | known.gt(allowed["high"])).any(axis=1)
+            | unseen_categories(categories, recording.reference).any(axis=1),
         },
         index=recording.requests.index,
     )
+
+
+def unseen_categories(categories: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Tell of each text whether the training rows have none like it, where they hold each of theirs twice on average.
+
+    >>> came, learnt = pd.DataFrame({"region": ["north", "nort"]}), pd.DataFrame({"region": ["north", "south"] * 4})
+    >>> unseen_categories(came, learnt)["region"].tolist()
+    [False, True]
+    """
+    texts = reference.select_dtypes(exclude="number")
+    known = {name: texts[name].dropna().unique() for name in categories if name in texts}
+    closed = [name for name, values in known.items() if 2 * len(values) <= texts[name].count()]
+    return pd.DataFrame(
+        {name: categories[name].notna() & ~categories[name].isin(known[name]) for name in closed},
+        index=categories.index, dtype=bool,
+    )  # fmt: skip
 
 
 def is_new_period(requests: pd.DataFrame) -> pd.Series:
@@ -487,9 +527,9 @@ def out_of_order(recording: Recording) -> pd.Series:
 
 def input_size(recording: Recording) -> pd.Series:
     """Return, by request time, the logarithm of the root mean square of the inputs in training standard deviations."""
-    features = recording.features(recording.requests)
-    known = [column for column in features if column in recording.reference]
-    scaled = (features[known] - recording.reference[known].mean()) / recording.reference[known].std().replace(0, np.nan)
+    features, learnt = recording.features(recording.requests), recording.reference.select_dtypes("number")
+    known = [column for column in features if column in learnt]
+    scaled = (features[known] - learnt[known].mean()) / learnt[known].std().replace(0, np.nan)
     size = scaled.pow(2).mean(axis=1)
     return size.where(size > 0).transform(np.log) / 2
 

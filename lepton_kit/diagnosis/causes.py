@@ -17,7 +17,8 @@ import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, Criteria, build_case, time_format
 from lepton_kit.diagnosis.evidence import Cause, Evidence, gather
-from lepton_kit.diagnosis.likelihoods import Likelihoods, read_likelihoods
+from lepton_kit.diagnosis.evidence.objective import FORECASTS_MISSED, MISSED, UNCLEAR
+from lepton_kit.diagnosis.likelihoods import Decision, Likelihoods, read_likelihoods
 from lepton_kit.diagnosis.localisation import Localisation
 from lepton_kit.diagnosis.ranking import CAUSES, by_cause, probabilities, weigh, weights_of_evidence
 from lepton_kit.diagnosis.where import as_dict as localisation_as_dict
@@ -224,20 +225,32 @@ def rank(evidence: tuple[Evidence, ...], hypotheses: pd.Series, likelihoods: Lik
 
 
 def decide(evidence: tuple[Evidence, ...], hypotheses: pd.Series, likelihoods: Likelihoods) -> tuple[Cause, ...]:
-    """Return the cause that is likely enough, and a second one at work beside it; nothing where none is.
-
-    A change of the world is only named where the evidence that could show a fault of the model instead was answered.
-    """
+    """Return the cause that is likely enough, and a second one at work beside it; nothing where none is."""
     decision, likely = likelihoods.decision, by_cause(hypotheses)
     first, *others = likely
     if likely[first] < decision.threshold:
         return ()
     if first == "none":
-        answered = {item.name for item in evidence if item.checked}
-        is_shown = not _is_of_the_world(hypotheses, evidence) or set(decision.world_needs) <= answered
-        return ("none",) if is_shown else ()
+        return ("none",) if _may_be_none(evidence, hypotheses, decision) else ()
     second = [cause for cause in others if cause != "none" and likely[cause] >= decision.second]
     return (first, *second[:1])
+
+
+def _may_be_none(evidence: tuple[Evidence, ...], hypotheses: pd.Series, decision: Decision) -> bool:
+    """Tell whether that there is no fault was checked.
+
+    A promise must have been, and the objective that alerted must be kept, unless a change of the world makes the
+    forecasts miss it. Such a change is only named where the evidence that could show a fault of the model instead was
+    answered.
+    """
+    answers = {item.name: item.finding for item in evidence if item.checked}
+    if not (set(decision.none_needs) <= set(answers) and set(decision.none_needs_one_of) & set(answers)):
+        return False
+    is_of_the_world = _is_of_the_world(hypotheses, evidence)
+    unexplained = (MISSED, UNCLEAR) if is_of_the_world else (MISSED, UNCLEAR, FORECASTS_MISSED)
+    if answers.get("objective") in unexplained:
+        return False
+    return not is_of_the_world or set(decision.world_needs) <= set(answers)
 
 
 def _is_of_the_world(hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> bool:
@@ -333,14 +346,18 @@ def _as_dict(item: Evidence) -> dict[str, Any]:
         "name": item.name,
         "finding": item.finding,
         "summary": item.summary,
-        "effect": item.effect if math.isfinite(item.effect) else None,
+        "effect": _finite(item.effect),
         "unit": item.unit,
-        "p_value": item.p_value,
+        "p_value": _finite(item.p_value),
         "onset": item.onset.isoformat() if item.onset is not None else None,
         "speaks_for": sorted(item.speaks_for),
         "speaks_against": sorted(item.speaks_against),
         "checked": item.checked,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _ranked_as_dict(item: Ranked) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pandas as pd
 from lepton_kit.data import drift
 from lepton_kit.diagnosis.case import BREACHES, Case, onset_of
 from lepton_kit.diagnosis.evidence import contract, coverage, inputs_and_actuals
+from lepton_kit.diagnosis.evidence.drift import moved_categories
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.health import Periods
@@ -72,9 +73,10 @@ def compared(recording: Recording, periods: Periods) -> Compared:
 def _answered_reference(recording: Recording, inputs: list[str]) -> pd.DataFrame | None:
     """Return the training rows with the answers of the version in service; None without the rows, or a sound model."""
     model = recording.models.get(recording.incident.versions.current)
-    if model is None or not set(inputs) <= set(recording.reference):
+    learnt = recording.reference.select_dtypes("number")
+    if model is None or not set(inputs) <= set(learnt):
         return None
-    kept = recording.reference.replace([np.inf, -np.inf], np.nan).dropna()
+    kept = learnt.replace([np.inf, -np.inf], np.nan).dropna()
     known = kept["actual"] if "actual" in kept else pd.Series(np.nan, index=kept.index)
     try:
         return _with_errors(kept[inputs], load_forecaster(model).predict(kept[inputs]), known)
@@ -84,11 +86,12 @@ def _answered_reference(recording: Recording, inputs: list[str]) -> pd.DataFrame
 
 def _with_errors(inputs: pd.DataFrame, answers: pd.DataFrame, actual: pd.Series) -> pd.DataFrame:
     missed = (actual < answers["lower"]) | (actual > answers["upper"])
+    is_judged = actual.notna() & answers["lower"].notna() & answers["upper"].notna()
     return inputs.assign(
         mean=answers["mean"],
         width=answers["upper"] - answers["lower"],
         absolute_error=(actual - answers["mean"]).abs(),
-        missed=missed.astype(float).where(actual.notna()),
+        missed=missed.astype(float).where(is_judged),
     )
 
 
@@ -173,7 +176,8 @@ def verdict(case: Case, table: pd.DataFrame) -> Verdict:
     """Say whether anyone needs to act.
 
     A broken contract, a coverage below its objective, or inputs that moved without the actuals ask for it. Drift
-    alone, while the forecasts keep their promise, does not; and what had moved before is not told again.
+    alone, while the forecasts keep their promise, does not; and what had moved before is not told again. Where nothing
+    tells whether they keep it, drift asks for it, and that nobody needs to act is not claimed.
     """
     broken, held, moved = contract(case), coverage(case), inputs_and_actuals(case)
     if broken.finding == "broken":
@@ -186,11 +190,21 @@ def verdict(case: Case, table: pd.DataFrame) -> Verdict:
         return Verdict(True, f"Act: {held.summary}. Run the incident diagnosis on this recording.")
     if moved.finding == "inputs alone":
         return Verdict(True, f"Act: the inputs moved and the actuals did not ({moved.summary}). Look at the feed.")
-    promise = held.summary if held.checked else "whether the interval holds the actuals is not known"
-    if table["news"].any():
-        names = ", ".join(table.loc[table["news"], "column"].astype(str).head(3))
-        return Verdict(False, f"No one needs to act: {table['news'].sum()} columns moved now ({names}), but {promise}.")
+    found, is_news = _drift_in_words(case, table)
+    if lacking := [item for item in (held, broken) if not item.checked]:
+        why = f"whether the forecasts keep their promise is not known ({'; '.join(item.summary for item in lacking)})"
+        return Verdict(
+            is_news, f"Act: {found}, and {why}. Look at the feed." if is_news else f"Not judged: {found}; {why}."
+        )
+    return Verdict(False, f"No one needs to act: {found}{', but ' if is_news else '; '}{held.summary}.")
+
+
+def _drift_in_words(case: Case, table: pd.DataFrame) -> tuple[str, bool]:
+    """Say which columns moved, and whether that is news; categories are compared with those before the onset."""
+    categories = moved_categories(case)
+    news = [*table.loc[table["news"], "column"].astype(str), *categories.index[categories["moved"]].astype(str)]
+    if news:
+        return f"{len(news)} columns moved now ({', '.join(news[:3])})", True
     if table["moved"].any():
-        known = f"{table['moved'].sum()} columns differ from the reference, as they did before"
-        return Verdict(False, f"No one needs to act: {known}; {promise}.")
-    return Verdict(False, f"No one needs to act: nothing moved; {promise}.")
+        return f"{table['moved'].sum()} columns differ from the reference, as they did before", False
+    return "nothing moved", False

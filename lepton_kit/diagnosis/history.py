@@ -11,13 +11,11 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
 
 from lepton_kit.errors import InputError
 from lepton_kit.serving.mends import Mends
-from lepton_kit.telemetry.recordings import printable
-from lepton_kit.telemetry.selectors import parse_selector
-from lepton_kit.telemetry.slo import Objective
+from lepton_kit.telemetry.recordings import Promise, printable
 
 FORMAT: Literal["lepton-incident-history/1"] = "lepton-incident-history/1"
 Text = Annotated[str, AfterValidator(printable)]
@@ -25,29 +23,6 @@ Text = Annotated[str, AfterValidator(printable)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Promise(_Part):
-    """The objective whose alert fired, as `slo/*.yaml` said it then; `time_scale` shortened its windows."""
-
-    name: Text
-    title: Text
-    service: Text
-    description: Text = ""
-    target: float = Field(gt=0, lt=1)
-    window_s: int = Field(gt=0)
-    events: Literal["good", "bad"]
-    selector: str
-    total: str
-    minimum: int = 1
-    time_scale: float = Field(default=1, gt=0)
-
-    def objective(self) -> Objective:
-        """Return it ready to be evaluated."""
-        return Objective(
-            self.name, self.title, self.service, self.description, self.target, self.window_s, self.events,
-            parse_selector(self.selector), parse_selector(self.total), self.minimum,
-        )  # fmt: skip
 
 
 class Alert(_Part):

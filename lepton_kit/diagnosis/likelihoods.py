@@ -43,6 +43,8 @@ class Decision(_Part):
     second: float = Field(gt=0, lt=1)
     temperature: PositiveFloat
     dependent: float = Field(ge=0, le=1)
+    none_needs: tuple[str, ...] = ()
+    none_needs_one_of: tuple[str, ...] = ()
     world_needs: tuple[str, ...] = ()
 
 

@@ -263,7 +263,7 @@ def sli_over_time(recording: Recording, objective: Objective) -> pd.DataFrame:
         if held.total:
             rows.append((first + (last - first) / 2, held.share, *held.interval, held.total))
     table = pd.DataFrame(rows, columns=["time", "share", "low", "high", "events"])
-    return table.astype({"time": "datetime64[us, UTC]"})
+    return table.astype({"time": "datetime64[us, UTC]", **dict.fromkeys(table.columns.drop("time"), "float64")})
 
 
 def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objective:
@@ -285,10 +285,8 @@ def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objec
             f"recording {recording.incident.id}: no objective of its service {service!r} is given to judge a recovery "
             f"by (there are some of: {others})"
         )
-    for alert in sorted(recording.incident.alerts, key=lambda one: one.starts_at):
-        for one in own:
-            if alert.labels.get("slo") == one.name or alert.name == alert_name(one):
-                return one
+    if (alerted := alerted_objective(recording, own)) is not None:
+        return alerted
     window = recording.incident.window
     middle, end = pd.Timestamp(window.start + (window.end - window.start) / 2), pd.Timestamp(window.end)
 
@@ -297,6 +295,15 @@ def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objec
         return (1 - held.share) / one.budget if held.total else 0.0
 
     return max(own, key=burn)
+
+
+def alerted_objective(recording: Recording, objectives: Sequence[Objective]) -> Objective | None:
+    """Return the objective of the first alert that belongs to one; None where none does."""
+    for alert in sorted(recording.incident.alerts, key=lambda one: one.starts_at):
+        for one in objectives:
+            if alert.labels.get("slo") == one.name or alert.name == alert_name(one):
+                return one
+    return None
 
 
 # --- the same queries, asked of requests --------------------------------------------------------------------------

@@ -71,19 +71,38 @@ def asked_anew(table: pd.DataFrame) -> pd.DataFrame:
 def agreement(table: pd.DataFrame) -> pd.Series:
     """Return in which share of the rows each value is that of a column in the row before, by both names.
 
-    >>> prices = pd.DataFrame({"today": [1.0, 2.0, 3.0, 4.0], "yesterday": [0.0, 1.0, 2.0, 3.0]})
-    >>> float(agreement(prices)[("yesterday", "today")])
-    1.0
+    Values agree to six digits. A column that does not vary agrees with whatever it is compared with, which says
+    nothing: its shares are 0.
+
+    >>> prices = pd.DataFrame({"today": [1.0, 2.0, 3.0, 4.0], "yesterday": [0.0, 1.0, 2.0, 3.0], "unit": 1.0})
+    >>> shares = agreement(prices)
+    >>> float(shares[("yesterday", "today")]), float(shares[("unit", "unit")])
+    (1.0, 0.0)
     """
-    values = table.to_numpy(float)
-    now, last = values[1:], values[:-1]
-    shares: dict[tuple[object, object], float] = {}
-    for position, name in enumerate(table):
-        own = now[:, [position]]
-        both = np.isfinite(own) & np.isfinite(last)
-        held = (_is_same(own, last) & both).sum(axis=0) / np.maximum(both.sum(axis=0), 1)
-        shares |= {(name, column): share for column, share in zip(table, held, strict=True)}
-    return pd.Series(shares, dtype=float)
+    names = pd.MultiIndex.from_product([table.columns, table.columns])
+    values = _six_digits(table.to_numpy(float))
+    finite = np.isfinite(values)
+    told, known = (_in_lines(side, varying(table)) for side in (values[1:], values[:-1]))
+    same = told.merge(known, on=["row", "value"])  # as long as the values that agree are many: linear in the columns
+    counts = np.zeros((table.shape[1], table.shape[1]))
+    np.add.at(counts, (same["column_x"].to_numpy(), same["column_y"].to_numpy()), 1)
+    both = finite[1:].T.astype(float) @ finite[:-1].astype(float)
+    return pd.Series((counts / np.maximum(both, 1)).ravel(), index=names)
+
+
+def varying(table: pd.DataFrame) -> np.ndarray:
+    """Tell of each column whether more than half of its values are its own, so that one that comes again is no chance.
+
+    >>> varying(pd.DataFrame({"price": [1.0, 2.0, 3.0], "is_open": [1.0, 1.0, 0.0], "unit": 1.0})).tolist()
+    [True, True, False]
+    """
+    return (table.nunique() > table.count() / 2).to_numpy(bool)
+
+
+def _in_lines(values: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
+    """Return the finite values of the chosen columns, a line each: `row`, `column`, `value`."""
+    row, column = np.nonzero(np.isfinite(values) & chosen)
+    return pd.DataFrame({"row": row, "column": column, "value": values[row, column]})
 
 
 def follows(table: pd.DataFrame, known: list[tuple[str, str]], position: np.ndarray | None = None) -> pd.Series:

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.diagnosis.case import Case, build_case, contract_breaches, replay
-from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows
+from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows, varying
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.training import Examples
 from lepton_kit.serving.mends import LAST, Mends, listed
@@ -332,7 +332,7 @@ def chains(rows: pd.DataFrame) -> list[tuple[str, ...]]:
 def _followers(rows: pd.DataFrame) -> dict[str, str]:
     """Return for each column the one that holds its values a row later."""
     new = asked_anew(rows)
-    varied = [name for name in map(str, new) if new[name].nunique() > len(new) / 2]
+    varied = [str(name) for name in new.columns[varying(new)]]
     if len(new) < LEAST_ROWS or len(varied) < 2:
         return {}
     shares = agreement(new[varied]).unstack()  # a row per column that may follow
@@ -466,8 +466,9 @@ def _baseline(case: Case) -> pd.DataFrame:
     """Return sound rows of the features: those before the onset that keep the contract, or else the training rows."""
     whole = ~case.breaches.loc[case.before.index].any(axis=1)
     before = case.recording.features(case.before[whole])
-    names = [name for name in before if name in case.recording.reference]
-    return before if len(before) >= LEAST_ROWS or not names else case.recording.reference[names]
+    learnt = case.recording.reference.select_dtypes("number")
+    names = [name for name in before if name in learnt]
+    return before if len(before) >= LEAST_ROWS or not names else learnt[names]
 
 
 def _mends(case: Case, sound: pd.DataFrame) -> Mends:

@@ -19,7 +19,7 @@ from lepton_kit.ops.simulated_service import SimulatedService, utc
 from lepton_kit.runs.project import find_project
 from lepton_kit.serving.arrivals import Arrivals
 from lepton_kit.telemetry.alerts import AlertEvaluator
-from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.recordings import Promise, Recording
 from lepton_kit.telemetry.slo import Objective, read_objectives
 
 WARM_UP, LOOK_BACK, LONGEST = 360.0, 240.0, 300.0
@@ -49,7 +49,10 @@ class Struck:
         """Return the recording of the incident, up to now."""
         service = self.service
         start = (self.began if self.alerted is None else self.alerted) - LOOK_BACK
-        return service.record(max(0.0, min(start, self.began - LOOK_BACK / 2)), service.now, self.alerts, name)
+        made = service.record(max(0.0, min(start, self.began - LOOK_BACK / 2)), service.now, self.alerts, name)
+        own = [one for one in self.evaluator.objectives if one.service == made.incident.service]
+        promises = tuple(Promise.of(one, TIME_SCALE) for one in own)
+        return replace(made, incident=made.incident.model_copy(update={"promises": promises}))
 
     def truth(self) -> dict[str, Any]:
         """Return what was really done, as `truth.json` holds it."""

@@ -382,7 +382,7 @@ def _note_inputs(worker: Worker, rows: list[BaseModel], inputs: np.ndarray, body
     if beyond := int((np.abs(inputs) > FURTHEST_INPUT).sum()):
         worker.metrics.inputs.labels("out_of_range").inc(beyond)
     if body.as_of is not None and body.as_of > worker.newest:
-        worker.newest = body.as_of
+        worker.newest = min(body.as_of, time.time())  # a client's clock that is ahead makes no data newer than now
         worker.metrics.as_of.set(worker.newest)
 
 

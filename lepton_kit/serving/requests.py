@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from lepton_kit.models.forecasters import Forecaster
 
 MOST_ROWS = 1000
 MOST_UNKNOWN = 100
-LARGEST = 1e300
-"""A number beyond this is nothing that was measured."""
+LARGEST = 1e30
+"""A number beyond this is nothing that was measured, and its square would be infinite in single precision soon."""
+
+AHEAD_SECONDS = 86400.0
+"""So far ahead of the service's clock a client's may be; what says more counts milliseconds, or is no time."""
+
+
+def _is_measured_or_missing(value: float | None) -> float | None:
+    if value is not None and math.isfinite(value) and abs(value) > LARGEST:
+        raise ValueError(f"must be from {-LARGEST:g} to {LARGEST:g}")
+    return value
+
+
+def _is_past(value: float | None) -> float | None:
+    if value is not None and value > time.time() + AHEAD_SECONDS:
+        raise ValueError("must be a Unix time in seconds, at most a day ahead of the service's clock")
+    return value
+
+
+Measured = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 
 
 class Feedback(BaseModel):
@@ -24,7 +52,7 @@ class Feedback(BaseModel):
 
     request_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
     row: int = Field(default=0, ge=0, lt=MOST_ROWS, description="which row of the request's batch, from 0")
-    actual: FiniteFloat | None = Field(default=None, description="log return of the day that was forecast")
+    actual: Measured | None = Field(default=None, description="log return of the day that was forecast")
     rating: int | None = Field(default=None, ge=1, le=5, description="a person's rating, 1 (bad) to 5 (good)")
     comment: str = Field(default="", max_length=1000)
 
@@ -41,8 +69,9 @@ def prediction_model(forecaster: Forecaster, may_lack: Collection[str] = ()) -> 
     A row may hold names that the model does not know; they are ignored and counted. `as_of` says when the newest data
     behind the request was known. Features that a row `may_lack` are absent, null or not finite in it.
     """
-    present: tuple[Any, Any] = (FiniteFloat, ...)
-    absent: tuple[Any, Any] = (float | None, None)
+    present: tuple[Any, Any] = (Measured, ...)
+    absent: tuple[Any, Any] = (Annotated[float | None, AfterValidator(_is_measured_or_missing)], None)
+    moment = Annotated[float | None, AfterValidator(_is_past)]
     fields: dict[str, Any] = {n: absent if n in may_lack else present for n in forecaster.architecture.needed}
     row = create_model("Row", __config__=ConfigDict(extra="allow"), **fields)
     base = create_model(
@@ -50,7 +79,7 @@ def prediction_model(forecaster: Forecaster, may_lack: Collection[str] = ()) -> 
         __config__=ConfigDict(extra="forbid"),
         row=(row | None, None),
         rows=(list[row] | None, Field(default=None, min_length=1, max_length=MOST_ROWS)),  # type: ignore[valid-type]
-        as_of=(float | None, Field(default=None, gt=0, allow_inf_nan=False, description="Unix time, seconds")),
+        as_of=(moment, Field(default=None, gt=0, allow_inf_nan=False, description="Unix time, seconds")),
     )
 
     class PredictRequest(base):  # type: ignore[misc, valid-type]

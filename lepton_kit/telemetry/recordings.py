@@ -9,11 +9,13 @@ incident.json      {"format": "lepton-recording/1", "id", "service",
                     "versions": {"current", "last_good"},          last_good may be null
                     "alerts": [{"name", "starts_at", "labels", "annotations"}],
                     "deployments": [{"time", "version", "note"}],  those known, also from before the window
+                    "promises": [{"name", "title", "service", "target", "window_s", "events", "selector", "total"}],
+                                                                   the service's objectives, as they were then
                     "provenance": {"measured", "derived", "constructed"}}   lists: how each part came to be
 metrics.parquet    time, metric (Prometheus names, base units), labels (JSON text), value
 requests.parquet   one row per request, of
                      time, request_id, version, status (HTTP), latency_ms
-                     feature_<name>                 what the service was given
+                     feature_<name>                 what the service was given: numbers, or text (a category)
                      mean, std, lower, upper, prob_up   what it answered; empty where it failed
                      actual                         what came true, empty where not yet known; actual_time: since when
                      rating, feedback               optional: what a user thought of the answer (1 to 5), and said
@@ -39,15 +41,18 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.selectors import parse_selector
+from lepton_kit.telemetry.slo import Objective
 
 FORMAT: Literal["lepton-recording/1"] = "lepton-recording/1"
 FEATURE = "feature_"
@@ -133,6 +138,38 @@ class Provenance(_Part):
     constructed: tuple[Text, ...] = ()
 
 
+class Promise(_Part):
+    """An objective of the service, as its file said it then; `time_scale` shortened its windows."""
+
+    name: Text
+    title: Text
+    service: Text
+    description: Text = ""
+    target: float = Field(gt=0, lt=1)
+    window_s: int = Field(gt=0)
+    events: Literal["good", "bad"]
+    selector: str
+    total: str
+    minimum: int = 1
+    time_scale: float = Field(default=1, gt=0)
+
+    @classmethod
+    def of(cls, one: Objective, time_scale: float = 1.0) -> Promise:
+        """Return an objective as it can be kept."""
+        return cls(
+            name=one.name, title=one.title, service=one.service, description=one.description, target=one.target,
+            window_s=one.window, events=one.events, selector=str(one.selector), total=str(one.total),
+            minimum=one.minimum, time_scale=time_scale,
+        )  # fmt: skip
+
+    def objective(self) -> Objective:
+        """Return it ready to be evaluated."""
+        return Objective(
+            self.name, self.title, self.service, self.description, self.target, self.window_s, self.events,
+            parse_selector(self.selector), parse_selector(self.total), self.minimum,
+        )  # fmt: skip
+
+
 class Incident(_Part):
     """What `incident.json` says."""
 
@@ -143,6 +180,7 @@ class Incident(_Part):
     versions: Versions
     alerts: tuple[Alert, ...] = ()
     deployments: tuple[Deployment, ...] = ()
+    promises: tuple[Promise, ...] = ()
     provenance: Provenance = Provenance()
 
 
@@ -183,7 +221,15 @@ class Recording:
     problems: tuple[str, ...] = ()
 
     def features(self, requests: pd.DataFrame) -> pd.DataFrame:
-        """Return the feature columns of some requests under the names the model knows, indexed by request time."""
+        """Return the numeric features of some requests under the names the model knows, indexed by request time."""
+        return self._inputs(requests).select_dtypes(["number", "bool"])
+
+    def categories(self, requests: pd.DataFrame) -> pd.DataFrame:
+        """Return the features that hold text, under the names the model knows, indexed by request time."""
+        return self._inputs(requests).select_dtypes(exclude=["number", "bool"])
+
+    @staticmethod
+    def _inputs(requests: pd.DataFrame) -> pd.DataFrame:
         columns = {column: column.removeprefix(FEATURE) for column in feature_columns(requests)}
         return requests.set_index("time")[list(columns)].rename(columns=columns)
 
@@ -253,7 +299,9 @@ SLACK = 0.05
 def is_inside(times: pd.Series, window: Window) -> pd.Series:
     """Tell for each time whether it lies in a window, or so little outside that no clock is wrong."""
     slack = SLACK * (window.end - window.start)
-    return times.between(pd.Timestamp(window.start - slack), pd.Timestamp(window.end + slack))
+    first, last = (one.replace(tzinfo=UTC) for one in (datetime.min, datetime.max))
+    start = max(window.start, first + slack) - slack  # the first and the last year have no room for slack
+    return times.between(pd.Timestamp(start), pd.Timestamp(min(window.end, last - slack) + slack))
 
 
 def rows_outside(table: pd.DataFrame, window: Window) -> int:
@@ -335,9 +383,11 @@ def _read_requests(path: Path, problems: list[str]) -> pd.DataFrame:
         problems.append(f"{path.name}: lacks column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}")
     numbered = table.index.astype(str)  # an id of its own for each: none is asked twice
     table = table.assign(**{name: numbered if name == "request_id" else np.nan for name in lacking})
-    numeric = [*NUMERIC_REQUEST_COLUMNS, *feature_columns(table)]
     texts = {name: table[name].astype("object").where(table[name].notna(), "").astype(str) for name in TEXT_COLUMNS}
-    return _with_numbers(table.assign(**texts), numeric, path, problems)
+    return _with_inputs(
+        _with_numbers(table.assign(**texts), list(NUMERIC_REQUEST_COLUMNS), path, problems),
+        feature_columns(table), path, problems,
+    )  # fmt: skip
 
 
 def _read_metrics(path: Path, problems: list[str]) -> pd.DataFrame:
@@ -358,8 +408,8 @@ def _is_object(text: Any) -> bool:
 
 
 def _read_reference(path: Path, problems: list[str]) -> pd.DataFrame:
-    table = _parquet(path)
-    return _with_numbers(table.rename(columns=str), [str(column) for column in table.columns], path, problems)
+    table = _parquet(path).rename(columns=str)
+    return _with_inputs(table, list(table.columns), path, problems)
 
 
 def _check_columns(table: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
@@ -376,6 +426,35 @@ def _in_order_of_time(table: pd.DataFrame, path: Path, problems: list[str]) -> p
         problems.append(f"{path.name}: {int(time.isna().sum())} of {len(table)} rows have no time, and are left out")
     dated = table.assign(time=time.dt.tz_convert("UTC"))[time.notna()]
     return dated.sort_values("time", kind="stable", ignore_index=True)
+
+
+def _with_inputs(table: pd.DataFrame, columns: list[str], path: Path, problems: list[str]) -> pd.DataFrame:
+    """Return a table whose inputs hold numbers, or text where they did so at first."""
+    objects = {name: table[name].astype("object") for name in columns if _is_category(table[name])}
+    texts = {name: values.where(values.map(_is_text), None).astype("str") for name, values in objects.items()}
+    numeric = [name for name in columns if name not in texts]
+    return _with_numbers(table.assign(**texts), numeric, path, problems)
+
+
+FIRST = 50
+"""So many known values of an input, the first ones, say whether it holds numbers or text."""
+
+
+def _is_category(values: pd.Series) -> bool:
+    """Tell whether an input holds text that is no number: what follows on numbers is damaged, and no category.
+
+    >>> [_is_category(pd.Series(one)) for one in (["north", None], ["0.5", "0.7"], [0.5, "north"], [{"a": 1}])]
+    [True, False, False, False]
+    """
+    if pd.api.types.is_numeric_dtype(values):
+        return False
+    first = values.astype("object").dropna().head(FIRST)
+    is_text = first.map(_is_text).astype(bool) & pd.to_numeric(first, errors="coerce").isna()
+    return bool(len(first) and is_text.mean() > 0.5)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _with_numbers(table: pd.DataFrame, columns: list[str], path: Path, problems: list[str]) -> pd.DataFrame:

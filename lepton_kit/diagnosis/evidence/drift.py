@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lepton_kit.data.drift import chi_squared, drift_table, kolmogorov_smirnov
+from lepton_kit.data.drift import MOST_CATEGORIES, chi_squared, drift_table, kolmogorov_smirnov
 from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period, answered_by, sampled
 from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, too_few
 from lepton_kit.diagnosis.relations import asked_anew
@@ -144,31 +144,43 @@ def drift(case: Case) -> Evidence:
 
     Effect sizes decide (PSI beyond what such samples show by chance, and the Wasserstein distance in standard
     deviations). The Kolmogorov–Smirnov test guards against chance, or χ² where a feature has few values; `alpha` is
-    divided by the number of features.
+    divided by the number of features. Categories have no distance: PSI and χ² decide.
     """
     sides = case.whole_inputs
     if few := too_few(case, *sides, "whole rows"):
         return not_checked("drift", few)
     sides = sampled(sides[0], MOST_JUDGED), sampled(sides[1], MOST_JUDGED)
-    table = drift_table(*sides)
-    if table.empty:
+    table, categories = drift_table(*sides), moved_categories(case)
+    if not (len(table) or len(categories)):
         return not_checked("drift", "the requests hold no features")
     by_chance = 9 * sum(1 / len(side) for side in sides)
     moved = (table["psi"] - by_chance >= PSI) & (table["wasserstein"] >= DISTANCE)
-    p_values = pd.Series({name: shift_p_value(sides[0][name], sides[1][name]) for name in table.index})
-    moved &= p_values < case.criteria.alpha / len(table)
+    p_values = pd.Series({name: shift_p_value(sides[0][name], sides[1][name]) for name in table.index}, dtype=float)
+    moved &= p_values < case.criteria.alpha / max(len(table), 1)
     worst = table.loc[moved].head(3) if moved.any() else table.head(1)
-    told = ", ".join(
-        f"{name} (PSI {row.psi:.2f}, Wasserstein {row.wasserstein:.2f} sd)" for name, row in worst.iterrows()
-    )
+    told = [f"{name} (PSI {row.psi:.2f}, Wasserstein {row.wasserstein:.2f} sd)" for name, row in worst.iterrows()]
+    told += [f"{name} (a category, PSI {row.psi:.2f})" for name, row in categories.iterrows() if row.moved]
+    count = int(moved.sum() + categories["moved"].sum())
     return Evidence(
         name="drift",
-        finding="drifted" if moved.any() else "steady",
-        summary=f"{int(moved.sum())} of {len(table)} features moved; the most: {told}",
-        effect=float(table["psi"].iloc[0]),
+        finding="drifted" if count else "steady",
+        summary=f"{count} of {len(table) + len(categories)} features moved; the most: {', '.join(told) or 'none'}",
+        effect=float(pd.concat([table["psi"], categories["psi"]]).max()),
         unit="PSI",
-        p_value=float(p_values.min()),
+        p_value=float(pd.concat([p_values, categories["chi2_p"]]).min()),
     )
+
+
+def moved_categories(case: Case) -> pd.DataFrame:
+    """Return `drift_table` of the features that are text, from before the onset to since, and whether each `moved`."""
+    sides = [sampled(case.categories.loc[side.index], MOST_JUDGED) for side in (case.before, case.during)]
+    if min(map(len, sides)) < case.criteria.least_rows:
+        return drift_table(sides[0].head(0), sides[1].head(0)).assign(moved=False)
+    table = drift_table(*sides)
+    kinds = sides[0][table.index].nunique().clip(upper=MOST_CATEGORIES)
+    by_chance = kinds * sum(1 / len(side) for side in sides)
+    clear = table["chi2_p"] < case.criteria.alpha / max(len(table), 1)
+    return table.assign(moved=clear & (table["psi"] - by_chance >= PSI))
 
 
 FEW_VALUES = 10

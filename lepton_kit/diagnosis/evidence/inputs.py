@@ -13,10 +13,8 @@ from lepton_kit.diagnosis.relations import asked_anew
 
 def contract(case: Case) -> Evidence:
     """Answer whether more inputs than before break their contract: `broken` or `kept`."""
-    if not len(case.recording.features(case.requests).columns):
-        return not_checked("contract", "the requests hold no features")
     before, during = case.breaches.loc[case.before.index], case.breaches.loc[case.during.index]
-    if few := too_few(case, before, during, "requests"):
+    if few := _no_inputs(case) or too_few(case, before, during, "requests") or case.unreadable:
         return not_checked("contract", few)
     rise = during.mean() - before.mean()
     worst = str(rise.idxmax())
@@ -40,6 +38,10 @@ def contract(case: Case) -> Evidence:
     )
 
 
+def _no_inputs(case: Case) -> str:
+    return "the requests hold no features" if case.inputs.columns.empty and case.categories.columns.empty else ""
+
+
 # --- one promise at a time --------------------------------------------------------------------------------------------
 
 
@@ -59,10 +61,9 @@ def duplicated_requests(case: Case) -> Evidence:
 
 
 def _breach(case: Case, name: str, breach: str) -> Evidence:
-    if case.inputs.columns.empty:
-        return not_checked(name, "the requests hold no features")
     before, during = case.breaches.loc[case.before.index, breach], case.breaches.loc[case.during.index, breach]
-    if few := too_few(case, before, during, "requests"):
+    unreadable = case.unreadable if breach == "missing" else ""
+    if few := _no_inputs(case) or too_few(case, before, during, "requests") or unreadable:
         return not_checked(name, few)
     if breach == "stale" and not case.requests["actual"].notna().any():
         return not_checked(name, "no actual is known, which would tell when new values were due")
@@ -106,17 +107,23 @@ def unit_factor(before: pd.Series, during: pd.Series) -> float | None:
     return nearest if change[1] > 0 else 1 / nearest
 
 
+def _unit_factors(before: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+    found = {str(name): unit_factor(before[name], since[name]) for name in since}
+    return {name: factor for name, factor in found.items() if factor is not None}
+
+
 def units(case: Case) -> Evidence:
     """Answer whether features came in another unit, and by which factor: `another unit` or `same unit`.
 
-    Where only some rows are at fault, those beyond the training rows' range are compared.
+    All rows are compared, and by themselves those beyond the training rows' range, as only some may be at fault.
     """
     before, during = (asked_anew(case.inputs.loc[side.index]) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "rows of inputs that are not asked again"):
+    if few := _no_inputs(case) or too_few(case, before, during, "rows of inputs that are not asked again"):
         return not_checked("units", few)
     beyond = during[case.breaches.loc[during.index, "out_of_range"]]
-    odd = beyond if len(beyond) >= case.criteria.broken_share * len(during) else during
-    factors = {name: factor for name in during if (factor := unit_factor(before[name], odd[name])) is not None}
+    factors, odd = _unit_factors(before, during), during
+    if not factors and len(beyond) >= case.criteria.broken_share * len(during):
+        factors, odd = _unit_factors(before, beyond), beyond
     listed = ", ".join(f"{name} × {factor:g}" for name, factor in list(factors.items())[:5])
     return Evidence(
         name="units",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from lepton_kit.diagnosis.case import Case
-from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, timing
-from lepton_kit.diagnosis.evidence.base import Evidence
+from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, objective, timing
+from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
+from lepton_kit.telemetry.recordings import printable
+
+logger = logging.getLogger(__name__)
 
 QUESTIONS: tuple[Callable[[Case], Evidence], ...] = (
+    objective.objective,
     model.coverage,
     inputs.contract,
     inputs.missing_values,
@@ -49,5 +54,14 @@ QUESTIONS: tuple[Callable[[Case], Evidence], ...] = (
 
 
 def gather(case: Case) -> tuple[Evidence, ...]:
-    """Ask every question of a case."""
-    return tuple(question(case) for question in QUESTIONS)
+    """Ask every question of a case; one that fails is not checked, and says why."""
+    return tuple(_answer(question, case) for question in QUESTIONS)
+
+
+def _answer(question: Callable[[Case], Evidence], case: Case) -> Evidence:
+    try:
+        return question(case)
+    except Exception as error:  # recordings hold whatever clients sent: the other questions decide without this one
+        name = question.__name__
+        logger.warning("question %s of recording %s failed", name, case.recording.incident.id, exc_info=True)
+        return not_checked(name, f"failed: {type(error).__name__}: {printable(str(error), 200)}")

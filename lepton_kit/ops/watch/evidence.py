@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from lepton_kit.ops.watch.queue import Incident
 from lepton_kit.runs.settings import Settings
 
 if TYPE_CHECKING:  # pandas, which a worker needs only to capture, and `lepton watch` only for services
+    from lepton_kit.telemetry.recordings import Promise
     from lepton_kit.telemetry.selectors import Source
 
 FOLDER = "incidents"
@@ -85,5 +87,17 @@ def _freeze(
         raise InputError(f"service {name!r}: none of lepton.toml (there are: {known})")
     source = source_of(settings, project)
     state, registry = project / "services" / name, project / service.registry
-    capture(state, source, registry, start, time.time(), folder, alerts, settings.series_of(name))
+    promises = _promises(name, settings, project)
+    capture(state, source, registry, start, time.time(), folder, alerts, settings.series_of(name), promises)
     return folder
+
+
+def _promises(name: str, settings: Settings, project: Path) -> list[Promise]:
+    """Return a service's objectives; none where they cannot be read, which the diagnosis then says."""
+    from lepton_kit.ops.watch.observer import read_all_objectives
+    from lepton_kit.telemetry.recordings import Promise
+
+    with contextlib.suppress(InputError):
+        known = read_all_objectives(settings, project)
+        return [Promise.of(one, settings.watch.time_scale) for one in known if one.service == name]
+    return []

@@ -24,6 +24,7 @@ from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.runs.manifest import FILE, Manifest, Result
 from lepton_kit.runs.settings import Settings
+from lepton_kit.telemetry.recordings import Promise
 from lepton_kit.telemetry.rules import alert_name
 
 HISTORY, JUDGEMENT = "history.json", "judgement.md"
@@ -167,7 +168,7 @@ def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[fo
     return tuple(action for action in found if action.time >= began)
 
 
-def _promise(incident: Incident, settings: Settings, project: Path, problems: list[str]) -> form.Promise | None:
+def _promise(incident: Incident, settings: Settings, project: Path, problems: list[str]) -> Promise | None:
     try:
         objectives = read_all_objectives(settings, project)
     except InputError as error:
@@ -176,19 +177,7 @@ def _promise(incident: Incident, settings: Settings, project: Path, problems: li
     for one in objectives:
         named = incident.alert.get("labels", {}).get("slo") == one.name or incident.name == alert_name(one)
         if named and one.service == incident.service:
-            return form.Promise(
-                name=one.name,
-                title=one.title,
-                service=one.service,
-                description=one.description,
-                target=one.target,
-                window_s=one.window,
-                events=one.events,
-                selector=str(one.selector),
-                total=str(one.total),
-                minimum=one.minimum,
-                time_scale=settings.watch.time_scale,
-            )
+            return Promise.of(one, settings.watch.time_scale)
     problems.append(f"no objective of service {incident.service!r} belongs to the alert {incident.name!r}")
     return None
 
