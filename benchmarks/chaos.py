@@ -352,7 +352,7 @@ def floods(project: Path, number: int, _: random.Random) -> dict[str, Count]:
                 others.add(None if answered else f"{path} took {time.monotonic() - began:.1f} s", None)
         for half in halves:
             half.close()
-    queued = {one.labels.get("service") for one in Queue(project).incidents(10 * number)}
+    queued = {one.service for one in Queue(project).incidents(10 * number)}
     for one, status in answers.items():
         is_kept = f"s{one}" in queued
         lost = f"alert {one} was answered {status}" if status not in (202, 429, 503) else None
