@@ -340,6 +340,8 @@ def main() -> None:
     global console  # this module may have been imported long before, in a process with another terminal
     console = new_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends runs as Ctrl-C does
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(app(args=join_parameters(sys.argv[1:]), prog_name="lepton", standalone_mode=True))
     except KeyboardInterrupt:

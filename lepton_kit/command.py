@@ -14,6 +14,8 @@ FORKED = {"run", "pipeline", "resume", "verify", "diff", "list", "params", "runs
 
 def main() -> None:
     """Run the command line, in a process forked from the fork server if that is safe, else in this one."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: Ctrl-C just ends this, without a traceback
     if len(sys.argv) > 1 and sys.argv[1] in FORKED and (status := _forked()) is not None:
         sys.exit(status)
     from lepton_kit.cli import main as main_of_this_process

@@ -173,11 +173,14 @@ def test_output_beyond_what_a_cell_keeps_is_left_out_and_the_cell_says_so(engine
     assert re.fullmatch(r"lepton: 1\d\d\.\d MiB of the output .* a cell keeps 64 MiB, .*\n", others[-1].text)
 
 
-def test_output_in_one_piece_that_is_too_large_is_never_decoded(engine):
-    cells = engine(["print('x' * 80_000_000)", "print('next')"])
-    assert [output.name for output in cells[2].outputs] == ["stderr"]
-    assert "76.3 MiB of the output of this cell were left out" in cells[2].outputs[0].text
-    assert cells[3].outputs[0].text == "next\n"
+def test_of_output_in_one_piece_that_is_too_large_the_beginning_is_kept(engine):
+    shown = "from IPython.display import display\ndisplay({'text/plain': 'x' * 80_000_000}, raw=True)\nprint('gone')"
+    cells = engine(["print('ü' + 'x' * 80_000_000)", shown, "print('next')"])
+    text, note = cells[2].outputs
+    assert text.text.startswith("üxxx") and 60 * 2**20 < len(text.text) <= 64 * 2**20
+    assert "12.3 MiB of the output of this cell were left out" in note.text
+    assert ["76.3 MiB" in output.text for output in cells[3].outputs] == [True]
+    assert cells[4].outputs[0].text == "next\n"
 
 
 def test_ten_thousand_displays_arrive_whole(engine):

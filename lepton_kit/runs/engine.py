@@ -33,7 +33,7 @@ from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.notebooks import is_counted
 from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
-from lepton_kit.runs.outputs import Allowance, note, without_outputs
+from lepton_kit.runs.outputs import Allowance, beginning_of, note, without_outputs
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.reserve import Reserve
 from lepton_kit.runs.saver import NotebookSaver
@@ -45,7 +45,6 @@ END_POLL_S = 0.01
 ASK_AGAIN_S = 0.05  # a kernel's first status can be lost while its subscriber is still connecting
 LONGEST_SILENCE_S = 10.0  # between a cell's reply and the end of its output
 EVENTS_PER_SECOND = 5  # of output lines
-RETRY_SAVE_S = 5.0  # after a save that failed
 CONTENT_FRAME = 4  # of a message: after its signature, its header, its parent's and its metadata
 RECONNECT_MS = 5  # a kernel's sockets are there as soon as it has bound them
 
@@ -97,7 +96,7 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
             self.saver.save_if_due()
         except InputError as error:
             logger.warning("not saved for now: %s", error)
-            self.saver.due = time.monotonic() + RETRY_SAVE_S
+            self.saver.put_off()
 
     def autosave_cell(self) -> None:
         """Save nothing: the client itself asks for what is due, also while a cell is silent."""
@@ -216,6 +215,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.number = 0
         self.chunks: list[str] = []  # of the stream that is the present cell's last output
         self.allowance = Allowance()
+        self.has_news = True  # since the last save
         self.next_alive_check = 0.0
         self.next_output_event = 0.0
 
@@ -367,17 +367,25 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                 if message["parent_header"].get("msg_id") == asked:
                     reply, heard = message["content"], time.monotonic()
             if time.monotonic() >= self.nb_man.saver.due:
-                self._join_chunks(cell)
-                self.nb_man.saver.changed(index)
-                self.nb_man.save()
+                if self.has_news:
+                    self._join_chunks(cell)
+                    self.nb_man.saver.changed(index)
+                    self.has_news = False
+                    self.nb_man.save()
+                else:
+                    self.nb_man.saver.put_off()
         return reply
 
     def _take_in(self, message: dict[str, Any], cell: Any, index: int) -> bool:
         """Take in one message of a cell's output; return whether it was the last."""
         last: Any = cell.outputs[-1] if cell.outputs else None
         content = message["content"]
-        if not self.allowance.takes(message["msg_type"], message["size"], content):
+        if message["msg_type"] == "stream":
+            if content is None:
+                return False
+        elif not self.allowance.takes(message["msg_type"], message["size"], content):
             return False
+        self.has_news = True
         if self._continues(last, message):
             if not self.chunks:
                 self.chunks = [last.text]  # joined once, not with every chunk: that would be of quadratic cost
@@ -448,20 +456,26 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             raise DeadKernelError(f"Kernel died{_how(code)}")
 
     def _received(self, socket: Any) -> Iterator[dict[str, Any]]:
-        """Yield the messages that have arrived, at most so many that the clock is looked at now and then.
-
-        The content of one that is larger than a cell may have is left as it came: to decode it takes several times
-        its size in memory.
-        """
+        """Yield the messages that have arrived, at most so many that the clock is looked at now and then."""
         session = self.kc.session
         for _ in range(200):
             try:
                 frames = session.feed_identities(socket.recv_multipart(zmq.NOBLOCK))[1]
             except zmq.Again:
                 return
-            size = len(frames[CONTENT_FRAME])
-            message = session.deserialize(frames, content=size <= self.allowance.of_cell or socket is self.shell)
-            yield {**message, "size": size}
+            message = session.deserialize(frames, content=False)
+            message["content"] = self._content_of(message["msg_type"], frames[CONTENT_FRAME])
+            yield {**message, "size": len(frames[CONTENT_FRAME])}
+
+    def _content_of(self, kind: str, content: bytes) -> dict[str, Any] | None:
+        """Decode a message's content, or of a stream's what may be kept; what is too much takes much memory as well."""
+        kept = self.allowance.keeps(len(content)) if kind == "stream" else len(content)
+        if kept < len(content):
+            return beginning_of(content, kept)
+        if kept > self.allowance.of_cell and not kind.endswith("_reply"):
+            return None
+        decoded: dict[str, Any] = self.kc.session.unpack(content)
+        return decoded
 
     def _let_go(self, failed: bool) -> None:
         if failed and self.keep_kernel and self.km.has_kernel and hasattr(self.km.provisioner, "keep"):

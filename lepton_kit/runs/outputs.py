@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from nbformat import NotebookNode
@@ -11,7 +13,8 @@ from nbformat.v4 import new_output
 MIB = 2**20
 MOST_OF_CELL = 64 * MIB
 MOST_OF_RUN = 256 * MIB
-COUNTED = ("stream", "display_data", "execute_result")
+SHOWN = ("display_data", "execute_result")
+LONGEST_ESCAPE = 12  # characters of JSON for one of text: two halves of a surrogate pair
 KIT = "application/vnd.lepton."  # what the kit itself records is small, and is the point of a run
 
 
@@ -21,8 +24,8 @@ class Allowance:
     Examples
     --------
     >>> allowance = Allowance(of_cell=10, of_run=100)
-    >>> [allowance.takes("stream", 6, {}) for _ in range(2)]
-    [True, False]
+    >>> [allowance.keeps(6) for _ in range(3)]
+    [6, 4, 0]
     >>> allowance.end_cell()
     'lepton: 0.0 MiB of the output of this cell were left out: a cell keeps 0 MiB, and a run 0 MiB'
     """
@@ -31,22 +34,31 @@ class Allowance:
         self.of_cell, self.of_run = of_cell, of_run
         self._earlier = self._cell = self._left_out = 0
 
-    def takes(self, kind: str, size: int, content: Mapping[str, Any] | bytes) -> bool:
-        """Count a message of output; return whether it is kept. After the first that is not, none of the cell's is.
+    def keeps(self, size: int) -> int:
+        """Count so many bytes of a stream; return how many of them, from their beginning, are kept."""
+        kept = min(size, self._room())
+        self._cell += kept
+        self._left_out += size - kept
+        return kept
 
-        Content that is still bytes was too large to be decoded. What updates a display counts nothing: it replaces it.
+    def takes(self, kind: str, size: int, content: Mapping[str, Any] | None) -> bool:
+        """Count a message that is kept whole or not at all; return whether it is. None is too large to be decoded.
+
+        What updates a display counts nothing: it replaces it.
         """
         if kind == "clear_output":
             self._cell = 0
-        is_decoded = not isinstance(content, bytes)
-        if is_decoded and (kind not in COUNTED or is_kits_own(content)):
+        if content is not None and (kind not in SHOWN or is_kits_own(content)):
             return True
-        room = min(self.of_cell, self.of_run - self._earlier) - self._cell
-        if is_decoded and not self._left_out and size <= room:
-            self._cell += size
-            return True
-        self._left_out += size
-        return False
+        if content is None or size > self._room():
+            self._left_out += size
+            return False
+        self._cell += size
+        return True
+
+    def _room(self) -> int:
+        """Return how much the cell may still have: nothing, once anything was left out."""
+        return 0 if self._left_out else max(0, min(self.of_cell, self.of_run - self._earlier) - self._cell)
 
     def end_cell(self) -> str | None:
         """Count the next cell; return what is to be said of the last one's output, if any of it was left out."""
@@ -61,9 +73,23 @@ class Allowance:
         return said
 
 
-def is_kits_own(output: Mapping[str, Any] | bytes) -> bool:
+def is_kits_own(output: Mapping[str, Any]) -> bool:
     """Say whether an output, or a message of one, is what the kit itself records."""
-    return not isinstance(output, bytes) and any(kind.startswith(KIT) for kind in output.get("data", {}))
+    return any(kind.startswith(KIT) for kind in output.get("data", {}))
+
+
+def beginning_of(content: bytes, size: int) -> dict[str, Any] | None:
+    r"""Return the content of a message of a stream, with so much of its JSON alone; None where that is no text yet.
+
+    >>> beginning_of(b'{"name": "stdout", "text": "one \\u00fc two"}', 35)
+    {'name': 'stdout', 'text': 'one '}
+    """
+    text = content[:size].decode(errors="ignore")
+    for end in range(len(text), max(0, len(text) - LONGEST_ESCAPE), -1):
+        with suppress(ValueError):
+            found: dict[str, Any] = json.loads(text[:end] + '"}')
+            return found if found.get("text") else None
+    return None
 
 
 def note(text: str) -> NotebookNode:

@@ -64,6 +64,10 @@ class NotebookSaver:
         self.save(running=True)
         return True
 
+    def put_off(self) -> None:
+        """Let the next save be due later, as if one had been made: there is nothing new, or no room."""
+        self.due = time.monotonic() + SHORTEST_PAUSE_S
+
     def save(self, running: bool = False) -> None:
         """Save now.
 

@@ -126,7 +126,12 @@ def _not_needed(job: Job, queue: Queue, project: Path) -> str | None:
     if job.kind != "remedy" or (earlier := queue.follows_run(job)) is None:
         return None
     cause, run_id = earlier
-    said = {name: one.value for name, one in Manifest.load(project / "runs" / run_id / FILE).results.items()}
+    try:
+        results = Manifest.load(project / "runs" / run_id / FILE).results
+    except InputError as error:  # what the first repair found is not known: the evidence for this one stands
+        logger.warning("run %s: %s", run_id, error)
+        return None
+    said = {name: one.value for name, one in results.items()}
     if said.get("verdict") == "recovered" and said.get("still_missed") == []:
         return f"the repair of the first cause, {cause!r}, recovered the service: no objective is missed any more"
     return None

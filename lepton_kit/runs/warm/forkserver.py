@@ -32,6 +32,7 @@ from lepton_kit.runs.warm.wire import Lines, receive_request, say, send_request
 KEPT = 2  # a run that is asked for while another has only begun finds one, too
 QUIET_S = 0.3
 LOOK_S = 0.1
+LONGEST_WAIT_S = 5.0  # for what is done without a server; what takes longer does not notice one that loads
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 FIRST = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "psutil", "tornado.platform.asyncio",
@@ -414,8 +415,10 @@ def _leave() -> None:
 def main() -> None:
     """Serve at a path, while the lock that says so is held."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
-    path = Path(sys.argv[1])
-    serve(path, int(sys.argv[2]))
+    path, lock, start = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    select.select([start], [], [], LONGEST_WAIT_S)
+    os.close(start)
+    serve(path, lock)
 
 
 if __name__ == "__main__":
