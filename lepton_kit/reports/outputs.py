@@ -18,7 +18,7 @@ HEAD_ROWS, TAIL_ROWS = 60, 20
 """Rows at the beginning and at the end of a long table that a page shows."""
 LONGEST_HTML = 300_000
 """Characters of HTML, without its pictures, that a page shows."""
-LONGEST_WORDS = 200_000
+LONGEST_WORDS = 60_000
 """Characters of Markdown that a page shows as such."""
 NAMES = {
     r"application/vnd\.plotly\.": "a Plotly chart",

@@ -127,6 +127,9 @@ def _cells(part: str) -> list[tuple[str, str]]:
             active = []
         elif re.fullmatch(COLOUR, token):
             active = [*active, token][-MOST_COLOURS:]
+        elif re.fullmatch(ERASE, token):
+            cells[at:] = [] if token[2:3] in "K02" else cells[at:]
+            cells[:at] = [("", " ")] * at if token[2:3] in "12" else cells[:at]
         elif token == "\b":
             at = max(0, at - 1)
         elif len(token) == 1:
