@@ -1,12 +1,15 @@
-"""README says what is so."""
+"""README, the guide for contributors and the Makefile say what is so."""
 
 import re
+from pathlib import Path
 
 import pytest
 import typer.main
 from helpers import ROOT
 
 from lepton_kit.cli import app
+from lepton_kit.runs.settings import read_settings
+from lepton_kit.runs.warm.lease import IDLE_S
 
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -33,3 +36,73 @@ def test_every_command_in_the_readme_is_there(command):
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)|src=\"([^\"]+)\"", README))))
 def test_every_link_in_the_readme_leads_somewhere(target):
     assert (ROOT / (target[0] or target[1])).exists()
+
+
+TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
+COMMAND = typer.main.get_command(app)
+ROWS = re.findall(r"(?m)^\| (`lepton .*?) \| (.*) \|$", README)
+
+
+def options_of(command):
+    """Return the options of a command, and of those below it, with their defaults."""
+    below = getattr(command, "commands", {}).values()
+    mine = {option: one.default for one in command.params for option in (*one.opts, *one.secondary_opts)}
+    return {**mine, **{option: default for one in below for option, default in options_of(one).items()}}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].split("`")[1])
+def test_every_option_that_the_readme_tells_of_a_command_is_one_of_it(row):
+    named = {word for name in re.findall(r"`lepton (\w+)", row[0]) for word in options_of(COMMAND.commands[name])}
+    assert set(re.findall(r"(?<![\w-])--[a-z-]+", " ".join(row))) <= named
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_option_variable_and_make_verb_of_the_texts_is_there(text):
+    code = "".join(path.read_text() for path in (ROOT / "lepton_kit").rglob("*.py")) + MAKEFILE
+    words = TEXTS[text].replace("npm install --no-save --prefix .axe axe-core", "").replace("papermill --engine", "")
+    assert {one for one in re.findall(r"`(--[a-z-]+)", words) if one not in options_of(COMMAND)} == set()
+    assert {name for name in re.findall(r"\bLEPTON_[A-Z]+\b", words) if name not in code} == set()
+    assert {verb for verb in re.findall(r"`make ([a-z]+)`", words) if f"\n{verb}:" not in MAKEFILE} == set()
+
+
+def test_the_addresses_and_times_that_the_readme_tells_are_the_defaults():
+    ports = {name: options_of(COMMAND.commands[name])["--port"] for name in ("serve", "watch")}
+    shown = re.findall(r"(?m)^lepton (serve|watch)\b.*# http://127\.0\.0\.1:(\d+)", README)
+    assert {name: int(port) for name, port in shown} == ports
+    grace = (ROOT / "lepton_kit/runs/engine.py").read_text()  # which papermill alone imports
+    assert "has two seconds to clean up" in README and "GRACE_S = 2.0" in grace
+    assert "alive for an hour" in README and options_of(COMMAND.commands["run"])["--keep-for"] == 3600
+    assert "after ten idle minutes" in README and IDLE_S == 600
+
+
+def test_every_file_that_the_guide_names_is_there():
+    guide = TEXTS["CONTRIBUTING.md"].replace("`runs/<run id>/`", "")
+    named = {
+        name for name in re.findall(r"`([\w./-]+\.(?:py|toml|yml|json|md|lock|ipynb))`", guide) if "NAME" not in name
+    }
+    places = [ROOT, ROOT / "lepton_kit", *(path for path in (ROOT / "lepton_kit").rglob("*") if path.is_dir())]
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
+def test_every_table_of_the_code_that_the_guide_says_to_add_to_is_there():
+    for name, file in re.findall(r"`([A-Z_]{4,})`\s+(?:of|in) `([\w./]+)`", TEXTS["CONTRIBUTING.md"]):
+        assert re.search(rf"(?m)^{name}\b", (ROOT / file).read_text()), (name, file)
+
+
+def test_what_make_says_of_the_demo_is_what_it_runs():
+    [told] = re.findall(r"(?m)^demo: .*## (.*)$", MAKEFILE)
+    steps = [Path(step.notebook).stem for step in read_settings(ROOT).pipelines["goog"].steps]
+    numbers = sorted(name[:2] for name in steps if name[:2].isdecimal())
+    assert f"notebooks {numbers[0]} to {numbers[-1]}" in told
+    assert numbers == [f"{number:02}" for number in range(int(numbers[0]), int(numbers[-1]) + 1)]
+    recipe = MAKEFILE.split("\ndemo:")[1].split("\n\n")[0]
+    assert recipe.strip().splitlines()[-1].strip() == "@$(BIN)/lepton demo"  # whose last line is the incident's page
+
+
+@pytest.mark.parametrize("verb", sorted(set(re.findall(r"(?m)^([a-z]+):.*## ", MAKEFILE))))
+def test_every_make_verb_runs_commands_that_are_there(verb):
+    recipe = MAKEFILE.split(f"\n{verb}:")[1].split("\n\n")[0]
+    for command in re.findall(r"\(BIN\)/lepton (\w+)", recipe):
+        assert command in COMMANDS
+    for script in re.findall(r"(?:\(BIN\)/python|for script in) ([\w/*]+\.py)", recipe):
+        assert list(ROOT.glob(script))

@@ -80,8 +80,8 @@ def test_a_dead_kernel_is_noticed_and_its_cell_has_failed(engine, death, said):
 def test_a_cell_that_takes_too_long_is_interrupted_and_may_clean_up(engine):
     started = time.monotonic()
     with pytest.raises(CellTimedOut, match=r"cell 4 was stopped: it ran longer than the 0.5 s"):
-        engine(["1", "import time\ntry:\n    time.sleep(60)\nfinally:\n    print('tidied')", "2"], cell_timeout=0.5)
-    assert time.monotonic() - started < 20
+        engine(["1", "import time\ntry:\n    time.sleep(600)\nfinally:\n    print('tidied')", "2"], cell_timeout=0.5)
+    assert time.monotonic() - started < 300
     assert states(engine.saved) == ["completed", "interrupted", "not run"]
     assert saved_cells(engine.saved)[3].outputs[0].text == "tidied\n"
 
@@ -89,8 +89,8 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_may_clean_up(engine):
 @pytest.mark.parametrize(
     "stubborn",
     [
-        "import time\nwhile True:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        pass",
-        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)",
+        "import time\nwhile True:\n    try:\n        time.sleep(600)\n    except KeyboardInterrupt:\n        pass",
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)",
         "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\nwhile True: pass",
     ],
 )
@@ -98,7 +98,7 @@ def test_a_cell_that_ignores_interrupts_is_killed(engine, stubborn):
     started = time.monotonic()
     with pytest.raises(CellTimedOut):
         engine([f"import os; print(os.getpid(), flush=True)\n{stubborn}", "2"], cell_timeout=0.5)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 300
     assert states(engine.saved) == ["interrupted", "not run"]
     assert not psutil.pid_exists(int(saved_cells(engine.saved)[2].outputs[0].text))
 

@@ -131,7 +131,7 @@ def statuses(processes):
     return [one.status() for one in processes]
 
 
-def seen_stopped(processes, seconds=5.0):
+def seen_stopped(processes, seconds=60.0):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and psutil.STATUS_STOPPED not in statuses(processes):
         time.sleep(0.01)

@@ -13,7 +13,7 @@ from helpers import lepton, write_notebook
 
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs, find_run
-from lepton_kit.runs.runner import Options, Request, prepare, repair, run_notebook
+from lepton_kit.runs.runner import Options, Request, prepare, recorded_results, repair, run_notebook
 
 RUNNER = """
 import sys
@@ -45,7 +45,8 @@ def test_a_runner_killed_in_the_middle_of_a_cell_leaves_no_kernel_and_a_run_that
     path = write_notebook(project / "notebooks/slow.ipynb", ["lk.record('x', 1)", cell, "3"])
     runner = start_runner(path, project)
     pid = wait_for(lambda: next(project.glob("runs/*/pid"), None) and next(project.glob("runs/*/pid")).read_text())
-    time.sleep(1.2)  # the saved notebook shows the result by now
+    saved = next(project.glob("runs/*/notebook.ipynb"))
+    wait_for(lambda: [*recorded_results(nbformat.read(saved, 4).cells)] == ["x"])
     kill(runner)
     wait_for(lambda: not psutil.pid_exists(int(pid)))
     assert find_run("slow", project).status == "running"

@@ -228,7 +228,7 @@ def test_a_stop_finishes_what_it_holds_and_the_log_is_whole_after_a_kill(tmp_pat
         assert len(log_of(running)) == 1000 * finished.count(200)
     with serving(project) as running:
         answered = [running.predict(row=row()).json()["request_id"] for _ in range(20)]
-        time.sleep(0.2)  # longer than the writer waits
+        wait_for(lambda: set(answered) <= set(log_of(running)["request_id"]))  # which the writer brings a moment later
         os.kill(read_reports(running.folder)[0].pid, signal.SIGKILL)
         assert set(answered) <= set(log_of(running)["request_id"])
 

@@ -28,6 +28,7 @@ from lepton_kit.ops.faults import find_fault
 from lepton_kit.ops.load import find_arrivals, loaded
 from lepton_kit.ops.services import start_service
 from lepton_kit.ops.watch.evidence import FOLDER
+from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.serving.replay import Plan
 
@@ -125,7 +126,8 @@ def demonstrate(project: Path, announce: Callable[[str], object], model: str = "
         (project / FOLDER).mkdir(exist_ok=True)
         (project / RESTARTED).unlink(missing_ok=True)
         plan = Plan(find_arrivals(project, 0, rate=RATE), seconds=LOAD_S, feedback_after=1.0, ratings=0.05)
-        strikes = stack.enter_context(loaded(service.folder, plan, find_fault(FAULT, 0), project / RESTARTED))
+        strikes = threading.Event()
+        stack.enter_context(loaded(service.folder, plan, find_fault(FAULT, 0), strikes, project / RESTARTED))
         tell(f"real prices are replayed at it, {RATE:g} requests a second")
         watch = stack.enter_context(watching(project, above))
         tell(
@@ -261,10 +263,11 @@ class _Course:
 
     def _approve(self, incident: str, repair: Facts) -> None:
         """Say yes by the command by which a person does."""
-        self._tell(f"{repair['notebook']} waits for a yes on incident {incident}: {repair['why']}")
+        short = short_id(incident)
+        self._tell(f"{repair['notebook']} waits for a yes on incident {short}: {repair['why']}")
         words = ["approve", incident, "--cause", repair["cause"], "--by", APPROVED_BY, "--note", WHY]
         _lepton(self._project, "approval", *words)
-        self._tell(f"approved by this demonstration in your place (else: lepton approve {incident})")
+        self._tell(f"approved by this demonstration in your place (by hand: lepton approve {short})")
 
     def _tell(self, text: str) -> None:
         if text not in self._told:

@@ -160,6 +160,7 @@ class _LiveCourse:
         self._began = time.monotonic()
         self._tell_line = tell
         self._told: set[str] = set()
+        self._strikes = threading.Event()
         self._struck_at = self._struck = math.inf  # of the monotonic clock, and of the wall clock
 
     def run(self) -> Drilled:
@@ -172,11 +173,12 @@ class _LiveCourse:
             watch = stack.enter_context(watching(self._project, more))
             self._tell(f"service at {service.address}, lepton watch at {watch}")
             plan = Plan(find_arrivals(self._project, self._drill.seed, rate=RATE), seconds=LOAD_S, feedback_after=1.0)
-            strikes = stack.enter_context(loaded(service.folder, plan, self._fault, self._project / RESTARTED))
+            restarted = self._project / RESTARTED
+            stack.enter_context(loaded(service.folder, plan, self._fault, self._strikes, restarted))
             try:
                 with httpx.Client(base_url=watch, timeout=30, trust_env=False) as client:
                     if self._is_healthy(client):
-                        self._strike(strikes)
+                        self._strike()
                         self._follow(client, seen)
                     else:
                         seen.alert = "false alarm"
@@ -202,11 +204,11 @@ class _LiveCourse:
             time.sleep(0.5)
         return True
 
-    def _strike(self, strikes: threading.Event) -> None:
+    def _strike(self) -> None:
         """Let the fault begin, with the next request."""
         self._struck_at, self._struck = time.monotonic(), time.time()
         self._tell(f"the fault begins: {self._fault.name}")
-        strikes.set()
+        self._strikes.set()
 
     def _status(self, client: httpx.Client) -> Mapping[str, Any]:
         """Return what `lepton watch` says; nothing where it has no answer now, and is asked again later."""

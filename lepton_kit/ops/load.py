@@ -68,7 +68,7 @@ def drive(
 
 
 @contextmanager
-def loaded(folder: Path, plan: Plan, fault: Fault, restarted: Path) -> Iterator[threading.Event]:
+def loaded(folder: Path, plan: Plan, fault: Fault, strikes: threading.Event, restarted: Path) -> Iterator[None]:
     """Replay prices at a running service from a thread, until the end of what stands below this.
 
     Parameters
@@ -77,12 +77,12 @@ def loaded(folder: Path, plan: Plan, fault: Fault, restarted: Path) -> Iterator[
         The service's.
     plan
         Arrival times, bounds and feedback.
-    fault
-        The fault, which begins with the next request after the event that is yielded was set.
+    fault, strikes
+        The fault, and the event with which it begins.
     restarted
         A file that the command makes which restarts the feed: a fault that a restart ends is over once it is there.
     """
-    over, strikes = threading.Event(), threading.Event()
+    over = threading.Event()
     address = running_address(folder)
     rows = feed(read_prices("sample:goog"), needed_features(address))
 
@@ -100,7 +100,7 @@ def loaded(folder: Path, plan: Plan, fault: Fault, restarted: Path) -> Iterator[
     thread = threading.Thread(target=work, name="load", daemon=True)
     thread.start()
     try:
-        yield strikes
+        yield
     finally:
         over.set()
         thread.join(30)
