@@ -194,7 +194,7 @@ def test_while_the_objective_that_alerted_is_missed_it_is_not_no_fault():
     late = some_late(calm, 30)
     assert diagnose(late).cause == "none"  # as far as anything else tells
     diagnosis = diagnose(promised(late, "goog-latency"))
-    assert findings(diagnosis)["objective"] == "missed"
+    assert findings(diagnosis)["objective"] == "answers late"
     assert diagnosis.cause in ("unknown", "compute")
     kept = diagnose(promised(calm, "goog-latency"))
     assert (findings(kept)["objective"], kept.cause) == ("kept", "none")
@@ -214,7 +214,7 @@ def test_an_onset_that_is_dated_early_does_not_hide_an_objective_that_is_missed_
     since = late.requests["time"].iloc[-25].to_pydatetime()
     case = build_case(promised(late, "goog-latency", starts_at=since))
     early = replace(case, onset=case.requests["time"].iloc[5])
-    assert objective(early).finding == "missed"
+    assert objective(early).finding == "answers late"
 
 
 def test_a_change_of_the_world_explains_forecasts_that_miss_and_no_other_objective():

@@ -17,7 +17,7 @@ import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, Criteria, build_case, time_format
 from lepton_kit.diagnosis.evidence import Cause, Evidence, gather
-from lepton_kit.diagnosis.evidence.objective import FORECASTS_MISSED, MISSED, UNCLEAR
+from lepton_kit.diagnosis.evidence.objective import FORECASTS_MISSED, LATE, MISSED, UNCLEAR
 from lepton_kit.diagnosis.likelihoods import Decision, Likelihoods, read_likelihoods
 from lepton_kit.diagnosis.localisation import Localisation
 from lepton_kit.diagnosis.ranking import CAUSES, by_cause, probabilities, weigh, weights_of_evidence
@@ -247,7 +247,7 @@ def _may_be_none(evidence: tuple[Evidence, ...], hypotheses: pd.Series, decision
     if not (set(decision.none_needs) <= set(answers) and set(decision.none_needs_one_of) & set(answers)):
         return False
     is_of_the_world = _is_of_the_world(hypotheses, evidence)
-    unexplained = (MISSED, UNCLEAR) if is_of_the_world else (MISSED, UNCLEAR, FORECASTS_MISSED)
+    unexplained = (MISSED, LATE, UNCLEAR) if is_of_the_world else (MISSED, LATE, UNCLEAR, FORECASTS_MISSED)
     if answers.get("objective") in unexplained:
         return False
     return not is_of_the_world or set(decision.world_needs) <= set(answers)

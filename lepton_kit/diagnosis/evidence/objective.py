@@ -9,22 +9,29 @@ from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
 from lepton_kit.diagnosis.recovery import ACTUALS, Ratio, alerted_objective, sli_ratio
 from lepton_kit.telemetry.slo import Objective
 
-MISSED, FORECASTS_MISSED, UNCLEAR = "missed", "forecasts missed", "unclear"
+MISSED, LATE, FORECASTS_MISSED, UNCLEAR = "missed", "answers late", "forecasts missed", "unclear"
+
+RECENT_SECONDS = 3600.0
+"""The long window of a page; what burst shortly before the alert is in no shorter time since it."""
 
 
 def objective(case: Case) -> Evidence:
-    """Answer whether the objective that alerted is missed: `missed`, `forecasts missed`, `kept` or `unclear`.
+    """Answer whether the objective that alerted is missed: `missed`, `kept` or `unclear`.
 
-    It is judged since the onset and since the first alert, as an onset that is dated too early would hide what is wrong
-    now; where too few events came since either, it is `unclear`. Where none alerted, one that is missed for certain
-    counts. A change of the world can make forecasts miss, and nothing else.
+    It is judged since the onset, since the first alert, and in the last hour, as an onset that is dated too early would
+    hide what is wrong now, and what comes and goes may have gone before the alert; where too few events came in any of
+    these times, it is `unclear`. Where none alerted, one that is missed for certain counts.
+
+    An objective of actuals is `forecasts missed`: a change of the world makes forecasts miss, and nothing else. One
+    that counts the buckets of a histogram is `answers late`.
     """
     known = [one.objective() for one in case.recording.incident.promises]
     if not known:
         return not_checked("objective", "the recording names no objective of the service")
     alerted = alerted_objective(case.recording, known)
-    starts = {case.onset, *(pd.Timestamp(alert.starts_at) for alert in case.recording.incident.alerts)}
     end = pd.Timestamp(case.recording.incident.window.end)
+    recent = end - pd.Timedelta(seconds=RECENT_SECONDS / case.recording.incident.promises[0].time_scale)
+    starts = {case.onset, recent, *(pd.Timestamp(alert.starts_at) for alert in case.recording.incident.alerts)}
     worst = {one: _worst(case, one, starts, end) for one in ([alerted] if alerted else known)}
     judged = {one: held for one, held in worst.items() if held is not None}
     if not judged:
@@ -34,15 +41,19 @@ def objective(case: Case) -> Evidence:
         return Evidence("objective", UNCLEAR, f"{told}: fewer than {alerted.minimum} events since the onset")
     one, held = min(judged.items(), key=lambda item: item[1].share - item[0].target)
     is_missed = held.share < one.target if alerted else held.interval[1] < one.target
-    forecasts = one.total.metric == ACTUALS
     return Evidence(
         name="objective",
-        finding="kept" if not is_missed else FORECASTS_MISSED if forecasts else MISSED,
-        summary=f"{one.title}: {held.share:.2%} of {held.total:.0f} events good since the onset; {one.target:.2%} are "
-        "promised",
+        finding=_kind(one) if is_missed else "kept",
+        summary=f"{one.title}: {held.share:.2%} of {held.total:.0f} events good; {one.target:.2%} are promised",
         effect=held.share - one.target,
         unit="share above the objective",
     )
+
+
+def _kind(one: Objective) -> str:
+    if one.total.metric == ACTUALS:
+        return FORECASTS_MISSED
+    return LATE if one.selector.metric.endswith("_bucket") else MISSED
 
 
 def _worst(case: Case, one: Objective, starts: set[pd.Timestamp], end: pd.Timestamp) -> Ratio | None:
