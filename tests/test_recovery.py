@@ -156,7 +156,9 @@ def test_a_short_recording_has_more_periods_than_could_be_judged():
     recording = read_recording(ROOT / "runbooks/recordings/volatility-2008")
     objective = OBJECTIVES["coverage"]
     requests = recording.requests.head(90)
-    window = recording.incident.window.model_copy(update={"end": requests["time"].iloc[-1].to_pydatetime()})
+    window = recording.incident.window.model_copy(
+        update={"end": requests["time"].iloc[-1].astimezone(recording.incident.window.start.tzinfo)}
+    )
     incident = recording.incident.model_copy(update={"window": window})
     found = sli_over_time(replace(recording, incident=incident, requests=requests), objective)
     assert found["events"].sum() < 2 * objective.minimum and found["events"].mean() >= LEAST_DRAWN
