@@ -15,6 +15,7 @@ if _typing.TYPE_CHECKING:
         record,
         run_folder,
         run_id,
+        say,
         secret,
     )  # fmt: skip
 
@@ -33,6 +34,7 @@ __all__ = [
     "record",
     "run_folder",
     "run_id",
+    "say",
     "secret",
 ]
 

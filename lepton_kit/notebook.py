@@ -67,6 +67,18 @@ def record(
     _display(RESULT, payload, text=f"{name} = {_as_text(value, unit)}", markup=_result_html(name, value, unit))
 
 
+def say(*sentences: str) -> None:
+    """Show sentences made of this run's results, a paragraph each; what is in them never becomes markup.
+
+    A notebook tells so what it found: whatever it is run on, its words are about that.
+    """
+    from IPython.display import display
+
+    told = [sentence for sentence in sentences if sentence]
+    markup = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in told)
+    display({"text/plain": "\n".join(told), "text/html": markup}, raw=True)  # type: ignore[no-untyped-call]
+
+
 def expect(condition: Any, message: str, **values: Any) -> None:
     """State a condition that must hold, with the values that show it.
 

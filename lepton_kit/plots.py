@@ -1,29 +1,44 @@
-"""One theme for all figures; every function takes data and an Axes, draws, and returns the Axes."""
+"""One theme for all figures; every function takes data and an Axes, draws, and returns the Axes.
+
+A figure is `WIDTH` inches wide, so that its words can still be read on a phone. Legends and the names of events stand
+above the axes, never on the data. A figure with a row per name shows the `MOST_ROWS` that matter most and says how
+many it leaves out. A value beyond the axis is a triangle at its edge.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.dates import date2num
 from matplotlib.rcsetup import cycler
-from matplotlib.ticker import MaxNLocator
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-from lepton_kit.data import quality
+if TYPE_CHECKING:
+    from lepton_kit.telemetry.slo import Objective
 
 # Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
 INK, MUTED = "#1f2933", "#7b8794"
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
+
+WIDTH = 6.0  # inches; at 390 px of a phone, 9 points of it are 8 px high
+SMALL = 9  # points of the smallest words
+MOST_ROWS = 12
+FEW_POINTS = 5
 
 THEME: dict[str, Any] = {
-    "figure.figsize": (8.0, 3.6),
+    "figure.figsize": (WIDTH, 3.4),
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
-    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY]),
+    "axes.prop_cycle": cycler(color=list(PALETTE)),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": MUTED,
@@ -34,14 +49,22 @@ THEME: dict[str, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e4e7eb",
     "grid.linewidth": 0.8,
+    "xaxis.labellocation": "left",  # on the right stands the day that the hours belong to
     "xtick.color": MUTED,
+    "xtick.labelsize": SMALL,
     "ytick.color": MUTED,
+    "ytick.labelsize": SMALL,
     "text.color": INK,
     "font.size": 10,
     "legend.frameon": False,
+    "legend.fontsize": SMALL,
+    "legend.title_fontsize": SMALL,
     "date.converter": "concise",
     "lines.linewidth": 1.5,
 }
+
+Events = Mapping[str, pd.Timestamp | None]
+Window = tuple[pd.Timestamp, pd.Timestamp]
 
 
 def use_theme() -> None:
@@ -49,155 +72,182 @@ def use_theme() -> None:
     mpl.rcParams.update(THEME)  # type: ignore[arg-type]
 
 
-# --- data ---------------------------------------------------------------------------------------------------------
-
-SPLIT_COLOURS = {"train": BLUE, "validation": ORANGE, "test": GREEN}
+# --- what figures share -------------------------------------------------------------------------------------------
 
 
-def closed_days_by_year(closed: pd.DataFrame, dates: pd.Series, axes: Axes) -> Axes:
-    """Draw one line per year with a dot for every closure: small where it recurs, large and named where it does not.
+def _shorten(name: object, longest: int = 26) -> str:
+    text = " ".join(str(name).split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
-    Parameters
-    ----------
-    closed
-        `date`, `recurs`, as `trading_days.closed_days` returns it.
-    dates
-        The table's dates, which give the line of each year its extent.
-    axes
-        Where to draw.
-    """
-    extent = dates.groupby(dates.dt.year).agg(["min", "max"])
-    axes.hlines(
-        extent.index,
-        extent["min"].dt.day_of_year,
-        extent["max"].dt.day_of_year,
-        color=SKY,
-        alpha=0.5,
-        linewidth=3,
-        zorder=1,
-    )
-    for recurs, colour, size, label in (
-        (True, INK, 18, "recurs: a holiday"),
-        (False, VERMILLION, 60, "does not recur"),
+
+def _legend(axes: Axes, *notes: str, rows_above: int = 0, **options: Any) -> Axes:
+    """Put the legend above the axes, over the names of events, in as many columns as fit; notes are its title."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure, title = axes.figure, "\n".join(note for note in notes if note)
+    if not handles and not title:
+        return axes
+    _lay_out(axes)
+    box, width = axes.get_window_extent(), figure.bbox.width
+    is_wide = box.width > 0.6 * width
+    room = 0.97 * (width - box.x0 if is_wide else box.x1)
+    place = axes.transAxes + ScaledTranslation(0, (2 + EVENT_ROW * rows_above) / 72, figure.dpi_scale_trans)
+    for columns in range(len(handles) or 1, 0, -1):
+        legend = axes.legend(
+            handles, [_shorten(label, 40) for label in labels], ncols=columns, title=title or None,
+            loc="lower left" if is_wide else "lower right", bbox_to_anchor=(0 if is_wide else 1, 1),
+            bbox_transform=place, alignment="left", borderaxespad=0, borderpad=0.1, columnspacing=1.2,
+            handletextpad=0.5, **options,
+        )  # fmt: skip
+        legend.get_title().set(color=MUTED, parse_math=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        if legend.get_window_extent().width <= room:
+            break
+    return axes
+
+
+def _lay_out(axes: Axes) -> None:
+    """Let the axes have the place that they get when the figure is drawn, so that words can be measured."""
+    if (figure := axes.get_figure(root=True)) and (engine := figure.get_layout_engine()):
+        engine.execute(figure)
+
+
+def _few(points: int) -> str:
+    if not points:
+        return "nothing was recorded"
+    return f"only {points} point{'s' if points != 1 else ''}: too little was recorded" if points < FEW_POINTS else ""
+
+
+def _coloured(drawn: Mapping[str, Any]) -> tuple[Iterable[tuple[str, str, Any]], str]:
+    """Return colour, name and data of as many as there are colours, and a note of how many are left out."""
+    left_out = max(0, len(drawn) - len(PALETTE))
+    pairs = [(colour, name, data) for colour, (name, data) in zip(PALETTE, drawn.items(), strict=False)]
+    return pairs, f"{left_out} more are not drawn" if left_out else ""
+
+
+def _rows(axes: Axes, names: Iterable[object], shown_of: int = 0, which: str = "") -> tuple[np.ndarray, str]:
+    """Name a row of the axes each, the first on top; return their heights and a note of how many are left out."""
+    labels = [_shorten(name) for name in names]
+    heights = np.arange(len(labels))[::-1]
+    axes.set_yticks(heights, labels, parse_math=False)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(axis="y", visible=False)
+    axes.set_ylim(-0.6, max(len(labels), 1) - 0.4)
+    left_out = shown_of - len(labels)
+    if not labels:
+        return heights, _few(0)
+    return heights, f"the {len(labels)} {which} of {shown_of}; {left_out} are not drawn" if left_out > 0 else ""
+
+
+def _most(table: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
+    """Return the rows with the largest values, in the table's order; what is not known comes last."""
+    best = by.reset_index(drop=True).sort_values(ascending=False, kind="stable", na_position="last").index[:MOST_ROWS]
+    return table.iloc[sorted(best)]
+
+
+def _dots(axes: Axes, values: Any, heights: np.ndarray, limits: tuple[float, float], **style: Any) -> None:
+    """Draw a dot per row; what lies beyond the limits is a triangle at the edge that points at it."""
+    numbers, label = np.asarray(values, dtype=float), style.pop("label", None)
+    low, high = limits
+    for marker, drawn, where in (
+        (style.pop("marker", "o"), numbers, (numbers >= low) & (numbers <= high)),
+        ("<", np.full_like(numbers, low), numbers < low),
+        (">", np.full_like(numbers, high), numbers > high),
     ):
-        days = closed.loc[closed["recurs"] == recurs, "date"].dt
-        axes.scatter(days.day_of_year, days.year, s=size, color=colour, label=f"{label} ({len(days.year)})", zorder=2)
-    starts = pd.date_range("2001-01-01", periods=12, freq="MS")
-    axes.set_xticks(starts.day_of_year, starts.strftime("%b"))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.grid(False)
-    axes.invert_yaxis()
-    axes.set(xlabel="day of the year", ylabel="year")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title="weekday without a price")
-    return axes
+        if where.any() or label:
+            axes.plot(drawn[where], heights[where], marker, **style, label=label, clip_on=False)
+            label = None
 
 
-def returns_with_outliers(prices: pd.DataFrame, axes: Axes, named: int = 6) -> Axes:
-    """Draw daily log returns, the band of 3.5 robust deviations about their median, and the outliers beyond it.
+def _beyond(values: Iterable[Any], limits: tuple[float, float]) -> str:
+    numbers = np.concatenate([np.asarray(one, dtype=float).ravel() for one in values])
+    return "◂ ▸: beyond the axis" if ((numbers < limits[0]) | (numbers > limits[1])).any() else ""
 
-    Parameters
-    ----------
-    prices
-        A clean table: `date`, `close`.
-    axes
-        Where to draw.
-    named
-        How many of the largest outliers carry their date.
+
+def _percent(axes: Axes, *values: Any) -> None:
+    """Let the vertical axis end at 100 % and begin a little below the least of the values, given as shares."""
+    numbers = 100 * np.concatenate([np.atleast_1d(np.asarray(one, dtype=float)) for one in values])
+    known = numbers[np.isfinite(numbers)]
+    low = float(known.min()) if len(known) else 0.0
+    span = max(100 - low, 0.01)
+    axes.set_ylim(max(low - 0.06 * span, -0.04 * span), 100 + 0.04 * span)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def _time(axes: Axes, window: Window | None = None, times: Any = (), label: str = "time (UTC)") -> None:
+    """Let the axis of time show the window, or all times where there is none; a single time is no four years."""
+    if window is None:
+        known = pd.Series(times).dropna()
+        if known.empty:
+            axes.set_xticks([])
+        else:
+            room = (known.max() - known.min()) * 0.02 or pd.Timedelta("1min")
+            window = known.min() - room, known.max() + room
+    if window is not None:
+        axes.set_xlim(*window)  # type: ignore[arg-type]  # dates have their units
+    if axes.xaxis.get_tick_params().get("labelbottom", True):  # not above another one that shares it
+        axes.set_xlabel(label)
+
+
+EVENT_ROW = 13  # points between the names of two events, one above the other
+
+
+def _events(events: Events, axes: Axes) -> int:
+    """Draw a line at each event, the first one dotted, and its name above the axes; return the rows of names.
+
+    The limits of the axis stay: what lies outside is at the edge, with an arrow. Names are drawn without markup.
     """
-    returns = quality.daily_returns(prices)
-    middle, reach = quality.rolling_median(returns), quality.OUTLIER * quality.robust_sigma(returns)
-    outlying = quality.find_outliers(prices)
-    axes.fill_between(
-        prices["date"], 100 * (middle - reach), 100 * (middle + reach), color=SKY, alpha=0.35, linewidth=0,
-        label="3.5 robust deviations, quarter around the day",
-    )  # fmt: skip
-    axes.plot(prices["date"], 100 * returns, ".", color=MUTED, markersize=3)
-    axes.plot(
-        prices["date"][outlying], 100 * returns[outlying], "o", color=VERMILLION, markersize=5, label="outlier, kept"
-    )
-    halfway = prices["date"].iloc[len(prices) // 2]
-    for row in returns[outlying].abs().nlargest(named).index:
-        early = prices["date"][row] < halfway  # so that no date is cut off at the figure's edge
-        axes.annotate(
-            f"{prices['date'][row]:%d %b %Y}", (prices["date"][row], 100 * returns[row]),
-            xytext=(6 if early else -6, 0), textcoords="offset points", ha="left" if early else "right", va="center",
-            fontsize=8,
+    known = {name: float(date2num(time)) for name, time in events.items() if time is not None}
+    figure, (low, high) = axes.figure, axes.get_xlim()
+    _lay_out(axes)
+    points = 72 / figure.dpi
+    across = 0.85 * axes.get_window_extent().width * points  # the axes may yet get narrower
+    taken: list[list[tuple[float, float]]] = []
+    for step, (name, time) in enumerate(known.items()):
+        place = min(max(time, low), high)
+        label = f"◂ {_shorten(name)}" if time < low else f"{_shorten(name)} ▸" if time > high else _shorten(name)
+        style: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.2, "linestyle": "-" if step else ":"}
+        axes.axvline(place, **style)
+        text = axes.annotate(
+            label, (place, 1), (0, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
+            color=VERMILLION, fontsize=SMALL, parse_math=False, va="bottom",
+            bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
-    axes.set(xlabel="date", ylabel="log return per day (%)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    return axes
-
-
-def planted_faults(marked: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw every planted fault at its date, one line per kind: a full dot was found by its rule, an open one was not.
-
-    Parameters
-    ----------
-    marked
-        `kind`, `date`, `found`, as `faults.mark_found` returns it.
-    axes
-        Where to draw.
-    """
-    kinds = sorted(marked["kind"].unique(), reverse=True)
-    height = marked["kind"].map(kinds.index)
-    for found, face, edge, label in ((True, BLUE, BLUE, "found"), (False, "white", VERMILLION, "not found")):
-        shown = marked["found"] == found
-        axes.scatter(
-            marked["date"][shown], height[shown], s=45, facecolor=face, edgecolor=edge, linewidth=1.5,
-            label=f"{label} ({shown.sum()})",
+        width, begin = text.get_window_extent().width * points + 8, across * (place - low) / (high - low)
+        is_left = begin + width > across and begin > width
+        span = (begin - width, begin) if is_left else (begin, begin + width)
+        row = next((i for i, row in enumerate(taken) if all(span[1] <= a or b <= span[0] for a, b in row)), len(taken))
+        taken += [[]] if row == len(taken) else []
+        taken[row].append(span)
+        height = 2 + EVENT_ROW * row
+        text.set(position=(-4 if is_left else 4, height), ha="right" if is_left else "left")
+        above = axes.transAxes + ScaledTranslation(0, (height + 8) / 72, figure.dpi_scale_trans)
+        foot = 1 - (height + 8) / (axes.get_window_extent().height * points)
+        axes.plot(
+            [place, place], [foot, 1], **style, transform=blended_transform_factory(axes.transData, above),
+            clip_on=False, scalex=False, scaley=False,
         )  # fmt: skip
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.set(xlabel="date", ylabel="kind of fault planted")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    return axes
+    return len(taken)
 
 
-def prices_by_split(split: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw the close in one colour per part; the embargo between two parts is a grey line.
-
-    Parameters
-    ----------
-    split
-        `date`, `close`, `split`, as `splits.split_by_time` returns it.
-    axes
-        Where to draw.
-    """
-    for part, colour in SPLIT_COLOURS.items():
-        rows = split[split["split"] == part]
-        axes.plot(rows["date"], rows["close"], color=colour, label=f"{part} ({len(rows)} days)")
-    for day in split.loc[split["split"] == "embargo", "date"]:
-        axes.axvline(day, color=MUTED, linewidth=1)
-    axes.set(xlabel="date", ylabel="close (USD)", ylim=(0, None))
-    axes.legend()
-    return axes
+def _keep_apart(texts: Sequence[Text], axes: Axes) -> None:
+    """Take away each text that lies on an earlier one or is cut off, so that the others can be read."""
+    _lay_out(axes)
+    kept: list[Any] = []
+    for text in texts:
+        box = text.get_window_extent().padded(3)
+        inside = box.x0 >= axes.bbox.x0 - 40 and box.x1 <= axes.figure.bbox.x1
+        if inside and not any(box.overlaps(other) for other in kept):
+            kept.append(box)
+        else:
+            text.remove()
 
 
 # --- models -------------------------------------------------------------------------------------------------------
 
-PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
 
-
-def loss_curves(histories: Mapping[str, pd.DataFrame], axes: Axes) -> Axes:
-    """Draw each model's validation loss (line) and training loss (thin, dotted) per epoch; a dot marks the epoch kept.
-
-    Parameters
-    ----------
-    histories
-        Per model, a table with columns `number`, `train_loss`, `validation_loss` and `best`.
-    axes
-        Where to draw.
-    """
-    for colour, (name, history) in zip(PALETTE, histories.items(), strict=False):
-        kept = history[history["best"]].iloc[-1]
-        axes.plot(history["number"], history["validation_loss"], color=colour, label=name)
-        axes.plot(history["number"], history["train_loss"], color=colour, linestyle=":", linewidth=1)
-        axes.plot(kept["number"], kept["validation_loss"], "o", color=colour)
-    axes.set(xlabel="epoch", ylabel="mean loss per day (nats)")
-    axes.legend(title="validation; dotted: training")
-    return axes
-
-
-def forecast_interval(forecast: pd.DataFrame, actual: pd.Series, axes: Axes) -> Axes:
+def forecast_interval(forecast: pd.DataFrame, actual: pd.Series, axes: Axes, window: Window | None = None) -> Axes:
     """Draw what came as dots on the forecast 90 % interval, with the misses in another colour.
 
     Parameters
@@ -208,7 +258,13 @@ def forecast_interval(forecast: pd.DataFrame, actual: pd.Series, axes: Axes) -> 
         The next day's log return, with the same index.
     axes
         Where to draw.
+    window
+        From when to when to draw; None draws all.
     """
+    axes.set(ylabel="next day's return (%)")
+    _time(axes, window, actual.index, "time of the forecast (UTC)")
+    if forecast.empty:
+        return _legend(axes, _few(0))
     missed = (actual < forecast["lower"]) | (actual > forecast["upper"])
     axes.fill_between(
         forecast.index, 100 * forecast["lower"], 100 * forecast["upper"],
@@ -216,31 +272,10 @@ def forecast_interval(forecast: pd.DataFrame, actual: pd.Series, axes: Axes) -> 
     )  # fmt: skip
     axes.plot(actual.index[~missed], 100 * actual[~missed], ".", color=INK, markersize=4, label="day inside")
     axes.plot(actual.index[missed], 100 * actual[missed], "o", color=VERMILLION, markersize=5, label="day outside")
-    axes.set(xlabel="date of the forecast", ylabel="next day's return (%)")
-    axes.legend(ncols=3, loc="upper left")
-    axes.margins(y=0.18)
-    return axes
+    return _legend(axes, _few(actual.count()))
 
 
-def calibration_curve(tables: Mapping[str, pd.DataFrame], axes: Axes) -> Axes:
-    """Draw how often intervals held what came against how often they claim to; the diagonal is perfect.
-
-    Parameters
-    ----------
-    tables
-        Per forecaster, a table with columns `level` and `coverage`, both shares.
-    axes
-        Where to draw.
-    """
-    axes.plot([50, 100], [50, 100], color=MUTED, linestyle="--", linewidth=1, label="perfect")
-    for colour, (name, table) in zip(PALETTE, tables.items(), strict=False):
-        axes.plot(100 * table["level"], 100 * table["coverage"], "o-", color=colour, markersize=4, label=name)
-    axes.set(xlabel="claimed coverage (%)", ylabel="measured coverage (%)")
-    axes.legend()
-    return axes
-
-
-def share_intervals(table: pd.DataFrame, axes: Axes) -> Axes:
+def share_intervals(table: pd.DataFrame, axes: Axes, margin: float | None = None) -> Axes:
     """Draw relative differences with their intervals, one row each, and a line at no difference.
 
     Parameters
@@ -249,151 +284,25 @@ def share_intervals(table: pd.DataFrame, axes: Axes) -> Axes:
         Columns `label`, and `value`, `lower`, `upper` as shares.
     axes
         Where to draw.
+    margin
+        The loss that must not be reached, a share; None draws no line.
     """
-    rows = range(len(table))[::-1]
+    shown = _most(table, table["value"].abs())
+    heights, note = _rows(axes, shown["label"], len(table), "largest differences")
     axes.axvline(0, color=MUTED, linewidth=1)
-    axes.hlines(rows, 100 * table["lower"], 100 * table["upper"], color=BLUE, linewidth=3)
-    axes.plot(100 * table["value"], rows, "o", color=BLUE, markersize=8)
-    axes.set_yticks(rows, table["label"])
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.margins(y=0.4)
-    axes.grid(axis="y", visible=False)
-    return axes
-
-
-def tuning_trials(table: pd.DataFrame, baseline: float, axes: Axes) -> Axes:
-    """Draw each trial's score on the newest fold against its size: one colour per number of folds it was scored on.
-
-    Parameters
-    ----------
-    table
-        Columns `trial`, `parameters`, `folds`, `newest_fold` and `chosen`, as `tuning.tune` gives them.
-    baseline
-        The score of a forecast that has learnt nothing, on the same days.
-    axes
-        Where to draw.
-    """
-    shown = table[table["newest_fold"].notna()]
-    axes.axhline(100 * baseline, color=MUTED, linestyle="--", linewidth=1, label="EWMA volatility")
-    for colour, (folds, own) in zip((SKY, ORANGE, BLUE), shown.groupby("folds"), strict=False):
-        label = f"{folds} fold{'s' if folds != 1 else ''}"
-        axes.plot(own["parameters"], 100 * own["newest_fold"], "o", color=colour, markersize=7, label=label)
-    for row, name, offset in ((shown["trial"] == 0, "in use", -14), (shown["chosen"], "chosen", 8)):
-        for _, trial in shown[row].iterrows():
-            place = (trial["parameters"], 100 * trial["newest_fold"])
-            axes.annotate(name, place, (0, offset), textcoords="offset points", ha="center", fontsize=9)
-    axes.set(xlabel="parameters", ylabel="interval score, newest fold (%)")
-    axes.margins(x=0.1, y=0.18)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
-    return axes
-
-
-def students_by_time(table: pd.DataFrame, teacher: float, slowest: float, axes: Axes) -> Axes:
-    """Draw how far each student is from its teacher against the time that a batch takes it.
-
-    Parameters
-    ----------
-    table
-        Columns `forecaster`, `us_per_batch` (microseconds), `divergence` (nats per row) and `chosen`.
-    teacher, slowest
-        The teacher's time, and the longest that a student may take.
-    axes
-        Where to draw.
-    """
-    axes.axvspan(0, slowest, color=GREEN, alpha=0.08, linewidth=0, label="fast enough")
-    axes.axvline(teacher, color=MUTED, linestyle="--", linewidth=1, label="teacher")
-    for chosen, colour in ((False, BLUE), (True, VERMILLION)):
-        own = table[table["chosen"] == chosen]
-        axes.plot(own["us_per_batch"], own["divergence"], "o", color=colour, markersize=8)
-        for row in own.itertuples():
-            name = f"{row.forecaster}{' (chosen)' if chosen else ''}"
-            axes.annotate(name, (row.us_per_batch, row.divergence), (8, -3), textcoords="offset points", fontsize=9)
-    axes.set(xlabel="time for a batch of 256 rows (µs)", ylabel="divergence (nats per day)")
-    axes.set(xlim=(0, 1.15 * max(teacher, table["us_per_batch"].max())), ylim=(0, 1.15 * table["divergence"].max()))
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
-    return axes
-
-
-def latency_curve(table: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw the time per forecast against how many are asked for at once, both on logarithmic scales.
-
-    Parameters
-    ----------
-    table
-        Columns `rows` and `ms_per_row` (milliseconds).
-    axes
-        Where to draw.
-    """
-    axes.loglog(table["rows"], table["ms_per_row"], "o-")
-    axes.set(xlabel="forecasts asked for at once", ylabel="time per forecast (ms)")
-    axes.set_xticks(table["rows"], [str(rows) for rows in table["rows"]])
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    return axes
-
-
-def requests_by_step(table: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw how many requests each of two versions answered in the steps of a deployment, one bar a step.
-
-    Parameters
-    ----------
-    table
-        Index: the share that the new version was given, in percent; columns `old` and `new`, numbers of requests.
-    axes
-        Where to draw.
-    """
-    places = list(range(len(table)))[::-1]
-    axes.barh(places, table["old"], height=0.6, color=BLUE, label="old version")
-    axes.barh(places, table["new"], height=0.6, left=table["old"], color=ORANGE, label="new version")
-    axes.set_yticks(places, [f"{share:g} %" for share in table.index])
-    axes.set(xlabel="requests answered", ylabel="share of the new version")
-    axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
-    return axes
-
-
-FURTHEST_FROM_LIMIT = 4.0
-
-
-def findings_by_step(table: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw how much worse than the old version the new one was, in units of what is allowed, step by step.
-
-    Parameters
-    ----------
-    table
-        One row per indicator and step: `name`, `share` (percent), `found`, and `low` and `high`, the ends of its
-        interval; 0 is as good as the old version, 1 the limit. Beyond `FURTHEST_FROM_LIMIT` is drawn there.
-    axes
-        Where to draw.
-    """
-    names, shares = list(dict.fromkeys(table["name"])), list(dict.fromkeys(table["share"]))
-    axes.axvspan(1, FURTHEST_FROM_LIMIT, color=VERMILLION, alpha=0.08, linewidth=0)
-    axes.axvline(0, color=MUTED, linewidth=1)
-    axes.axvline(1, color=VERMILLION, linewidth=1.2, linestyle="--", label="limit")
-    for number, (share, colour) in enumerate(zip(shares, PALETTE, strict=False)):
-        own = table[table["share"] == share]
-        heights = [-names.index(name) - 0.16 * (number - (len(shares) - 1) / 2) for name in own["name"]]
-        low, found, high = (
-            own[end].clip(-FURTHEST_FROM_LIMIT, FURTHEST_FROM_LIMIT).to_numpy() for end in ("low", "found", "high")
-        )
-        axes.hlines(heights, low, high, color=colour, linewidth=2.5)
-        axes.plot(found, heights, "o", color=colour, markersize=5, label=f"{share:g} %")
-    axes.set_yticks([-number for number in range(len(names))], names)
-    axes.set(xlabel="new version worse than the old, in units of the limit", xlim=(-4.1, 4.1))
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0, handletextpad=0.2, columnspacing=1)
-    return axes
+    axes.hlines(heights, 100 * shown["lower"], 100 * shown["upper"], color=BLUE, linewidth=3)
+    axes.plot(100 * shown["value"], heights, "o", color=BLUE, markersize=8)
+    if margin is not None:
+        axes.axvline(100 * margin, color=VERMILLION, linestyle=":", label="loss not to be reached")
+    axes.set_xlabel("difference (%)")
+    return _legend(axes, note)
 
 
 # --- telemetry and diagnosis --------------------------------------------------------------------------------------
 
 
 def coverage_over_time(
-    coverage: Mapping[str, pd.Series],
-    objective: float,
-    events: Mapping[str, pd.Timestamp],
-    axes: Axes,
+    coverage: Mapping[str, pd.Series], objective: float, events: Events, axes: Axes, window: Window | None = None
 ) -> Axes:
     """Draw rolling coverages by time, the objective, and a labelled line at each event such as the onset.
 
@@ -404,25 +313,28 @@ def coverage_over_time(
     objective
         The least share that is acceptable.
     events
-        Times by name, earliest first; names are drawn as they are, without markup.
+        Times by name, earliest first; those that are None are left out.
     axes
         Where to draw.
+    window
+        From when to when to draw, such as that of the recording; None draws all of the coverage.
     """
-    for colour, (name, series) in zip(PALETTE, coverage.items(), strict=False):
-        axes.plot(series.index, 100 * series, color=colour, label=name)
-    axes.axhline(100 * objective, color=MUTED, linestyle="--", linewidth=1, label=f"objective {objective:.0%}")
-    _draw_events(events, axes)
+    drawn, note = _coloured(coverage)
+    for colour, name, series in drawn:
+        axes.plot(
+            series.index, 100 * series, color=colour, marker="o" if len(series) < FEW_POINTS else "", markersize=3.5,
+            label=name,
+        )  # fmt: skip
+    axes.axhline(100 * objective, color=MUTED, linestyle="--", linewidth=1, label=f"objective {100 * objective:g} %")
     axes.set(ylabel="interval coverage (%)")
-    axes.legend(loc="lower left")
-    return axes
+    _percent(axes, objective, *coverage.values())
+    times = pd.Series([time for series in coverage.values() for time in series.index])
+    _time(axes, window, times)
+    most = max((series.count() for series in coverage.values()), default=0)
+    return _legend(axes, note, _few(most), rows_above=_events(events, axes))
 
 
-FURTHEST_RATIO = 100.0
-
-
-def signal_onsets(
-    table: pd.DataFrame, events: Mapping[str, pd.Timestamp], window: tuple[pd.Timestamp, pd.Timestamp], axes: Axes
-) -> Axes:
+def signal_onsets(table: pd.DataFrame, events: Events, window: Window, axes: Axes) -> Axes:
     """Draw since when each signal moved, one above the other, the earliest on top, and a labelled line at each event.
 
     Parameters
@@ -436,40 +348,55 @@ def signal_onsets(
     axes
         Where to draw.
     """
-    ordered = table.sort_values("since", ascending=False)
-    for place, row in enumerate(ordered.to_dict("records")):
-        axes.plot([row["since"], window[1]], [place, place], color=SKY, linewidth=6, alpha=0.6, solid_capstyle="butt")
-        axes.plot([row["since"]], [place], "o", color=BLUE)
-    axes.set_yticks(range(len(ordered)), ordered["signal"].astype(str), parse_math=False)
-    _draw_events(events, axes)
-    axes.set(xlabel="time (UTC)", xlim=window, ylim=(-0.6, len(ordered) + 0.2))
-    return axes
+    moved = table.dropna(subset=["since"]).sort_values("since")
+    shown = moved.head(MOST_ROWS)
+    heights, note = _rows(axes, shown["signal"], len(moved), "earliest")
+    for height, since in zip(heights, shown["since"], strict=True):
+        axes.plot([since, window[1]], [height, height], color=SKY, linewidth=6, alpha=0.6, solid_capstyle="butt")
+        axes.plot([since], [height], "o", color=BLUE)
+    _time(axes, window)
+    return _legend(axes, note, rows_above=_events(events, axes))
+
+
+FURTHEST_RATIO = 100.0
 
 
 def spread_changes(table: pd.DataFrame, factor: float, axes: Axes) -> Axes:
-    """Draw how many times wider each series became: the actuals apart from the inputs, and a band where nothing moved.
+    """Draw how many times wider the most moved series became: the actuals apart from the inputs, which follow.
 
     Parameters
     ----------
     table
-        Index: names of the inputs, and `actual`; column `spread_ratio`. Beyond `FURTHEST_RATIO` is drawn there.
+        Index: names of the inputs, and `actual`; column `spread_ratio`. Beyond `FURTHEST_RATIO` is a triangle there.
     factor
         The change, up or down, from which on a series has moved.
     axes
         Where to draw; its horizontal axis becomes logarithmic.
     """
+    ratios, limits = table["spread_ratio"].astype(float), (1 / FURTHEST_RATIO, FURTHEST_RATIO)
+    inputs = ratios.drop("actual", errors="ignore")
+    size = inputs.clip(*limits).map(np.log).abs()
+    shown = pd.concat([ratios[ratios.index == "actual"], _most(inputs.to_frame(), size)["spread_ratio"]])
+    heights, note = _rows(axes, shown.index, len(ratios), "most moved")
     axes.axvspan(1 / factor, factor, color=MUTED, alpha=0.15, linewidth=0, label=f"unmoved (up to × {factor:g})")
-    ratios = table["spread_ratio"].clip(1 / FURTHEST_RATIO, FURTHEST_RATIO)
-    inputs = ratios.drop("actual").sort_values()
-    axes.plot(inputs.to_numpy(), [str(name) for name in inputs.index], "o", color=BLUE, label="inputs")
-    axes.plot([ratios["actual"]], ["actual"], "o", color=ORANGE, label="actuals")
     axes.axvline(1, color=MUTED, linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:.2g}")
-    limits = min(0.5, ratios.min() / 1.2), max(4.0, ratios.max() * 1.2)
-    axes.set(xlabel="spread since the onset ÷ spread before (log scale)", xlim=limits)
-    axes.legend(loc="best")
-    return axes
+    for name, colour, rows in (
+        ("inputs", BLUE, shown.index != "actual"),
+        ("actuals", ORANGE, shown.index == "actual"),
+    ):
+        _dots(axes, shown[rows], heights[rows], limits, color=colour, label=name)
+    within = shown.clip(*limits)
+    _ratio_axis(axes, np.nanmin([0.5, within.min() / 1.2]), np.nanmax([4.0, within.max() * 1.2]))
+    axes.set_xlabel("spread since the onset (× before; log scale)")
+    return _legend(axes, note, _beyond([shown], limits))
+
+
+def _ratio_axis(axes: Axes, low: float, high: float) -> None:
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(LogLocator(base=2 if high / low < 50 else 10, numticks=7))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
 
 
 # --- health and drift ---------------------------------------------------------------------------------------------
@@ -489,15 +416,16 @@ def requests_over_time(table: pd.DataFrame, split: pd.Timestamp, axes: Axes) -> 
     axes
         Where to draw.
     """
-    shown = [name for name in OUTCOMES if name == "answered" or table[name].any()]
-    axes.stackplot(
-        table.index, [table[name] for name in shown], labels=shown, colors=[OUTCOMES[name] for name in shown],
-        step="mid", alpha=0.8, linewidth=0,
-    )  # fmt: skip
-    axes.set(ylabel="requests (1/s)", ylim=(0, None))
-    _mark_split(split, axes, "this period")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(shown))
-    return axes
+    known = table.fillna(0.0)
+    shown = [name for name in OUTCOMES if name == "answered" or known[name].any()]
+    width = known.index.to_series().diff().median() if len(known) > 1 else pd.Timedelta("10s")
+    foot = pd.Series(0.0, known.index)
+    for name in shown:
+        axes.bar(known.index, known[name], width, bottom=foot, color=OUTCOMES[name], alpha=0.8, label=name)  # type: ignore[arg-type]
+        foot = foot + known[name]
+    axes.set(ylabel="requests (1/s)", ylim=(0, 1.05 * foot.max() if foot.max() > 0 else 1))
+    _time(axes, times=known.index)
+    return _legend(axes, _few(len(table)), rows_above=_events({"this period": split}, axes))
 
 
 def response_time_over_time(table: pd.DataFrame, split: pd.Timestamp, axes: Axes) -> Axes:
@@ -518,13 +446,12 @@ def response_time_over_time(table: pd.DataFrame, split: pd.Timestamp, axes: Axes
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
     axes.set(ylabel="response time (ms)")
-    _mark_split(split, axes)
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
-    return axes
+    _time(axes, times=table.index)
+    return _legend(axes, _few(len(table.dropna())), rows_above=_events({"this period": split}, axes))
 
 
 def error_budgets(table: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw how much of each objective's error budget is left; what is overspent is drawn at -100 % at most.
+    """Draw how much of each objective's error budget is left; what is overspent further is a triangle at -100 %.
 
     Parameters
     ----------
@@ -533,59 +460,53 @@ def error_budgets(table: pd.DataFrame, axes: Axes) -> Axes:
     axes
         Where to draw.
     """
-    shown = table.iloc[::-1]
+    shown = _most(table, -table["budget_left"])
+    heights, note = _rows(axes, shown["objective"], len(table), "most spent")
     left = 100 * shown["budget_left"].clip(-1, 1).fillna(0)
-    axes.barh(shown["objective"], left, color=[BLUE if value > 0 else VERMILLION for value in left], height=0.55)
-    for row, value in enumerate(shown["budget_left"]):
-        text = "no events" if pd.isna(value) else f"{100 * value:.0f} %" if value > -1 else "overspent, < -100 %"
-        axes.annotate(
-            text, (max(0.0, left.iloc[row]), row), (5, 0), textcoords="offset points", va="center", fontsize=9
-        )
+    axes.barh(heights, left, color=[BLUE if value > 0 else VERMILLION for value in left], height=0.55)
+    for height, value in zip(heights, shown["budget_left"], strict=True):
+        text = "no events" if pd.isna(value) else f"{100 * value:.0f} %" if value >= -1 else f"◂ {100 * value:,.0f} %"
+        place = max(0.0, 100 * value) if value == value else 0.0
+        axes.annotate(text, (place, height), (5, 0), textcoords="offset points", va="center", fontsize=SMALL)
     axes.axvline(0, color=MUTED, linewidth=1)
-    axes.set(xlabel="error budget left (%)", xlim=(-105, 125))
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.grid(axis="y", visible=False)
-    return axes
+    axes.set(xlabel="error budget left (%)", xlim=(-105, 135), xticks=(-100, -50, 0, 50, 100))
+    return _legend(axes, note, _beyond([shown["budget_left"]], (-1, 1)))
 
 
 FURTHEST_DISTANCE = 10.0
 
 
 def drift_distances(table: pd.DataFrame, limit: float, axes: Axes) -> Axes:
-    """Draw each column's distance from the reference, in the period before (open) and now (full).
+    """Draw the distance of the columns furthest from the reference, in the period before (open) and now (full).
 
     Parameters
     ----------
     table
         Columns `column`, `wasserstein`, `wasserstein_before` (standard deviations of the reference) and `news`, as
-        `drift_watch.effects` returns it. Beyond `FURTHEST_DISTANCE` is drawn there.
+        `drift_watch.effects` returns it. Beyond `FURTHEST_DISTANCE` is a triangle there.
     limit
         The distance from which on a column counts as moved.
     axes
         Where to draw; its horizontal axis becomes logarithmic.
     """
-    shown = table.iloc[::-1]
-    names = shown["column"].astype(str).tolist()
-    was, now = (shown[name].clip(0.01, FURTHEST_DISTANCE) for name in ("wasserstein_before", "wasserstein"))
-    axes.axvspan(0.01, limit, color=MUTED, alpha=0.15, linewidth=0, label=f"too small to count (up to {limit:g})")
-    axes.hlines(names, was, now, color=MUTED, linewidth=1, zorder=1)
-    axes.scatter(was, names, s=36, facecolor="white", edgecolor=BLUE, zorder=2, label="period before")
-    for is_news, colour, label in ((False, BLUE, "now"), (True, VERMILLION, "now, and moved since then")):
+    shown, limits = _most(table, table["wasserstein"]), (0.01, FURTHEST_DISTANCE)
+    heights, note = _rows(axes, shown["column"], len(table), "furthest")
+    axes.set_xscale("log")
+    axes.axvspan(limits[0], limit, color=MUTED, alpha=0.15, linewidth=0, label=f"too small to count (≤ {limit:g})")
+    was, now = (shown[name].astype(float) for name in ("wasserstein_before", "wasserstein"))
+    axes.hlines(heights, was.clip(*limits), now.clip(*limits), color=MUTED, linewidth=1, zorder=1)
+    _dots(axes, was, heights, limits, markerfacecolor="white", color=BLUE, markersize=6, label="period before")
+    for is_news, colour, label in ((False, BLUE, "now"), (True, VERMILLION, "now, moved since")):
         part = (shown["news"] == is_news).to_numpy()
         if part.any():
-            axes.scatter(
-                now[part], [n for n, p in zip(names, part, strict=True) if p], s=36, color=colour, zorder=3, label=label
-            )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="distance from the reference (Wasserstein, standard deviations; log scale)", xlim=(0.01, None))
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=9)
-    return axes
+            _dots(axes, now[part], heights[part], limits, color=colour, markersize=6, zorder=3, label=label)
+    _ratio_axis(axes, 0.009, 1.1 * FURTHEST_DISTANCE)
+    axes.set_xlabel("Wasserstein distance (sd of the reference; log)")
+    return _legend(axes, note, _beyond([was, now], limits))
 
 
 def column_over_time(
-    series: pd.Series, reference: pd.Series, events: Mapping[str, pd.Timestamp], unit: str, axes: Axes
+    series: pd.Series, reference: pd.Series, events: Events, unit: str, axes: Axes, window: Window | None = None
 ) -> Axes:
     """Draw a column's values by time, the middle 90 % of its reference as a band, and a line at each event.
 
@@ -601,27 +522,16 @@ def column_over_time(
         Unit of the values.
     axes
         Where to draw.
+    window
+        From when to when to draw; None draws all values.
     """
     low, high = reference.quantile([0.05, 0.95])
-    axes.axhspan(low, high, color=SKY, alpha=0.35, linewidth=0, label="middle 90 % of the reference")
-    axes.plot(series.index, series, ".", color=INK, markersize=4, label=str(series.name))
-    for step, (name, time) in enumerate(events.items()):
-        axes.axvline(time, color=VERMILLION, linewidth=1.2, linestyle=":" if step else "-")  # type: ignore[arg-type]
-        axes.annotate(
-            name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
-            color=VERMILLION, fontsize=9, parse_math=False,
-        )  # fmt: skip
-    axes.set(ylabel=f"{series.name} ({unit})")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
-    return axes
-
-
-def _mark_split(split: pd.Timestamp, axes: Axes, name: str = "") -> None:
-    axes.axvline(split, color=INK, linewidth=1, linestyle="--")  # type: ignore[arg-type]
-    axes.annotate(
-        name, (split, 1), (4, -10), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=9
-    )
-    axes.margins(x=0.01)
+    if low == low:
+        axes.axhspan(low, high, color=SKY, alpha=0.35, linewidth=0, label="middle 90 % of the reference")
+    axes.plot(series.index, series, ".", color=INK, markersize=4, label="values")
+    axes.set_ylabel(f"{_shorten(series.name)}\n({unit})", parse_math=False)
+    _time(axes, window, series.index)
+    return _legend(axes, _few(series.count()), rows_above=_events(events, axes))
 
 
 # --- drills -------------------------------------------------------------------------------------------------------
@@ -633,29 +543,38 @@ def confusion_matrix(counts: pd.DataFrame, axes: Axes) -> Axes:
     Parameters
     ----------
     counts
-        Numbers of cases; a row may hold none.
+        Numbers of cases; a row may hold none. Of more than `MOST_ROWS` causes the commonest are drawn.
     axes
         Where to draw.
     """
-    numbers = counts.to_numpy(dtype=int)
+    whole = counts.fillna(0)
+    rows, columns = (_most(one, one.sum(axis=1)) for one in (whole, whole.T))
+    shown = whole.loc[rows.index, columns.index]
+    numbers = shown.to_numpy(dtype=int)
+    left_out = max(0, len(counts) - len(rows), len(counts.columns) - len(columns))
     shares = numbers / numbers.sum(axis=1, keepdims=True).clip(min=1)
+    axes.set(xlabel="named (number of drills)", ylabel="true cause")
+    axes.grid(visible=False)
+    if not shares.size:
+        axes.set(xticks=[], yticks=[])
+        return _legend(axes, _few(0))
     axes.imshow(
         shares, cmap=LinearSegmentedColormap.from_list("counts", ["white", BLUE]), vmin=0, vmax=1, aspect="auto"
     )
     for row, column in np.ndindex(shares.shape):
         count = int(numbers[row, column])
         colour = "white" if shares[row, column] > 0.5 else INK if count else MUTED
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=11)
-    axes.set_xticks(range(len(counts.columns)), counts.columns)
-    axes.set_yticks(range(len(counts)), counts.index)
-    axes.set_xticks(np.arange(len(counts.columns) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(counts) + 1) - 0.5, minor=True)
-    axes.grid(visible=False)
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=SMALL)
+    upright = len(columns) > 6 or max(len(str(name)) for name in columns.index) > 9
+    names = [_shorten(name, 16) for name in columns.index]
+    axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, parse_math=False)
+    axes.set_yticks(range(len(rows)), [_shorten(name, 16) for name in rows.index], parse_math=False)
+    axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=3)
     axes.tick_params(which="both", length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
-    axes.set(xlabel="named", ylabel="true cause")
-    return axes
+    return _legend(axes, f"{left_out} rarer ones are not drawn" if left_out else "")
 
 
 def reliability_curve(table: pd.DataFrame, axes: Axes) -> Axes:
@@ -668,22 +587,24 @@ def reliability_curve(table: pd.DataFrame, axes: Axes) -> Axes:
     axes
         Where to draw.
     """
+    known = table.dropna(subset=["stated", "right"])
     axes.plot([0, 100], [0, 100], color=MUTED, linestyle="--", linewidth=1, label="perfect")
-    axes.plot(100 * table["stated"], 100 * table["right"], "o-", color=BLUE, markersize=6, label="named")
-    for above, point in enumerate(table.to_dict("records")):
-        place = (100 * point["stated"], 100 * point["right"])
+    axes.plot(
+        100 * known["stated"], 100 * known["right"], "o-", color=BLUE, markersize=6,
+        label="named; beside it, how many drills",
+    )  # fmt: skip
+    least = 100 * min([1.0, *known["stated"], *known["right"]])
+    axes.set(xlabel="stated probability (%)", ylabel="right (%)", xlim=(least - 5, 102))
+    _percent(axes, least / 100)
+    names = [
         axes.annotate(
-            str(point["drills"]),
-            place,
-            (0, 8 if above % 2 else -16),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
+            str(point["drills"]), (100 * point["stated"], 100 * point["right"]), (0, 8 if above % 2 else -16),
+            textcoords="offset points", ha="center", fontsize=SMALL,
         )
-    least = 100 * min(table["stated"].min(), table["right"].min())
-    axes.set(xlabel="stated probability (%)", ylabel="right (%)", xlim=(least - 5, 102), ylim=(least - 5, 104.9))
-    axes.legend(loc="lower right")
-    return axes
+        for above, point in enumerate(known.to_dict("records"))
+    ]  # fmt: skip
+    _keep_apart(names, axes)
+    return _legend(axes, "" if len(known) else _few(0))
 
 
 # --- postmortem ---------------------------------------------------------------------------------------------------
@@ -691,10 +612,8 @@ def reliability_curve(table: pd.DataFrame, axes: Axes) -> Axes:
 LANES = {"signal": PURPLE, "alert": VERMILLION, "run": BLUE, "decision": ORANGE, "action": GREEN}
 
 
-def incident_timeline(
-    events: pd.DataFrame, milestones: Mapping[str, pd.Timestamp | None], axes: Axes, longest: int = 70
-) -> Axes:
-    """Draw what happened in an incident from top to bottom, each event at its time in the colour of its kind.
+def incident_timeline(events: pd.DataFrame, milestones: Events, axes: Axes, longest: int = 36) -> Axes:
+    """Draw what happened in an incident from top to bottom, a row per event with a dot in the colour of its kind.
 
     Parameters
     ----------
@@ -703,64 +622,53 @@ def incident_timeline(
     milestones
         Times to draw as lines across, by name; those that are None are left out.
     axes
-        Where to draw.
+        Where to draw; 0.2 inches of height per event are enough.
     longest
         Characters of an event that are shown.
     """
-    known = {name: time for name, time in milestones.items() if time is not None}
-    for number, (name, time) in enumerate(known.items()):
-        axes.axvline(time, color=MUTED, linestyle="--", linewidth=1)  # type: ignore[arg-type]  # a date has its unit
-        axes.annotate(
-            name, (time, 1.0), (3, 3 + 11 * (number % 3)), xycoords=("data", "axes fraction"),
-            textcoords="offset points", color=MUTED, fontsize=9,
-        )  # fmt: skip
+    heights, _ = _rows(axes, [])
+    heights = np.arange(len(events))[::-1]
+    axes.set_yticks(heights, [_shorten(event, longest) for event in events["event"]], parse_math=False)
+    axes.set_ylim(-0.6, max(len(events), 1) - 0.4)
     for kind, colour in LANES.items():
-        lane = events[events["kind"] == kind]
-        axes.plot(lane["time"], lane.index, "o", color=colour, markersize=6, label=kind)
-    for row, (time, event) in enumerate(zip(events["time"], events["event"], strict=True)):
-        is_late = time > events["time"].min() + (events["time"].max() - events["time"].min()) / 2
-        text = event if len(event) <= longest else f"{event[:longest]}…"
-        axes.annotate(
-            text, (time, row), (-8 if is_late else 8, 0), textcoords="offset points",
-            ha="right" if is_late else "left", va="center", fontsize=8, parse_math=False,
-            bbox={"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.8},  # lines across end at the words
-        )  # fmt: skip
-    axes.set(yticks=[], xlabel="time (UTC)", ylim=(len(events) - 0.4, -0.6))
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(LANES))
-    return axes
+        lane = (events["kind"] == kind).to_numpy()
+        if lane.any():
+            axes.plot(events["time"][lane], heights[lane], "o", color=colour, markersize=6, label=kind)
+    _time(axes, times=pd.Series([*events["time"], *milestones.values()]).dropna())
+    return _legend(axes, "" if len(events) else _few(0), rows_above=_events(milestones, axes))
 
 
-def indicator_over_time(
-    table: pd.DataFrame, objective: float, events: Mapping[str, pd.Timestamp | None], axes: Axes
-) -> Axes:
-    """Draw an indicator by time with its interval, the share that is promised, and a labelled line at each event.
+def indicator_over_time(table: pd.DataFrame, objective: Objective, events: Events, window: Window, axes: Axes) -> Axes:
+    """Draw an objective's indicator by time with its interval, what is promised, and a labelled line at each event.
 
     Parameters
     ----------
     table
         Columns `time` (UTC), `share`, `low` and `high`, as `recovery.sli_over_time` has them.
     objective
-        The share that is promised, between 0 and 1.
+        Its title names the axis, its target is the line.
     events
         Times by name, earliest first; those that are None are left out.
+    window
+        From when to when was recorded: the limits of the axis.
     axes
         Where to draw.
     """
-    axes.fill_between(
-        table["time"], 100 * table["low"], 100 * table["high"],
-        color=SKY, alpha=0.35, linewidth=0, label="95 % interval",
-    )  # fmt: skip
-    axes.plot(table["time"], 100 * table["share"], "o-", color=BLUE, markersize=3.5, label="good events")
-    axes.axhline(100 * objective, color=MUTED, linestyle="--", linewidth=1, label=f"objective {100 * objective:g} %")
-    _draw_events({name: time for name, time in events.items() if time is not None}, axes)
-    axes.set(ylabel="good events (%)", xlabel="time (UTC)")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
-    return axes
+    known, target = table.dropna(subset=["share"]), 100 * objective.target
+    _time(axes, window)
+    axes.set_ylabel(f"{_shorten(objective.title, 32)}\ngood events (%)", parse_math=False)
+    axes.axhline(target, color=MUTED, linestyle="--", linewidth=1, label=f"objective {target:g} %")
+    _percent(axes, objective.target, 2 * objective.target - 1 if known.empty else known["low"])
+    if len(known):
+        low, high = 100 * known["low"], 100 * known["high"]
+        axes.fill_between(known["time"], low, high, color=SKY, alpha=0.35, linewidth=0, label="95 % interval")
+        if len(known) < FEW_POINTS:  # the band of one point has no width
+            axes.vlines(known["time"], low, high, color=SKY, alpha=0.6, linewidth=3)
+        axes.plot(known["time"], 100 * known["share"], "o-", color=BLUE, markersize=3.5, label="good events")
+    return _legend(axes, _few(len(known)), rows_above=_events(events, axes))
 
 
-def recovery_intervals(table: pd.DataFrame, objective: float, axes: Axes) -> Axes:
+def recovery_intervals(table: pd.DataFrame, objective: Objective, axes: Axes) -> Axes:
     """Draw an indicator before, during and after an incident with its intervals, and the share that is promised.
 
     Parameters
@@ -768,52 +676,57 @@ def recovery_intervals(table: pd.DataFrame, objective: float, axes: Axes) -> Axe
     table
         Columns `period`, `share`, `low` and `high`, as `Recovery.table` has them; a period without events is left out.
     objective
-        Between 0 and 1.
+        Its title names the axis, its target is the line.
     axes
         Where to draw.
     """
     known = table.dropna(subset=["share"])
-    rows = range(len(known))[::-1]
-    axes.axvline(100 * objective, color=VERMILLION, linestyle="--", label="objective")
-    axes.hlines(rows, 100 * known["low"], 100 * known["high"], color=BLUE, linewidth=3)
-    axes.plot(100 * known["share"], rows, "o", color=BLUE, markersize=8)
-    axes.set_yticks(rows, known["period"])
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.margins(y=0.4)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("good events (%)")
-    axes.legend(loc="lower left")
-    return axes
+    shown = known.tail(MOST_ROWS)
+    heights, note = _rows(axes, shown["period"], len(known), "last periods")
+    target = 100 * objective.target
+    axes.axvline(target, color=VERMILLION, linestyle="--", label=f"objective {target:g} %")
+    axes.hlines(heights, 100 * shown["low"], 100 * shown["high"], color=BLUE, linewidth=3, label="95 % interval")
+    axes.plot(100 * shown["share"], heights, "o", color=BLUE, markersize=8, clip_on=False)
+    low = min([target, *(100 * shown["low"])])
+    axes.set_xlim(low - 0.06 * (100 - low), 100 + 0.02 * (100 - low))
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel(f"{_shorten(objective.title, 40)}\ngood events (%)", parse_math=False)
+    return _legend(axes, note)
 
 
 def sizes_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw how large each feature's values are beside the usual ones: as they came, and as they are used now.
+    """Draw how large the values of the most moved features are beside the usual ones: as they came, and as used now.
 
     Parameters
     ----------
     table
-        Index: feature; columns `came` and `used`, times the usual size.
+        Index: feature; columns `came` and `used`, times the usual size. Beyond `FURTHEST_SIZE` is a triangle there.
     axes
-        Where to draw.
+        Where to draw; its horizontal axis becomes logarithmic.
     """
-    rows = range(len(table))[::-1]
+    limits = (1 / FURTHEST_SIZE, FURTHEST_SIZE)
+    moved = table.astype(float).clip(*limits).map(np.log).abs().max(axis=1)
+    shown = _most(table, moved)
+    heights, note = _rows(axes, shown.index, len(table), "most moved")
     axes.axvline(1, color=MUTED, linewidth=1)
-    axes.plot(table["came"], rows, "o", markerfacecolor="none", color=VERMILLION, markersize=8, label="as they came")
-    axes.plot(table["used"], rows, "o", color=BLUE, markersize=5, label="as they are used")
     axes.set_xscale("log")
-    largest = float(table.max().max())
-    smallest = float(table[table > 0].min().min())
-    axes.set_xlim(min(0.1, smallest / 2), max(10.0, 2 * largest))  # a market's own swings are no news
-    axes.set_yticks(rows, table.index)
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("median size (× before the onset)")
-    axes.legend(loc="lower right")
-    return axes
+    _dots(
+        axes, shown["came"], heights, limits, markerfacecolor="none", color=VERMILLION, markersize=8,
+        label="as they came",
+    )  # fmt: skip
+    _dots(axes, shown["used"], heights, limits, color=BLUE, markersize=5, label="as they are used")
+    within = shown.astype(float).clip(*limits)  # a market's own swings are no news, so ten times are shown at least
+    _ratio_axis(axes, np.nanmin([0.1, within.min().min() / 2]), np.nanmax([10.0, 2 * within.max().max()]))
+    axes.set_xlabel("median size (× before the onset; log scale)")
+    return _legend(axes, note, _beyond([shown], limits))
+
+
+FURTHEST_SIZE = 1e6
 
 
 def missing_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw in which share of the rows each feature is missing, before the onset and since.
+    """Draw in which share of the rows the most changed features are missing, before the onset and since.
 
     Parameters
     ----------
@@ -822,17 +735,16 @@ def missing_by_feature(table: pd.DataFrame, axes: Axes) -> Axes:
     axes
         Where to draw.
     """
-    rows = range(len(table))[::-1]
-    axes.hlines(rows, 100 * table["before"], 100 * table["since"], color=MUTED, linewidth=1)
-    axes.plot(100 * table["before"], rows, "o", color=MUTED, markersize=5, label="before the onset")
-    axes.plot(100 * table["since"], rows, "o", color=VERMILLION, markersize=6, label="since")
-    axes.set_xlim(-3, 103)
-    axes.set_yticks(rows, table.index)
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("rows that lack it (%)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    return axes
+    shown = _most(table, (table["since"] - table["before"]).abs())
+    heights, note = _rows(axes, shown.index, len(table), "most changed")
+    axes.hlines(heights, 100 * shown["before"], 100 * shown["since"], color=MUTED, linewidth=1)
+    axes.plot(100 * shown["before"], heights, "o", color=MUTED, markersize=5, label="before the onset")
+    axes.plot(100 * shown["since"], heights, "o", color=VERMILLION, markersize=6, label="since")
+    axes.set(xlabel="rows that lack it (%)", xlim=(-3, 103))
+    return _legend(axes, note)
+
+
+LEAST_WAIT = 0.01  # ms; nobody notices less
 
 
 def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: float, axes: Axes) -> Axes:
@@ -841,7 +753,8 @@ def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: f
     Parameters
     ----------
     table
-        Columns `version`, `workers` and `wait_s`; what waits without end is not drawn.
+        Columns `version`, `workers` and `wait_s`. A wait without end is a triangle on top, one below `LEAST_WAIT`
+        one at the bottom.
     measured
         Workers, and their mean wait in seconds, which may be NaN.
     target
@@ -849,26 +762,22 @@ def waits_by_workers(table: pd.DataFrame, measured: tuple[int, float], target: f
     axes
         Where to draw.
     """
-    for (version, rows), colour in zip(table.groupby("version", sort=False), (BLUE, GREEN), strict=False):
-        finite = rows[rows["wait_s"].between(0, float("inf"), inclusive="neither")]
-        name = f"predicted, {version!s}" if version else "predicted"
-        axes.plot(finite["workers"], 1000 * finite["wait_s"], "o-", color=colour, markersize=5, label=name)
+    waits = 1000 * pd.Series([*table["wait_s"], measured[1], target], dtype=float)
+    high = 3 * max([1.0, *waits[np.isfinite(waits)]])
+    named = {f"predicted, {version!s}" if version else "predicted": rows for version, rows in table.groupby("version")}
+    drawn, note = _coloured(named)
+    is_beyond = False
+    for colour, name, rows in drawn:
+        own = (1000 * rows["wait_s"].astype(float)).to_numpy()
+        workers = rows["workers"].to_numpy()
+        axes.plot(workers, np.clip(own, LEAST_WAIT, high), "-", color=colour, label=name)
+        for marker, where in (("o", (own >= LEAST_WAIT) & (own <= high)), ("v", own < LEAST_WAIT), ("^", own > high)):
+            axes.plot(workers[where], np.clip(own[where], LEAST_WAIT, high), marker, color=colour, clip_on=False)
+            is_beyond |= marker != "o" and bool(where.any())
     axes.plot(measured[0], 1000 * measured[1], "D", color=VERMILLION, markersize=9, label="measured")
-    axes.axhline(1000 * target, color=MUTED, linestyle="--", label="wanted")
+    axes.axhline(1000 * target, color=MUTED, linestyle="--", label=f"wanted: {1000 * target:g} ms")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=0.01)  # nobody notices less
-    axes.set_xticks(sorted(table["workers"].unique()))
-    axes.set_xlabel("workers")
-    axes.set_ylabel("mean wait (ms)")
-    axes.legend(loc="lower left")
-    return axes
-
-
-def _draw_events(events: Mapping[str, pd.Timestamp], axes: Axes) -> None:
-    """Draw a labelled line at each event, the first one dotted; names are drawn as they are, without markup."""
-    for step, (name, time) in enumerate(events.items()):
-        axes.axvline(time, color=VERMILLION, linewidth=1.2, linestyle="-" if step else ":")  # type: ignore[arg-type]
-        axes.annotate(
-            name, (time, 1), (4, -10 - 13 * step), xycoords=("data", "axes fraction"), textcoords="offset points",
-            color=VERMILLION, fontsize=9, parse_math=False,
-        )  # fmt: skip
+    axes.set(xlabel="workers (number)", ylabel="mean wait (ms)", ylim=(LEAST_WAIT, high))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.margins(x=0.1)
+    return _legend(axes, note, "▴ ▾: without end, or beyond the axis" if is_beyond else "")

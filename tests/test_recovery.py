@@ -11,6 +11,8 @@ from incident_variants import failing, fault_time, slow, wrong_model
 
 from lepton_kit import plots
 from lepton_kit.diagnosis.recovery import (
+    LEAST_DRAWN,
+    LEAST_PERIODS,
     MOST_PERIODS,
     Ratio,
     judge_recovery,
@@ -150,6 +152,19 @@ def test_an_indicator_of_few_events_has_so_many_periods_as_can_be_judged():
     recording = read_recording(ROOT / "runbooks/recordings/volatility-2008")
     found = sli_over_time(recording, OBJECTIVES["coverage"])
     assert 2 < len(found) < 15 and found["events"].mean() >= OBJECTIVES["coverage"].minimum
+
+
+def test_a_short_recording_has_more_periods_than_could_be_judged():
+    recording = read_recording(ROOT / "runbooks/recordings/volatility-2008")
+    objective = OBJECTIVES["coverage"]
+    requests = recording.requests.head(90)
+    window = recording.incident.window.model_copy(
+        update={"end": requests["time"].iloc[-1].astimezone(recording.incident.window.start.tzinfo)}
+    )
+    incident = recording.incident.model_copy(update={"window": window})
+    found = sli_over_time(replace(recording, incident=incident, requests=requests), objective)
+    assert found["events"].sum() < 2 * objective.minimum and found["events"].mean() >= LEAST_DRAWN
+    assert 2 < len(found) <= LEAST_PERIODS
 
 
 def test_an_indicator_of_which_nothing_was_recorded_has_no_period():

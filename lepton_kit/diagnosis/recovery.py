@@ -44,6 +44,14 @@ class Ratio:
         """The indicator, 0 to 1; NaN of nothing."""
         return self.good / self.total if self.total else float("nan")
 
+    def __str__(self) -> str:
+        """Return the share and what it is of, in words.
+
+        >>> str(Ratio(995, 1000)), str(Ratio(0, 0))
+        ('99.5 % of 1,000', 'none of 0')
+        """
+        return f"{100 * self.share:.4g} % of {self.total:,.0f}" if self.total else "none of 0"
+
     @property
     def interval(self) -> tuple[float, float]:
         """The score interval of the share (Wilson 1927), 95 %; from 0 to 1 of nothing."""
@@ -234,13 +242,16 @@ def sli_ratios(
 
 
 MOST_PERIODS = 60
+LEAST_PERIODS = 8
+LEAST_DRAWN = 5
 
 
 def sli_over_time(recording: Recording, objective: Objective) -> pd.DataFrame:
     """Return an objective's indicator by periods of about equal length over the whole window.
 
-    As many periods as give each the events that the objective needs to be judged, and at most `MOST_PERIODS`. They
-    begin and end where metrics were read, so that no increase is cut in two.
+    As many periods as give each the events that the objective needs to be judged, and at most `MOST_PERIODS`. Of a
+    recording too short for `LEAST_PERIODS` of them, fewer events do, as long as each has `LEAST_DRAWN`: the intervals
+    say how little that is. They begin and end where metrics were read, so that no increase is cut in two.
 
     Returns
     -------
@@ -251,7 +262,8 @@ def sli_over_time(recording: Recording, objective: Objective) -> pd.DataFrame:
     window = recording.incident.window
     start, end = pd.Timestamp(window.start), pd.Timestamp(window.end)
     events = sli_ratio(recording, objective, start, end).total
-    count = int(min(MOST_PERIODS, max(1.0, events // objective.minimum)))
+    enough, few = events // objective.minimum, min(LEAST_PERIODS, events // LEAST_DRAWN)
+    count = int(min(MOST_PERIODS, max(1.0, enough, few)))
     borders = pd.date_range(start, end, periods=count + 1)
     read = pd.DatetimeIndex(recording.metrics["time"].unique()).sort_values()
     if objective.total.metric != ACTUALS and len(read) > count:

@@ -41,7 +41,6 @@ ENOUGH = 30
 MATRIX = "confusion"
 """The figure that stands for the page in listings."""
 
-SIZE = (8.0, 3.4)
 """Of a figure, in inches."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -221,9 +220,7 @@ def _confusion(drills: Drills) -> list[Block]:
     caption = "How often each true cause (rows) was named what (columns). Of two faults at once, either counts as true."
     return [
         Heading("What was named"),
-        drawn(
-            partial(plots.confusion_matrix, counts), SIZE, caption=caption, alt=_matrix_in_words(counts), name=MATRIX
-        ),
+        drawn(partial(plots.confusion_matrix, counts), caption=caption, alt=_matrix_in_words(counts), name=MATRIX),
         Table(["True cause", *(f"named {name}" for name in counts.columns)], rows),
     ]
 
@@ -255,7 +252,6 @@ def _reliability(drills: Drills) -> list[Block]:
         heading,
         drawn(
             partial(plots.reliability_curve, table),
-            SIZE,
             caption=caption,
             alt=f"Stated and measured shares by group: {said}.",
             name="reliability",

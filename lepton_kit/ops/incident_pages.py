@@ -180,15 +180,17 @@ def figure_of_objective(history: History, recording: Recording | None, after: Re
     if history.promise is None or recording is None:
         return None
     objective = history.promise.objective()
-    table = sli_over_time(recording if after is None else postmortem.joined(recording, after), objective)
+    whole = recording if after is None else postmortem.joined(recording, after)
+    table, window = sli_over_time(whole, objective), whole.incident.window
     if table.empty:
         return None
     times = postmortem.milestones(history)
     moments = {"onset": times.onset, "alert": times.alerted, "first action": times.mitigated, "over": times.recovered}
     worst = table.sort_values("share").iloc[0]
     return drawn(
-        partial(plots.indicator_over_time, table, objective.target, moments),
-        (8.0, 3.4),
+        partial(
+            plots.indicator_over_time, table, objective, moments, (pd.Timestamp(window.start), pd.Timestamp(window.end))
+        ),
         caption=f"{objective.title}, the objective that alerted: {objective.description}",
         alt=f"A line of the share of good events by time, from {_share(table['share'].iloc[0])} at first to "
         f"{_share(table['share'].iloc[-1])} at last; the lowest is {_share(worst['share'])}, at "

@@ -20,20 +20,18 @@ SHARP = 2
 """Dots of a picture for one on the page, for screens that have so many."""
 
 
-def drawn(draw: Callable[[Axes], Any], size: tuple[float, float], *, caption: str, alt: str, name: str) -> Figure:
-    """Return a drawing as a figure of a page; the same drawing gives the same bytes.
+def drawn(draw: Callable[[Axes], Any], *, caption: str, alt: str, name: str) -> Figure:
+    """Return a drawing of the theme's size as a figure of a page; the same drawing gives the same bytes.
 
     Parameters
     ----------
     draw
         Draws into the axes that it is given.
-    size
-        Width and height in inches.
     caption, alt, name
         The figure's caption, what it shows in words, and its name on the page.
     """
     with mpl.rc_context(THEME):  # type: ignore[arg-type]
-        figure = Drawing(figsize=size)
+        figure = Drawing()
         FigureCanvasAgg(figure)
         draw(figure.add_subplot())
         held = io.BytesIO()
