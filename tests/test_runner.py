@@ -1,10 +1,12 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import nbformat
@@ -14,8 +16,10 @@ from helpers import write_notebook
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
+from lepton_kit.ops.watch.status import newest_runs
+from lepton_kit.runs import runner
 from lepton_kit.runs.ledger import Ledger
-from lepton_kit.runs.manifest import Manifest, all_runs, find_run
+from lepton_kit.runs.manifest import Manifest, all_runs, find_run, now
 from lepton_kit.runs.pool import run_all
 from lepton_kit.runs.runner import Request, execute, prepare, run_notebook
 from lepton_kit.runs.verify import verify
@@ -57,6 +61,23 @@ def test_a_run_id_is_sortable_and_readable(project, story):
     run = run_notebook(Request(story), project)
     assert run.run_id.startswith(f"{run.started:%Y%m%dT%H%M}")
     assert "-story-" in run.run_id
+
+
+def test_the_latest_run_is_the_one_that_began_last_also_where_the_clock_was_put_back_between(
+    project, story, monkeypatch
+):
+    with monkeypatch.context() as ahead:
+        ahead.setattr(runner, "now", lambda: now() + timedelta(days=3))
+        first = run_notebook(Request(story), project)
+    second = run_notebook(Request(story), project)
+    assert first.run_id > second.run_id
+    assert [run.run_id for run in all_runs(project)] == [second.run_id, first.run_id]
+    assert find_run("latest", project) == find_run("story", project, "succeeded") == second
+    assert [run.run_id for run in newest_runs(project, 1)] == [second.run_id]
+    shutil.copytree(second.folder(project), project / "runs" / "20000101T000000Z-story-abcdef")  # of elsewhere
+    assert find_run("latest", project) == second
+    Ledger(project).path.write_bytes(b"no ledger any more" * 100)
+    assert all_runs(project)[0].run_id == first.run_id  # by the times then
 
 
 def test_a_run_works_in_its_own_folder_and_leaves_this_process_where_it_is(project, story):

@@ -130,6 +130,89 @@ def test_a_time_zone_is_kept_over_its_change_to_summer_time():
     assert latest_due(trigger, seconds("2026-03-29T00:00"), seconds("2026-03-29T12:00")) == seconds("2026-03-29T07:30")
 
 
+def due_times(cron, zone, first, last):
+    """Return all due times of a span, in UTC."""
+    trigger, found, at = cron_trigger(cron, zone), [], seconds(first)
+    while (due := trigger.get_next_fire_time(None, datetime.fromtimestamp(at, UTC))) and due.timestamp() < seconds(
+        last
+    ):
+        found.append(f"{due.astimezone(UTC):%dT%H:%M}")
+        at = due.timestamp() + 1e-3
+    return found
+
+
+SPRING, AUTUMN = ("2026-03-28T12:00", "2026-03-30T12:00"), ("2026-10-24T12:00", "2026-10-26T12:00")
+
+
+@pytest.mark.parametrize(
+    ("cron", "span", "due"),
+    [
+        ("30 2 * * *", AUTUMN, ["25T00:30", "26T01:30"]),  # the first half past two
+        ("0 3 * * *", AUTUMN, ["25T02:00", "26T02:00"]),
+        ("0 2-3 * * *", AUTUMN, ["25T00:00", "25T02:00", "26T01:00", "26T02:00"]),
+        ("*/30 2 * * *", AUTUMN, ["25T00:00", "25T00:30", "26T01:00", "26T01:30"]),
+        ("30 2 * * *", SPRING, ["29T01:30", "30T00:30"]),  # not lost: at half past three
+        ("30 2,3 * * *", SPRING, ["29T01:30", "30T00:30", "30T01:30"]),  # both at once, which is one run
+        ("30 2 29 3 *", SPRING, ["29T01:30"]),
+        ("0 3 * * 0", SPRING, ["29T01:00"]),
+    ],
+)
+def test_a_time_that_a_change_of_clocks_repeats_or_leaves_out_is_due_once(cron, span, due):
+    assert due_times(cron, "Europe/Berlin", *span) == due
+
+
+@pytest.mark.parametrize(("span", "hours"), [(AUTUMN, 48), (SPRING, 48)])
+def test_what_is_due_every_hour_is_so_at_each_that_comes(span, hours):
+    assert len(due_times("30 * * * *", "Europe/Berlin", *span)) == hours
+    assert len(due_times("*/5 * * * *", "Europe/Berlin", *span)) == 12 * hours
+    assert len(due_times("*/5 * * * *", "Australia/Lord_Howe", "2026-04-04T00:00", "2026-04-05T00:00")) == 12 * 24
+
+
+def test_the_latest_of_what_was_missed_over_a_change_of_clocks_is_due_once():
+    trigger = cron_trigger("30 2 * * *", "Europe/Berlin")
+    first = seconds("2026-10-25T00:30")
+    assert latest_due(trigger, seconds("2026-10-24T12:00"), seconds("2026-10-25T12:00")) == first
+    assert latest_due(trigger, first, seconds("2026-10-25T12:00")) is None
+
+
+@pytest.mark.parametrize("cron", ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 30-31 2 *"])
+def test_an_expression_that_is_never_due_is_refused(cron, scheduled):
+    with pytest.raises(InputError, match="is never due"):
+        cron_trigger(cron, "UTC")
+    (scheduled / "lepton.toml").write_text(SETTINGS.replace("0 3 * * *", cron))
+    with pytest.raises(InputError, match=r"lepton\.toml, schedules\.nightly: cron .* never due"):
+        schedules(scheduled)
+
+
+def test_a_schedule_goes_on_after_a_clock_that_was_days_ahead(scheduled, monkeypatch):
+    made, began = schedules(scheduled), time.time()
+    ahead = [5 * 86400.0]
+    monkeypatch.setattr(time, "time", lambda: began + ahead[0])
+    handled(scheduled, 6 * 86400)
+    assert made.handle("nightly") > began + 3 * 86400
+    ahead[0] = 0.0
+    assert made.handle("nightly") is None  # the clock is right again: handled up to now
+    found = []
+    for day in range(1, 8):
+        ahead[0] = day * 86400.0
+        found.append(made.handle("nightly"))
+    assert None not in found
+    keys = [job.key for job in Queue(scheduled).jobs(100)]
+    assert len(set(keys)) == len(keys) == 8
+    assert len({key.rpartition(":")[2] for key in keys}) == 7  # one time was due twice, and run twice
+
+
+def test_a_clock_that_is_put_back_a_little_runs_nothing_twice(scheduled, monkeypatch):
+    made, began = schedules(scheduled), time.time()
+    ahead = [0.0]
+    monkeypatch.setattr(time, "time", lambda: began + ahead[0])
+    handled(scheduled, 86400)
+    due = made.handle("nightly")
+    for seconds_back in range(0, 600, 30):
+        ahead[0] = due - began - seconds_back
+        assert made.handle("nightly") is None
+
+
 @pytest.mark.parametrize("cron", ["* * * *", "0 0 1 * 1", "* * * * 8", "* * * * 5-1", "* * * * */0", "x * * * *"])
 def test_an_expression_that_cron_would_not_mean_so_is_refused(cron):
     with pytest.raises(InputError, match="cron"):

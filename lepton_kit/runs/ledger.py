@@ -11,7 +11,7 @@ import platform
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -160,6 +160,19 @@ class Ledger:
     def ended(self, run_id: str, status: str) -> None:
         """Note how a run of this process ended."""
         self._change_mine("UPDATE runs SET status = ? WHERE run_id = ?", status, run_id)
+
+    def sequence(self) -> dict[str, int]:
+        """Return the number of each run in the order in which they began, whatever the clock said then.
+
+        It only reads, and waits for nobody.
+        """
+        if not self.path.exists():
+            return {}
+        try:
+            with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as ledger:
+                return dict(ledger.execute("SELECT run_id, rowid FROM runs").fetchall())
+        except sqlite3.Error as error:
+            raise InputError(f"ledger {str(self.path)!r}: {error}") from error
 
     def take_over_abandoned(self) -> list[tuple[str, Owner]]:
         """Make this process the owner of the runs whose own has died; return their ids and who that was.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -18,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of, single_name, write_atomically
 from lepton_kit.runs.ids import the_one
+from lepton_kit.runs.ledger import Ledger
 
 Status = Literal[
     "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
@@ -222,13 +225,36 @@ def load_run(run_id: str, project: Path) -> Manifest:
 
 def all_runs(project: Path) -> list[Manifest]:
     """Return the manifests of all runs of a project, newest first; of one that cannot be read a warning tells."""
-    found = []
+    found = {}
     for path in (project / "runs").glob(f"*/{FILE}"):
         try:
-            found.append(Manifest.load(path))
+            found[path.parent.name] = Manifest.load(path)
         except InputError as error:
             logger.warning("skipped: %s", error)
-    return sorted(found, key=lambda run: (run.started, run.run_id), reverse=True)
+    return [found[folder] for folder in newest_first({name: run.started for name, run in found.items()}, project)]
+
+
+def newest_first(times: Mapping[str, Any], project: Path) -> list[str]:
+    """Return the names of run folders, newest first.
+
+    The ledger says in which order the runs began: a clock that is put back changes nothing in that. Runs that it does
+    not know, such as those of another project, stand among them by their time.
+
+    Parameters
+    ----------
+    times
+        When each run began, by the name of its folder.
+    project
+        The project's root.
+    """
+    try:
+        order = Ledger(project).sequence()
+    except InputError as error:
+        logger.warning("the order of runs is that of their times: %s", error)
+        order = {}
+    known = sorted(times.keys() & order.keys(), key=order.__getitem__)
+    others = sorted(times.keys() - order.keys(), key=lambda name: (times[name], name))
+    return [*heapq.merge(known, others, key=times.__getitem__)][::-1]
 
 
 def finished_runs(project: Path) -> list[Manifest]:

@@ -53,13 +53,19 @@ def freeze_recovery(incident: Incident, settings: Settings, project: Path) -> Pa
     return _freeze(incident.service, start, folder, settings, project, [incident.alert])
 
 
-def freeze_schedule(name: str, due: float, settings: Settings, project: Path) -> Path:
-    """Capture the evidence that a schedule asks for; `due` is when it was due (Unix seconds)."""
+def freeze_schedule(name: str, key: str, settings: Settings, project: Path) -> Path:
+    """Capture the evidence that a schedule asks for.
+
+    `key` is its job's, `schedule:<name>:<due>`, or with some digits before the time (Unix seconds) where that was due
+    twice, as the clock was ahead the first time.
+    """
     schedule = settings.schedules.get(name)
     if schedule is None or schedule.service is None:
         raise InputError(f"schedule {name!r}: names no service in lepton.toml")
     start = time.time() - schedule.evidence_hours * 3600 / settings.watch.time_scale
-    folder = recording_folder(project, f"{datetime.fromtimestamp(due, UTC):%Y%m%dT%H%M%SZ}-{name}")
+    digits, _, due = key.removeprefix(f"schedule:{name}:").rpartition(":")
+    moment = datetime.fromtimestamp(float(due), UTC)
+    folder = recording_folder(project, f"{moment:%Y%m%dT%H%M%SZ}-{name}" + (f"-{digits}" if digits else ""))
     return _freeze(schedule.service, start, folder, settings, project, [])
 
 

@@ -44,7 +44,7 @@ logger = logging.getLogger("lepton.watch")
 EMBEDDED = "embedded"
 EVALUATION_S, BUDGETS_S = 30.0, 60.0
 """Seconds between two evaluations of the alerts, and of the budgets; `time_scale` shortens the first."""
-ANSWER_S = 10.0  # a server's answer may take; a slower one counts as none, so that the other objectives do not wait
+ANSWER_S = 5.0  # an answer of a server may take; what is slower counts as none, so that other objectives do not wait
 __all__ = ["Budget", "Observed", "Observer", "ServiceState", "embedded_changes", "read_all_objectives"]
 
 

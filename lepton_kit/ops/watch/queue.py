@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
 
 MOST_ATTEMPTS = 5
+CLOCK_STEP_S = 600.0
+"""A clock that is put back by no more is waited for, so that no schedule is run twice for that."""
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS incidents (
     id TEXT PRIMARY KEY, subject TEXT NOT NULL, fingerprint TEXT NOT NULL, starts_at TEXT NOT NULL,
@@ -399,16 +402,23 @@ class Queue(Ledger):
             What it runs.
         latest_due
             Called with the last time that was handled (Unix seconds); returns the latest due time after it, or None. A
-            schedule that is new here is handled up to now.
+            schedule that is new here is handled up to now; so is one that was handled while the clock was ahead.
         """
+        now = time.time()
         with self._transaction() as ledger:
             row = ledger.execute("SELECT handled FROM schedules WHERE name = ?", [name]).fetchone()
-            due: float | None = latest_due(row[0]) if row else None
-            if row is None or due is not None:
-                handled = due if due is not None else time.time()
+            is_known = row is not None and row[0] <= now + CLOCK_STEP_S
+            due: float | None = latest_due(row[0]) if is_known else None
+            if not is_known or due is not None:
+                handled = due if due is not None else now
                 ledger.execute("INSERT OR REPLACE INTO schedules VALUES (?, ?)", [name, handled])
             if due is not None:
-                _add(ledger, "schedule", name, f"schedule:{name}:{due:.0f}", start)
+                key = f"schedule:{name}:{due:.0f}"
+                while ledger.execute("SELECT 1 FROM jobs WHERE key = ?", [key]).fetchone():
+                    key = (
+                        f"schedule:{name}:{secrets.token_hex(4)}:{due:.0f}"  # it was due once while the clock was ahead
+                    )
+                _add(ledger, "schedule", name, key, start)
         return due
 
     def set_note(self, name: str, text: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
-from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from lepton_kit.errors import InputError
@@ -18,7 +19,8 @@ from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
 from lepton_kit.runs.settings import Schedule, Settings
 
 logger = logging.getLogger("lepton.watch")
-LOOK_S = 30
+LOOK_S = 30.0
+"""The clock is looked at so often whatever it said last: it may be put back or forward, and stands still in sleep."""
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
@@ -37,23 +39,21 @@ class Schedules:
     def __init__(self, settings: Settings, project: Path, queue: Queue, on_work: Callable[[], None]) -> None:
         self._queue, self._on_work = queue, on_work
         self._plans = {name: _checked(name, one, settings, project) for name, one in settings.schedules.items()}
-        self._scheduler = BackgroundScheduler(timezone=UTC)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="schedules", daemon=True)
 
     def start(self) -> None:
         """Handle what was missed, and from now on what becomes due."""
-        for name, (trigger, _) in self._plans.items():
+        for name in self._plans:
             self.handle(name)
-            self._scheduler.add_job(
-                self._handle_or_warn, trigger, [name], id=name, coalesce=True, misfire_grace_time=None, max_instances=1
-            )
-        # While a machine sleeps its timers stand still: so often the clock is looked at all the same.
-        self._scheduler.add_job(self._handle_all, "interval", seconds=LOOK_S, coalesce=True, misfire_grace_time=None)
-        self._scheduler.start()
+        if self._plans:
+            self._thread.start()
 
     def stop(self) -> None:
         """Handle nothing more."""
-        if self._scheduler.running:
-            self._scheduler.shutdown()
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def handle(self, name: str) -> float | None:
         """Queue the run that is due, if any; return the time it was due (Unix seconds)."""
@@ -72,15 +72,67 @@ class Schedules:
         """Return what a schedule runs."""
         return self._plans[name][1].notebook
 
-    def _handle_all(self) -> None:
-        for name in self._plans:
-            self._handle_or_warn(name)
+    def _loop(self) -> None:
+        """Handle each schedule when it is due; the waits are counted by a clock that nobody sets."""
+        while not self._stopping.is_set():
+            for name in self._plans:
+                self._handle_or_warn(name)
+            times = [due.timestamp() for due in self.next_times().values() if due is not None]
+            self._stopping.wait(min(max(min(times, default=float("inf")) - time.time(), 0.01), LOOK_S))
 
     def _handle_or_warn(self, name: str) -> None:
         try:
             self.handle(name)
         except InputError as error:  # such as a full disk: the next due time finds it was missed
             logger.warning("schedule %s: %s", name, error)
+
+
+class Cron(CronTrigger):  # type: ignore[misc] # the library has no types
+    """A cron expression in a time zone whose clocks are changed.
+
+    A time of day that a change repeats is due the first time it comes; one that it leaves out is due as if the clock
+    had gone on. With every hour (`*`) it is due at each such minute that really comes, as cron does it.
+    """
+
+    CHANGE = timedelta(hours=3)  # how near a change may be to matter
+
+    @cached_property
+    def _wall(self) -> CronTrigger:
+        """The expression as a clock without a zone shows it."""
+        wall = CronTrigger(timezone=UTC)
+        wall.fields = self.fields
+        return wall
+
+    @cached_property
+    def _is_hourly(self) -> bool:
+        return any(field.name == "hour" and str(field) in ("*", "*/1") for field in self.fields)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """Return when it is due next, from `now` on; the last time it was due makes no difference."""
+        near = (now.astimezone(UTC) + one for one in (-self.CHANGE, self.CHANGE))
+        is_changed = len({moment.astimezone(self.timezone).utcoffset() for moment in near}) > 1
+        begin = now.astimezone(self.timezone).replace(tzinfo=UTC, fold=0)
+        found: list[datetime] = []
+        for wall in self._walls(begin - self.CHANGE if is_changed else begin):
+            if found and (not is_changed or wall > begin + self.CHANGE):
+                break
+            found += [moment for moment in self._moments(wall) if moment >= now]
+        return min(found, key=datetime.timestamp, default=None)
+
+    def _walls(self, after: datetime) -> Iterator[datetime]:
+        """Return the times that match, as a clock shows them, from one on."""
+        found = self._wall.get_next_fire_time(None, after)
+        while found is not None:
+            yield found
+            found = self._wall.get_next_fire_time(None, found + timedelta(microseconds=1))
+
+    def _moments(self, wall: datetime) -> list[datetime]:
+        """Return when clocks of the zone show a time: once, or twice, or never and all the same once."""
+        first, second = (wall.replace(tzinfo=self.timezone, fold=fold) for fold in (0, 1))
+        if not self._is_hourly:
+            return [first]
+        is_shown = first.astimezone(UTC).astimezone(self.timezone).replace(tzinfo=UTC, fold=0) == wall
+        return [first, second] if is_shown else []
 
 
 def latest_due(trigger: CronTrigger, after: float, now: float) -> float | None:
@@ -107,18 +159,19 @@ def _next(trigger: CronTrigger, after: float) -> float | None:
     return None if found is None else float(found.timestamp())
 
 
-def cron_trigger(expression: str, timezone: str) -> CronTrigger:
+def cron_trigger(expression: str, timezone: str) -> Cron:
     """Read a cron expression of five fields as cron does: 0 and 7 are Sunday.
 
     Raises
     ------
     InputError
-        When it is none, or names both days of the month and of the week (cron means "or" by that, APScheduler "and").
+        When it is none, is never due, or names both days of the month and of the week (cron means "or" by that,
+        APScheduler "and").
 
     Examples
     --------
     >>> cron_trigger("0 6 * * 1-5", "UTC")
-    <CronTrigger (month='*', day='*', day_of_week='mon,tue,wed,thu,fri', hour='6', minute='0', timezone='UTC')>
+    <Cron (month='*', day='*', day_of_week='mon,tue,wed,thu,fri', hour='6', minute='0', timezone='UTC')>
     """
     try:
         zone = zoneinfo.ZoneInfo(timezone)
@@ -131,9 +184,12 @@ def cron_trigger(expression: str, timezone: str) -> CronTrigger:
         raise InputError(f"cron {expression!r}: give days of the month or days of the week, not both")
     try:
         fields[4] = ",".join(_weekdays(part) for part in fields[4].lower().split(","))
-        return CronTrigger.from_crontab(" ".join(fields), zone)
+        trigger: Cron = Cron.from_crontab(" ".join(fields), zone)
     except ValueError as error:
         raise InputError(f"cron {expression!r}: {error}") from error
+    if trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
+        raise InputError(f"cron {expression!r}: is never due: no month that it names has such a day")
+    return trigger
 
 
 def _weekdays(part: str) -> str:
@@ -159,7 +215,7 @@ def _weekday(text: str) -> int:
     raise ValueError(f"weekday {text!r}: must be 0 to 7 (0 and 7 are Sunday) or sun to sat")
 
 
-def _checked(name: str, schedule: Schedule, settings: Settings, project: Path) -> tuple[CronTrigger, Start]:
+def _checked(name: str, schedule: Schedule, settings: Settings, project: Path) -> tuple[Cron, Start]:
     origin = f"lepton.toml, schedules.{name}"
     notebook, parameters = read_runbook(schedule.notebook, origin, project)
     check_literals(parameters, schedule.parameters, {}, notebook, origin)

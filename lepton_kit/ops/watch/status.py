@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.worker import REPORT
-from lepton_kit.runs.manifest import FILE, Manifest
+from lepton_kit.runs.manifest import FILE, Manifest, newest_first
 
 MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED = 12, 50, 5
 SHOWN_RESULTS = (
@@ -106,10 +105,10 @@ def report_page(run_id: str | None, project: Path) -> str | None:
 
 
 def newest_runs(project: Path, most: int) -> list[Manifest]:
-    """Return the newest runs by their ids, which begin with the time: not all manifests are read for that."""
-    names = (path.parent.name for path in (project / "runs").glob(f"*/{FILE}"))
-    found = []
-    for name in heapq.nlargest(most, names):
+    """Return the newest runs; their ids begin with the time, so that not all manifests are read for that."""
+    names = [path.parent.name for path in (project / "runs").glob(f"*/{FILE}")]
+    found: list[Manifest] = []
+    for name in newest_first({name: name[:16] for name in names}, project)[:most]:
         try:
             found.append(Manifest.load(project / "runs" / name / FILE))
         except InputError:  # being written, or damaged: `lepton runs` tells

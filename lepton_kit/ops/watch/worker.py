@@ -179,7 +179,7 @@ def _objectives_of(job: Job, incident: Incident | None, settings: Settings) -> s
 def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Settings, project: Path) -> str:
     try:
         if incident is None:
-            folder = freeze_schedule(job.name, float(job.key.rpartition(":")[2]), settings, project)
+            folder = freeze_schedule(job.name, job.key, settings, project)
         elif job.kind == "recovery":
             folder = freeze_recovery(incident, settings, project)
         elif job.kind == "remedy" and incident.recording:  # what the diagnosis that asks for it was made from
