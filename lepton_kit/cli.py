@@ -66,6 +66,9 @@ def options(
 
 
 console = new_console()
+KernelName = Annotated[
+    str | None, typer.Option("--kernel", "-k", metavar="NAME", help="Run with this kernel, not the notebook's own.")
+]
 COLOURS = {"succeeded": "green", "running": "blue"}
 
 
@@ -130,6 +133,7 @@ def run(
     ] = False,
     keep_for: Annotated[float, typer.Option(min=1, help="Seconds for which such a kernel stays.")] = 3600,
     events: Annotated[bool, typer.Option("--events", help="Print what happens as JSON lines, for programs.")] = False,
+    kernel: KernelName = None,
 ) -> None:
     """Run notebooks through papermill, each in a run folder of its own."""
     from lepton_kit.runs.notebooks import locate_notebook
@@ -141,7 +145,7 @@ def run(
     project = find_project()
     given = [_merged(_values(parameter or []), swept) for swept in combinations(sweep or [])]
     paths = [locate_notebook(name, project) for name in notebooks]
-    requests = [Request(path, _from_here(values, path, project)) for path in paths for values in given]
+    requests = [Request(path, _from_here(values, path, project), kernel=kernel) for path in paths for values in given]
     plans = [prepare(request, project) for request in requests]
     if key is not None and len(plans) > 1:
         raise InputError(f"--key {key!r}: stands for one run, and {len(plans)} are asked for")
@@ -161,6 +165,7 @@ def run(
 def pipeline(
     name: Annotated[str, typer.Argument(help="A pipeline of lepton.toml.")],
     force: Annotated[bool, typer.Option("--force", help="Run steps that have not changed, too.")] = False,
+    kernel: KernelName = None,
 ) -> None:
     """Run the steps of a pipeline; a step that has not changed since it succeeded is skipped."""
     from lepton_kit.runs.pipeline import find_pipeline, run_pipeline
@@ -168,7 +173,7 @@ def pipeline(
 
     project = find_project()
     with run_progress(console, len(find_pipeline(name, project).steps)) as progress:
-        steps = run_pipeline(name, project, force=force, on_event=progress.on_event)
+        steps = run_pipeline(name, project, force=force, kernel=kernel, on_event=progress.on_event)
     _print_end(steps[-1].run, project)
     if steps[-1].run.status != "succeeded" and any(step.skipped for step in steps):
         console.print(f"  unchanged steps were skipped; `lepton pipeline {name} --force` runs them again", markup=False)
@@ -233,6 +238,7 @@ def show(
 def check(
     what: Annotated[list[str] | None, typer.Argument(help="Runs or notebooks; all committed ones if none.")] = None,
     update: Annotated[bool, typer.Option("--update", help="Keep new outputs as a notebook's committed ones.")] = False,
+    kernel: KernelName = None,
 ) -> None:
     """Repeat runs or committed notebooks in a fresh kernel with nbval, and tell whether they reproduce."""
     from lepton_kit.runs.check import check_notebook, check_run, update_outputs
@@ -245,14 +251,14 @@ def check(
     for name in names:
         is_notebook = name.endswith(".ipynb")
         if update:
-            update_outputs(locate_notebook(name, project), project)
+            update_outputs(locate_notebook(name, project), project, kernel)
             console.print(f"{name}: outputs updated", markup=False, highlight=False)
             continue
         try:
             made = (
-                check_notebook(locate_notebook(name, project), project)
+                check_notebook(locate_notebook(name, project), project, kernel)
                 if is_notebook
-                else check_run(find_run(name, project, only="succeeded"), project)
+                else check_run(find_run(name, project, only="succeeded"), project, kernel)
             )
         except InputError as error:
             if len(names) == 1:
@@ -271,7 +277,7 @@ def check(
 
 
 @app.command()
-def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed.")]) -> None:
+def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed.")], kernel: KernelName = None) -> None:
     """Run a notebook again that did not get to its end, with the checkpoints that it had reached."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.progress import run_progress
@@ -279,7 +285,7 @@ def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed."
 
     project = find_project()
     with run_progress(console, 1) as progress:
-        made = resume_run(find_run(run, project), project, progress.on_event)
+        made = resume_run(find_run(run, project), project, progress.on_event, kernel=kernel)
     _print_end(made, project)
     _exit_unless_all_succeeded([made])
 

@@ -21,7 +21,7 @@ from lepton_kit.runs.comparison import Difference
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.references import is_remote, resolve
-from lepton_kit.runs.runner import NOTEBOOK, kernel_environment, recorded_results
+from lepton_kit.runs.runner import NOTEBOOK, installed_kernel, kernel_environment, recorded_results
 
 WRITTEN_BY_NOTEBOOKS = ("models",)  # copied into the scratch project, so that a check changes nothing
 
@@ -36,8 +36,8 @@ class Check:
     report: str
 
 
-def check_run(run: Manifest, project: Path) -> Check:
-    """Repeat a run in a fresh kernel and compare every output with what it left.
+def check_run(run: Manifest, project: Path, kernel: str | None = None) -> Check:
+    """Repeat a run in a fresh kernel and compare every output with what it left; `kernel` names another one for it.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def check_run(run: Manifest, project: Path) -> Check:
     if run.status != "succeeded":
         raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
     check_untouched(run, project)
-    return _check(run.folder(project) / NOTEBOOK, run.run_id, project)
+    return _check(run.folder(project) / NOTEBOOK, run.run_id, project, (project / run.notebook).parent, kernel)
 
 
 def check_untouched(run: Manifest, project: Path) -> None:
@@ -65,16 +65,16 @@ def check_untouched(run: Manifest, project: Path) -> None:
             raise InputError(f"run {run.run_id!r}: input {known.ref!r} has changed since; it cannot be repeated")
 
 
-def check_notebook(notebook: Path, project: Path) -> Check:
+def check_notebook(notebook: Path, project: Path, kernel: str | None = None) -> Check:
     """Execute a committed notebook in a fresh kernel and compare every output with the committed one."""
     if not any(cell.get("outputs") for cell in read_notebook(notebook).cells):
         raise InputError(
             f"notebook {notebook.name!r}: has no outputs to compare with; `lepton check --update` makes them"
         )
-    return _check(notebook, notebook.stem, project)
+    return _check(notebook, notebook.stem, project, notebook.parent, kernel)
 
 
-def update_outputs(notebook: Path, project: Path) -> None:
+def update_outputs(notebook: Path, project: Path, kernel: str | None = None) -> None:
     """Execute a committed notebook as it stands and keep the new outputs as those that later checks compare with.
 
     Raises
@@ -89,9 +89,10 @@ def update_outputs(notebook: Path, project: Path) -> None:
 
     content = read_notebook(notebook)
     with _scratch_project(project) as (scratch, folder):
-        client = LocalClient(content, kernel_name="python3", record_timing=False)
+        used = installed_kernel(content, notebook.name, kernel).name
+        client = LocalClient(content, kernel_name=used, record_timing=False)
         try:
-            client.execute(env=kernel_environment(scratch, folder), cwd=str(folder))
+            client.execute(env=kernel_environment(scratch, folder, notebook.parent), cwd=str(folder))
         except (CellExecutionError, DeadKernelError) as error:
             raise LeptonError(f"notebook {notebook.name!r}: a cell failed, outputs not updated: {error}") from error
     for cell in content.cells:
@@ -110,23 +111,35 @@ def _forget_this_run(cell: Any) -> None:
             output["data"][INPUT] = {}  # the run that it came from; that it is an input still shows
 
 
-def _check(notebook: Path, name: str, project: Path) -> Check:
+def _check(notebook: Path, name: str, project: Path, beside: Path, kernel: str | None) -> Check:
     import nbformat
 
     with _scratch_project(project) as (scratch, folder):
         copy = folder / NOTEBOOK
         nbformat.write(read_notebook(notebook), copy)  # nbval reads none that another tool left unlike the format
         found = folder / "differences.jsonl"
-        run = _run_nbval(copy, found, kernel_environment(scratch, folder))
+        used = installed_kernel(read_notebook(notebook), notebook.name, kernel).name
+        run = _run_nbval(copy, found, kernel_environment(scratch, folder, beside), used)
         lines = found.read_text(encoding="utf-8").splitlines() if found.exists() else []
     return Check(name, run.returncode == 0, [Difference(**json.loads(line)) for line in lines], run.stdout + run.stderr)
 
 
-def _run_nbval(notebook: Path, differences: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _run_nbval(
+    notebook: Path, differences: Path, environment: dict[str, str], kernel: str
+) -> subprocess.CompletedProcess[str]:
     # Neither the project's own pytest settings nor an outer pytest's shall reach the inner one.
     environment = {key: value for key, value in environment.items() if not key.startswith("PYTEST_")}
     command = [
-        *(sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "lepton_kit.runs.nbval_plugin"),
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval",
+            "--nbval-kernel-name",
+            kernel,
+            "-p",
+            "lepton_kit.runs.nbval_plugin",
+        ),
         *("-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull, "--rootdir", str(notebook.parent), "-q"),
         *("--color=no", "--tb=short", "--lepton-differences", str(differences), str(notebook)),
     ]

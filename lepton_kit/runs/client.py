@@ -12,6 +12,8 @@ from jupyter_core.utils import ensure_async, run_sync
 from nbclient import NotebookClient
 from traitlets import Bool
 
+from lepton_kit.runs.beside import STARTUP
+
 LONGEST_SOCKET_PATH = 100  # systems allow 104 to 108 bytes, and zmq needs a few for the channel's number
 PROVISIONER = "lepton-provisioner"
 
@@ -37,6 +39,19 @@ class LocalClient(NotebookClient):
             socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             manager.transport, manager.ip = "ipc", str(socket)
         return manager
+
+    def prepare_kernel(self) -> None:
+        """Ask a Python kernel for what it does before the first cell; it comes to that before any other request."""
+        manager: Any = self.km
+        client: Any = self.kc
+        if str(manager.kernel_spec.language).lower() == "python":
+            client.execute(STARTUP, silent=True, store_history=False)
+
+    async def async_start_new_kernel_client(self) -> Any:
+        """Return a client of the manager's kernel, which is prepared."""
+        client = await super().async_start_new_kernel_client()
+        self.prepare_kernel()
+        return client
 
     def start_kernel(self, **options: Any) -> None:
         """Start the manager's kernel.

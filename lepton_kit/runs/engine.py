@@ -283,6 +283,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                     ask_again = min(ask_again, time.monotonic() + ASK_AGAIN_S)
         if "language_info" in info:
             self.nb.metadata["language_info"] = info["language_info"]
+        self.prepare_kernel()
 
     def _run_cells(self) -> bool:
         """Run the cells in order, up to the first that fails; return whether none did."""

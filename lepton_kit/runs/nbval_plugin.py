@@ -1,4 +1,4 @@
-"""Teaches nbval the kit's results: numbers with their tolerance, texts exactly, pictures and timings not at all.
+"""Teaches nbval the kit's results: numbers with their tolerance, texts exactly; not pictures, timings and stderr.
 
 Loaded with `pytest --nbval -p lepton_kit.runs.nbval_plugin`.
 """
@@ -6,6 +6,7 @@ Loaded with `pytest --nbval -p lepton_kit.runs.nbval_plugin`.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 from lepton_kit.notebook import EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.runs.beside import STARTUP
 from lepton_kit.runs.comparison import Difference, compare_results
 
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")
@@ -26,9 +28,61 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Compare no pictures."""
+    """Compare no pictures, and prepare the kernel as for a run."""
     if isinstance(collector, IPyNbFile):
         collector.skip_compare = (*collector.skip_compare, *PICTURES)
+        start = collector.setup
+
+        def setup() -> None:
+            start()
+            if collector.nb.metadata.get("language_info", {}).get("name", "python") == "python":
+                collector.kernel.kc.execute(STARTUP, silent=True, store_history=False)
+
+        collector.setup = setup
+        collector.displays = Displays(collector.get_kernel_message)
+        collector.get_kernel_message = collector.displays.next_message
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note the cell whose messages come next."""
+    if isinstance(item, IPyNbCell):
+        item.parent.displays.begin(item)
+
+
+class Displays:
+    """Updates displays and clears outputs of the cell that runs, as a notebook does; nbval only adds up what comes.
+
+    Parameters
+    ----------
+    receive
+        nbval's own way to the next message.
+    """
+
+    def __init__(self, receive: Callable[..., dict[str, Any]]) -> None:
+        self.receive = receive
+
+    def begin(self, cell: Any) -> None:
+        """Note that a cell begins."""
+        self.cell = cell
+        self.places: dict[str, list[int]] = {}  # of each display, among the cell's outputs
+        self.clears = False  # with the next output
+
+    def next_message(self, *options: Any, **named: Any) -> dict[str, Any]:
+        """Return the next message, once what it means for earlier outputs is done."""
+        message = self.receive(*options, **named)
+        kind, content, outputs = message["msg_type"], message["content"], self.cell.test_outputs
+        display = (content.get("transient") or {}).get("display_id")
+        shows = kind in ("stream", "display_data", "execute_result", "error")
+        if (shows and self.clears) or (kind == "clear_output" and not content.get("wait")):
+            outputs.clear()
+            self.places.clear()
+        self.clears = (kind == "clear_output" and bool(content.get("wait"))) or (self.clears and not shows)
+        if display is not None:
+            for place in self.places.get(display, []):
+                outputs[place]["data"] = content["data"]
+            if shows:
+                self.places.setdefault(display, []).append(len(outputs))
+        return message
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -62,11 +116,14 @@ def _compare_expectations(old: list[Any], new: list[Any]) -> list[Difference]:
 
 
 def _rest(outputs: list[Any]) -> list[Any]:
-    """Return what nbval shall compare: not what is compared above, and of a table its text, which says the same."""
+    """Return what nbval shall compare: not what is compared above, and of a table its text, which says the same.
+
+    What is said on stderr is no output: a warning names places of the machine, a progress bar the time.
+    """
     kept = []
     for output in outputs:
         data = output.get("data", {})
-        if RESULT in data or EXPECTATION in data:
+        if RESULT in data or EXPECTATION in data or output.get("name") == "stderr":
             continue
         same = INPUT if INPUT in data else "text/html" if _says_something(data.get("text/plain", "")) else None
         if same in data:

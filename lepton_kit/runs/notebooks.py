@@ -41,6 +41,18 @@ def is_counted(cell: Any) -> bool:
     return cell.cell_type == "code" and "injected-parameters" not in tags(cell)
 
 
+def language_of(notebook: Any) -> str:
+    """Return the language of a notebook's cells in small letters; empty where the notebook does not say it.
+
+    >>> from nbformat.v4 import new_notebook
+    >>> language_of(new_notebook(metadata={"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}))
+    'r'
+    """
+    metadata = notebook.metadata
+    named = metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language") or ""
+    return "python" if str(named).lower() in ("python", "ipython", "python3", "python2") else str(named).lower()
+
+
 def title_of(notebook: Any, default: str) -> str:
     """Return the text of the first heading."""
     for cell in notebook.cells:

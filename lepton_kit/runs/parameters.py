@@ -19,7 +19,7 @@ from pydantic import AfterValidator, PydanticUserError, TypeAdapter, ValidationE
 from pydantic_core import SchemaError, to_jsonable_python
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.notebooks import tags
+from lepton_kit.runs.notebooks import language_of, tags
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.secrets import ALLOWED, is_reference
 
@@ -115,6 +115,8 @@ def read_parameters(notebook: Any, origin: str) -> list[Parameter] | None:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and "parameters" in tags(cell)]
     if not cells:
         return None
+    if (language := language_of(notebook)) not in ("", "python"):
+        raise InputError(f"{origin}: its language is {language}; parameters are read from Python alone")
     if len(cells) > 1:
         raise InputError(f"{origin}: {len(cells)} cells are tagged 'parameters': only one may be")
     return parse_parameters(cells[0].source, origin)

@@ -33,7 +33,12 @@ def find_pipeline(name: str, project: Path) -> Pipeline:
 
 
 def run_pipeline(
-    name: str, project: Path, *, force: bool = False, on_event: Callable[[Event], None] | None = None
+    name: str,
+    project: Path,
+    *,
+    force: bool = False,
+    kernel: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> list[StepRun]:
     """Run the steps of a pipeline in order, up to the first that does not succeed.
 
@@ -45,6 +50,8 @@ def run_pipeline(
         The project's root.
     force
         Run every step, also those whose notebook, parameters, inputs and code have not changed since they succeeded.
+    kernel
+        The kernel that runs every step, in place of those that the notebooks name.
     on_event
         Called as runs and cells start and end; a skipped step gives one `run_skipped`.
 
@@ -57,7 +64,8 @@ def run_pipeline(
     steps = find_pipeline(name, project).steps
     for step, request in zip(steps, _requests(name, steps, project), strict=True):
         # A step reads what this pipeline made, not what somebody else ran later with other parameters.
-        request = replace(request, pipeline_runs={earlier.run.name: earlier.run.run_id for earlier in done})
+        made_here = {earlier.run.name: earlier.run.run_id for earlier in done}
+        request = replace(request, pipeline_runs=made_here, kernel=kernel)
         must_run = force or not all((project / path).exists() for path in step.leaves)
         done.append(_run_step(prepare(request, project), project, must_run, on_event))
         if done[-1].run.status != "succeeded":

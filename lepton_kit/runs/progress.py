@@ -128,7 +128,7 @@ def _line(event: Event, started: dict[str, float]) -> str | None:
             return f"{event.name}: {event.status} in {time.monotonic() - started[event.run_id]:.1f} s"
         case "run_skipped":
             return f"{event.name}: unchanged since {event.run_id}, skipped"
-        case "run_retried" | "kernel_kept":
+        case "run_retried" | "kernel_kept" | "kernel_replaced":
             return f"{event.name}: {event.text}"
         case _:
             return None

@@ -13,9 +13,15 @@ from lepton_kit.runs.runner import DEFAULTS, Event, Options, Request, execute, p
 
 
 def resume(
-    run: Manifest, project: Path, on_event: Callable[[Event], None] | None = None, options: Options = DEFAULTS
+    run: Manifest,
+    project: Path,
+    on_event: Callable[[Event], None] | None = None,
+    options: Options = DEFAULTS,
+    kernel: str | None = None,
 ) -> Manifest:
     """Run a run's notebook again with its parameters; `lk.checkpoint` takes what is still valid from it.
+
+    `kernel` names another kernel than the notebook does.
 
     Returns
     -------
@@ -38,5 +44,6 @@ def resume(
         run.given_parameters,
         given_by=f"run {run.run_id}",
         trigger=f"resume:{run.run_id}",
+        kernel=kernel,
     )
     return execute(replace(prepare(request, project), resumed_from=run.run_id), project, on_event, options)

@@ -20,6 +20,7 @@ from typing import Any
 from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of, single_name, write_atomically
 from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.runs.beside import VARIABLE as BESIDE
 from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
 from lepton_kit.runs.manifest import (
@@ -41,7 +42,7 @@ from lepton_kit.runs.manifest import (
     packages,
     well_formed,
 )
-from lepton_kit.runs.notebooks import is_counted, read_notebook, source_sha256, tags, title_of
+from lepton_kit.runs.notebooks import is_counted, language_of, read_notebook, source_sha256, tags, title_of
 from lepton_kit.runs.outcomes import RunnerDied, TimedOut
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
 from lepton_kit.runs.redaction import Redactor
@@ -58,13 +59,19 @@ ANSWERS: tuple[Status, ...] = ("succeeded", "failed", "expectation_failed")  # t
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks to be run: a notebook, values for its parameters, and who or what asks."""
+    """What somebody asks to be run: a notebook, values for its parameters, and who or what asks.
+
+    `kernel` is the kernel to run it with, in place of the one that it names. `beside` is the folder whose modules it
+    may import, where that is not its own.
+    """
 
     notebook: Path
     parameters: Mapping[str, Any] = field(default_factory=dict)
     given_by: str = "-p"
     trigger: str = "cli"
     pipeline_runs: Mapping[str, str] = field(default_factory=dict)
+    kernel: str | None = None
+    beside: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,16 @@ DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A kernel that is installed here; `instead_of` is the one that the notebook names, where that is not."""
+
+    name: str
+    title: str
+    language: str
+    instead_of: str | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A request that has been checked: it can start now. `secrets` are references, not values.
 
@@ -113,8 +130,8 @@ class Plan:
     notebook: Path
     name: str
     title: str
-    kernel: str
-    language: str
+    kernel: Kernel
+    beside: Path
     values: dict[str, Any]
     shown: dict[str, Any]
     inputs: list[Input]
@@ -128,8 +145,9 @@ class Plan:
 class Event:
     """Something happened.
 
-    `kind` is `run_started`, `cell_started`, `cell_output` (`text` is the last line), `cell_ended`, `kernel_kept` (how
-    to attach to it), `run_ended`, `run_skipped` or `run_retried` (why, and after how many seconds).
+    `kind` is `run_started`, `kernel_replaced` (the notebook's own is not installed), `cell_started`, `cell_output`
+    (`text` is the last line), `cell_ended`, `kernel_kept` (how to attach to it), `run_ended`, `run_skipped` or
+    `run_retried` (why, and after how many seconds).
     """
 
     kind: str
@@ -166,7 +184,9 @@ def prepare(request: Request, project: Path) -> Plan:
     """Check a request completely, without starting a kernel or writing a byte."""
     notebook = read_notebook(request.notebook)
     name = single_name(request.notebook.name, "notebook's file name")
+    kernel = installed_kernel(notebook, name, request.kernel)
     parameters = read_parameters(notebook, name)
+    beside = request.beside or request.notebook.resolve().parent
     values = check_values(
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
     )
@@ -177,17 +197,16 @@ def prepare(request: Request, project: Path) -> Plan:
         if p.name in request.parameters or (p.holds_path and values[p.name] != p.default)
     }
     shown_values = {p.name: shown(p, values[p.name], p.name in put_in) for p in parameters or []}
-    kernel, language = _installed_kernel(notebook, name)
     return Plan(
         notebook=request.notebook,
         name=request.notebook.stem,
         title=title_of(notebook, request.notebook.stem),
         kernel=kernel,
-        language=language,
+        beside=beside,
         values=put_in,
         shown=shown_values,
         inputs=inputs,
-        key=_key(source_sha256(notebook), shown_values, inputs),
+        key=_key(source_sha256(notebook) + _modules_sha256(beside), shown_values, inputs),
         trigger=request.trigger,
         secrets={p.name: values[p.name] for p in parameters or [] if p.holds_secret and values[p.name] is not None},
     )
@@ -303,7 +322,10 @@ def _attempt(
     with deferred():  # an interrupt finds a run that has begun and can say how it ended, or none
         folder = _begin(manifest, plan.notebook, project, ledger, options.idempotency_key)
         tell(Event("run_started", manifest.run_id, plan.name))
-        environment = kernel_environment(project, folder, plan, values)
+        if plan.kernel.instead_of is not None:
+            text = f"its kernel {plan.kernel.instead_of!r} is not installed here; it runs with {plan.kernel.name!r}"
+            tell(Event("kernel_replaced", manifest.run_id, plan.name, text=text))
+        environment = kernel_environment(project, folder, plan.beside, plan, values)
         with _heartbeat(lambda: ledger.still_runs(folder.name)):
             status, error = _execute_through_papermill(plan, folder, environment, tell, options, redactor)
         for reserve in reserves_of(folder):
@@ -364,13 +386,17 @@ def _remove_half_written(folder: Path) -> None:
 
 
 def kernel_environment(
-    project: Path, folder: Path, plan: Plan | None = None, secrets: Mapping[str, str] | None = None
+    project: Path,
+    folder: Path,
+    beside: Path,
+    plan: Plan | None = None,
+    secrets: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the environment that tells a kernel its project, its run, its secrets, and what it may resume.
+    """Return the environment that tells a kernel its project, its run, its secrets, and what it may resume or import.
 
     A variable that a secret refers to is left out: a notebook gets the value by `lk.secret` alone.
     """
-    told = {**os.environ, "LEPTON_PROJECT": str(project), "LEPTON_RUN_DIR": str(folder)}
+    told = {**os.environ, "LEPTON_PROJECT": str(project), "LEPTON_RUN_DIR": str(folder), BESIDE: str(beside)}
     for reference in plan.secrets.values() if plan else []:
         told.pop(reference.removeprefix("env:"), None)
     if plan and plan.resumed_from:
@@ -406,16 +432,40 @@ def _key(source: str, values: dict[str, Any], inputs: list[Input]) -> str | None
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _installed_kernel(notebook: Any, origin: str) -> tuple[str, str]:
+def installed_kernel(notebook: Any, origin: str, asked: str | None = None) -> Kernel:
+    """Return the kernel that runs a notebook here: the one asked for, its own, or this Python's for Python.
+
+    Raises
+    ------
+    InputError
+        When the kernel asked for is not installed, or the notebook is of another language than Python and its own is
+        not, or names one that is not installed and no language.
+    """
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    name = notebook.metadata.get("kernelspec", {}).get("name", "python3")
     manager = KernelSpecManager()
+    named = notebook.metadata.get("kernelspec", {}).get("name")
+    language = language_of(notebook)
+    wanted = asked or named or ("python3" if language in ("", "python") else None)
     try:
-        return name, manager.get_kernel_spec(name).language
-    except NoSuchKernel as error:
-        known = ", ".join(manager.find_kernel_specs()) or "none"
-        raise InputError(f"{origin}: its kernel {name!r} is not installed (installed are: {known})") from error
+        if wanted is not None:
+            spec = manager.get_kernel_spec(wanted)
+            return Kernel(wanted, spec.display_name, spec.language)
+    except NoSuchKernel:
+        if asked is None and language == "python":
+            here = manager.get_kernel_spec("python3")
+            return Kernel("python3", here.display_name, here.language, instead_of=named)
+    known = ", ".join(sorted(manager.find_kernel_specs())) or "none"
+    said = f"its kernel {wanted!r} is not installed" if asked is None else f"kernel {asked!r} is not installed"
+    if language not in ("", "python"):
+        said = f"its language is {language}, and {said if wanted else 'it names no kernel'}"
+    raise InputError(f"{origin}: {said} (installed are: {known}; `--kernel NAME` runs it with another)")
+
+
+def _modules_sha256(folder: Path) -> str:
+    """Return a hash of the modules beside a notebook: what it imports from there is a part of it."""
+    found = [path for path in sorted(folder.glob("*")) if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    return "".join(f"{path.name} {sha256_of(path)}\n" for path in found)
 
 
 def _new_id(name: str) -> str:
@@ -439,7 +489,7 @@ def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
         given=sorted(plan.values),
         inputs=plan.inputs,
         git=git_state(project),
-        environment=environment(plan.kernel),
+        environment=environment(plan.kernel.name),
         secrets=plan.secrets,
         resumed_from=plan.resumed_from,
     )
@@ -472,13 +522,16 @@ def _execute_through_papermill(
 
     try:
         deliver()
+        notebook = _without_injected(read_notebook(plan.notebook))
+        spec = {"name": plan.kernel.name, "display_name": plan.kernel.title, "language": plan.kernel.language}
+        notebook.metadata["kernelspec"] = spec  # whoever opens it has the kernel that ran it
         papermill.execute_notebook(
-            _without_injected(read_notebook(plan.notebook)),
+            notebook,
             None,  # the engine saves, atomically
             parameters=plan.values,
             engine_name="lepton",
-            kernel_name=plan.kernel,
-            language=plan.language,
+            kernel_name=plan.kernel.name,
+            language=plan.kernel.language,
             progress_bar=False,
             source_path=plan.notebook,
             save_path=folder / NOTEBOOK,

@@ -60,9 +60,12 @@ def _notebook(document: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise ValueError("its `cells` are not a list of objects")
     metadata = _object(document.get("metadata"))
+    language = _text(_object(metadata.get("kernelspec")).get("language"))
     for name in ("kernelspec", "language_info"):
         if not _text(_object(metadata.get(name)).get("name")):
             metadata.pop(name, None)  # what has no name names no kernel
+    if "language_info" not in metadata and language:
+        metadata["language_info"] = {"name": language}
     if "kernelspec" in metadata:
         metadata["kernelspec"] = {"display_name": metadata["kernelspec"]["name"], **metadata["kernelspec"]}
     ids = _ids(cells)

@@ -60,6 +60,7 @@ def verify(run: Manifest, project: Path, on_event: Callable[[Event], None] | Non
         run.given_parameters,
         given_by=f"run {run.run_id}",
         trigger=f"verify:{run.run_id}",
+        beside=(project / run.notebook).resolve().parent,
     )
     plan = replace(prepare(request, project), name=f"verify-{run.name}", title=run.title)
     repeated = execute(plan, project, on_event)
