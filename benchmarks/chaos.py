@@ -38,12 +38,14 @@ from lepton_kit.errors import LeptonError
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs
+from lepton_kit.runs.pool import run_all
 from lepton_kit.runs.runner import Request, execute, prepare, repair
 
 SUBREAPER = 36  # of Linux' prctl(2)
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-EARLY_S, WHOLE_S = 0.1, 2.5  # a third of the kills come within the first, the others within the whole run
-GONE_IN_S = 30.0
+EARLY_S, WHOLE_S = 0.1, 4.0  # a third of the kills come within the first, the others within the whole run
+GONE_IN_S = 180.0  # also on a machine that is busy with other things; to hang is to take longer
+POOLED = 3  # runs of every tenth try, on two workers
 FILL = """
 import random
 with open("filling", "wb", buffering=0) as file:
@@ -131,18 +133,30 @@ def kills(project: Path, number: int, chance: random.Random) -> dict[str, Count]
         os.environ["LEPTON_WARM"] = str(attempt % 2)
         how = chance.choice(SIGNALS)
         moment = chance.uniform(0, EARLY_S if chance.random() < 1 / 3 else WHOLE_S)
-        before = len(all_runs(project))
-        runner = in_fork(lambda: execute(prepare(Request(project / "notebooks/n.ipynb"), project), project))
-        time.sleep(moment)
-        victim = chance.choice(processes_of(project, runner))
-        name = "runner" if victim.pid == runner else kind_of(victim)
+        before, is_pool = len(all_runs(project)), attempt % 10 == 9
+        runner = in_fork(lambda: (run_pool if is_pool else run_one)(project))  # noqa: B023 - it is called at once
+        time.sleep(moment * 3 if is_pool else moment)
+        kinds = {"runner" if each.pid == runner else kind_of(each): each for each in processes_of(project, runner)}
+        name = chance.choice(sorted(kinds))
+        victim = kinds[name]
         with contextlib.suppress(psutil.NoSuchProcess, IndexError):
             victim.send_signal(how)
-        lost = ended_in_time(runner, victim, how) or left_over(project)
+        lost = ended_in_time(runner, victim, how) or left_over(runner, project)
         repaired = repaired_without_error(project)
-        lied = lies_of(project, most=before + 1)
-        counts.setdefault(f"{how.name} to {name}", Count()).add(lost or repaired, lied)
+        lied = lies_of(project, most=before + (POOLED if is_pool else 1))
+        counts.setdefault(f"{how.name} to {'a pool, ' * is_pool}{name}", Count()).add(lost or repaired, lied)
     return dict(sorted(counts.items()))
+
+
+def run_one(project: Path) -> None:
+    """Run the notebook once."""
+    execute(prepare(Request(project / "notebooks/n.ipynb"), project), project)
+
+
+def run_pool(project: Path) -> None:
+    """Run the notebook several times, on two workers."""
+    plan = prepare(Request(project / "notebooks/n.ipynb"), project)
+    run_all([plan] * POOLED, project, 2, lambda event: None)
 
 
 def in_fork(work: Callable[[], object]) -> int:
@@ -164,7 +178,7 @@ def in_fork(work: Callable[[], object]) -> int:
 
 def processes_of(project: Path, runner: int) -> list[psutil.Process]:
     """Return the runner and all processes that stand in a run's folder, or guard one that does."""
-    found = [psutil.Process(runner)]
+    found = [psutil.Process(runner), *psutil.Process(runner).children()]
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if process.cwd().startswith(str(project)):
@@ -176,8 +190,8 @@ def kind_of(process: psutil.Process) -> str:
     """Name a process for the table."""
     with contextlib.suppress(psutil.Error):
         name = process.name()
-        return {"lepton-guardian": "guardian", "sleep": "a notebook's child"}.get(name, "kernel")
-    return "kernel"
+        return {"lepton-guardian": "guardian", "sleep": "a notebook's child"}.get(name, "kernel or worker")
+    return "kernel or worker"
 
 
 def ended_in_time(runner: int, victim: psutil.Process, how: signal.Signals) -> str | None:
@@ -192,10 +206,10 @@ def ended_in_time(runner: int, victim: psutil.Process, how: signal.Signals) -> s
     return None
 
 
-def left_over(project: Path) -> str | None:
+def left_over(runner: int, project: Path) -> str | None:
     """Say which processes are left of a run."""
     deadline = time.monotonic() + GONE_IN_S
-    while left := [each for each in psutil.Process().children(recursive=True) if stands_in(each, project)]:
+    while left := [each for each in psutil.Process().children(recursive=True) if is_left(each, runner, project)]:
         if time.monotonic() > deadline:
             said = ", ".join(f"{each.pid} {kind_of(each)}" for each in left)
             for each in left:
@@ -208,11 +222,13 @@ def left_over(project: Path) -> str | None:
     return None
 
 
-def stands_in(process: psutil.Process, project: Path) -> bool:
-    """Say whether a process works in a run's folder."""
+def is_left(process: psutil.Process, runner: int, project: Path) -> bool:
+    """Say whether a process works in a run's folder, or is of the runner's session, as its workers are."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and process.cwd().startswith(str(project / "runs"))
-    except psutil.Error:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.cwd().startswith(str(project / "runs")) or os.getsid(process.pid) == runner
+    except (psutil.Error, ProcessLookupError):
         return False
 
 
