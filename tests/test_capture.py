@@ -17,8 +17,10 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import change_wish, note_deployment
 from lepton_kit.serving.requestlog import read_requests
+from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import Versions, read_recording
 from lepton_kit.telemetry.scrape import Scraper
+from lepton_kit.telemetry.selectors import labels_text
 from lepton_kit.telemetry.store import Store
 
 ROWS = 40
@@ -193,6 +195,28 @@ def test_a_recording_beyond_the_bounds_is_thinned_and_says_so(live, tmp_path, mo
     assert len(frozen.metrics) < 400  # at least one sample of each series
     assert sum("is kept" in line for line in frozen.incident.provenance.derived) >= 3
     assert "POST /v1/predict answered 422" in set(frozen.logs["message"])
+
+
+@pytest.mark.parametrize(
+    ("jobs", "match", "kept"),
+    [
+        (["goog", "other", ""], None, ["goog"]),
+        (["other", ""], None, [""]),  # those without a name may be the service's, those of another cannot
+        (["other"], None, []),
+        (["goog", "other", ""], {"job": "other"}, ["other"]),
+    ],
+)
+def test_no_sample_of_another_service_is_frozen(live, tmp_path, jobs, match, kept):
+    metrics = pd.DataFrame(
+        {
+            "time": pd.Timestamp.now("UTC").as_unit("ms"),
+            "metric": "up",
+            "labels": [labels_text({"job": job, "instance": "i"}) for job in jobs],
+            "value": 1.0,
+        }
+    )
+    frozen = live.capture(tmp_path / "r", source=RecordedMetrics(metrics), match=match, end=time.time() + 60)
+    assert [json.loads(text).get("job", "") for text in frozen.metrics["labels"]] == kept
 
 
 def test_a_failure_leaves_the_recording_that_was_there(live, tmp_path):

@@ -258,15 +258,29 @@ def test_an_answer_that_cannot_be_read_is_down_with_the_reason_and_never_up_with
         assert values(store, "up") == [0.0]
 
 
-def test_samples_that_are_left_out_are_counted_and_told(tmp_path, caplog):
+def test_native_histograms_are_left_out_counted_and_told(tmp_path, caplog):
     native = "{count:3,sum:2.5,schema:0,zero_threshold:0,zero_count:0,positive_spans:[0:2],positive_deltas:[1,1]}"
-    text = f"# TYPE a gauge\na 1\n# TYPE b gauge\nb 2 1000\n# TYPE c histogram\nc {native}\n# EOF\n"
+    text = f"# TYPE a gauge\na 1\n# TYPE c histogram\nc {native}\n# EOF\n"
     with metrics_target() as target, Store(tmp_path) as store:
         answering(target, text.encode())
         (scraped,) = Scraper(store, {"goog": target.address}).scrape_once(AT)
-        assert (scraped.up, scraped.samples, scraped.left_out) == (True, 1, 2)
-        assert "2 samples were left out" in caplog.text
+        assert (scraped.up, scraped.samples, scraped.native) == (True, 1, 1)
+        assert "1 native histograms were left out" in caplog.text
         assert values(store, "a") == [1.0]
+
+
+def test_an_answer_is_not_read_in_part_where_a_sample_is_dated_wrongly(tmp_path):
+    """Without its errors it would look like that of a service that makes none."""
+    text = (
+        f'# TYPE req counter\nreq_total{{code="200"}} 7\nreq_total{{code="500"}} 7 {AT + 3600} '
+        f'# {{trace_id="4bf9"}} 1\n# EOF\n'
+    )
+    with metrics_target() as target, Store(tmp_path) as store:
+        answering(target, text.encode())
+        (scraped,) = Scraper(store, {"goog": target.address}).scrape_once(AT)
+        assert (scraped.up, scraped.samples) == (False, 0)
+        assert "1 samples are dated more than" in scraped.error
+        assert values(store, "req_total") == []
 
 
 def test_a_counter_of_the_text_format_keeps_the_name_that_it_has(tmp_path):

@@ -119,17 +119,17 @@ PATHS = ["/", "/status.json", "/healthz", "/metrics", "/incidents/x", "/runbooks
 def test_no_page_is_shown_to_who_asks_for_another_host(kit, path):
     url = kit.client.base_url
     for host in ("evil.example", f"evil.example:{url.port}", "127.0.0.1.evil.example", "localhost.evil.example"):
-        assert kit.client.get(path, headers={"Host": host}).status_code == 421
+        assert kit.client.get(path, headers={"Host": host}).status_code == 403
     for host in ("localhost", "[::1]:99", "127.0.0.1", "WATCH.example.org:443"):
         assert kit.client.get(path, headers={"Host": host}).status_code in (200, 404)
 
 
 def test_no_alert_is_taken_and_nothing_decided_for_another_host(kit):
     before = len(kit.queue.incidents(1000))
-    assert kit.client.post("/alerts", json=webhook(alert(3000)), headers={"Host": "evil.example"}).status_code == 421
+    assert kit.client.post("/alerts", json=webhook(alert(3000)), headers={"Host": "evil.example"}).status_code == 403
     assert len(kit.queue.incidents(1000)) == before
     form = {"Content-Type": "application/x-www-form-urlencoded", "Host": "evil.example"}
-    assert kit.client.post("/approvals", content=b"job=1&decision=approve", headers=form).status_code == 421
+    assert kit.client.post("/approvals", content=b"job=1&decision=approve", headers=form).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_no_alert_is_taken_and_nothing_decided_for_another_host(kit):
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"POST /approvals HTTP/1.1", b"GET /reports HTTP/1.1"])
 def test_a_malformed_host_is_refused(kit, host, line):
     form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 0\r\n"
-    assert sent(kit, line + b"\r\nHost: " + host + b"\r\n" + form + b"\r\n") in (400, 421)
+    assert sent(kit, line + b"\r\nHost: " + host + b"\r\n" + form + b"\r\n") in (400, 403)
 
 
 def test_a_missing_host_and_two_of_them_are_refused(kit):
@@ -176,5 +176,5 @@ def test_where_other_machines_reach_it_an_address_is_a_name_of_the_server(host, 
     door = OwnHost(lambda *_: None, host)
     asked = {"headers": [(b"host", b"192.0.2.7:8088")]}
     assert (door._refusal(asked) is None) == is_taken
-    assert door._refusal({"headers": [(b"host", b"evil.example")]})[0] == 421
+    assert door._refusal({"headers": [(b"host", b"evil.example")]})[0] == 403
     assert {host_name(name) for name in ("LOCALHOST:1", "127.0.0.1", "[::1]")} == LOOPBACK

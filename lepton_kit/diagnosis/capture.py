@@ -360,15 +360,15 @@ def _samples(
 ) -> pd.DataFrame:
     """Return the samples of the service's series; where there are none, of those that carry no service's name."""
     parts = [source.query(name, start, end) for name in ("up", *metric_names())]
-    found = [part for part in parts if len(part)]
-    if not found:
-        notes.measured.append("no metrics: the source holds no sample of them in the window")
-        return pd.DataFrame(columns=list(METRIC_COLUMNS))
+    found = [part for part in parts if len(part)] or [pd.DataFrame(columns=list(METRIC_COLUMNS))]
     table: pd.DataFrame = pd.concat(found, ignore_index=True)[list(METRIC_COLUMNS)]
     held = {text: json.loads(text) for text in table["labels"].unique()}
     own = [text for text, labels in held.items() if _is_of(labels, service, match)]
     nameless = [text for text, labels in held.items() if not {"job", "service"} & labels.keys()]
     kept = table[table["labels"].isin(own or nameless)]
+    if kept.empty:
+        notes.measured.append("no metrics: the source holds no sample of them in the window")
+        return pd.DataFrame(columns=list(METRIC_COLUMNS))
     series = kept.groupby(["metric", "labels"]).ngroups
     whose = f"job or service {service}" if own else "no named service: none of them is named so"
     notes.measured.append(f"metrics: {len(kept)} samples of {series} series of {whose}")

@@ -3,7 +3,8 @@
 Every sample gets the labels `job` and `instance`, and the time at which its scrape began. Redirects are followed. The
 content type of the answer says how it is read: as OpenMetrics, or else as Prometheus' text format. A target that does
 not answer, or answers something unreadable, gives `up` = 0 and no other sample: its series have a gap then. Nothing is
-carried forward, and a counter's increase ends where its samples end (`lepton_kit.telemetry.burn_rates`).
+carried forward, nothing is read in part, and a counter's increase ends where its samples end
+(`lepton_kit.telemetry.burn_rates`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 HEADERS = {"Accept": "text/plain;version=0.0.4;q=1,*/*;q=0.1", "Accept-Encoding": "identity"}
 PAST, FUTURE = 3600.0, 600.0
-"""Seconds around the scrape in which a target may date its samples itself; others are left out."""
+"""Seconds around the scrape in which a target may date its samples itself; others cannot be told from wrong ones."""
 REDIRECTS = 10  # as many as Prometheus follows
 OPENMETRICS = "application/openmetrics-text"
 
@@ -43,7 +44,7 @@ _LINE = re.compile(r'[^\s{}#"]*[ \t]*(?:\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\})?[ \t]
 class Scraped:
     """What one scrape of a target gave: whether it answered, how long it took, and how many samples; else why not.
 
-    `left_out` counts what was answered and not taken: samples dated too far from the scrape, and native histograms.
+    `native` counts the native histograms that it answered, which are not taken.
     """
 
     job: str
@@ -52,14 +53,14 @@ class Scraped:
     seconds: float
     samples: int
     error: str | None = None
-    left_out: int = 0
+    native: int = 0
 
     @property
     def problem(self) -> str:
         """Return what is wrong in words; empty where nothing is."""
         if self.error is not None:
             return self.error
-        return _words_left_out(self.left_out) if self.left_out else ""
+        return f"{self.native} native histograms were left out" if self.native else ""
 
 
 class _Body(NamedTuple):
@@ -179,7 +180,7 @@ class Scraper:
     def _read(self, job: str, address: httpx.URL, body: _Body, at: float) -> tuple[Scraped, list[Sample]]:
         own = {"job": job, "instance": _instance(address)}
         samples: list[Sample] = []
-        left_out, error = 0, body.error
+        native, error = 0, body.error
         if error is None:
             try:
                 found = list(_exposed(body.content.decode(), body.content_type))
@@ -187,11 +188,12 @@ class Scraper:
             except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as problem:
                 error = f"unreadable: {_said(problem)}"  # the parsers', on what is not the format
             else:
-                left_out = len(found) - len(samples)
-                error = _words_left_out(left_out) if found and not samples else None
+                native = sum(one.value is None for one in found)
+                if misdated := len(found) - native - len(samples):
+                    samples, error = [], _words_misdated(misdated)  # a part would look like the whole
         told = {"up": float(error is None), "scrape_duration_seconds": body.seconds}
         ours = [Sample(name, own, at, value) for name, value in told.items()]
-        scraped = Scraped(job, own["instance"], error is None, body.seconds, len(samples), error, left_out)
+        scraped = Scraped(job, own["instance"], error is None, body.seconds, len(samples), error, native)
         return scraped, [*samples, *ours]
 
     def _tell(self, scraped: Scraped) -> None:
@@ -259,10 +261,10 @@ def _taken(found: Sequence[exposed.Sample], own: Mapping[str, str], at: float) -
     return taken
 
 
-def _words_left_out(count: int) -> str:
+def _words_misdated(count: int) -> str:
     return (
-        f"{count} samples were left out: dated more than {PAST / 60:.0f} minutes before or {FUTURE / 60:.0f} minutes "
-        "after the scrape, or native histograms"
+        f"unreadable: {count} samples are dated more than {PAST / 60:.0f} minutes before the scrape or "
+        f"{FUTURE / 60:.0f} minutes after it"
     )
 
 

@@ -77,7 +77,7 @@ class OwnHost:
             return 400, "the Host header is missing or malformed"
         if name in self._names or (self._takes_addresses and _is_address(name)):
             return None
-        return 421, f"this server is not {name[:100]!a}; [watch] hosts in lepton.toml lists further names of it"
+        return 403, f"this server is not {name[:100]!a}; [watch] hosts in lepton.toml lists further names of it"
 
 
 def _is_address(name: str) -> bool:
