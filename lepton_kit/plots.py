@@ -377,7 +377,7 @@ def spread_changes(table: pd.DataFrame, factor: float, axes: Axes) -> Axes:
     inputs = ratios.drop("actual", errors="ignore")
     size = inputs.clip(*limits).map(np.log).abs()
     shown = pd.concat([ratios[ratios.index == "actual"], _most(inputs.to_frame(), size)["spread_ratio"]])
-    heights, note = _rows(axes, shown.index, len(ratios), "most moved (and the actuals)")
+    heights, note = _rows(axes, shown.index, len(ratios), "most moved")
     axes.axvspan(1 / factor, factor, color=MUTED, alpha=0.15, linewidth=0, label=f"unmoved (up to × {factor:g})")
     axes.axvline(1, color=MUTED, linewidth=1)
     axes.set_xscale("log", base=2)
