@@ -80,7 +80,7 @@ def _shorten(name: object, longest: int = 26) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _legend(axes: Axes, *notes: str, rows_above: int = 0, **options: Any) -> Axes:
+def _legend(axes: Axes, *notes: str, rows_above: int = 0) -> Axes:
     """Put the legend above the axes, over the names of events, in as many columns as fit; notes are its title."""
     handles, labels = axes.get_legend_handles_labels()
     figure, title = axes.figure, "\n".join(note for note in notes if note)
@@ -96,7 +96,7 @@ def _legend(axes: Axes, *notes: str, rows_above: int = 0, **options: Any) -> Axe
             handles, [_shorten(label, 40) for label in labels], ncols=columns, title=title or None,
             loc="lower left" if is_wide else "lower right", bbox_to_anchor=(0 if is_wide else 1, 1),
             bbox_transform=place, alignment="left", borderaxespad=0, borderpad=0.1, columnspacing=1.2,
-            handletextpad=0.5, **options,
+            handletextpad=0.5,
         )  # fmt: skip
         legend.get_title().set(color=MUTED, parse_math=False)
         for text in legend.get_texts():

@@ -79,6 +79,12 @@ def test_a_result_of_a_strange_type_is_refused_by_name(shown):
         notebook.record("x", object())
 
 
+def test_sentences_are_paragraphs_of_text_and_an_empty_one_is_none(shown):
+    notebook.say("2 of 3 moved.", "", "<script>alert(1)</script>")
+    paragraphs = "<p>2 of 3 moved.</p><p>&lt;script&gt;alert(1)&lt;/script&gt;</p>"
+    assert shown == [{"text/plain": "2 of 3 moved.\n<script>alert(1)</script>", "text/html": paragraphs}]
+
+
 def test_text_that_looks_like_markup_is_shown_as_text(shown):
     notebook.record("<b>", "<script>alert(1)</script>")
     notebook.expect(True, "<i>", value="<script>")

@@ -152,7 +152,7 @@ DRAWINGS: dict[str, Callable] = {
 }  # fmt: skip
 CASES = {
     "three names in two minutes": Data(),
-    "sixty names in two years": Data(names=60, points=500, span="730D"),
+    "sixty names in two years": Data(names=60, points=200, span="730D"),
     "nothing": Data(names=0, points=0),
     "one of each": Data(names=1, points=1),
     "every other value unknown": Data(names=6, gaps=True),
