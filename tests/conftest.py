@@ -18,8 +18,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what needs the demo's pipeline: it is long, and one worker runs it while the others do the rest."""
-    items.sort(key=lambda item: "demo_project" not in getattr(item, "fixturenames", ()))
+    """Put first what takes minutes: incidents at real services, which one worker runs one after the other, and then
+    what needs the demo's pipeline, while the others do the rest.
+    """
+    long = ("whole_project", "demo_project")
+    items.sort(key=lambda item: [name not in getattr(item, "fixturenames", ()) for name in long])
 
 
 @pytest.fixture

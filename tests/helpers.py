@@ -15,6 +15,11 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PATIENCE_S = 240.0
+"""Seconds after which a wait fails: each ends by its event, and this ends one whose event never comes.
+
+What a test lets sleep, to see that it is ended, sleeps for longer than that.
+"""
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 
@@ -43,7 +48,7 @@ def copy_folders(project: Path, *folders: str, without: tuple[str, ...] = ()) ->
         shutil.copytree(ROOT / folder, project / folder, ignore=ignore)
 
 
-def lepton(*words: str, project: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def lepton(*words: str, project: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """Run the `lepton` command in a project, as a person would."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_", "COLUMNS"))}
     command = [sys.executable, "-m", "lepton_kit.cli", *words]

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pandas as pd
 import torch
+from helpers import PATIENCE_S
 from models_sample import google_prices
 
 from lepton_kit.data.features import next_day_return, price_features
@@ -92,7 +93,7 @@ def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[S
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(40)
+            process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -103,7 +104,7 @@ def log_of(service: Service) -> pd.DataFrame:
     return read_requests(service.folder / "requests", time.time() - 600, time.time() + 1)
 
 
-def wait_for(question: Any, seconds: float = 60) -> Any:
+def wait_for(question: Any, seconds: float = PATIENCE_S) -> Any:
     """Return the first true answer to a question; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

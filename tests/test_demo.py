@@ -40,7 +40,7 @@ def whole_project(project: Path) -> Path:
 
 
 def test_a_feed_that_stops_is_alerted_diagnosed_and_published_by_the_kit_alone(whole_project):
-    made = lepton("demo", project=whole_project, timeout=1500)
+    made = lepton("demo", project=whole_project)
     assert made.returncode == 0, made.stdout + made.stderr
     run = diagnosis_of_freshness(whole_project)
     assert_is_of_data(run)

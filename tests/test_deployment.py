@@ -240,7 +240,7 @@ def test_a_service_ends_when_the_process_that_started_it_is_gone(tmp_path):
     project = project_with_model(tmp_path)
     program = (
         "import sys, time; from pathlib import Path; from lepton_kit.ops.services import start_service\n"
-        "running = start_service(Path(sys.argv[1]), 'goog'); print(running.process.pid, flush=True); time.sleep(99)"
+        "running = start_service(Path(sys.argv[1]), 'goog'); print(running.process.pid, flush=True); time.sleep(999)"
     )
     starter = subprocess.Popen([sys.executable, "-c", program, str(project)], stdout=subprocess.PIPE, text=True)
     service = int(starter.stdout.readline())

@@ -8,8 +8,10 @@ import typer.main
 from helpers import ROOT
 
 from lepton_kit.cli import app
+from lepton_kit.diagnosis.evidence import QUESTIONS
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.runs.warm.lease import IDLE_S
+from lepton_kit.telemetry.health import _MEASURES
 
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -73,6 +75,23 @@ def test_the_addresses_and_times_that_the_readme_tells_are_the_defaults():
     assert "has two seconds to clean up" in README and "GRACE_S = 2.0" in grace
     assert "alive for an hour" in README and options_of(COMMAND.commands["run"])["--keep-for"] == 3600
     assert "after ten idle minutes" in README and IDLE_S == 600
+
+
+def test_the_numbers_that_the_readme_tells_are_counted():
+    assert "| Is the service as stable as it was? Nine measures" in README and len(_MEASURES) == 9
+    assert "some thirty-five questions" in README and len(QUESTIONS) == pytest.approx(35, abs=2)
+
+
+@pytest.mark.parametrize("command", [words for row, _ in ROWS for words in re.findall(r"`(lepton [^`]*)`", row)])
+def test_every_command_as_the_readme_writes_it_has_all_that_the_command_requires(command):
+    name, *words = command.split()[1:]
+    asked = COMMAND.commands[name]
+    if words and words[0] in getattr(asked, "commands", {}):
+        asked, words = asked.commands[words[0]], words[1:]
+    required = [one for one in asked.params if one.required]
+    given = [word for word in words if word[0] != "-"]
+    assert all(set(one.opts) & set(words) for one in required if one.param_type_name == "option")
+    assert len(given) >= sum(one.param_type_name == "argument" for one in required)
 
 
 def test_every_file_that_the_guide_names_is_there():

@@ -10,7 +10,7 @@ import nbformat
 import papermill
 import psutil
 import pytest
-from helpers import write_notebook
+from helpers import PATIENCE_S, write_notebook
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -112,7 +112,7 @@ def test_a_run_that_takes_too_long_is_stopped_though_no_cell_does(engine):
 
 def test_papermills_own_timeout_is_a_cells(engine):
     with pytest.raises(CellTimedOut):
-        engine(["import time; time.sleep(60)"], execution_timeout=1)
+        engine(["import time; time.sleep(600)"], execution_timeout=1)
 
 
 def test_an_interrupt_leaves_a_valid_notebook_and_no_kernel(engine):
@@ -123,7 +123,7 @@ def test_an_interrupt_leaves_a_valid_notebook_and_no_kernel(engine):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        engine(["1;", "import os, time; print(os.getpid(), flush=True); time.sleep(60)", "2"], on_event=interrupt)
+        engine(["1;", "import os, time; print(os.getpid(), flush=True); time.sleep(600)", "2"], on_event=interrupt)
     assert states(engine.saved) == ["completed", "interrupted", "not run"]
     assert not psutil.pid_exists(int(saved_cells(engine.saved)[3].outputs[0].text))
 
@@ -245,7 +245,7 @@ def test_papermill_alone_saves_where_it_was_told(tmp_path):
 
 def papermill_command(*words):
     command = [sys.executable, "-m", "papermill", "--engine", "lepton", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_papermill_can_write_to_standard_output(tmp_path):

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from helpers import PATIENCE_S
 from services import features, project_with_model, row
 
 from lepton_kit.errors import InputError
@@ -131,7 +132,7 @@ def statuses(processes):
     return [one.status() for one in processes]
 
 
-def seen_stopped(processes, seconds=60.0):
+def seen_stopped(processes, seconds=PATIENCE_S):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and psutil.STATUS_STOPPED not in statuses(processes):
         time.sleep(0.01)

@@ -12,7 +12,7 @@ import sys, time
 from pathlib import Path
 from lepton_kit.runs.ledger import Ledger
 print(Ledger(Path(sys.argv[1])).claim("k").state, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

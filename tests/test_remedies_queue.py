@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from helpers import PATIENCE_S
 from repairs import Everything, proposal, propose
 from watching import alert
 
@@ -244,7 +245,7 @@ def test_of_many_workers_that_ask_at_once_one_gets_a_repair(project, queue):
     for worker in workers:
         worker.stdin.write("now\n")
         worker.stdin.flush()
-    got = [worker.communicate(timeout=60)[0].strip() for worker in workers]
+    got = [worker.communicate(timeout=PATIENCE_S)[0].strip() for worker in workers]
     assert sorted(got) == ["False", "False", "False", "True"]
 
 

@@ -9,7 +9,7 @@ import time
 import nbformat
 import psutil
 import pytest
-from helpers import lepton, write_notebook
+from helpers import PATIENCE_S, lepton, write_notebook
 
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs, find_run
@@ -27,7 +27,7 @@ def start_runner(notebook, project, key=""):
     return subprocess.Popen([sys.executable, "-c", RUNNER, str(project), str(notebook), key])
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=PATIENCE_S):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -111,7 +111,7 @@ def test_a_runner_killed_at_any_moment_leaves_a_readable_notebook(project, seed,
 def test_two_processes_asked_for_one_key_run_it_once(project):
     path = write_notebook(project / "notebooks/n.ipynb", ["import time; time.sleep(1)"])
     runners = [start_runner(path, project, "today") for _ in range(2)]
-    assert [runner.wait(60) for runner in runners] == [0, 0]
+    assert [runner.wait(PATIENCE_S) for runner in runners] == [0, 0]
     assert len(all_runs(project)) == 1
 
 

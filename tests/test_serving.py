@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from helpers import ROOT, lepton, lepton_here
+from helpers import PATIENCE_S, ROOT, lepton, lepton_here
 from services import ADMIN, TOKEN, keep_model, log_of, project_with_model, row, serving, wait_for
 
 from lepton_kit.models.registry import Registry
@@ -224,7 +224,7 @@ def test_a_stop_finishes_what_it_holds_and_the_log_is_whole_after_a_kill(tmp_pat
         running.process.send_signal(signal.SIGTERM)
         finished = [one.result().status_code for one in held if not one.exception()]
         assert finished.count(200) >= 4
-        assert running.process.wait(40) == 0
+        assert running.process.wait(PATIENCE_S) == 0
         assert len(log_of(running)) == 1000 * finished.count(200)
     with serving(project) as running:
         answered = [running.predict(row=row()).json()["request_id"] for _ in range(20)]

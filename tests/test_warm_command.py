@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import write_notebook
+from helpers import PATIENCE_S, write_notebook
 from test_kernels import gone, place, wait_for_server
 
 __all__ = ["place"]  # the fixture that gives these tests a fork server of their own
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fork server needs Linux")
 LEPTON = [sys.executable, "-m", "lepton_kit"]
-SLOW = "import os, time\nprint('cell runs in', os.getpid(), flush=True)\ntime.sleep(60)"
+SLOW = "import os, time\nprint('cell runs in', os.getpid(), flush=True)\ntime.sleep(600)"
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def test_a_warm_command_prints_and_ends_as_an_ordinary_one(warm, project):
     write_notebook(project / "notebooks" / "good.ipynb", ["lk.record('x', 1, '1')"])
     write_notebook(project / "notebooks" / "bad.ipynb", ["1 / 0"])
     for words, code in ((["list"], 0), (["run", "good"], 0), (["run", "bad"], 1), (["run", "none"], 2)):
-        ended = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=60)
+        ended = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=PATIENCE_S)
         cold = {**os.environ, "LEPTON_WARM": "0"}
-        as_ever = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=60, env=cold)
+        as_ever = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=PATIENCE_S, env=cold)
         assert ended.returncode == as_ever.returncode == code, ended.stdout + ended.stderr
         assert len(ended.stdout.splitlines()) == len(as_ever.stdout.splitlines())
 
@@ -40,7 +40,7 @@ def test_a_signal_ends_the_run_as_it_ends_an_ordinary_commands(warm, project, nu
     with subprocess.Popen([*LEPTON, "run", "slow", "--events"], stdout=subprocess.PIPE, text=True) as command:
         kernel = _kernel_of_running_cell(command)
         command.send_signal(number)
-        assert command.wait(30) == 130
+        assert command.wait(PATIENCE_S) == 130
     assert gone([kernel])
 
 

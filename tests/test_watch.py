@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-from helpers import ROOT, lepton, write_notebook
+from helpers import PATIENCE_S, ROOT, lepton, write_notebook
 from services import wait_for
 from watching import alert, watching, webhook
 
@@ -253,7 +253,7 @@ def test_sigterm_cancels_a_run_that_does_not_end_in_time_and_the_next_start_make
         kit.post(alert(1), alert(2))
         wait_for((watched / "started").exists)
         kit.process.send_signal(signal.SIGTERM)
-        assert kit.process.wait(60) == 0
+        assert kit.process.wait(PATIENCE_S) == 0
     assert [run.status for run in all_runs(watched)] == ["cancelled"]
     assert Queue(watched).counts() == {"queued": 2, "waiting": 0, "running": 0, "ended": 0, "refused": 0}
     with watching(watched, "--insecure") as kit:
@@ -269,7 +269,7 @@ def test_sigterm_lets_a_run_end_within_the_time(watched):
         kit.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         (watched / "go").touch()
-        assert kit.process.wait(60) == 0
+        assert kit.process.wait(PATIENCE_S) == 0
     assert [run.status for run in all_runs(watched)] == ["succeeded"]
     assert Queue(watched).counts()["queued"] == 1
 

@@ -7,7 +7,7 @@ import signal
 
 import psutil
 import pytest
-from helpers import lepton
+from helpers import PATIENCE_S, lepton
 from repairs import SETTINGS, diagnosed, project_with_repairs, proposal, propose, repairs_made
 from services import wait_for
 from test_watch_page import Browser
@@ -158,7 +158,7 @@ def test_a_repair_that_was_cancelled_by_a_stop_waits_for_a_person_at_the_next_st
         kit.post(diagnosed(cause="compute"))
         wait_for(lambda: repairs_made(repaired))
         kit.process.send_signal(signal.SIGTERM)
-        assert kit.process.wait(60) == 0
+        assert kit.process.wait(PATIENCE_S) == 0
     with watching(repaired, "--insecure") as kit:
         [one] = waiting(kit)
     assert "was broken off" in one.why

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from helpers import write_notebook
+from helpers import PATIENCE_S, write_notebook
 from watching import watching
 
 from lepton_kit.errors import InputError
@@ -98,7 +98,7 @@ def test_what_becomes_due_while_watching_is_run(scheduled):
     # The scheduler asks the clock, so that a test would wait a minute: the trigger is made due each second instead.
     made._plans["nightly"] = type(trigger)(second="*", timezone=UTC), made._plans["nightly"][1]
     made.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while len(Queue(scheduled).jobs()) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     made.stop()

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psutil
+from helpers import PATIENCE_S
 from services import wait_for
 
 from lepton_kit.ops.watch.queue import Queue
@@ -73,7 +74,7 @@ class Watching:
         self.process.kill()
         for worker in workers if with_workers else []:
             worker.kill()
-        self.process.wait(20)
+        self.process.wait(PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -94,7 +95,7 @@ def watching(project: Path, *words: str, **environment: str) -> Iterator[Watchin
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(60)
+            process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

@@ -188,6 +188,7 @@ class _Course:
         LeptonError
             When a step does not come within its time; the message names it and what was seen last.
         """
+        self._tell(f"the feed stops once no alert has fired for {HEALTHY_S:g} s")
         self._wait(HEALTHY, self._is_healthy)
         self._since = time.time()
         strikes.set()
