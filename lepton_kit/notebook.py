@@ -312,13 +312,18 @@ def _table(value: Any) -> Any:
         table.columns = [" ".join(str(part) for part in column if part != "") for column in table.columns]
     if only_counts:
         return table
+    placed = 0
     for level in range(index.nlevels):
         unnamed = "index" if index.nlevels == 1 else f"level {level}"
         title = unnamed if index.names[level] is None else str(index.names[level])
         labels = index.get_level_values(level)
+        alike = [at for at, column in enumerate(table.columns) if str(column) == title]
+        if any(list(labels) == list(table.iloc[:, at]) for at in alike):
+            continue  # a column says the same already
         if labels.dtype.kind not in "iufbM":  # such as intervals, which have a text and nothing else
             labels = labels.astype(str)
-        table.insert(level, title, labels, allow_duplicates=True)
+        table.insert(placed, title, labels, allow_duplicates=True)
+        placed += 1
     return table
 
 

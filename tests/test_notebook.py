@@ -56,6 +56,7 @@ LATENCIES = pd.DataFrame({"service": ["a", "a", "b"], "day": [1, 2, 1], "ms": [1
          ["service", "max 1", "max 2"], [["a", 10.0, 30.0], ["b", 500.0, "nan"]]),
         (LATENCIES[["ms"]].groupby(pd.cut(LATENCIES["ms"], [0, 100]), observed=True).mean(), ["ms", "ms"],
          [["(0, 100]", 20.0]]),
+        (LATENCIES.set_index("service", drop=False)[["service", "ms"]].head(1), ["service", "ms"], [["a", 10.0]]),
         (LATENCIES.sort_values("ms", ascending=False)[["ms"]], ["ms"], [[500.0], [30.0], [10.0]]),
         (LATENCIES[["ms"]].tail(1), ["ms"], [[500.0]]),
     ],

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import AfterValidator, PydanticUserError, TypeAdapter, ValidationError, ValidationInfo, WithJsonSchema
-from pydantic_core import SchemaError, to_jsonable_python
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.notebooks import language_of, tags
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.secrets import ALLOWED, is_reference
 
+_ANY: TypeAdapter[Any] = TypeAdapter(Any)
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "(required)"})()
 
 
@@ -289,7 +289,7 @@ def _type(node: ast.expr, where: str) -> Any:
             items = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             make = _literal if name == "Literal" else _type
             arguments = tuple(make(item, where) for item in items)
-            with suppress(TypeError, IndexError, PydanticUserError, SchemaError):  # such as dict[str]: told below
+            with suppress(TypeError, IndexError, PydanticUserError):  # such as dict[str]: told below
                 made = NAMES[name][arguments if len(arguments) > 1 else arguments[0]]
                 TypeAdapter(made)
                 return made
@@ -342,7 +342,7 @@ def _with_times_as_text(value: Any) -> Any:
         return {_with_times_as_text(key): _with_times_as_text(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return type(value)(map(_with_times_as_text, value))
-    return to_jsonable_python(value) if isinstance(value, date | time | timedelta) else value
+    return _ANY.dump_python(value, mode="json") if isinstance(value, date | time | timedelta) else value
 
 
 def shown(parameter: Parameter, value: Any, is_given: bool) -> Any:

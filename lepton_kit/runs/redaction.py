@@ -1,8 +1,9 @@
 """Keeps the values of secrets out of everything that a run saves, in whatever encoding they come.
 
-A value is looked for as it is and as Python's `repr` and `ascii`, JSON, HTML, URLs, hexadecimal and base64 (in all
-three alignments) write it, also where colour codes or line breaks stand between its characters. What a program does
-to a value beyond that (encrypt it, reverse it, print every other letter) is out of reach.
+A value is looked for as it is and as Python's `repr` and `ascii`, JSON, YAML, HTML, CSV, shells, URLs, hexadecimal,
+base64 and base32 (in all alignments) write it, also where colour codes or line breaks stand between its characters; in
+files also in UTF-16 and UTF-32, and in what zip, gzip, bzip2 and xz pack. What a program does to a value beyond that
+(encrypt it, reverse it, print every other letter, draw it) is out of reach, and so are Parquet, PDF and zstd.
 """
 
 from __future__ import annotations
@@ -10,12 +11,22 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
+from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, quote_plus
+
+import yaml
+
+from lepton_kit.runs.unpacked import MOST_BYTES, Allowance, unpacked
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 20  # bytes of a file that are searched at a time
 SHORTEST_LINE = 8  # characters: lines of a secret of several lines that are secret by themselves
@@ -24,6 +35,10 @@ SEPARATORS = re.compile(SEPARATOR)
 BROKEN_OFF = re.compile(  # a separator of which a stream has not yet brought the end
     r"(?:\r|(?:\x1b|\\u001b|\\x1b)(?:\[[0-9;]*)?|\\(?:x1?|u(?:0(?:01?)?)?)?)$"
 )
+WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+ENCODERS: tuple[tuple[Callable[[bytes], bytes], int], ...] = (  # with the bits of each character
+    (base64.b64encode, 6), (base64.urlsafe_b64encode, 6), (base64.b32encode, 5), (base64.b32hexencode, 5)
+)  # fmt: skip
 WIDEST = 16  # characters of a text for each one of a value that stands in it with separators between its characters
 
 
@@ -51,16 +66,12 @@ class Redactor:
         self._plain = {
             plain: pattern for pattern, plain in stripped.items() if plain == pattern or len(plain) >= SHORTEST_LINE
         }
-        self._widest = WIDEST * max(map(len, self._names), default=0)
+        longest = max(map(len, self._names), default=0)
+        self._widest = max(longest, WIDEST * max((len(one) for one in self._names if "\0" not in one), default=0))
 
     def text(self, text: str) -> str:
         """Return a text without the values of secrets; nothing else in it is changed."""
         return self._marked(text, self._places(text))
-
-    def bytes(self, content: bytes) -> bytes:
-        """Return bytes without the values of secrets, whatever else they hold."""
-        text = content.decode("utf-8", "surrogateescape")
-        return self.text(text).encode("utf-8", "surrogateescape")
 
     def json(self, value: Any) -> Any:
         """Return a copy of what JSON holds (also of its keys) without the values of secrets."""
@@ -80,14 +91,28 @@ class Redactor:
         return StreamRedactor(self)
 
     def found_in(self, path: Path) -> str | None:
-        """Return the name of a secret that a file holds in any of the encodings, or None."""
-        tail = ""
+        """Return the name of a secret that a file holds in any of the encodings, packed or not, or None."""
+        allowed = Allowance()
         with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                text = tail + block.decode("utf-8", "surrogateescape")
-                if places := self._places(text):
-                    return places[0][2]
-                tail = text[-self._widest :] if self._widest else ""
+            for content in chain([file], unpacked(file, allowed)):
+                if name := self._first_in(content):
+                    return name
+        if allowed.ran_out:
+            logger.warning("%s: only the first %d bytes packed in it were searched for secrets", path, MOST_BYTES)
+        return None
+
+    def found_in_name(self, name: str) -> str | None:
+        """Return the name of a secret that the name of a file or folder holds, or None."""
+        places = self._places(name)
+        return places[0][2] if places else None
+
+    def _first_in(self, file: IO[bytes]) -> str | None:
+        tail = ""
+        while block := file.read(BLOCK):
+            text = tail + block.decode("utf-8", "surrogateescape")
+            if places := self._places(text):
+                return places[0][2]
+            tail = text[-self._widest :] if self._widest else ""
         return None
 
     def split(self, text: str) -> tuple[str, str]:
@@ -110,7 +135,12 @@ class Redactor:
 
     def _places(self, text: str) -> list[tuple[int, int, str]]:
         """Return where values stand (start, stop, name), in order; places that overlap are one."""
-        found = [(*place, name) for pattern, name in self._names.items() for place in _occurrences(pattern, text)]
+        found = [
+            (*place, name)
+            for pattern, name in self._names.items()
+            if pattern in text
+            for place in _occurrences(pattern, text)
+        ]
         if SEPARATORS.search(text):
             found += self._separated(text)
         places: list[tuple[int, int, str]] = []
@@ -127,6 +157,7 @@ class Redactor:
         found = [
             (*place, self._names[pattern])
             for plain, pattern in self._plain.items()
+            if plain in stripped
             for place in _occurrences(plain, stripped)
         ]
         if not found:
@@ -187,17 +218,20 @@ def _patterns(value: str) -> set[str]:
     for each in values:
         once = _written(each)
         found |= once | {form for text in once for form in _escaped(text)}
-        found |= set(_base64_forms(each))
+        raw = each.encode("utf-8", "surrogateescape")
+        wide = {coding: each.encode(coding, "surrogatepass") for coding in WIDE}
+        found |= {content.decode("utf-8", "surrogateescape") for content in wide.values()}
+        for content in (raw, wide["utf-16-le"]):  # the latter is what Windows encodes
+            found |= set(_aligned_forms(content)) | {content.hex(), content.hex().upper()}
     return {form for form in found if form}
 
 
 def _written(value: str) -> set[str]:
-    """Return a value as Python, JSON, HTML, URLs and hexadecimal write it."""
-    raw = value.encode("utf-8", "surrogateescape")
-    as_bytes = repr(raw)[2:-1]
+    """Return a value as Python, JSON, YAML, HTML, CSV, shells and URLs write it."""
+    as_bytes = repr(value.encode("utf-8", "surrogateescape"))[2:-1]
     urls = {quote(value), quote(value, safe=""), quote_plus(value)}
     lower = {re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), url) for url in urls}
-    return {value, *_escaped(value), as_bytes, *urls, *lower, raw.hex(), raw.hex().upper()}
+    return {value, *_escaped(value), as_bytes, *urls, *lower}
 
 
 def _escaped(value: str) -> set[str]:
@@ -205,20 +239,34 @@ def _escaped(value: str) -> set[str]:
     quoted = {repr(value)[1:-1], repr(value + "'\"")[1:-4], ascii(value)[1:-1], ascii(value + "'\"")[1:-4]}
     in_json = {json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(value)[1:-1]}
     upper = {re.sub(r"\\u[0-9a-f]{4}", lambda code: "\\u" + code[0][2:].upper(), form) for form in in_json}
+    in_pages = {  # as Go and Jinja write JSON
+        re.sub(f"[{signs}\u2028\u2029]", lambda code: f"\\u{ord(code[0]):04x}", form)
+        for form in in_json
+        for signs in ("<>&", "<>&'")
+    }
+    slashed = {form.replace("/", "\\/") for form in in_json | upper | in_pages}  # as pandas and PHP do
     marked = {html.escape(value), html.escape(value, quote=False), html.escape(value).replace("&#x27;", "&#39;")}
-    return quoted | in_json | upper | marked
+    marked |= {form.replace("&quot;", "&#34;") for form in marked}
+    doubled = {value.replace("'", "''"), value.replace('"', '""'), value.replace("'", "'\"'\"'")}
+    return quoted | in_json | upper | in_pages | slashed | marked | doubled | set(_in_yaml(value))
 
 
-def _base64_forms(value: str) -> Iterator[str]:
-    """Yield what base64 makes of a value wherever it stands among bytes: the characters that hang on it alone."""
-    raw = value.encode("utf-8", "surrogateescape")
-    encoders: tuple[Callable[[bytes], bytes], ...] = (base64.b64encode, base64.urlsafe_b64encode)
-    for encode in encoders:
-        yield encode(raw).decode()
-        for before in range(3):
-            first = -(-before * 8 // 6)
-            last = (before + len(raw)) * 8 // 6
+def _in_yaml(value: str) -> Iterator[str]:
+    """Yield a value as it stands inside YAML's double quotes, on a line of its own."""
+    for allow_unicode in (True, False):
+        with suppress(yaml.YAMLError, UnicodeError):  # a value that YAML cannot hold
+            written = yaml.safe_dump(value, default_style='"', width=float("inf"), allow_unicode=allow_unicode)
+            yield written.strip()[1:-1]
+
+
+def _aligned_forms(raw: bytes) -> Iterator[str]:
+    """Yield what base64 and base32 make of bytes wherever they stand among others: what hangs on them alone."""
+    for encode, bits in ENCODERS:
+        for before in range(bits // gcd(bits, 8)):
+            first = -(-before * 8 // bits)
+            last = (before + len(raw)) * 8 // bits
             yield encode(b"\0" * before + raw).decode()[first:last]
+        yield encode(raw).decode()  # with what fills it up
 
 
 def _overlap(text: str, pattern: str) -> int:

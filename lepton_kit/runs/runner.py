@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -609,14 +610,27 @@ def _without_secrets(manifest: Manifest, redactor: Redactor) -> Manifest:
 
 
 def _removed_leak(folder: Path, redactor: Redactor) -> RunError | None:
-    """Remove the files into which the notebook wrote a secret; the engine keeps its own free of them."""
+    """Remove the files into which, or into whose names, the notebook wrote a secret; the engine's own are free of them.
+
+    A folder comes before what lies in it.
+    """
     removed = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
-        if path not in (folder / NOTEBOOK, folder / FILE) and (name := redactor.found_in(path)):
-            path.unlink()
-            removed.append(f"{path.relative_to(folder).as_posix()!r} (secret {name!r})")
-    message = f"the notebook wrote secrets into files, which were removed: {', '.join(removed)}"
+    for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts)):
+        if not os.path.lexists(path):  # it went with the folder around it
+            continue
+        name = path.relative_to(folder).as_posix()
+        if secret := redactor.found_in_name(name) or _secret_held(path, folder, redactor):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            removed.append(f"{redactor.text(name)!r} (secret {secret!r})")
+    message = f"the notebook wrote secrets into files, which were removed: {', '.join(sorted(removed))}"
     return RunError(cell=None, name="SecretLeaked", message=message) if removed else None
+
+
+def _secret_held(path: Path, folder: Path, redactor: Redactor) -> str | None:
+    if path.is_symlink():
+        return redactor.found_in_name(str(path.readlink()))
+    is_ours = path in (folder / NOTEBOOK, folder / FILE)
+    return redactor.found_in(path) if path.is_file() and not is_ours else None
 
 
 def _read_back(manifest: Manifest, folder: Path, status: Status, error: BaseException | None) -> Manifest:
