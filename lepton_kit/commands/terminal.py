@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 
-def new_console(*, stderr: bool = False) -> Console:
-    """Return a console for standard output (or errors) as it is now; what is piped is not folded at 80 columns."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr) if stream.isatty() else Console(stderr=stderr, width=200)
+def new_console() -> Console:
+    """Return a console for standard output as it is now; what is piped shall not be folded at 80 columns."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 def table(*headings: str) -> Table:
