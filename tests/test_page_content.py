@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lepton_kit.reports.story import html_of, story_cells
+from lepton_kit.runs.notebooks import title_of
 
 GIF = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 WEBP = "UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
@@ -153,7 +154,22 @@ def test_the_title_is_left_out_and_a_comment_in_code_is_none() -> None:
     )
     assert "# no title" in made.text
     assert "Title" not in made.text
+    assert page(new_markdown_cell("<h1>Written as HTML</h1>")).h1 is not None  # no title that a run knows
     assert "title: x" not in made.text
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        ("```sh\n# no\n```\n# yes", "yes"),
+        ("yes\n===\n", "yes"),
+        ("text\n\n# yes", "yes"),
+        ("~~~\n# no\n~~~", "none"),
+        ("## no", "none"),
+    ],
+)
+def test_a_title_is_a_heading_and_never_code(source: str, title: str) -> None:
+    assert title_of(new_notebook(cells=[new_markdown_cell(source)]), "none") == title
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------
