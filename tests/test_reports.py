@@ -582,6 +582,23 @@ def test_a_published_page_that_cannot_be_rendered_or_listed_is_left_out_and_name
     assert len(list(site.folder.glob("runs/*/index.html"))) == 3
 
 
+def test_a_page_of_an_earlier_version_is_left_out_until_it_is_published_again(
+    own: tuple[Path, dict[str, Manifest]],
+) -> None:
+    project, runs = own
+    publish_runs(project, [runs["clean"], runs["diagnosis"]])
+    path = project / "reports" / "runs" / runs["clean"].run_id / "card.json"
+    card = json.loads(path.read_text())
+    card.pop("format")
+    path.write_text(json.dumps(card))
+    site = build_site(project)
+    assert [one.page for one in site.left_out] == [f"runs/{runs['clean'].run_id}"]
+    assert "another version" in site.left_out[0].reason
+    assert [made.parent.name for made in site.folder.glob("runs/*/index.html")] == [runs["diagnosis"].run_id]
+    publish_runs(project, [runs["clean"]])
+    assert build_site(project).left_out == ()
+
+
 def test_publishing_by_command_goes_on_past_a_bad_page_and_names_it(own: tuple[Path, dict[str, Manifest]]) -> None:
     project, runs = own
     bad = project / "runs" / runs["diagnosis"].run_id / "notebook.ipynb"
