@@ -214,6 +214,10 @@ def test_what_cannot_be_shown_is_named(data: dict[str, Any], named: str) -> None
     assert made.text.strip() == line.text.strip()
 
 
+def test_empty_html_shows_nothing() -> None:
+    assert shown(text_html="", text_plain="<IPython.core.display.HTML object>").text == ""
+
+
 def test_a_chart_that_brings_a_picture_is_that_picture() -> None:
     made = shown(application_vnd__plotly__v1_json={}, image_png=PNG)
     assert made.select_one("figure img") is not None and made.select_one(".left-out") is None
@@ -294,7 +298,7 @@ def test_colours_of_all_three_kinds_stay() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("".join(f"{n}\n" for n in range(100_000)), "99,601 of 100,001 lines"),
+        ("".join(f"{n}\n" for n in range(100_000)), "99,851 of 100,001 lines"),
         ("0123456789" * 200_000, "1,975,000 characters"),
         ("\x1b[32mINFO\x1b[0m words\n" * 200_000, "of 200,001 lines"),
     ],
