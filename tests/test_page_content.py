@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lepton_kit.reports.story import html_of, story_cells
+from lepton_kit.runs.notebooks import title_of
 
 GIF = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 WEBP = "UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
@@ -153,7 +154,22 @@ def test_the_title_is_left_out_and_a_comment_in_code_is_none() -> None:
     )
     assert "# no title" in made.text
     assert "Title" not in made.text
+    assert page(new_markdown_cell("<h1>Written as HTML</h1>")).h1 is not None  # no title that a run knows
     assert "title: x" not in made.text
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        ("```sh\n# no\n```\n# yes", "yes"),
+        ("yes\n===\n", "yes"),
+        ("text\n\n# yes", "yes"),
+        ("~~~\n# no\n~~~", "none"),
+        ("## no", "none"),
+    ],
+)
+def test_a_title_is_a_heading_and_never_code(source: str, title: str) -> None:
+    assert title_of(new_notebook(cells=[new_markdown_cell(source)]), "none") == title
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------
@@ -196,6 +212,10 @@ def test_what_cannot_be_shown_is_named(data: dict[str, Any], named: str) -> None
     line = made.select_one(".left-out")
     assert line is not None and named in line.text
     assert made.text.strip() == line.text.strip()
+
+
+def test_empty_html_shows_nothing() -> None:
+    assert shown(text_html="", text_plain="<IPython.core.display.HTML object>").text == ""
 
 
 def test_a_chart_that_brings_a_picture_is_that_picture() -> None:
@@ -278,7 +298,7 @@ def test_colours_of_all_three_kinds_stay() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("".join(f"{n}\n" for n in range(100_000)), "99,601 of 100,001 lines"),
+        ("".join(f"{n}\n" for n in range(100_000)), "99,851 of 100,001 lines"),
         ("0123456789" * 200_000, "1,975,000 characters"),
         ("\x1b[32mINFO\x1b[0m words\n" * 200_000, "of 200,001 lines"),
     ],

@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup, Tag
-from helpers import ROOT, copy_folders, write_notebook
+from helpers import ROOT, copy_folders, lepton, write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.reports.page import make_page
@@ -547,6 +547,64 @@ def test_a_page_that_cannot_be_made_changes_no_other(made: tuple[Path, dict[str,
     with pytest.raises(InputError):
         publish_runs(tmp_path, [run])
     assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize("renderer", ["plain", "quarto"])
+def test_a_published_page_that_cannot_be_rendered_or_listed_is_left_out_and_named(
+    made: tuple[Path, dict[str, Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renderer: str
+) -> None:
+    if renderer == "quarto" and find_quarto() is None:
+        pytest.skip("Quarto is not installed here")
+    if renderer == "plain":
+        monkeypatch.setenv("LEPTON_QUARTO", "none")
+    project, runs = tmp_path / "own", {name: run.run_id for name, run in made[1].items()}
+    shutil.copytree(made[0], project)
+    publish_runs(project, list(made[1].values()))
+    pages = project / "reports" / "runs"
+    (pages / runs["hostile"] / "index.ipynb").write_text('{"cells": [')
+    (pages / runs["diagnosis"] / "card.json").write_text("[]")
+    site = build_site(project)
+    assert {one.page for one in site.left_out} == {f"runs/{runs['hostile']}", f"runs/{runs['diagnosis']}"}
+    assert all(one.reason for one in site.left_out)
+    assert [path.parent.name for path in site.folder.glob("runs/*/index.html")] == [runs["clean"]]
+    assert runs["hostile"] not in (site.folder / "runs.html").read_text(encoding="utf-8")
+    publish_runs(project, [made[1]["hostile"], made[1]["diagnosis"]])  # made anew, they are back
+    assert build_site(project).left_out == ()
+    assert len(list(site.folder.glob("runs/*/index.html"))) == 3
+
+
+def test_a_page_of_an_earlier_version_is_left_out_until_it_is_published_again(
+    own: tuple[Path, dict[str, Manifest]],
+) -> None:
+    project, runs = own
+    publish_runs(project, [runs["clean"], runs["diagnosis"]])
+    path = project / "reports" / "runs" / runs["clean"].run_id / "card.json"
+    card = json.loads(path.read_text())
+    card.pop("format")
+    path.write_text(json.dumps(card))
+    site = build_site(project)
+    assert [one.page for one in site.left_out] == [f"runs/{runs['clean'].run_id}"]
+    assert "another version" in site.left_out[0].reason
+    assert [made.parent.name for made in site.folder.glob("runs/*/index.html")] == [runs["diagnosis"].run_id]
+    publish_runs(project, [runs["clean"]])
+    assert build_site(project).left_out == ()
+
+
+def test_publishing_by_command_goes_on_past_a_bad_page_and_names_it(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    bad = project / "runs" / runs["diagnosis"].run_id / "notebook.ipynb"
+    write_notebook(bad, ["#| fig-cap: a: b\n1"])
+    told = lepton("publish", runs["clean"].run_id, runs["diagnosis"].run_id, project=project)
+    assert told.returncode != 0
+    assert f"run {runs['diagnosis'].run_id} is left out: " in told.stderr
+    site = project / "reports" / "_site"
+    assert [path.parent.name for path in site.glob("runs/*/index.html")] == [runs["clean"].run_id]
+    again = lepton("report", project=project)
+    assert again.returncode == 0, again.stderr
+    assert f"run {runs['diagnosis'].run_id} is left out: " in again.stderr
+    assert {path.parent.name for path in site.glob("runs/*/index.html")} == {
+        runs[name].run_id for name in ("clean", "hostile")
+    }
 
 
 def test_a_project_without_a_quarto_project_is_an_error(tmp_path: Path) -> None:

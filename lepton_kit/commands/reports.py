@@ -148,9 +148,8 @@ def _name(left_out: Iterable[LeftOut]) -> None:
     """Say which pages the site does without."""
     from lepton_kit.reports.publish import left_out_line
 
-    console = new_console(stderr=True)
     for one in left_out:
-        console.print(left_out_line(one), markup=False, highlight=False, soft_wrap=True)
+        typer.echo(left_out_line(one), err=True)
 
 
 def _serve(site: Path, port: int) -> None:

@@ -30,6 +30,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import single_name, write_atomically
 
 CARD, PAGE, FIGURE = "card.json", "index.ipynb", "figure.png"
+FORMAT = 2
+"""Of pages that consist of headings and finished, safe HTML; in format 1 they held cells of the notebook."""
 Kind = Literal["runs", "incidents", "drills", "models"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """The folders of pages, in the Quarto project and on the site alike."""
@@ -111,7 +113,8 @@ def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path
             seen.update(name.encode() + (new / name).read_bytes())
         (new / PAGE).write_text(text, encoding="utf-8")
         made = Card(**{**asdict(card), "content": seen.hexdigest()})
-        (new / CARD).write_text(json.dumps(asdict(made), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        held = {**asdict(made), "format": FORMAT}
+        (new / CARD).write_text(json.dumps(held, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         with alone(reports / ".publishing"):
             if (folder / card.id).exists():
                 (folder / card.id).rename(aside / "old")
@@ -183,9 +186,11 @@ def _all(reports: Path) -> Iterator[Card | LeftOut]:
 def _read(path: Path) -> Card:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
+        if held.pop("format", 1) != FORMAT:  # a page whose content nobody has made safe
+            raise ValueError("it is of another version of the kit")
         card = Card(**{**held, "categories": tuple(held["categories"])})
         if card.folder != f"{path.parents[1].name}/{path.parent.name}":
             raise ValueError(f"it is the card of {card.folder}")
         return card
-    except (OSError, ValueError, TypeError, LookupError, RecursionError, InputError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, InputError) as error:
         raise InputError(f"{path}: not the card of a published page ({error}); publish it again") from error

@@ -6,7 +6,7 @@ small SVG whose colours are those of the page, light or dark.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -158,7 +158,7 @@ def _measure(card: Card, name: str) -> Mapping[str, Any] | None:
 
 def _number(row: Mapping[str, Any] | None) -> float | None:
     value = row["now"] if row else None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return float(value) if is_number else None  # type: ignore[arg-type]  # it is a number
 
 

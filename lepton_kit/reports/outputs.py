@@ -102,9 +102,9 @@ def _data_html(data: Mapping[str, Any], links: Links) -> str:
         return not_shown(list(dict.fromkeys(map(_name_of, others)))) + beside
     if "application/json" in data:
         return pre(json.dumps(data["application/json"], ensure_ascii=False, indent=2))
-    if plain.strip():
+    if plain.strip() and not (_is_internal(plain) and "text/html" in data):  # HTML that is empty shows nothing
         return pre(plain)
-    unknown = [kind for kind in data if kind != "text/plain" and data[kind]]
+    unknown = [kind for kind in data if kind not in ("text/plain", "text/html") and data[kind]]
     return not_shown([f"an output of the kind {kind}" for kind in unknown]) if unknown else ""
 
 

@@ -166,7 +166,7 @@ def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | b
 def _is_small_recording(folder: Path) -> bool:
     if not (folder / "incident.json").is_file():
         return False
-    paths = list(folder.rglob("*"))
-    if any(path.is_symlink() for path in paths):  # a copy would hold what lies elsewhere
+    parts = list(folder.rglob("*"))
+    if any(path.is_symlink() for path in parts):  # a file of another folder would be published with it
         return False
-    return sum(path.stat().st_size for path in paths if path.is_file()) <= LARGEST_RECORDING
+    return sum(path.stat().st_size for path in parts if path.is_file()) <= LARGEST_RECORDING

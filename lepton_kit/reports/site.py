@@ -118,6 +118,7 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
                 left_out += _render(batch, rendered, found, on_line or (lambda line: None))
             gone = {one.page for one in left_out}
             cards = [card for card in cards if card.folder not in gone]
+            write_listings(reports, cards)
             changed = [card for card in changed if card.folder not in gone]
             state = _State(state.tool, state.frame, {card.folder: card.content for card in cards})
             if before is not None:

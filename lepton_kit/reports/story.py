@@ -7,7 +7,7 @@ neither does anything of a notebook mean more than text, pictures and links.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import yaml
@@ -20,6 +20,7 @@ from lepton_kit.reports.maths import highlighted
 from lepton_kit.reports.outputs import draft_of, not_shown, output_html, picture_of, words_html
 from lepton_kit.reports.pictures import Picture, png_of, svg_of
 from lepton_kit.reports.terminal import left_out_note, shortened
+from lepton_kit.runs.notebooks import title_of
 
 RAW_START, RAW_END = "```{=html}\n", "\n```"
 RAW_BLOCK = re.compile(f"{re.escape(RAW_START)}(.*?){re.escape(RAW_END)}", re.DOTALL)
@@ -52,7 +53,7 @@ def story_cells(
     """
     pages = {run_id.partition("-")[2].rpartition("-")[0]: run_id for run_id in sorted(published)}
     links = Links(pages, beside)
-    words = _words_of(notebook.cells, links)  # all of them first: a link may lead to a heading further down
+    words = _words_of(notebook, links)  # all of them first: a link may lead to a heading further down
     language = str(notebook.metadata.get("kernelspec", {}).get("language", "python"))
     cells: list[Any] = []
     codes: list[str] = []  # code that showed nothing yet is joined with the code below: one fold is better than three
@@ -138,14 +139,15 @@ def split_options(source: str, index: int) -> tuple[dict[str, Any], str]:
     return found, code
 
 
-def _words_of(cells: Iterable[Any], links: Links) -> dict[int, Draft]:
+def _words_of(notebook: Any, links: Links) -> dict[int, Draft]:
     """Return the words of each cell, without the title of all; raw cells are not for this page at all."""
     drafts = {
         index: draft_of(cell.source, links, cell.get("attachments", {}))
-        for index, cell in enumerate(cells)
+        for index, cell in enumerate(notebook.cells)
         if cell.cell_type == "markdown" and ERROR_MARKERS not in cell.metadata.get("tags", [])
     }
-    any(draft.take_title() for draft in drafts.values())
+    if title_of(notebook, ""):  # which stands on top of the page
+        any(draft.take_title() for draft in drafts.values())
     for draft in drafts.values():
         draft.give_anchors()
     return drafts

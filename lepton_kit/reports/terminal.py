@@ -9,7 +9,7 @@ from lepton_kit.reports.markup import as_text, guard
 
 HEAD, TAIL = 20_000, 5_000
 """Characters at the beginning and at the end of a long text that a page shows."""
-HEAD_LINES, TAIL_LINES = 300, 100
+HEAD_LINES, TAIL_LINES = 100, 50
 
 COLOUR = r"\x1b\[[\d;]*m"
 ERASE = r"\x1b\[[\d;]*K"
@@ -62,7 +62,7 @@ def shortened(text: str) -> Shortened:
     Examples
     --------
     >>> shortened("line\n" * 1000).left_out
-    '601 of 1,001 lines (3,006 characters)'
+    '851 of 1,001 lines (4,256 characters)'
     """
     lines = text.count("\n") + 1
     if len(text) <= HEAD + TAIL and lines <= HEAD_LINES + TAIL_LINES:

@@ -54,12 +54,17 @@ def language_of(notebook: Any) -> str:
 
 
 def title_of(notebook: Any, default: str) -> str:
-    """Return the text of the first heading."""
+    """Return the text of the first heading of level 1, written with `#` or underlined with `=`; none is in code."""
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for line in cell.source.splitlines():
-                if line.startswith("# "):
-                    return str(line.removeprefix("# ").strip())
+        if cell.cell_type != "markdown":
+            continue
+        lines, is_code = cell.source.splitlines(), False
+        for line, below in zip(lines, [*lines[1:], ""], strict=True):
+            is_code ^= line.lstrip().startswith(("```", "~~~"))
+            if not is_code and line.startswith("# "):
+                return str(line.removeprefix("# ").strip())
+            if not is_code and line.strip() and below.startswith("=") and not below.strip("= "):
+                return str(line.strip())
     return default
 
 
