@@ -33,8 +33,11 @@ import pandas as pd
 from results import write_section
 
 from lepton_kit.diagnosis import localisation
+from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.localisation import Symptom, localise
+from lepton_kit.diagnosis.where import where
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.recordings import FORMAT, METRIC_COLUMNS, Incident, Recording
 
 DATA = Path(os.environ.get("LEPTON_DATA", Path(__file__).parents[2] / "shared" / "data")) / "petshop"
 
@@ -109,8 +112,42 @@ def find_issues(data: Path) -> Iterator[Issue]:
 
 
 def ours(issue: Issue) -> list[str]:
-    """Rank by `localise`."""
+    """Rank by `localise`, given the symptom, the volume and the normal period."""
     return list(scores(issue)["component"])
+
+
+def as_called(issue: Issue) -> list[str]:
+    """Rank by `where`, as incident-diagnosis calls it: given a recording, and the onset that the diagnosis finds."""
+    found = where(recorded := recording_of(issue), build_case(recorded).onset)
+    if isinstance(found, str):
+        raise InputError(found)
+    return [one.component for one in found.ranking]
+
+
+def recording_of(issue: Issue) -> Recording:
+    """Return an issue as a recording: its alert names the component and the metric, the normal period comes before.
+
+    That was taken at another time, so its clock is moved to end one step before the window begins.
+    """
+    step = float(np.diff(issue.metrics.index).min())
+    normal = issue.normal.set_axis(issue.normal.index - issue.normal.index[-1] + issue.metrics.index[0] - step)
+    table = pd.concat([normal, issue.metrics])
+    table.index = pd.to_datetime(np.round(1e6 * table.index.to_numpy(float)), unit="us", utc=True)
+    samples = table.stack([0, 1], future_stack=True).dropna()
+    samples = samples.rename_axis(["time", "component", "metric"]).reset_index(name="value")
+    labels = {name: json.dumps({"component": name}) for name in samples["component"].unique()}
+    since = pd.Timestamp(issue.symptom.since, unit="s", tz="UTC")
+    named = {"component": issue.symptom.component, "metric": issue.symptom.metric}
+    incident = Incident(
+        format=FORMAT,
+        id=issue.name.replace("/", "-"),
+        service="shop",
+        window={"start": table.index[0], "end": table.index[-1]},
+        versions={"current": "1"},
+        alerts=[{"name": "ShopAlert", "starts_at": since, "labels": named}],
+    )
+    metrics = samples.assign(labels=samples["component"].map(labels))[list(METRIC_COLUMNS)]
+    return Recording(incident, metrics=metrics, topology=issue.topology)
 
 
 def scores(issue: Issue) -> pd.DataFrame:
@@ -170,7 +207,8 @@ def traversal(issue: Issue) -> list[str]:
 
 
 METHODS: dict[str, Method] = {
-    "the kit": ours,
+    "the kit, as the runbook calls it": as_called,
+    "the kit's function, given the symptom": ours,
     "ranked correlation": ranked_correlation,
     "graph traversal": traversal,
     "N-sigma (mean, std)": n_sigma,
@@ -290,6 +328,11 @@ def main() -> None:
     print(text)
 
 
+PUBLISHED = (
+    "The data set's own implementations (amazon-science/petshop-root-cause-analysis) are better than those few lines: "
+    "on 36 other issues of it ranked correlation has top-1 .67 and top-3 .86, graph traversal .61 and .86."
+)
+
 NOT_RANKED = 10_000
 
 
@@ -342,7 +385,8 @@ def report(issues: list[Issue], planted: list[Issue]) -> str:
         shares = " | ".join(f"{top(each, k):.2f}" for each in (real, made) for k in (1, 3))
         lines.append(f"| {name} | {shares} | {statistics.median(seconds):.2f}, {max(seconds):.2f} |")
     lines += ["", "By traffic and symptom, labelled issues, top-1 and top-3:", "", *by_traffic(judged)]
-    real, made = judged["the kit"]
+    lines += ["", PUBLISHED]
+    real, made = judged["the kit, as the runbook calls it"]
     longest = max(one.seconds for one in real)
     met = [f"top-{k} {top(real, k):.2f} (target ≥ {least:.2f})" for k, least in TARGETS.items()]
     lines += ["", f"{', '.join(met)}, longest {longest:.2f} s (target < {LONGEST:g} s).", ""]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pandas as pd
 import pytest
 from helpers import ROOT, lepton, lepton_here
 
 from lepton_kit.diagnosis.causes import diagnose
-from lepton_kit.diagnosis.recovery import objective_of
+from lepton_kit.diagnosis.recovery import Ratio, objective_of
+from lepton_kit.diagnosis.remedies import plan_capacity, plan_data
 from lepton_kit.errors import InputError
 from lepton_kit.ops import drills
 from lepton_kit.ops.drill_results import write_results
 from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table
-from lepton_kit.ops.faults import FAULTS, PAIRS
+from lepton_kit.ops.faults import FAULTS, PAIRS, Fault
 from lepton_kit.ops.live_drills import drill_live, drill_project, live_names
 from lepton_kit.ops.recorded_drills import DRILLS, record_drill
 from lepton_kit.ops.repairs import Trouble, rehearse
@@ -47,6 +49,64 @@ def test_a_fault_is_found_repaired_and_its_objective_comes_back(fault, severity,
     assert made.is_as_it_should_be
     assert bool(made.alert) == (ends == "recovered")
     assert bool(made.actions) == (ends == "recovered")
+
+
+class LateFeed(Fault):
+    name, cause, description = "late-feed", "data", "rows go on, with data of five hours ago"
+
+    def apply(self, item, state):
+        return dataclasses.replace(item, as_of=item.as_of - 5 * 3600)
+
+
+class BusyNeighbour(Fault):
+    name, cause, description = "busy-neighbour", "compute", "other work takes the processor for 20 s of each 50"
+    severities = (0.5, 0.85)
+
+    def strike(self, plant):
+        take, began = plant._machine.take, plant.now
+
+        def taken(now, service):
+            for worker in plant._machine.running:
+                worker.taken = self.severity * ((now - began) % 50 < 20)
+            return take(now, service)
+
+        plant._machine.take = taken
+
+
+KNOWN = {**FAULTS, "late-feed": LateFeed, "busy-neighbour": BusyNeighbour}
+
+
+def test_a_feed_that_is_late_is_not_restarted_and_no_repair_is_called_worse(objectives):
+    recordings = []
+    made = drill_simulated(
+        Drill("late-feed", 1.0, 4), objectives, KNOWN, on_recording=lambda one, _: recordings.append(one)
+    )
+    assert (made.cause, made.alert) == ("data", "GoogFreshnessBudgetBurn")
+    assert made.actions == ()
+    plan = plan_data(recordings[0])
+    assert plan.is_late and not plan.restart_feed and "catch up" in plan.action
+    end = pd.Timestamp(recordings[0].incident.window.end)
+    trouble = Trouble(recordings[0], end - pd.Timedelta(seconds=90), objective_of(recordings[0], objectives))
+    as_bad = Ratio(0, 3 * trouble.latest.total)
+    assert trouble.during.share > 0 == trouble.latest.share  # it began fresh
+    assert trouble.judged(as_bad).verdict == "not recovered"
+
+
+@pytest.mark.parametrize("severity", [0.5, 0.6, 0.7])
+def test_a_neighbour_that_comes_and_goes_is_never_no_fault_while_its_alert_fires(severity, objectives):
+    made = drill_simulated(Drill("busy-neighbour", severity, 11), objectives, KNOWN)
+    assert made.alert == "GoogLatencyBudgetBurn"
+    assert made.cause in ("compute", "unknown")
+
+
+def test_where_one_request_takes_too_long_no_workers_are_added_and_the_plan_says_so(objectives):
+    recordings = []
+    drill_simulated(Drill("cpu-taken", 1.0, 4), objectives, on_recording=lambda one, _: recordings.append(one))
+    plan = plan_capacity(recordings[0])
+    assert plan.is_futile and plan.workers == plan.measured.workers
+    assert plan.action.startswith("no number of workers helps")
+    assert any("look at the disk" in reason for reason in plan.reasons)
+    assert plan.queue_limit > 1  # sized for a request as it was before
 
 
 def test_two_faults_at_once_are_both_repaired(objectives):

@@ -2,14 +2,12 @@
 
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROOT
 from incident_variants import failing, fault_time, slow, wrong_model
 
-from lepton_kit import plots
 from lepton_kit.diagnosis.recovery import (
     LEAST_DRAWN,
     LEAST_PERIODS,
@@ -171,7 +169,6 @@ def test_an_indicator_of_which_nothing_was_recorded_has_no_period():
     recording = read_recording(ROOT / "runbooks/recordings/volatility-2008")
     nothing = sli_over_time(recording, OBJECTIVES["freshness"])
     assert nothing.empty and nothing[["share", "low", "high", "events"]].dtypes.eq("float64").all()
-    plots.indicator_over_time(nothing, 0.99, {}, plt.figure().subplots())
 
 
 def test_the_objective_of_another_service_is_never_the_one_judged():

@@ -228,10 +228,11 @@ def wide_metrics(samples: pd.DataFrame, topology: pd.DataFrame) -> pd.DataFrame:
     [nan, 2.0]
     """
     samples = samples[~samples["metric"].str.endswith(NOT_READ)]
-    labels = [_labels(text) for text in samples["labels"]]
-    label = _component_label(labels, topology)
+    known = {text: _labels(text) for text in samples["labels"].unique()}
+    label = _component_label(list(known.values()), topology)
+    components = {text: labels.get(label) for text, labels in known.items()}
     named = samples.assign(
-        component=pd.Series([one.get(label) for one in labels], index=samples.index, dtype=object),
+        component=samples["labels"].map(components).astype(object),
         series=samples["metric"].astype(str) + samples["labels"].astype(str),
     ).dropna(subset=["component"])
     named["time"] = named["time"].dt.floor(_sampling_step(named))

@@ -94,14 +94,20 @@ class Recovery:
 
 
 def judge_recovery(
-    before: Ratio, during: Ratio, after: Ratio, objective: float, least: float = LEAST_EVENTS
+    before: Ratio,
+    during: Ratio,
+    after: Ratio,
+    objective: float,
+    least: float = LEAST_EVENTS,
+    until: Ratio | None = None,
 ) -> Recovery:
     """Say whether an indicator recovered.
 
     It did when what is seen after the repair may come from a service that keeps its objective, is not certainly below
     what it was before the incident, and is certainly better than during it; or where it keeps its objective for
-    certain. It became worse when it is certainly below what it was during the incident. Certain is what the 95 %
-    interval says.
+    certain. It became worse when it is certainly below what it was during the incident, and below what it was right
+    before the repair: an incident that was still getting worse is not made worse by a repair that does nothing. Certain
+    is what the 95 % interval says.
 
     Parameters
     ----------
@@ -111,6 +117,8 @@ def judge_recovery(
         The share of good events that is promised, between 0 and 1.
     least
         Events that are needed after the repair.
+    until
+        The indicator right before the repair; that of the incident where it is not known.
 
     Examples
     --------
@@ -121,26 +129,30 @@ def judge_recovery(
     'not recovered'
     >>> judge_recovery(was, bad, Ratio(60, 200), 0.99).verdict
     'worse'
+    >>> judge_recovery(was, bad, Ratio(60, 200), 0.99, until=Ratio(10, 40)).verdict
+    'not recovered'
     >>> judge_recovery(was, bad, Ratio(4, 4), 0.99).verdict
     'too few'
     """
     if not 0 < objective < 1:
         raise InputError(f"objective = {objective!r}: must be between 0 and 1")
     gain, loss = _difference(during, after), _difference(after, before)
-    verdict, reason = _verdict(after, objective, gain, loss, least)
+    latest = until if until is not None and until.total else during
+    fell = min(-gain[1], -_difference(latest, after)[1])
+    verdict, reason = _verdict(after, objective, gain, loss, fell, least)
     return Recovery(verdict, reason, before, during, after, objective, gain, loss)
 
 
 def _verdict(
-    after: Ratio, objective: float, gain: tuple[float, float], loss: tuple[float, float], least: float
+    after: Ratio, objective: float, gain: tuple[float, float], loss: tuple[float, float], fell: float, least: float
 ) -> tuple[Verdict, str]:
     low, high = after.interval
     if after.total < least:
         return "too few", f"{after.total:.0f} events since the repair; {least:g} are needed to judge it"
     if low >= objective:
         return "recovered", f"at least {low:.1%} are good, which keeps the objective of {objective:.1%}"
-    if gain[1] < 0:
-        return "worse", f"{-gain[1]:.1%} or more below what it was during the incident"
+    if fell > 0:
+        return "worse", f"{fell:.1%} or more below what it was during the incident, and right before the repair"
     if high < objective:
         return "not recovered", f"at most {high:.1%} are good, below the objective of {objective:.1%}"
     if loss[0] > 0:

@@ -90,11 +90,14 @@ def apply_model(plan: ModelPlan, operator: Operator) -> tuple[str, ...]:
 
 def apply_capacity(plan: CapacityPlan, operator: Operator) -> tuple[str, ...]:
     """Carry out a plan for a service's size, and return what was done."""
-    why, state = "; ".join(plan.reasons), operator.state()
-    wished = State(plan.version or state.version, plan.workers, plan.queue_limit, state.mends)
-    operator.set_state(wished, why)
-    done = [f"{wished.workers} workers, at most {wished.queue_limit} requests in each, version {wished.version}"]
+    why, state, done = "; ".join(plan.reasons), operator.state(), []
+    if plan.resizes:
+        wished = State(plan.version or state.version, plan.workers, plan.queue_limit, state.mends)
+        operator.set_state(wished, why)
+        done.append(
+            f"{wished.workers} workers, at most {wished.queue_limit} requests in each, version {wished.version}"
+        )
     if plan.restart:
         operator.restart_workers(why)
-        done.append("each worker was replaced by a fresh one")
+        done.append("each worker was replaced by a fresh one" + ("" if plan.resizes else "; no workers were added"))
     return tuple(done)

@@ -191,6 +191,9 @@ class CapacityPlan:
         The compressed version to answer with; None keeps the present one.
     restart
         Whether the workers shall be replaced by fresh ones, as it is they that changed, and not the demand.
+    is_futile
+        Whether no number of workers helps, as a request takes too long for a worker that has nothing else to do. Then
+        `workers` are those that there were, and `queue_limit` is that of a request as it was before.
     measured
         What the plan rests on; `arrival_rate` and `service_time` are the two that matter most.
     options
@@ -207,11 +210,18 @@ class CapacityPlan:
     measured: Measured
     options: pd.DataFrame
     reasons: tuple[str, ...]
+    is_futile: bool = False
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the plan changes how large the service is, or the version that answers."""
+        return not self.is_futile or self.measured.lost > 0
 
     @property
     def action(self) -> str:
         """Return in words what the plan does to a service."""
-        said = [f"{self.workers} workers, at most {self.queue_limit} requests in each"]
+        said = ["no number of workers helps: none is added"] if self.is_futile else []
+        said += [f"{self.workers} workers, at most {self.queue_limit} requests in each"] if self.resizes else []
         said += [f"answer with {self.version}"] if self.version else []
         said += ["replace each worker by a fresh one"] if self.restart else []
         return "; ".join(said)
@@ -240,7 +250,8 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     The fewest workers, not fewer than before, that keep the wait and refuse hardly a request; where the machine has no
     room for them, the compressed version; where there is none, or it is too slow as well, as many workers as there is
     room for, and the queue's limit refuses what could not be answered in time. For each worker that no longer answers,
-    one is added, as what makes it hang may do so again.
+    one is added, as what makes it hang may do so again. Where one request alone takes a worker longer than it may, as
+    behind a slow disk, none is added: they would all be as slow.
 
     Parameters
     ----------
@@ -261,9 +272,13 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     options = option_table(measured.demand, needs, smaller)
     allowed = options[options["workers"] >= measured.workers]
     enough = allowed[allowed["enough"]]
-    chosen = (enough if len(enough) else allowed[allowed["version"] == ""].tail(1)).iloc[0]
+    is_futile = enough.empty and measured.demand.service > needs.in_time
+    own = allowed[allowed["version"] == ""]
+    chosen = (enough if len(enough) else own.head(1) if is_futile else own.tail(1)).iloc[0]
     version = str(chosen["version"]) or None
     service = measured.demand.service * (smaller.service_ratio if smaller and version else 1.0)
+    if is_futile and measured.service_growth > 1:
+        service /= measured.service_growth
     return CapacityPlan(
         workers=min(int(chosen["workers"]) + measured.lost, needs.most_workers),
         queue_limit=queue_limit(service, needs),
@@ -271,7 +286,8 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
         restart=measured.ails,
         measured=measured,
         options=options,
-        reasons=_reasons(measured, needs, chosen),
+        reasons=_reasons(measured, needs, chosen, is_futile),
+        is_futile=is_futile,
     )
 
 
@@ -445,7 +461,7 @@ def _memory_growth(case: Case) -> float:
     return float(during.tail(5).median() / before.median()) if len(before) and len(during) else float("nan")
 
 
-def _reasons(measured: Measured, needs: Needs, chosen: pd.Series) -> tuple[str, ...]:
+def _reasons(measured: Measured, needs: Needs, chosen: pd.Series, is_futile: bool) -> tuple[str, ...]:
     demand = measured.demand
     said = [
         f"{demand.rate:.3g} requests a second keep a worker busy for {1000 * demand.service:.3g} ms each: "
@@ -467,7 +483,13 @@ def _reasons(measured: Measured, needs: Needs, chosen: pd.Series) -> tuple[str, 
         f"{chosen['workers']} workers{version}: {chosen['utilisation']:.0%} busy, predicted mean wait {wait}, "
         f"{chosen['refused']:.2g} of the requests refused"
     )
-    if not chosen["enough"]:
+    if is_futile:
+        said.append(
+            f"no number of workers helps: one request keeps a worker busy for {1000 * demand.service:.3g} ms, and "
+            f"should be answered within {1000 * needs.in_time:g} ms; look at the disk, at what else takes the "
+            "processor, and at what the model calls"
+        )
+    elif not chosen["enough"]:
         said.append(
             f"no allowed number of workers (up to {needs.most_workers}) keeps a mean wait of {1000 * needs.wait:g} ms "
             f"and refuses at most {needs.refused:.2g} of the requests: the queue's limit refuses "

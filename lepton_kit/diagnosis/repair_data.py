@@ -62,6 +62,8 @@ class DataPlan:
         Requests since the onset whose rows break the contract even when mended: nothing is learnt from them.
     restart_feed
         Whether the feed itself must be restarted: no mend gives values that never came.
+    is_late
+        Whether the feed goes on and is late: its source must catch up, and nothing that is done here helps.
     retrain
         Whether the model itself no longer meets its objective on whole rows, because the world has changed.
     coverage
@@ -76,6 +78,7 @@ class DataPlan:
     retrain: bool
     coverage: float
     reasons: tuple[str, ...]
+    is_late: bool = False
 
     @property
     def action(self) -> str:
@@ -86,6 +89,7 @@ class DataPlan:
         said += [f"fill {len(mends.fill)} features where they are missing"] if mends.fill else []
         said += ["refuse broken rows and keep them aside"] if mends.quarantine else []
         said += ["restart the feed"] if self.restart_feed else []
+        said += ["nothing here: the source of the feed must catch up"] if self.is_late else []
         return "; ".join(said) or "nothing to do"
 
 
@@ -113,6 +117,7 @@ def plan_data(recording: Recording) -> DataPlan:
     used = _used(case, mends, sound)
     breaches = contract_breaches(used).loc[case.during.index]
     lost = [said for said in (stopped(case), repeated(case)) if said]
+    behind = [] if lost or mends else [said for said in (late(case),) if said]
     if not mends and (wrong := wrong_actuals(case)):
         lost.append(wrong)
         breaches = breaches.assign(actuals=True)
@@ -123,7 +128,7 @@ def plan_data(recording: Recording) -> DataPlan:
     mends = mends.model_copy(update={"quarantine": refused >= LEAST_RISE})
     broken = breaches.index[breaches.any(axis=1)]
     coverage, judged = _coverage(used, case.during.index.difference(broken))
-    said = [*_said_of(mends), *lost]
+    said = [*_said_of(mends), *lost, *behind]
     if mends.quarantine:
         said.append(f"{refused:.0%} of the rows break the contract even when mended: they are refused and kept aside")
     if judged:
@@ -134,6 +139,7 @@ def plan_data(recording: Recording) -> DataPlan:
         restart_feed=bool(lost),
         retrain=not lost and judged >= LEAST_ROWS and coverage < case.criteria.coverage_objective,
         coverage=coverage,
+        is_late=bool(behind),
         reasons=tuple(said) or ("nothing in the recorded rows asks for a mend",),
     )
 
@@ -410,15 +416,27 @@ def _filling(sound: pd.Series) -> float | str:
 
 
 def stopped(case: Case) -> str:
-    """Say how the feed stands still or comes too late, or nothing."""
+    """Say how the feed stands still, or nothing."""
     stale = _rise(case, case.breaches["stale"])
     if stale >= LEAST_RISE:
         return f"{stale:.0%} more rows than before repeat the last values, though new ones were due"
     before, during = (_most_frequent(case.inputs.loc[side.index].dropna()) for side in (case.before, case.during))
     if during >= STANDS_STILL and during >= 2 * before:
         return f"one row makes up {during:.0%} of all since the onset"
-    late = _late(case)
-    return f"the newest data were stale in {late:.0%} of the time" if late >= STANDS_STILL else ""
+    share = _late(case)
+    is_silent = share >= STANDS_STILL and len(case.during) < LEAST_ROWS
+    return f"the newest data were stale in {share:.0%} of the time, and hardly a row came" if is_silent else ""
+
+
+def late(case: Case) -> str:
+    """Say how the newest data came too late, or nothing."""
+    share = _late(case)
+    if share < STANDS_STILL:
+        return ""
+    return (
+        f"the newest data were stale in {share:.0%} of the time, though the rows go on: the feed is late and does not "
+        "stand still, so that a restart brings nothing newer; its source must catch up"
+    )
 
 
 def _most_frequent(rows: pd.DataFrame) -> float:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lepton_kit.diagnosis.localisation import Localisation, Symptom, localise, wide_metrics
+from lepton_kit.diagnosis.localisation import LEAST_NORMAL, Localisation, Symptom, localise, wide_metrics
+from lepton_kit.diagnosis.recovery import alerted_objective
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import Recording
 
-FEWEST_VALUES = 5
-"""Values of a metric that are needed before the onset and since, to say how far it moved."""
+FEWEST_VALUES, FEWEST_SINCE = 5, 2
+"""Values of a metric that are needed before the onset, and since, to say how far it moved."""
 
 
 def where(recording: Recording, onset: pd.Timestamp) -> Localisation | str:
     """Rank the components and metrics of a recorded service, or say why they could not be.
 
-    The symptom is looked for where requests enter: in the component that is named as the recording's service, or else
-    in those that nobody calls. Of their metrics it is the one that moved furthest since the onset.
+    The symptom is what the alert names: its component and metric, by its labels or by the objective that it belongs to.
+    Where it names no component, it is looked for where requests enter: in the component that is named as the
+    recording's service, or else in those that nobody calls. Where it names no metric that was recorded there, it is the
+    one that moved furthest since the onset. As many rows before the onset as since are compared with those since; what
+    lies before them is the normal period.
 
     Parameters
     ----------
@@ -42,10 +48,79 @@ def where(recording: Recording, onset: pd.Timestamp) -> Localisation | str:
         return "the recording has no metrics"
     try:
         metrics = wide_metrics(recording.metrics, recording.topology)
-        symptom = symptom_of(metrics, entries(recording), onset)
-        return localise(metrics, recording.topology, symptom)
+        alerted = alerted_places(recording, metrics)
+        symptom = symptom_of(metrics, alerted, onset)
+        volume = volume_of(metrics, symptom)
+        normal, window = _apart(metrics, onset)
+        return localise(window, recording.topology, symptom, normal, volume)
     except InputError as error:
         return str(error)
+
+
+def _apart(metrics: pd.DataFrame, onset: pd.Timestamp) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """Return the normal period, where enough comes before, and the window with as many rows before as since."""
+    since = int((metrics.index >= onset).sum())
+    first = len(metrics) - since - max(since, FEWEST_BEFORE)
+    return (metrics.iloc[:first], metrics.iloc[first:]) if first >= LEAST_NORMAL else (None, metrics)
+
+
+FEWEST_BEFORE = 2
+"""Rows before the onset that the window has at least, as what was so before is no part of the incident."""
+
+
+def alerted_places(recording: Recording, metrics: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the components and metrics that the alerts name, or whose metric the objective that alerted counts.
+
+    A label names a component by its value, whatever the label is called; it names a metric where all words of its value
+    are in the metric's name. Of several metrics those with most labels in their names are returned.
+    """
+    columns: Any = metrics.columns  # pairs: pandas-stubs knows columns of one level only
+    places: list[tuple[str, str]] = list(columns)
+    labels = [text for alert in recording.incident.alerts for key, text in alert.labels.items() if key not in NO_NAMES]
+    named = {text for text in labels if text in metrics.columns.get_level_values(0)}
+    own = [place for place in places if place[0] in (named or entries(recording))]
+    words = [*(text for text in labels if text not in named), *_counted(recording)]
+    told = {place: sum(_names(text, place[1]) for text in dict.fromkeys(words)) for place in own}
+    most = max(told.values(), default=0)
+    return [place for place in own if told[place] == most]
+
+
+NO_NAMES = ("alertname", "severity")
+
+
+def _names(text: str, metric: str) -> bool:
+    words = set(re.findall(r"[a-z0-9.]+", text.lower()))
+    return bool(words) and words <= set(re.findall(r"[a-z0-9.]+", metric.lower()))
+
+
+def _counted(recording: Recording) -> list[str]:
+    """Return the metrics by which the objective that alerted is seen: a histogram is read by its mean."""
+    promises = [one.objective() for one in recording.incident.promises]
+    objective = alerted_objective(recording, promises)
+    if objective is None:
+        return []
+    metric = objective.selector.metric
+    return [f"{metric.removesuffix('_bucket')}_mean" if metric.endswith("_bucket") else metric]
+
+
+def volume_of(metrics: pd.DataFrame, symptom: Symptom) -> str | None:
+    """Return the metric that counts the requests of a component: the mean's own count, or one that says so by its name.
+
+    >>> metrics = pd.DataFrame(columns=pd.MultiIndex.from_product([["web"], ["x_mean", "x_count", "requests_total"]]))
+    >>> [volume_of(metrics, Symptom("web", name, 0.0)) for name in ("x_mean", "queue")]
+    ['x_count', 'requests_total']
+    """
+    known = list(dict.fromkeys(map(str, metrics.columns.get_level_values(1))))
+    own = f"{symptom.metric.removesuffix('_mean')}_count"
+    if symptom.metric.endswith("_mean") and own in known:
+        return own
+    counts = [name for name in known if COUNTS.search(name.lower()) and name != symptom.metric]
+    return min(
+        counts, key=lambda name: (-int((metrics.columns.get_level_values(1) == name).sum()), len(name)), default=None
+    )
+
+
+COUNTS = re.compile(r"(^|[_ ])(requests?|calls?|invocations?)([_ ](total|count|sum|rate))?$")
 
 
 def entries(recording: Recording) -> tuple[str, ...]:
@@ -59,8 +134,8 @@ def entries(recording: Recording) -> tuple[str, ...]:
     return tuple(sorted(callers - callees or callers))
 
 
-def symptom_of(metrics: pd.DataFrame, components: tuple[str, ...], onset: pd.Timestamp) -> Symptom:
-    """Return the metric of some components that moved furthest at the onset.
+def symptom_of(metrics: pd.DataFrame, places: Sequence[tuple[str, str]], onset: pd.Timestamp) -> Symptom:
+    """Return that of some metrics which moved furthest at the onset; where it is one, that.
 
     How far is the distance of the medians, in the spread before (median absolute deviation).
 
@@ -68,29 +143,31 @@ def symptom_of(metrics: pd.DataFrame, components: tuple[str, ...], onset: pd.Tim
     ----------
     metrics
         A row per time; columns (component, metric), as `wide_metrics` gives them.
-    components
-        Where the symptom may be.
+    places
+        Components and metrics of which one is the symptom.
     onset
         Since when the incident is.
 
     Raises
     ------
     InputError
-        When no metric of these components has enough values on either side of the onset.
+        When there are several, and none has enough values on either side of the onset.
 
     Examples
     --------
     >>> times = pd.date_range("2026-01-01", periods=20, freq="min", tz="UTC")
     >>> metrics = pd.DataFrame({("web", "latency"): [0.1, 0.2] * 5 + [0.9, 0.8] * 5, ("web", "rate"): [3.0, 4.0] * 10})
-    >>> symptom_of(metrics.set_index(times), ("web",), times[10]).metric
+    >>> symptom_of(metrics.set_index(times), list(metrics.columns), times[10]).metric
     'latency'
     """
-    places: Any = list(metrics.columns)  # pairs: pandas-stubs knows columns of one level only
-    moved = {place: _distance(metrics[place].dropna(), onset) for place in places if place[0] in components}
+    if len(places) == 1:
+        return Symptom(*places[0], onset)
+    moved = {place: _distance(metrics[place].dropna(), onset) for place in places}
     known = {place: distance for place, distance in moved.items() if distance is not None}
     if not known:
+        components = ", ".join(dict.fromkeys(component for component, _ in places)) or "the service"
         raise InputError(
-            f"{', '.join(components)}: no metric has {FEWEST_VALUES} values before {onset:%Y-%m-%d %H:%M:%S} and since"
+            f"{components}: no metric has {FEWEST_VALUES} values before {onset:%Y-%m-%d %H:%M:%S} and since"
         )
     component, metric = max(known, key=known.__getitem__)
     return Symptom(component, metric, onset)
@@ -98,7 +175,7 @@ def symptom_of(metrics: pd.DataFrame, components: tuple[str, ...], onset: pd.Tim
 
 def _distance(values: pd.Series, onset: pd.Timestamp) -> float | None:
     before, since = values[values.index < onset], values[values.index >= onset]
-    if min(len(before), len(since)) < FEWEST_VALUES:
+    if len(before) < FEWEST_VALUES or len(since) < FEWEST_SINCE:
         return None
     middle = before.median()
     spread = float((before - middle).abs().median()) or float(before.std()) or abs(float(middle)) or 1.0

@@ -113,11 +113,16 @@ class Trouble:
     may_cost: tuple[str, ...] = ()
     before: Ratio = field(init=False)
     during: Ratio = field(init=False)
+    latest: Ratio = field(init=False)
+    """The indicator that alerted in the later half of the incident."""
 
     def __post_init__(self) -> None:
         before, during = self._periods(self.objective)
         object.__setattr__(self, "before", before)
         object.__setattr__(self, "during", during)
+        end = pd.Timestamp(self.recording.incident.window.end)
+        latest = sli_ratio(self.recording, self.objective, self.onset + (end - self.onset) / 2, end)
+        object.__setattr__(self, "latest", latest)
 
     @classmethod
     def among(
@@ -128,9 +133,10 @@ class Trouble:
         others = [one for one in objectives if one.service == alerted.service and one.name != alerted.name]
         return cls(recording, onset, alerted, tuple(others), tuple(may_cost))
 
-    def judged(self, after: Ratio) -> Recovery:
-        """Return what became of the indicator."""
-        return judge_recovery(self.before, self.during, after, self.objective.target, self.objective.minimum)
+    def judged(self, after: Ratio, until: Ratio | None = None) -> Recovery:
+        """Return what became of the indicator; `until` is what it was right before the repair, where that is known."""
+        latest = until if until is not None and until.total >= self.objective.minimum else self.latest
+        return judge_recovery(self.before, self.during, after, self.objective.target, self.objective.minimum, latest)
 
     def judge(
         self, after: Recording, start: pd.Timestamp, end: pd.Timestamp, until: Mapping[str, Ratio] | None = None
@@ -144,7 +150,7 @@ class Trouble:
         until
             Indicators right before the repair, by the objective's name; those of the incident where they are unknown.
         """
-        recovery = self.judged(sli_ratio(after, self.objective, start, end))
+        recovery = self.judged(sli_ratio(after, self.objective, start, end), (until or {}).get(self.objective.name))
         effects = []
         for one in self.others:
             before, during = self._periods(one)
@@ -287,7 +293,7 @@ def _scraper(operator: ServiceOperator, seconds: float) -> Iterator[Scraper]:
 
 
 def _until_now(operator: ServiceOperator, trouble: Trouble, scraper: Scraper) -> dict[str, Ratio]:
-    """Return the indicators of the other objectives from the end of the recording to this moment.
+    """Return the indicators of all objectives from the end of the recording to this moment.
 
     A second fault may have gone on meanwhile, which is not to be blamed on the repair. Only series that the recording
     holds are counted, as what a counter grew by is known of no other.
@@ -295,7 +301,7 @@ def _until_now(operator: ServiceOperator, trouble: Trouble, scraper: Scraper) ->
     recorded = trouble.recording
     start = recorded.metrics["time"].max() if len(recorded.metrics) else pd.Timestamp(recorded.incident.window.end)
     answers = all(one.up for one in scraper.scrape_once())
-    if not (answers and trouble.others and start.timestamp() < time.time()):
+    if not (answers and start.timestamp() < time.time()):
         return {}
     with tempfile.TemporaryDirectory() as place:
         now = capture(
@@ -304,7 +310,7 @@ def _until_now(operator: ServiceOperator, trouble: Trouble, scraper: Scraper) ->
     known = now.metrics.merge(recorded.metrics[["metric", "labels"]].drop_duplicates(), on=["metric", "labels"])
     whole = joined(recorded, replace(now, metrics=known))
     end = pd.Timestamp(now.incident.window.end)
-    return {one.name: sli_ratio(whole, one, start, end) for one in trouble.others}
+    return {one.name: sli_ratio(whole, one, start, end) for one in (trouble.objective, *trouble.others)}
 
 
 def observe(
