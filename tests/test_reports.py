@@ -22,8 +22,9 @@ from helpers import ROOT, write_notebook
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.reports.cards import KINDS
+from lepton_kit.reports.facts import headlines
 from lepton_kit.reports.maths import markdown_as_html
-from lepton_kit.reports.page import make_page
+from lepton_kit.reports.page import make_page, summary
 from lepton_kit.reports.publish import publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import Site, _add_missing, build_site
@@ -502,6 +503,22 @@ def test_results_stand_beside_those_of_the_run_before(own: tuple[Path, dict[str,
     assert rows["mae"] == "mae 2 USD 2.346 -0.3457 (-14.7%)"
     assert rows["rows"] == "rows 1,047 rows 1,047 same"
     assert f"lepton diff {runs['diagnosis'].run_id} {again.run_id}" in words_of(page)
+
+
+def test_the_headlines_that_a_notebook_names_stand_for_it_by_their_titles(
+    own: tuple[Path, dict[str, Manifest]],
+) -> None:
+    project, runs = own
+    run = runs["diagnosis"]
+    named = {"title": "Mean absolute error", "headline": True}
+    mae = run.results["mae"].model_copy(update=named)
+    run = run.model_copy(update={"results": {**run.results, "mae": mae}})
+    assert headlines(run) == [("Mean absolute error", "2.346 USD")]
+    assert summary(run).endswith("Mean absolute error 2.346 USD")
+    publish_runs(project, [run])
+    page = page_of(build_site(project), run)
+    assert "Mean absolute error 2.346 USD and 3 more" in words_of(facts_of(page)["Results"])
+    assert "Mean absolute error" in [row.td.text for row in page.select("table.results tbody tr")]
 
 
 def test_a_page_offers_notebook_manifest_and_recording(own: tuple[Path, dict[str, Manifest]]) -> None:

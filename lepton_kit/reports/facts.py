@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
-from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result
+from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result, title_of
 from lepton_kit.runs.verify import pair_results
 
 STATUS_WORDS = {
@@ -83,13 +83,16 @@ def results_html(run: Manifest, previous: Manifest | None, published: Collection
     if not (single := _singles(run)):
         return ""
     if previous is None:
-        rows = [[as_text(name), as_text(_shown(each.value)), as_text(_unit(each))] for name, each in single.items()]
+        rows = [
+            [as_text(title_of(name, each)), as_text(_shown(each.value)), as_text(_unit(each))]
+            for name, each in single.items()
+        ]
         return table(rows, ["Result", "Value", "Unit"], "files results")
     before = _singles(previous)
     pairs = {pair.name: pair.verdict for pair in pair_results(previous.results, run.results)}
     rows = [
         [
-            as_text(name), as_text(_shown(each.value)), as_text(_unit(each)),
+            as_text(title_of(name, each)), as_text(_shown(each.value)), as_text(_unit(each)),
             as_text(_shown(before[name].value)) if name in before else "–",
             _change(before.get(name), each, pairs[name]),
         ]
@@ -120,8 +123,13 @@ def repeat_commands(run: Manifest) -> str:
 
 
 def headlines(run: Manifest) -> list[tuple[str, str]]:
-    """Return (name, value with unit) of the first single results that are no part of the conclusion."""
-    return [(name, _with_unit(result)) for name, result in _singles(run).items()][:HEADLINES]
+    """Return (title, value with unit) of the results that the notebook names as its headlines, else of the first.
+
+    The conclusion is left out: it has rows of its own.
+    """
+    singles = _singles(run)
+    chosen = {name: result for name, result in singles.items() if result.headline} or singles
+    return [(title_of(name, result), _with_unit(result)) for name, result in chosen.items()][:HEADLINES]
 
 
 def utc(moment: datetime) -> str:
@@ -153,9 +161,7 @@ def _singles(run: Manifest) -> dict[str, Result]:
     return {
         name: result
         for name, result in run.results.items()
-        if isinstance(result.value, bool | int | float | str)
-        and name not in CONCLUSION
-        and not re.fullmatch("[0-9a-f]{64}", str(result.value))
+        if result.is_single and name not in CONCLUSION and not re.fullmatch("[0-9a-f]{64}", str(result.value))
     }
 
 
@@ -211,7 +217,7 @@ def _shown(value: bool | int | float | str) -> str:
 
 
 def _left_out(run: Manifest) -> str:
-    more = len(_singles(run)) - HEADLINES
+    more = len(_singles(run)) - len(headlines(run))
     return f'<p class="quiet">and {more} more in the notebook below</p>' if more > 0 else ""
 
 
