@@ -19,7 +19,7 @@ from lepton_kit.diagnosis.relations import asked_anew, following
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
-from lepton_kit.telemetry.recordings import Recording, feature_columns, is_inside, printable
+from lepton_kit.telemetry.recordings import Deployment, Recording, feature_columns, is_inside, printable
 
 MOST_COMPARED = 600
 """Rows of either side that a classifier learns to tell apart at most."""
@@ -119,6 +119,14 @@ class Case:
     def samples(self) -> dict[str, pd.DataFrame]:
         """Return the samples of each metric, by its name."""
         return {str(name): part for name, part in self.recording.metrics.groupby("metric")}
+
+    @cached_property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Return the deployments that changed the version: not a service's first start, before which none answered."""
+        known = sorted(self.recording.incident.deployments, key=lambda item: item.time)
+        is_first = bool(known) and not (self.requests["time"] < pd.Timestamp(known[0].time)).any()
+        window = self.recording.incident.window
+        return tuple(known[1:] if is_first and known[0].time >= window.start else known)
 
     @cached_property
     def inputs(self) -> pd.DataFrame:

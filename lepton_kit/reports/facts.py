@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
 from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result, title_of
+from lepton_kit.runs.parameters import run_command, typed
 from lepton_kit.runs.verify import pair_results
 
 STATUS_WORDS = {
@@ -117,8 +115,7 @@ def downloads_html(files: Sequence[str]) -> str:
 
 def repeat_commands(run: Manifest) -> str:
     """Return the commands that run the notebook again with the same values, and that compare a repetition."""
-    values = [f"-p {shlex.quote(name)} {shlex.quote(_plain(value))}" for name, value in run.parameters.items()]
-    again = " \\\n    ".join([f"lepton run {shlex.quote(run.notebook)}", *values])
+    again = run_command(run.notebook, run.parameters, " \\\n    ")
     return f"{again}\nlepton check {run.run_id}"
 
 
@@ -173,7 +170,7 @@ def _conclusion(run: Manifest, name: str) -> str:
 
 
 def _parameters(run: Manifest) -> str:
-    values = _named({name: f"<code>{as_text(_plain(value))}</code>" for name, value in run.parameters.items()})
+    values = _named({name: f"<code>{as_text(typed(value))}</code>" for name, value in run.parameters.items()})
     if len(run.parameters) <= MOST_OPEN:
         return values
     return f"<details><summary>{len(run.parameters)} parameters</summary>{values}</details>"
@@ -219,11 +216,6 @@ def _shown(value: bool | int | float | str) -> str:
 def _left_out(run: Manifest) -> str:
     more = len(_singles(run)) - len(headlines(run))
     return f'<p class="quiet">and {more} more in the notebook below</p>' if more > 0 else ""
-
-
-def _plain(value: Any) -> str:
-    """Return a parameter's value as `-p` takes it: text as it is, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _shortened(text: str, limit: int = 200) -> str:

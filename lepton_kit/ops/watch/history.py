@@ -25,6 +25,7 @@ from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.runs.manifest import FILE, Manifest, Result
 from lepton_kit.runs.settings import Settings
 from lepton_kit.telemetry.rules import alert_name
+from lepton_kit.telemetry.slo import Objective
 
 HISTORY, JUDGEMENT = "history.json", "judgement.md"
 MOST_CHARACTERS = 20_000
@@ -167,30 +168,47 @@ def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[fo
     return tuple(action for action in found if action.time >= began)
 
 
+def alerted_objective(incident: Incident, settings: Settings, project: Path) -> Objective | None:
+    """Return the objective whose alert an incident is; None where the alert belongs to none of its service.
+
+    Raises
+    ------
+    InputError
+        When the objectives cannot be read.
+    """
+    label = incident.alert.get("labels", {}).get("slo")
+    return next(
+        (
+            one
+            for one in read_all_objectives(settings, project)
+            if one.service == incident.service and (label == one.name or incident.name == alert_name(one))
+        ),
+        None,
+    )
+
+
 def _promise(incident: Incident, settings: Settings, project: Path, problems: list[str]) -> form.Promise | None:
     try:
-        objectives = read_all_objectives(settings, project)
+        one = alerted_objective(incident, settings, project)
     except InputError as error:
         problems.append(f"objectives: {error}")
         return None
-    for one in objectives:
-        named = incident.alert.get("labels", {}).get("slo") == one.name or incident.name == alert_name(one)
-        if named and one.service == incident.service:
-            return form.Promise(
-                name=one.name,
-                title=one.title,
-                service=one.service,
-                description=one.description,
-                target=one.target,
-                window_s=one.window,
-                events=one.events,
-                selector=str(one.selector),
-                total=str(one.total),
-                minimum=one.minimum,
-                time_scale=settings.watch.time_scale,
-            )
-    problems.append(f"no objective of service {incident.service!r} belongs to the alert {incident.name!r}")
-    return None
+    if one is None:
+        problems.append(f"no objective of service {incident.service!r} belongs to the alert {incident.name!r}")
+        return None
+    return form.Promise(
+        name=one.name,
+        title=one.title,
+        service=one.service,
+        description=one.description,
+        target=one.target,
+        window_s=one.window,
+        events=one.events,
+        selector=str(one.selector),
+        total=str(one.total),
+        minimum=one.minimum,
+        time_scale=settings.watch.time_scale,
+    )
 
 
 def _moment(at: float) -> datetime:

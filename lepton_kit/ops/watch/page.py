@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from shlex import quote as quote_word
 from typing import Any
 from urllib.parse import quote
 
@@ -45,7 +46,9 @@ def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str
     `needs_token` says whether that takes the token of the webhook. The page does not load itself again, as the status
     page does: what is being typed would be lost.
     """
-    alert = incident["alert"]
+    alert, again = incident["alert"], incident.get("diagnose", "")
+    if again == (incident.get("next_action") or {}).get("command"):
+        again = ""  # it stands on top
     facts = {
         "Service": incident["service"], "Severity": incident["severity"], "Began (UTC)": _moment(incident["starts_at"]),
         "Ended (UTC)": _moment(incident["ends_at"]) if incident["ends_at"] else "", "Came by": incident["origin"],
@@ -54,9 +57,11 @@ def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str
     body = (
         f'<header><p class="back"><a href="/">Status</a></p><h1>{text(incident["name"] or "alert")} '
         f"{badge(incident['status'])}</h1><p>{text(incident['summary'])}</p></header>"
+        + next_html(incident.get("next_action"))
         + _facts(facts)
         + _section("Repairs", [_remedy(one, needs_token) for one in incident["remedies"]], "")
         + _section("Runs", [_job(one) for one in incident["runs"]], "None was started.", "list")
+        + (f"<section><h2>Diagnose it again</h2>{_command(again)}</section>" if again else "")
         + f"<section><h2>Labels</h2>{_facts(alert['labels'])}</section>"
         + f"<section><h2>Annotations</h2>{_facts(alert['annotations'])}</section>"
     )
@@ -66,14 +71,47 @@ def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str
 def runbook_page(alert: str, runbook: str | None, incidents: Iterable[Mapping[str, Any]]) -> str:
     """Return the page that an alert's `runbook_url` leads to."""
     words = (
-        f"<p>This alert starts <code>{text(runbook)}</code>. By hand: <code>lepton run {text(runbook)}</code></p>"
+        f"<p>This alert starts <code>{text(runbook)}</code>.</p>"
         if runbook
         else "<p>No runbook is set for this alert: it is recorded only. "
         f"<code>[alerts.{text(alert)}]</code> in lepton.toml sets one.</p>"
     )
-    listed = _section("Incidents", [_incident(one) for one in incidents], "None so far.")
+    known = list(incidents)
+    firing, over = ([one for one in known if (one["status"] == "firing") is wanted] for wanted in (True, False))
     head = f'<header><p class="back"><a href="/">Status</a></p><h1>{text(alert)}</h1>{words}</header>'
-    return document(f"runbook of {alert}", head + listed)
+    body = (
+        _section("Open now", [_to_do(one) for one in firing], "This alert does not fire.", "list")
+        + (f"<section><h2>Rehearse</h2>{_rehearsal(runbook)}</section>" if runbook and not firing else "")
+        + _section("Earlier incidents", [_incident(one) for one in over], "None.")
+    )
+    return document(f"runbook of {alert}", head + body)
+
+
+def _to_do(incident: Mapping[str, Any]) -> str:
+    """Return what is to be done about an open incident: next, and to diagnose it once more."""
+    link = f"/incidents/{quote(incident['id'])}"
+    command = incident["diagnose"] if incident["diagnose"] != (incident["next_action"] or {}).get("command") else ""
+    again = f"<p>Diagnose it again, from its own recording:</p>{_command(command)}" if command else ""
+    same = f'<p class="quiet">The same as {text(incident["same_as"])}.</p>' if incident["same_as"] else ""
+    return (
+        f'<article class="card"><h3><a href="{text(link)}">{text(incident["id"])}</a></h3>{same}'
+        f"{next_html(incident.get('next_action'))}{again}</article>"
+    )
+
+
+def next_html(action: Mapping[str, Any] | None) -> str:
+    """Return what is to be done next, with its command, as HTML; nothing where nothing is."""
+    if not action:
+        return ""
+    return f'<p class="next"><strong>Next:</strong> {text(action["what"])}</p>{_command(action["command"])}'
+
+
+def _command(command: str) -> str:
+    return f'<pre class="command">{text(command)}</pre>' if command else ""
+
+
+def _rehearsal(runbook: str) -> str:
+    return f"<p>On the example that comes with the runbook:</p>{_command(f'lepton run {quote_word(runbook)}')}"
 
 
 def missing_page(what: str) -> str:
@@ -184,9 +222,10 @@ def _incident(incident: Mapping[str, Any]) -> str:
     summary = f"<p>{text(incident['summary'])}</p>" if incident["summary"] else ""
     name = text(incident["name"] or "alert without a name")
     decided = "".join(_decided(one) for one in incident["remedies"])
+    following = next_html(incident.get("next_action"))
     return (
         f'<article class="card"><h3><a href="{text(link)}">{name}</a> {badge(incident["status"])}</h3>'
-        f'<p class="quiet">{text(about)}</p>{summary}{note}<div class="list">{runs}</div>{decided}</article>'
+        f'<p class="quiet">{text(about)}</p>{summary}{note}{following}<div class="list">{runs}</div>{decided}</article>'
     )
 
 

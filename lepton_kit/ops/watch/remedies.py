@@ -27,6 +27,7 @@ SCHEMA = (
 )
 HOUR_S = 3600.0
 WITHDRAWN = "withdrawn: the alert ended before anybody decided"
+NOT_STARTED = "withdrawn: the alert ended before the repair that comes first had"
 TOO_LATE = "the alert had ended before its diagnosis did: no repair was proposed"
 _EARLIER_FAILED = "(earlier.state = 'refused' OR earlier.state = 'ended' AND earlier.status != 'succeeded')"
 READY = f"""state = 'queued' AND NOT EXISTS (
@@ -137,8 +138,17 @@ def _over_limit(ledger: sqlite3.Connection, service: str, incident: str, most_pe
 
 
 def hold(ledger: sqlite3.Connection, job: int, why: str) -> None:
-    """Let a repair wait for a person, who then decides knowing of what came before it."""
-    ledger.execute("UPDATE jobs SET state = 'waiting', error = NULL WHERE number = ?", [job])
+    """Let a repair wait for a person, who then knows of what came before it; withdraw it where the alert has ended."""
+    is_over = ledger.execute(
+        "SELECT 1 FROM jobs JOIN incidents ON incidents.id = jobs.incident"
+        " WHERE number = ? AND incidents.status = 'resolved'",
+        [job],
+    ).fetchone()
+    if is_over:
+        refused = "UPDATE jobs SET state = 'refused', error = ?, ended = ? WHERE number = ?"
+        ledger.execute(refused, [f"{WITHDRAWN} ({why})", time.time(), job])
+    else:
+        ledger.execute("UPDATE jobs SET state = 'waiting', error = NULL WHERE number = ?", [job])
     ledger.execute("UPDATE remedies SET automatic = 0, follows = NULL, why = ? WHERE job = ?", [why, job])
 
 
@@ -164,12 +174,12 @@ def hold_followers(ledger: sqlite3.Connection) -> None:
 
 
 def withdraw(ledger: sqlite3.Connection, incident: str) -> None:
-    """Refuse the repairs of an incident that still wait for a person: a later yes would repair what is over."""
-    ledger.execute(
-        "UPDATE jobs SET state = 'refused', error = ?, ended = ?"
-        " WHERE incident = ? AND kind = 'remedy' AND state = 'waiting'",
-        [WITHDRAWN, time.time(), incident],
-    )
+    """Refuse the repairs of an incident that wait for a person or for another one: they would repair what is over."""
+    chosen = " WHERE incident = ? AND kind = 'remedy' AND state"
+    refused = f"UPDATE jobs SET state = 'refused', error = ?, ended = ?{chosen}"
+    follows = "AND number IN (SELECT job FROM remedies WHERE follows IS NOT NULL)"
+    for state, why, only in (("waiting", WITHDRAWN, ""), ("queued", NOT_STARTED, follows)):
+        ledger.execute(f"{refused} = ? {only}", [why, time.time(), incident, state])
 
 
 def decide(ledger: sqlite3.Connection, job: int, decision: Decision) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -10,23 +11,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.observer import Observed
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.remedies import Remedy
+from lepton_kit.ops.watch.routing import RECORDING, Routes
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.worker import REPORT
 from lepton_kit.runs.manifest import FILE, Manifest
+from lepton_kit.runs.parameters import run_command
 
-MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED = 12, 50, 5
+MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED, MOST_JOBS = 12, 50, 5, 100
 SHOWN_RESULTS = (
-    "cause", "also", "probability", "confidence", "next_action",
-    "action", "applied", "verdict", "rolled_back",
+    "cause", "also", "probability", "confidence", "next_action", "onset",
+    "plan", "action", "applied", "verdict", "rolled_back",
 )  # fmt: skip
 """What a diagnosis and a repair record that is shown beside their runs."""
 
 
-def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) -> dict[str, Any]:
+def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, routes: Routes) -> dict[str, Any]:
     """Return how the project stands: services, incidents, runs, schedules, the queue, and what goes wrong."""
     firing = queue.incidents(MOST_INCIDENTS, "firing")
     recent = queue.incidents(MOST_RUNS, "resolved")
@@ -38,8 +43,8 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) ->
         "time": _now(),
         "services": [asdict(state) for state in list(seen.services.values())],
         "open": queue.open_incidents(),
-        "open_incidents": [incident_facts(incident, queue, project) for incident in firing],
-        "recent_incidents": [incident_facts(incident, queue, project) for incident in recent],
+        "open_incidents": [incident_facts(incident, queue, project, routes) for incident in firing],
+        "recent_incidents": [incident_facts(incident, queue, project, routes) for incident in recent],
         "runs": [run_facts(run, project) for run in newest_runs(project, MOST_RUNS)],
         "schedules": _schedules(schedules),
         "queue": queue.counts(),
@@ -50,17 +55,62 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) ->
     }
 
 
-def incident_facts(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
-    """Return an incident with the runs that it started."""
+def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Routes | None = None) -> dict[str, Any]:
+    """Return an incident with the runs that it started, the command that diagnoses it, and what is to be done next.
+
+    Without `routes`, an alert whose runbook has not been started has no such command.
+    """
     annotations: Mapping[str, str] = incident.alert.get("annotations", {})
+    main = queue.main_incident(incident.id)
     jobs = queue.jobs(20, incident=incident.id)[::-1]
     runs = {job.number: job.run_id for job in jobs if job.state == "ended"}
-    return {
+    facts = {
         **asdict(incident),
         "summary": annotations.get("summary", ""),
+        "same_as": main.id if main else None,
         "runs": [job_facts(job, project) for job in jobs],
         "remedies": [remedy_facts(one, project, runs.get(one.job)) for one in queue.remedies(incident.id)],
+        "diagnose": diagnosis_command(main or incident, queue, project, routes),
     }
+    following = next_action(main or incident, queue, project, facts["diagnose"])
+    return facts | {"next_action": asdict(following) if following and incident.status == "firing" else None}
+
+
+def diagnosis_command(incident: Incident, queue: Queue, project: Path, routes: Routes | None) -> str:
+    """Return the command that diagnoses this very incident, from its own recording; nothing where no runbook is set.
+
+    Where its evidence has not been captured, the command does so first.
+    """
+    looks = [job for job in queue.jobs(20, incident=incident.id) if job.kind == "alert"]
+    notebook = looks[0].notebook if looks else routes.runbook(incident.name) if routes else None
+    if notebook is None:
+        return ""
+    given = dict(looks[0].parameters) if looks else {}
+    if incident.recording is None and not (routes and routes.reads_recording(incident.name)):
+        return run_command(notebook, given)
+    recording = incident.recording or recording_folder(Path(), incident.id).as_posix()
+    command = run_command(notebook, given | {RECORDING: recording})
+    if (project / recording).is_dir():
+        return command
+    words = ["lepton", "capture", incident.service, "-o", recording, "--from", incident.starts_at[:19]]
+    return f"{shlex.join(words)} && {command}"
+
+
+def next_action(incident: Incident, queue: Queue, project: Path, diagnose: str) -> NextAction | None:
+    """Return what is to be done next about an incident: by where its repairs stand, or as its diagnosis advises."""
+    jobs = {job.number: job for job in queue.jobs(MOST_JOBS, incident=incident.id)}
+    stages = []
+    for one in queue.remedies(incident.id):
+        job = jobs[one.job]
+        results = run_results(job.run_id, project) if job.run_id and job.state == "ended" else {}
+        plan = str(results.get("action") or "")
+        stages.append(RepairStage(one.cause, one.notebook, job.state, plan, str(results.get("verdict") or "")))
+    looks = [job for job in jobs.values() if job.kind == "alert"]
+    if any(job.state in ("queued", "running") for job in looks):
+        return NextAction("Wait: the incident is being diagnosed.")
+    said = [run_results(job.run_id, project).get("next_action") for job in looks if job.run_id]
+    advised = next((NextAction(str(words)) for words in said if words), None)
+    return of_incident(incident.id, stages, advised, diagnose) if diagnose or stages else None
 
 
 def remedy_facts(remedy: Remedy, project: Path, run_id: str | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
 from lepton_kit.ops.watch.policy import SERVICE, Policy
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.runs.ledger import LEASE_S
 from lepton_kit.runs.manifest import FILE, Manifest
@@ -94,10 +95,26 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
         logger.exception("job %s", job.key)
         queue.refuse(job, f"{type(error).__name__}: {error}")
     else:
-        proposals = policy.proposals(run.results) if policy is not None and run.status == "succeeded" else []
+        is_telling = policy is not None and run.status == "succeeded"
+        proposals = _proposals(policy, run, job, queue, settings, project) if policy and is_telling else []
         queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour, leaves_open(job, run))
         return run
     return None
+
+
+def _proposals(
+    policy: Policy, run: Manifest, job: Job, queue: Queue, settings: Settings, project: Path
+) -> list[Proposal]:
+    """Return the repairs that a diagnosis asks for, in the order of the objective that alerted."""
+    from lepton_kit.ops.watch.history import alerted_objective  # pandas, which other jobs do not need
+
+    incident, objective = queue.incident(job.incident or ""), None
+    if incident is not None:
+        try:
+            objective = alerted_objective(incident, settings, project)
+        except InputError as error:  # the repairs are proposed all the same, the likeliest cause first
+            logger.warning("the objectives were not read: %s", error)
+    return policy.proposals(run.results, objective)
 
 
 def leaves_open(job: Job, run: Manifest) -> bool:
