@@ -166,7 +166,11 @@ def _in_words(name: str, value: Any) -> str:
 
 
 class History(_Part):
-    """All of it; `made` says how it came to be, `missing` what could not be had."""
+    """All of it; `made` says how it came to be, `missing` what could not be had.
+
+    `time_scale` shortened the windows of all objectives, for a demonstration. `is_over` says that the alert had ended
+    and nothing was left to run or to decide: such a history stays as it is.
+    """
 
     format: Literal["lepton-incident-history/1"]
     id: Text
@@ -178,6 +182,16 @@ class History(_Part):
     frozen: AwareDatetime
     made: Text = ""
     missing: tuple[Text, ...] = ()
+    time_scale: float = Field(default=1, gt=0)
+    cost_per_minute: float | None = None
+    currency: Text = ""
+    is_over: bool = False
+
+    @property
+    def onset(self) -> pd.Timestamp | None:
+        """Return when the incident began, as its diagnosis dates it; None where none does."""
+        said = self.diagnosed.get("onset")
+        return utc(said) if isinstance(said, str) else None
 
     @property
     def diagnosis(self) -> Job | None:

@@ -7,8 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from lepton_kit import plots
 from lepton_kit.diagnosis import postmortem
 from lepton_kit.diagnosis.history import History, Job, utc
 from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
+from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
 from lepton_kit.diagnosis.recovery import sli_over_time
 from lepton_kit.errors import InputError
 from lepton_kit.ops.page_figures import drawn
 from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of, with_intervals
 from lepton_kit.ops.watch.evidence import recording_folder
-from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement
+from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement, settled_history
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Points, Table, Words, as_markdown, as_page
 from lepton_kit.reports.cards import FIGURE, PAGE, Card, place, published
@@ -33,6 +35,7 @@ from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.quarto import find_quarto, render_pdf
 from lepton_kit.reports.story import Picture, first_figure
 from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.parameters import run_command
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
 
@@ -149,11 +152,10 @@ def gather(project: Path, id: str) -> Incident:
     found = queue.incident(id)
     if found is None:
         raise InputError(f"incident {id!r}: none of the ledger; `lepton incidents` lists them")
-    history = history_of(found, queue, settings, project)
+    history = settled_history(found, queue, settings, project)
     recorded = found.recording or recording_folder(Path(), id).as_posix()
     recording, after = _recording(project / recorded), _recording(recording_folder(project, f"{id}-recovery"))
     others = [one for one in queue.incidents(200) if one.name == found.name and one.starts_at < found.starts_at]
-    service = settings.services.get(found.service)
     return Incident(
         history=history,
         judgement=read_judgement(open_judgement(found, project)),
@@ -163,8 +165,8 @@ def gather(project: Path, id: str) -> Incident:
         figure=figure_of_objective(history, recording, after) or _figure_of_diagnosis(history.diagnosis, project),
         drawn_timeline=_figure_of_postmortem(queue, id, project),
         previous=history_of(others[0], queue, settings, project) if others else None,
-        cost_per_minute=service.cost_per_minute if service else None,
-        currency=service.currency if service else "",
+        cost_per_minute=history.cost_per_minute,
+        currency=history.currency,
         linked={card.id for card in published(reports_folder(project)) if card.kind == "runs"},
     )
 
@@ -224,7 +226,7 @@ def _first_figure(project: Path, run_id: str) -> Picture | None:
 def page_blocks(incident: Incident) -> list[Block]:
     """Return the page of an incident, from its facts to its provenance."""
     return [
-        Facts(_facts(incident), moments=("Began", "Noticed", "Over")),
+        Facts(_facts(incident), moments=("Began", "Noticed", "Over"), commands=("Command",)),
         *_summary(incident),
         *_actions(incident),
         *_impact(incident),
@@ -242,21 +244,58 @@ def _facts(incident: Incident) -> dict[str, str]:
     said = history.diagnosed
     probability = said.get("probability")
     sure = f" ({_sure(probability)} sure)" if isinstance(probability, float) else ""
-    also = ", ".join(map(str, said.get("also") or []))
+    also = ", ".join(_list(said.get("also")))
     lasted = times.time_to_recover
     is_over = history.alert.status == "resolved"
+    action = next_action(incident)
     return {
         "Incident": history.id,
         "Service": history.service,
         "Severity": history.alert.severity,
         "Status": "resolved" if is_over else "open",
         "Cause": f"{said.get('cause', 'not diagnosed')}{sure}" + (f", and {also}" if also else ""),
-        "Next action": "" if is_over else str(said.get("next_action", "")),
+        "Next action": action.what if action else "",
+        "Command": action.command if action else "",
         "Began": _moment(times.onset),
         "Noticed": _moment(times.alerted),
         "Over": _moment(times.recovered),
         "Lasted": duration(lasted) if lasted is not None else "",
+        "Time": scale_words(history.time_scale),
     }
+
+
+def scale_words(scale: float) -> str:
+    """Return how much shorter than usual all windows are; nothing where they are not.
+
+    >>> scale_words(600), scale_words(1)
+    ('demo time ×600: all windows are 600 times shorter, 10 s stand for 1 h 40 min', '')
+    """
+    if scale == 1:
+        return ""
+    return f"demo time ×{scale:g}: all windows are {scale:g} times shorter, 10 s stand for {duration(10 * scale)}"
+
+
+def next_action(incident: Incident) -> NextAction | None:
+    """Return what is to be done next about an incident that is open; None of one that is over."""
+    history = incident.history
+    if history.alert.status == "resolved":
+        return None
+    repairs = [
+        RepairStage(
+            job.name, job.notebook, job.state, *(str(_recorded(job, name) or "") for name in ("action", "verdict"))
+        )
+        for job in history.jobs
+        if job.kind == "remedy"
+    ]
+    looks = [job for job in history.jobs if job.kind == "alert"]
+    given = {"recording": incident.recorded} if incident.recording is not None else {}
+    diagnose = run_command(looks[0].notebook, given) if looks else ""
+    advised = history.diagnosed.get("next_action")
+    return of_incident(history.id, repairs, NextAction(str(advised)) if advised else None, diagnose)
+
+
+def _recorded(job: Job, name: str) -> Any:
+    return job.run.results[name].value if job.run and name in job.run.results else None
 
 
 def _summary(incident: Incident) -> list[Block]:
@@ -284,6 +323,9 @@ def _in_short(incident: Incident) -> str:
         because = [str(reason).partition(": ")[2] or str(reason) for reason in said.get("reasons") or []]
         found = CAUSE_WORDS.get(cause, f"{cause} at fault")
         sentences.append(f"The diagnosis found {found}" + (f": {because[0]}." if because else "."))
+        for other, reason in zip_longest(_list(said.get("also")), because[1:]):
+            if other:
+                sentences.append(f"At work beside it: {other}" + (f", as {reason}." if reason else "."))
     repairs = postmortem.repairs(history)
     for repair in repairs.to_dict("records"):
         if repair["action"]:
@@ -291,8 +333,16 @@ def _in_short(incident: Incident) -> str:
     if times.time_to_recover is not None:
         sentences.append(f"It was over {duration(times.time_to_recover)} after it began.")
     elif history.alert.status == "firing":
-        sentences.append("It is not over.")
+        sentences.append("Ongoing.")
+        if (action := next_action(incident)) is not None:
+            sentences.append(f"Next: {action.what}")
+    if history.time_scale != 1:
+        sentences.append(f"All in demo time ×{history.time_scale:g}.")
     return " ".join(sentences)
+
+
+def _list(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
 
 
 def _impact(incident: Incident) -> list[Block]:
@@ -436,7 +486,7 @@ def _card(incident: Incident) -> Card:
         kind="incidents",
         id=history.id,
         title=history.alert.summary or f"{history.alert.name} on {history.service}",
-        date=f"{history.alert.starts_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}",
+        date=f"{history.onset or utc(history.alert.starts_at):%Y-%m-%d %H:%M:%S.%f}",
         description=_in_short(incident),
         group=history.alert.name,
         categories=(cause, facts["Status"]),
@@ -444,6 +494,7 @@ def _card(incident: Incident) -> Card:
         facts={
             "service": history.service, "cause": cause, "severity": history.alert.severity,
             "duration": facts["Lasted"], "status": facts["Status"],
+            **({"time": f"demo time ×{history.time_scale:g}"} if history.time_scale != 1 else {}),
         },
     )  # fmt: skip
 

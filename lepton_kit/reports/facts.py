@@ -145,12 +145,15 @@ def duration(seconds: float | None) -> str:
 
     Examples
     --------
-    >>> duration(12.34), duration(125), duration(None)
-    ('12.3 s', '2 min 5 s', 'not known')
+    >>> duration(12.34), duration(125), duration(7500), duration(None)
+    ('12.3 s', '2 min 5 s', '2 h 5 min', 'not known')
     """
     if seconds is None:
         return "not known"
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _singles(run: Manifest) -> dict[str, Result]:

@@ -194,7 +194,13 @@ def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Sett
         raise InputError(f"no recording: {error}") from error
     relative = folder.relative_to(project).as_posix()
     if incident is not None and job.kind == "alert":
+        from lepton_kit.ops.watch.history import settled_history  # pandas, which other jobs do not need
+
         queue.note(incident.id, incident.note, relative)
+        try:
+            settled_history(incident, queue, settings, project)  # what was promised is kept as it is now
+        except InputError as error:  # the diagnosis goes on; the incident's page says what is missing
+            logger.warning("the history of %s was not frozen: %s", incident.id, error)
     return relative
 
 
