@@ -369,8 +369,8 @@ def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria)
     """Return when the incident began, and what that time rests on.
 
     The first symptom with a change point that is large, and not by chance, decides; but where requests were slow
-    before they were refused, the slowness does. What moved after the alert did not bring it, so a symptom that moved
-    before comes first. Without any, the first alert; without one, the middle of the window.
+    before they were refused, the slowness does. What moved well after the alert did not bring it, so a symptom that
+    moved before comes first. Without any, the first alert; without one, the middle of the window.
     """
     alerted = min((pd.Timestamp(alert.starts_at) for alert in recording.incident.alerts), default=None)
     found = {
@@ -378,13 +378,23 @@ def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria)
         for symptom, change in changes_of(recording, breaches, criteria)
         if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after)
     }
-    for name in sorted(found, key=lambda one: alerted is not None and found[one] > alerted):
+    for name in sorted(found, key=lambda one: alerted is not None and found[one] > _soon(recording, alerted)):
         first = min({name, "latency"} & set(found), key=found.__getitem__) if name == "errors" else name
         return found[first], f"change point of {first}"
     window = recording.incident.window
     if alerted is not None:
         return alerted, "start of the alert"
     return pd.Timestamp(window.start + (window.end - window.start) / 2), "middle of the window"
+
+
+NEAR_ROWS = 20
+"""A change point is only known to so many requests."""
+
+
+def _soon(recording: Recording, moment: pd.Timestamp) -> pd.Timestamp:
+    """Return until when a change point may lie that is at a moment."""
+    times = recording.requests["time"]
+    return pd.Timestamp(times[times >= moment].head(NEAR_ROWS).max()) if (times >= moment).any() else moment
 
 
 def onset_table(case: Case) -> pd.DataFrame:

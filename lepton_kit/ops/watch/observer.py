@@ -66,11 +66,12 @@ class ServiceState:
 
 @dataclass
 class Observed:
-    """All that the observer saw last; `problems` by what could not be done."""
+    """All that the observer saw last; `problems` by what could not be done, `time_scale` of the settings."""
 
     services: dict[str, ServiceState] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     is_leading: bool = False
+    time_scale: float = 1.0
 
 
 class Observer:
@@ -84,7 +85,8 @@ class Observer:
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, intake: Intake) -> None:
         self._settings, self._project, self._queue, self._intake = settings, project, queue, intake
-        self.seen = Observed({name: ServiceState(name, one.model) for name, one in settings.services.items()})
+        states = {name: ServiceState(name, one.model) for name, one in settings.services.items()}
+        self.seen = Observed(states, time_scale=settings.watch.time_scale)
         self._objectives = read_all_objectives(settings, project)
         is_folder = not is_address(settings.watch.source)
         chosen = settings.watch.embedded_alerts

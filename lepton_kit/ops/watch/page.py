@@ -23,7 +23,7 @@ def status_page(status: Mapping[str, Any]) -> str:
     """Return the page of the whole."""
     parts = [
         f'<header><h1>{text(status["project"])}</h1>',
-        f'<p class="state {_tone(status)}">{text(_headline(status))}</p></header>',
+        f'<p class="state {_tone(status)}">{text(_headline(status))}</p>{_scale(status)}</header>',
         _problems(status["problems"]),
         _section("Waits for your decision", [_asked(one) for one in status["approvals"]], "", "list"),
         _section("Services", [_service(one) for one in status["services"]], "None is named in lepton.toml.", "cards"),
@@ -50,8 +50,10 @@ def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str
     if again == (incident.get("next_action") or {}).get("command"):
         again = ""  # it stands on top
     facts = {
-        "Service": incident["service"], "Severity": incident["severity"], "Began (UTC)": _moment(incident["starts_at"]),
-        "Ended (UTC)": _moment(incident["ends_at"]) if incident["ends_at"] else "", "Came by": incident["origin"],
+        "Service": incident["service"], "Severity": incident["severity"],
+        "Began (UTC)": _time(onset) if (onset := incident.get("onset")) else "",
+        "Noticed (UTC)": _time(incident["starts_at"]),
+        "Over (UTC)": _time(incident["ends_at"]) if incident["ends_at"] else "", "Came by": incident["origin"],
         "Received": f"{incident['seen']} times", "Recording": incident["recording"] or "", "Note": incident["note"],
     }  # fmt: skip
     body = (
@@ -162,6 +164,12 @@ def _headline(status: Mapping[str, Any]) -> str:
     return "; ".join(said) or "All is well."
 
 
+def _scale(status: Mapping[str, Any]) -> str:
+    scale = status.get("time_scale", 1)
+    said = f"Demo time ×{scale:g}: all windows are so many times shorter."
+    return f'<p class="quiet">{said}</p>' if scale != 1 else ""
+
+
 def _tone(status: Mapping[str, Any]) -> str:
     is_well = not status["open"] and not status["approvals"] and all(one["is_ready"] for one in status["services"])
     return "good" if is_well and not status["problems"] else "bad"
@@ -213,9 +221,10 @@ def _budget(budget: Mapping[str, Any]) -> str:
 
 def _incident(incident: Mapping[str, Any]) -> str:
     link = f"/incidents/{quote(incident['id'])}"
-    since = f"since {_moment(incident['starts_at'])}"
+    began = _time(incident.get("onset") or incident["starts_at"])
+    since = f"since {began}"
     if incident["status"] != "firing":
-        since = f"{_moment(incident['starts_at'])} to {_moment(incident['ends_at']) if incident['ends_at'] else '?'}"
+        since = f"{began} to {_time(incident['ends_at']) if incident['ends_at'] else '?'}"
     about = " · ".join(filter(None, [incident["service"], incident["severity"], f"{since} UTC"]))
     runs = "".join(_job(one) for one in incident["runs"])
     note = f'<p class="wrong">{text(incident["note"])}</p>' if incident["note"] else ""

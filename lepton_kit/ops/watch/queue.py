@@ -296,10 +296,16 @@ class Queue(Ledger):
 
     # --- repairs ---
 
-    def hold(self, job: Job, why: str) -> None:
-        """Let a repair of this process wait for a person."""
+    def hold(self, job: Job, why: str, rehearsal: str | None = None) -> None:
+        """Let a repair of this process wait for a person; `rehearsal` is the run that rehearsed it, where one did."""
         with self._transaction() as ledger:
+            remedies.note_rehearsal(ledger, job.number, rehearsal)
             remedies.hold(ledger, job.number, why)
+
+    def over_limit(self, service: str, incident: str, most_per_hour: int) -> bool:
+        """Say whether no further repair of a service may start by itself now."""
+        with self._transaction() as ledger:
+            return bool(remedies.over_limit(ledger, service, incident, most_per_hour))
 
     def follows_run(self, job: Job) -> tuple[str, str] | None:
         """Return the cause and the run of the repair that a repair follows; None where it follows none that has run."""

@@ -23,6 +23,7 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS decisions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, job INTEGER NOT NULL, is_approved INTEGER NOT NULL, at REAL NOT NULL,
     by TEXT NOT NULL, via TEXT NOT NULL, note TEXT NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS rehearsals (job INTEGER PRIMARY KEY, run_id TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS jobs_waiting ON jobs (state) WHERE state = 'waiting'",
 )
 HOUR_S = 3600.0
@@ -43,12 +44,16 @@ Via = Literal["lepton approve", "status page"]
 
 @dataclass(frozen=True)
 class Proposal:
-    """A repair that a diagnosis asks for; `why` says why it must wait for a person, and is empty where it need not."""
+    """A repair that a diagnosis asks for; `why` says why it must wait for a person, and is empty where it need not.
+
+    `rehearsal` is the run that rehearsed it on the incident's recording; None where none did.
+    """
 
     cause: str
     notebook: str
     parameters: dict[str, Any]
     why: str
+    rehearsal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Remedy:
     """A repair of an incident; `job` is the number of its job.
 
     `is_automatic` says that it starts, or started, without a person; `why` says why it waits, or did. `after` is the
-    cause whose repair, in the job `follows`, comes before it: that of the more probable cause.
+    cause whose repair, in the job `follows`, comes before it: that of the more probable cause. `rehearsal` is the run
+    that rehearsed it; None where none did.
     """
 
     job: int
@@ -82,6 +88,7 @@ class Remedy:
     notebook: str
     queued: float
     after: str | None
+    rehearsal: str | None
     decisions: tuple[Decision, ...]
 
 
@@ -99,7 +106,7 @@ def propose(ledger: sqlite3.Connection, incident: str, proposals: Sequence[Propo
         return
     earlier = None
     for proposal in proposals:
-        why = proposal.why or _over_limit(ledger, service, incident, most_per_hour)
+        why = proposal.why or over_limit(ledger, service, incident, most_per_hour)
         earlier = _insert(ledger, incident, service, proposal, why, earlier) or earlier
 
 
@@ -118,10 +125,17 @@ def _insert(
         return None
     values = [made[0], incident, service, proposal.cause, follows, not why, why]
     ledger.execute("INSERT INTO remedies VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    note_rehearsal(ledger, int(made[0]), proposal.rehearsal)
     return int(made[0])
 
 
-def _over_limit(ledger: sqlite3.Connection, service: str, incident: str, most_per_hour: int) -> str:
+def note_rehearsal(ledger: sqlite3.Connection, job: int, run_id: str | None) -> None:
+    """Note the run that rehearsed a repair, if one did."""
+    if run_id is not None:
+        ledger.execute("INSERT OR REPLACE INTO rehearsals VALUES (?, ?)", [job, run_id])
+
+
+def over_limit(ledger: sqlite3.Connection, service: str, incident: str, most_per_hour: int) -> str:
     """Say why no further repair of a service may start by itself now; empty where one may."""
     automatic = "SELECT count(*) FROM remedies JOIN jobs ON number = job WHERE automatic AND service = ?"
     [recent] = ledger.execute(f"{automatic} AND queued > ?", [service, time.time() - HOUR_S]).fetchone()
@@ -220,6 +234,7 @@ def read(ledger: sqlite3.Connection, condition: str, *values: object) -> list[Re
         "job": "job", "incident": "remedies.incident", "service": "service", "cause": "cause", "follows": "follows",
         "is_automatic": "automatic", "why": "why", "state": "state", "error": "error", "notebook": "notebook",
         "queued": "queued", "after": "(SELECT earlier.name FROM jobs AS earlier WHERE earlier.number = follows)",
+        "rehearsal": "(SELECT rehearsals.run_id FROM rehearsals WHERE rehearsals.job = remedies.job)",
     }  # fmt: skip
     rows = ledger.execute(
         f"SELECT {', '.join(columns.values())} FROM remedies JOIN jobs ON number = job WHERE {condition} ORDER BY job",

@@ -41,6 +41,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, ro
     return {
         "project": project.name,
         "time": _now(),
+        "time_scale": seen.time_scale,
         "services": [asdict(state) for state in list(seen.services.values())],
         "open": queue.open_incidents(),
         "open_incidents": [incident_facts(incident, queue, project, routes) for incident in firing],
@@ -64,8 +65,10 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
     main = queue.main_incident(incident.id)
     jobs = queue.jobs(20, incident=incident.id)[::-1]
     runs = {job.number: job.run_id for job in jobs if job.state == "ended"}
+    told = diagnosed(main or incident, queue, project)
     facts = {
         **asdict(incident),
+        "onset": told.get("onset"),
         "summary": annotations.get("summary", ""),
         "same_as": main.id if main else None,
         "runs": [job_facts(job, project) for job in jobs],
@@ -74,6 +77,14 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
     }
     following = next_action(main or incident, queue, project, facts["diagnose"])
     return facts | {"next_action": asdict(following) if following and incident.status == "firing" else None}
+
+
+def diagnosed(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
+    """Return what the diagnosis of an incident recorded: the first that named a cause, or else the last one."""
+    looks = [job for job in queue.jobs(MOST_JOBS, incident=incident.id)[::-1] if job.kind == "alert" and job.run_id]
+    found = [run_results(str(job.run_id), project) for job in looks if job.state == "ended"]
+    telling = [said for said in found if said.get("cause", "unknown") != "unknown"]
+    return next(iter(telling or found[::-1]), {})
 
 
 def diagnosis_command(incident: Incident, queue: Queue, project: Path, routes: Routes | None) -> str:
@@ -108,8 +119,8 @@ def next_action(incident: Incident, queue: Queue, project: Path, diagnose: str) 
     looks = [job for job in jobs.values() if job.kind == "alert"]
     if any(job.state in ("queued", "running") for job in looks):
         return NextAction("Wait: the incident is being diagnosed.")
-    said = [run_results(job.run_id, project).get("next_action") for job in looks if job.run_id]
-    advised = next((NextAction(str(words)) for words in said if words), None)
+    words = diagnosed(incident, queue, project).get("next_action")
+    advised = NextAction(str(words)) if words else None
     return of_incident(incident.id, stages, advised, diagnose) if diagnose or stages else None
 
 

@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,16 @@ def work(project: Path, signals: Signals) -> None:
 def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | None:
     """Run a job and note how that went; None where no run ended."""
     try:
-        if (why := _broken_off(job, project) or _not_needed(job, queue, project)) is not None:
-            queue.hold(job, why)
-            return None
         settings = read_settings(project)
+        if (why := _broken_off(job, project) or _not_needed(job, queue, project)) is not None:
+            with signals.cancellable():
+                queue.hold(job, why, rehearse(job, job.notebook, job.parameters, job.name, queue, settings, project))
+            return None
         policy = Policy(settings, project) if job.kind == "alert" else None
         with signals.cancellable():
             run = run_job(job, queue, settings, project)
+            is_telling = policy is not None and run.status == "succeeded"
+            proposals = _proposals(policy, run, job, queue, settings, project) if policy and is_telling else []
     except KeyboardInterrupt:
         queue.give_back(job, "cancelled: lepton watch was stopped; it will be run again")
         return None
@@ -95,8 +99,6 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
         logger.exception("job %s", job.key)
         queue.refuse(job, f"{type(error).__name__}: {error}")
     else:
-        is_telling = policy is not None and run.status == "succeeded"
-        proposals = _proposals(policy, run, job, queue, settings, project) if policy and is_telling else []
         queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour, leaves_open(job, run))
         return run
     return None
@@ -105,7 +107,10 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
 def _proposals(
     policy: Policy, run: Manifest, job: Job, queue: Queue, settings: Settings, project: Path
 ) -> list[Proposal]:
-    """Return the repairs that a diagnosis asks for, in the order of the objective that alerted."""
+    """Return the repairs that a diagnosis asks for, in the order of the objective that alerted.
+
+    Those that a person may be asked for are rehearsed: all but one that starts by itself at once.
+    """
     from lepton_kit.ops.watch.history import alerted_objective  # pandas, which other jobs do not need
 
     incident, objective = queue.incident(job.incident or ""), None
@@ -114,7 +119,44 @@ def _proposals(
             objective = alerted_objective(incident, settings, project)
         except InputError as error:  # the repairs are proposed all the same, the likeliest cause first
             logger.warning("the objectives were not read: %s", error)
-    return policy.proposals(run.results, objective)
+    asked = policy.proposals(run.results, objective)
+    most = settings.remedies.most_per_hour
+    waits = incident is not None and queue.over_limit(incident.service, incident.id, most)
+    return [
+        replace(one, rehearsal=rehearse(job, one.notebook, one.parameters, one.cause, queue, settings, project))
+        if place or one.why or waits
+        else one
+        for place, one in enumerate(asked)
+    ]
+
+
+def rehearse(
+    job: Job,
+    runbook: str,
+    parameters: Mapping[str, Any],
+    cause: str,
+    queue: Queue,
+    settings: Settings,
+    project: Path,
+) -> str | None:
+    """Run a repair's runbook on the incident's recording without a service, and return the run.
+
+    None where the runbook cannot rehearse: it reads no recording, there is none, or the run could not be made.
+    """
+    incident = queue.incident(job.incident or "")
+    notebook = project / runbook
+    try:
+        names = {parameter.name for parameter in read_parameters(read_notebook(notebook), notebook.name) or []}
+        if incident is None or incident.recording is None or RECORDING not in names:
+            return None
+        given = dict(parameters) | {RECORDING: incident.recording} | ({SERVICE: ""} if SERVICE in names else {})
+        plan = prepare(Request(notebook, given, f"rehearsal of {cause}", trigger=f"rehearsal:{cause}"), project)
+        key = f"rehearsal:{incident.id}:{cause}:{incident.recording}"
+        options = Options(timeout=settings.watch.run_timeout, idempotency_key=key)
+        return execute(plan, project, lambda _: None, options).run_id
+    except LeptonError as error:  # a person decides without it, and is told that there is none
+        logger.warning("the repair of %s was not rehearsed: %s", cause, error)
+        return None
 
 
 def leaves_open(job: Job, run: Manifest) -> bool:
