@@ -13,6 +13,9 @@ from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lepton_kit.ops.watch.queue import Queue
     from lepton_kit.ops.watch.remedies import Remedy
 
 
@@ -27,10 +30,12 @@ def approve(
     from lepton_kit.ops.watch.approvals import make_decision, this_user
     from lepton_kit.ops.watch.queue import Queue
 
-    queue = Queue(find_project())
+    project = find_project()
+    queue = Queue(project)
     waiting = queue.waiting()
     if not incident:
         _print_waiting(waiting)
+        _print_rehearsed(waiting, queue, project)
         return
     chosen = [one for one in waiting if one.incident.endswith(incident) and cause in (None, one.cause)]
     if len({one.incident for one in chosen}) != 1:
@@ -38,6 +43,7 @@ def approve(
             f"incident {incident!r}: {len({one.incident for one in chosen})} incidents with waiting repairs"
             f"{f' of cause {cause!r}' if cause else ''} end so; `lepton approve` lists the {len(waiting)} that wait"
         )
+    _print_rehearsed(chosen, queue, project)
     decision = make_decision(not reject, by or this_user(), "lepton approve", note)
     for one in chosen:
         queue.decide(one.job, decision)
@@ -54,3 +60,18 @@ def _print_waiting(waiting: list[Remedy]) -> None:
         since = f"{datetime.fromtimestamp(one.queued, UTC):%Y-%m-%d %H:%M}"
         listed.add_row(*map(escape, (one.incident, one.cause, one.after or "", one.notebook, since, one.why)))
     new_console().print(listed)
+
+
+def _print_rehearsed(repairs: list[Remedy], queue: Queue, project: Path) -> None:
+    """Print what each repair would do, by its rehearsal: plan, rows, risk, undo, evidence, and where its figure is."""
+    from lepton_kit.ops.watch.status import waiting_facts
+
+    for one in repairs:
+        print(f"\n{one.notebook} of {one.incident} ({one.cause})")
+        facts = waiting_facts(one, queue, project)["rehearsed"]
+        if one.rehearsal:
+            facts |= {
+                "Figure": f"runs/{one.rehearsal}/notebook.ipynb (`lepton publish {one.rehearsal}` makes its page)"
+            }
+        for name, said in facts.items():
+            print(f"  {name + ':':17} {said}")

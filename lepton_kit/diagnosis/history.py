@@ -97,7 +97,10 @@ class Decision(_Part):
 
 
 class Job(_Part):
-    """A run that the incident asked for; `error` says why it never ran, `why` why it waited for a person."""
+    """A run that the incident asked for; `error` says why it never ran, `why` why it waited for a person.
+
+    `plan` is what a repair would do, by its rehearsal.
+    """
 
     kind: Literal["alert", "remedy", "recovery", "postmortem"]
     name: Text
@@ -112,6 +115,7 @@ class Job(_Part):
     run: Run | None = None
     is_automatic: bool = True
     why: Text = ""
+    plan: Text = ""
     decisions: tuple[Decision, ...] = ()
 
 

@@ -350,7 +350,8 @@ def repairs(history: History) -> pd.DataFrame:
     rows = [
         (
             job.name, job.notebook, _let_by(job), _state(job),
-            *(_plain(_result(job, name)) for name in ("action", "applied", "verdict", "rolled_back")),
+            _plain(_result(job, "action")) or (f"planned: {job.plan}" if job.plan else ""),
+            *(_plain(_result(job, name)) for name in ("applied", "verdict", "rolled_back")),
         )
         for job in history.jobs
         if job.kind == "remedy"

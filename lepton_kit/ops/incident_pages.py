@@ -282,7 +282,11 @@ def next_action(incident: Incident) -> NextAction | None:
         return None
     repairs = [
         RepairStage(
-            job.name, job.notebook, job.state, *(str(_recorded(job, name) or "") for name in ("action", "verdict"))
+            job.name,
+            job.notebook,
+            job.state,
+            str(_recorded(job, "action") or job.plan),
+            str(_recorded(job, "verdict") or ""),
         )
         for job in history.jobs
         if job.kind == "remedy"
@@ -326,9 +330,9 @@ def _in_short(incident: Incident) -> str:
         for other, reason in zip_longest(_list(said.get("also")), because[1:]):
             if other:
                 sentences.append(f"At work beside it: {other}" + (f", as {reason}." if reason else "."))
-    repairs = postmortem.repairs(history)
-    for repair in repairs.to_dict("records"):
-        if repair["action"]:
+    asked = [job for job in history.jobs if job.kind == "remedy"]
+    for job, repair in zip(asked, postmortem.repairs(history).to_dict("records"), strict=True):
+        if job.state == "ended" and repair["action"]:
             sentences.append(f"Done about it: {repair['action']} ({repair['verdict'] or repair['came to']}).")
     if times.time_to_recover is not None:
         sentences.append(f"It was over {duration(times.time_to_recover)} after it began.")

@@ -205,7 +205,8 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
         if found is None:
             return _page(page.missing_page(f"There is no incident {id!r}."), 404)
         needs_token = watcher.gate.token is not None
-        return _page(page.incident_page(status.incident_facts(found, queue, project, watcher.routes), needs_token))
+        facts = status.incident_facts(found, queue, project, watcher.routes)
+        return _page(page.incident_page(facts, needs_token, status.pictures(facts, project)))
 
     @app.get("/runbooks/{alert}")
     def runbook(alert: str) -> Response:

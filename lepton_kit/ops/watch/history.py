@@ -21,6 +21,7 @@ from lepton_kit.ops.operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.observer import read_all_objectives
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.rehearsals import read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.runs.manifest import FILE, Manifest, Result
 from lepton_kit.runs.settings import Settings
@@ -156,6 +157,7 @@ def _job(job: Job, repair: Remedy | None, project: Path, problems: list[str]) ->
             "run": _run(job, project, problems),
             "is_automatic": repair.is_automatic if repair else True,
             "why": repair.why if repair else "",
+            "plan": read_rehearsal(repair.rehearsal, project).plan if repair and repair.rehearsal else "",
             "decisions": decisions,
         }
     )

@@ -40,11 +40,14 @@ def status_page(status: Mapping[str, Any]) -> str:
     return document(f"{status['project']}: status", "".join(parts), REFRESH_S)
 
 
-def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str:
+def incident_page(
+    incident: Mapping[str, Any], needs_token: bool = False, pictures: Mapping[int, tuple[str, str]] | None = None
+) -> str:
     """Return the page of one incident, where a person approves or rejects its repairs.
 
-    `needs_token` says whether that takes the token of the webhook. The page does not load itself again, as the status
-    page does: what is being typed would be lost.
+    `pictures` has for a repair's job the address that holds its figure, and what that shows. `needs_token` says whether
+    that takes the token of the webhook. The page does not load itself again, as the status page does: what is being
+    typed would be lost.
     """
     alert, again = incident["alert"], incident.get("diagnose", "")
     if again == (incident.get("next_action") or {}).get("command"):
@@ -61,7 +64,7 @@ def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str
         f"{badge(incident['status'])}</h1><p>{text(incident['summary'])}</p></header>"
         + next_html(incident.get("next_action"))
         + _facts(facts)
-        + _section("Repairs", [_remedy(one, needs_token) for one in incident["remedies"]], "")
+        + _section("Repairs", [_remedy(one, needs_token, pictures or {}) for one in incident["remedies"]], "")
         + _section("Runs", [_job(one) for one in incident["runs"]], "None was started.", "list")
         + (f"<section><h2>Diagnose it again</h2>{_command(again)}</section>" if again else "")
         + f"<section><h2>Labels</h2>{_facts(alert['labels'])}</section>"
@@ -242,13 +245,15 @@ def _asked(remedy: Mapping[str, Any]) -> str:
     """Return a repair that waits, with the way to where it is decided on."""
     link = f"/incidents/{quote(remedy['incident'])}#repair-{remedy['job']}"
     about = f"{remedy['service']} · cause: {remedy['cause']} · since {_moment(remedy['since'])} UTC"
+    plan = (remedy.get("rehearsed") or {}).get("Plan")
+    planned = f"<p>Plan: {text(plan)}</p>" if plan else ""
     return (
         f'<div class="row"><div><strong>{text(remedy["notebook"])}</strong><p class="quiet">{text(about)}</p>'
-        f'<p>{text(remedy["why"])}</p></div><a class="button" href="{text(link)}">Decide</a></div>'
+        f'{planned}<p>{text(remedy["why"])}</p></div><a class="button" href="{text(link)}">Decide</a></div>'
     )
 
 
-def _remedy(remedy: Mapping[str, Any], needs_token: bool) -> str:
+def _remedy(remedy: Mapping[str, Any], needs_token: bool, pictures: Mapping[int, tuple[str, str]]) -> str:
     """Return a repair of an incident: why it waits, with the form; or who decided, and what came of it."""
     is_waiting = remedy["state"] == "waiting"
     head = f"<h3>{text(remedy['notebook'])} {badge(remedy['verdict'] or remedy['state'])}</h3>"
@@ -256,8 +261,18 @@ def _remedy(remedy: Mapping[str, Any], needs_token: bool) -> str:
     facts = f'<p class="quiet">cause: {text(remedy["cause"])} · proposed {_moment(remedy["since"])} UTC{after}</p>'
     why = f"<p>{'Waits' if is_waiting else 'Waited'}: {text(remedy['why'])}</p>" if remedy["why"] else ""
     why += f'<p class="wrong">{text(remedy["error"])}</p>' if remedy["error"] else ""
-    form = _form(remedy["job"], needs_token) if is_waiting else ""
+    form = _rehearsed(remedy, pictures) + _form(remedy["job"], needs_token) if is_waiting else ""
     return f'<article class="card" id="repair-{remedy["job"]}">{head}{facts}{why}{_decided(remedy)}{form}</article>'
+
+
+def _rehearsed(remedy: Mapping[str, Any], pictures: Mapping[int, tuple[str, str]]) -> str:
+    """Return what a decision needs: the plan, what it touches and risks, how it is undone, evidence and a figure."""
+    address, alt = pictures.get(remedy["job"], ("", ""))
+    figure = f'<img class="figure" src="{text(address)}" alt="{text(alt)}">' if address else ""
+    run = remedy.get("rehearsal")
+    source = f'<p class="quiet">Rehearsed in {_linked(run, remedy.get("page"))}</p>' if run else ""
+    facts = remedy.get("rehearsed") or {}
+    return (_facts(facts) if facts else "") + figure + source
 
 
 def _decided(remedy: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.observer import Observed
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.ops.watch.routing import RECORDING, Routes
 from lepton_kit.ops.watch.schedules import Schedules
@@ -26,7 +27,7 @@ from lepton_kit.runs.parameters import run_command
 MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED, MOST_JOBS = 12, 50, 5, 100
 SHOWN_RESULTS = (
     "cause", "also", "probability", "confidence", "next_action", "onset",
-    "plan", "action", "applied", "verdict", "rolled_back",
+    "plan", "action", "applied", "verdict", "rolled_back", "ranking",
 )  # fmt: skip
 """What a diagnosis and a repair record that is shown beside their runs."""
 
@@ -50,7 +51,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, ro
         "schedules": _schedules(schedules),
         "queue": queue.counts(),
         "waiting": [job_facts(job, project) for job in queue.jobs(MOST_RUNS, state="queued")[::-1]],
-        "approvals": [remedy_facts(remedy, project, None) for remedy in queue.waiting()],
+        "approvals": [waiting_facts(remedy, queue, project) for remedy in queue.waiting()],
         "refused": [job_facts(job, project) for job in refused],
         "problems": problems,
     }
@@ -72,7 +73,7 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
         "summary": annotations.get("summary", ""),
         "same_as": main.id if main else None,
         "runs": [job_facts(job, project) for job in jobs],
-        "remedies": [remedy_facts(one, project, runs.get(one.job)) for one in queue.remedies(incident.id)],
+        "remedies": [remedy_facts(one, project, runs.get(one.job), told) for one in queue.remedies(incident.id)],
         "diagnose": diagnosis_command(main or incident, queue, project, routes),
     }
     following = next_action(main or incident, queue, project, facts["diagnose"])
@@ -114,7 +115,8 @@ def next_action(incident: Incident, queue: Queue, project: Path, diagnose: str) 
     for one in queue.remedies(incident.id):
         job = jobs[one.job]
         results = run_results(job.run_id, project) if job.run_id and job.state == "ended" else {}
-        plan = str(results.get("action") or "")
+        planned = read_rehearsal(one.rehearsal, project).plan if one.rehearsal else ""
+        plan = str(results.get("action") or planned)
         stages.append(RepairStage(one.cause, one.notebook, job.state, plan, str(results.get("verdict") or "")))
     looks = [job for job in jobs.values() if job.kind == "alert"]
     if any(job.state in ("queued", "running") for job in looks):
@@ -124,17 +126,45 @@ def next_action(incident: Incident, queue: Queue, project: Path, diagnose: str) 
     return of_incident(incident.id, stages, advised, diagnose) if diagnose or stages else None
 
 
-def remedy_facts(remedy: Remedy, project: Path, run_id: str | None) -> dict[str, Any]:
-    """Return a repair, what was decided on it, and where its run has ended, what that found (`verdict`)."""
+def waiting_facts(remedy: Remedy, queue: Queue, project: Path) -> dict[str, Any]:
+    """Return a repair that waits for a person, with what a decision needs."""
+    incident = queue.incident(remedy.incident)
+    return remedy_facts(remedy, project, None, diagnosed(incident, queue, project) if incident else {})
+
+
+def remedy_facts(remedy: Remedy, project: Path, run_id: str | None, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a repair, what was decided on it, and where its run has ended, what that found (`verdict`).
+
+    `rehearsed` is what a person decides on (plan, rows, risk, undo, evidence), by name; `told` is what the diagnosis
+    recorded.
+    """
+    rehearsed = decision_facts(remedy, project, told) if remedy.state == "waiting" else {}
     decisions = [{**asdict(one), "at": _moment(one.at)} for one in remedy.decisions]
     verdict = run_results(run_id, project).get("verdict") if run_id else None
-    return {**asdict(remedy), "since": _moment(remedy.queued), "decisions": decisions, "verdict": verdict}
+    facts = {"since": _moment(remedy.queued), "decisions": decisions, "verdict": verdict, "rehearsed": rehearsed}
+    return {**asdict(remedy), **facts, "page": report_page(remedy.rehearsal, project)}
+
+
+def decision_facts(remedy: Remedy, project: Path, told: Mapping[str, Any]) -> dict[str, str]:
+    """Return by name what a person is shown before deciding on a repair."""
+    evidence = evidence_of(remedy.cause, told)
+    if remedy.rehearsal is None:
+        return {"Rehearsal": "none: the runbook or the incident has no recording to rehearse on", **evidence}
+    return read_rehearsal(remedy.rehearsal, project).facts(remedy.service, evidence)
+
+
+def pictures(incident: Mapping[str, Any], project: Path) -> dict[int, tuple[str, str]]:
+    """Return for each repair of an incident that waits its figure as an address, and what that shows."""
+    waits = [one for one in incident["remedies"] if one["state"] == "waiting" and one["rehearsal"]]
+    found = {one["job"]: read_rehearsal(one["rehearsal"], project) for one in waits}
+    return {job: (one.picture, one.alt) for job, one in found.items() if one.figure}
 
 
 def job_facts(job: Job, project: Path) -> dict[str, Any]:
     """Return a job, with the address of its run's page where there is one, and what its run found."""
     found = run_results(job.run_id, project) if job.run_id is not None and job.state == "ended" else {}
-    return {**asdict(job), "page": report_page(job.run_id, project), "results": found}
+    shown = {name: value for name, value in found.items() if name != "ranking"}
+    return {**asdict(job), "page": report_page(job.run_id, project), "results": shown}
 
 
 @lru_cache(maxsize=1000)  # a run that has ended does not change, and the page is asked for again and again

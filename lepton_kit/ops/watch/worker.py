@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,7 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
 def _proposals(
     policy: Policy, run: Manifest, job: Job, queue: Queue, settings: Settings, project: Path
 ) -> list[Proposal]:
-    """Return the repairs that a diagnosis asks for, in the order of the objective that alerted.
-
-    Those that a person may be asked for are rehearsed: all but one that starts by itself at once.
-    """
+    """Return the repairs that a diagnosis asks for, in the order of the objective that alerted, rehearsed."""
     from lepton_kit.ops.watch.history import alerted_objective  # pandas, which other jobs do not need
 
     incident, objective = queue.incident(job.incident or ""), None
@@ -119,7 +116,15 @@ def _proposals(
             objective = alerted_objective(incident, settings, project)
         except InputError as error:  # the repairs are proposed all the same, the likeliest cause first
             logger.warning("the objectives were not read: %s", error)
-    asked = policy.proposals(run.results, objective)
+    return rehearsed(policy.proposals(run.results, objective), job, queue, settings, project)
+
+
+def rehearsed(asked: Sequence[Proposal], job: Job, queue: Queue, settings: Settings, project: Path) -> list[Proposal]:
+    """Return the proposals of a diagnosis, each that a person may be asked for with its rehearsal.
+
+    The first one that starts by itself at once is not rehearsed: it plans when it runs.
+    """
+    incident = queue.incident(job.incident or "")
     most = settings.remedies.most_per_hour
     waits = incident is not None and queue.over_limit(incident.service, incident.id, most)
     return [
@@ -302,7 +307,7 @@ def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> No
     from lepton_kit.reports.site import build_site
 
     try:
-        publish_runs(project, [run])
+        publish_runs(project, [run, *_rehearsals(incident, queue, project)])
         publish_incident(project, incident)
         _publish_models(project)
         rendered = queue.notes().get(REPORT, ("", 0.0))[1]
@@ -314,6 +319,12 @@ def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> No
         queue.set_note(REPORT, f"not rendered: {error}")
     else:
         queue.set_note(REPORT, "")
+
+
+def _rehearsals(incident: str, queue: Queue, project: Path) -> list[Manifest]:
+    """Return the rehearsals of the repairs that wait: their pages are read before somebody decides."""
+    waits = [one.rehearsal for one in queue.remedies(incident) if one.state == "waiting" and one.rehearsal]
+    return [Manifest.load(path) for run in waits if (path := project / "runs" / run / FILE).is_file()]
 
 
 def _publish_models(project: Path) -> None:
