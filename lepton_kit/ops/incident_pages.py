@@ -34,6 +34,7 @@ from lepton_kit.reports.markup import as_text, as_words
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.quarto import find_quarto, render_pdf
 from lepton_kit.reports.story import Picture, first_figure
+from lepton_kit.reports.values import sure
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.parameters import run_command
 from lepton_kit.runs.settings import read_settings
@@ -243,7 +244,7 @@ def _facts(incident: Incident) -> dict[str, str]:
     history, times = incident.history, postmortem.milestones(incident.history)
     said = history.diagnosed
     probability = said.get("probability")
-    sure = f" ({_sure(probability)} sure)" if isinstance(probability, float) else ""
+    how_sure = f" ({sure(probability)} sure)" if isinstance(probability, float) else ""
     also = ", ".join(_list(said.get("also")))
     lasted = times.time_to_recover
     is_over = history.alert.status == "resolved"
@@ -253,7 +254,7 @@ def _facts(incident: Incident) -> dict[str, str]:
         "Service": history.service,
         "Severity": history.alert.severity,
         "Status": "resolved" if is_over else "open",
-        "Cause": f"{said.get('cause', 'not diagnosed')}{sure}" + (f", and {also}" if also else ""),
+        "Cause": f"{said.get('cause', 'not diagnosed')}{how_sure}" + (f", and {also}" if also else ""),
         "Next action": action.what if action else "",
         "Command": action.command if action else "",
         "Began": _moment(times.onset),
@@ -385,7 +386,7 @@ def _ranking(ranking: pd.DataFrame) -> Table:
     if "probability" in ranking:
         place = list(ranking).index("probability")
         for row, probability in zip(rows, ranking["probability"], strict=True):
-            row[place] = _sure(float(probability))
+            row[place] = sure(float(probability))
     return Table(table.head, rows)
 
 
@@ -547,17 +548,6 @@ def _number(value: Any) -> str:
     if value is None or pd.isna(value):
         return "not known"
     return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.3g}"
-
-
-def _sure(probability: float) -> str:
-    """Return a probability in percent; none is certain.
-
-    >>> _sure(0.974), _sure(0.9996), _sure(0.0)
-    ('97%', 'over 99%', 'under 1%')
-    """
-    if probability < 0.01:
-        return "under 1%"
-    return f"{probability:.0%}" if probability < 0.99 else "over 99%"
 
 
 def _words(text: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
+from lepton_kit.reports.values import in_words, shortened
 from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result, title_of
 from lepton_kit.runs.parameters import run_command, typed
 from lepton_kit.runs.verify import pair_results
@@ -82,7 +83,7 @@ def results_html(run: Manifest, previous: Manifest | None, published: Collection
         return ""
     if previous is None:
         rows = [
-            [as_text(title_of(name, each)), as_text(_shown(each.value)), as_text(_unit(each))]
+            [as_text(title_of(name, each)), as_text(_shown(each.value, each.unit)), as_text(_unit(each))]
             for name, each in single.items()
         ]
         return table(rows, ["Result", "Value", "Unit"], "files results")
@@ -90,7 +91,7 @@ def results_html(run: Manifest, previous: Manifest | None, published: Collection
     pairs = {pair.name: pair.verdict for pair in pair_results(previous.results, run.results)}
     rows = [
         [
-            as_text(title_of(name, each)), as_text(_shown(each.value)), as_text(_unit(each)),
+            as_text(title_of(name, each)), as_text(_shown(each.value, each.unit)), as_text(_unit(each)),
             as_text(_shown(before[name].value)) if name in before else "–",
             _change(before.get(name), each, pairs[name]),
         ]
@@ -180,7 +181,7 @@ def _parameters(run: Manifest) -> str:
 
 
 def _with_unit(result: Result) -> str:
-    shown = _shown(result.value)
+    shown = _shown(result.value, result.unit)
     return shown if result.unit in ("", "1") else f"{shown} {result.unit}"
 
 
@@ -201,28 +202,13 @@ def _change(before: Result | None, now: Result, verdict: str) -> str:
     return f"<strong>{as_text(f'{other - one:+.4g}{relative}')}</strong>"
 
 
-def _shown(value: bool | int | float | str) -> str:
-    """Return a value as people write it: four digits of a number, thousands apart.
-
-    Examples
-    --------
-    >>> [_shown(value) for value in (True, 1047, 0.0123456, 36159342.8)]
-    ['yes', '1,047', '0.01235', '36,159,343']
-    """
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return _shortened(value)
-    return f"{value:,.0f}" if isinstance(value, int) or 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
+def _shown(value: bool | int | float | str, unit: str = "") -> str:
+    return shortened(in_words(value, "1" if unit == "1" else ""))
 
 
 def _left_out(run: Manifest) -> str:
     more = len(_singles(run)) - len(headlines(run))
     return f'<p class="quiet">and {more} more in the notebook below</p>' if more > 0 else ""
-
-
-def _shortened(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _named(values: dict[str, str]) -> str:
@@ -242,7 +228,7 @@ def _error(run: Manifest) -> str:
     if run.error is None:
         return ""
     where = "" if run.error.cell is None else f' in <a href="#stopped-here">cell {run.error.cell}</a>'
-    message = as_text(_shortened(run.error.message, 2000))
+    message = as_text(shortened(run.error.message, 2000))
     return f'<strong>{as_text(run.error.name)}</strong>{where}: <span class="message">{message}</span>'
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bleach.css_sanitizer import CSSSanitizer  # type: ignore[import-untyped] # bleach ships no types
 from bleach.sanitizer import Cleaner  # type: ignore[import-untyped]
+
+from lepton_kit.reports.values import cell
 
 TAGS = [
     "a", "abbr", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "details", "div", "dl", "dt",
@@ -96,6 +99,18 @@ def table(rows: list[list[str]], head: list[str], kind: str) -> str:
     return SCROLL.format(
         f'<table {PLAIN_TABLE} class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     )
+
+
+def data_table(head: Sequence[str], rows: Sequence[Sequence[Any]], is_words: Sequence[bool]) -> str:
+    """Return a table of recorded values; columns of words stand to the left, numbers to the right."""
+
+    def row(cells: Iterable[str], tag: str) -> str:
+        sides = [' class="words"' if words else "" for words in is_words]
+        return "".join(f"<{tag}{side}>{as_text(text)}</{tag}>" for side, text in zip(sides, cells, strict=True))
+
+    body = "".join(f"<tr>{row(map(cell, values), 'td')}</tr>" for values in rows)
+    top = f"<thead><tr>{row(map(str, head), 'th')}</tr></thead>"
+    return SCROLL.format(f'<table {PLAIN_TABLE} class="data">{top}<tbody>{body}</tbody></table>')
 
 
 # A table that is too wide scrolls by itself, also for those who have no mouse.

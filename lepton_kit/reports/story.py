@@ -13,9 +13,10 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from lepton_kit.errors import InputError
-from lepton_kit.notebook import EXPECTATION, INPUT
-from lepton_kit.reports.markup import as_text, clean_html, pre
+from lepton_kit.notebook import EXPECTATION, INPUT, RESULT
+from lepton_kit.reports.markup import as_text, clean_html, data_table, pre
 from lepton_kit.reports.svg import clean_svg
+from lepton_kit.reports.values import in_words, is_table
 
 RAW_START, RAW_END = "```{=html}\n", "\n```"
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
@@ -220,8 +221,9 @@ def _safe_data(data: Any) -> Any | None:
     if INPUT in data:
         return None  # the provenance lists inputs, with their hashes
     if EXPECTATION in data:
-        state = "passed" if data[EXPECTATION]["passed"] else "failed"
-        return _html(f'<p class="expectation {state}">{as_text(data["text/plain"])}</p>')
+        return _html(_expectation_html(data[EXPECTATION]))
+    if RESULT in data:
+        return _html(_result_html(data[RESULT]))
     if "text/html" in data:
         return _html(clean_html(data["text/html"]))
     if "text/markdown" in data:
@@ -229,6 +231,25 @@ def _safe_data(data: Any) -> Any | None:
 
         return _html(clean_html(markdown2html(data["text/markdown"])))
     return _html(pre(data["text/plain"])) if data.get("text/plain", "").strip() else None
+
+
+def _expectation_html(stated: Mapping[str, Any]) -> str:
+    """Return an expectation with the values that show it, in words."""
+    state, mark = ("passed", "✓") if stated["passed"] else ("failed", "✗")
+    values = ", ".join(f"{name} = {in_words(value)}" for name, value in stated["values"].items())
+    line = f"{mark} {stated['message']}" + (f" ({values})" if values else "")
+    return f'<p class="expectation {state}">{as_text(line)}</p>'
+
+
+def _result_html(recorded: Mapping[str, Any]) -> str:
+    """Return a result under its title, its value in words; a table as a table."""
+    title = recorded.get("title") or str(recorded["name"]).replace("_", " ")
+    value, unit = recorded["value"], recorded["unit"]
+    if not is_table(value):
+        return f"<p><strong>{as_text(title)}</strong> = {as_text(in_words(value, unit))}</p>"
+    label = title + (f" ({unit})" if unit not in ("", "1") else "")
+    is_words = [not all(isinstance(row[i], int | float) for row in value["rows"]) for i in range(len(value["columns"]))]
+    return f"<p><strong>{as_text(label)}</strong></p>" + data_table(value["columns"], value["rows"], is_words)
 
 
 def _html(markup: str) -> Any:

@@ -9,6 +9,8 @@ from shlex import quote as quote_word
 from typing import Any
 from urllib.parse import quote
 
+from lepton_kit.reports.values import sure
+
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
@@ -304,7 +306,7 @@ def _found(results: Mapping[str, Any]) -> str:
     said = " and ".join(str(cause) for cause in causes if cause)
     probability = results.get("probability")
     if said and isinstance(probability, int | float):
-        said += f" ({probability:.0%})"
+        said += f" ({sure(probability)})"
     parts = [f"cause: {said}" if said else "", *(str(results.get(name) or "") for name in ("action", "verdict"))]
     return " · ".join(filter(None, [*parts, "rolled back" if results.get("rolled_back") else ""]))
 
