@@ -397,6 +397,7 @@ def _timeline(incident: Incident) -> list[Block]:
     blocks: list[Block] = [Heading(f"Timeline ({days[0]}, UTC)" if is_one_day else "Timeline (UTC)")]
     if incident.drawn_timeline:
         blocks.append(_figure(incident.drawn_timeline, "The incident in time.", "timeline"))
+    lines["event"] = lines["event"].map(_words)
     lines["time"] = lines["time"].dt.strftime("%H:%M:%S" if is_one_day else "%Y-%m-%d %H:%M:%S")
     return [*blocks, table_of(lines, {})]
 

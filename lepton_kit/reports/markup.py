@@ -93,9 +93,12 @@ def pre(text: str) -> str:
 
 
 def table(rows: list[list[str]], head: list[str], kind: str) -> str:
-    """Return an HTML table of cells that are HTML already."""
+    """Return an HTML table of cells that are HTML already; each knows its column, whose head a phone does not show."""
     top = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    cells = (
+        "".join(f'<td data-label="{name}">{one}</td>' for name, one in zip(head, row, strict=True)) for row in rows
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
     return SCROLL.format(
         f'<table {PLAIN_TABLE} class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     )
