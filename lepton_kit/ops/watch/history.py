@@ -19,14 +19,12 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.ops.operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
-from lepton_kit.ops.watch.observer import read_all_objectives
+from lepton_kit.ops.watch.observer import alerted_objective
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.rehearsals import read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.runs.manifest import FILE, Manifest, Result
 from lepton_kit.runs.settings import Settings
-from lepton_kit.telemetry.rules import alert_name
-from lepton_kit.telemetry.slo import Objective
 
 HISTORY, JUDGEMENT = "history.json", "judgement.md"
 MOST_CHARACTERS = 20_000
@@ -204,25 +202,6 @@ def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[fo
         return ()
     began = datetime.fromisoformat(incident.starts_at)
     return tuple(action for action in found if action.time >= began)
-
-
-def alerted_objective(incident: Incident, settings: Settings, project: Path) -> Objective | None:
-    """Return the objective whose alert an incident is; None where the alert belongs to none of its service.
-
-    Raises
-    ------
-    InputError
-        When the objectives cannot be read.
-    """
-    label = incident.alert.get("labels", {}).get("slo")
-    return next(
-        (
-            one
-            for one in read_all_objectives(settings, project)
-            if one.service == incident.service and (label == one.name or incident.name == alert_name(one))
-        ),
-        None,
-    )
 
 
 def _promise(incident: Incident, settings: Settings, project: Path, problems: list[str]) -> form.Promise | None:

@@ -222,6 +222,27 @@ def read_all_objectives(settings: Settings, project: Path) -> list[Objective]:
     return [objective for objective in found if objective.service in settings.services]
 
 
+def alerted_objective(incident: Incident, settings: Settings, project: Path) -> Objective | None:
+    """Return the objective whose alert an incident is; None where the alert belongs to none of its service.
+
+    Raises
+    ------
+    InputError
+        When the objectives cannot be read.
+    """
+    from lepton_kit.telemetry.rules import alert_name
+
+    label = incident.alert.get("labels", {}).get("slo")
+    return next(
+        (
+            one
+            for one in read_all_objectives(settings, project)
+            if one.service == incident.service and (label == one.name or incident.name == alert_name(one))
+        ),
+        None,
+    )
+
+
 def embedded_changes(found: Sequence[Alert], firing: Sequence[Incident], now: float) -> list[Alert]:
     """Return the alerts that have begun or ended, by what the evaluator says now and what is known to fire.
 

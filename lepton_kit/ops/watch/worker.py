@@ -108,15 +108,15 @@ def _proposals(
     policy: Policy, run: Manifest, job: Job, queue: Queue, settings: Settings, project: Path
 ) -> list[Proposal]:
     """Return the repairs that a diagnosis asks for, in the order of the objective that alerted, rehearsed."""
-    from lepton_kit.ops.watch.history import alerted_objective  # pandas, which other jobs do not need
+    incident, asked = queue.incident(job.incident or ""), policy.proposals(run.results)
+    if incident is not None and len(asked) > 1:
+        from lepton_kit.ops.watch.observer import alerted_objective  # httpx, which other jobs do not need
 
-    incident, objective = queue.incident(job.incident or ""), None
-    if incident is not None:
         try:
-            objective = alerted_objective(incident, settings, project)
+            asked = policy.proposals(run.results, alerted_objective(incident, settings, project))
         except InputError as error:  # the repairs are proposed all the same, the likeliest cause first
             logger.warning("the objectives were not read: %s", error)
-    return rehearsed(policy.proposals(run.results, objective), job, queue, settings, project)
+    return rehearsed(asked, job, queue, settings, project)
 
 
 def rehearsed(asked: Sequence[Proposal], job: Job, queue: Queue, settings: Settings, project: Path) -> list[Proposal]:
