@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,10 @@ import pandas as pd
 from lepton_kit import plots
 from lepton_kit.diagnosis import postmortem
 from lepton_kit.diagnosis.history import History, Job, utc
-from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
-from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
+from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, read_judgement
 from lepton_kit.diagnosis.recovery import sli_over_time
 from lepton_kit.errors import InputError
+from lepton_kit.ops.incident_summary import Incident, facts_of, in_short, moment_words
 from lepton_kit.ops.page_figures import drawn
 from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of, with_intervals
 from lepton_kit.ops.watch.evidence import recording_folder
@@ -29,46 +27,18 @@ from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement, se
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Points, Table, Words, as_markdown, as_page
 from lepton_kit.reports.cards import FIGURE, PAGE, Card, place, published
-from lepton_kit.reports.facts import duration
 from lepton_kit.reports.markup import as_text, as_words
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.quarto import find_quarto, render_pdf
 from lepton_kit.reports.story import Picture, first_figure
 from lepton_kit.reports.values import sure
 from lepton_kit.runs.notebooks import read_notebook
-from lepton_kit.runs.parameters import run_command
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
 
-CAUSE_WORDS = {
-    "data": "the data at fault", "model": "the model at fault", "compute": "the compute at fault",
-    "none": "no fault", "unknown": "no cause that the evidence decides for",
-}  # fmt: skip
 PDF = "incident.pdf"
 NO_QUARTO = "a PDF needs Quarto (1.7 or newer), which was not found: https://quarto.org"
 JUDGED = ("What went well", "What went poorly", "Where we were lucky")
-
-
-@dataclass(frozen=True)
-class Incident:
-    """All that a page is made of.
-
-    `figure` is the decisive one, which stands for the page in listings too.
-    `recorded` is where its recording lies in the project, `after` the recording of what followed, `previous` the
-    history of the last incident of the same alert, `linked` are the runs that have a page on the same site.
-    """
-
-    history: History
-    judgement: Judgement
-    recorded: str
-    recording: Recording | None
-    after: Recording | None
-    figure: Figure | None
-    drawn_timeline: Picture | None
-    previous: History | None
-    cost_per_minute: float | None
-    currency: str
-    linked: Collection[str] = ()
 
 
 def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
@@ -193,7 +163,7 @@ def figure_of_objective(history: History, recording: Recording | None, after: Re
         caption=f"{objective.title}, the objective that alerted: {objective.description}",
         alt=f"A line of the share of good events by time, from {_share(table['share'].iloc[0])} at first to "
         f"{_share(table['share'].iloc[-1])} at last; the lowest is {_share(worst['share'])}, at "
-        f"{_moment(worst['time'])}. A dashed line at {_share(objective.target)} is the objective.",
+        f"{moment_words(worst['time'])}. A dashed line at {_share(objective.target)} is the objective.",
         name="decisive",
     )
 
@@ -227,7 +197,7 @@ def _first_figure(project: Path, run_id: str) -> Picture | None:
 def page_blocks(incident: Incident) -> list[Block]:
     """Return the page of an incident, from its facts to its provenance."""
     return [
-        Facts(_facts(incident), moments=("Began", "Noticed", "Over"), commands=("Command",)),
+        Facts(facts_of(incident), moments=("Began", "Noticed", "Over"), commands=("Command",)),
         *_summary(incident),
         *_actions(incident),
         *_impact(incident),
@@ -240,114 +210,17 @@ def page_blocks(incident: Incident) -> list[Block]:
     ]
 
 
-def _facts(incident: Incident) -> dict[str, str]:
-    history, times = incident.history, postmortem.milestones(incident.history)
-    said = history.diagnosed
-    probability = said.get("probability")
-    how_sure = f" ({sure(probability)} sure)" if isinstance(probability, float) else ""
-    also = ", ".join(_list(said.get("also")))
-    lasted = times.time_to_recover
-    is_over = history.alert.status == "resolved"
-    action = next_action(incident)
-    return {
-        "Incident": history.id,
-        "Service": history.service,
-        "Severity": history.alert.severity,
-        "Status": "resolved" if is_over else "open",
-        "Cause": f"{said.get('cause', 'not diagnosed')}{how_sure}" + (f", and {also}" if also else ""),
-        "Next action": action.what if action else "",
-        "Command": action.command if action else "",
-        "Began": _moment(times.onset),
-        "Noticed": _moment(times.alerted),
-        "Over": _moment(times.recovered),
-        "Lasted": duration(lasted) if lasted is not None else "",
-        "Time": scale_words(history.time_scale),
-    }
-
-
-def scale_words(scale: float) -> str:
-    """Return how much shorter than usual all windows are; nothing where they are not.
-
-    >>> scale_words(600), scale_words(1)
-    ('demo time ×600: all windows are 600 times shorter, 10 s stand for 1 h 40 min', '')
-    """
-    if scale == 1:
-        return ""
-    return f"demo time ×{scale:g}: all windows are {scale:g} times shorter, 10 s stand for {duration(10 * scale)}"
-
-
-def next_action(incident: Incident) -> NextAction | None:
-    """Return what is to be done next about an incident that is open; None of one that is over."""
-    history = incident.history
-    if history.alert.status == "resolved":
-        return None
-    repairs = [
-        RepairStage(
-            job.name,
-            job.notebook,
-            job.state,
-            str(_recorded(job, "action") or job.plan),
-            str(_recorded(job, "verdict") or ""),
-        )
-        for job in history.jobs
-        if job.kind == "remedy"
-    ]
-    looks = [job for job in history.jobs if job.kind == "alert"]
-    given = {"recording": incident.recorded} if incident.recording is not None else {}
-    diagnose = run_command(looks[0].notebook, given) if looks else ""
-    advised = history.diagnosed.get("next_action")
-    return of_incident(history.id, repairs, NextAction(str(advised)) if advised else None, diagnose)
-
-
-def _recorded(job: Job, name: str) -> Any:
-    return job.run.results[name].value if job.run and name in job.run.results else None
-
-
 def _summary(incident: Incident) -> list[Block]:
     written = incident.judgement.sections.get("Summary in plain words", "")
     blocks: list[Block] = [Heading("In short")]
     if written:
         blocks.append(Words(written, is_judged=True))
-    blocks.append(Words(_in_short(incident)))
+    blocks.append(Words(in_short(incident)))
     return [*blocks, incident.figure] if incident.figure else blocks
 
 
 def _figure(picture: Picture, caption: str, name: str) -> Figure:
     return Figure(picture.png, caption, picture.alt, name, picture.svg)
-
-
-def _in_short(incident: Incident) -> str:
-    """Return what happened in a few sentences, from what runs recorded alone."""
-    history, times = incident.history, postmortem.milestones(incident.history)
-    said = history.diagnosed
-    began = times.onset or times.alerted
-    happened = history.alert.summary or f"{history.alert.name} on {history.service}"
-    sentences = [f"{happened}, from {_moment(began)}."]
-    if "cause" in said:
-        cause = str(said["cause"])
-        because = [str(reason).partition(": ")[2] or str(reason) for reason in said.get("reasons") or []]
-        found = CAUSE_WORDS.get(cause, f"{cause} at fault")
-        sentences.append(f"The diagnosis found {found}" + (f": {because[0]}." if because else "."))
-        for other, reason in zip_longest(_list(said.get("also")), because[1:]):
-            if other:
-                sentences.append(f"At work beside it: {other}" + (f", as {reason}." if reason else "."))
-    asked = [job for job in history.jobs if job.kind == "remedy"]
-    for job, repair in zip(asked, postmortem.repairs(history).to_dict("records"), strict=True):
-        if job.state == "ended" and repair["action"]:
-            sentences.append(f"Done about it: {repair['action']} ({repair['verdict'] or repair['came to']}).")
-    if times.time_to_recover is not None:
-        sentences.append(f"It was over {duration(times.time_to_recover)} after it began.")
-    elif history.alert.status == "firing":
-        sentences.append("Ongoing.")
-        if (action := next_action(incident)) is not None:
-            sentences.append(f"Next: {action.what}")
-    if history.time_scale != 1:
-        sentences.append(f"All in demo time ×{history.time_scale:g}.")
-    return " ".join(sentences)
-
-
-def _list(value: Any) -> list[str]:
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
 
 
 def _impact(incident: Incident) -> list[Block]:
@@ -486,14 +359,14 @@ def _provenance(incident: Incident) -> list[Block]:
 
 
 def _card(incident: Incident) -> Card:
-    history, facts = incident.history, _facts(incident)
+    history, facts = incident.history, facts_of(incident)
     cause = str(history.diagnosed.get("cause", "not diagnosed"))
     return Card(
         kind="incidents",
         id=history.id,
         title=history.alert.summary or f"{history.alert.name} on {history.service}",
         date=f"{history.onset or utc(history.alert.starts_at):%Y-%m-%d %H:%M:%S.%f}",
-        description=_in_short(incident),
+        description=in_short(incident),
         group=history.alert.name,
         categories=(cause, facts["Status"]),
         image_alt=incident.figure.alt if incident.figure else None,
@@ -534,10 +407,6 @@ def make_pdf(incident: Incident, blocks: Iterable[Block], folder: Path) -> bytes
 
 
 # --- values in words ----------------------------------------------------------------------------------------------
-
-
-def _moment(time: pd.Timestamp | datetime | None) -> str:
-    return "" if time is None else f"{utc(time):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _number(value: Any) -> str:
