@@ -270,7 +270,8 @@ def _remedy(remedy: Mapping[str, Any], needs_token: bool, pictures: Mapping[int,
 def _rehearsed(remedy: Mapping[str, Any], pictures: Mapping[int, tuple[str, str]]) -> str:
     """Return what a decision needs: the plan, what it touches and risks, how it is undone, evidence and a figure."""
     address, alt = pictures.get(remedy["job"], ("", ""))
-    figure = f'<img class="figure" src="{text(address)}" alt="{text(alt)}">' if address else ""
+    image = f'<img class="figure" src="{text(address)}" alt="{text(alt)}">'
+    figure = f'<div class="wide" role="region" aria-label="Figure" tabindex="0">{image}</div>' if address else ""
     run = remedy.get("rehearsal")
     source = f'<p class="quiet">Rehearsed in {_linked(run, remedy.get("page"))}</p>' if run else ""
     facts = remedy.get("rehearsed") or {}

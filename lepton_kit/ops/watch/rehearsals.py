@@ -53,7 +53,7 @@ class Rehearsal:
             "Why": "; ".join(self.reasons),
             "Rows touched": "; ".join(self.rows) or "none",
             "Risk": f"may cost: {cost}; where another objective gets worse, it is taken back by itself{watched}",
-            "Undo": f"`lepton undo {service}` brings back version, size and mends; a restart cannot be undone",
+            "Undo": f"lepton undo {service} (brings back version, size and mends; a restart cannot be undone)",
             **evidence,
         }
 
