@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of
@@ -35,7 +35,16 @@ Secret = str  # in a parameters cell: a reference to a secret
 
 
 def record(
-    name: str, value: Any, unit: str = "", *, rtol: float = 1e-6, atol: float = 0.0, compare: bool = True
+    name: str,
+    value: Any,
+    unit: str = "",
+    *,
+    rtol: float = 1e-6,
+    atol: float = 0.0,
+    compare: bool = True,
+    title: str = "",
+    headline: bool = False,
+    better: Literal["", "higher", "lower"] = "",
 ) -> None:
     """Record a named result of this notebook and show it.
 
@@ -52,19 +61,31 @@ def record(
         A later run agrees when `|new - old| <= atol + rtol * |old|`, for every number inside the value.
     compare
         False for what may differ from run to run, such as a time measured or an identifier.
+    title
+        What readers see in place of the name, such as `"Mean wait"`.
+    headline
+        True for the few results that stand for the notebook: its page, listings and `lepton run` show them first.
+    better
+        Which direction of a number is the better one; without it, a change is shown and not judged.
 
     Raises
     ------
     InputError
-        When the value is of a type that JSON cannot hold, or two keys of a dict are the same in JSON.
+        When the value is of a type that JSON cannot hold, two keys of a dict are the same in JSON, or `unit` or
+        `better` is not what it must be.
     """
     if not isinstance(unit, str):
         raise InputError(f"result {name!r}: unit {unit!r} must be text, such as 'USD', or '1' for a ratio")
+    if better not in ("", "higher", "lower"):
+        raise InputError(f"result {name!r}: better = {better!r}: must be 'higher' or 'lower', or left out")
     payload = {
         "name": str(name), "value": plain(value, name), "unit": unit, "rtol": float(rtol),
         "atol": float(atol), "compare": bool(compare),
     }  # fmt: skip
-    _display(RESULT, payload, text=f"{name} = {_as_text(value, unit)}", markup=_result_html(name, value, unit))
+    said = {"title": title, "headline": headline, "better": better}
+    payload |= {field: value for field, value in said.items() if value}
+    markup = _result_html(title or name, value, unit)
+    _display(RESULT, payload, text=f"{name} = {_as_text(value, unit)}", markup=markup)
 
 
 def say(*sentences: str) -> None:

@@ -156,6 +156,34 @@ def test_a_model_that_did_not_change_is_not_blamed(tmp_path):
     assert "last good version" in diagnosis.next_action
 
 
+def test_the_next_action_is_the_plan_of_the_repair_with_its_exact_command(tmp_path):
+    for name, plan in [
+        ("stale-feed", "restart the feed"),
+        ("queue-saturation", "4 workers, at most 3 requests in each"),
+    ]:
+        folder = variants.SHIPPED.parent / name
+        diagnosis = diagnose(read_recording(folder))
+        action = diagnosis.act(recording="incidents/x/recording")
+        assert plan in action.what
+        assert plan in diagnosis.next_action
+        assert diagnosis.as_dict()["next_action"] == diagnosis.next_action
+        command = f"lepton run runbooks/{diagnosis.remedy}.ipynb -p recording incidents/x/recording -p service goog"
+        assert action.command == command
+
+
+def test_of_two_causes_the_repair_that_acts_on_the_objective_that_alerted_comes_first(tmp_path):
+    diagnosis = diagnose(stored(variants.stuck_and_slow(), tmp_path))
+    objectives = {one.name: one for one in read_objectives(ROOT / "slo")}
+    orders = {name: diagnosis.act(one).what for name, one in objectives.items()}
+    assert orders["goog-freshness"].startswith("Run the data repair: restart the feed. Then the compute repair: ")
+    assert orders["goog-latency"].startswith("Run the compute repair: ")
+    assert orders["goog-latency"].endswith("Then the data repair: restart the feed.")
+    (tmp_path / "alone").mkdir()
+    alone = diagnose(stored(variants.stuck_feed(), tmp_path / "alone"))
+    assert "does not act on the objective that alerted (Latency)" in alone.act(objectives["goog-latency"]).what
+    assert "does not act" not in alone.act(objectives["goog-freshness"]).what
+
+
 def test_two_causes_at_once_are_both_named(tmp_path):
     diagnosis = diagnose(stored(variants.stuck_and_slow(), tmp_path))
     assert {diagnosis.cause, *diagnosis.also} == {"data", "compute"}

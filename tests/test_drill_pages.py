@@ -15,7 +15,7 @@ from test_reports import facts_of, words_of
 from lepton_kit import __version__
 from lepton_kit.errors import InputError
 from lepton_kit.ops.drill_pages import ENOUGH, page_blocks, publish_drills, read_drills
-from lepton_kit.ops.drill_results import FORMAT, newest_results, read_results, write_results
+from lepton_kit.ops.drill_results import EARLIER, FORMAT, newest_results, read_results, write_results
 from lepton_kit.ops.drill_scores import SCORED, confusion, drill_rows, reliability, scores, times
 from lepton_kit.ops.drills import Drilled
 from lepton_kit.reports.blocks import Table, Words
@@ -49,6 +49,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def results(project: Path, drilled: list[Drilled], seed: int = 3, **more) -> Path:
     return write_results(drilled, project / "drills", seed, live=False, **more)
+
+
+def test_results_of_the_earlier_format_are_read_with_all_times_since_the_fault_began(tmp_path):
+    path = results(tmp_path, [GOOD, dataclasses.replace(CALM, verdict="acted without an alert")])
+    content = json.loads(path.read_text()) | {"format": EARLIER}
+    content["drills"][0]["recovered_after"] = 50.0  # since the alert, 10 s after the fault
+    content["drills"][1]["verdict"] = "repaired"
+    path.write_text(json.dumps(content))
+    first, second = read_results(path).drills
+    assert (first.recovered_after, first.time_to_recover) == (60.0, 50.0)
+    assert (second.recovered_after, second.verdict) == (None, "acted without an alert")
 
 
 def test_results_are_read_as_they_were_written(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from lepton_kit.ops.faults import FAULTS, PAIRS, Fault
 from lepton_kit.ops.live_drills import drill_live, drill_project, live_names
 from lepton_kit.ops.recorded_drills import DRILLS, record_drill
 from lepton_kit.ops.repairs import Trouble, rehearse
+from lepton_kit.reports.cards import KINDS
 from lepton_kit.telemetry.recordings import read_recording, read_truth
 from lepton_kit.telemetry.slo import read_objectives
 
@@ -114,6 +116,38 @@ def test_two_faults_at_once_are_both_repaired(objectives):
     assert {made.cause, *made.also} == {"data", "compute"}
     assert "fill" in " ".join(made.actions)
     assert "workers" in " ".join(made.actions)
+
+
+def test_a_drill_that_raised_no_alert_is_not_called_repaired_and_no_recovery_is_claimed(objectives):
+    made = drill_simulated(Drill("nulls", 0.5, 4), objectives)
+    course = drills._Course(Drill("nulls", 0.5, 4), unalerted(), objectives, None, print, print)
+    verdict = course._verdict(["data"], ["filled"], "")
+    assert verdict == "acted without an alert" in VERDICTS
+    assert "repaired" not in VERDICTS
+    assert made.detected_after <= made.diagnosed_after <= made.recovered_after  # all since the fault began
+    assert made.time_to_recover == pytest.approx(made.recovered_after - made.detected_after)
+
+
+def unalerted():
+    """What struck a service when no alert fired."""
+    return SimpleNamespace(
+        service=None, fault=SimpleNamespace(causes={"data"}), false_alarms=(), alerted=None, alerts=(), began=0.0
+    )
+
+
+def test_a_live_drill_has_a_site_of_its_own_without_the_pages_of_the_project(project):
+    (project / "models/goog").mkdir(parents=True)
+    (project / "lepton.toml").write_text('[services.goog]\nmodel = "goog"\n')
+    kept = ["_quarto.yml", "index.qmd"]
+    published = [f"{kind}/one/card.json" for kind in (*KINDS, "listings")]
+    for name in (*kept, *published):
+        path = project / "reports" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    made = drill_project(project, "nulls", "goog")
+    found = {path.relative_to(made / "reports").as_posix() for path in (made / "reports").rglob("*") if path.is_file()}
+    assert found == set(kept)
+    assert (made / "models/goog").is_dir()  # the registry is no part of the site
 
 
 def test_the_same_drill_ends_the_same(objectives):

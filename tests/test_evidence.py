@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import timedelta
 
 import incident_variants as variants
 import numpy as np
@@ -139,6 +140,23 @@ def test_a_deployment_shortly_after_the_estimated_onset_counts_too(days, finding
     found = evidence.deployment(replace(case, recording=replace(case.recording, incident=incident)))
     assert found.finding == finding
     assert f"{days} days after the onset" in found.summary
+
+
+def test_the_first_start_of_a_service_is_no_deployment(tmp_path):
+    case = cases.build_case(variants.wrong_model(tmp_path))
+    *_, change = case.recording.incident.deployments
+    first = change.model_copy(update={"time": case.requests["time"].min().to_pydatetime() - timedelta(seconds=1)})
+    window = case.recording.incident.window.model_copy(update={"start": first.time - timedelta(days=1)})
+
+    def with_deployments(*known):
+        incident = case.recording.incident.model_copy(update={"deployments": known, "window": window})
+        return replace(case, recording=replace(case.recording, incident=incident))
+
+    started = with_deployments(first)
+    assert evidence.deployment(started).finding == "no deployment"
+    assert "deployment" not in set(evidence.signal_order(started)["of"])
+    assert evidence.deployment(with_deployments(first, change)).finding == "deployed"
+    assert evidence.deployment(with_deployments(change)).finding == "deployed"  # others had answered before it
 
 
 def test_an_onset_chosen_from_the_misses_lends_its_p_value_to_the_coverage(shipped):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 from helpers import ROOT, copy_folders
-from repairs import project_with_repairs, proposal, propose
+from repairs import Everything, project_with_repairs, proposal, propose
 from test_postmortem import content
+from watching import alert
 
 from lepton_kit.diagnosis.history import History, read_history
 from lepton_kit.diagnosis.judgement import parse_judgement
 from lepton_kit.errors import InputError
+from lepton_kit.ops import incident_pages
 from lepton_kit.ops.incident_pages import (
     Incident,
     figure_of_objective,
@@ -26,6 +29,7 @@ from lepton_kit.ops.incident_pages import (
 )
 from lepton_kit.ops.watch.history import freeze_history
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.reports.blocks import Table, Words, as_cells, as_markdown
 from lepton_kit.reports.publish import unpublish
 from lepton_kit.reports.quarto import find_quarto
@@ -33,6 +37,7 @@ from lepton_kit.reports.site import build_site
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import read_recording
 
+STATES = ("firing", "resolved")
 HOSTILE = "<script>document.title='owned'</script> {{< env HOME >}} `x` | [a](javascript:b) \x1b[31m"
 WRITTEN = (
     "## Summary in plain words\n\nThe feed stood still.\n\n"
@@ -104,6 +109,88 @@ def test_only_an_open_incident_names_a_next_action():
         history = History.model_validate(content(jobs=[said], alert=content()["alert"] | {"status": status}))
         page = shown(page_blocks(replace(incident(), history=history)))
         assert ("Next action" in page.select_one("table.facts").text) is named
+
+
+def open_incident(*jobs, **said):
+    """An incident whose alert fires, with what its diagnosis recorded."""
+    diagnosis = content()["jobs"][0]
+    diagnosis["run"]["results"] |= {name: {"value": value} for name, value in said.items()}
+    alert = content()["alert"] | {"status": "firing", "ends_at": None}
+    history = History.model_validate(content(jobs=[diagnosis, *jobs], alert=alert))
+    return replace(incident(), history=history, recorded="incidents/i/recording")
+
+
+def facts_of(one):
+    return {row.th.text: row.td.text for row in shown(page_blocks(one)).select("table.facts tr")}
+
+
+def test_the_next_action_is_the_one_that_the_repairs_wait_for_with_its_exact_command():
+    def repair(state, **more):
+        return content()["jobs"][1] | {"state": state, "run": None, "status": None} | more
+
+    facts = facts_of(open_incident(repair("waiting"), next_action="Run the data repair: restart the feed."))
+    assert (facts["Next action"], facts["Command"]) == ("Decide on the data repair.", "lepton approve i")
+    both = facts_of(open_incident(repair("waiting"), repair("waiting", name="compute")))
+    assert both["Command"] == "lepton approve i --cause data"
+    assert "Wait: runbooks/remedy.ipynb is running" in facts_of(open_incident(repair("running")))["Next action"]
+    nothing = facts_of(open_incident(next_action="Run the data repair: restart the feed."))
+    assert nothing["Next action"] == "Run the data repair: restart the feed."
+    failed = content()["jobs"][1]
+    failed["run"]["results"]["verdict"]["value"] = "not recovered"
+    again = facts_of(open_incident(failed))
+    assert "did not help (not recovered): diagnose again" in again["Next action"]
+    assert again["Command"] == "lepton run runbooks/alert.ipynb"
+    assert "Command" not in facts_of(incident())
+
+
+def test_a_second_cause_is_named_in_the_summary_and_in_listings():
+    one = open_incident(also=["compute"], reasons=["data: rows repeat", "compute: requests take longer"])
+    text = " ".join(shown(page_blocks(one)).get_text(" ").split())
+    assert "The diagnosis found the data at fault: rows repeat. At work beside it: compute, as requests take" in text
+    assert "At work beside it: compute" in incident_pages._card(one).description
+
+
+def test_a_page_of_shortened_windows_says_so():
+    promise = content()["promise"] | {"time_scale": 600}
+    history = History.model_validate(content(promise=promise, time_scale=600))
+    page = shown(page_blocks(replace(incident(), history=history)))
+    assert "demo time ×600: all windows are 600 times shorter, 10 s stand for 1 h 40 min" in page.text
+    assert "All in demo time ×600." in page.text
+    assert "demo time" not in shown(page_blocks(incident())).text
+
+
+def test_began_is_the_onset_of_the_diagnosis_on_the_page_and_in_listings():
+    one = incident()
+    onset = one.history.diagnosed["onset"]
+    assert facts_of(one)["Began"] == f"{onset[:10]} {onset[11:19]} UTC"
+    assert incident_pages._card(one).date.startswith(f"{onset[:10]} {onset[11:19]}")
+
+
+def test_publishing_later_gives_the_same_numbers_whatever_the_settings_say_by_then(watched):
+    shutil.copytree(ROOT / "slo", watched / "slo")
+    text = (watched / "lepton.toml").read_text()
+    services = '[services.goog]\nmodel = "goog"\ncost_per_minute = 3.5\n'
+    (watched / "lepton.toml").write_text(services + text.replace("[watch]", "[watch]\ntime_scale = 600"))
+    queue = Queue(watched)
+    posted = {state: Alert.model_validate(alert(1, state, alertname="GoogLatencyBudgetBurn")) for state in STATES}
+    id = posted["firing"].incident
+    queue.receive([posted["firing"]], "webhook", Everything())
+    queue.end(queue.take(), "run-1", "succeeded")
+    folder = watched / "incidents" / id / "recording"
+    shutil.copytree(ROOT / "runbooks/recordings/queue-saturation", folder)
+    publish_incident(watched, id)
+    (watched / "lepton.toml").write_text(text)  # the demonstration is over: windows as usual, and no such service
+    queue.receive([posted["resolved"]], "webhook", Everything())
+    assert incident_pages.gather(watched, id).history.time_scale == 600
+    pages = []
+    for _ in range(2):
+        publish_incident(watched, id)
+        pages.append((watched / "reports" / "incidents" / id / "index.ipynb").read_text())
+        shutil.rmtree(watched / "slo", ignore_errors=True)
+    assert pages[0] == pages[1]
+    assert "demo time ×600" in pages[0]
+    history = read_history(watched / "incidents" / id / "history.json")
+    assert (history.is_over, history.promise.time_scale, history.promise.name) == (True, 600, "goog-latency")
 
 
 def test_a_page_says_when_people_have_written_nothing():

@@ -75,6 +75,18 @@ def test_keys_that_would_fall_together_are_refused(value, shown):
         notebook.record("x", value)
 
 
+def test_a_result_may_have_a_title_a_direction_and_be_a_headline(shown):
+    notebook.record("p50", 3.2, unit="ms", title="Median latency", headline=True, better="lower")
+    notebook.record("p50", 3.2, unit="ms")
+    titled, bare = (bundle[notebook.RESULT] for bundle in shown)
+    assert (titled["title"], titled["headline"], titled["better"]) == ("Median latency", True, "lower")
+    assert not {"title", "headline", "better"} & set(bare)  # what is not said leaves no trace in committed outputs
+    assert "Median latency" in shown[0]["text/html"]
+    assert shown[0]["text/plain"] == "p50 = 3.2 ms"
+    with pytest.raises(InputError, match="better = 'smaller': must be 'higher' or 'lower'"):
+        notebook.record("p50", 3.2, better="smaller")
+
+
 def test_a_result_of_a_strange_type_is_refused_by_name(shown):
     with pytest.raises(InputError, match="result 'x' is a object"):
         notebook.record("x", object())

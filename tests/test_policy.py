@@ -1,7 +1,7 @@
 """What follows on a diagnosis by the settings: which repair, and whether it waits for a person."""
 
 import pytest
-from helpers import write_notebook
+from helpers import ROOT, write_notebook
 from repairs import SETTINGS, project_with_repairs
 
 from lepton_kit.errors import InputError
@@ -9,6 +9,7 @@ from lepton_kit.ops.watch.app import watch
 from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.runs.manifest import Result
 from lepton_kit.runs.settings import read_settings
+from lepton_kit.telemetry.slo import read_objectives
 
 
 @pytest.fixture
@@ -42,6 +43,22 @@ def test_a_diagnosis_that_asks_for_no_remedy_gets_none(repaired):
 @pytest.mark.parametrize("also", [["data"], "data", ["data", "compute", "none"]])
 def test_two_causes_are_repaired_one_after_the_other_and_each_once(repaired, also):
     assert list(proposals(repaired, cause="compute", also=also)) == ["compute", "data"]
+
+
+def test_the_repair_that_acts_on_the_objective_that_alerted_comes_first_if_it_is_probable_itself(repaired):
+    ranking = {"columns": ["cause", "probability"], "rows": [["data", 0.99], ["compute", 0.6]]}
+    results = {"cause": "data", "also": ["compute"], "probability": 0.99, "ranking": ranking}
+    recorded = {name: Result(value=value) for name, value in results.items()}
+    objectives = {one.name: one for one in read_objectives(ROOT / "slo")}
+    policy = Policy(read_settings(repaired), repaired)
+
+    def order(objective):
+        return [one.cause for one in policy.proposals(recorded, objective)]
+
+    assert order(None) == order(objectives["goog-freshness"]) == ["data", "compute"]
+    assert order(objectives["goog-latency"]) == order(objectives["goog-availability"]) == ["compute", "data"]
+    first = policy.proposals(recorded, objectives["goog-latency"])[0]
+    assert first.why == "the diagnosis is 60% probable, and 80% is needed (least_probability)"
 
 
 @pytest.mark.parametrize(

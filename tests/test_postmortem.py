@@ -50,7 +50,7 @@ def content(**changes):
         ],
     }
     onsets = {"columns": ["symptom", "since", "counts"], "rows": [["misses", at(2), True], ["latency", at(0), False]]}
-    said = {"cause": "data", "also": [], "probability": 0.97, "onset": at(3), "evidence": evidence, "onsets": onsets}
+    said = {"cause": "data", "also": [], "probability": 0.97, "onset": at(1), "evidence": evidence, "onsets": onsets}
     diagnosis = job("alert", 6, 7, results=said)
     decision = {"time": at(9), "is_approved": True, "by": "Kim", "via": "lepton approve", "note": "go"}
     verdict = {"action": "the feed was restarted", "applied": True, "verdict": "recovered", "rolled_back": False}
@@ -114,19 +114,19 @@ def test_the_four_measures_run_from_the_onset_and_the_alert_to_what_is_recorded(
     assert found.table()["seconds"].tolist() == list(measures)
 
 
-def test_the_onset_is_the_first_evidence_for_the_cause_that_chance_does_not_explain():
+def test_the_onset_is_that_of_the_diagnosis_whatever_moved_before_it():
     def onset(**said):
         results = content()["jobs"][0]["run"]["results"] | {name: {"value": value} for name, value in said.items()}
-        return postmortem.milestones(
-            history(jobs=[job("alert", 6, 7, results={k: v["value"] for k, v in results.items()})])
-        ).onset
+        told = history(jobs=[job("alert", 6, 7, results={k: v["value"] for k, v in results.items()})])
+        in_timeline = postmortem.timeline(told).set_index("event")["time"].get("onset of the incident")
+        assert in_timeline == told.onset == postmortem.milestones(told).onset
+        return told.onset
 
     assert onset() == pd.Timestamp(at(1))
-    assert onset(onset=at(0, 40)) == pd.Timestamp(at(0, 40))
-    assert onset(also=["model"]) == pd.Timestamp(at(0, 20))
-    assert onset(evidence=None) == pd.Timestamp(at(2))
-    assert onset(evidence=None, onsets=None) == pd.Timestamp(at(3))
-    assert onset(evidence=None, onsets=None, onset=None) is None
+    assert onset(onset=at(4)) == pd.Timestamp(at(4))  # evidence since 03:01 does not move it
+    assert onset(also=["model"]) == pd.Timestamp(at(1))
+    assert onset(evidence=None, onsets=None) == pd.Timestamp(at(1))
+    assert onset(onset=None) is None
 
 
 def test_what_did_not_come_to_pass_has_no_measure():

@@ -208,6 +208,42 @@ def test_what_waits_is_withdrawn_when_the_alert_ends_and_cannot_be_approved_any_
         queue.decide(job, yes())
 
 
+def test_a_second_repair_that_is_queued_is_withdrawn_with_the_alert_whatever_becomes_of_the_first(queue):
+    incident = propose(queue, proposal("data"), proposal("compute"))
+    first = queue.take()
+    resolve(queue)
+    assert states(queue, incident) == {"data": "running", "compute": "refused"}
+    queue.end(first, "run", "failed")
+    queue.follow_up(None, "")
+    assert (queue.waiting(), queue.take()) == ([], None)
+    [job] = [job for job in queue.jobs() if job.name == "compute"]
+    assert job.error == remedies.NOT_STARTED
+
+
+def test_a_repair_that_is_held_after_its_alert_has_ended_asks_nobody(queue):
+    incident = propose(queue, proposal("data"))
+    job = queue.take()
+    resolve(queue)
+    queue.hold(job, "run x was broken off")
+    assert (queue.waiting(), states(queue, incident)) == ([], {"data": "refused"})
+    [held] = [job for job in queue.jobs() if job.kind == "remedy"]
+    assert "run x was broken off" in held.error
+
+
+@pytest.mark.parametrize(("first", "then", "highest"), [("ticket", "page", "page"), ("page", "ticket", "page")])
+def test_the_severity_of_an_incident_is_the_highest_seen(queue, first, then, highest):
+    posted = [Alert.model_validate(alert(number, severity=word)) for number, word in enumerate((first, then), 1)]
+    for one in posted:
+        queue.receive([one], "webhook", Everything())
+    main, companion = (queue.incident(one.incident) for one in posted)
+    assert (main.severity, queue.main_incident(companion.id)) == (highest, main)
+    assert queue.main_incident(main.id) is None
+    again = Alert.model_validate(alert(3, severity=then))
+    queue.receive([again], "webhook", Everything())
+    assert queue.main_incident(again.incident) == queue.incident(main.id)  # still told apart by its own severity
+    assert [job.incident for job in queue.jobs()] == [main.id]
+
+
 def test_a_diagnosis_that_ends_after_its_alert_proposes_nothing(queue):
     incident = fire(queue)
     job = queue.take()

@@ -16,17 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup, Tag
 from helpers import ROOT, copy_folders, lepton, write_notebook
 
+import lepton_kit as lk
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.reports.page import make_page
-from lepton_kit.reports.publish import publish_runs, unpublish
+from lepton_kit.reports.cards import Card
+from lepton_kit.reports.facts import headlines
+from lepton_kit.reports.health_history import history_html
+from lepton_kit.reports.page import make_page, summary
+from lepton_kit.reports.publish import previous_run, publish_runs, unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import Site, _add_missing, build_site
 from lepton_kit.reports.story import html_of, story_cells
-from lepton_kit.runs.manifest import Manifest
+from lepton_kit.runs.manifest import Input, Manifest
 from lepton_kit.runs.runner import Request, run_notebook
 
 EVIL = (
@@ -493,6 +498,108 @@ def test_results_stand_beside_those_of_the_run_before(own: tuple[Path, dict[str,
     assert rows["mae"] == "mae 2 USD 2.346 -0.3457 (-14.7%)"
     assert rows["rows"] == "rows 1,047 rows 1,047 same"
     assert f"lepton diff {runs['diagnosis'].run_id} {again.run_id}" in words_of(page)
+
+
+def test_runs_are_compared_only_with_those_of_the_same_service_and_input(own: tuple[Path, dict[str, Manifest]]) -> None:
+    project, runs = own
+    first = runs["diagnosis"]
+
+    def kept(run_id: str, **changes: object) -> Manifest:
+        run = first.model_copy(update={"run_id": f"{run_id}-incident-diagnosis-aaaaaa", **changes})
+        (project / "runs" / run.run_id).mkdir()
+        run.save(project / "runs" / run.run_id)
+        return run
+
+    live = [Input(parameter="recording", ref="incidents/x/recording", sha256="ab" * 32, run=None)]
+    of_live = kept("29990101T000000Z", inputs=live)
+    assert previous_run(of_live, project) is None
+    same = kept("29990101T000001Z", inputs=live)
+    assert previous_run(same, project) == of_live
+    elsewhere = kept("29990101T000002Z", inputs=live, parameters={**first.parameters, "service": "scoring"})
+    assert previous_run(elsewhere, project) is None
+    nights = [
+        kept(
+            f"2999010{day}T030000Z",
+            trigger="schedule:nightly",
+            inputs=[live[0].model_copy(update={"ref": f"incidents/{day}"})],
+        )
+        for day in (2, 3)
+    ]
+    assert previous_run(nights[1], project) == nights[0]
+    again = [
+        kept(
+            f"2999010{day}T000000Z",
+            inputs=[
+                Input(ref=f"run:2026110{day}T000000Z-01-data-cleaning-abcdef/clean.parquet", sha256=None, run=None)
+            ],
+        )
+        for day in (4, 5)
+    ]
+    assert previous_run(again[1], project) == again[0]  # an artifact of the same notebook, by another run of it
+
+
+def test_values_that_a_notebook_recorded_read_as_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs: list[dict[str, object]] = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: outputs.append(bundle))
+    lk.record("also", [])
+    lk.record("causes", ["data", "compute"])
+    lk.record("probability", 0.99999, unit="1", title="Probability")
+    lk.record("rolled_back", False)
+    lk.record("lasted", float("nan"), unit="s")
+    lk.record("counts", pd.DataFrame({"who": ["a", None], "is_up": [True, False], "n": [1234, 5]}))
+    lk.expect(True, "enough", answered=["coverage", "contract"], extra=None)
+    cells = [
+        nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", data=one) for one in outputs])
+    ]
+    cells[0].execution_count = 1
+    shown = "".join(
+        html_of(output) for cell in story_cells(nbformat.v4.new_notebook(cells=cells)) for output in cell.outputs
+    )
+    page = BeautifulSoup(shown, "html.parser")
+    text = " ".join(page.get_text(" ").split())
+    for said in (
+        "also = none", "causes = data, compute", "Probability = over 0.9999", "rolled back = no",
+        "lasted = not known", "✓ enough (answered = coverage, contract, extra = none)",
+    ):  # fmt: skip
+        assert said in text
+    assert [cell.text for cell in page.select("table.data td")] == ["a", "yes", "1,234", "–", "no", "5"]
+    for python in ("[]", "False", "None", "nan", "['"):
+        assert python not in text
+
+
+def facts_of_card(where: str) -> dict[str, str]:
+    return {"service": "goog", "input": where}
+
+
+def test_a_yardstick_that_is_better_says_than_what() -> None:
+    measured = [{"yardstick": "p50", "unit": "ms", "before": 7.2, "now": 5.11, "verdict": "better"}]
+    alike = [{**measured[0], "now": 3.63, "verdict": "alike"}]
+    made = [(3, "nightly", measured), (2, "nightly", alike), (1, "runbooks/recordings/stale-feed", measured)]
+    cards = [
+        Card("runs", f"r{day}", "t", f"2026-11-0{day}", "d", "service-health", (), None, facts_of_card(where), rows)
+        for day, where, rows in made
+    ]
+    page = BeautifulSoup(history_html(cards), "html.parser")
+    assert "▲ better than 7.2 ms" in page.text
+    assert "not than in the run before" in page.text
+    assert [head.text for head in page.select("h3")] == ["goog", "goog"]  # a rehearsal is no part of the live series
+    assert ["stale-feed" in part.text for part in page.select("p.quiet")].count(True) == 1
+
+
+def test_the_headlines_that_a_notebook_names_stand_for_it_by_their_titles(
+    own: tuple[Path, dict[str, Manifest]],
+) -> None:
+    project, runs = own
+    run = runs["diagnosis"]
+    named = {"title": "Mean absolute error", "headline": True}
+    mae = run.results["mae"].model_copy(update=named)
+    run = run.model_copy(update={"results": {**run.results, "mae": mae}})
+    assert headlines(run) == [("Mean absolute error", "2.346 USD")]
+    assert summary(run).endswith("Mean absolute error 2.346 USD")
+    publish_runs(project, [run])
+    page = page_of(build_site(project), run)
+    assert "Mean absolute error 2.346 USD and 3 more" in words_of(facts_of(page)["Results"])
+    assert "Mean absolute error" in [row.td.text for row in page.select("table.results tbody tr")]
 
 
 def test_a_page_offers_notebook_manifest_and_recording(own: tuple[Path, dict[str, Manifest]]) -> None:

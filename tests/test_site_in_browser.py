@@ -151,6 +151,51 @@ def test_a_phone_shows_pages_without_scrolling_sideways(
         assert browser.open(address + path, 390)["scroll"] <= 390, path
 
 
+UNTOLD = """[...document.querySelectorAll('table, figure img')].filter(part => {
+  const box = part.closest('.scroll, figure') || part.parentElement;
+  const isCut = part.getBoundingClientRect().width > box.getBoundingClientRect().width + 1;
+  return isCut && !(box.scrollWidth > box.clientWidth && getComputedStyle(box, '::before').content.includes('Scroll'));
+}).map(part => part.outerHTML.slice(0, 100))"""
+TOLD = "[...document.querySelectorAll('.wide')].map(box => getComputedStyle(box, '::before').content).length"
+CUT_WORDS = r"""(() => {
+  const cut = [], walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode());) {
+    if (node.parentElement.closest('pre, code, svg, script, style, .hash')) continue;
+    for (const word of node.data.matchAll(/\p{L}{2,25}/gu)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) cut.push(word[0]);
+    }
+  }
+  return cut;
+})()"""
+SMALL = """[...document.querySelectorAll('figure img')].filter(
+  image => image.getBoundingClientRect().width < 0.7 * Math.min(image.naturalWidth, 800)
+).length"""
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_what_does_not_fit_scrolls_and_says_so_no_word_is_cut_and_figures_can_be_read(
+    pages: tuple[Path, list[str]], address: str, browser: Browser, width: int
+) -> None:
+    for path in pages[1]:
+        browser.open(address + path, width)
+        assert (browser.value(UNTOLD), browser.value(CUT_WORDS), browser.value(SMALL)) == ([], [], 0), path
+    browser.open(address + pages[1][3], width)
+    assert browser.value(TOLD) > 0  # a table of twenty columns
+
+
+def test_on_a_phone_each_cell_of_an_incidents_tables_says_what_it_is(
+    pages: tuple[Path, list[str]], address: str, browser: Browser
+) -> None:
+    browser.open(address + pages[1][-1], 390)
+    wide = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth).length"
+    assert browser.value(wide) == 0
+    label = "getComputedStyle(document.querySelector('table.files td[data-label=\"Kind\"]'), '::before').content"
+    assert "Kind" in browser.value(label)
+
+
 def test_pages_work_from_a_folder(pages: tuple[Path, list[str]], browser: Browser) -> None:
     for path in pages[1]:
         assert browser.open((pages[0] / path).as_uri(), 1280)["errors"] == [], path

@@ -19,7 +19,7 @@ from watching import alert, watching, webhook
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.app import watch
-from lepton_kit.ops.watch.observer import read_all_objectives
+from lepton_kit.ops.watch.objectives import read_all_objectives
 from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.routing import Routes

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from helpers import ROOT, write_notebook
+from bs4 import BeautifulSoup
+from helpers import ROOT, lepton, write_notebook
 from services import project_with_model, serving, wait_for
 from watching import STARTS, alert, watching
 
@@ -75,6 +76,50 @@ def test_errors_of_a_served_model_fire_an_embedded_alert_whose_runbook_reads_its
     assert (project / incident.recording / "incident.json").is_file()
     assert said["services"][0]["budgets"][0]["left"] < 1
     assert "GoogErrorsBudgetBurn" in page
+
+
+def commands_of(kit, path):
+    """Return the commands that a page of the watch tells to type, without the `lepton` in front."""
+    parsed = BeautifulSoup(kit.client.get(path).text, "html.parser")
+    return [part.split()[1:] for code in parsed.select("pre.command") for part in code.text.split(" && ")]
+
+
+def test_the_page_of_an_alert_gives_the_command_that_diagnoses_the_open_incident_and_it_does(project):
+    project_with_model(project)
+    kept_project(project)
+    with serving(project) as service, watching(project, "--insecure") as kit:
+        service.predict()
+        earlier, now = (f"{datetime.now(UTC) - timedelta(seconds=ago):%Y-%m-%dT%H:%M:%S.%fZ}" for ago in (20, 1))
+        kit.post(alert(1, starts=earlier))
+        kit.post(alert(1, "resolved", starts=earlier))
+        kit.post(alert(1, starts=now))
+        kit.ended(2)
+        [incident] = kit.queue.incidents(status="firing")
+        [words] = commands_of(kit, "/runbooks/Known")
+        assert words in commands_of(kit, f"/incidents/{incident.id}")
+        made = lepton(*words, project=project)
+        assert made.returncode == 0, made.stderr
+        assert all_runs(project)[0].parameters["recording"] == incident.recording
+        kit.post(alert(1, "resolved", starts=now))
+        wait_for(lambda: not kit.queue.incidents(status="firing"))
+        assert commands_of(kit, "/runbooks/Known") == [["run", "runbooks/diagnose.ipynb"]]  # a rehearsal, and said so
+        assert "example that comes with the runbook" in kit.client.get("/runbooks/Known").text
+
+
+def test_where_no_evidence_was_captured_yet_the_command_captures_it_first(project):
+    project_with_model(project)
+    kept_project(project)
+    (project / "lepton.toml").write_text(SETTINGS.replace("workers = 1", "workers = 0"))
+    with serving(project) as service, watching(project, "--insecure") as kit:
+        service.predict()
+        wait_for(lambda: list((project / "telemetry").glob("**/*")))
+        kit.post(alert(1, starts=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"))
+        [incident] = kit.queue.incidents()
+        capture, run = commands_of(kit, "/runbooks/Known")
+        for words in (capture, run):
+            made = lepton(*words, project=project)
+            assert made.returncode == 0, made.stderr
+    assert all_runs(project)[0].parameters["recording"] == f"incidents/{incident.id}/recording"
 
 
 def test_a_recovery_check_and_a_schedule_are_given_evidence_of_their_own(project):

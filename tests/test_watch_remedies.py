@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import psutil
 import pytest
-from helpers import PATIENCE_S, lepton
-from repairs import SETTINGS, diagnosed, project_with_repairs, proposal, propose, repairs_made
+from bs4 import BeautifulSoup
+from helpers import PATIENCE_S, ROOT, lepton, lepton_here
+from repairs import SETTINGS, Everything, diagnosed, project_with_repairs, proposal, propose, repairs_made
 from services import wait_for
 from test_watch_page import Browser
 from watching import watching
 
+from lepton_kit.diagnosis import postmortem
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch import worker
 from lepton_kit.ops.watch.approvals import make_decision, read_form, refusal
+from lepton_kit.ops.watch.evidence import recording_folder
+from lepton_kit.ops.watch.history import history_of
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.webhook import Gate
-from lepton_kit.runs.manifest import all_runs
+from lepton_kit.ops.watch.remedies import Proposal
+from lepton_kit.ops.watch.webhook import Alert, Gate
+from lepton_kit.runs.manifest import Manifest, all_runs
+from lepton_kit.runs.runner import Request, run_notebook
+from lepton_kit.runs.settings import read_settings
 
 TOKEN = "a bearer's secret"
 
@@ -268,6 +277,67 @@ def test_a_browser_sends_the_form_and_a_page_of_another_origin_cannot(asked, tmp
         browser.value("document.querySelector('[value=approve]').click(); 1")
         wait_for(lambda: "approved by Kim <b>Lee</b>" in browser.value("document.body?.innerText ?? ''"))
         assert kit.queue.waiting() == []
+
+
+@pytest.fixture
+def rehearsed(repaired):
+    """A project whose repair of the data is the kit's own runbook, with an incident that waits for a yes."""
+    text = SETTINGS.replace("runbooks/repair.ipynb", "runbooks/repair-data.ipynb", 1).replace('{ what = "data" }', "{}")
+    (repaired / "lepton.toml").write_text(text.replace("workers = 2", "workers = 0"))
+    shutil.copy(ROOT / "runbooks/repair-data.ipynb", repaired / "runbooks")
+    shutil.copytree(ROOT / "slo", repaired / "slo")
+    queue = Queue(repaired)
+    posted = Alert.model_validate(diagnosed(cause="data"))
+    queue.receive([posted], "webhook", Everything())
+    job = queue.take()
+    recording = recording_folder(repaired, posted.incident)
+    shutil.copytree(ROOT / "runbooks/recordings/missing-values", recording)
+    queue.note(posted.incident, "", recording.relative_to(repaired).as_posix())
+    asked = [Proposal("data", "runbooks/repair-data.ipynb", {}, "the policy of this cause is to ask")]
+    settings = read_settings(repaired)
+    run = run_notebook(Request(repaired / "runbooks/diagnose.ipynb", {"says": json.dumps(RANKED)}), repaired)
+    [one] = worker.rehearsed(asked, job, queue, settings, repaired)
+    queue.end(job, run.run_id, "succeeded", [one], 3)
+    return repaired
+
+
+RANKED = {
+    "cause": "data",
+    "ranking": {"columns": ["cause", "for", "against"], "rows": [["data", "contract: broken", "replay: alike"]]},
+}
+
+
+def test_before_somebody_decides_the_repair_has_rehearsed_and_page_and_command_show_what_it_would_do(rehearsed):
+    [one] = Queue(rehearsed).waiting()
+    run = Manifest.load(rehearsed / "runs" / one.rehearsal / "manifest.json")
+    assert (run.status, run.parameters["service"], run.results["applied"].value) == ("succeeded", "", False)
+    with watching(rehearsed, "--insecure") as kit:
+        page = BeautifulSoup(kit.client.get(f"/incidents/{one.incident}").text, "html.parser")
+        home = kit.client.get("/").text
+    form = page.select_one(f"#repair-{one.job}")
+    facts = dict(zip((dt.text for dt in form.select("dt")), (dd.text for dd in form.select("dd")), strict=True))
+    assert facts["Plan"] == run.results["plan"].value == "fill 12 features where they are missing"
+    assert "rows during: " in facts["Rows touched"] and "rows quarantined: " in facts["Rows touched"]
+    assert facts["Risk"].startswith("may cost: errors; where another objective gets worse, it is taken back by itself")
+    assert "lepton undo goog" in facts["Undo"]
+    assert (facts["Evidence for"], facts["Evidence against"]) == ("contract: broken", "replay: alike")
+    assert form.select_one("img[src^='data:image/png;base64,']")["alt"].startswith("Left, two dots for every feature")
+    assert form.select_one("form") and f"Plan: {facts['Plan']}" in home
+    assert "Decide on the data repair: fill 12 features" in page.text and f"lepton approve {one.incident}" in page.text
+    for words in (["approve"], ["approve", one.incident, "--reject"]):
+        told = lepton_here(*words, project=rehearsed).stdout
+        for name in ("Plan", "Rows touched", "Risk", "Undo", "Evidence for", "Figure"):
+            assert f"  {name}:" in told
+        assert facts["Plan"] in told
+    queue = Queue(rehearsed)
+    history = history_of(queue.incident(one.incident), queue, read_settings(rehearsed), rehearsed)
+    assert postmortem.repairs(history)["action"].tolist() == [f"planned: {facts['Plan']}"]
+
+
+def test_a_repair_that_cannot_rehearse_is_asked_for_all_the_same_and_says_so(asked):
+    [one] = Queue(asked).waiting()
+    assert one.rehearsal is None
+    assert "Rehearsal:" in lepton_here("approve", project=asked).stdout
 
 
 def test_a_diagnosis_that_found_no_cause_is_made_again_until_the_most_looks(repaired):

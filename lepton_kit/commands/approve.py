@@ -13,6 +13,9 @@ from lepton_kit.runs.ids import short_id, the_one
 from lepton_kit.runs.project import find_project
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lepton_kit.ops.watch.queue import Queue
     from lepton_kit.ops.watch.remedies import Remedy
 
 
@@ -27,15 +30,18 @@ def approve(
     from lepton_kit.ops.watch.approvals import make_decision, this_user
     from lepton_kit.ops.watch.queue import Queue
 
-    queue = Queue(find_project())
+    project = find_project()
+    queue = Queue(project)
     waiting = queue.waiting()
     if not incident:
         _print_waiting(waiting)
+        _print_rehearsed(waiting, queue, project)
         return
     chosen = [one for one in waiting if cause in (None, one.cause)]
     but = f" with a waiting repair{f' of cause {cause!r}' if cause else ''}"
     id = the_one(incident, {one.incident for one in chosen}, "incident", "lepton approve", but)
     chosen = [one for one in chosen if one.incident == id]
+    _print_rehearsed(chosen, queue, project)
     decision = make_decision(not reject, by or this_user(), "lepton approve", note)
     for one in chosen:
         queue.decide(one.job, decision)
@@ -56,3 +62,18 @@ def _print_waiting(waiting: list[Remedy]) -> None:
         about = [one.cause, one.after or "", Path(one.notebook).stem, since, *[one.incident] * is_wide, one.why]
         rows.append([short_id(one.incident), *about])
     print_lines(console, headings, rows)
+
+
+def _print_rehearsed(repairs: list[Remedy], queue: Queue, project: Path) -> None:
+    """Print what each repair would do, by its rehearsal: plan, rows, risk, undo, evidence, and where its figure is."""
+    from lepton_kit.ops.watch.status import waiting_facts
+
+    for one in repairs:
+        print(f"\n{one.notebook} of {one.incident} ({one.cause})")
+        facts = waiting_facts(one, queue, project)["rehearsed"]
+        if one.rehearsal:
+            facts |= {
+                "Figure": f"runs/{one.rehearsal}/notebook.ipynb (`lepton publish {one.rehearsal}` makes its page)"
+            }
+        for name, said in facts.items():
+            print(f"  {name + ':':17} {said}")

@@ -19,7 +19,7 @@ from lepton_kit.diagnosis.relations import asked_anew, following
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
-from lepton_kit.telemetry.recordings import Recording, feature_columns, is_inside, printable
+from lepton_kit.telemetry.recordings import Deployment, Recording, feature_columns, is_inside, printable
 
 MOST_LACKING = 0.5
 """Where more of the rows lacked a value before the onset, nothing tells whether values went missing at it."""
@@ -123,6 +123,14 @@ class Case:
     def samples(self) -> dict[str, pd.DataFrame]:
         """Return the samples of each metric, by its name."""
         return {str(name): part for name, part in self.recording.metrics.groupby("metric")}
+
+    @cached_property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Return the deployments that changed the version: not a service's first start, before which none answered."""
+        known = sorted(self.recording.incident.deployments, key=lambda item: item.time)
+        is_first = bool(known) and not (self.requests["time"] < pd.Timestamp(known[0].time)).any()
+        window = self.recording.incident.window
+        return tuple(known[1:] if is_first and known[0].time >= window.start else known)
 
     @cached_property
     def inputs(self) -> pd.DataFrame:
@@ -401,20 +409,32 @@ def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria)
     """Return when the incident began, and what that time rests on.
 
     The first symptom with a change point that is large, and not by chance, decides; but where requests were slow
-    before they were refused, the slowness does. Without any, the first alert; without one, the middle of the window.
+    before they were refused, the slowness does. What moved well after the alert did not bring it, so a symptom that
+    moved before comes first. Without any, the first alert; without one, the middle of the window.
     """
+    alerted = min((pd.Timestamp(alert.starts_at) for alert in recording.incident.alerts), default=None)
     found = {
         symptom.name: onset_of(change)
         for symptom, change in changes_of(recording, breaches, criteria)
         if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after)
     }
-    for name in found:
+    for name in sorted(found, key=lambda one: alerted is not None and found[one] > _soon(recording, alerted)):
         first = min({name, "latency"} & set(found), key=found.__getitem__) if name == "errors" else name
         return found[first], f"change point of {first}"
     window = recording.incident.window
-    if recording.incident.alerts:
-        return pd.Timestamp(min(alert.starts_at for alert in recording.incident.alerts)), "start of the alert"
+    if alerted is not None:
+        return alerted, "start of the alert"
     return pd.Timestamp(window.start + (window.end - window.start) / 2), "middle of the window"
+
+
+NEAR_ROWS = 20
+"""A change point is only known to so many requests."""
+
+
+def _soon(recording: Recording, moment: pd.Timestamp) -> pd.Timestamp:
+    """Return until when a change point may lie that is at a moment."""
+    times = recording.requests["time"]
+    return pd.Timestamp(times[times >= moment].head(NEAR_ROWS).max()) if (times >= moment).any() else moment
 
 
 def onset_table(case: Case) -> pd.DataFrame:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,21 @@ from lepton_kit.diagnosis.evidence import Cause, Evidence, gather
 from lepton_kit.diagnosis.evidence.objective import FORECASTS_MISSED, LATE, MISSED, UNCLEAR
 from lepton_kit.diagnosis.likelihoods import Decision, Likelihoods, read_likelihoods
 from lepton_kit.diagnosis.localisation import Localisation
+from lepton_kit.diagnosis.next_action import NextAction
+from lepton_kit.diagnosis.plans import REMEDIES, after_diagnosis
 from lepton_kit.diagnosis.ranking import CAUSES, by_cause, probabilities, weigh, weights_of_evidence
 from lepton_kit.diagnosis.where import as_dict as localisation_as_dict
 from lepton_kit.diagnosis.where import where
 from lepton_kit.telemetry.recordings import Recording
-
-REMEDIES: Mapping[Cause, str] = {"data": "repair-data", "model": "repair-model", "compute": "repair-capacity"}
-"""The runbook that repairs each cause."""
+from lepton_kit.telemetry.slo import Objective
 
 NEXT_ACTIONS: Mapping[str, str] = {
-    "data": "Run the data repair: stop the feed that breaks its promises, and serve from the last whole rows.",
-    "model": "Run the model repair: put the last good version back into service, then find what changed.",
-    "compute": "Run the capacity repair: look for saturation, shed load, add or restart a worker.",
     "world": "Compare some actuals since the onset with an independent source. "
     "If they agree, retrain on recent rows, then let the gate decide.",
     "nothing": "Close the alert, and see whether its threshold is too tight.",
     "unknown": "Ask a person: read the evidence, and capture what was not checked.",
 }
+"""What to do where no repair follows; where one does, its plan says so (`plans.py`)."""
 
 HINTS = {
     ("actuals", "reverting"): "Compare some actuals since the onset with an independent source: they swing back, as "
@@ -76,7 +75,8 @@ class Diagnosis:
     likeliest cause where that is `unknown`; `confidence` is a key of `CONFIDENCE`, which says what it means.
     `localisation` ranks the components of a service of several parts, or says why it does not.
     `ranking` holds all causes, the likeliest first; two at once count for both, so their probabilities may add up to
-    more than 1. `remedy` names the runbook that repairs the cause. `onset_from` says what the onset rests on, and
+    more than 1. `remedy` names the runbook that repairs the cause. `advice` says what a person does where no repair
+    follows. `onset_from` says what the onset rests on, and
     `time_format` how the table writes times.
     """
 
@@ -89,13 +89,32 @@ class Diagnosis:
     evidence_for: tuple[Evidence, ...]
     evidence_against: tuple[Evidence, ...]
     not_checked: tuple[str, ...]
-    next_action: str
+    case: Case = field(repr=False, compare=False)
+    advice: str
     localisation: Localisation | str = ""
     time_format: str = "%Y-%m-%d"
     also: tuple[Cause, ...] = ()
     probability: float = 0.0
     ranking: tuple[Ranked, ...] = ()
     remedy: str | None = None
+
+    @cached_property
+    def next_action(self) -> str:
+        """Return what to do next, in words; `act` knows the objective that alerted and the command as well."""
+        return self.act().what
+
+    def act(self, objective: Objective | None = None, recording: str = "") -> NextAction:
+        """Return what to do next: the plan of the repair that comes first, or what a person does.
+
+        Parameters
+        ----------
+        objective
+            The one that alerted: a repair that acts on it comes first.
+        recording
+            Where the recording lies, for the command.
+        """
+        causes = (self.cause, *self.also)
+        return after_diagnosis(causes, objective, self.case, recording) or NextAction(self.advice)
 
     def table(self) -> pd.DataFrame:
         """Return the evidence, a row each, with `+` where it speaks for a cause and `-` where against it."""
@@ -197,7 +216,8 @@ def conclude(case: Case, evidence: tuple[Evidence, ...], likelihoods: Likelihood
         evidence_for=own.evidence_for if own else (),
         evidence_against=own.evidence_against if own else (),
         not_checked=_not_checked(case, evidence),
-        next_action=_next_action(cause, hypotheses, evidence),
+        case=case,
+        advice=_advice(cause, hypotheses, evidence),
         remedy=REMEDIES.get(cause),
         ranking=ranking,
         localisation=where(case.recording, case.onset),
@@ -275,12 +295,12 @@ def likelihood_table(likelihoods: Likelihoods | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _next_action(cause: Cause, hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> str:
-    """Return what to do next; where the evidence does not decide, what a person should look at."""
+def _advice(cause: Cause, hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> str:
+    """Return what a person does where no repair follows; where the evidence does not decide, what to look at."""
     if cause == "none":
         return NEXT_ACTIONS["world" if _is_of_the_world(hypotheses, evidence) else "nothing"]
     if cause != "unknown":
-        return NEXT_ACTIONS[cause]
+        return ""
     findings = [(item.name, item.finding) for item in evidence]
     return " ".join([NEXT_ACTIONS["unknown"], *(HINTS[finding] for finding in findings if finding in HINTS)])
 

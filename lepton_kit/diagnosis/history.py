@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from lepton_kit.errors import InputError
 from lepton_kit.serving.mends import Mends
@@ -72,7 +72,10 @@ class Decision(_Part):
 
 
 class Job(_Part):
-    """A run that the incident asked for; `error` says why it never ran, `why` why it waited for a person."""
+    """A run that the incident asked for; `error` says why it never ran, `why` why it waited for a person.
+
+    `plan` is what a repair would do, by its rehearsal.
+    """
 
     kind: Literal["alert", "remedy", "recovery", "postmortem"]
     name: Text
@@ -87,6 +90,7 @@ class Job(_Part):
     run: Run | None = None
     is_automatic: bool = True
     why: Text = ""
+    plan: Text = ""
     decisions: tuple[Decision, ...] = ()
 
 
@@ -141,7 +145,11 @@ def _in_words(name: str, value: Any) -> str:
 
 
 class History(_Part):
-    """All of it; `made` says how it came to be, `missing` what could not be had."""
+    """All of it; `made` says how it came to be, `missing` what could not be had.
+
+    `time_scale` shortened the windows of all objectives, for a demonstration. `is_over` says that the alert had ended
+    and nothing was left to run or to decide: such a history stays as it is.
+    """
 
     format: Literal["lepton-incident-history/1"]
     id: Text
@@ -153,6 +161,16 @@ class History(_Part):
     frozen: AwareDatetime
     made: Text = ""
     missing: tuple[Text, ...] = ()
+    time_scale: float = Field(default=1, gt=0)
+    cost_per_minute: float | None = None
+    currency: Text = ""
+    is_over: bool = False
+
+    @property
+    def onset(self) -> pd.Timestamp | None:
+        """Return when the incident began, as its diagnosis dates it; None where none does."""
+        said = self.diagnosed.get("onset")
+        return utc(said) if isinstance(said, str) else None
 
     @property
     def diagnosis(self) -> Job | None:

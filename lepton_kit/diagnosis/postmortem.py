@@ -72,25 +72,20 @@ def _seconds(start: pd.Timestamp | None, end: pd.Timestamp | None) -> float | No
 def milestones(history: History) -> Milestones:
     """Return when the incident began, was noticed, understood, acted upon, and was over.
 
-    The onset is the first evidence for the diagnosed cause, or the diagnosis' own onset where that is earlier. The
-    first action is that of the service's own record; without one, the end of the first repair that changed something.
+    The onset is that of the diagnosis. The first action is that of the service's own record; without one, the end of
+    the first repair that changed something.
     """
     diagnosis = history.diagnosis
-    diagnosed = diagnosis.ended if diagnosis and diagnosis.status == "succeeded" else None
+    diagnosed = None
+    if diagnosis and diagnosis.status == "succeeded":  # its job may go on to rehearse the repairs
+        diagnosed = (diagnosis.run.ended if diagnosis.run else None) or diagnosis.ended
     return Milestones(
-        onset=_onset(history),
+        onset=history.onset,
         alerted=utc(history.alert.starts_at),
         diagnosed=utc(diagnosed) if diagnosed else None,
         mitigated=_mitigated(history),
         recovered=utc(history.alert.ends_at) if history.alert.ends_at else None,
     )
-
-
-def _onset(history: History) -> pd.Timestamp | None:
-    times = [time for time, _ in signals(history)]
-    if isinstance(said := history.diagnosed.get("onset"), str):
-        times.append(utc(said))
-    return min(times, default=None)
 
 
 def _mitigated(history: History) -> pd.Timestamp | None:
@@ -156,8 +151,8 @@ _Row = tuple[pd.Timestamp, str, str, str]
 def _signals(history: History) -> Iterator[_Row]:
     for time, what in signals(history):
         yield time, "signal", what, "diagnosis"
-    if (onset := _onset(history)) is not None:
-        yield onset, "signal", "onset of the incident", "diagnosis"
+    if history.onset is not None:
+        yield history.onset, "signal", "onset of the incident", "diagnosis"
 
 
 def _alert(history: History) -> Iterator[_Row]:
@@ -355,7 +350,8 @@ def repairs(history: History) -> pd.DataFrame:
     rows = [
         (
             job.name, job.notebook, _let_by(job), _state(job),
-            *(_plain(_result(job, name)) for name in ("action", "applied", "verdict", "rolled_back")),
+            _plain(_result(job, "action")) or (f"planned: {job.plan}" if job.plan else ""),
+            *(_plain(_result(job, name)) for name in ("applied", "verdict", "rolled_back")),
         )
         for job in history.jobs
         if job.kind == "remedy"

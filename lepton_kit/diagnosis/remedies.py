@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from lepton_kit.diagnosis.causes import REMEDIES
+from lepton_kit.diagnosis.plans import REMEDIES
 from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, Smaller, plan_capacity
 from lepton_kit.diagnosis.repair_data import DataPlan, plan_data
 from lepton_kit.diagnosis.repair_model import ModelPlan, plan_model

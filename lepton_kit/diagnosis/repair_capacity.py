@@ -94,11 +94,11 @@ def tolerated_refusals(objectives: Sequence[Objective]) -> float:
     >>> round(tolerated_refusals([Objective("a", "A", "demo", "", 0.99, 3600, "good", good, total, 10)]), 6)
     0.001
     """
-    budgets = [one.budget for one in objectives if _is_hurt_by_refusals(one)]
+    budgets = [one.budget for one in objectives if is_hurt_by_refusals(one)]
     return PART_OF_BUDGET * min(budgets) if budgets else Needs().refused
 
 
-def _is_hurt_by_refusals(objective: Objective) -> bool:
+def is_hurt_by_refusals(objective: Objective) -> bool:
     """Tell whether an objective counts a refused request, and not as a good one."""
     if not {objective.selector.metric, objective.total.metric} <= set(REFUSAL):
         return False

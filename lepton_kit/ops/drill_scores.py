@@ -46,7 +46,8 @@ def drill_rows(drilled: Sequence[Drilled]) -> pd.DataFrame:
     -------
     DataFrame
         `fault`, `severity`, `causes` (a tuple: those truly at work), `alert` (empty where none fired), `named`, `also`
-        (a tuple), `probability`, `verdict`, `detected_after` and `recovered_after` (s, NaN where it was not).
+        (a tuple), `probability`, `verdict`, `detected_after` (s since the fault began) and
+        `recovered_after` (s since the alert), NaN where it was not.
     """
     rows = []
     for one in drilled:
@@ -62,7 +63,7 @@ def drill_rows(drilled: Sequence[Drilled]) -> pd.DataFrame:
                 "probability": scored.get("probability", one.probability),
                 "verdict": one.verdict,
                 "detected_after": one.detected_after,
-                "recovered_after": one.recovered_after,
+                "recovered_after": one.time_to_recover,
             }
         )
     return pd.DataFrame(rows).astype({"detected_after": float, "recovered_after": float})

@@ -47,11 +47,12 @@ ASK_AGAIN, MOST_DIAGNOSES = 45.0, 3
 OBSERVED, LOOKS = 90.0, 3
 """Seconds for which a repaired service is observed, and the number of equal parts after which it is judged."""
 
-GOOD_ENDS = ("recovered", "repaired", "left alone", "unnoticed")
+GOOD_ENDS = ("recovered", "acted without an alert", "left alone", "unnoticed")
 
 VERDICTS = {
     "recovered": "an alert fired, the cause was found, and its remedy brought the objective back",
-    "repaired": "no alert fired, but a scheduled diagnosis found the cause, and its remedy was carried out",
+    "acted without an alert": "a scheduled diagnosis found the cause, and its remedy was carried out; no alert had "
+    "fired, so that no recovery can be shown",
     "left alone": "nothing was wrong, and nothing was done",
     "unnoticed": "the fault broke no objective, and no diagnosis named it",
     "asked a person": "an alert fired, and the evidence did not decide",
@@ -74,7 +75,7 @@ class Drill:
 
 @dataclass(frozen=True)
 class Drilled:
-    """How a drill went. Times are in seconds: of detection since the fault began, of recovery since detection.
+    """How a drill went. All times are in seconds since the fault began.
 
     `causes` are those that were truly at work, `cause` and `also` those that were named. `severity` is that of the
     fault, `recovery` what `judge_recovery` says of the objective that alerted, and `verdict` a key of `VERDICTS`.
@@ -99,6 +100,11 @@ class Drilled:
     verdict: str
     error: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def time_to_recover(self) -> float | None:
+        """Return the seconds from the alert to the recovery; from the fault where no alert fired."""
+        return None if self.recovered_after is None else round(self.recovered_after - (self.detected_after or 0.0), 1)
 
     @property
     def is_as_it_should_be(self) -> bool:
@@ -236,7 +242,7 @@ class _Course:
             remedy=REMEDIES.get(diagnosis.cause, ""),
             actions=actions,
             recovery=recovery,
-            recovered_after=None if recovered_at is None else round(recovered_at - (detected or struck.began), 1),
+            recovered_after=None if recovered_at is None else round(recovered_at - struck.began, 1),
             verdict=self._verdict(named, actions, recovery),
             error=error,
         )
@@ -301,7 +307,7 @@ class _Course:
         if named[0] not in true:
             return "wrong cause"
         if struck.alerted is None:
-            return "repaired"
+            return "acted without an alert"
         return "recovered" if recovery == "recovered" else "not recovered"
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,55 +17,30 @@ import pandas as pd
 from lepton_kit import plots
 from lepton_kit.diagnosis import postmortem
 from lepton_kit.diagnosis.history import History, Job, utc
-from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, Judgement, read_judgement
+from lepton_kit.diagnosis.judgement import ACTION_COLUMNS, read_judgement
 from lepton_kit.diagnosis.recovery import sli_over_time
 from lepton_kit.errors import InputError
+from lepton_kit.ops.incident_summary import Incident, facts_of, in_short, moment_words
 from lepton_kit.ops.page_figures import drawn
 from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of, with_intervals
 from lepton_kit.ops.watch.evidence import recording_folder
-from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement
+from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement, settled_history
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Points, Table, Words, as_markdown, as_page
 from lepton_kit.reports.cards import FIGURE, PAGE, Card, place, published
-from lepton_kit.reports.facts import duration
 from lepton_kit.reports.markup import as_text, as_words
 from lepton_kit.reports.pictures import Picture
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.quarto import find_quarto, render_pdf
 from lepton_kit.reports.story import first_figure
+from lepton_kit.reports.values import sure
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
 
-CAUSE_WORDS = {
-    "data": "the data at fault", "model": "the model at fault", "compute": "the compute at fault",
-    "none": "no fault", "unknown": "no cause that the evidence decides for",
-}  # fmt: skip
 PDF = "incident.pdf"
 NO_QUARTO = "a PDF needs Quarto (1.7 or newer), which was not found: https://quarto.org"
 JUDGED = ("What went well", "What went poorly", "Where we were lucky")
-
-
-@dataclass(frozen=True)
-class Incident:
-    """All that a page is made of.
-
-    `figure` is the decisive one, which stands for the page in listings too.
-    `recorded` is where its recording lies in the project, `after` the recording of what followed, `previous` the
-    history of the last incident of the same alert, `linked` are the runs that have a page on the same site.
-    """
-
-    history: History
-    judgement: Judgement
-    recorded: str
-    recording: Recording | None
-    after: Recording | None
-    figure: Figure | None
-    drawn_timeline: Picture | None
-    previous: History | None
-    cost_per_minute: float | None
-    currency: str
-    linked: Collection[str] = ()
 
 
 def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
@@ -151,11 +125,10 @@ def gather(project: Path, id: str) -> Incident:
     found = queue.incident(id)
     if found is None:
         raise InputError(f"incident {id!r}: none of the ledger; `lepton incidents` lists them")
-    history = history_of(found, queue, settings, project)
+    history = settled_history(found, queue, settings, project)
     recorded = found.recording or recording_folder(Path(), id).as_posix()
     recording, after = _recording(project / recorded), _recording(recording_folder(project, f"{id}-recovery"))
     others = [one for one in queue.incidents(200) if one.name == found.name and one.starts_at < found.starts_at]
-    service = settings.services.get(found.service)
     return Incident(
         history=history,
         judgement=read_judgement(open_judgement(found, project)),
@@ -165,8 +138,8 @@ def gather(project: Path, id: str) -> Incident:
         figure=figure_of_objective(history, recording, after) or _figure_of_diagnosis(history.diagnosis, project),
         drawn_timeline=_figure_of_postmortem(queue, id, project),
         previous=history_of(others[0], queue, settings, project) if others else None,
-        cost_per_minute=service.cost_per_minute if service else None,
-        currency=service.currency if service else "",
+        cost_per_minute=history.cost_per_minute,
+        currency=history.currency,
         linked={card.id for card in published(reports_folder(project)) if card.kind == "runs"},
     )
 
@@ -194,7 +167,7 @@ def figure_of_objective(history: History, recording: Recording | None, after: Re
         caption=f"{objective.title}, the objective that alerted: {objective.description}",
         alt=f"A line of the share of good events by time, from {_share(table['share'].iloc[0])} at first to "
         f"{_share(table['share'].iloc[-1])} at last; the lowest is {_share(worst['share'])}, at "
-        f"{_moment(worst['time'])}. A dashed line at {_share(objective.target)} is the objective.",
+        f"{moment_words(worst['time'])}. A dashed line at {_share(objective.target)} is the objective.",
         name="decisive",
     )
 
@@ -228,7 +201,7 @@ def _first_figure(project: Path, run_id: str) -> Picture | None:
 def page_blocks(incident: Incident) -> list[Block]:
     """Return the page of an incident, from its facts to its provenance."""
     return [
-        Facts(_facts(incident), moments=("Began", "Noticed", "Over")),
+        Facts(facts_of(incident), moments=("Began", "Noticed", "Over"), commands=("Command",)),
         *_summary(incident),
         *_actions(incident),
         *_impact(incident),
@@ -241,62 +214,17 @@ def page_blocks(incident: Incident) -> list[Block]:
     ]
 
 
-def _facts(incident: Incident) -> dict[str, str]:
-    history, times = incident.history, postmortem.milestones(incident.history)
-    said = history.diagnosed
-    probability = said.get("probability")
-    sure = f" ({_sure(probability)} sure)" if isinstance(probability, float) else ""
-    also = ", ".join(map(str, said.get("also") or []))
-    lasted = times.time_to_recover
-    is_over = history.alert.status == "resolved"
-    return {
-        "Incident": history.id,
-        "Service": history.service,
-        "Severity": history.alert.severity,
-        "Status": "resolved" if is_over else "open",
-        "Cause": f"{said.get('cause', 'not diagnosed')}{sure}" + (f", and {also}" if also else ""),
-        "Next action": "" if is_over else str(said.get("next_action", "")),
-        "Began": _moment(times.onset),
-        "Noticed": _moment(times.alerted),
-        "Over": _moment(times.recovered),
-        "Lasted": duration(lasted) if lasted is not None else "",
-    }
-
-
 def _summary(incident: Incident) -> list[Block]:
     written = incident.judgement.sections.get("Summary in plain words", "")
     blocks: list[Block] = [Heading("In short")]
     if written:
         blocks.append(Words(written, is_judged=True))
-    blocks.append(Words(_in_short(incident)))
+    blocks.append(Words(in_short(incident)))
     return [*blocks, incident.figure] if incident.figure else blocks
 
 
 def _figure(picture: Picture, caption: str, name: str) -> Figure:
     return Figure(picture.png, caption, picture.alt, name, picture.svg)
-
-
-def _in_short(incident: Incident) -> str:
-    """Return what happened in a few sentences, from what runs recorded alone."""
-    history, times = incident.history, postmortem.milestones(incident.history)
-    said = history.diagnosed
-    began = times.onset or times.alerted
-    happened = history.alert.summary or f"{history.alert.name} on {history.service}"
-    sentences = [f"{happened}, from {_moment(began)}."]
-    if "cause" in said:
-        cause = str(said["cause"])
-        because = [str(reason).partition(": ")[2] or str(reason) for reason in said.get("reasons") or []]
-        found = CAUSE_WORDS.get(cause, f"{cause} at fault")
-        sentences.append(f"The diagnosis found {found}" + (f": {because[0]}." if because else "."))
-    repairs = postmortem.repairs(history)
-    for repair in repairs.to_dict("records"):
-        if repair["action"]:
-            sentences.append(f"Done about it: {repair['action']} ({repair['verdict'] or repair['came to']}).")
-    if times.time_to_recover is not None:
-        sentences.append(f"It was over {duration(times.time_to_recover)} after it began.")
-    elif history.alert.status == "firing":
-        sentences.append("It is not over.")
-    return " ".join(sentences)
 
 
 def _impact(incident: Incident) -> list[Block]:
@@ -335,7 +263,7 @@ def _ranking(ranking: pd.DataFrame) -> Table:
     if "probability" in ranking:
         place = list(ranking).index("probability")
         for row, probability in zip(rows, ranking["probability"], strict=True):
-            row[place] = _sure(float(probability))
+            row[place] = sure(float(probability))
     return Table(table.head, rows)
 
 
@@ -346,6 +274,7 @@ def _timeline(incident: Incident) -> list[Block]:
     blocks: list[Block] = [Heading(f"Timeline ({days[0]}, UTC)" if is_one_day else "Timeline (UTC)")]
     if incident.drawn_timeline:
         blocks.append(_figure(incident.drawn_timeline, "The incident in time.", "timeline"))
+    lines["event"] = lines["event"].map(_words)
     lines["time"] = lines["time"].dt.strftime("%H:%M:%S" if is_one_day else "%Y-%m-%d %H:%M:%S")
     return [*blocks, table_of(lines, {})]
 
@@ -434,20 +363,21 @@ def _provenance(incident: Incident) -> list[Block]:
 
 
 def _card(incident: Incident) -> Card:
-    history, facts = incident.history, _facts(incident)
+    history, facts = incident.history, facts_of(incident)
     cause = str(history.diagnosed.get("cause", "not diagnosed"))
     return Card(
         kind="incidents",
         id=history.id,
         title=history.alert.summary or f"{history.alert.name} on {history.service}",
-        date=f"{history.alert.starts_at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}",
-        description=_in_short(incident),
+        date=f"{history.onset or utc(history.alert.starts_at):%Y-%m-%d %H:%M:%S.%f}",
+        description=in_short(incident),
         group=history.alert.name,
         categories=(cause, facts["Status"]),
         image_alt=incident.figure.alt if incident.figure else None,
         facts={
             "service": history.service, "cause": cause, "severity": history.alert.severity,
             "duration": facts["Lasted"], "status": facts["Status"],
+            **({"time": f"demo time ×{history.time_scale:g}"} if history.time_scale != 1 else {}),
         },
     )  # fmt: skip
 
@@ -483,10 +413,6 @@ def make_pdf(incident: Incident, blocks: Iterable[Block], folder: Path) -> bytes
 # --- values in words ----------------------------------------------------------------------------------------------
 
 
-def _moment(time: pd.Timestamp | datetime | None) -> str:
-    return "" if time is None else f"{utc(time):%Y-%m-%d %H:%M:%S} UTC"
-
-
 def _number(value: Any) -> str:
     """Return a number as it is read: three digits, or all before the point.
 
@@ -496,17 +422,6 @@ def _number(value: Any) -> str:
     if value is None or pd.isna(value):
         return "not known"
     return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.3g}"
-
-
-def _sure(probability: float) -> str:
-    """Return a probability in percent; none is certain.
-
-    >>> _sure(0.974), _sure(0.9996), _sure(0.0)
-    ('97%', 'over 99%', 'under 1%')
-    """
-    if probability < 0.01:
-        return "under 1%"
-    return f"{probability:.0%}" if probability < 0.99 else "over 99%"
 
 
 def _words(text: Any) -> str:

@@ -29,6 +29,7 @@ from lepton_kit.ops.drills import Drill, Drilled
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
 from lepton_kit.ops.load import find_arrivals, loaded
 from lepton_kit.ops.services import start_service
+from lepton_kit.reports.cards import KINDS
 from lepton_kit.runs.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.serving.replay import Plan
 
@@ -131,9 +132,11 @@ def drill_project(project: Path, name: str, model: str) -> Path:
     if "restart_feed" not in service:
         settings = settings.replace(heading, f'{heading}restart_feed = ["touch", "{RESTARTED}"]\n')
     (made / "lepton.toml").write_text(settings, encoding="utf-8")
-    ignored = shutil.ignore_patterns("_site", "_freeze", "__pycache__", ".ipynb_checkpoints", "runs")
+    left = ("_site", "_freeze", "__pycache__", ".ipynb_checkpoints", "runs")
+    published = (*KINDS, "listings")  # of this project: the drill's site shows its own incidents alone
     for part in COPIED:
         if (project / part).is_dir():
+            ignored = shutil.ignore_patterns(*left, *(published if part == "reports" else ()))
             shutil.copytree(project / part, made / part, ignore=ignored)
     return made
 
@@ -282,7 +285,7 @@ class _LiveCourse:
             remedy=REMEDIES.get(cause, ""),  # type: ignore[call-overload]
             actions=(str(repair["action"]),) if repair else (),
             recovery=recovery,
-            recovered_after=_since(seen.alerted or self._struck_at, seen.repaired) if recovery == "recovered" else None,
+            recovered_after=_since(self._struck_at, seen.repaired) if recovery == "recovered" else None,
             verdict=self._verdict(seen, cause, recovery),
             error=seen.error,
             extra={"project": str(self._project), "postmortem": seen.page},

@@ -39,10 +39,14 @@ class Words:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names with values, on top of a page; a value that is a time (ISO 8601, `moments`) is told in local time too."""
+    """Names with values, on top of a page; a value that is a time (ISO 8601, `moments`) is told in local time too.
+
+    `commands` names the values that are commands to type.
+    """
 
     values: Mapping[str, str]
     moments: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,11 @@ def _points_of(part: str) -> list[str]:
 
 def _facts_html(block: Facts) -> str:
     values = {
-        name: _moment_html(value) if name in block.moments else _lines(value)
+        name: _moment_html(value)
+        if name in block.moments
+        else f"<code>{_lines(value)}</code>"
+        if name in block.commands
+        else _lines(value)
         for name, value in block.values.items()
         if value
     }

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import quote
 
 from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
-from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result
+from lepton_kit.reports.values import in_words, shortened
+from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result, title_of
+from lepton_kit.runs.parameters import run_command, typed
 from lepton_kit.runs.verify import pair_results
 
 STATUS_WORDS = {
@@ -84,13 +83,16 @@ def results_html(run: Manifest, previous: Manifest | None, published: Collection
     if not (single := _singles(run)):
         return ""
     if previous is None:
-        rows = [[as_text(name), as_text(_shown(each.value)), as_text(_unit(each))] for name, each in single.items()]
+        rows = [
+            [as_text(title_of(name, each)), as_text(_shown(each.value, each.unit)), as_text(_unit(each))]
+            for name, each in single.items()
+        ]
         return table(rows, ["Result", "Value", "Unit"], "files results")
     before = _singles(previous)
     pairs = {pair.name: pair.verdict for pair in pair_results(previous.results, run.results)}
     rows = [
         [
-            as_text(name), as_text(_shown(each.value)), as_text(_unit(each)),
+            as_text(title_of(name, each)), as_text(_shown(each.value, each.unit)), as_text(_unit(each)),
             as_text(_shown(before[name].value)) if name in before else "–",
             _change(before.get(name), each, pairs[name]),
         ]
@@ -113,8 +115,7 @@ def downloads_html(files: Sequence[str]) -> str:
 
 def repeat_commands(run: Manifest) -> str:
     """Return the commands that run the notebook again with the same values, and that compare a repetition."""
-    values = [f"-p {shlex.quote(name)} {shlex.quote(_plain(value))}" for name, value in run.given_parameters.items()]
-    again = " \\\n    ".join([f"lepton run {shlex.quote(run.notebook)}", *values])
+    again = run_command(run.notebook, run.given_parameters, " \\\n    ")
     return f"{again}\nlepton check {run.run_id}"
 
 
@@ -125,8 +126,13 @@ def conclusion(run: Manifest) -> list[tuple[str, str]]:
 
 
 def headlines(run: Manifest) -> list[tuple[str, str]]:
-    """Return (name, value with unit) of the first single results that are no part of the conclusion."""
-    return [(name, _with_unit(result)) for name, result in _singles(run).items()][:HEADLINES]
+    """Return (title, value with unit) of the results that the notebook names as its headlines, else of the first.
+
+    The conclusion is left out: it has rows of its own.
+    """
+    singles = _singles(run)
+    chosen = {name: result for name, result in singles.items() if result.headline} or singles
+    return [(title_of(name, result), _with_unit(result)) for name, result in chosen.items()][:HEADLINES]
 
 
 def utc(moment: datetime) -> str:
@@ -145,12 +151,15 @@ def duration(seconds: float | None) -> str:
 
     Examples
     --------
-    >>> duration(12.34), duration(125), duration(None)
-    ('12.3 s', '2 min 5 s', 'not known')
+    >>> duration(12.34), duration(125), duration(7500), duration(None)
+    ('12.3 s', '2 min 5 s', '2 h 5 min', 'not known')
     """
     if seconds is None:
         return "not known"
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _singles(run: Manifest) -> dict[str, Result]:
@@ -158,21 +167,19 @@ def _singles(run: Manifest) -> dict[str, Result]:
     return {
         name: result
         for name, result in run.results.items()
-        if isinstance(result.value, bool | int | float | str)
-        and name not in CONCLUSION
-        and not re.fullmatch("[0-9a-f]{64}", str(result.value))
+        if result.is_single and name not in CONCLUSION and not re.fullmatch("[0-9a-f]{64}", str(result.value))
     }
 
 
 def _parameters(run: Manifest) -> str:
-    values = _named({name: f"<code>{as_text(_plain(value))}</code>" for name, value in run.parameters.items()})
+    values = _named({name: f"<code>{as_text(typed(value))}</code>" for name, value in run.parameters.items()})
     if len(run.parameters) <= MOST_OPEN:
         return values
     return f"<details><summary>{len(run.parameters)} parameters</summary>{values}</details>"
 
 
 def _with_unit(result: Result) -> str:
-    shown = _shown(result.value)
+    shown = _shown(result.value, result.unit)
     return shown if result.unit in ("", "1") else f"{shown} {result.unit}"
 
 
@@ -193,33 +200,13 @@ def _change(before: Result | None, now: Result, verdict: str) -> str:
     return f"<strong>{as_text(f'{other - one:+.4g}{relative}')}</strong>"
 
 
-def _shown(value: bool | int | float | str) -> str:
-    """Return a value as people write it: four digits of a number, thousands apart.
-
-    Examples
-    --------
-    >>> [_shown(value) for value in (True, 1047, 0.0123456, 36159342.8)]
-    ['yes', '1,047', '0.01235', '36,159,343']
-    """
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return _shortened(value)
-    return f"{value:,.0f}" if isinstance(value, int) or 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
+def _shown(value: bool | int | float | str, unit: str = "") -> str:
+    return shortened(in_words(value, "1" if unit == "1" else ""))
 
 
 def _left_out(run: Manifest) -> str:
-    more = len(_singles(run)) - HEADLINES
+    more = len(_singles(run)) - len(headlines(run))
     return f'<p class="quiet">and {more} more in the notebook below</p>' if more > 0 else ""
-
-
-def _plain(value: Any) -> str:
-    """Return a parameter's value as `-p` takes it: text as it is, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _shortened(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _named(values: dict[str, str]) -> str:
@@ -239,7 +226,7 @@ def _error(run: Manifest) -> str:
     if run.error is None:
         return ""
     where = "" if run.error.cell is None else f' in <a href="#stopped-here">cell {run.error.cell}</a>'
-    message = as_text(_shortened(run.error.message, 2000))
+    message = as_text(shortened(run.error.message, 2000))
     return f'<strong>{as_text(run.error.name)}</strong>{where}: <span class="message">{message}</span>'
 
 

@@ -25,16 +25,16 @@ MARKS = {"worse": "M -4 -3 L 4 -3 L 0 4 Z", "better": "M -4 3 L 4 3 L 0 -4 Z"}
 
 def history_html(cards: Sequence[Card]) -> str:
     """Return the history of each service, by name, from the cards of published pages (the newest first)."""
-    by_service: dict[str, list[Card]] = {}
+    by_service: dict[tuple[str, str], list[Card]] = {}
     for card in cards:
         if card.kind == "runs" and card.group == GROUP and card.measured:
-            by_service.setdefault(card.facts.get("service", ""), []).append(card)
+            by_service.setdefault((card.facts.get("service", ""), card.facts.get("input", "")), []).append(card)
     if not by_service:
         return "<p>No published run of service-health has measured a service yet.</p>"
-    return "".join(_service_html(name, by_service[name][:LAST]) for name in sorted(by_service))
+    return "".join(_service_html(*subject, by_service[subject][:LAST]) for subject in sorted(by_service))
 
 
-def _service_html(service: str, newest_first: Sequence[Card]) -> str:
+def _service_html(service: str, looked_at: str, newest_first: Sequence[Card]) -> str:
     runs = newest_first[::-1]
     first, last = (card.date[:16] for card in (runs[0], runs[-1]))
     if len(runs) == 1:
@@ -45,8 +45,9 @@ def _service_html(service: str, newest_first: Sequence[Card]) -> str:
     drawn = [row for name in names if (row := _course_row(name, runs))]
     return (
         f"<h3>{as_text(service or 'service not told')}</h3><p>{said} A triangle marks a run that found the "
-        'yardstick <span class="worse">▼ worse</span> or <span class="better">▲ better</span> than the period before '
-        "it.</p>"
+        'yardstick <span class="worse">▼ worse</span> or <span class="better">▲ better</span> than in the period '
+        "before the one that it measured, whose value stands beside it: not than in the run before.</p>"
+        + (f'<p class="quiet">Looked at: {as_text(looked_at)}</p>' if looked_at else "")
         + table(drawn, ["Yardstick", "Newest", "Against before", "Lowest", "Highest", "Course"], "files history")
         + _runs_html(names, newest_first)
     )
@@ -61,11 +62,12 @@ def _course_row(name: str, runs: Sequence[Card]) -> list[str]:
         return []
     unit = next(str(one["unit"]) for one in found if one)
     verdicts = [str(one["verdict"]) if one else "" for one in found]
+    against = _verdict_html(found[-1]) if found[-1] else ""
     lowest, highest = (shown(value, unit) for value in (min(known), max(known)))
     newest = shown(values[-1], unit)
     label = f"{name} over {len(runs)} runs: from {lowest} to {highest}, {newest} in the newest"
     picture = sparkline(values, verdicts, label)
-    return [as_text(name), newest, _verdict_html(verdicts[-1]), lowest, highest, picture]
+    return [as_text(name), newest, against, lowest, highest, picture]
 
 
 def _runs_html(names: Sequence[str], runs: Sequence[Card]) -> str:
@@ -156,8 +158,8 @@ def _measure(card: Card, name: str) -> Mapping[str, Any] | None:
     return next((row for row in card.measured if row["yardstick"] == name), None)
 
 
-def _number(row: Mapping[str, Any] | None) -> float | None:
-    value = row["now"] if row else None
+def _number(row: Mapping[str, Any] | None, period: str = "now") -> float | None:
+    value = row.get(period) if row else None
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return float(value) if is_number else None  # type: ignore[arg-type]  # it is a number
 
@@ -166,11 +168,14 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     value = _number(row)
     if row is None or value is None:
         return "–"
-    return f"{shown(value, str(row['unit']))}<br>{_verdict_html(str(row['verdict']))}"
+    return f"{shown(value, str(row['unit']))}<br>{_verdict_html(row)}"
 
 
-def _verdict_html(verdict: str) -> str:
+def _verdict_html(row: Mapping[str, Any]) -> str:
+    """Return a verdict with the value that it is against: that of the period before, in the same run."""
+    verdict, before = str(row["verdict"]), _number(row, "before")
     mark = {"worse": "▼ ", "better": "▲ "}.get(verdict, "")
-    return (
-        f'<span class="{verdict}">{mark}{verdict}</span>' if mark else f'<span class="quiet">{as_text(verdict)}</span>'
-    )
+    if not mark:
+        return f'<span class="quiet">{as_text(verdict)}</span>'
+    against = f" than {shown(before, str(row['unit']))}" if before is not None else ""
+    return f'<span class="{verdict}">{mark}{verdict}{against}</span>'

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from lepton_kit.reports.values import cell
 
 LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "`": "'"})
 NOT_TO_SHOW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -63,12 +66,27 @@ def guard(markup: str) -> str:
 
 
 def table(rows: list[list[str]], head: list[str], kind: str) -> str:
-    """Return an HTML table of cells that are HTML already."""
+    """Return an HTML table of cells that are HTML already; each knows its column, whose head a phone does not show."""
     top = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    cells = (
+        "".join(f'<td data-label="{name}">{one}</td>' for name, one in zip(head, row, strict=True)) for row in rows
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
     return SCROLL.format(
         f'<table {PLAIN_TABLE} class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     )
+
+
+def data_table(head: Sequence[str], rows: Sequence[Sequence[Any]], is_words: Sequence[bool]) -> str:
+    """Return a table of recorded values; columns of words stand to the left, numbers to the right."""
+
+    def row(cells: Iterable[str], tag: str) -> str:
+        sides = [' class="words"' if words else "" for words in is_words]
+        return "".join(f"<{tag}{side}>{as_text(text)}</{tag}>" for side, text in zip(sides, cells, strict=True))
+
+    body = "".join(f"<tr>{row(map(cell, values), 'td')}</tr>" for values in rows)
+    top = f"<thead><tr>{row(map(str, head), 'th')}</tr></thead>"
+    return SCROLL.format(f'<table {PLAIN_TABLE} class="data">{top}<tbody>{body}</tbody></table>')
 
 
 # A table that is too wide scrolls by itself, also for those who have no mouse.

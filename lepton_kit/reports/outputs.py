@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lepton_kit.notebook import EXPECTATION, INPUT
+from lepton_kit.notebook import EXPECTATION, INPUT, RESULT
 from lepton_kit.reports.clean import Draft, Held, Links
-from lepton_kit.reports.markup import as_text
+from lepton_kit.reports.markup import as_text, data_table
 from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.pictures import address_of, as_string
 from lepton_kit.reports.terminal import left_out_note, pre
+from lepton_kit.reports.values import in_words, is_table
+from lepton_kit.runs.manifest import Result, title_of
 
 HEAD_ROWS, TAIL_ROWS = 60, 20
 """Rows at the beginning and at the end of a long table that a page shows."""
@@ -49,10 +51,35 @@ def output_html(output: Any, links: Links) -> str:
     if INPUT in data:
         return ""  # the provenance lists inputs, with their hashes
     if EXPECTATION in data:
-        is_passed = isinstance(data[EXPECTATION], Mapping) and data[EXPECTATION].get("passed") is True
-        text = as_text(as_string(data.get("text/plain", "")))
-        return f'<p class="expectation {"passed" if is_passed else "failed"}">{text}</p>'
+        return _expectation_html(data[EXPECTATION], as_string(data.get("text/plain", "")))
+    if RESULT in data and (shown := _result_html(data[RESULT])):
+        return shown
     return _data_html(data, links)
+
+
+def _expectation_html(stated: Any, plain: str) -> str:
+    """Return an expectation with the values that show it in words, or its plain text where it is not the kit's."""
+    is_passed = isinstance(stated, Mapping) and stated.get("passed") is True
+    line = plain
+    if isinstance(stated, Mapping) and isinstance(stated.get("values"), Mapping) and "message" in stated:
+        values = ", ".join(f"{name} = {in_words(value)}" for name, value in stated["values"].items())
+        line = f"{'✓' if is_passed else '✗'} {stated['message']}" + (f" ({values})" if values else "")
+    return f'<p class="expectation {"passed" if is_passed else "failed"}">{as_text(line)}</p>'
+
+
+def _result_html(recorded: Any) -> str:
+    """Return a result under its title, its value in words and a table as a table; nothing where it is not the kit's."""
+    try:
+        result = Result.model_validate({name: recorded[name] for name in Result.model_fields if name in recorded})
+        title = title_of(str(recorded["name"]), result)
+        if not is_table(result.value):
+            return f"<p><strong>{as_text(title)}</strong> = {as_text(in_words(result.value, result.unit))}</p>"
+        columns, rows = result.value["columns"], result.value["rows"]
+        label = title + (f" ({result.unit})" if result.unit not in ("", "1") else "")
+        is_words = [not all(isinstance(row[place], int | float) for row in rows) for place in range(len(columns))]
+        return f"<p><strong>{as_text(label)}</strong></p>" + data_table(columns, rows, is_words)
+    except (ValueError, TypeError, LookupError):
+        return ""
 
 
 def picture_of(output: Any) -> str | None:

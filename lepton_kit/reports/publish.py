@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
@@ -19,7 +20,9 @@ from lepton_kit.runs.manifest import FILE, Manifest
 LARGEST_RECORDING = 50 * 1024 * 1024
 """Bytes of a recording that a page offers for download."""
 
-YARDSTICK = ("yardstick", "unit", "now", "verdict")
+YARDSTICK = ("yardstick", "unit", "before", "now", "verdict")
+
+RUN_REFERENCE = re.compile(r"run:\d{8}T\d{6}Z-(?P<notebook>.+)-[0-9a-f]{6}/")
 
 
 class LeftOutError(InputError):
@@ -118,13 +121,18 @@ def card_of(run: Manifest, image_alt: str | None) -> Card:
         group=run.name,
         categories=tuple(categories(run)),
         image_alt=image_alt,
-        facts={"service": str(run.results["service"].value)} if "service" in run.results else {},
+        facts=_card_facts(run),
         measured=measured(run),
     )
 
 
+def _card_facts(run: Manifest) -> dict[str, str]:
+    service, inputs = subject_of(run)
+    return {"service": service, "input": ", ".join(inputs)} if "service" in run.results else {}
+
+
 def measured(run: Manifest) -> list[dict[str, Any]]:
-    """Return the yardsticks that a run measured a service by: `yardstick`, `unit`, `now` and `verdict` of each."""
+    """Return the yardsticks that a run measured a service by: each with its unit, both periods and its verdict."""
     held = run.results["yardsticks"].value if "yardsticks" in run.results else None
     if not (isinstance(held, dict) and {*YARDSTICK} <= {*held.get("columns", ())}):
         return []
@@ -133,7 +141,11 @@ def measured(run: Manifest) -> list[dict[str, Any]]:
 
 
 def previous_run(run: Manifest, project: Path) -> Manifest | None:
-    """Return the run of the same notebook before this one that succeeded, if any; ids are in order of time."""
+    """Return the run of the same notebook and the same subject before this one that succeeded, if any.
+
+    Ids are in order of time.
+    """
+    subject = subject_of(run)
     earlier = sorted((project / "runs").glob(f"*-{glob.escape(run.name)}-*/{FILE}"), reverse=True)
     for path in earlier:
         if path.parent.name >= run.run_id:
@@ -142,9 +154,23 @@ def previous_run(run: Manifest, project: Path) -> Manifest | None:
             found = Manifest.load(path)
         except InputError:  # such as one of an older format: there may be another before it
             continue
-        if found.name == run.name and found.status == "succeeded":
+        if found.name == run.name and found.status == "succeeded" and subject_of(found) == subject:
             return found
     return None
+
+
+def subject_of(run: Manifest) -> tuple[str, tuple[str, ...]]:
+    """Return what a run looked at: its service, and its inputs; only runs of one subject are compared.
+
+    The runs of a schedule are one series, though each is given a recording of its own. An artifact of another notebook
+    is the same input whichever of its runs left it.
+    """
+    service = run.results["service"].value if "service" in run.results else run.parameters.get("service", "")
+    kind, _, name = run.trigger.partition(":")
+    if kind == "schedule":
+        return str(service), (name,)
+    refs = {RUN_REFERENCE.sub(r"run:\g<notebook>/", one.ref) for one in run.inputs}
+    return str(service), tuple(sorted(refs))
 
 
 def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | bytes]:

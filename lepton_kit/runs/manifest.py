@@ -80,13 +80,34 @@ class Input(Part):
 
 
 class Result(Part):
-    """A value recorded by the notebook, with the tolerances that a later run must keep."""
+    """A value recorded by the notebook, with the tolerances that a later run must keep.
+
+    `title` is what readers see in place of the name, `headline` says that it stands for the notebook, and `better`
+    which direction of a number is the better one; empty where the notebook does not say.
+    """
 
     value: Any
     unit: str = ""
     rtol: float = 1e-6
     atol: float = 0.0
     compare: bool = True
+    title: str = ""
+    headline: bool = False
+    better: Literal["", "higher", "lower"] = ""
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one number, text or truth value."""
+        return isinstance(self.value, bool | int | float | str)
+
+
+def title_of(name: str, result: Result) -> str:
+    """Return what readers see of a result's name.
+
+    >>> title_of("time_to_detect", Result(value=1)), title_of("mae", Result(value=1, title="Mean absolute error"))
+    ('time to detect', 'Mean absolute error')
+    """
+    return result.title or name.replace("_", " ")
 
 
 class Expectation(Part):

@@ -7,6 +7,7 @@ import difflib
 import io
 import json
 import math
+import shlex
 import tokenize
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -387,3 +388,18 @@ def _parse(adapter: TypeAdapter[Any], value: Any, sources: Sources | None, typed
         except (ValueError, RecursionError):  # ValidationError is a ValueError too
             pass
     return adapter.validate_python(value, context=sources)
+
+
+def run_command(notebook: str, parameters: Mapping[str, Any], between: str = " ") -> str:
+    """Return the command that runs a notebook with these values.
+
+    >>> run_command("runbooks/a.ipynb", {"days": 3, "service": "goog"})
+    'lepton run runbooks/a.ipynb -p days 3 -p service goog'
+    """
+    values = [f"-p {shlex.quote(name)} {shlex.quote(typed(value))}" for name, value in parameters.items()]
+    return between.join([f"lepton run {shlex.quote(notebook)}", *values])
+
+
+def typed(value: Any) -> str:
+    """Return a parameter's value as `-p` takes it: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

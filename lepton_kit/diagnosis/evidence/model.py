@@ -122,9 +122,10 @@ def deployment(case: Case) -> Evidence:
     on purpose, within the loss that let it stand in.
     """
     window = case.recording.incident.window
-    known = case.recording.incident.deployments
-    if not known:
+    if not case.recording.incident.deployments:
         return not_checked("deployment", "the recording lists no deployments")
+    if not (known := case.deployments):
+        return Evidence("deployment", "no deployment", "the service was first started within the window: no change")
     latest = min(case.onset + dated_early(case), pd.Timestamp(window.end))
     inside = [item for item in known if window.start <= item.time <= latest]
     last = max(inside or known, key=lambda item: item.time)

@@ -34,7 +34,7 @@ def signal_order(case: Case) -> pd.DataFrame:
     window = case.recording.incident.window
     rows += [
         (f"deployment of {item.version}", "deployment", pd.Timestamp(item.time))
-        for item in case.recording.incident.deployments
+        for item in case.deployments
         if window.start <= item.time <= window.end
     ]
     symptom = next((since for _, of, since in rows if of == "symptom"), case.onset)

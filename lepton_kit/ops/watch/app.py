@@ -102,7 +102,7 @@ class Watcher:
 
     def status(self) -> dict[str, Any]:
         """Return how the project stands."""
-        return status.status(self.project, self.queue, self.observer.seen, self.schedules)
+        return status.status(self.project, self.queue, self.observer.seen, self.schedules, self.routes)
 
     def note_truncated(self, posted: Webhook) -> None:
         """Keep for the status page how many alerts of a group Alertmanager did not send, until it sends all of them."""
@@ -217,12 +217,13 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
         if found is None:
             return _page(page.missing_page(f"There is no incident {id!r}."), 404)
         needs_token = watcher.gate.token is not None
-        return _page(page.incident_page(status.incident_facts(found, queue, project), needs_token))
+        facts = status.incident_facts(found, queue, project, watcher.routes)
+        return _page(page.incident_page(facts, needs_token, status.pictures(facts, project)))
 
     @app.get("/runbooks/{alert}")
     def runbook(alert: str) -> Response:
-        known = [one for one in queue.incidents(status.MOST_INCIDENTS) if one.name == alert]
-        facts = [status.incident_facts(one, queue, project) for one in known]
+        known = queue.incidents(status.MOST_INCIDENTS, name=alert)
+        facts = [status.incident_facts(one, queue, project, watcher.routes) for one in known]
         return _page(page.runbook_page(alert, watcher.routes.runbook(alert), facts))
 
 

@@ -100,7 +100,7 @@ def _freeze(
 
 def _promises(name: str, settings: Settings, project: Path) -> list[Promise]:
     """Return a service's objectives; none where they cannot be read, which the diagnosis then says."""
-    from lepton_kit.ops.watch.observer import read_all_objectives
+    from lepton_kit.ops.watch.objectives import read_all_objectives
     from lepton_kit.telemetry.recordings import Promise
 
     with contextlib.suppress(InputError):

@@ -19,13 +19,13 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, single_name, write_atomically
 from lepton_kit.ops.operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
-from lepton_kit.ops.watch.objectives import read_all_objectives
+from lepton_kit.ops.watch.objectives import alerted_objective
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.rehearsals import read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.runs.manifest import FILE, Manifest, Result
 from lepton_kit.runs.settings import Settings
 from lepton_kit.telemetry.recordings import Promise
-from lepton_kit.telemetry.rules import alert_name
 
 HISTORY, JUDGEMENT = "history.json", "judgement.md"
 MOST_CHARACTERS = 20_000
@@ -67,22 +67,58 @@ def incident_folder(incident: Incident, project: Path) -> Path:
 def history_of(
     incident: Incident, queue: Queue, settings: Settings, project: Path, missing: tuple[str, ...] = ()
 ) -> form.History:
-    """Return the history of an incident as it is now."""
+    """Return the history of an incident as it is now, or as it was frozen once it was over.
+
+    What was promised, and in which time, is kept from the first time that it was frozen: settings change.
+    """
+    frozen = frozen_history(incident, project)
+    if frozen is not None and frozen.is_over:
+        return frozen.model_copy(update={"missing": tuple(dict.fromkeys([*frozen.missing, *missing]))})
     repairs = {one.job: one for one in queue.remedies(incident.id)}
     problems = list(missing)
-    jobs = queue.jobs(MOST_JOBS, incident=incident.id)[::-1]
+    jobs = [job for job in queue.jobs(MOST_JOBS, incident=incident.id)[::-1] if job.kind != "postmortem"]
+    promise = (frozen and frozen.promise) or _promise(incident, settings, project, problems)
+    service = settings.services.get(incident.service)
     return form.History(
         format=form.FORMAT,
         id=incident.id,
         service=incident.service,
         alert=_alert(incident),
-        jobs=tuple(_job(job, repairs.get(job.number), project, problems) for job in jobs if job.kind != "postmortem"),
+        jobs=tuple(_job(job, repairs.get(job.number), project, problems) for job in jobs),
         actions=_actions(incident, project, problems),
-        promise=_promise(incident, settings, project, problems),
+        promise=promise,
         frozen=datetime.now(UTC),
         made=MADE,
         missing=tuple(problems),
+        time_scale=promise.time_scale if promise else frozen.time_scale if frozen else settings.watch.time_scale,
+        cost_per_minute=service.cost_per_minute if service else None,
+        currency=service.currency if service else "",
+        is_over=incident.status == "resolved" and all(job.state in ("ended", "refused") for job in jobs),
     )
+
+
+def frozen_history(incident: Incident, project: Path) -> form.History | None:
+    """Return the history of an incident as it was frozen last; None where it was not.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged.
+    """
+    path = incident_folder(incident, project) / HISTORY
+    return form.read_history(path) if path.is_file() else None
+
+
+def settled_history(incident: Incident, queue: Queue, settings: Settings, project: Path) -> form.History:
+    """Return the history of an incident, and freeze it where it was not yet, or was over since.
+
+    What a postmortem has read is left as it is.
+    """
+    history, frozen = history_of(incident, queue, settings, project), frozen_history(incident, project)
+    is_read = any(job.kind == "postmortem" for job in queue.jobs(MOST_JOBS, incident=incident.id))
+    if frozen is None or (history.is_over and not frozen.is_over and not is_read):
+        freeze_history(incident, queue, settings, project)
+    return history
 
 
 def _alert(incident: Incident) -> form.Alert:
@@ -120,6 +156,7 @@ def _job(job: Job, repair: Remedy | None, project: Path, problems: list[str]) ->
             "run": _run(job, project, problems),
             "is_automatic": repair.is_automatic if repair else True,
             "why": repair.why if repair else "",
+            "plan": read_rehearsal(repair.rehearsal, project).plan if repair and repair.rehearsal else "",
             "decisions": decisions,
         }
     )
@@ -170,16 +207,14 @@ def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[fo
 
 def _promise(incident: Incident, settings: Settings, project: Path, problems: list[str]) -> Promise | None:
     try:
-        objectives = read_all_objectives(settings, project)
+        one = alerted_objective(incident, settings, project)
     except InputError as error:
         problems.append(f"objectives: {error}")
         return None
-    for one in objectives:
-        named = incident.alert.get("labels", {}).get("slo") == one.name or incident.name == alert_name(one)
-        if named and one.service == incident.service:
-            return Promise.of(one, settings.watch.time_scale)
-    problems.append(f"no objective of service {incident.service!r} belongs to the alert {incident.name!r}")
-    return None
+    if one is None:
+        problems.append(f"no objective of service {incident.service!r} belongs to the alert {incident.name!r}")
+        return None
+    return Promise.of(one, settings.watch.time_scale)
 
 
 def _moment(at: float) -> datetime:

@@ -11,6 +11,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.runs.settings import Service, Settings
 
 if TYPE_CHECKING:  # pandas: not for a project without services
+    from lepton_kit.ops.watch.queue import Incident
     from lepton_kit.telemetry.burn_rates import Status
     from lepton_kit.telemetry.slo import Objective
 
@@ -90,3 +91,24 @@ def not_measured(statuses: Sequence[Status]) -> list[NotMeasured]:
         for status in statuses
         if (one := status.objective) and (why := status.unmeasured) is not None
     ]
+
+
+def alerted_objective(incident: Incident, settings: Settings, project: Path) -> Objective | None:
+    """Return the objective whose alert an incident is; None where the alert belongs to none of its service.
+
+    Raises
+    ------
+    InputError
+        When the objectives cannot be read.
+    """
+    from lepton_kit.telemetry.rules import alert_name
+
+    label = incident.alert.get("labels", {}).get("slo")
+    return next(
+        (
+            one
+            for one in read_all_objectives(settings, project)
+            if one.service == incident.service and (label == one.name or incident.name == alert_name(one))
+        ),
+        None,
+    )

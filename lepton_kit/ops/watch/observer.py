@@ -82,13 +82,14 @@ class Observed:
     """All that the observer saw last.
 
     `troubles` are, by the step that met them, what is not as it must be, and why; `not_measured` are the objectives
-    that nothing is known of.
+    that nothing is known of; `time_scale` is that of the settings.
     """
 
     services: dict[str, ServiceState] = field(default_factory=dict)
     troubles: dict[str, Mapping[str, str]] = field(default_factory=dict)
     not_measured: tuple[NotMeasured, ...] = ()
     is_leading: bool = False
+    time_scale: float = 1.0
 
     @property
     def problems(self) -> dict[str, str]:
@@ -107,7 +108,8 @@ class Observer:
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, intake: Intake) -> None:
         self._settings, self._project, self._queue, self._intake = settings, project, queue, intake
-        self.seen = Observed({name: ServiceState(name, one.model) for name, one in settings.services.items()})
+        states = {name: ServiceState(name, one.model) for name, one in settings.services.items()}
+        self.seen = Observed(states, time_scale=settings.watch.time_scale)
         declared = declared_objectives(settings, project) if settings.services else []
         self._unwatched = without_service(declared, settings)
         self._objectives = own_series([one for one in declared if one.service in settings.services], settings)

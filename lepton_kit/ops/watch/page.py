@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from shlex import quote as quote_word
 from typing import Any
 from urllib.parse import quote
+
+from lepton_kit.reports.values import sure
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -22,7 +25,7 @@ def status_page(status: Mapping[str, Any]) -> str:
     """Return the page of the whole."""
     parts = [
         f'<header><h1>{text(status["project"])}</h1>',
-        f'<p class="state {_tone(status)}">{text(_headline(status))}</p></header>',
+        f'<p class="state {_tone(status)}">{text(_headline(status))}</p>{_scale(status)}</header>',
         _problems(status["problems"]),
         _section("Waits for your decision", [_asked(one) for one in status["approvals"]], "", "list"),
         _section("Services", [_service(one) for one in status["services"]], "None is named in lepton.toml.", "cards"),
@@ -40,24 +43,33 @@ def status_page(status: Mapping[str, Any]) -> str:
     return document(f"{status['project']}: status", "".join(parts), REFRESH_S)
 
 
-def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str:
+def incident_page(
+    incident: Mapping[str, Any], needs_token: bool = False, pictures: Mapping[int, tuple[str, str]] | None = None
+) -> str:
     """Return the page of one incident, where a person approves or rejects its repairs.
 
-    `needs_token` says whether that takes the token of the webhook. The page does not load itself again, as the status
-    page does: what is being typed would be lost.
+    `pictures` has for a repair's job the address that holds its figure, and what that shows. `needs_token` says whether
+    that takes the token of the webhook. The page does not load itself again, as the status page does: what is being
+    typed would be lost.
     """
-    alert = incident["alert"]
+    alert, again = incident["alert"], incident.get("diagnose", "")
+    if again == (incident.get("next_action") or {}).get("command"):
+        again = ""  # it stands on top
     facts = {
-        "Service": incident["service"], "Severity": incident["severity"], "Began (UTC)": _moment(incident["starts_at"]),
-        "Ended (UTC)": _moment(incident["ends_at"]) if incident["ends_at"] else "", "Came by": incident["origin"],
+        "Service": incident["service"], "Severity": incident["severity"],
+        "Began (UTC)": _time(onset) if (onset := incident.get("onset")) else "",
+        "Noticed (UTC)": _time(incident["starts_at"]),
+        "Over (UTC)": _time(incident["ends_at"]) if incident["ends_at"] else "", "Came by": incident["origin"],
         "Received": f"{incident['seen']} times", "Recording": incident["recording"] or "", "Note": incident["note"],
     }  # fmt: skip
     body = (
         f'<header><p class="back"><a href="/">Status</a></p><h1>{text(incident["name"] or "alert")} '
         f"{badge(incident['status'])}</h1><p>{text(incident['summary'])}</p></header>"
+        + next_html(incident.get("next_action"))
         + _facts(facts)
-        + _section("Repairs", [_remedy(one, needs_token) for one in incident["remedies"]], "")
+        + _section("Repairs", [_remedy(one, needs_token, pictures or {}) for one in incident["remedies"]], "")
         + _section("Runs", [_job(one) for one in incident["runs"]], "None was started.", "list")
+        + (f"<section><h2>Diagnose it again</h2>{_command(again)}</section>" if again else "")
         + f"<section><h2>Labels</h2>{_facts(alert['labels'])}</section>"
         + f"<section><h2>Annotations</h2>{_facts(alert['annotations'])}</section>"
     )
@@ -67,14 +79,47 @@ def incident_page(incident: Mapping[str, Any], needs_token: bool = False) -> str
 def runbook_page(alert: str, runbook: str | None, incidents: Iterable[Mapping[str, Any]]) -> str:
     """Return the page that an alert's `runbook_url` leads to."""
     words = (
-        f"<p>This alert starts <code>{text(runbook)}</code>. By hand: <code>lepton run {text(runbook)}</code></p>"
+        f"<p>This alert starts <code>{text(runbook)}</code>.</p>"
         if runbook
         else "<p>No runbook is set for this alert: it is recorded only. "
         f"<code>[alerts.{text(alert)}]</code> in lepton.toml sets one.</p>"
     )
-    listed = _section("Incidents", [_incident(one) for one in incidents], "None so far.")
+    known = list(incidents)
+    firing, over = ([one for one in known if (one["status"] == "firing") is wanted] for wanted in (True, False))
     head = f'<header><p class="back"><a href="/">Status</a></p><h1>{text(alert)}</h1>{words}</header>'
-    return document(f"runbook of {alert}", head + listed)
+    body = (
+        _section("Open now", [_to_do(one) for one in firing], "This alert does not fire.", "list")
+        + (f"<section><h2>Rehearse</h2>{_rehearsal(runbook)}</section>" if runbook and not firing else "")
+        + _section("Earlier incidents", [_incident(one) for one in over], "None.")
+    )
+    return document(f"runbook of {alert}", head + body)
+
+
+def _to_do(incident: Mapping[str, Any]) -> str:
+    """Return what is to be done about an open incident: next, and to diagnose it once more."""
+    link = f"/incidents/{quote(incident['id'])}"
+    command = incident["diagnose"] if incident["diagnose"] != (incident["next_action"] or {}).get("command") else ""
+    again = f"<p>Diagnose it again, from its own recording:</p>{_command(command)}" if command else ""
+    same = f'<p class="quiet">The same as {text(incident["same_as"])}.</p>' if incident["same_as"] else ""
+    return (
+        f'<article class="card"><h3><a href="{text(link)}">{text(incident["id"])}</a></h3>{same}'
+        f"{next_html(incident.get('next_action'))}{again}</article>"
+    )
+
+
+def next_html(action: Mapping[str, Any] | None) -> str:
+    """Return what is to be done next, with its command, as HTML; nothing where nothing is."""
+    if not action:
+        return ""
+    return f'<p class="next"><strong>Next:</strong> {text(action["what"])}</p>{_command(action["command"])}'
+
+
+def _command(command: str) -> str:
+    return f'<pre class="command">{text(command)}</pre>' if command else ""
+
+
+def _rehearsal(runbook: str) -> str:
+    return f"<p>On the example that comes with the runbook:</p>{_command(f'lepton run {quote_word(runbook)}')}"
 
 
 def missing_page(what: str) -> str:
@@ -127,6 +172,12 @@ def _headline(status: Mapping[str, Any]) -> str:
         f", as far as it is measured: {missing} objective{'s are' if missing > 1 else ' is'} not" if missing else ""
     )
     return "; ".join(said) or f"All is well{as_far}."
+
+
+def _scale(status: Mapping[str, Any]) -> str:
+    scale = status.get("time_scale", 1)
+    said = f"Demo time ×{scale:g}: all windows are so many times shorter."
+    return f'<p class="quiet">{said}</p>' if scale != 1 else ""
 
 
 def _tone(status: Mapping[str, Any]) -> str:
@@ -191,9 +242,10 @@ def _budget(budget: Mapping[str, Any]) -> str:
 
 def _incident(incident: Mapping[str, Any]) -> str:
     link = f"/incidents/{quote(incident['id'])}"
-    since = f"since {_moment(incident['starts_at'])}"
+    began = _time(incident.get("onset") or incident["starts_at"])
+    since = f"since {began}"
     if incident["status"] != "firing":
-        since = f"{_moment(incident['starts_at'])} to {_moment(incident['ends_at']) if incident['ends_at'] else '?'}"
+        since = f"{began} to {_time(incident['ends_at']) if incident['ends_at'] else '?'}"
     about = " · ".join(filter(None, [incident["service"], incident["severity"], f"{since} UTC"]))
     runs = "".join(_job(one) for one in incident["runs"])
     note = f'<p class="wrong">{text(incident["note"])}</p>' if incident["note"] else ""
@@ -203,9 +255,10 @@ def _incident(incident: Mapping[str, Any]) -> str:
     if flaps := incident.get("flaps"):
         times = "once" if flaps == 1 else f"{flaps} times"
         note += f'<p class="wrong">It flaps: the alert began again {times} and was not diagnosed at once.</p>'
+    following = next_html(incident.get("next_action"))
     return (
         f'<article class="card"><h3><a href="{text(link)}">{name}</a> {badge(incident["status"])}</h3>'
-        f'<p class="quiet">{text(about)}</p>{summary}{note}<div class="list">{runs}</div>{decided}</article>'
+        f'<p class="quiet">{text(about)}</p>{summary}{note}{following}<div class="list">{runs}</div>{decided}</article>'
     )
 
 
@@ -213,13 +266,15 @@ def _asked(remedy: Mapping[str, Any]) -> str:
     """Return a repair that waits, with the way to where it is decided on."""
     link = f"/incidents/{quote(remedy['incident'])}#repair-{remedy['job']}"
     about = f"{remedy['service']} · cause: {remedy['cause']} · since {_moment(remedy['since'])} UTC"
+    plan = (remedy.get("rehearsed") or {}).get("Plan")
+    planned = f"<p>Plan: {text(plan)}</p>" if plan else ""
     return (
         f'<div class="row"><div><strong>{text(remedy["notebook"])}</strong><p class="quiet">{text(about)}</p>'
-        f'<p>{text(remedy["why"])}</p></div><a class="button" href="{text(link)}">Decide</a></div>'
+        f'{planned}<p>{text(remedy["why"])}</p></div><a class="button" href="{text(link)}">Decide</a></div>'
     )
 
 
-def _remedy(remedy: Mapping[str, Any], needs_token: bool) -> str:
+def _remedy(remedy: Mapping[str, Any], needs_token: bool, pictures: Mapping[int, tuple[str, str]]) -> str:
     """Return a repair of an incident: why it waits, with the form; or who decided, and what came of it."""
     is_waiting = remedy["state"] == "waiting"
     head = f"<h3>{text(remedy['notebook'])} {badge(remedy['verdict'] or remedy['state'])}</h3>"
@@ -227,8 +282,19 @@ def _remedy(remedy: Mapping[str, Any], needs_token: bool) -> str:
     facts = f'<p class="quiet">cause: {text(remedy["cause"])} · proposed {_moment(remedy["since"])} UTC{after}</p>'
     why = f"<p>{'Waits' if is_waiting else 'Waited'}: {text(remedy['why'])}</p>" if remedy["why"] else ""
     why += f'<p class="wrong">{text(remedy["error"])}</p>' if remedy["error"] else ""
-    form = _form(remedy["job"], needs_token) if is_waiting else ""
+    form = _rehearsed(remedy, pictures) + _form(remedy["job"], needs_token) if is_waiting else ""
     return f'<article class="card" id="repair-{remedy["job"]}">{head}{facts}{why}{_decided(remedy)}{form}</article>'
+
+
+def _rehearsed(remedy: Mapping[str, Any], pictures: Mapping[int, tuple[str, str]]) -> str:
+    """Return what a decision needs: the plan, what it touches and risks, how it is undone, evidence and a figure."""
+    address, alt = pictures.get(remedy["job"], ("", ""))
+    image = f'<img class="figure" src="{text(address)}" alt="{text(alt)}">'
+    figure = f'<div class="wide" role="region" aria-label="Figure" tabindex="0">{image}</div>' if address else ""
+    run = remedy.get("rehearsal")
+    source = f'<p class="quiet">Rehearsed in {_linked(run, remedy.get("page"))}</p>' if run else ""
+    facts = remedy.get("rehearsed") or {}
+    return (_facts(facts) if facts else "") + figure + source
 
 
 def _decided(remedy: Mapping[str, Any]) -> str:
@@ -260,7 +326,7 @@ def _found(results: Mapping[str, Any]) -> str:
     said = " and ".join(str(cause) for cause in causes if cause)
     probability = results.get("probability")
     if said and isinstance(probability, int | float):
-        said += f" ({probability:.0%})"
+        said += f" ({sure(probability)})"
     parts = [f"cause: {said}" if said else "", *(str(results.get(name) or "") for name in ("action", "verdict"))]
     return " · ".join(filter(None, [*parts, "rolled back" if results.get("rolled_back") else ""]))
 

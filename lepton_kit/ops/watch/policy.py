@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Start
@@ -12,6 +12,9 @@ from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
 from lepton_kit.runs.manifest import Result
 from lepton_kit.runs.settings import Postmortem, Remedy, Settings
+
+if TYPE_CHECKING:
+    from lepton_kit.telemetry.slo import Objective
 
 SERVICE = "service"
 """The parameter of a remedy's runbook that is given the service's name."""
@@ -38,14 +41,16 @@ class Policy:
         self.postmortem = _postmortem_start(settings.postmortem, project) if settings.postmortem else None
         self.postmortem_when = settings.postmortem.when if settings.postmortem else ""
 
-    def proposals(self, results: Mapping[str, Result]) -> list[Proposal]:
-        """Return the repairs that a diagnosis asks for, in order.
+    def proposals(self, results: Mapping[str, Result], objective: Objective | None = None) -> list[Proposal]:
+        """Return the repairs that a diagnosis asks for, in order: what acts on the objective that alerted comes first.
 
         Parameters
         ----------
         results
             What the diagnosis recorded: `cause`, and where it knows them `also` (further causes), `probability`, and
             `remedy`, which is `none` where nothing is to be repaired.
+        objective
+            The one that alerted, where it is known.
 
         Returns
         -------
@@ -57,8 +62,13 @@ class Policy:
             return []
         policies = self._remedies.by_cause()
         causes = [cause for cause in _causes(said) if cause in policies]
+        if objective is not None:
+            from lepton_kit.diagnosis.plans import in_order  # pandas: not before there is something to order
+
+            causes = list(in_order(causes, objective))
+        probability = _probability(said, causes[0]) if causes else None
         return [
-            Proposal(cause, *_parts(self._starts[cause]), self._why_to_ask(policies[cause], said.get("probability")))
+            Proposal(cause, *_parts(self._starts[cause]), self._why_to_ask(policies[cause], probability))
             for cause in causes
         ]
 
@@ -82,6 +92,21 @@ def _causes(said: Mapping[str, Any]) -> list[str]:
     also = said.get("also")
     further = also if isinstance(also, list) else [also]
     return list(dict.fromkeys(cause for cause in (said.get("cause"), *further) if isinstance(cause, str)))
+
+
+def _probability(said: Mapping[str, Any], cause: str) -> Any:
+    """Return how probable a diagnosis is, or the cause that the alert put first in place of the likeliest one.
+
+    >>> ranking = {"columns": ["cause", "probability"], "rows": [["data", 0.99], ["compute", 0.6]]}
+    >>> said = {"cause": "data", "also": ["compute"], "probability": 0.99, "ranking": ranking}
+    >>> _probability(said, "data"), _probability(said, "compute"), _probability({"probability": 0.9}, "compute")
+    (0.99, 0.6, 0.9)
+    """
+    ranking = said.get("ranking")
+    if cause == said.get("cause") or not isinstance(ranking, dict):
+        return said.get("probability")
+    rows = [dict(zip(ranking["columns"], row, strict=True)) for row in ranking["rows"]]
+    return next((row["probability"] for row in rows if row["cause"] == cause), said.get("probability"))
 
 
 def _parts(start: Start) -> tuple[str, dict[str, Any]]:

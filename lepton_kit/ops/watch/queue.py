@@ -41,9 +41,12 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS left_open (job INTEGER PRIMARY KEY)",
     *flaps.SCHEMA,
+    "CREATE TABLE IF NOT EXISTS companions (incident TEXT PRIMARY KEY, main TEXT NOT NULL)",
     *remedies.SCHEMA,  # tables of their own: a ledger of an earlier release gets them, and its tables stay as they are
 )
 SAME_AS = "runs nothing of its own, being the same as "
+RANKS = {"page": 4, "critical": 4, "error": 3, "major": 3, "high": 3, "warning": 2, "ticket": 2, "minor": 2, "info": 1}
+"""How grave a severity is, by the words that rules of alerts use; other words are the least grave."""
 LOOK = ":look-"
 SAME_S = 600.0  # what burns a budget fast burns it slowly too: two alerts, and one thing to find out
 Kind = Literal["alert", "recovery", "schedule", "remedy", "postmortem"]
@@ -72,7 +75,10 @@ class Router(Protocol):
 
 @dataclass(frozen=True)
 class Incident:
-    """An alert and what is known of it; `note` says why nothing was run, or what went wrong."""
+    """An alert and what is known of it; `note` says why nothing was run, or what went wrong.
+
+    `severity` is the highest seen: also that of the same alert in another severity, which runs nothing of its own.
+    """
 
     id: str
     fingerprint: str
@@ -182,11 +188,12 @@ class Queue(Ledger):
         chosen = f"SELECT {_INCIDENT} FROM incidents WHERE status = 'firing' AND origin = ?"
         return [_incident(row) for row in self._read(chosen, origin)]
 
-    def incidents(self, most: int = 50, status: str | None = None) -> list[Incident]:
-        """Return the incidents, newest first: all, or those that are `firing` or `resolved`."""
-        chosen, given = ("WHERE status = ? ", [status]) if status else ("", [])
-        ordered = f"SELECT {_INCIDENT} FROM incidents {chosen}ORDER BY starts_at DESC, received DESC LIMIT ?"
-        return [_incident(row) for row in self._read(ordered, *given, most)]
+    def incidents(self, most: int = 50, status: str | None = None, name: str | None = None) -> list[Incident]:
+        """Return the incidents, newest first: all, those that are `firing` or `resolved`, those of an alert's name."""
+        given = {key: value for key, value in {"status": status, "name": name}.items() if value is not None}
+        chosen = "WHERE " + " AND ".join(f"{key} = ?" for key in given) if given else ""
+        ordered = f"SELECT {_INCIDENT} FROM incidents {chosen} ORDER BY starts_at DESC, received DESC LIMIT ?"
+        return [_incident(row) for row in self._read(ordered, *given.values(), most)]
 
     def open_incidents(self) -> int:
         """Return how many incidents have an alert that still fires."""
@@ -214,6 +221,11 @@ class Queue(Ledger):
         found = self.incident(the_one(given, ids, "incident", "lepton incidents"))
         assert found is not None  # its id was read a moment ago, and none is ever removed
         return found
+
+    def main_incident(self, id: str) -> Incident | None:
+        """Return the incident whose diagnosis stands for that of another severity of the same alert; None of others."""
+        rows = self._read("SELECT main FROM companions WHERE incident = ?", id)
+        return self.incident(rows[0][0]) if rows else None
 
     def note(self, incident: str, text: str, recording: str | None = None) -> None:
         """Note what became of an incident, and where its recording is."""
@@ -318,10 +330,16 @@ class Queue(Ledger):
 
     # --- repairs ---
 
-    def hold(self, job: Job, why: str) -> None:
-        """Let a repair of this process wait for a person."""
+    def hold(self, job: Job, why: str, rehearsal: str | None = None) -> None:
+        """Let a repair of this process wait for a person; `rehearsal` is the run that rehearsed it, where one did."""
         with self._transaction() as ledger:
+            remedies.note_rehearsal(ledger, job.number, rehearsal)
             remedies.hold(ledger, job.number, why)
+
+    def over_limit(self, service: str, incident: str, most_per_hour: int) -> bool:
+        """Say whether no further repair of a service may start by itself now."""
+        with self._transaction() as ledger:
+            return bool(remedies.over_limit(ledger, service, incident, most_per_hour))
 
     def follows_run(self, job: Job) -> tuple[str, str] | None:
         """Return the cause and the run of the repair that a repair follows; None where it follows none that has run."""
@@ -454,11 +472,13 @@ def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router
     start: Start | str = "only its end was seen"
     if alert.status == "firing":
         start = router.on_firing(alert)
-    if isinstance(start, Start) and (other := _being_diagnosed(ledger, alert)) is not None:
-        start = f"{SAME_AS}{other}"
+    labels = alert.labels
+    if isinstance(start, Start) and (main := _being_diagnosed(ledger, alert)) is not None:
+        start = f"{SAME_AS}{main}"
+        ledger.execute("INSERT INTO companions VALUES (?, ?)", [alert.incident, main])
+        _raise_severity(ledger, main, labels.get("severity", ""))
     flap = flaps.find(ledger, alert, flap_s) if isinstance(start, Start) else None
     note = start if isinstance(start, str) else "" if flap is None else flap.words
-    labels = alert.labels
     ledger.execute(
         f"INSERT INTO incidents (subject, {_INCIDENT})"
         " VALUES (?, ?, ?, ?, ?, ?, ?, 'firing', NULL, ?, ?, ?, 1, ?, NULL)",
@@ -477,15 +497,23 @@ def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router
 def _being_diagnosed(ledger: sqlite3.Connection, alert: Alert) -> str | None:
     """Return the incident that began a moment ago with the same alert in another severity, if its runbook runs."""
     row = ledger.execute(
-        "SELECT id FROM incidents WHERE subject = ? AND status = 'firing' AND severity != ? AND received > ?"
+        "SELECT id FROM incidents WHERE subject = ? AND status = 'firing' AND received > ?"
+        " AND coalesce(json_extract(alert, '$.labels.severity'), '') != ?"
         " AND EXISTS (SELECT 1 FROM jobs WHERE jobs.incident = incidents.id) LIMIT 1",
-        [alert.subject, alert.labels.get("severity", ""), time.time() - SAME_S],
+        [alert.subject, time.time() - SAME_S, alert.labels.get("severity", "")],
     ).fetchone()
     return row[0] if row else None
 
 
+def _raise_severity(ledger: sqlite3.Connection, incident: str, severity: str) -> None:
+    [held] = ledger.execute("SELECT severity FROM incidents WHERE id = ?", [incident]).fetchone()
+    if RANKS.get(severity, 0) > RANKS.get(held, 0):
+        ledger.execute("UPDATE incidents SET severity = ? WHERE id = ?", [severity, incident])
+
+
 def _resolve(ledger: sqlite3.Connection, alert: Alert, router: Router, note: str) -> None:
-    runs_nothing = flaps.withdraw(ledger, alert.incident) or note.startswith(SAME_AS)
+    is_companion = ledger.execute("SELECT 1 FROM companions WHERE incident = ?", [alert.incident]).fetchone()
+    runs_nothing = flaps.withdraw(ledger, alert.incident) or is_companion
     start = None if runs_nothing else router.on_resolved(alert)
     if isinstance(start, str):
         note = f"{note}; recovery check: {start}" if note else f"recovery check: {start}"

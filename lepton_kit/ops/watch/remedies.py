@@ -24,10 +24,12 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS decisions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, job INTEGER NOT NULL, is_approved INTEGER NOT NULL, at REAL NOT NULL,
     by TEXT NOT NULL, via TEXT NOT NULL, note TEXT NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS rehearsals (job INTEGER PRIMARY KEY, run_id TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS jobs_waiting ON jobs (state) WHERE state = 'waiting'",
 )
 HOUR_S = 3600.0
 WITHDRAWN = "withdrawn: the alert ended before anybody decided"
+NOT_STARTED = "withdrawn: the alert ended before the repair that comes first had"
 TOO_LATE = "the alert had ended before its diagnosis did: no repair was proposed"
 _EARLIER_FAILED = "(earlier.state = 'refused' OR earlier.state = 'ended' AND earlier.status != 'succeeded')"
 READY = f"""state = 'queued' AND NOT {WAITS} AND NOT EXISTS (
@@ -47,12 +49,16 @@ Via = Literal["lepton approve", "status page"]
 
 @dataclass(frozen=True)
 class Proposal:
-    """A repair that a diagnosis asks for; `why` says why it must wait for a person, and is empty where it need not."""
+    """A repair that a diagnosis asks for; `why` says why it must wait for a person, and is empty where it need not.
+
+    `rehearsal` is the run that rehearsed it on the incident's recording; None where none did.
+    """
 
     cause: str
     notebook: str
     parameters: dict[str, Any]
     why: str
+    rehearsal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class Remedy:
     """A repair of an incident; `job` is the number of its job.
 
     `is_automatic` says that it starts, or started, without a person; `why` says why it waits, or did. `after` is the
-    cause whose repair, in the job `follows`, comes before it: that of the more probable cause.
+    cause whose repair, in the job `follows`, comes before it: that of the more probable cause. `rehearsal` is the run
+    that rehearsed it; None where none did.
     """
 
     job: int
@@ -86,6 +93,7 @@ class Remedy:
     notebook: str
     queued: float
     after: str | None
+    rehearsal: str | None
     decisions: tuple[Decision, ...]
 
 
@@ -103,7 +111,7 @@ def propose(ledger: sqlite3.Connection, incident: str, proposals: Sequence[Propo
         return
     earlier = None
     for proposal in proposals:
-        why = proposal.why or _over_limit(ledger, service, incident, most_per_hour)
+        why = proposal.why or over_limit(ledger, service, incident, most_per_hour)
         earlier = _insert(ledger, incident, service, proposal, why, earlier) or earlier
 
 
@@ -122,10 +130,17 @@ def _insert(
         return None
     values = [made[0], incident, service, proposal.cause, follows, not why, why]
     ledger.execute("INSERT INTO remedies VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    note_rehearsal(ledger, int(made[0]), proposal.rehearsal)
     return int(made[0])
 
 
-def _over_limit(ledger: sqlite3.Connection, service: str, incident: str, most_per_hour: int) -> str:
+def note_rehearsal(ledger: sqlite3.Connection, job: int, run_id: str | None) -> None:
+    """Note the run that rehearsed a repair, if one did."""
+    if run_id is not None:
+        ledger.execute("INSERT OR REPLACE INTO rehearsals VALUES (?, ?)", [job, run_id])
+
+
+def over_limit(ledger: sqlite3.Connection, service: str, incident: str, most_per_hour: int) -> str:
     """Say why no further repair of a service may start by itself now; empty where one may."""
     automatic = "SELECT count(*) FROM remedies JOIN jobs ON number = job WHERE automatic AND service = ?"
     [recent] = ledger.execute(f"{automatic} AND queued > ?", [service, time.time() - HOUR_S]).fetchone()
@@ -142,8 +157,17 @@ def _over_limit(ledger: sqlite3.Connection, service: str, incident: str, most_pe
 
 
 def hold(ledger: sqlite3.Connection, job: int, why: str) -> None:
-    """Let a repair wait for a person, who then decides knowing of what came before it."""
-    ledger.execute("UPDATE jobs SET state = 'waiting', error = NULL WHERE number = ?", [job])
+    """Let a repair wait for a person, who then knows of what came before it; withdraw it where the alert has ended."""
+    is_over = ledger.execute(
+        "SELECT 1 FROM jobs JOIN incidents ON incidents.id = jobs.incident"
+        " WHERE number = ? AND incidents.status = 'resolved'",
+        [job],
+    ).fetchone()
+    if is_over:
+        refused = "UPDATE jobs SET state = 'refused', error = ?, ended = ? WHERE number = ?"
+        ledger.execute(refused, [f"{WITHDRAWN} ({why})", time.time(), job])
+    else:
+        ledger.execute("UPDATE jobs SET state = 'waiting', error = NULL WHERE number = ?", [job])
     ledger.execute("UPDATE remedies SET automatic = 0, follows = NULL, why = ? WHERE job = ?", [why, job])
 
 
@@ -169,12 +193,12 @@ def hold_followers(ledger: sqlite3.Connection) -> None:
 
 
 def withdraw(ledger: sqlite3.Connection, incident: str) -> None:
-    """Refuse the repairs of an incident that still wait for a person: a later yes would repair what is over."""
-    ledger.execute(
-        "UPDATE jobs SET state = 'refused', error = ?, ended = ?"
-        " WHERE incident = ? AND kind = 'remedy' AND state = 'waiting'",
-        [WITHDRAWN, time.time(), incident],
-    )
+    """Refuse the repairs of an incident that wait for a person or for another one: they would repair what is over."""
+    chosen = " WHERE incident = ? AND kind = 'remedy' AND state"
+    refused = f"UPDATE jobs SET state = 'refused', error = ?, ended = ?{chosen}"
+    follows = "AND number IN (SELECT job FROM remedies WHERE follows IS NOT NULL)"
+    for state, why, only in (("waiting", WITHDRAWN, ""), ("queued", NOT_STARTED, follows)):
+        ledger.execute(f"{refused} = ? {only}", [why, time.time(), incident, state])
 
 
 def decide(ledger: sqlite3.Connection, job: int, decision: Decision) -> str:
@@ -215,6 +239,7 @@ def read(ledger: sqlite3.Connection, condition: str, *values: object) -> list[Re
         "job": "job", "incident": "remedies.incident", "service": "service", "cause": "cause", "follows": "follows",
         "is_automatic": "automatic", "why": "why", "state": "state", "error": "error", "notebook": "notebook",
         "queued": "queued", "after": "(SELECT earlier.name FROM jobs AS earlier WHERE earlier.number = follows)",
+        "rehearsal": "(SELECT rehearsals.run_id FROM rehearsals WHERE rehearsals.job = remedies.job)",
     }  # fmt: skip
     rows = ledger.execute(
         f"SELECT {', '.join(columns.values())} FROM remedies JOIN jobs ON number = job WHERE {condition} ORDER BY job",

@@ -90,6 +90,11 @@ class Routes:
         rule = self._rules.get(name)
         return rule.route.notebook if rule else None
 
+    def reads_recording(self, name: str) -> bool:
+        """Say whether the runbook of an alert's name is given a recording of the incident."""
+        rule = self._rules.get(name)
+        return rule is not None and RECORDING in [parameter.name for parameter in rule.route.parameters or []]
+
 
 def _rule(rule: AlertRule, where: str, project: Path) -> _Rule:
     resolved = _route(rule.on_resolved, f"{where}.on_resolved", project) if rule.on_resolved else None

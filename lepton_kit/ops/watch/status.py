@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -10,23 +11,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.observer import Observed
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
+from lepton_kit.ops.watch.routing import RECORDING, Routes
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.worker import REPORT
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
+from lepton_kit.runs.parameters import run_command
 
-MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED = 12, 50, 5
+MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED, MOST_JOBS = 12, 50, 5, 100
 SHOWN_RESULTS = (
-    "cause", "also", "probability", "confidence", "next_action",
-    "action", "applied", "verdict", "rolled_back",
+    "cause", "also", "probability", "confidence", "next_action", "onset",
+    "plan", "action", "applied", "verdict", "rolled_back", "ranking",
 )  # fmt: skip
 """What a diagnosis and a repair record that is shown beside their runs."""
 
 
-def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) -> dict[str, Any]:
+def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, routes: Routes) -> dict[str, Any]:
     """Return how the project stands: services, incidents, runs, schedules, the queue, and what goes wrong."""
     firing = queue.incidents(MOST_INCIDENTS, "firing")
     recent = queue.incidents(MOST_RUNS, "resolved")
@@ -36,46 +42,131 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules) ->
     return {
         "project": project.name,
         "time": _now(),
+        "time_scale": seen.time_scale,
         "services": [asdict(state) for state in list(seen.services.values())],
         "open": queue.open_incidents(),
-        "open_incidents": [incident_facts(incident, queue, project) for incident in firing],
-        "recent_incidents": [incident_facts(incident, queue, project) for incident in recent],
+        "open_incidents": [incident_facts(incident, queue, project, routes) for incident in firing],
+        "recent_incidents": [incident_facts(incident, queue, project, routes) for incident in recent],
         "runs": [run_facts(run, project) for run in newest_runs(project, MOST_RUNS)],
         "schedules": _schedules(schedules),
         "queue": queue.counts(),
         "waiting": [job_facts(job, project) for job in queue.jobs(MOST_RUNS, state="queued")[::-1]],
-        "approvals": [remedy_facts(remedy, project, None) for remedy in queue.waiting()],
+        "approvals": [waiting_facts(remedy, queue, project) for remedy in queue.waiting()],
         "refused": [job_facts(job, project) for job in refused],
         "not_measured": [asdict(one) for one in seen.not_measured],
         "problems": problems,
     }
 
 
-def incident_facts(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
-    """Return an incident with the runs that it started."""
+def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Routes | None = None) -> dict[str, Any]:
+    """Return an incident with the runs that it started, the command that diagnoses it, and what is to be done next.
+
+    Without `routes`, an alert whose runbook has not been started has no such command.
+    """
     annotations: Mapping[str, str] = incident.alert.get("annotations", {})
+    main = queue.main_incident(incident.id)
     jobs = queue.jobs(20, incident=incident.id)[::-1]
     runs = {job.number: job.run_id for job in jobs if job.state == "ended"}
-    return {
+    told = diagnosed(main or incident, queue, project)
+    facts = {
         **asdict(incident),
+        "onset": told.get("onset"),
         "summary": annotations.get("summary", ""),
         "flaps": queue.flaps(incident.id),
+        "same_as": main.id if main else None,
         "runs": [job_facts(job, project) for job in jobs],
-        "remedies": [remedy_facts(one, project, runs.get(one.job)) for one in queue.remedies(incident.id)],
+        "remedies": [remedy_facts(one, project, runs.get(one.job), told) for one in queue.remedies(incident.id)],
+        "diagnose": diagnosis_command(main or incident, queue, project, routes),
     }
+    following = next_action(main or incident, queue, project, facts["diagnose"])
+    return facts | {"next_action": asdict(following) if following and incident.status == "firing" else None}
 
 
-def remedy_facts(remedy: Remedy, project: Path, run_id: str | None) -> dict[str, Any]:
-    """Return a repair, what was decided on it, and where its run has ended, what that found (`verdict`)."""
+def diagnosed(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
+    """Return what the diagnosis of an incident recorded: the first that named a cause, or else the last one."""
+    looks = [job for job in queue.jobs(MOST_JOBS, incident=incident.id)[::-1] if job.kind == "alert" and job.run_id]
+    found = [run_results(str(job.run_id), project) for job in looks if job.state == "ended"]
+    telling = [said for said in found if said.get("cause", "unknown") != "unknown"]
+    return next(iter(telling or found[::-1]), {})
+
+
+def diagnosis_command(incident: Incident, queue: Queue, project: Path, routes: Routes | None) -> str:
+    """Return the command that diagnoses this very incident, from its own recording; nothing where no runbook is set.
+
+    Where its evidence has not been captured, the command does so first.
+    """
+    looks = [job for job in queue.jobs(20, incident=incident.id) if job.kind == "alert"]
+    notebook = looks[0].notebook if looks else routes.runbook(incident.name) if routes else None
+    if notebook is None:
+        return ""
+    given = dict(looks[0].parameters) if looks else {}
+    if incident.recording is None and not (routes and routes.reads_recording(incident.name)):
+        return run_command(notebook, given)
+    recording = incident.recording or recording_folder(Path(), incident.id).as_posix()
+    command = run_command(notebook, given | {RECORDING: recording})
+    if (project / recording).is_dir():
+        return command
+    words = ["lepton", "capture", incident.service, "-o", recording, "--from", incident.starts_at[:19]]
+    return f"{shlex.join(words)} && {command}"
+
+
+def next_action(incident: Incident, queue: Queue, project: Path, diagnose: str) -> NextAction | None:
+    """Return what is to be done next about an incident: by where its repairs stand, or as its diagnosis advises."""
+    jobs = {job.number: job for job in queue.jobs(MOST_JOBS, incident=incident.id)}
+    stages = []
+    for one in queue.remedies(incident.id):
+        job = jobs[one.job]
+        results = run_results(job.run_id, project) if job.run_id and job.state == "ended" else {}
+        planned = read_rehearsal(one.rehearsal, project).plan if one.rehearsal else ""
+        plan = str(results.get("action") or planned)
+        stages.append(RepairStage(one.cause, one.notebook, job.state, plan, str(results.get("verdict") or "")))
+    looks = [job for job in jobs.values() if job.kind == "alert"]
+    if any(job.state in ("queued", "running") for job in looks):
+        return NextAction("Wait: the incident is being diagnosed.")
+    words = diagnosed(incident, queue, project).get("next_action")
+    advised = NextAction(str(words)) if words else None
+    return of_incident(incident.id, stages, advised, diagnose) if diagnose or stages else None
+
+
+def waiting_facts(remedy: Remedy, queue: Queue, project: Path) -> dict[str, Any]:
+    """Return a repair that waits for a person, with what a decision needs."""
+    incident = queue.incident(remedy.incident)
+    return remedy_facts(remedy, project, None, diagnosed(incident, queue, project) if incident else {})
+
+
+def remedy_facts(remedy: Remedy, project: Path, run_id: str | None, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a repair, what was decided on it, and where its run has ended, what that found (`verdict`).
+
+    `rehearsed` is what a person decides on (plan, rows, risk, undo, evidence), by name; `told` is what the diagnosis
+    recorded.
+    """
+    rehearsed = decision_facts(remedy, project, told) if remedy.state == "waiting" else {}
     decisions = [{**asdict(one), "at": _moment(one.at)} for one in remedy.decisions]
     verdict = run_results(run_id, project).get("verdict") if run_id else None
-    return {**asdict(remedy), "since": _moment(remedy.queued), "decisions": decisions, "verdict": verdict}
+    facts = {"since": _moment(remedy.queued), "decisions": decisions, "verdict": verdict, "rehearsed": rehearsed}
+    return {**asdict(remedy), **facts, "page": report_page(remedy.rehearsal, project)}
+
+
+def decision_facts(remedy: Remedy, project: Path, told: Mapping[str, Any]) -> dict[str, str]:
+    """Return by name what a person is shown before deciding on a repair."""
+    evidence = evidence_of(remedy.cause, told)
+    if remedy.rehearsal is None:
+        return {"Rehearsal": "none: the runbook or the incident has no recording to rehearse on", **evidence}
+    return read_rehearsal(remedy.rehearsal, project).facts(remedy.service, evidence)
+
+
+def pictures(incident: Mapping[str, Any], project: Path) -> dict[int, tuple[str, str]]:
+    """Return for each repair of an incident that waits its figure as an address, and what that shows."""
+    waits = [one for one in incident["remedies"] if one["state"] == "waiting" and one["rehearsal"]]
+    found = {one["job"]: read_rehearsal(one["rehearsal"], project) for one in waits}
+    return {job: (one.picture, one.alt) for job, one in found.items() if one.figure}
 
 
 def job_facts(job: Job, project: Path) -> dict[str, Any]:
     """Return a job, with the address of its run's page where there is one, and what its run found."""
     found = run_results(job.run_id, project) if job.run_id is not None and job.state == "ended" else {}
-    return {**asdict(job), "page": report_page(job.run_id, project), "results": found}
+    shown = {name: value for name, value in found.items() if name != "ranking"}
+    return {**asdict(job), "page": report_page(job.run_id, project), "results": shown}
 
 
 @lru_cache(maxsize=1000)  # a run that has ended does not change, and the page is asked for again and again

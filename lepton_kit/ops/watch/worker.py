@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_
 from lepton_kit.ops.watch.objectives import SHARED
 from lepton_kit.ops.watch.policy import SERVICE, Policy
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.runs.ledger import LEASE_S
 from lepton_kit.runs.manifest import FILE, Manifest
@@ -79,13 +81,16 @@ def work(project: Path, signals: Signals) -> None:
 def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | None:
     """Run a job and note how that went; None where no run ended."""
     try:
-        if (why := _broken_off(job, project) or _not_needed(job, queue, project)) is not None:
-            queue.hold(job, why)
-            return None
         settings = read_settings(project)
+        if (why := _broken_off(job, project) or _not_needed(job, queue, project)) is not None:
+            with signals.cancellable():
+                queue.hold(job, why, rehearse(job, job.notebook, job.parameters, job.name, queue, settings, project))
+            return None
         policy = Policy(settings, project) if job.kind == "alert" else None
         with signals.cancellable():
             run = run_job(job, queue, settings, project)
+            is_telling = policy is not None and run.status == "succeeded"
+            proposals = _proposals(policy, run, job, queue, settings, project) if policy and is_telling else []
     except KeyboardInterrupt:
         queue.give_back(job, "cancelled: lepton watch was stopped; it will be run again")
         return None
@@ -95,10 +100,69 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
         logger.exception("job %s", job.key)
         queue.refuse(job, f"{type(error).__name__}: {error}")
     else:
-        proposals = policy.proposals(run.results) if policy is not None and run.status == "succeeded" else []
         queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour, leaves_open(job, run))
         return run
     return None
+
+
+def _proposals(
+    policy: Policy, run: Manifest, job: Job, queue: Queue, settings: Settings, project: Path
+) -> list[Proposal]:
+    """Return the repairs that a diagnosis asks for, in the order of the objective that alerted, rehearsed."""
+    incident, asked = queue.incident(job.incident or ""), policy.proposals(run.results)
+    if incident is not None and len(asked) > 1:
+        from lepton_kit.ops.watch.objectives import alerted_objective
+
+        try:
+            asked = policy.proposals(run.results, alerted_objective(incident, settings, project))
+        except InputError as error:  # the repairs are proposed all the same, the likeliest cause first
+            logger.warning("the objectives were not read: %s", error)
+    return rehearsed(asked, job, queue, settings, project)
+
+
+def rehearsed(asked: Sequence[Proposal], job: Job, queue: Queue, settings: Settings, project: Path) -> list[Proposal]:
+    """Return the proposals of a diagnosis, each that a person may be asked for with its rehearsal.
+
+    The first one that starts by itself at once is not rehearsed: it plans when it runs.
+    """
+    incident = queue.incident(job.incident or "")
+    most = settings.remedies.most_per_hour
+    waits = incident is not None and queue.over_limit(incident.service, incident.id, most)
+    return [
+        replace(one, rehearsal=rehearse(job, one.notebook, one.parameters, one.cause, queue, settings, project))
+        if place or one.why or waits
+        else one
+        for place, one in enumerate(asked)
+    ]
+
+
+def rehearse(
+    job: Job,
+    runbook: str,
+    parameters: Mapping[str, Any],
+    cause: str,
+    queue: Queue,
+    settings: Settings,
+    project: Path,
+) -> str | None:
+    """Run a repair's runbook on the incident's recording without a service, and return the run.
+
+    None where the runbook cannot rehearse: it reads no recording, there is none, or the run could not be made.
+    """
+    incident = queue.incident(job.incident or "")
+    notebook = project / runbook
+    try:
+        names = {parameter.name for parameter in read_parameters(read_notebook(notebook), notebook.name) or []}
+        if incident is None or incident.recording is None or RECORDING not in names:
+            return None
+        given = dict(parameters) | {RECORDING: incident.recording} | ({SERVICE: ""} if SERVICE in names else {})
+        plan = prepare(Request(notebook, given, f"rehearsal of {cause}", trigger=f"rehearsal:{cause}"), project)
+        key = f"rehearsal:{incident.id}:{cause}:{incident.recording}"
+        options = Options(timeout=settings.watch.run_timeout, idempotency_key=key)
+        return execute(plan, project, lambda _: None, options).run_id
+    except LeptonError as error:  # a person decides without it, and is told that there is none
+        logger.warning("the repair of %s was not rehearsed: %s", cause, error)
+        return None
 
 
 def leaves_open(job: Job, run: Manifest) -> bool:
@@ -193,7 +257,13 @@ def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Sett
         raise InputError(f"no recording: {error}") from error
     relative = folder.relative_to(project).as_posix()
     if incident is not None and job.kind == "alert":
+        from lepton_kit.ops.watch.history import settled_history  # pandas, which other jobs do not need
+
         queue.note(incident.id, incident.note, relative)
+        try:
+            settled_history(incident, queue, settings, project)  # what was promised is kept as it is now
+        except InputError as error:  # the diagnosis goes on; the incident's page says what is missing
+            logger.warning("the history of %s was not frozen: %s", incident.id, error)
     return relative
 
 
@@ -254,7 +324,7 @@ def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> No
 
     try:
         try:
-            publish_runs(project, [run])
+            publish_runs(project, [run, *_rehearsals(incident, queue, project)])
         finally:  # the page of the incident does not depend on that of one run
             publish_incident(project, incident)
         _publish_models(project)
@@ -267,6 +337,12 @@ def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> No
         queue.set_note(REPORT, f"not rendered: {error}")
     else:
         queue.set_note(REPORT, "")
+
+
+def _rehearsals(incident: str, queue: Queue, project: Path) -> list[Manifest]:
+    """Return the rehearsals of the repairs that wait: their pages are read before somebody decides."""
+    waits = [one.rehearsal for one in queue.remedies(incident) if one.state == "waiting" and one.rehearsal]
+    return [Manifest.load(path) for run in waits if (path := project / "runs" / run / FILE).is_file()]
 
 
 def _publish_models(project: Path) -> None:

@@ -1,0 +1,102 @@
+"""What a diagnosis asks for next: the plans of the repairs of its causes, in the order that the alert asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lepton_kit.diagnosis.case import Case
+from lepton_kit.diagnosis.evidence import Cause
+from lepton_kit.diagnosis.next_action import NextAction, repair_command
+from lepton_kit.diagnosis.repair_capacity import is_hurt_by_refusals, plan_capacity
+from lepton_kit.diagnosis.repair_data import plan_data
+from lepton_kit.diagnosis.repair_model import plan_model
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.slo import Objective
+
+REMEDIES: Mapping[Cause, str] = {"data": "repair-data", "model": "repair-model", "compute": "repair-capacity"}
+"""The runbook that repairs each cause."""
+
+
+def planned(cause: Cause, case: Case) -> str:
+    """Return in words what the repair of a cause would do to the service, or why there is no such plan."""
+    try:
+        match cause:
+            case "data":
+                return plan_data(case.recording).action
+            case "model":
+                return plan_model(case.recording).action
+            case "compute":
+                return plan_capacity(case.recording).action
+    except InputError as error:
+        return f"it has no plan: {error}"
+    return ""
+
+
+CURES: tuple[tuple[str, str, tuple[Cause, ...]], ...] = (
+    ("lepton_freshness_", "", ("data",)),
+    ("lepton_forecast_", "", ("data", "model")),
+    ("lepton_predict_requests_", "invalid", ("data",)),
+    ("http_server_request_duration_", "", ("compute",)),
+)
+"""By the start of an indicator's metric, and a value that its selector asks for: the causes whose repair acts on it."""
+
+
+def cures(objective: Objective) -> tuple[Cause, ...]:
+    """Return the causes whose repair acts on an objective; none where that is not known of its metric.
+
+    Examples
+    --------
+    >>> from lepton_kit.telemetry.selectors import parse_selector
+    >>> def of(good, total):
+    ...     pair = parse_selector(good), parse_selector(total)
+    ...     return cures(Objective("a", "A", "demo", "", 0.99, 3600, "good", *pair, 10))
+    >>> of('http_server_request_duration_seconds_bucket{le="0.1"}', "http_server_request_duration_seconds_count")
+    ('compute',)
+    >>> of('lepton_freshness_seconds_total{state="fresh"}', "lepton_freshness_seconds_total"), of("tasks_ok", "tasks")
+    (('data',), ())
+    """
+    if is_hurt_by_refusals(objective):
+        return ("compute",)
+    for start, asked, causes in CURES:
+        if objective.selector.metric.startswith(start) and asked in str(objective.selector):
+            return causes
+    return ()
+
+
+def in_order(causes: Sequence[str], objective: Objective | None) -> tuple[str, ...]:
+    """Return causes in the order of their repairs: those that act on the objective that alerted come first.
+
+    >>> in_order(["data", "compute"], None)
+    ('data', 'compute')
+    """
+    first = cures(objective) if objective else ()
+    return tuple(sorted(causes, key=lambda cause: bool(first) and cause not in first))
+
+
+def after_diagnosis(
+    causes: Sequence[str], objective: Objective | None, case: Case, recording: str = ""
+) -> NextAction | None:
+    """Return the repair that comes first, with its plan, and name those that follow; None where nothing is to repair.
+
+    Parameters
+    ----------
+    causes
+        As the diagnosis named them, the likeliest first.
+    objective
+        The one that alerted, where it is known.
+    case
+        What was diagnosed.
+    recording
+        Where its recording lies, for the command.
+    """
+    repaired: list[Cause] = [cause for cause in REMEDIES if cause in causes]
+    repaired.sort(key=in_order(causes, objective).index)
+    if not repaired:
+        return None
+    first, *others = repaired
+    said = f"Run the {first} repair: {planned(first, case)}."
+    said += "".join(f" Then the {other} repair: {planned(other, case)}." for other in others)
+    if objective and (acting := cures(objective)) and first not in acting:
+        said += f" It does not act on the objective that alerted ({objective.title}): look at that again afterwards."
+    runbook, service = f"runbooks/{REMEDIES[first]}.ipynb", case.recording.incident.service
+    return NextAction(said, repair_command(runbook, recording, service) if recording else "")
