@@ -24,6 +24,7 @@ from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
 from lepton_kit.runs.client import LocalClient
+from lepton_kit.runs.warm import lease
 from lepton_kit.runs.warm.forkserver import KEPT
 from lepton_kit.runs.warm.lease import limits, socket_path, start_server
 from lepton_kit.runs.warm.wire import Lines, say, send_request
@@ -56,6 +57,7 @@ def place() -> Iterator[Path]:
         patch.setenv("LEPTON_PRELOAD", "numpy,matplotlib.pyplot,torch")
         patch.setenv("LEPTON_FORKSERVER_IDLE", "120")
         patch.delenv("LEPTON_WARM", raising=False)
+        patch.setattr(lease, "PATIENCE_S", 30.0)  # a busy machine is no reason for an ordinary kernel here
         patch.delenv("OMP_NUM_THREADS", raising=False)
         yield folder
         stop_server()
@@ -196,7 +198,8 @@ def test_a_killed_runner_leaves_no_socket_and_no_connection_file(server, place, 
 LIMITED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_kernels import Kernel
+from test_kernels import Kernel, lease
+lease.PATIENCE_S = 30.0
 with Kernel() as kernel:
     print(kernel.is_warm, kernel.run("import os, resource\\n"
         "print(os.getpriority(0, 0), sorted(os.sched_getaffinity(0)), resource.getrlimit(resource.RLIMIT_FSIZE))"))
@@ -249,7 +252,8 @@ def test_a_kernel_stays_in_the_control_group_of_its_starter(server):
 RUNNER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from test_kernels import ORPHANS, Kernel
+from test_kernels import ORPHANS, Kernel, lease
+lease.PATIENCE_S = 30.0
 kernel = Kernel(warm=sys.argv[2] == "True")
 pids = kernel.run(ORPHANS)
 if len(sys.argv) > 3:
@@ -366,6 +370,7 @@ def test_a_server_whose_files_changed_is_replaced_and_never_serves_what_it_had(p
 
 def test_a_server_that_is_missed_loads_once_the_kernel_that_started_without_it_has_ended(place, monkeypatch):
     monkeypatch.setenv("LEPTON_PRELOAD", "bisect")  # a server of its own
+    monkeypatch.setenv("LEPTON_FORKSERVER_WAIT", "600")
     with Kernel() as kernel:
         assert not kernel.is_warm
         assert server_pid() is None

@@ -416,7 +416,7 @@ def main() -> None:
     """Serve at a path, while the lock that says so is held."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
     path, lock, start = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    select.select([start], [], [], LONGEST_WAIT_S)
+    select.select([start], [], [], float(os.environ.get("LEPTON_FORKSERVER_WAIT", LONGEST_WAIT_S)))
     os.close(start)
     serve(path, lock)
 
