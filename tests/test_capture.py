@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import lepton, lepton_here
+from helpers import ROOT, lepton, lepton_here
 from live import Samples
 from services import features, project_with_model, serving, wait_for
 
@@ -18,9 +18,10 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import change_wish, note_deployment
 from lepton_kit.serving.requestlog import read_requests
 from lepton_kit.telemetry.health import RecordedMetrics
-from lepton_kit.telemetry.recordings import Versions, read_recording
+from lepton_kit.telemetry.recordings import Promise, Versions, read_recording
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.selectors import labels_text
+from lepton_kit.telemetry.slo import read_objectives
 from lepton_kit.telemetry.store import Store
 
 ROWS = 40
@@ -88,6 +89,14 @@ def test_the_recording_is_named_after_its_incident_and_its_window(live, frozen):
 
 def test_a_further_recording_of_an_incident_is_named_after_it_too(live, tmp_path):
     assert live.capture(tmp_path / "i1" / "recording-2").incident.id == "i1"
+
+
+def test_the_objectives_of_the_service_are_kept_as_they_were(live, tmp_path):
+    objectives = read_objectives(ROOT / "slo")
+    promises = [Promise.of(one, time_scale=60) for one in objectives]
+    kept = live.capture(tmp_path / "promised", promises=promises).incident.promises
+    assert [one.objective() for one in kept] == objectives
+    assert {one.time_scale for one in kept} == {60}
 
 
 def test_metrics_are_those_of_the_service_alone(live, frozen, tmp_path):
