@@ -54,7 +54,7 @@ def place() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="lk-", dir="/tmp"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_RUNTIME_DIR", str(folder))
-        patch.setenv("LEPTON_PRELOAD", "numpy,matplotlib.pyplot,torch")
+        patch.setenv("LEPTON_PRELOAD", "numpy,pandas,matplotlib.pyplot,torch")
         patch.setenv("LEPTON_FORKSERVER_IDLE", "120")
         patch.delenv("LEPTON_WARM", raising=False)
         patch.setattr(lease, "PATIENCE_S", 30.0)  # a busy machine is no reason for an ordinary kernel here
@@ -330,6 +330,16 @@ def test_a_plot_shows_as_a_picture_in_a_warm_kernel(server):
     warm = LocalClient(notebook)
     warm.execute()
     assert ["image/png" in output.get("data", {}) for output in notebook.cells[0].outputs] == [True]
+
+
+def test_a_table_reads_as_in_an_ordinary_kernel(server):
+    names = "display.max_columns", "display.max_rows", "display.width"
+    said = {}
+    for is_warm in (True, False):
+        with Kernel(warm=is_warm) as kernel:
+            assert kernel.is_warm == is_warm
+            said[is_warm] = kernel.run(f"import pandas as pd; print([pd.get_option(name) for name in {names}])")
+    assert said[True] == said[False]
 
 
 def test_the_servers_folder_is_for_its_owner_alone(server):

@@ -6,6 +6,7 @@ for a while, when a file it has loaded is no longer what it was, or when it can 
 
 from __future__ import annotations
 
+import builtins
 import fcntl
 import gc
 import importlib
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
@@ -88,8 +90,14 @@ def serve(path: Path, lock: int) -> NoReturn:
 
 
 def _preload(name: str) -> None:
-    with suppress(ImportError):  # a kernel that needs it says so itself
+    """Import a module as a kernel would; one that asks then whether it is in a notebook, as pandas does, is told so."""
+    builtins.get_ipython = lambda: SimpleNamespace(kernel=None)  # type: ignore[attr-defined]  # what a shell adds there
+    try:
         importlib.import_module(name)
+    except ImportError:
+        pass  # a kernel that needs it says so itself
+    finally:
+        del builtins.get_ipython  # type: ignore[attr-defined]
 
 
 def _exercise() -> None:
