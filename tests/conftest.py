@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ from helpers import ROOT, copy_folders, lepton
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the package once: where PYTHONDONTWRITEBYTECODE is set, each process that a test starts would do so."""
+    """Compile the package once: where PYTHONDONTWRITEBYTECODE is set, each process that a test starts would do so.
+
+    And let Ctrl-C reach what tests start: a shell starts what runs behind it with SIGINT ignored, which is inherited.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # the workers of xdist follow on the process that started them
         compileall.compile_dir(ROOT / "lepton_kit", quiet=2)
 

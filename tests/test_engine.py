@@ -116,8 +116,6 @@ def test_papermills_own_timeout_is_a_cells(engine):
 
 
 def test_an_interrupt_leaves_a_valid_notebook_and_no_kernel(engine):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it with SIGINT ignored
-
     def interrupt(event):
         if event.kind == "output" and event.text.isdigit():
             os.kill(os.getpid(), signal.SIGINT)
