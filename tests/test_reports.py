@@ -552,9 +552,7 @@ def test_values_that_a_notebook_recorded_read_as_words(monkeypatch: pytest.Monke
         nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", data=one) for one in outputs])
     ]
     cells[0].execution_count = 1
-    shown = "".join(
-        html_of(output) for cell in story_cells(nbformat.v4.new_notebook(cells=cells)) for output in cell.outputs
-    )
+    shown = "".join(map(html_of, story_cells(nbformat.v4.new_notebook(cells=cells))))
     page = BeautifulSoup(shown, "html.parser")
     text = " ".join(page.get_text(" ").split())
     for said in (

@@ -3,7 +3,7 @@ import threading
 import pytest
 from helpers import write_notebook
 
-from lepton_kit.runs.manifest import Manifest, all_runs
+from lepton_kit.runs.manifest import FILE, Manifest, all_runs
 from lepton_kit.runs.runner import Options, Request, run_notebook
 
 DIES_ONCE = """
@@ -49,6 +49,6 @@ def test_two_who_ask_with_one_key_at_once_get_one_run(project):
 def test_a_manifest_from_before_the_later_fields_still_loads(project):
     run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", ["1"])), project)
     old = run.model_dump_json(exclude={"attempt", "retry_of", "resumed_from", "secrets", "checkpoints", "options"})
-    path = project / "old.json"
+    path = run.folder(project) / FILE
     path.write_text(old)
     assert Manifest.load(path).attempt == 1
