@@ -18,7 +18,7 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.notebook import INPUT
 from lepton_kit.runs.comparison import Difference
-from lepton_kit.runs.manifest import Manifest
+from lepton_kit.runs.manifest import Manifest, Result
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.runner import NOTEBOOK, installed_kernel, kernel_environment, recorded_results
@@ -58,7 +58,7 @@ def check_untouched(run: Manifest, project: Path) -> None:
         if not path.is_file() or sha256_of(path) != sha256:
             raise InputError(f"run {run.run_id!r}: {path} is not what the run left; it proves nothing any more")
     recorded = recorded_results(read_notebook(folder / NOTEBOOK).cells)
-    if {name: result.model_dump() for name, result in run.results.items()} != recorded:
+    if {name: Result(**result) for name, result in recorded.items()} != run.results:
         raise InputError(f"run {run.run_id!r}: the results in its manifest are not those in its notebook")
     for known in run.inputs:
         if not is_remote(known.ref) and sha256_of(resolve(known.ref, project).path) != known.sha256:

@@ -87,7 +87,8 @@ class AlertEvaluator:
         self.statuses = evaluate_all(self.objectives, self._source, at, self._time_scale, self._memory)
         wanted = [self._alert(status.objective, severity, at) for status in self.statuses for severity in status.firing]
         before, self._firing = self._firing, {alert["fingerprint"]: alert for alert in wanted}
-        self._firing |= {one: before[one] for one in self.unjudged() & before.keys()}
+        unjudged = self.unjudged()
+        self._firing |= {one: alert for one, alert in before.items() if one in unjudged}
         for fingerprint, alert in self._firing.items():
             if fingerprint in before:
                 alert["startsAt"] = before[fingerprint]["startsAt"]
