@@ -31,7 +31,8 @@ def short(id):
 @pytest.mark.parametrize("command", ["incidents", "approve"])
 def test_each_has_one_line_that_begins_with_its_short_id(listed, command, columns):
     project, ids = listed
-    shown = lepton_here(command, project=project, COLUMNS=str(columns)).stdout.splitlines()
+    listing, _, _ = lepton_here(command, project=project, COLUMNS=str(columns)).stdout.partition("\n\n")
+    shown = listing.splitlines()  # beneath it, what each waiting repair would do
     wanted = ids if command == "incidents" else ids[:1]
     assert sorted(line.split()[0] for line in shown[1:]) == sorted(map(short, wanted))
     assert max(map(len, shown)) <= columns

@@ -321,7 +321,7 @@ def test_before_somebody_decides_the_repair_has_rehearsed_and_page_and_command_s
     assert facts["Risk"].startswith("may cost: errors; where another objective gets worse, it is taken back by itself")
     assert "lepton undo goog" in facts["Undo"]
     assert (facts["Evidence for"], facts["Evidence against"]) == ("contract: broken", "replay: alike")
-    assert form.select_one("img[src^='data:image/png;base64,']")["alt"].startswith("Left, two dots for every feature")
+    assert form.select_one("img[src^='data:image/png;base64,']")["alt"].startswith("Two dots a feature")
     assert form.select_one("form") and f"Plan: {facts['Plan']}" in home
     assert "Decide on the data repair: fill 12 features" in page.text and f"lepton approve {one.incident}" in page.text
     for words in (["approve"], ["approve", one.incident, "--reject"]):
