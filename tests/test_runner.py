@@ -247,7 +247,7 @@ def test_a_run_that_cannot_even_start_ends_with_its_error(project, story, monkey
 def test_a_kernel_that_is_not_installed_is_one_clear_error(project):
     path = write_notebook(project / "notebooks/n.ipynb", ["1"])
     content = nbformat.read(path, 4)
-    content.metadata.kernelspec.name = content.metadata.language_info.name = "cobol"
+    content.metadata.kernelspec.update(name="cobol", language="cobol")
     nbformat.write(content, path)
     with pytest.raises(InputError, match="kernel 'cobol' is not installed"):
         prepare(Request(path), project)
