@@ -212,6 +212,7 @@ def test_a_few_corrections_and_repeated_rows_are_one_series(csv):
     days = "".join(f"2024-01-{day:02},X,{day},{10 + day}\n" for day in range(2, 12))
     prices = read_prices(csv(f"date,ticker,close,trades\n{days}2024-01-05,X,5.5,3\n{days}"))
     assert len(prices) == 21
+    assert len(read_prices(csv(f"date,close,trades\n2024-01-01,7,\n{days.replace('X,', '')}2024-01-05,5.5,3\n"))) == 12
 
 
 def test_an_empty_a_cut_and_a_foreign_file_are_refused(tmp_path):

@@ -254,7 +254,7 @@ def _refuse_several_series(table: pd.DataFrame, dates: pd.Series, used: dict[str
     again = distinct & dates.where(distinct).duplicated(keep=False) & dates.notna()
     most = again.sum() > distinct.sum() / 2
     for name, labels in others.items():
-        is_text = pd.to_numeric(labels, errors="coerce").isna().any()
+        is_text = pd.to_numeric(labels.dropna(), errors="coerce").isna().any()
         if again.any() and (is_text or most) and not pd.DataFrame([dates[again], labels[again]]).T.duplicated().any():
             raise InputError(f"source {source}: {_several(str(name), labels)}")
     if most:
