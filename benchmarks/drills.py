@@ -32,7 +32,7 @@ from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import Diagnosis, conclude
 from lepton_kit.diagnosis.evidence import gather
 from lepton_kit.diagnosis.likelihoods import read_likelihoods
-from lepton_kit.models.evaluation import covered
+from lepton_kit.models.tasks import covered
 from lepton_kit.ops.drill_results import write_results
 from lepton_kit.ops.drill_scores import SCORED, by_type, confusion, drill_rows, reliability, scores
 from lepton_kit.ops.drills import Drill, Drilled, all_names, drawn_drills, drill_simulated, known_faults

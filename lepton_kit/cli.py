@@ -168,7 +168,7 @@ def pipeline(
     kernel: KernelName = None,
 ) -> None:
     """Run the steps of a pipeline; a step that has not changed since it succeeded is skipped."""
-    from lepton_kit.runs.pipeline import find_pipeline, run_pipeline
+    from lepton_kit.project.pipeline import find_pipeline, run_pipeline
     from lepton_kit.runs.progress import run_progress
 
     project = find_project()

@@ -16,8 +16,8 @@ from watching import Watching, watching
 
 from lepton_kit.ops.load import Injection, drive, find_arrivals
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.project.settings import WATCH_VARIABLE
 from lepton_kit.runs.manifest import Manifest, all_runs
-from lepton_kit.runs.settings import WATCH_VARIABLE
 from lepton_kit.serving.replay import Plan
 from lepton_kit.telemetry.rules import prometheus_rules
 from lepton_kit.telemetry.slo import read_objectives

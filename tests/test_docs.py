@@ -9,7 +9,7 @@ from helpers import ROOT
 
 from lepton_kit.cli import app
 from lepton_kit.diagnosis.evidence import QUESTIONS
-from lepton_kit.runs.settings import read_settings
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.warm.lease import IDLE_S
 from lepton_kit.telemetry.health import _MEASURES
 

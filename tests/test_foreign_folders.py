@@ -9,11 +9,11 @@ from helpers import ROOT, lepton, lepton_here, write_notebook
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of
 from lepton_kit.ops.watch.evidence import recording_folder
+from lepton_kit.project.settings import read_settings
 from lepton_kit.reports.cards import Card, published, unreadable
 from lepton_kit.runs.manifest import Manifest, all_runs
 from lepton_kit.runs.references import resolve
 from lepton_kit.runs.runner import Request, prepare, run_notebook
-from lepton_kit.runs.settings import read_settings
 
 LEAD_AWAY = ["../../victim", "..", ".", "/etc", "a/b", "a\\b", "", ".hidden", "a\0b", "a\nb", "\ud800"]
 

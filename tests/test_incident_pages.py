@@ -30,11 +30,11 @@ from lepton_kit.ops.incident_pages import (
 from lepton_kit.ops.watch.history import freeze_history
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.project.settings import read_settings
 from lepton_kit.reports.blocks import Table, Words, as_cells, as_markdown
 from lepton_kit.reports.publish import unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import build_site
-from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import read_recording
 
 STATES = ("firing", "resolved")

@@ -7,11 +7,11 @@ import pytest
 from helpers import ROOT, lepton
 
 from lepton_kit.notebook import RESULT, payloads
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.check import check_notebook
 from lepton_kit.runs.manifest import finished_runs
 from lepton_kit.runs.notebooks import find_notebooks, tags
 from lepton_kit.runs.parameters import read_parameters
-from lepton_kit.runs.settings import read_settings
 
 NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in find_notebooks(ROOT)]
 LAST_SECTIONS = ["What we found", "When this is wrong", "Next"]

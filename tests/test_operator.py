@@ -38,7 +38,9 @@ def service(tmp_path_factory):
     project = project_with_model(tmp_path_factory.mktemp("operator"))
     keep_model(project, shift=9.0)  # v3, whose forecasts lie far off
     Registry(project / "models").promote("goog", "v2", "test", "the second")
-    (project / "lepton.toml").write_text(f"[services.goog]\nmodel = 'goog'\nrestart_feed = {json.dumps(FEED)}\n")
+    (project / "lepton.toml").write_text(
+        f"[services.goog]\nmodel = 'goog'\nactions.restart_feed = {json.dumps(FEED)}\n"
+    )
     with serving(project, "--workers", "2") as running:
         yield running
 
@@ -214,7 +216,7 @@ def test_the_feed_is_restarted_by_the_command_of_the_settings(operator, project)
     assert (project / "restarted").exists()
     settings = (project / "lepton.toml").read_text()
     try:
-        (project / "lepton.toml").write_text("[services.goog]\nmodel = 'goog'\nrestart_feed = ['false']\n")
+        (project / "lepton.toml").write_text("[services.goog]\nmodel = 'goog'\nactions.restart_feed = ['false']\n")
         assert not operator.restart_feed("again")
         (project / "lepton.toml").write_text("")
         assert not operator.restart_feed("and again")

@@ -2,7 +2,7 @@ import pytest
 from helpers import write_notebook
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.pipeline import find_pipeline, run_pipeline
+from lepton_kit.project.pipeline import find_pipeline, run_pipeline
 from lepton_kit.runs.runner import Request, prepare, run_notebook
 
 TOML = """

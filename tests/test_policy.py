@@ -7,8 +7,8 @@ from repairs import SETTINGS, project_with_repairs
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.app import watch
 from lepton_kit.ops.watch.policy import Policy
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import Result
-from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.slo import read_objectives
 
 

@@ -24,8 +24,8 @@ from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import Result, all_runs
-from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.rules import alert_name
 
 SETTINGS = """
@@ -362,7 +362,7 @@ def test_the_incidents_are_listed_and_shown_by_the_command(watched):
         ('[alerts.A]\nrunbook = "runbooks/paths.ipynb"\nparameters = { file = { label = "x" } }', ["file", "no path"]),
         ('[schedules.s]\nnotebook = "runbooks/diagnose.ipynb"\ncron = "61 * * * *"', ["schedules.s", "61 * * * *"]),
         ('[schedules.s]\nnotebook = "runbooks/diagnose.ipynb"\ncron = "* * * * *"\ntimezone = "Mars/B"', ["Mars/B"]),
-        ('[services.a]\nmodel = "m"\nslo = "none"', ["none", "objectives"]),
+        ('[services.a]\nmodel = "m"\nobjectives = "none"', ["none", "objectives"]),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_one_clear_error_at_the_start(watched, text, words):

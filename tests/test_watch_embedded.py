@@ -19,8 +19,8 @@ from lepton_kit.ops.watch.observer import embedded_changes
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import all_runs
-from lepton_kit.runs.settings import read_settings
 
 SETTINGS = """
 [services.goog]

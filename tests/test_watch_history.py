@@ -15,8 +15,8 @@ from lepton_kit.ops.watch.approvals import make_decision
 from lepton_kit.ops.watch.history import freeze_history, open_judgement
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import all_runs
-from lepton_kit.runs.settings import read_settings
 
 POSTMORTEM = """
 import json

@@ -22,20 +22,20 @@ from lepton_kit.ops.watch.objectives import declared_objectives, own_series, rea
 from lepton_kit.ops.watch.observer import Observer
 from lepton_kit.ops.watch.page import status_page
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import all_runs
-from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.prometheus import Prometheus
 from lepton_kit.telemetry.store import Sample, Store
 
 SETTINGS = """
 [services.shop]
 model = "none"
-slo = "slo/shop"
+objectives = "slo/shop"
 address = "http://127.0.0.1:9"
 
 [services.scoring]
 model = "none"
-slo = "slo/scoring"
+objectives = "slo/scoring"
 address = "http://127.0.0.1:9"
 match = { app = "scores", env = "prod" }
 

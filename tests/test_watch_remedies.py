@@ -24,9 +24,9 @@ from lepton_kit.ops.watch.history import history_of
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.webhook import Alert, Gate
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import Manifest, all_runs
 from lepton_kit.runs.runner import Request, run_notebook
-from lepton_kit.runs.settings import read_settings
 
 TOKEN = "a bearer's secret"
 

@@ -13,8 +13,8 @@ from watching import watching
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.schedules import Schedules, cron_trigger, latest_due
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import all_runs
-from lepton_kit.runs.settings import read_settings
 
 SETTINGS = """
 [watch]

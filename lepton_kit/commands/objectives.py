@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from lepton_kit.commands.terminal import new_console, table
 from lepton_kit.errors import InputError
+from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.project import find_project
-from lepton_kit.runs.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from lepton_kit.ops.watch.objectives import NotMeasured

@@ -17,8 +17,8 @@ from lepton_kit.data.drift import ChangePoint, TwoSample, change_point, two_samp
 from lepton_kit.data.ranges import ALLOWED_RANGES, allowed_range
 from lepton_kit.diagnosis.relations import asked_anew, following
 from lepton_kit.errors import InputError
-from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import load_forecaster
+from lepton_kit.models.tasks import covered
 from lepton_kit.telemetry.recordings import Deployment, Recording, feature_columns, is_inside, printable
 
 MOST_LACKING = 0.5

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.evaluation import covered
+from lepton_kit.models.tasks import covered
 from lepton_kit.serving.canary import difference_interval, wilson_interval
 from lepton_kit.telemetry.health import RecordedMetrics, bad_ratio
 from lepton_kit.telemetry.recordings import Recording

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.diagnosis.case import Case, build_case, contract_breaches, replay
 from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows, varying
-from lepton_kit.models.evaluation import covered
+from lepton_kit.models.tasks import covered
 from lepton_kit.models.training import Examples
 from lepton_kit.serving.mends import LAST, Mends, listed
 from lepton_kit.telemetry.health import RecordedMetrics, grown

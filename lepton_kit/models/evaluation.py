@@ -12,48 +12,16 @@ from scipy.stats import norm
 
 from lepton_kit.data.features import family
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import INTERVAL_LEVEL, Predictor, price_change
+from lepton_kit.models.forecasters import Predictor, price_change
+from lepton_kit.models.tasks import covered, interval_score
 
 # --- scores -------------------------------------------------------------------------------------------------------
-
-
-def interval_score(lower: pd.Series, upper: pd.Series, actual: pd.Series, level: float = INTERVAL_LEVEL) -> pd.Series:
-    """Return the interval score of each row: the width, and a penalty for every miss. Lower is better.
-
-    Gneiting and Raftery (2007), "Strictly proper scoring rules, prediction, and estimation", equation 43.
-
-    Parameters
-    ----------
-    lower, upper, actual
-        Bounds of the central interval and what came, in the same unit (n,).
-    level
-        The share of days that the interval claims to cover.
-
-    Examples
-    --------
-    A day inside costs the width; a day 1 above the interval costs 1 · 2 / (1 − 0.9) = 20 more:
-
-    >>> bounds = pd.Series([-1.0, -1.0]), pd.Series([1.0, 1.0])
-    >>> interval_score(*bounds, actual=pd.Series([0.5, 2.0])).round(9).tolist()
-    [2.0, 22.0]
-    """
-    penalty = 2 / (1 - level)
-    return (upper - lower) + penalty * (lower - actual).clip(lower=0) + penalty * (actual - upper).clip(lower=0)
 
 
 def interval_scores(predictor: Predictor, features: pd.DataFrame, actual: pd.Series) -> pd.Series:
     """Return the interval score of a forecaster on each row of features (n, columns), given what came (n,)."""
     forecast = predictor.predict(features)
     return interval_score(forecast["lower"], forecast["upper"], actual)
-
-
-def covered(forecast: pd.DataFrame, actual: pd.Series) -> pd.Series:
-    """Return for each row whether the interval held what came; the mean of it is the coverage.
-
-    >>> covered(pd.DataFrame({"lower": [0.0, 0.0], "upper": [1.0, 1.0]}), pd.Series([1.0, 1.1])).tolist()
-    [True, False]
-    """
-    return (actual >= forecast["lower"]) & (actual <= forecast["upper"])
 
 
 def gaussian_nll(forecast: pd.DataFrame, actual: pd.Series) -> pd.Series:

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from lepton_kit.data.features import family
 from lepton_kit.errors import InputError
+from lepton_kit.models.tasks import LEVEL
 
 ModelName = Literal["linear", "mlp", "gru"]
 Volatility = Literal["ewma", "constant"]
 
-INTERVAL_LEVEL = 0.9
+INTERVAL_LEVEL = LEVEL
 NORMAL_QUANTILE = 1.6448536269514722
 """Quantile of the standard normal distribution at 95 %, which bounds the central 90 %."""
 

@@ -28,8 +28,8 @@ from lepton_kit.ops.faults import find_fault
 from lepton_kit.ops.load import find_arrivals, loaded
 from lepton_kit.ops.services import start_service
 from lepton_kit.ops.watch.evidence import FOLDER
+from lepton_kit.project.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.runs.ids import short_id
-from lepton_kit.runs.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.serving.replay import Plan
 
 TIME_SCALE = 600  # an hour is 6 seconds
@@ -117,7 +117,7 @@ def demonstrate(project: Path, announce: Callable[[str], object], model: str = "
     above = {
         WATCH_VARIABLE: SETTINGS.format(token=secrets.token_hex(3)),
         REMEDIES_VARIABLE: REMEDIES,
-        SERVICES_VARIABLE: f"{model}.restart_feed = ['touch', '{RESTARTED}']",
+        SERVICES_VARIABLE: f"{model}.actions.restart_feed = ['touch', '{RESTARTED}']",
     }
     with contextlib.ExitStack() as stack:
         service = start_service(project, model, workers=2, fresh_for=FRESH_S, seconds=STARTED_S)

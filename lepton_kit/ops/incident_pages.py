@@ -26,6 +26,7 @@ from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of, wit
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, history_of, open_judgement, settled_history
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.project.settings import read_settings
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Points, Table, Words, as_markdown, as_page
 from lepton_kit.reports.cards import FIGURE, PAGE, Card, place, published
 from lepton_kit.reports.markup import as_text, as_words
@@ -35,7 +36,6 @@ from lepton_kit.reports.quarto import find_quarto, render_pdf
 from lepton_kit.reports.story import first_figure
 from lepton_kit.reports.values import sure
 from lepton_kit.runs.notebooks import read_notebook
-from lepton_kit.runs.settings import read_settings
 from lepton_kit.telemetry.recordings import Recording, read_recording
 
 PDF = "incident.pdf"

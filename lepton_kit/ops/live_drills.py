@@ -29,8 +29,8 @@ from lepton_kit.ops.drills import Drill, Drilled
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
 from lepton_kit.ops.load import find_arrivals, loaded
 from lepton_kit.ops.services import start_service
+from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.reports.cards import KINDS
-from lepton_kit.runs.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.serving.replay import Plan
 
 HEALTHY_S, HEALTHY_WITHIN_S = 30.0, 240.0
@@ -129,8 +129,8 @@ def drill_project(project: Path, name: str, model: str) -> Path:
         raise InputError(f"{project / 'lepton.toml'}: has no section {heading.strip()}, which a live drill needs")
     made = project / "drills" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{name.replace('+', '-and-')}"
     made.mkdir(parents=True)
-    if "restart_feed" not in service:
-        settings = settings.replace(heading, f'{heading}restart_feed = ["touch", "{RESTARTED}"]\n')
+    if "restart_feed" not in service.get("actions", {}):
+        settings = settings.replace(heading, f'{heading}actions.restart_feed = ["touch", "{RESTARTED}"]\n')
     (made / "lepton.toml").write_text(settings, encoding="utf-8")
     left = ("_site", "_freeze", "__pycache__", ".ipynb_checkpoints", "runs")
     published = (*KINDS, "listings")  # of this project: the drill's site shows its own incidents alone

@@ -15,6 +15,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME
 from lepton_kit.models.registry import CHECKSUMS, COMPRESSED_FROM, Registry, read_candidate
 from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of
+from lepton_kit.project.settings import read_settings
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_page
 from lepton_kit.reports.cards import FIGURE, Card, place, published
 from lepton_kit.reports.pictures import Picture
@@ -22,7 +23,6 @@ from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.story import first_figure
 from lepton_kit.runs.manifest import FILE, Manifest, load_run
 from lepton_kit.runs.notebooks import read_notebook
-from lepton_kit.runs.settings import read_settings
 
 MODELS = "models"
 DECISION = "decision.json"
@@ -157,7 +157,7 @@ def read_version(
         evaluation=evaluation,
         trained=_run(project, str(card.get("run_id", ""))),
         figure=_figure(project, evaluation),
-        services=[service for service, settings in services if settings.model == name],
+        services=[service for service, settings in services if settings.registered == name],
         linked=linked,
     )
 

@@ -16,8 +16,8 @@ from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.watch.approvals import this_user
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.ledger import FILE as LEDGER
-from lepton_kit.runs.settings import read_settings
 from lepton_kit.serving.config import read_config
 from lepton_kit.serving.control import (
     Wish,
@@ -29,6 +29,7 @@ from lepton_kit.serving.control import (
 )
 from lepton_kit.serving.following import Followed, await_workers, is_listening
 from lepton_kit.serving.mends import Mends
+from lepton_kit.telemetry.declaration import Command
 
 ACTIONS = "actions.jsonl"
 FOLLOW_SECONDS = 120.0
@@ -141,10 +142,11 @@ class ServiceOperator:
         self._note("restart_workers", why, state, state, "done", **_how(followed))
 
     def restart_feed(self, why: str) -> bool:
-        """Run the command that `[services.<name>] restart_feed` of lepton.toml gives; False where it fails."""
+        """Run the command that `actions.restart_feed` of `[services.<name>]` gives; False where it fails."""
         state = self.state()
         settings = read_settings(self.project).services.get(self.folder.name)
-        command = settings.restart_feed if settings else None
+        declared = settings.actions.get("restart_feed") if settings else None
+        command = list(declared.run) if isinstance(declared, Command) else None
         outcome = _run(command, self.project) if command else "no command is configured"
         self._note("restart_feed", why, state, state, outcome, command=command)
         return outcome == "done"

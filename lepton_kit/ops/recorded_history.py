@@ -50,7 +50,7 @@ MADE = (
 SETTINGS = f"""
 [services.{SERVICE}]
 model = "{SERVICE}"
-restart_feed = ["sh", "-c", "touch {STOPPED}; until [ -e {BACK} ]; do sleep 0.1; done"]
+actions.restart_feed = ["sh", "-c", "touch {STOPPED}; until [ -e {BACK} ]; do sleep 0.1; done"]
 
 [watch]
 time_scale = {TIME_SCALE}

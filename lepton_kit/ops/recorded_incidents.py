@@ -25,8 +25,8 @@ from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.data.sources import read_prices
 from lepton_kit.diagnosis.case import rolling_coverage
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.evaluation import covered
 from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.tasks import covered
 from lepton_kit.models.training import TrainingSettings, train
 from lepton_kit.ops.recorded_drills import RECORDERS
 from lepton_kit.telemetry.recordings import (

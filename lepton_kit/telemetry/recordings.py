@@ -48,13 +48,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from lepton_kit.errors import InputError
+from lepton_kit.models.tasks import Task, task_of
+from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.slo import Objective
 
-FORMAT: Literal["lepton-recording/1"] = "lepton-recording/1"
+FORMAT: Literal["lepton-recording/2"] = "lepton-recording/2"
+FORMER = "lepton-recording/1"
+"""Recordings of this format are of interval forecasters of a time series, and say nothing of their service."""
+
 FEATURE = "feature_"
 PREDICTION_COLUMNS = ("mean", "std", "lower", "upper", "prob_up")
 REQUEST_COLUMNS = ("time", "request_id", "version", "status", "latency_ms", *PREDICTION_COLUMNS, "actual")
@@ -173,15 +178,23 @@ class Promise(_Part):
 class Incident(_Part):
     """What `incident.json` says."""
 
-    format: Literal["lepton-recording/1"]
+    format: Literal["lepton-recording/1", "lepton-recording/2"]
     id: Text
     service: Text
+    declaration: Declaration = Declaration()
     window: Window
     versions: Versions
     alerts: tuple[Alert, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     promises: tuple[Promise, ...] = ()
     provenance: Provenance = Provenance()
+
+    @model_validator(mode="after")
+    def _of_the_former_format(self) -> Incident:
+        if self.format != FORMER:
+            return self
+        declared = Declaration(task="interval_forecast", time_series=True)
+        return self.model_copy(update={"declaration": declared})
 
 
 def feature_columns(requests: pd.DataFrame) -> list[str]:
@@ -219,6 +232,12 @@ class Recording:
     models: Mapping[str, Path] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> Task | None:
+        """What the service's model does; None where its declaration does not say."""
+        name = self.incident.declaration.task
+        return None if name is None else task_of(name)
 
     def features(self, requests: pd.DataFrame) -> pd.DataFrame:
         """Return the numeric features of some requests under the names the model knows, indexed by request time."""

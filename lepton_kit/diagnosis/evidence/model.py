@@ -18,7 +18,7 @@ from lepton_kit.diagnosis.evidence.base import (
     too_few,
 )
 from lepton_kit.diagnosis.notes import CHECKSUMS_BROKEN, CHECKSUMS_HOLD
-from lepton_kit.models.evaluation import covered, interval_score
+from lepton_kit.models.tasks import covered, interval_score
 
 
 def coverage(case: Case) -> Evidence:

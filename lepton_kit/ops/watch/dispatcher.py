@@ -13,7 +13,7 @@ from pathlib import Path
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.runs.settings import Watch
+from lepton_kit.project.settings import Watch
 
 logger = logging.getLogger("lepton.watch")
 LOOK_S = 0.5  # a job that another process queued is seen within this time

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_kit.errors import InputError
 from lepton_kit.files import single_name
 from lepton_kit.ops.watch.queue import Incident
-from lepton_kit.runs.settings import Settings
+from lepton_kit.project.settings import Settings
 
 if TYPE_CHECKING:  # pandas, which a worker needs only to capture, and `lepton watch` only for services
     from lepton_kit.telemetry.recordings import Promise

@@ -23,8 +23,8 @@ from lepton_kit.ops.watch.objectives import alerted_objective
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.rehearsals import read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
+from lepton_kit.project.settings import Settings
 from lepton_kit.runs.manifest import FILE, Manifest, Result
-from lepton_kit.runs.settings import Settings
 from lepton_kit.telemetry.recordings import Promise
 
 HISTORY, JUDGEMENT = "history.json", "judgement.md"

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.settings import Service, Settings
+from lepton_kit.project.settings import Settings
+from lepton_kit.telemetry.declaration import Declaration
 
 if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.ops.watch.queue import Incident
     from lepton_kit.telemetry.burn_rates import Status
     from lepton_kit.telemetry.slo import Objective
 
-SHARED = Service.model_fields["slo"].default
+SHARED = Declaration.model_fields["objectives"].default
 """The folder of the objectives of services that name none of their own."""
 
 
@@ -45,7 +46,7 @@ def declared_objectives(settings: Settings, project: Path) -> list[Objective]:
     """
     from lepton_kit.telemetry.slo import read_objectives
 
-    folders = dict.fromkeys(service.slo for service in settings.services.values())
+    folders = dict.fromkeys(service.objectives for service in settings.services.values())
     if not folders or any((project / SHARED).glob("*.y*ml")):
         folders |= {SHARED: None}
     found: dict[tuple[str, str], Objective] = {}

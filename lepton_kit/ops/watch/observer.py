@@ -31,7 +31,8 @@ from lepton_kit.ops.watch.objectives import (
 )
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.webhook import Alert
-from lepton_kit.runs.settings import Service, Settings
+from lepton_kit.project.settings import Settings
+from lepton_kit.telemetry.declaration import Declaration
 
 if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.telemetry.alerts import AlertEvaluator
@@ -108,7 +109,7 @@ class Observer:
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, intake: Intake) -> None:
         self._settings, self._project, self._queue, self._intake = settings, project, queue, intake
-        states = {name: ServiceState(name, one.model) for name, one in settings.services.items()}
+        states = {name: ServiceState(name, one.registered or name) for name, one in settings.services.items()}
         self.seen = Observed(states, time_scale=settings.watch.time_scale)
         declared = declared_objectives(settings, project) if settings.services else []
         self._unwatched = without_service(declared, settings)
@@ -280,7 +281,7 @@ def _budget(status: Status) -> Budget:
     return Budget(one.name, one.title, one.target, status.budget_left, status.unmeasured is None)
 
 
-def service_address(name: str, service: Service, project: Path) -> str | None:
+def service_address(name: str, service: Declaration, project: Path) -> str | None:
     """Return where a service answers: as the settings say, or as `lepton serve` wrote it; None while it is stopped."""
     if service.address is not None:
         return service.address.rstrip("/")
@@ -290,9 +291,9 @@ def service_address(name: str, service: Service, project: Path) -> str | None:
         return None
 
 
-def _look_at(name: str, service: Service, project: Path) -> ServiceState:
+def _look_at(name: str, service: Declaration, project: Path) -> ServiceState:
     address = service_address(name, service, project)
-    state = ServiceState(name, service.model, address, looked=time.time(), problem="not running")
+    state = ServiceState(name, service.registered or name, address, looked=time.time(), problem="not running")
     if address is None:
         return state
     try:

@@ -10,8 +10,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Start
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
+from lepton_kit.project.settings import Postmortem, Remedy, Settings
 from lepton_kit.runs.manifest import Result
-from lepton_kit.runs.settings import Postmortem, Remedy, Settings
 
 if TYPE_CHECKING:
     from lepton_kit.telemetry.slo import Objective

@@ -10,9 +10,9 @@ from typing import Any
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Start
 from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.project.settings import Action, AlertRule, FromLabel, Settings
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import Parameter, check_values, read_parameters
-from lepton_kit.runs.settings import Action, AlertRule, FromLabel, Settings
 
 RECORDING = "recording"
 """The parameter of a runbook that is given the folder of the incident's evidence."""

@@ -16,7 +16,7 @@ from apscheduler.triggers.cron import CronTrigger
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Queue, Start
 from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
-from lepton_kit.runs.settings import Schedule, Settings
+from lepton_kit.project.settings import Schedule, Settings
 
 logger = logging.getLogger("lepton.watch")
 LOOK_S = 30.0

@@ -26,12 +26,12 @@ from lepton_kit.ops.watch.policy import SERVICE, Policy
 from lepton_kit.ops.watch.queue import Incident, Job, Queue
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
+from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ledger import LEASE_S
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.parameters import read_parameters
 from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare, repair
-from lepton_kit.runs.settings import Settings, read_settings
 
 logger = logging.getLogger("lepton.watch")
 REPORT = "report"
@@ -237,7 +237,7 @@ def _objectives_of(job: Job, incident: Incident | None, settings: Settings) -> s
     schedule = settings.schedules.get(job.name) if job.kind == "schedule" else None
     name = incident.service if incident is not None else schedule.service if schedule is not None else None
     service = settings.services.get(name or "")
-    return None if service is None or service.slo == SHARED else service.slo
+    return None if service is None or service.objectives == SHARED else service.objectives
 
 
 def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Settings, project: Path) -> str:

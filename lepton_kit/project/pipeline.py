@@ -8,11 +8,11 @@ from pathlib import Path
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
+from lepton_kit.project.settings import Pipeline, Step, read_settings
 from lepton_kit.runs.manifest import Manifest, finished_runs
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import check_values, read_parameters
 from lepton_kit.runs.runner import Event, Plan, Request, execute, prepare
-from lepton_kit.runs.settings import Pipeline, Step, read_settings
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
+from lepton_kit.telemetry.declaration import Declaration, Name, Section
 
 WATCH_VARIABLE = "LEPTON_WATCH"
 REMEDIES_VARIABLE = "LEPTON_REMEDIES"
 SERVICES_VARIABLE = "LEPTON_SERVICES"
 ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE, "services": SERVICES_VARIABLE}
 """Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
-
-
-LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-"""Of a service or a model: a folder is called so."""
-
-
-class Section(BaseModel):
-    """Base of all sections: a misspelt setting is an error, not a silent default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Step(Section):
@@ -48,26 +38,6 @@ class Pipeline(Section):
 
     title: str = ""
     steps: list[Step] = Field(min_length=1)
-
-
-class Service(Section):
-    """A service that is watched; its state lies in `services/<name>/`.
-
-    `address` is where it answers: what `lepton serve` wrote into its folder unless it is given. `match` are the labels
-    that its series carry in the source of telemetry, `{ job = "<its name>" }` unless given. `slo` holds its objectives,
-    `registry` its model; both are folders, relative to the project. `restart_feed` is the command, a list of words that
-    no shell reads, which a repair of the data runs in the project's folder to restart the feed. `cost_per_minute` is
-    what a minute of trouble costs, in `currency`, for the page of an incident.
-    """
-
-    model: Name
-    address: str | None = Field(default=None, pattern=r"^https?://")
-    match: dict[Annotated[str, Field(pattern=LABEL)], str] = {}
-    slo: str = "slo"
-    registry: str = "models"
-    restart_feed: list[str] | None = Field(default=None, min_length=1)
-    cost_per_minute: float | None = Field(default=None, ge=0)
-    currency: str = ""
 
 
 class FromLabel(Section):
@@ -221,7 +191,7 @@ class Settings(Section):
     """The whole of `lepton.toml`."""
 
     pipelines: dict[str, Pipeline] = {}
-    services: dict[Name, Service] = {}
+    services: dict[Name, Declaration] = {}
     alerts: dict[str, AlertRule] = {}
     schedules: dict[Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")], Schedule] = {}
     remedies: Remedies = Remedies()
@@ -231,7 +201,7 @@ class Settings(Section):
     def series_of(self, service: str) -> dict[str, str]:
         """Return the labels that the series of a service carry; none of a service that the settings do not name."""
         found = self.services.get(service)
-        return {} if found is None else found.match or {"job": service}
+        return {} if found is None else found.series(service)
 
 
 def read_settings(project: Path) -> Settings:

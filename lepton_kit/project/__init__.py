@@ -1,0 +1,1 @@
+"""One project: its settings, the services that it declares, and its pipelines."""
