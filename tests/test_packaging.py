@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 HEART = {"jupyterlab", "papermill", "torch", "pandas", "matplotlib", "nbval", "pytest"}
-CONDA_NAMES = {"pytorch": "torch"}
+CONDA_NAMES = {"pytorch": "torch", "python-duckdb": "duckdb"}
 ONLY_CONDA = {"python", "pip", "make", "quarto"}
 
 

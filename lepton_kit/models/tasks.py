@@ -251,7 +251,7 @@ TOP = 10
 
 
 def _ranks(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
-    """Return the place (1 is the top) of what was chosen among the items that were offered; infinite where it is not."""
+    """Return the place (1 is the top) of what was chosen among what was offered; infinite where it is not."""
 
     def place(offered: object, chosen: object) -> float:
         items = [str(one) for one in offered] if isinstance(offered, list | tuple | np.ndarray) else []
