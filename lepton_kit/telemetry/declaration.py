@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lepton_kit.telemetry.signals import ROLES, Given, Signal, presets
 
@@ -171,7 +179,15 @@ class Command(Section):
 
 
 def _action(given: Any) -> Any:
-    return {"run": given} if isinstance(given, list | tuple) else given
+    if isinstance(given, list | tuple):
+        given = {"run": given}
+    if not isinstance(given, dict):
+        return given
+    try:  # by itself: a union would name what the other kind of action lacks
+        return (Http if "url" in given else Command).model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 Action = Annotated[Command | Http, BeforeValidator(_action)]
