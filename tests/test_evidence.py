@@ -23,7 +23,7 @@ def calm():
 
 
 def test_the_onset_of_the_shipped_incident_is_the_change_point_of_the_misses(shipped):
-    assert shipped.onset_from == "change point of interval misses"
+    assert str(shipped.dated) == "change point of misses"
     assert pd.Timestamp("2007-10-01", tz="UTC") < shipped.onset < pd.Timestamp("2008-01-31", tz="UTC")
     assert len(shipped.before) + len(shipped.during) == len(shipped.requests)
 
@@ -34,15 +34,15 @@ def test_the_actuals_moved_before_the_inputs_that_are_made_of_them(shipped):
 
 
 def test_without_a_symptom_the_alert_is_the_onset_and_without_an_alert_the_middle(calm):
-    assert calm.onset_from == "start of the alert"
+    assert str(calm.dated) == "start of the alert"
     incident = calm.recording.incident.model_copy(update={"alerts": ()})
     quiet = cases.build_case(replace(calm.recording, incident=incident))
-    assert quiet.onset_from == "middle of the window"
+    assert str(quiet.dated) == "middle of the window"
     assert incident.window.start < quiet.onset < incident.window.end
 
 
 def test_coverage_is_the_share_of_actuals_inside(shipped):
-    found = evidence.coverage(shipped)
+    found = evidence.promise(shipped)
     during = shipped.during.dropna(subset=["actual"])
     by_hand = ((during["actual"] >= during["lower"]) & (during["actual"] <= during["upper"])).mean()
     assert f"{by_hand:.1%} since" in found.summary
@@ -161,7 +161,7 @@ def test_the_first_start_of_a_service_is_no_deployment(tmp_path):
 
 def test_an_onset_chosen_from_the_misses_lends_its_p_value_to_the_coverage(shipped):
     onsets = cases.onset_table(shipped).set_index("symptom")
-    assert evidence.coverage(shipped).p_value == onsets.loc["interval misses", "p"]
+    assert evidence.promise(shipped).p_value == onsets.loc["misses", "p"]
 
 
 def test_the_correlation_of_the_actuals_by_hand(shipped):

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.data import drift
-from lepton_kit.diagnosis.case import BREACHES, Case, onset_of
-from lepton_kit.diagnosis.evidence import contract, coverage, inputs_and_actuals
+from lepton_kit.diagnosis.case import Case
+from lepton_kit.diagnosis.evidence import contract, inputs_and_actuals, promise
 from lepton_kit.diagnosis.evidence.drift import moved_categories
+from lepton_kit.diagnosis.onset import onset_of
+from lepton_kit.diagnosis.rows import BREACHES
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.health import Periods
@@ -179,7 +181,7 @@ def verdict(case: Case, table: pd.DataFrame) -> Verdict:
     alone, while the forecasts keep their promise, does not; and what had moved before is not told again. Where nothing
     tells whether they keep it, drift asks for it, and that nobody needs to act is not claimed.
     """
-    broken, held, moved = contract(case), coverage(case), inputs_and_actuals(case)
+    broken, held, moved = contract(case), promise(case), inputs_and_actuals(case)
     if broken.finding == "broken":
         worst = str(
             (case.breaches.loc[case.during.index].mean() - case.breaches.loc[case.before.index].mean()).idxmax()

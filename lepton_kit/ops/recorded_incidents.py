@@ -23,7 +23,7 @@ import pandas as pd
 
 from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.data.sources import read_prices
-from lepton_kit.diagnosis.case import rolling_coverage
+from lepton_kit.diagnosis.onset import rolling_coverage
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.tasks import covered

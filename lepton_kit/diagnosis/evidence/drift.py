@@ -10,11 +10,14 @@ import pandas as pd
 from scipy import stats
 
 from lepton_kit.data.drift import MOST_CATEGORIES, chi_squared, drift_table, kolmogorov_smirnov
-from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period, answered_by, sampled
-from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, too_few
+from lepton_kit.diagnosis.case import Case, answered_by, sampled
+from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked, onset_in, too_few
+from lepton_kit.diagnosis.onset import Criteria, actual_size
 from lepton_kit.diagnosis.relations import asked_anew
+from lepton_kit.diagnosis.rows import actuals_by_period
 
 
+@evidence(needs=("requests.features", "requests.target"), time_series=True)
 def inputs_and_actuals(case: Case) -> Evidence:
     """Answer what moved: `together`, `inputs alone`, `actuals alone`, `unmoved` or `unclear`.
 
@@ -71,6 +74,7 @@ def movement(case: Case) -> pd.DataFrame | None:
     )
 
 
+@evidence(needs=("requests.target",), time_series=True)
 def actuals(case: Case) -> Evidence:
     """Answer whether the actuals began to swing back, each undone by the next: `reverting` or `not reverting`.
 
@@ -139,6 +143,7 @@ PSI, DISTANCE = 0.25, 0.25
 """From here on a feature has drifted: population stability index beyond chance, and Wasserstein distance in sd."""
 
 
+@evidence(needs=("requests.features",))
 def drift(case: Case) -> Evidence:
     """Answer whether any feature's distribution moved, each by itself: `drifted` or `steady`.
 
@@ -200,6 +205,7 @@ APART = 0.65
 """Area under the ROC curve from which on a classifier tells two samples apart; 0.5 is chance."""
 
 
+@evidence(needs=("requests.features",))
 def joint_drift(case: Case) -> Evidence:
     """Answer whether a classifier tells the rows since the onset from those before: `told apart` or `alike`."""
     found = case.two_sample
@@ -217,6 +223,7 @@ def joint_drift(case: Case) -> Evidence:
     )
 
 
+@evidence(needs=("requests.target",))
 def label_drift(case: Case) -> Evidence:
     """Answer whether the distribution of the actuals moved: `drifted` or `steady`.
 
@@ -243,6 +250,7 @@ MEAN_ERROR = 0.5
 """From so many standard deviations on the mean of the errors has moved (a medium effect; Cohen 1988, section 2.2)."""
 
 
+@evidence(needs=("task", "requests.features", "requests.target", "model.current", "model.last_good"))
 def concept_drift(case: Case) -> Evidence:
     """Answer whether the actuals relate to the inputs in another way, while the inputs are as before.
 
@@ -253,8 +261,6 @@ def concept_drift(case: Case) -> Evidence:
     Žliobaitė, Bifet, Pechenizkiy and Bouchachia, "A survey on concept drift adaptation", ACM Computing Surveys 46(4),
     2014, call the former real drift, the latter virtual).
     """
-    if case.unreplayed:
-        return not_checked("concept_drift", "; ".join(dict.fromkeys(case.unreplayed.values())))
     found = case.two_sample
     if isinstance(found, str):
         return not_checked("concept_drift", found)

@@ -8,42 +8,95 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lepton_kit.diagnosis.case import Case, Criteria, by_time, is_finite, misses
+from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
     Evidence,
-    honest_p_value,
+    evidence,
     not_checked,
     onset_in,
-    share_p_value,
+    share_rose,
     too_few,
 )
 from lepton_kit.diagnosis.notes import CHECKSUMS_BROKEN, CHECKSUMS_HOLD
+from lepton_kit.diagnosis.onset import Criteria, by_time
+from lepton_kit.diagnosis.rows import is_finite
 from lepton_kit.models.tasks import covered, interval_score
 
 
-def coverage(case: Case) -> Evidence:
-    """Answer whether the interval holds the actuals less often than the objective: `fell`, `held` or `unclear`.
+@dataclass(frozen=True)
+class Parts:
+    """A rise of the mean loss, and the parts of it that the inputs, the relation and the model have; they add up."""
 
-    `held` does not speak for the model: an interval that became far too wide holds everything.
+    rise: float
+    inputs: float
+    relation: float
+    model: float
+
+
+def decompose_error(before: pd.DataFrame, during: pd.DataFrame, odds: pd.Series) -> Parts:
+    """Split the rise of an error into the shift of the inputs, of the relation, and the model.
+
+    A yardstick model that did not change tells them apart (Cai, Namkoong and Yadlowsky, Diagnosing Model Performance
+    Under Distribution Shift, 2023, in the form of Zhang, Singh, Ghassemi and Joshi, ICML 2023): what its error would
+    have been on the old rows, weighted to look like the new ones, is due to the inputs; what it rose beyond that, to a
+    relation that changed; and what the served answers rose beyond the yardstick, to the model.
+
+    Parameters
+    ----------
+    before, during
+        `served` and `last_good`, the loss of each row.
+    odds
+        Of each row of `before`, by its index, to be one of `during`, as `two_sample` gives them.
+
+    Examples
+    --------
+    The served model became worse on rows where the yardstick did not:
+
+    >>> before = pd.DataFrame({"served": [1.0, 1.0], "last_good": [1.0, 1.0]})
+    >>> during = pd.DataFrame({"served": [3.0, 3.0], "last_good": [1.0, 1.0]})
+    >>> decompose_error(before, during, pd.Series([1.0, 1.0]))
+    Parts(rise=2.0, inputs=0.0, relation=0.0, model=2.0)
     """
-    before, during = misses(case.before), misses(case.during)
+    was, since = before.mean(), during.mean()
+    weights = odds.reindex(before.index).fillna(1.0)
+    reweighted = float((before["last_good"] * weights).sum() / weights.sum())
+    rise, yardstick = since - was, float(since["last_good"] - was["last_good"])
+    inputs = reweighted - float(was["last_good"])
+    return Parts(float(rise["served"]), inputs, yardstick - inputs, float(rise["served"]) - yardstick)
+
+
+@evidence(needs=("task", "requests.features", "requests.target", "model.last_good"))
+def error_decomposition(case: Case) -> Evidence:
+    """Answer what most of the rise of the error is due to: `inputs`, `relation`, `model`, or `no rise`.
+
+    The error is the interval score; the yardstick is the last good version, replayed.
+    """
+    before, during = (paired_scores(case, side) for side in (case.before, case.during))
     if few := too_few(case, before, during, "judged requests"):
-        return not_checked("coverage", few)
-    p_value = honest_p_value(case, "interval misses", share_p_value(before, during))
-    held_before, held = 1 - before.mean(), 1 - during.mean()
-    objective = case.criteria.coverage_objective
-    finding = "held" if held >= objective else "fell" if p_value < case.criteria.alpha else "unclear"
+        return not_checked("error_decomposition", few)
+    found = case.two_sample
+    if isinstance(found, str):
+        return not_checked("error_decomposition", found)
+    parts = decompose_error(before, during, found.odds)
+    share = parts.rise / float(before["served"].mean())
+    p_value = float(stats.mannwhitneyu(before["served"], during["served"]).pvalue)
+    largest = max(("inputs", "relation", "model"), key=lambda name: float(getattr(parts, name)))
+    rose = share >= RISE and p_value < case.criteria.alpha
     return Evidence(
-        name="coverage",
-        finding=finding,
-        summary=f"interval held {held_before:.1%} of actuals before and {held:.1%} since; objective {objective:.0%}",
-        effect=held - held_before,
-        unit="change of share",
+        name="error_decomposition",
+        finding=largest if rose else "no rise",
+        summary=f"mean interval score {share:+.0%}; of the rise {parts.inputs:+.2g} is due to the inputs, "
+        f"{parts.relation:+.2g} to the relation and {parts.model:+.2g} to the model",
+        effect=share,
+        unit="part of the score before",
         p_value=p_value,
-        onset=onset_in(misses(case.requests), case),
     )
 
 
+RISE = 0.2
+
+
+@evidence(needs=("task", "requests.target", "model.current", "model.last_good"))
 def replay_of_last_good(case: Case) -> Evidence:
     """Answer the decisive question: whether the last good version would have done better on the same rows.
 
@@ -51,8 +104,6 @@ def replay_of_last_good(case: Case) -> Evidence:
     `agree`, `differ` or `differ as a stand-in` (while the objective is met), or `unclear`. Rows that break the contract
     are left out: no model was made for them.
     """
-    if case.unreplayed:
-        return not_checked("replay_of_last_good", "; ".join(dict.fromkeys(case.unreplayed.values())))
     judged = case.during.index.intersection(case.replayed["current"].index)
     actual = case.requests.loc[judged, "actual"].dropna()
     if len(actual) < case.criteria.least_rows:
@@ -85,10 +136,9 @@ def output_difference(current: pd.DataFrame, last_good: pd.DataFrame) -> float:
     return float((current[bounds] - last_good[bounds]).abs().to_numpy().mean()) / width
 
 
+@evidence(needs=("task", "requests.version", "model.current"))
 def served_version(case: Case) -> Evidence:
     """Answer whether the service answered as the files of its version do: `matches` or `differs`."""
-    if "current" not in case.replayed:
-        return not_checked("served_version", case.unreplayed["current"])
     own = case.requests[case.requests["version"] == case.recording.incident.versions.current]
     answered = own.dropna(subset=["lower", "upper"]).index.intersection(case.replayed["current"].index)
     if len(answered) < case.criteria.least_rows:
@@ -112,34 +162,6 @@ def served_version(case: Case) -> Evidence:
 
 SAME_ANSWER = 1e-3
 """Bounds closer than this many interval widths are the same answer, computed on another processor."""
-
-
-def deployment(case: Case) -> Evidence:
-    """Answer whether a version went into service up to the onset: `deployed`, `stand-in` or `no deployment`.
-
-    Within the window, that is. One shortly after the onset (`dated_early`) counts too, as a change point may lie a few
-    rows early. A `stand-in` was compressed from the version that answered before, to save time: what it answers differs
-    on purpose, within the loss that let it stand in.
-    """
-    window = case.recording.incident.window
-    if not case.recording.incident.deployments:
-        return not_checked("deployment", "the recording lists no deployments")
-    if not (known := case.deployments):
-        return Evidence("deployment", "no deployment", "the service was first started within the window: no change")
-    latest = min(case.onset + dated_early(case), pd.Timestamp(window.end))
-    inside = [item for item in known if window.start <= item.time <= latest]
-    last = max(inside or known, key=lambda item: item.time)
-    ago = case.onset - pd.Timestamp(last.time)
-    amount, unit = in_its_unit(ago)
-    side = "before" if amount >= 0 else "after"
-    return Evidence(
-        name="deployment",
-        finding="no deployment" if not inside else "stand-in" if _is_stand_in(case, last.version) else "deployed",
-        summary=f"{len(inside)} within the window; the last, {last.version}, {abs(amount):.0f} {unit} {side} the onset",
-        effect=amount,
-        unit=f"{unit} before the onset",
-        onset=pd.Timestamp(last.time) if inside else None,
-    )
 
 
 def _is_stand_in(case: Case, version: str) -> bool:
@@ -186,6 +208,7 @@ def _replay_finding(current: float, last_good: float, difference: float, criteri
     return "last good better" if different else "unclear"
 
 
+@evidence(needs=("task", "requests.target", "model.last_good"))
 def replay_score(case: Case) -> Evidence:
     """Answer which version scores better on the same rows: `last good better`, `current better` or `alike`.
 
@@ -193,8 +216,6 @@ def replay_score(case: Case) -> Evidence:
     good version. What counts is a mean difference of a tenth of the last good version's score, and that most rows agree
     (Wilcoxon's signed rank test).
     """
-    if "last_good" not in case.replayed:
-        return not_checked("replay_score", case.unreplayed["last_good"])
     scores = paired_scores(case, case.during)
     if len(scores) < case.criteria.least_rows:
         return not_checked("replay_score", f"{len(scores)} requests with whole inputs, an answer and a known actual")
@@ -231,80 +252,7 @@ def paired_scores(case: Case, side: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(scores, index=rows)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A rise of the mean loss, and the parts of it that the inputs, the relation and the model have; they add up."""
-
-    rise: float
-    inputs: float
-    relation: float
-    model: float
-
-
-def decompose_error(before: pd.DataFrame, during: pd.DataFrame, odds: pd.Series) -> Parts:
-    """Split the rise of an error into the shift of the inputs, of the relation, and the model.
-
-    A yardstick model that did not change tells them apart (Cai, Namkoong and Yadlowsky, Diagnosing Model Performance
-    Under Distribution Shift, 2023, in the form of Zhang, Singh, Ghassemi and Joshi, ICML 2023): what its error would
-    have been on the old rows, weighted to look like the new ones, is due to the inputs; what it rose beyond that, to a
-    relation that changed; and what the served answers rose beyond the yardstick, to the model.
-
-    Parameters
-    ----------
-    before, during
-        `served` and `last_good`, the loss of each row.
-    odds
-        Of each row of `before`, by its index, to be one of `during`, as `two_sample` gives them.
-
-    Examples
-    --------
-    The served model became worse on rows where the yardstick did not:
-
-    >>> before = pd.DataFrame({"served": [1.0, 1.0], "last_good": [1.0, 1.0]})
-    >>> during = pd.DataFrame({"served": [3.0, 3.0], "last_good": [1.0, 1.0]})
-    >>> decompose_error(before, during, pd.Series([1.0, 1.0]))
-    Parts(rise=2.0, inputs=0.0, relation=0.0, model=2.0)
-    """
-    was, since = before.mean(), during.mean()
-    weights = odds.reindex(before.index).fillna(1.0)
-    reweighted = float((before["last_good"] * weights).sum() / weights.sum())
-    rise, yardstick = since - was, float(since["last_good"] - was["last_good"])
-    inputs = reweighted - float(was["last_good"])
-    return Parts(float(rise["served"]), inputs, yardstick - inputs, float(rise["served"]) - yardstick)
-
-
-def error_decomposition(case: Case) -> Evidence:
-    """Answer what most of the rise of the error is due to: `inputs`, `relation`, `model`, or `no rise`.
-
-    The error is the interval score; the yardstick is the last good version, replayed.
-    """
-    if "last_good" not in case.replayed:
-        return not_checked("error_decomposition", case.unreplayed["last_good"])
-    before, during = (paired_scores(case, side) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "judged requests"):
-        return not_checked("error_decomposition", few)
-    found = case.two_sample
-    if isinstance(found, str):
-        return not_checked("error_decomposition", found)
-    parts = decompose_error(before, during, found.odds)
-    share = parts.rise / float(before["served"].mean())
-    p_value = float(stats.mannwhitneyu(before["served"], during["served"]).pvalue)
-    largest = max(("inputs", "relation", "model"), key=lambda name: float(getattr(parts, name)))
-    rose = share >= RISE and p_value < case.criteria.alpha
-    return Evidence(
-        name="error_decomposition",
-        finding=largest if rose else "no rise",
-        summary=f"mean interval score {share:+.0%}; of the rise {parts.inputs:+.2g} is due to the inputs, "
-        f"{parts.relation:+.2g} to the relation and {parts.model:+.2g} to the model",
-        effect=share,
-        unit="part of the score before",
-        p_value=p_value,
-    )
-
-
-RISE = 0.2
-
-
+@evidence(needs=("task", "requests"))
 def outputs(case: Case) -> Evidence:
     """Answer whether answers are numbers and still vary: `not finite`, `collapsed` or `sound`.
 
@@ -347,28 +295,19 @@ def variation_left(before: pd.DataFrame, during: pd.DataFrame) -> float:
     return float(left.max()) if len(left) else 1.0
 
 
+@evidence(needs=("requests.status",))
 def model_errors(case: Case) -> Evidence:
     """Answer whether the model itself failed more requests (status 500): `grew` or `steady`.
 
     The service answers 500 where its model raised an error or gave no number.
     """
-    before, during = (side["status"].eq(500) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "requests"):
-        return not_checked("model_errors", few)
-    rise, p_value = float(during.mean() - before.mean()), share_p_value(before, during)
-    grew = rise >= case.criteria.error_share and p_value < case.criteria.alpha
-    series = by_time(case.requests["status"].eq(500), pd.DatetimeIndex(case.requests["time"]))
-    return Evidence(
-        name="model_errors",
-        finding="grew" if grew else "steady",
-        summary=f"the model failed {before.mean():.1%} of requests before and {during.mean():.1%} since",
-        effect=rise,
-        unit="change of share",
-        p_value=p_value,
-        onset=onset_in(series, case) if grew else None,
-    )
+    return share_rose(
+        "model_errors", case, case.requests["status"].eq(500), case.criteria.error_share,
+        lambda before, since: f"the model failed {before:.1%} of requests before and {since:.1%} since",
+    )  # fmt: skip
 
 
+@evidence()
 def checksums(case: Case) -> Evidence:
     """Answer whether the files of the version in service are those that were registered: `hold` or `do not hold`.
 
@@ -387,6 +326,7 @@ def checksums(case: Case) -> Evidence:
     )
 
 
+@evidence(needs=("requests.version",))
 def answering_version(case: Case) -> Evidence:
     """Answer whether another version than before answers since the onset: `changed`, `stand-in` or `the same`.
 
@@ -411,4 +351,31 @@ def answering_version(case: Case) -> Evidence:
         onset=onset_in(by_time(case.requests["version"].ne(usual), pd.DatetimeIndex(case.requests["time"])), case)
         if changed
         else None,
+    )
+
+
+@evidence(needs=("deployments",))
+def deployment(case: Case) -> Evidence:
+    """Answer whether a version went into service up to the onset: `deployed`, `stand-in` or `no deployment`.
+
+    Within the window, that is. One shortly after the onset (`dated_early`) counts too, as a change point may lie a few
+    rows early. A `stand-in` was compressed from the version that answered before, to save time: what it answers differs
+    on purpose, within the loss that let it stand in.
+    """
+    window = case.recording.incident.window
+    if not (known := case.deployments):
+        return Evidence("deployment", "no deployment", "the service was first started within the window: no change")
+    latest = min(case.onset + dated_early(case), pd.Timestamp(window.end))
+    inside = [item for item in known if window.start <= item.time <= latest]
+    last = max(inside or known, key=lambda item: item.time)
+    ago = case.onset - pd.Timestamp(last.time)
+    amount, unit = in_its_unit(ago)
+    side = "before" if amount >= 0 else "after"
+    return Evidence(
+        name="deployment",
+        finding="no deployment" if not inside else "stand-in" if _is_stand_in(case, last.version) else "deployed",
+        summary=f"{len(inside)} within the window; the last, {last.version}, {abs(amount):.0f} {unit} {side} the onset",
+        effect=amount,
+        unit=f"{unit} before the onset",
+        onset=pd.Timestamp(last.time) if inside else None,
     )

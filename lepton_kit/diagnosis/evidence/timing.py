@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, onset_table
-from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
+from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked
 from lepton_kit.diagnosis.evidence.model import dated_early, in_its_unit
 
 OF = {
@@ -17,7 +17,7 @@ OF = {
     "missing workers": "compute",
     "memory": "compute",
     "errors": "errors",
-    "interval misses": "symptom",
+    "misses": "symptom",
 }
 """What each signal that `onset_table` dates is a sign of."""
 
@@ -42,6 +42,7 @@ def signal_order(case: Case) -> pd.DataFrame:
     return table.assign(before_symptom=[(symptom - since).total_seconds() for since in table["since"]])
 
 
+@evidence(needs=("requests",))
 def first_signal(case: Case) -> Evidence:
     """Answer which signal moved first, if any did before the symptom or with it.
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case
-from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
+from lepton_kit.diagnosis.evidence.base import (
+    Evidence,
+    evidence,
+    honest_p_value,
+    not_checked,
+    onset_in,
+    share_p_value,
+    too_few,
+)
+from lepton_kit.diagnosis.onset import misses
 from lepton_kit.diagnosis.recovery import ACTUALS, Ratio, alerted_objective, sli_ratio
 from lepton_kit.telemetry.slo import Objective
 
@@ -15,6 +24,7 @@ RECENT_SECONDS = 3600.0
 """The long window of a page; what burst shortly before the alert is in no shorter time since it."""
 
 
+@evidence(needs=("objectives",))
 def objective(case: Case) -> Evidence:
     """Answer whether the objective that alerted is missed: `missed`, `kept` or `unclear`.
 
@@ -26,8 +36,6 @@ def objective(case: Case) -> Evidence:
     that counts the buckets of a histogram is `answers late`.
     """
     known = [one.objective() for one in case.recording.incident.promises]
-    if not known:
-        return not_checked("objective", "the recording names no objective of the service")
     alerted = alerted_objective(case.recording, known)
     end = pd.Timestamp(case.recording.incident.window.end)
     recent = end - pd.Timedelta(seconds=RECENT_SECONDS / case.recording.incident.promises[0].time_scale)
@@ -60,3 +68,27 @@ def _worst(case: Case, one: Objective, starts: set[pd.Timestamp], end: pd.Timest
     """Return the lowest indicator since any of some times; None where none has the events that the objective needs."""
     found = [sli_ratio(case.recording, one, start, end) for start in starts if start < end]
     return min((held for held in found if held.total >= one.minimum), key=lambda held: held.share, default=None)
+
+
+@evidence(needs=("task", "requests.target"))
+def promise(case: Case) -> Evidence:
+    """Answer whether the interval holds the actuals less often than the objective: `fell`, `held` or `unclear`.
+
+    `held` does not speak for the model: an interval that became far too wide holds everything.
+    """
+    before, during = misses(case.before), misses(case.during)
+    if few := too_few(case, before, during, "judged requests"):
+        return not_checked("promise", few)
+    p_value = honest_p_value(case, "misses", share_p_value(before, during))
+    held_before, held = 1 - before.mean(), 1 - during.mean()
+    objective = case.criteria.coverage_objective
+    finding = "held" if held >= objective else "fell" if p_value < case.criteria.alpha else "unclear"
+    return Evidence(
+        name="promise",
+        finding=finding,
+        summary=f"interval held {held_before:.1%} of actuals before and {held:.1%} since; objective {objective:.0%}",
+        effect=held - held_before,
+        unit="change of share",
+        p_value=p_value,
+        onset=onset_in(misses(case.requests), case),
+    )
