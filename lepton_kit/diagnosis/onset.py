@@ -213,7 +213,7 @@ def latencies(recording: Recording) -> pd.Series:
 
 
 def _log_ms(seconds: pd.Series) -> pd.Series:
-    return seconds[seconds > 0].transform(lambda value: np.log(1000 * value))
+    return (1000 * seconds[seconds > 0]).transform(np.log)
 
 
 def log_latency(requests: pd.DataFrame) -> pd.Series:

@@ -390,10 +390,10 @@ def arrivals(case: Case) -> Evidence:
     More requests are no fault: whether they were too many, latency and queue tell.
     """
     window = case.recording.incident.window
-    counts = (float(len(case.before)), float(len(case.during)))
+    counts = [float(len(case.before)), float(len(case.during))]
     if case.requests.empty and not case.recording.lacking("requests_total"):
         grown = growth(case.recording.samples("requests_total"))
-        counts = tuple(float(side.sum()) for side in _split(grown, case.onset))
+        counts = [float(side.sum()) for side in _split(grown, case.onset)]
     if min(counts) < case.criteria.least_rows:
         told = f"{counts[0]:.0f} requests before the onset and {counts[1]:.0f} since"
         return not_checked("arrivals", f"{told}; {case.criteria.least_rows} are needed on each side")
