@@ -76,6 +76,7 @@ COLOURS = {"succeeded": "green", "running": "blue"}
 def list_notebooks() -> None:
     """List the project's notebooks and runbooks."""
     from lepton_kit.runs.notebooks import find_notebooks, read_notebook, title_of
+    from lepton_kit.runs.shipped import name_of
 
     project = find_project()
     table = new_table("notebook", "title")
@@ -84,7 +85,7 @@ def list_notebooks() -> None:
             title = title_of(read_notebook(path), path.stem)
         except InputError as error:  # the others are listed all the same
             title = f"✗ {str(error).partition(': ')[2]}"
-        table.add_row(escape(str(path.relative_to(project))), escape(title))
+        table.add_row(escape(name_of(path, project)), escape(title))
     console.print(table)
 
 
