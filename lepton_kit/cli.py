@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lepton_kit import __version__
-from lepton_kit.commands import approve, demo, drill, incidents, objectives, reports, serving, watch
+from lepton_kit.commands import approve, begin, demo, drill, incidents, objectives, reports, serving, watch
 from lepton_kit.commands.terminal import WIDE, new_console, print_lines
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -39,6 +39,8 @@ app = typer.Typer(
 )
 
 
+app.command()(begin.init)
+app.command()(begin.copy)
 app.command()(serving.serve)
 app.command()(watch.watch)
 app.command()(watch.incidents)
@@ -248,7 +250,8 @@ def check(
 
     project = find_project()
     failed = 0
-    names = what or [str(path) for path in find_notebooks(project)]
+    own = [str(path) for path in find_notebooks(project) if path.is_relative_to(project)]
+    names = what or own
     for name in names:
         is_notebook = name.endswith(".ipynb")
         if update:

@@ -21,7 +21,7 @@ from lepton_kit.telemetry.signals import presets, signals_of
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined, keep_trailing_newline=True,
-    autoescape=False,  # noqa: S701 - TOML, YAML and Markdown
+    autoescape=False,
 )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from lepton_kit.project.settings import Action, AlertRule, FromLabel, Settings
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import Parameter, check_values, read_parameters
 from lepton_kit.runs.shipped import name_of
-from lepton_kit.telemetry.rules import alert_name
 
 USUAL = AlertRule(
     runbook="runbooks/incident-diagnosis.ipynb", on_resolved=Action(runbook="runbooks/service-health.ipynb")
@@ -77,6 +76,8 @@ class Routes:
 
     def __init__(self, settings: Settings, project: Path) -> None:
         named = {name: _rule(rule, f"alerts.{name}", project) for name, rule in settings.alerts.items()}
+        from lepton_kit.telemetry.rules import alert_name  # pandas comes with it
+
         others = {alert_name(one) for one in read_all_objectives(settings, project)} - named.keys()
         usual = _rule(USUAL, "alerts", project) if others else None
         self._rules = named | {name: usual for name in others if usual}
