@@ -93,7 +93,7 @@ def test_a_notebook_of_the_kit_is_found_until_the_project_has_its_own(tmp_path):
 
 
 def test_a_file_that_neither_the_project_nor_the_kit_has_is_named(tmp_path):
-    with pytest.raises(InputError, match="'runbooks/none' .looked for .*runbooks/none, and among what the kit ships"):
+    with pytest.raises(InputError, match=r"'runbooks/none' .looked for .*runbooks/none, and among what the kit ships"):
         in_project_or_shipped("runbooks/none", tmp_path)
 
 
