@@ -90,7 +90,12 @@ class Columns(Section):
 
 
 class Rows(Section):
-    """Where rows are: files (`path`: one, a glob, a URL such as `s3://…`), or a database (`sql`, and its `query`)."""
+    """Where rows are: files (`path`: one, a glob, a URL such as `s3://…`), or a database (`sql`, and its `query`).
+
+    `sql` is an address that SQLAlchemy knows, or where it is kept (`env:NAME`, `file:PATH`). `:start` and `:end` in a
+    query are those of the window as times, `:start_s` and `:end_s` in Unix seconds, `:start_ms` and `:end_ms` in
+    milliseconds. Times without a zone are of `timezone`.
+    """
 
     path: str | None = None
     format: Literal["jsonl", "csv", "parquet"] | None = None
@@ -105,6 +110,11 @@ class Rows(Section):
         if (self.sql is None) != (self.query is None):
             raise ValueError("'sql' needs a 'query', and 'query' needs 'sql'")
         return self
+
+
+def _places(given: Any) -> Any:
+    places = given if isinstance(given, list | tuple) else [given]
+    return [{"path": one} if isinstance(one, str) else one for one in places]
 
 
 class Labels(Rows):
@@ -222,8 +232,8 @@ class Declaration(Section):
     signals
         Presets (`signals = "vllm"`), single selectors (`signals = { queue_length = "my_queue" }`), or both.
     requests, labels, logs, deployments, topology
-        Where its evidence is. `logs` holds JSON lines or plain text; `deployments` JSON lines, or a metric whose label
-        tells the version.
+        Where its evidence is; `requests` may be in several places. `logs` holds JSON lines or
+        plain text; `deployments` JSON lines, or a metric whose label tells the version.
     columns
         The roles of the columns of its requests.
     model
@@ -250,7 +260,7 @@ class Declaration(Section):
     ready: str | None = Field(default=None, pattern=r"^/")
     match: dict[Annotated[str, Field(pattern=LABEL)], str] = {}
     signals: Annotated[Signals, BeforeValidator(_signals)] = Signals.model_validate({})
-    requests: Rows | None = None
+    requests: Annotated[tuple[Rows, ...], BeforeValidator(_places)] = ()
     labels: Labels | None = None
     logs: str | None = None
     deployments: str | Metric | None = None
