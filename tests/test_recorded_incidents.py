@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from lepton_kit.errors import LeptonError
-from lepton_kit.ops.recorded_incidents import alert_from, main
 from lepton_kit.telemetry.recordings import read_recording, read_truth
+from subjects.prices.recorded_incidents import alert_from, main
 
 
 @pytest.fixture(scope="module")
