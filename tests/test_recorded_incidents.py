@@ -19,7 +19,8 @@ def made(tmp_path_factory):
 
 def test_the_script_makes_the_recording_that_ships_but_for_the_measured_latency(made):
     new, shipped = read_recording(made), read_recording(variants.SHIPPED)
-    assert new.incident == shipped.incident
+    later = {"format", "declaration"}  # what format 2 has and the shipped one has not
+    assert new.incident.model_dump(exclude=later) == shipped.incident.model_dump(exclude=later)
     pd.testing.assert_frame_equal(
         new.requests.drop(columns="latency_ms"), shipped.requests.drop(columns="latency_ms"), rtol=1e-3, atol=1e-6
     )

@@ -1,12 +1,14 @@
 """What the diagnosis says of every bundled and of every made incident, so that no change of it goes unseen.
 
-`verdicts.csv` holds a line for each. Where a change is meant, write the file anew and read the difference:
-`python tests/test_verdicts.py`.
+`verdicts.csv` holds a line for each, and `findings.csv` one for each answer. Where a change is meant, write both anew
+and read the difference: `python tests/test_verdicts.py`.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -16,10 +18,10 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 
-from lepton_kit.diagnosis.causes import diagnose
+from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.telemetry.recordings import read_recording
 
-VERDICTS = Path(__file__).with_name("verdicts.csv")
+VERDICTS, FINDINGS = (Path(__file__).with_name(f"{name}.csv") for name in ("verdicts", "findings"))
 BUNDLED = sorted(path.parent.name for path in (ROOT / "runbooks" / "recordings").glob("*/incident.json"))
 MADE = {
     "calm": variants.calm,
@@ -50,8 +52,30 @@ def folder() -> Path:
     return Path(mkdtemp(prefix="lepton-verdicts-"))
 
 
+@cache
+def diagnosis(name: str) -> Diagnosis:
+    return diagnose(MADE[name]() if name in MADE else read_recording(ROOT / "runbooks" / "recordings" / name))
+
+
+def findings(name: str) -> pd.DataFrame:
+    """Return each question's finding, its effect and p-value: `evidence`, `finding`, `effect`, `p`."""
+    rows = [
+        (item.name, item.finding, f"{item.effect:.3g}", "" if item.p_value is None else f"{item.p_value:.1e}")
+        for item in diagnosis(name).evidence
+    ]
+    return pd.DataFrame(rows, columns=["evidence", "finding", "effect", "p"]).set_index("evidence")
+
+
+def is_about(found: str, agreed: str, relative: float) -> bool:
+    """Tell whether two numbers as text are about the same: processors differ in the last digits."""
+    if "" in (found, agreed):
+        return found == agreed
+    one, other = float(found), float(agreed)
+    return math.isclose(one, other, rel_tol=relative, abs_tol=1e-3) or (math.isnan(one) and math.isnan(other))
+
+
 def verdict(name: str) -> dict[str, str]:
-    made = diagnose(MADE[name]() if name in MADE else read_recording(ROOT / "runbooks" / "recordings" / name))
+    made = diagnosis(name)
     likely = {item.cause: f"{item.probability:.2f}" for item in sorted(made.ranking, key=lambda item: item.cause)}
     return {"cause": made.cause, "also": " ".join(made.also), **likely, "onset": f"{made.onset:%Y-%m-%d %H:%M:%S}"}
 
@@ -65,6 +89,20 @@ def test_the_verdict_of_each_incident_is_the_one_that_was_agreed(name):
     assert found == agreed
 
 
+@pytest.mark.parametrize("name", [*BUNDLED, *MADE])
+def test_each_answer_of_each_incident_is_the_one_that_was_agreed(name):
+    table = pd.read_csv(FINDINGS, dtype=str, keep_default_na=False, index_col="incident")
+    agreed, found = table.loc[name].set_index("evidence"), findings(name)
+    assert found["finding"].to_dict() == agreed["finding"].to_dict()
+    apart = [
+        (question, column, found.at[question, column], agreed.at[question, column])
+        for question in agreed.index
+        for column, relative in (("effect", 0.03), ("p", 0.3))
+        if not is_about(found.at[question, column], agreed.at[question, column], relative)
+    ]
+    assert not apart
+
+
 def test_each_agreed_verdict_is_of_an_incident_that_there_is():
     assert list(pd.read_csv(VERDICTS)["incident"]) == [*BUNDLED, *MADE]
 
@@ -72,4 +110,6 @@ def test_each_agreed_verdict_is_of_an_incident_that_there_is():
 if __name__ == "__main__":
     told = pd.DataFrame([{"incident": name, **verdict(name)} for name in [*BUNDLED, *MADE]])
     told.to_csv(VERDICTS, index=False)
+    answers = pd.concat({name: findings(name) for name in [*BUNDLED, *MADE]}, names=["incident"])
+    answers.reset_index().to_csv(FINDINGS, index=False)
     sys.stdout.write(told.to_string(index=False) + "\n")

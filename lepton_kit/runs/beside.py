@@ -1,4 +1,4 @@
-"""What a kernel of ours does before a notebook's first cell: modules beside the notebook, and the project's subjects, can be imported.
+"""What a kernel of ours does first: modules beside the notebook, and the project's subjects, can be imported.
 
 A run works in a folder of its own, so that its files are its own. What JupyterLab finds in the notebook's folder is
 found otherwise: modules by `import`, files by `lk.input` and `lk.path`, as a failed `open` says.

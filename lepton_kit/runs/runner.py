@@ -468,7 +468,7 @@ def installed_kernel(notebook: Any, origin: str, asked: str | None = None) -> Ke
 
 
 def _modules_sha256(folder: Path) -> str:
-    """Return a hash of the modules beside a notebook, or of the subjects: what it imports from there is a part of it."""
+    """Return a hash of the modules beside a notebook, or of the subjects: what it imports of them is a part of it."""
     found = [path for path in sorted(folder.glob("*")) if path.suffix == ".py" or (path / "__init__.py").is_file()]
     return "".join(f"{path.name} {sha256_of(path)}\n" for path in found)
 

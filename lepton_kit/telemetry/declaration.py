@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from lepton_kit.errors import InputError
-from lepton_kit.telemetry.selectors import parse_selector
+from lepton_kit.telemetry.signals import ROLES, Given, Signal, presets
 
 LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -125,27 +132,28 @@ class Versions(Section):
     flavor: str | None = None
 
 
-def _selector(text: str) -> str:
-    try:
-        parse_selector(text)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-    return text
-
-
-Selector = Annotated[str, AfterValidator(_selector)]
+def _preset(name: str) -> str:
+    if name not in presets():
+        raise ValueError(f"must be one of {', '.join(presets())}")
+    return name
 
 
 class Signals(Section):
-    """The selectors that tell how a service does: those of presets, and what is given beside them."""
+    """The selectors that tell how a service does: those of presets, and what is given beside them (`signals.ROLES`)."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, Selector]
+    __pydantic_extra__: dict[str, Given]
 
-    preset: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
+    preset: Annotated[tuple[Annotated[str, AfterValidator(_preset)], ...], BeforeValidator(_list)] = ()
 
-    def given(self) -> dict[str, str]:
-        """Return the selectors that stand above those of the presets, by signal."""
+    @model_validator(mode="after")
+    def _known(self) -> Signals:
+        if unknown := [name for name in self.__pydantic_extra__ if name not in ROLES]:
+            raise ValueError(f"no signal is called {unknown[0]!r}: must be preset, or one of {', '.join(ROLES)}")
+        return self
+
+    def given(self) -> dict[str, Signal]:
+        """Return the signals that stand above those of the presets, by role."""
         return dict(self.__pydantic_extra__)
 
 
@@ -171,7 +179,15 @@ class Command(Section):
 
 
 def _action(given: Any) -> Any:
-    return {"run": given} if isinstance(given, list | tuple) else given
+    if isinstance(given, list | tuple):
+        given = {"run": given}
+    if not isinstance(given, dict):
+        return given
+    try:  # by itself: a union would name what the other kind of action lacks
+        return (Http if "url" in given else Command).model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 Action = Annotated[Command | Http, BeforeValidator(_action)]
