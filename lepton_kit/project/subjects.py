@@ -1,6 +1,6 @@
 """Finds what knows the data of a service: a module of the project that its declaration names as its `subject`.
 
-Such a module offers, as far as it can, `rows(needed, source=None)`: what the service is asked, a table of the needed
+Such a module offers, as far as it can, `asked(needed, source=None)`: what the service is asked, a table of the needed
 features and of `actual`, in order; and `world(kind)`: rows and versions for simulated drills
 (`lepton_kit.ops.simulated_world.World`). Nothing of the kit imports one.
 """
@@ -73,7 +73,7 @@ def asked_rows(service: str | None, project: Path, needed: Sequence[str], source
     """
     declared = read_settings(project).services.get(service) if service else None
     if declared and declared.subject:
-        made: pd.DataFrame = subject_of(declared.subject, project).rows(needed, source)
+        made: pd.DataFrame = subject_of(declared.subject, project).asked(needed, source)
         return made
     table: pd.DataFrame | None
     if source:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from lepton_kit.ops.simulated_world import World
 
 
-def rows(needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
-    """Return what a service of prices is asked (`subjects.prices.examples.rows`)."""
-    from subjects.prices.examples import rows as read  # a notebook about cleaning needs no model
+def asked(needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
+    """Return what a service of prices is asked (`subjects.prices.examples.asked`)."""
+    from subjects.prices.examples import asked as read  # a notebook about cleaning needs no model
 
     return read(needed, source)
 

@@ -14,7 +14,7 @@ from subjects.prices.sources import read_prices
 SAMPLE = "sample:goog"
 
 
-def rows(needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
+def asked(needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
     """Return what a service of prices is asked, in order of date: the features needed, and `actual` of the day after.
 
     Parameters
