@@ -49,7 +49,7 @@ from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_pa
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.reserve import reserves_of, take_reserves
-from lepton_kit.runs.secrets import resolve_secrets, secret_environment
+from lepton_kit.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
 NOTEBOOK = "notebook.ipynb"
