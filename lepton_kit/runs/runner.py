@@ -208,7 +208,11 @@ def prepare(request: Request, project: Path) -> Plan:
         values=put_in,
         shown=shown_values,
         inputs=inputs,
-        key=_key(source_sha256(notebook) + _modules_sha256(beside), shown_values, inputs),
+        key=_key(
+            source_sha256(notebook) + _modules_sha256(beside) + _modules_sha256(project / "subjects"),
+            shown_values,
+            inputs,
+        ),
         trigger=request.trigger,
         secrets={p.name: values[p.name] for p in parameters or [] if p.holds_secret and values[p.name] is not None},
     )
@@ -465,7 +469,7 @@ def installed_kernel(notebook: Any, origin: str, asked: str | None = None) -> Ke
 
 
 def _modules_sha256(folder: Path) -> str:
-    """Return a hash of the modules beside a notebook: what it imports from there is a part of it."""
+    """Return a hash of the modules beside a notebook, or of the subjects: what it imports of them is a part of it."""
     found = [path for path in sorted(folder.glob("*")) if path.suffix == ".py" or (path / "__init__.py").is_file()]
     return "".join(f"{path.name} {sha256_of(path)}\n" for path in found)
 
