@@ -351,7 +351,7 @@ def test_a_damaged_recording_is_diagnosed_from_the_rest_or_unknown_and_the_damag
 
 
 def test_an_objective_that_both_versions_meet_is_not_a_change_of_the_world():
-    diagnosis = diagnose(read_recording(variants.SHIPPED), Criteria(coverage_objective=0.7))
+    diagnosis = diagnose(read_recording(variants.SHIPPED), Criteria(promise=0.7))
     assert findings(diagnosis)["promise"] == "held"
     assert diagnosis.next_action.startswith("Close the alert")
 

@@ -8,6 +8,7 @@ import pytest
 
 from lepton_kit.diagnosis import case as cases
 from lepton_kit.diagnosis import evidence
+from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import read_recording
 
@@ -124,7 +125,7 @@ def test_the_difference_of_outputs_by_hand(shipped):
     current, last_good = (shipped.replayed[role].loc[shipped.during.index] for role in ("current", "last_good"))
     apart = ((current["lower"] - last_good["lower"]).abs() + (current["upper"] - last_good["upper"]).abs()) / 2
     by_hand = apart.mean() / (last_good["upper"] - last_good["lower"]).mean()
-    assert evidence.output_difference(current, last_good) == pytest.approx(by_hand)
+    assert float(shipped.task.distance(current, last_good).mean()) == pytest.approx(by_hand)
 
 
 def test_a_deployment_within_the_window_is_found(tmp_path):
@@ -233,7 +234,7 @@ def test_every_question_is_answered_or_says_why_not(question, shipped, calm):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"coverage_objective": 90},
+        {"promise": 90},
         {"alpha": 0},
         {"reverting": 2},
         {"spread_factor": 1},
@@ -243,4 +244,4 @@ def test_every_question_is_answered_or_says_why_not(question, shipped, calm):
 )
 def test_a_criterion_out_of_range_is_refused_and_named(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        cases.Criteria(**wrong)
+        Criteria(**wrong)

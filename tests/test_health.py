@@ -102,7 +102,7 @@ def test_actuals_that_never_came_back_are_told_apart_from_missed_ones():
     table.loc[table["time"] >= SPLIT, "actual"] = np.nan
     found = measured(table)
     assert found.loc["actuals known", "now"] == 0
-    assert found.loc["interval coverage", "verdict"] == "not known"
+    assert found.loc["right answers", "verdict"] == "not known"
 
 
 def test_a_quantiles_interval_holds_the_true_one_about_as_often_as_it_says():

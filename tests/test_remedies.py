@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 
-from lepton_kit.data.features import price_features
-from lepton_kit.data.sources import read_prices
 from lepton_kit.diagnosis.queueing import Demand, bounded, erlang_c, mean_wait
 from lepton_kit.diagnosis.remedies import (
     Needs,
@@ -30,6 +28,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.recordings import feature_columns, read_recording
 from lepton_kit.telemetry.slo import read_objectives
+from subjects.prices.features import price_features
+from subjects.prices.sources import read_prices
 
 COLUMNS = feature_columns(variants.calm().requests)
 NAMES = [name.removeprefix("feature_") for name in COLUMNS]

@@ -13,11 +13,22 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.data.drift import ChangePoint, TwoSample, two_sample
-from lepton_kit.diagnosis.onset import Criteria, Onset, Symptom, changes_of, find_onset, onset_of
+from lepton_kit.diagnosis.onset import (
+    DROP,
+    Criteria,
+    Onset,
+    Symptom,
+    changes_of,
+    find_onset,
+    misses,
+    onset_of,
+    promised,
+)
 from lepton_kit.diagnosis.relations import asked_anew, following
-from lepton_kit.diagnosis.rows import contract_breaches, is_finite
+from lepton_kit.diagnosis.rows import contract_breaches, is_whole
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import load_forecaster
+from lepton_kit.models.flavors import load_model
+from lepton_kit.models.tasks import Task
 from lepton_kit.telemetry.recordings import Deployment, Recording, is_inside, printable
 
 MOST_LACKING = 0.5
@@ -31,8 +42,8 @@ MOST_COMPARED = 600
 class Case:
     """A recording made ready to question: its requests before and during, and what two versions answer to them.
 
-    `replayed` holds one table per version that could be loaded (`current`, `last_good`): `mean` … `prob_up` for every
-    request whose inputs keep the contract, with the index of `requests`. `unreplayed` says why a version is not there.
+    `replayed` holds one table per version that could be loaded (`current`, `last_good`): the answers of its task to
+    every request whose inputs keep the contract, with the index of `requests`. `unreplayed` says why one is not there.
     """
 
     recording: Recording
@@ -57,6 +68,34 @@ class Case:
     def during(self) -> pd.DataFrame:
         """Return the requests from the onset on."""
         return self.requests[self.requests["time"] >= self.onset]
+
+    @property
+    def task(self) -> Task:
+        """Return what the service's model does; questions that ask for it need a declared one."""
+        if self.recording.task is None:
+            raise InputError(f"recording {self.recording.incident.id}: its declaration names no task")
+        return self.recording.task
+
+    @cached_property
+    def answered(self) -> pd.Series:
+        """Tell for each request whether it was answered: by its status, or its answer where no status is known."""
+        status = self.requests["status"]
+        given = False if self.recording.task is None else self.task.answered(self.requests)
+        return status.lt(400) | (status.isna() & given)
+
+    @cached_property
+    def promised(self) -> float:
+        """Return the share of answers that must be right; where nothing says so, `DROP` less than it was before."""
+        least = promised(self.recording, self.criteria)
+        return 1 - float(misses(self.recording, self.before).mean()) - DROP if least is None else least
+
+    @cached_property
+    def answers_alike(self) -> bool:
+        """Whether the last good version gives the answers of the current one, wherever both were replayed."""
+        if self.unreplayed:
+            return False
+        apart = self.task.distance(self.replayed["current"], self.replayed["last_good"])
+        return bool(len(apart) and apart.mean() <= self.task.same)
 
     @cached_property
     def deployments(self) -> tuple[Deployment, ...]:
@@ -91,14 +130,18 @@ class Case:
 
         A crowd that asks about a row a thousand times tells no more of the feed than once; the load tells of it.
         """
-        finite = asked_anew(self.inputs[is_finite(self.inputs)])
+        finite = self.anew(self.inputs[is_whole(self.recording)])
         is_before = finite.index.isin(self.before.index)
         return finite[is_before], finite[~is_before]
+
+    def anew(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows that are not asked again, where rows follow on each other; elsewhere all of them."""
+        return asked_anew(table) if self.recording.incident.declaration.time_series else table
 
     @cached_property
     def two_sample(self) -> TwoSample | str:
         """Return how well a classifier tells the inputs since the onset from those before, or why it was not asked."""
-        before, during = self.whole_inputs
+        before, during = (side.join(self.categories) for side in self.whole_inputs)
         if min(len(before), len(during)) < self.criteria.least_rows or before.columns.empty:
             return f"{len(before)} whole rows of inputs before the onset and {len(during)} since"
         return two_sample(sampled(before, MOST_COMPARED), sampled(during, MOST_COMPARED))
@@ -124,8 +167,11 @@ def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
     breaches = contract_breaches(recording)
     dated = find_onset(recording, breaches, criteria)
     is_broken = breaches.to_numpy(bool).any(axis=1)
-    is_whole = is_finite(recording.features(recording.requests)) & ~is_broken
-    replayed, unreplayed = replays(recording, recording.requests[is_whole])
+    sound = is_whole(recording) & ~is_broken
+    if recording.task is not None and recording.task.name == "text" and "rating" in recording.requests:
+        told = recording.requests["actual"].fillna(recording.requests["rating"])  # readers judge a text
+        recording = replace(recording, requests=recording.requests.assign(actual=told))
+    replayed, unreplayed = replays(recording, recording.requests[sound])
     return Case(recording, criteria, dated, recording.requests, breaches, replayed, unreplayed)
 
 
@@ -191,8 +237,8 @@ def within_window(recording: Recording) -> Recording:
 
 def replay(recording: Recording, requests: pd.DataFrame, version: str) -> pd.DataFrame:
     """Return what one version of the recording answers to some of its requests, with their index."""
-    forecaster = load_forecaster(recording.models[version])
-    return forecaster.predict(recording.features(requests)).set_axis(requests.index)
+    model = load_model(recording.models[version], recording.task)
+    return model.predict(recording.inputs(requests)).set_axis(requests.index)
 
 
 def answered_by(case: Case, role: str) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, build_case, time_format
 from lepton_kit.diagnosis.evidence import Cause, Evidence, gather
-from lepton_kit.diagnosis.evidence.promises import FORECASTS_MISSED, LATE, MISSED, UNCLEAR
+from lepton_kit.diagnosis.evidence.promises import ANSWERS_WRONG, LATE, MISSED, UNCLEAR
 from lepton_kit.diagnosis.likelihoods import Decision, Likelihoods, read_likelihoods
 from lepton_kit.diagnosis.localisation import Localisation
 from lepton_kit.diagnosis.next_action import NextAction
@@ -270,7 +270,7 @@ def _may_be_none(evidence: tuple[Evidence, ...], hypotheses: pd.Series, decision
     if not (set(decision.none_needs) <= set(answers) and set(decision.none_needs_one_of) & set(answers)):
         return False
     is_of_the_world = _is_of_the_world(hypotheses, evidence)
-    unexplained = (MISSED, LATE, UNCLEAR) if is_of_the_world else (MISSED, LATE, UNCLEAR, FORECASTS_MISSED)
+    unexplained = (MISSED, LATE, UNCLEAR) if is_of_the_world else (MISSED, LATE, UNCLEAR, ANSWERS_WRONG)
     if answers.get("objective") in unexplained:
         return False
     return not is_of_the_world or set(decision.world_needs) <= set(answers)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.data.drift import ChangePoint, change_point
+from lepton_kit.diagnosis.recovery import alerted_objective, counts_hits, sli_over_time
 from lepton_kit.diagnosis.relations import following
 from lepton_kit.diagnosis.samples import mean_seconds
 from lepton_kit.errors import InputError
-from lepton_kit.models.tasks import covered
 from lepton_kit.telemetry.recordings import Recording
 
 
@@ -23,8 +23,9 @@ class Criteria:
 
     Parameters
     ----------
-    coverage_objective
-        Least share of actuals that the 90 % interval must hold.
+    promise
+        Least share of answers that must be right (`Task.hit`). None: that of the service's own objective, or of such
+        models; where neither says, `DROP` less than it was before.
     alpha
         Highest p-value of an effect that counts.
     least_rows
@@ -40,14 +41,14 @@ class Criteria:
     reverting
         Actuals whose correlation with the actual before is this far below 0 swing back, as faulty ones do.
     output_difference
-        Mean distance of two versions' interval bounds, in widths of the interval, that counts as different.
+        Mean distance of two versions' answers that counts as different, in the task's unit; None: the task's own.
     slower_factor
         Rise of the median or the 95th percentile of the latency, or of the mean queue.
     unfelt_ms
         A latency below so many ms is nothing that anybody waits for, however much it rose.
     """
 
-    coverage_objective: float = 0.85
+    promise: float | None = None
     alpha: float = 0.01
     least_rows: int = 20
     broken_share: float = 0.03
@@ -55,18 +56,18 @@ class Criteria:
     spread_factor: float = 1.5
     apart_factor: float = 2.0
     reverting: float = 0.25
-    output_difference: float = 0.25
+    output_difference: float | None = None
     slower_factor: float = 2.0
     unfelt_ms: float = 50.0
 
     def __post_init__(self) -> None:
-        for name in ("coverage_objective", "alpha", "broken_share", "error_share", "reverting"):
-            if not 0 < getattr(self, name) < 1:
+        for name in ("promise", "alpha", "broken_share", "error_share", "reverting"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)!r}: must be between 0 and 1")
         for name in ("spread_factor", "apart_factor", "slower_factor"):
             if not getattr(self, name) > 1:
                 raise InputError(f"{name} = {getattr(self, name)!r}: must be above 1")
-        if self.least_rows < 2 or not self.output_difference > 0:
+        if self.least_rows < 2 or not (self.output_difference is None or self.output_difference > 0):
             raise InputError(
                 f"least_rows = {self.least_rows}, output_difference = {self.output_difference}: "
                 "must be at least 2, and above 0"
@@ -118,9 +119,13 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
     def moves(factor: float) -> Callable[[float, float], bool]:
         return lambda before, after: abs(after - before) >= np.log(factor)
 
-    objective = criteria.coverage_objective
+    least = promised(recording, criteria)
+
+    def breaks(before: float, after: float) -> bool:
+        return bool(1 - after < (1 - before - DROP if least is None else least))
+
     return (
-        Symptom("misses", misses(requests), "share", lambda _, after: 1 - after < objective),
+        Symptom("misses", misses(recording, requests), "share", breaks),
         Symptom("errors", by_time(failed(requests), time), "share", rises(criteria.error_share)),
         Symptom("latency", latencies(recording), "×", slower),
         Symptom("time to first token", _log_ms(mean_seconds(recording, "time_to_first_token")), "×", slower),
@@ -128,8 +133,27 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
         Symptom("broken rows", by_time(breaches.any(axis=1), time), "share", rises(criteria.broken_share)),
         Symptom("rows out of order", out_of_order(recording), "share", rises(OUT_OF_ORDER)),
         Symptom("size of the inputs", input_size(recording), "×", moves(criteria.spread_factor)),
-        Symptom("size of the actuals", actual_size(requests), "×", moves(criteria.spread_factor)),
+        Symptom("size of the actuals", actual_size(recording), "×", moves(criteria.spread_factor)),
     )
+
+
+DROP = 0.05
+"""A model that promises nothing by itself has become worse where so much less of its answers is right than before."""
+
+
+def promised(recording: Recording, criteria: Criteria) -> float | None:
+    """Return the share of answers that must be right: as criteria, an objective or the task say; None where none does.
+
+    >>> from lepton_kit.telemetry.recordings import FORMER, Incident
+    >>> incident = Incident(format=FORMER, id="x", service="demo", versions={"current": "1"},
+    ...                     window={"start": "2008-01-01T00:00Z", "end": "2008-02-01T00:00Z"})
+    >>> promised(Recording(incident), Criteria()), promised(Recording(incident), Criteria(promise=0.7))
+    (0.85, 0.7)
+    """
+    if criteria.promise is not None:
+        return criteria.promise
+    own = [one.target for one in recording.incident.promises if counts_hits(one.objective())]
+    return own[0] if own else None if recording.task is None else recording.task.least
 
 
 def changes_of(
@@ -143,16 +167,22 @@ def changes_of(
 def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> Onset:
     """Return when the incident began, and what that time rests on.
 
-    The first symptom with a change point that is large, and not by chance, decides; but where requests were slow
-    before they were refused, the slowness does. What moved well after the alert did not bring it, so a symptom that
-    moved before comes first. Without any, the first alert; without one, the middle of the window.
+    The SLI of the objective that alerted comes first, and dates the onset to one of its periods; a symptom of the
+    requests with a change point there dates it better. Where it shows none, the first symptom with a change point that
+    is large, and not by chance, decides; but where requests were slow before they were refused, the slowness does. What
+    moved well after the alert did not bring it, so a symptom that moved before comes first. Without any, the first
+    alert; without one, the middle of the window.
     """
     alerted = min((pd.Timestamp(alert.starts_at) for alert in recording.incident.alerts), default=None)
+    seen = sli_onset(recording, criteria)
     found = {
         symptom.name: onset_of(change)
         for symptom, change in changes_of(recording, breaches, criteria)
         if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after)
     }
+    if seen is not None:  # known to a period: what requests show within that is known better
+        near = {name: at for name, at in found.items() if seen.first <= at <= seen.last}
+        found = near or {f"the SLI of {seen.title}": seen.since}
     for name in sorted(found, key=lambda one: alerted is not None and found[one] > _soon(recording, alerted)):
         first = min({name, "latency"} & set(found), key=found.__getitem__) if name == "errors" else name
         return Onset(found[first], "symptom", first)
@@ -160,6 +190,34 @@ def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria)
     if alerted is not None:
         return Onset(alerted, "alert")
     return Onset(pd.Timestamp(window.start + (window.end - window.start) / 2), "middle")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """When the SLI of an objective fell: `since`, and the `first` and `last` moment at which it may have."""
+
+    title: str
+    since: pd.Timestamp
+    first: pd.Timestamp
+    last: pd.Timestamp
+
+
+LEAST_SIDE = 3
+"""Periods of an SLI needed on either side of its change."""
+
+
+def sli_onset(recording: Recording, criteria: Criteria) -> Seen | None:
+    """Return since when the SLI of the objective that alerted misses its target; None where it does not tell."""
+    objective = alerted_objective(recording, [one.objective() for one in recording.incident.promises])
+    if objective is None:
+        return None
+    table = sli_over_time(recording, objective)
+    change = change_point(table.set_index("time")["share"], LEAST_SIDE)
+    if change is None or change.p_value >= criteria.alpha or change.after >= min(change.before, objective.target):
+        return None
+    length = (table["time"].iloc[-1] - table["time"].iloc[0]) / (len(table) - 1)
+    since = onset_of(change) - length / 2
+    return Seen(objective.title, since, since - length, since + length)
 
 
 NEAR_ROWS = 20
@@ -182,21 +240,15 @@ def by_time(values: pd.Series, time: pd.DatetimeIndex) -> pd.Series:
     return values.astype(float).set_axis(time)
 
 
-def misses(requests: pd.DataFrame) -> pd.Series:
-    """Return 1.0 for each answered request whose actual fell outside the interval, else 0.0, by request time."""
-    judged = requests.dropna(subset=["lower", "upper", "actual"])
-    return by_time(~covered(judged, judged["actual"]), pd.DatetimeIndex(judged["time"]))
+def misses(recording: Recording, requests: pd.DataFrame) -> pd.Series:
+    """Return 1.0 for each judged request whose answer was no hit of its task, else 0.0, by request time."""
+    missed = pd.Series(dtype=float) if recording.task is None else recording.task.misses(requests)
+    return by_time(missed, pd.DatetimeIndex(requests.loc[missed.index, "time"]))
 
 
-def rolling_coverage(requests: pd.DataFrame, window: int) -> pd.Series:
-    """Return the share of the last `window` judged requests whose actual the interval held, by request time.
-
-    >>> times = pd.date_range("2008-01-01", periods=4, tz="UTC")
-    >>> requests = pd.DataFrame({"time": times, "lower": -1.0, "upper": 1.0, "actual": [0.0, 2.0, 0.5, 0.0]})
-    >>> rolling_coverage(requests, window=2).tolist()
-    [nan, 0.5, 0.5, 1.0]
-    """
-    return (1 - misses(requests)).rolling(window).mean()
+def rolling_hits(recording: Recording, requests: pd.DataFrame, window: int) -> pd.Series:
+    """Return the share of the last `window` judged requests whose answer was a hit of its task, by request time."""
+    return (1 - misses(recording, requests)).rolling(window).mean()
 
 
 def failed(requests: pd.DataFrame) -> pd.Series:
@@ -250,6 +302,8 @@ OUT_OF_ORDER = 0.15
 
 def out_of_order(recording: Recording) -> pd.Series:
     """Return 1.0 for each request whose values do not follow on an earlier one's, else 0.0, by request time."""
+    if not recording.incident.declaration.time_series:
+        return pd.Series(dtype=float)
     inputs = recording.features(recording.requests).set_axis(recording.requests.index)
     kept = following(inputs.assign(actual=recording.requests["actual"]))
     return by_time(~kept.astype(bool), pd.DatetimeIndex(recording.requests.loc[kept.index, "time"]))
@@ -264,8 +318,10 @@ def input_size(recording: Recording) -> pd.Series:
     return size.where(size > 0).transform(np.log) / 2
 
 
-def actual_size(requests: pd.DataFrame) -> pd.Series:
-    """Return, by request time, the logarithm of each known actual's distance from their median."""
-    actual = requests.dropna(subset=["actual"]).set_index("time")["actual"]
+def actual_size(recording: Recording) -> pd.Series:
+    """Return, by request time, the logarithm of each known actual's distance from their median; nothing of classes."""
+    if recording.task is None or recording.task.name not in ("interval_forecast", "regression"):
+        return pd.Series(dtype=float)
+    actual = recording.requests.dropna(subset=["actual"]).set_index("time")["actual"]
     size = (actual - actual.median()).abs()
     return size.where(size > 0).transform(np.log)

@@ -27,6 +27,16 @@ def is_finite(table: pd.DataFrame) -> np.ndarray:
     return every
 
 
+def is_whole(recording: Recording) -> np.ndarray:
+    """Tell for each request whether it has a number in every numeric feature but those that training rows may lack."""
+    features = recording.features(recording.requests)
+    optional = [name for name in features if name in recording.reference and recording.reference[name].isna().any()]
+    whole: np.ndarray = is_finite(features.drop(columns=optional)) & ~np.isinf(features[optional].to_numpy(float)).any(
+        axis=1
+    )
+    return whole
+
+
 def contract_breaches(recording: Recording) -> pd.DataFrame:
     """Tell for every request which promises its inputs break: `missing`, `stale`, `duplicated`, `out_of_range`.
 
@@ -45,14 +55,15 @@ def contract_breaches(recording: Recording) -> pd.DataFrame:
     allowed = allowed_range(reference)
     known = features[list(reference.columns)]
     status = recording.requests["status"].reset_index(drop=True)
-    answered, ids = status.lt(400), recording.requests["request_id"].reset_index(drop=True)
-    is_lacking = ~is_finite(features) | categories.isna().any(axis=1)
+    answered, ids = status.lt(400) | status.isna(), recording.requests["request_id"].reset_index(drop=True)
+    may_lack = [name for name in categories if name in recording.reference and recording.reference[name].isna().any()]
+    is_lacking = ~is_whole(recording) | categories.drop(columns=may_lack).isna().any(axis=1)
     is_empty = features.isna().all(axis=1) & categories.isna().all(axis=1)
     is_unknown = is_empty & status.ge(400) & status.ne(422)
     return pd.DataFrame(
         {
             "missing": is_lacking & ~is_unknown,
-            "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording.requests).to_numpy(),
+            "stale": (features[changing].diff() == 0).any(axis=1) & is_new_period(recording).to_numpy(),
             "duplicated": ids[answered].duplicated().reindex(features.index, fill_value=False),
             "out_of_range": (known.lt(allowed["low"]) | known.gt(allowed["high"])).any(axis=1)
             | unseen_categories(categories, recording.reference).any(axis=1),
@@ -77,15 +88,15 @@ def unseen_categories(categories: pd.DataFrame, reference: pd.DataFrame) -> pd.D
     )  # fmt: skip
 
 
-def is_new_period(requests: pd.DataFrame) -> pd.Series:
+def is_new_period(recording: Recording) -> pd.Series:
     """Tell for each request whether its actual, or the time of it, is another than that of the last known before it.
 
-    Where the actual is not known yet, nothing tells that new inputs were due.
-
-    >>> is_new_period(pd.DataFrame({"actual": [0.1, 0.1, 0.2, np.nan, 0.3]})).tolist()
-    [False, False, True, False, True]
+    Where the actual is not known yet, or rows do not follow on each other, nothing tells that new inputs were due.
     """
+    requests = recording.requests
     new = pd.Series(False, index=requests.index)
+    if not recording.incident.declaration.time_series:
+        return new
     for column in requests.columns.intersection(["actual", "actual_time"]):
         known, last = requests[column], requests[column].ffill().shift()
         new |= known.notna() & last.notna() & (known != last)

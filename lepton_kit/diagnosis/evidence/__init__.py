@@ -11,11 +11,10 @@ from lepton_kit.diagnosis.evidence.drift import actuals, inputs_and_actuals, mov
 from lepton_kit.diagnosis.evidence.inputs import contract
 from lepton_kit.diagnosis.evidence.model import (
     deployment,
-    output_difference,
     replay_of_last_good,
     served_version,
 )
-from lepton_kit.diagnosis.evidence.promises import promise
+from lepton_kit.diagnosis.evidence.promises import promise, ratings
 from lepton_kit.diagnosis.evidence.questions import QUESTIONS, gather
 from lepton_kit.diagnosis.evidence.timing import signal_order
 
@@ -33,9 +32,9 @@ __all__ = [
     "inputs_and_actuals",
     "latency",
     "movement",
-    "output_difference",
     "promise",
     "queue",
+    "ratings",
     "replay_of_last_good",
     "served_version",
     "signal_order",

@@ -8,7 +8,6 @@ import pandas as pd
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked, onset_in, share_rose, too_few
 from lepton_kit.diagnosis.onset import OUT_OF_ORDER
-from lepton_kit.diagnosis.relations import asked_anew
 from lepton_kit.diagnosis.rows import BREACHES
 from lepton_kit.diagnosis.samples import growth
 
@@ -74,7 +73,7 @@ def unit_factor(before: pd.Series, during: pd.Series) -> float | None:
     """Return the factor between two units by which the size of a feature changed; None where it changed by none.
 
     All three quartiles of the absolute values must have changed by about that factor: a market moves them by far less
-    than any of `UNITS`, and a feed that is stuck has but one value.
+    than any of `UNITS`, and a feed that is stuck has but one value. Quartiles need no row to leave its range.
 
     >>> returns = pd.Series([0.01, -0.02, 0.015, -0.01])
     >>> unit_factor(returns, 100 * returns), unit_factor(returns, 3 * returns), unit_factor(returns, returns / 1000)
@@ -90,9 +89,15 @@ def unit_factor(before: pd.Series, during: pd.Series) -> float | None:
     return nearest if change[1] > 0 else 1 / nearest
 
 
-def _unit_factors(before: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+def unit_factors(before: pd.DataFrame, since: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
+    """Return the factor of each feature that came in another unit than before, and than the training rows hold.
+
+    A service that asks about other things since the onset changes sizes too; what the model learnt from tells.
+    """
     found = {str(name): unit_factor(before[name], since[name]) for name in since}
-    return {name: factor for name, factor in found.items() if factor is not None}
+    told = {name: factor for name, factor in found.items() if factor is not None}
+    learnt = {name: unit_factor(reference[name], since[name]) for name in told if name in reference}
+    return {name: factor for name, factor in told.items() if learnt.get(name, factor) is not None}
 
 
 @evidence(needs=("requests.features",))
@@ -101,13 +106,14 @@ def units(case: Case) -> Evidence:
 
     All rows are compared, and by themselves those beyond the training rows' range, as only some may be at fault.
     """
-    before, during = (asked_anew(case.inputs.loc[side.index]) for side in (case.before, case.during))
+    before, during = (case.anew(case.inputs.loc[side.index]) for side in (case.before, case.during))
     if few := too_few(case, before, during, "rows of inputs that are not asked again"):
         return not_checked("units", few)
+    learnt = case.recording.reference.select_dtypes("number")
     beyond = during[case.breaches.loc[during.index, "out_of_range"]]
-    factors, odd = _unit_factors(before, during), during
+    factors, odd = unit_factors(before, during, learnt), during
     if not factors and len(beyond) >= case.criteria.broken_share * len(during):
-        factors, odd = _unit_factors(before, beyond), beyond
+        factors, odd = unit_factors(before, beyond, learnt), beyond
     listed = ", ".join(f"{name} × {factor:g}" for name, factor in list(factors.items())[:5])
     return Evidence(
         name="units",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from scipy import stats
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
@@ -15,10 +16,10 @@ from lepton_kit.diagnosis.evidence.base import (
     too_few,
 )
 from lepton_kit.diagnosis.onset import misses
-from lepton_kit.diagnosis.recovery import ACTUALS, Ratio, alerted_objective, sli_ratio
+from lepton_kit.diagnosis.recovery import Ratio, alerted_objective, counts_hits, sli_ratio
 from lepton_kit.telemetry.slo import Objective
 
-MISSED, LATE, FORECASTS_MISSED, UNCLEAR = "missed", "answers late", "forecasts missed", "unclear"
+MISSED, LATE, ANSWERS_WRONG, UNCLEAR = "missed", "answers late", "answers wrong", "unclear"
 
 RECENT_SECONDS = 3600.0
 """The long window of a page; what burst shortly before the alert is in no shorter time since it."""
@@ -32,7 +33,7 @@ def objective(case: Case) -> Evidence:
     hide what is wrong now, and what comes and goes may have gone before the alert; where too few events came in any of
     these times, it is `unclear`. Where none alerted, one that is missed for certain counts.
 
-    An objective of actuals is `forecasts missed`: a change of the world makes forecasts miss, and nothing else. One
+    One that counts right answers is `answers wrong`: a change of the world makes them so, and nothing else. One
     that counts the buckets of a histogram is `answers late`.
     """
     known = [one.objective() for one in case.recording.incident.promises]
@@ -59,8 +60,8 @@ def objective(case: Case) -> Evidence:
 
 
 def _kind(one: Objective) -> str:
-    if one.total.metric == ACTUALS:
-        return FORECASTS_MISSED
+    if counts_hits(one):
+        return ANSWERS_WRONG
     return LATE if one.selector.metric.endswith("_bucket") else MISSED
 
 
@@ -72,23 +73,48 @@ def _worst(case: Case, one: Objective, starts: set[pd.Timestamp], end: pd.Timest
 
 @evidence(needs=("task", "requests.target"))
 def promise(case: Case) -> Evidence:
-    """Answer whether the interval holds the actuals less often than the objective: `fell`, `held` or `unclear`.
+    """Answer whether fewer answers are right than is promised (`Case.promised`): `fell`, `held` or `unclear`.
 
+    What right means is the task's: the class, a number close enough, an interval that held the actual, a good rating.
     `held` does not speak for the model: an interval that became far too wide holds everything.
     """
-    before, during = misses(case.before), misses(case.during)
+    before, during = (misses(case.recording, side) for side in (case.before, case.during))
     if few := too_few(case, before, during, "judged requests"):
         return not_checked("promise", few)
     p_value = honest_p_value(case, "misses", share_p_value(before, during))
     held_before, held = 1 - before.mean(), 1 - during.mean()
-    objective = case.criteria.coverage_objective
-    finding = "held" if held >= objective else "fell" if p_value < case.criteria.alpha else "unclear"
+    finding = "held" if held >= case.promised else "fell" if p_value < case.criteria.alpha else "unclear"
     return Evidence(
         name="promise",
         finding=finding,
-        summary=f"interval held {held_before:.1%} of actuals before and {held:.1%} since; objective {objective:.0%}",
+        summary=f"{held_before:.1%} of the answers before and {held:.1%} since were ones {case.task.promise}; "
+        f"objective {case.promised:.0%}",
         effect=held - held_before,
         unit="change of share",
         p_value=p_value,
-        onset=onset_in(misses(case.requests), case),
+        onset=onset_in(misses(case.recording, case.requests), case),
+    )
+
+
+LOWER_RATING = 0.5
+"""A mean rating that fell by so much, of 1 to 5, is one that users tell."""
+
+
+@evidence(needs=("requests.rating",))
+def ratings(case: Case) -> Evidence:
+    """Answer whether users rate the answers lower than before: `fell` or `steady`."""
+    known = case.requests.dropna(subset=["rating"])
+    before, during = (known.loc[known.index.isin(side.index), "rating"] for side in (case.before, case.during))
+    if few := too_few(case, before, during, "ratings"):
+        return not_checked("ratings", few)
+    p_value = float(stats.mannwhitneyu(before, during, alternative="greater").pvalue)
+    fell = during.mean() <= before.mean() - LOWER_RATING and p_value < case.criteria.alpha
+    return Evidence(
+        name="ratings",
+        finding="fell" if fell else "steady",
+        summary=f"mean rating {before.mean():.2f} before and {during.mean():.2f} since, of {len(known)} ratings",
+        effect=float(during.mean() - before.mean()),
+        unit="of 1 to 5",
+        p_value=p_value,
+        onset=onset_in(known.set_index("time")["rating"], case) if fell else None,
     )

@@ -26,8 +26,8 @@ OF = {
 def signal_order(case: Case) -> pd.DataFrame:
     """Return the signals that moved, in order of their onsets: `signal`, `of`, `since`, `before_symptom` (s).
 
-    A version that went into service within the window is a signal too. The symptom is the fall of the coverage, or the
-    onset of the case where that did not fall.
+    A version that went into service within the window is a signal too. A version that answers as the one before
+    did is none. The symptom is the fall of the promise, or the onset of the case where that did not fall.
     """
     moved = onset_table(case)
     counted = moved[moved["counts"]].to_dict("records")
@@ -37,6 +37,7 @@ def signal_order(case: Case) -> pd.DataFrame:
         (f"deployment of {item.version}", "deployment", pd.Timestamp(item.time))
         for item in case.deployments
         if window.start <= item.time <= window.end
+        and not (item.version == case.recording.incident.versions.current and case.answers_alike)
     ]
     symptom = next((since for _, of, since in rows if of == "symptom"), case.onset)
     table = pd.DataFrame(rows, columns=["signal", "of", "since"]).sort_values("since", kind="stable", ignore_index=True)
