@@ -250,6 +250,8 @@ class Declaration(Section):
         The folder of its objectives.
     registry
         The folder of its models.
+    subject
+        A module of the project that knows its data, such as `subjects.prices` (`lepton_kit.project.subjects`).
     cost_per_minute, currency
         What a minute of trouble costs, for the page of an incident.
     """
@@ -273,6 +275,7 @@ class Declaration(Section):
     drill: Drills | None = None
     objectives: str = "slo"
     registry: str = "models"
+    subject: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
     cost_per_minute: float | None = Field(default=None, ge=0)
     currency: str = ""
 
