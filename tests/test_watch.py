@@ -306,12 +306,13 @@ def test_many_posts_at_once_with_a_kill_in_the_middle_queue_each_alert_once(watc
 def test_a_runbook_that_fails_is_shown_as_failed_and_a_report_that_cannot_be_made_harms_nothing(watched):
     settings(watched, report="true")
     write_notebook(watched / "runbooks/diagnose.ipynb", ["1 / 0"], "service: str = ''\ndays: int = 1")
+    (watched / "reports").write_text("no folder")
     with watching(watched, "--insecure") as kit:
         kit.post(alert())
         [job] = kit.ended()
         assert job.status == "failed"
         said = wait_for(lambda: kit.client.get("/status.json").json()["problems"])
-        assert "no reports/_quarto.yml" in said["report site"]
+        assert "must be a folder" in said["report site"]
         assert "ZeroDivisionError" not in kit.client.get("/").text
         assert '<span class="badge bad">failed</span>' in kit.client.get("/").text
 
