@@ -181,7 +181,7 @@ class Store:
         chosen = parse_selector(selector)
         low, high = int(np.ceil(round(max(start, -1e12) * 1000, 3))), int(np.floor(round(min(end, 1e12) * 1000, 3)))
         with self._buffering:  # before the files: what is flushed meanwhile is found twice, not missed
-            waiting = [part.filter(pc.equal(part["metric"].cast("string"), chosen.metric)) for part in self._buffer]
+            waiting = [_of_metric(part, chosen.metric) for part in self._buffer]
         parts = [*self._reader.parts(chosen.metric, low, high), *waiting]
         found = _ordered([_selected(part, chosen, low, high) for part in parts])
         frame: pd.DataFrame = found.to_pandas().astype({"metric": "str", "labels": "str"})
@@ -290,6 +290,11 @@ def _ordered(tables: Sequence[pa.Table]) -> pa.Table:
     steps = [np.diff(values[order]) != 0 for values in (metric, labels, times)]
     is_last = np.append(np.logical_or.reduce(steps), True)
     return table.take(pa.array(order[is_last]))
+
+
+def _of_metric(table: pa.Table, metric: str) -> pa.Table:
+    """Return the samples of one metric."""
+    return table.filter(pc.equal(table["metric"].cast("string"), metric))
 
 
 def _by_day(table: pa.Table) -> list[pa.Table]:
@@ -418,16 +423,22 @@ class _Reader:
         with self._lock:
             key = file, metric
             if key not in self._kept:
-                self._kept[key] = self._read(file, [("metric", "==", metric)])
+                self._kept[key] = _of_metric(self._read(file, metric), metric)
                 held = sum(map(len, self._kept.values()))
                 while held > CACHED_ROWS and len(self._kept) > 1:
                     held -= len(self._kept.popitem(last=False)[1])
             self._kept.move_to_end(key)
             return self._kept[key]
 
-    def _read(self, file: BlockFile, filters: list[tuple[str, str, str]] | None = None) -> pa.Table:
-        path = self.folder / str(file)
-        return pq.read_table(path, columns=list(SAMPLE_COLUMNS), filters=filters, use_threads=False).cast(SCHEMA)
+    def _read(self, file: BlockFile, metric: str | None = None) -> pa.Table:
+        """Return a file, or of it the row groups that can hold a metric's samples."""
+        with pq.ParquetFile(self.folder / str(file)) as parquet:
+            ends = [
+                parquet.metadata.row_group(number).column(SCHEMA.names.index("metric")).statistics
+                for number in range(parquet.num_row_groups)
+            ]
+            groups = [n for n, end in enumerate(ends) if metric is None or end.min <= metric <= end.max]
+            return parquet.read_row_groups(groups, columns=SCHEMA.names, use_threads=False).cast(SCHEMA)
 
 
 def files_to_merge(files: list[BlockFile], size: Callable[[BlockFile], int]) -> list[BlockFile]:
