@@ -13,6 +13,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.manifest import FILE, Manifest, finished_runs
+from lepton_kit.runs.shipped import in_project_or_shipped
 
 RUN_SCHEME = "run:"
 SUBJECT = "subject"  # the parameter of a notebook that says whose data it works on
@@ -42,8 +43,8 @@ def resolve(
     Parameters
     ----------
     reference
-        A path (absolute, or relative to the project's root), `run:<notebook or run id>/<file>`, or
-        `run:<subject>/<notebook>/<file>`.
+        A path (absolute, or relative to the project's root, or else to what the kit ships),
+        `run:<notebook or run id>/<file>`, or `run:<subject>/<notebook>/<file>`.
     project
         The project's root.
     pipeline_runs
@@ -59,11 +60,7 @@ def resolve(
     """
     if reference.startswith(RUN_SCHEME):
         return _resolve_artifact(reference, project, pipeline_runs or {}, subject)
-    path = Path(reference).expanduser()
-    path = path if path.is_absolute() else project / path
-    if not path.exists():
-        raise InputError(f"no file or folder {reference!r} (looked for {path})")
-    return Found(path.resolve(), reference)
+    return Found(in_project_or_shipped(reference, project), reference)
 
 
 def _resolve_artifact(

@@ -49,6 +49,7 @@ from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_pa
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import SUBJECT, is_remote, resolve
 from lepton_kit.runs.reserve import reserves_of, take_reserves
+from lepton_kit.runs.shipped import name_of
 from lepton_kit.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
@@ -482,7 +483,7 @@ def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
     path = plan.notebook
     return Manifest(
         run_id=run_id,
-        notebook=path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path),
+        notebook=name_of(path, project),
         name=plan.name,
         title=plan.title,
         notebook_sha256=sha256_of(path),
