@@ -4,6 +4,7 @@ import pytest
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry import health
+from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.slo import Objective
@@ -16,6 +17,7 @@ INCIDENT = Incident.model_validate(
         "service": "goog",
         "versions": {"current": "v1"},
         "format": FORMAT,
+        "declaration": FORECASTER,
         "window": {"start": START, "end": END},
     }
 )

@@ -91,6 +91,8 @@ class Task:
     def misses(self, requests: pd.DataFrame) -> pd.Series:
         """Return 1.0 for each judged request whose answer was no hit, else 0.0, by the index of the requests."""
         rows = self.judged(requests)
+        if rows.empty:
+            return pd.Series(dtype=float)
         missed: pd.Series = (1 - self.hit(rows, rows["actual"])).dropna()
         return missed
 
