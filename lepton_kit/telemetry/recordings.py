@@ -4,13 +4,16 @@ A recording is a folder of open formats. Only `incident.json` must be there; wha
 `Recording.absent`, and a diagnosis says what it could not check. What is there must be readable.
 
 ```
-incident.json      {"format": "lepton-recording/1", "id", "service",
+incident.json      {"format": "lepton-recording/2", "id", "service",
                     "window": {"start", "end"},
                     "versions": {"current", "last_good"},          last_good may be null
                     "alerts": [{"name", "starts_at", "labels", "annotations"}],
                     "deployments": [{"time", "version", "note"}],  those known, also from before the window
                     "promises": [{"name", "title", "service", "target", "window_s", "events", "selector", "total"}],
                                                                    the service's objectives, as they were then
+                    "declaration": {…},                            what the service says of itself, without secrets
+                    "checksums": {version: true},                  whether the files are those that were registered
+                    "problems": [],                                what could not be read, or looked wrong
                     "provenance": {"measured", "derived", "constructed"}}   lists: how each part came to be
 metrics.parquet    time, metric (Prometheus names, base units), labels (JSON text), value
 signals.json       role -> {"selector", "count", "scale"}, as captured; else those of the declaration
@@ -40,9 +43,10 @@ import math
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,7 +57,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.tasks import Task, task_of
-from lepton_kit.telemetry.declaration import FORECASTER, Declaration
+from lepton_kit.telemetry.declaration import FORECASTER, Declaration, short_name
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.signals import Signal, from_json, signals_of, to_json
 from lepton_kit.telemetry.slo import Objective
@@ -64,11 +68,16 @@ FORMER = "lepton-recording/1"
 
 FEATURE = "feature_"
 PREDICTION_COLUMNS = ("mean", "std", "lower", "upper", "prob_up")
-REQUEST_COLUMNS = ("time", "request_id", "version", "status", "latency_ms", *PREDICTION_COLUMNS, "actual")
+BASE_COLUMNS = ("time", "request_id", "version", "status", "latency_ms", "actual")
+REQUEST_COLUMNS = (*BASE_COLUMNS[:-1], *PREDICTION_COLUMNS, "actual")
 METRIC_COLUMNS = ("time", "metric", "labels", "value")
 LOG_COLUMNS = ("time", "level", "message", "fields")
 TOPOLOGY_COLUMNS = ("caller", "callee")
+NUMERIC = ("status", "latency_ms", "rating")
 NUMERIC_REQUEST_COLUMNS = ("status", "latency_ms", *PREDICTION_COLUMNS, "actual")
+WORDS = ("label", "language")
+"""Columns of answers that hold words."""
+
 TEXT_COLUMNS = ("request_id", "version")
 LONGEST_TEXT = 500
 
@@ -189,11 +198,27 @@ class Incident(_Part):
     alerts: tuple[Alert, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     promises: tuple[Promise, ...] = ()
+    checksums: dict[Version, bool] = {}
+    problems: tuple[Text, ...] = ()
     provenance: Provenance = Provenance()
 
     @model_validator(mode="after")
     def _of_the_former_format(self) -> Incident:
-        return self.model_copy(update={"declaration": FORECASTER}) if self.format == FORMER else self
+        if self.format != FORMER:
+            return self
+        told = {version: said for version in self._versions() if (said := self._sum_of(version)) is not None}
+        return self.model_copy(update={"declaration": FORECASTER, "checksums": {**told, **self.checksums}})
+
+    def _versions(self) -> list[str]:
+        return [one for one in (self.versions.current, self.versions.last_good) if one]
+
+    def _sum_of(self, version: str) -> bool | None:
+        """Return what the notes of the former format say of a version's checksums; it had no other place for that."""
+        notes = (*self.provenance.derived, *self.provenance.measured)
+        if any(note.startswith(f"models/{version}: its checksums do not hold") for note in notes):
+            return False
+        hold = any(note.startswith("models: ") and note.endswith("; their checksums hold") for note in notes)
+        return True if hold else None
 
 
 def feature_columns(requests: pd.DataFrame) -> list[str]:
@@ -285,7 +310,7 @@ def read_recording(folder: Path | str) -> Recording:
         raise InputError(f"{folder}: no such folder; a recording is a folder with an incident.json")
     incident = _read_incident(folder / "incident.json")
     absent: list[str] = []
-    problems: list[str] = []
+    problems = list(incident.problems)
 
     def read(name: str, reader: Callable[[Path, list[str]], pd.DataFrame], nothing: pd.DataFrame) -> pd.DataFrame:
         """Return a part, or nothing where it is absent or not readable."""
@@ -304,7 +329,7 @@ def read_recording(folder: Path | str) -> Recording:
 
     return Recording(
         incident=incident,
-        requests=read("requests.parquet", _read_requests, _empty(REQUEST_COLUMNS)),
+        requests=read("requests.parquet", partial(_read_requests, incident.declaration), _empty(REQUEST_COLUMNS)),
         metrics=read("metrics.parquet", _read_metrics, _empty(METRIC_COLUMNS)),
         reference=read("reference.parquet", _read_reference, pd.DataFrame()),
         logs=read("logs.jsonl", _read_logs, _empty(LOG_COLUMNS)),
@@ -399,19 +424,30 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not readable as Parquet ({printable(str(error), 200)})") from error
 
 
-def _read_requests(path: Path, problems: list[str]) -> pd.DataFrame:
+def _read_requests(declaration: Declaration, path: Path, problems: list[str]) -> pd.DataFrame:
     """Read the requests; a column that is absent is empty, but for their time, without which there is no evidence."""
     table = _in_order_of_time(_parquet(path), path, problems)
-    lacking = [column for column in REQUEST_COLUMNS if column not in table]
-    if lacking:
+    task = None if declaration.task is None else task_of(declaration.task)
+    needed = (*BASE_COLUMNS, *(task.required if task is not None else ()))
+    if lacking := [column for column in needed if column not in table]:
         problems.append(f"{path.name}: lacks column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}")
+    optional = task.optional if task is not None else ()
     numbered = table.index.astype(str)  # an id of its own for each: none is asked twice
-    table = table.assign(**{name: numbered if name == "request_id" else np.nan for name in lacking})
+    absent = [column for column in (*needed, *optional) if column not in table]
+    table = table.assign(**{name: numbered if name == "request_id" else np.nan for name in absent})
     texts = {name: table[name].astype("object").where(table[name].notna(), "").astype(str) for name in TEXT_COLUMNS}
-    return _with_inputs(
-        _with_numbers(table.assign(**texts), list(NUMERIC_REQUEST_COLUMNS), path, problems),
-        feature_columns(table), path, problems,
-    )  # fmt: skip
+    numeric = [name for name in (*NUMERIC, *_number_columns(task, table)) if name in table]
+    categories = {f"{FEATURE}{short_name(name, declaration.columns)}" for name in declaration.columns.categorical}
+    numbers = _with_numbers(table.assign(**texts), numeric, path, problems)
+    return _with_inputs(numbers, feature_columns(table), path, problems, categories)
+
+
+def _number_columns(task: Task | None, table: pd.DataFrame) -> list[str]:
+    """Return the columns of answers and targets that hold numbers."""
+    if task is None:
+        return []
+    own = [] if task.name in ("classification_multiclass", "ranking") else ["actual"]
+    return [*own, *(name for name in task.columns(table) if name not in WORDS and task.name != "ranking")]
 
 
 def _read_metrics(path: Path, problems: list[str]) -> pd.DataFrame:
@@ -452,9 +488,12 @@ def _in_order_of_time(table: pd.DataFrame, path: Path, problems: list[str]) -> p
     return dated.sort_values("time", kind="stable", ignore_index=True)
 
 
-def _with_inputs(table: pd.DataFrame, columns: list[str], path: Path, problems: list[str]) -> pd.DataFrame:
-    """Return a table whose inputs hold numbers, or text where they did so at first."""
-    objects = {name: table[name].astype("object") for name in columns if _is_category(table[name])}
+def _with_inputs(
+    table: pd.DataFrame, columns: list[str], path: Path, problems: list[str], categories: Collection[str] = ()
+) -> pd.DataFrame:
+    """Return a table whose inputs hold numbers, or text where they did so at first or are categories."""
+    chosen = [name for name in columns if name in categories or _is_category(table[name])]
+    objects = {name: table[name].astype("object") for name in chosen}
     texts = {name: values.where(values.map(_is_text), None).astype("str") for name, values in objects.items()}
     numeric = [name for name in columns if name not in texts]
     return _with_numbers(table.assign(**texts), numeric, path, problems)
