@@ -213,6 +213,17 @@ def _action(given: Any) -> Any:
 Action = Annotated[Command | Http, BeforeValidator(_action)]
 
 
+class Drills(Section):
+    """What a live drill of the service starts in a project of its own: commands, and the version that is a bad one.
+
+    `start` runs the service; `traffic` those who ask it, at `{address}`, until the process `{parent}` is gone.
+    """
+
+    start: tuple[str, ...] = Field(min_length=1)
+    traffic: tuple[str, ...] = Field(min_length=1)
+    bad_version: str | None = None
+
+
 class Declaration(Section):
     """A service: made by anyone, in any language, and changed in nothing.
 
@@ -243,10 +254,14 @@ class Declaration(Section):
         The key (`env:NAME`, `file:PATH`) that private columns are hashed with; without it they are dropped.
     actions
         What can be done to it. A word `{workers}` or `{version}` is filled in.
+    drill
+        What `lepton drill --live --service` starts.
     objectives
         The folder of its objectives.
     registry
         The folder of its models.
+    subject
+        A module of the project that knows its data, such as `subjects.prices` (`lepton_kit.project.subjects`).
     cost_per_minute, currency
         What a minute of trouble costs, for the page of an incident.
     """
@@ -267,8 +282,10 @@ class Declaration(Section):
     private: Names = ()
     private_key: str | None = None
     actions: dict[ActionName, Action] = {}
+    drill: Drills | None = None
     objectives: str = "slo"
     registry: str = "models"
+    subject: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
     cost_per_minute: float | None = Field(default=None, ge=0)
     currency: str = ""
 
