@@ -108,9 +108,9 @@ def test_a_service_is_captured_by_its_declaration_alone(project):
     assert made.requests["actual"].tolist()[:2] == [1.0, 0.0] and made.requests["actual"].notna().sum() == 2
     assert made.requests["feature_age"].tolist()[:2] == [40.0, 41.0] and len(made.logs) == 3
     assert made.topology.to_dict("records") == [{"caller": "gate", "callee": "model"}]
-    assert made.incident.versions.current == "v3" and made.incident.versions.last_good == "v2"
+    assert made.incident.versions.current == "v3" and made.incident.versions.last_good is None  # no such folder
     assert made.incident.declaration.task == "classification_binary" and made.signals["queue_length"].selector
-    assert made.absent == ("reference.parquet", "models/v3", "models/v2")
+    assert made.absent == ("reference.parquet", "models/v3")
     assert read_recording(project / "r").incident == made.incident
 
 

@@ -128,6 +128,9 @@ def _declared(declaration: Declaration, project: Path, handled: Sequence[str], s
         return {}
     named = {"current": model.current, "last_good": model.last_good}
     places = {role: _place(one, project) for role, one in named.items() if one is not None}
+    if "last_good" in places and "://" not in str(model.last_good) and not places["last_good"].exists():
+        served.derived.append(f"no last good version: {model.last_good} is not there")
+        del places["last_good"]
     names = {role: as_version(place.name) for role, place in places.items()}
     current = _current(handled, names["current"], "the declaration", served)
     last_good = names.get("last_good")
