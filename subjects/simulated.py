@@ -171,6 +171,7 @@ class Simulated:
     ) -> Recording:
         """Freeze what is known at the end of a window, as a capture does."""
         held = self.rows[self.rows["time"].between(start, end)]
+        held = held[held["time"] + held["latency_ms"] / 1000 <= end]  # what is not answered yet is in no log
         known = held["told_at"] <= end
         columns = [column for column in held if str(column).startswith(FEATURE)]
         kept = ["request_id", "version", "status", "latency_ms", *columns, *self.predicted]
