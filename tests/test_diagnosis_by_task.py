@@ -1,11 +1,14 @@
 """The diagnosis of services that the kit did not make: rows in no order, labels, categories, models of scikit-learn."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import models_of_others as others
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -218,3 +221,50 @@ def test_a_recording_of_a_classifier_is_read_as_it_was_written_and_damaged_colum
     damaged = read_recording(write_recording(replace(made, requests=mixed.drop(columns="proba")), tmp_path / "damaged"))
     assert any("feature_age" in problem and "300 of 900" in problem for problem in damaged.problems)
     assert any("lacks column proba" in problem for problem in damaged.problems)
+
+
+# --- real rows of other makers ---
+
+DATA = Path(os.environ.get("LEPTON_DATA", ROOT.parent / "shared" / "data"))
+HOUSING, EMPLOYMENT = DATA / "housing" / "california_housing", DATA / "employment" / "employment_MA"
+needs_data = pytest.mark.skipif(
+    not (HOUSING.parent.is_dir() and EMPLOYMENT.parent.is_dir()), reason="LEPTON_DATA holds no housing and employment"
+)
+
+
+def monitored(rows: pd.DataFrame, learnt: pd.DataFrame, columns: list[str]) -> Recording:
+    """A classifier's production rows (`time`, `proba`, `actual`, features), without the model itself."""
+    common = {"request_id": np.arange(len(rows)).astype(str), "version": "v1", "status": np.nan, "latency_ms": np.nan}
+    requests = rows[["time", "proba", "actual"]].assign(**common).join(rows[columns].add_prefix(FEATURE))
+    window = {"start": rows["time"].iloc[0], "end": rows["time"].iloc[-1]}
+    told = incident(window=window, alerts=[])
+    return Recording(told, requests=requests.reset_index(drop=True), reference=learnt[[*columns, "actual"]])
+
+
+@needs_data
+@pytest.mark.parametrize(("until", "changed"), [("2021-07-15", "2021-06-21"), ("2022-05-10", "2021-08-20")])
+def test_the_fall_of_a_real_classifier_is_dated_to_two_days_and_no_feed_is_blamed(until, changed):
+    learnt, rows, labels = (pd.read_csv(f"{HOUSING}_{part}.csv") for part in ("reference", "analysis", "analysis_gt"))
+    rows = rows.merge(labels, on="id").assign(time=lambda table: pd.to_datetime(table["timestamp"], utc=True))
+    names = {"y_pred_proba": "proba", "clf_target": "actual"}
+    rows, learnt = rows.rename(columns=names).query("timestamp < @until"), learnt.rename(columns=names)
+    columns = [name for name in learnt if name not in ("id", "timestamp", "proba", "actual", "y_pred")]
+    found = diagnose(monitored(rows, learnt, columns))
+    assert abs(found.onset - pd.Timestamp(changed, tz="UTC")) <= pd.Timedelta("2d")
+    assert {item.name: item.finding for item in found.evidence}["promise"] in ("fell", "held")
+    assert found.cause != "data" and found.remedy is None
+
+
+@needs_data
+def test_a_classifier_that_ages_over_years_is_no_fault_of_its_feed():
+    learnt, rows, labels = (
+        pd.read_parquet(f"{EMPLOYMENT}_{part}.parquet") for part in ("reference", "analysis", "analysis_target")
+    )
+    rows = rows.merge(labels, on="id").iloc[::10].reset_index(drop=True)
+    names = {"predicted_probability": "proba", "employed": "actual"}
+    rows, learnt = rows.rename(columns=names), learnt.rename(columns=names).iloc[::10]
+    columns = [name for name in learnt if name not in ("id", "year", "proba", "actual", "prediction")]
+    categories = dict.fromkeys(columns[1:], "str")
+    rows["time"] = pd.date_range("2016-01-01", "2018-12-31", periods=len(rows), tz="UTC")
+    found = diagnose(monitored(rows.astype(categories), learnt.astype(categories), columns))
+    assert found.cause not in ("data", "model", "compute") and found.remedy is None

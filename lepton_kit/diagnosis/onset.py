@@ -159,7 +159,26 @@ def changes_of(
 ) -> Iterator[tuple[Symptom, ChangePoint | None]]:
     """Give each symptom with its change point, where it has one."""
     for symptom in symptoms(recording, breaches, criteria):
-        yield symptom, change_point(symptom.series)
+        depth = DEEPEST if symptom.name == "misses" else 0
+        yield symptom, _change(symptom.series, symptom.is_large, criteria.alpha, depth)
+
+
+DEEPEST = 3
+"""So often the misses are cut in two where their clearest change is none for the worse: in months they come and go."""
+
+
+def _change(
+    series: pd.Series, is_large: Callable[[float, float], bool], alpha: float, depth: int
+) -> ChangePoint | None:
+    """Return the change of a series, or where it is a clear one that is not large the first large one on its sides."""
+    change = change_point(series)
+    if change is None or depth == 0 or change.p_value >= alpha or is_large(change.before, change.after):
+        return change
+    for part in (series.dropna().iloc[: change.position], series.dropna().iloc[change.position :]):
+        inner = _change(part, is_large, alpha / 2, depth - 1)
+        if inner is not None and inner.p_value < alpha / 2 and is_large(inner.before, inner.after):
+            return inner
+    return change
 
 
 def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> Onset:
