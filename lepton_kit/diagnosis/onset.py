@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.data.drift import ChangePoint, change_point
-from lepton_kit.diagnosis.recovery import alerted_objective, counts_hits, sli_over_time
+from lepton_kit.diagnosis.recovery import LEAST_PERIODS, MOST_PERIODS, alerted_objective, counts_hits
 from lepton_kit.diagnosis.relations import following
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.slo import Objective
 
 
 @dataclass(frozen=True)
@@ -228,13 +230,34 @@ def sli_onset(recording: Recording, criteria: Criteria) -> Seen | None:
     objective = alerted_objective(recording, [one.objective() for one in recording.incident.promises])
     if objective is None:
         return None
-    table = sli_over_time(recording, objective)
-    change = change_point(table.set_index("time")["share"], LEAST_SIDE)
+    events = _events(recording, objective)
+    periods = int(min(MOST_PERIODS, max(events["total"].sum() // objective.minimum, LEAST_PERIODS)))
+    if len(events) < 2 * LEAST_SIDE or events.index[-1] == events.index[0]:
+        return None
+    step = (events.index[-1] - events.index[0]) / periods
+    place = np.asarray((events.index - events.index[0]) / step).astype(int)
+    summed = events.groupby(np.minimum(place, periods - 1)).sum()
+    share = 1 - (summed["bad"] / summed["total"].where(summed["total"] > 0)).dropna()
+    change = change_point(share, LEAST_SIDE)
     if change is None or change.p_value >= criteria.alpha or change.after >= min(change.before, objective.target):
         return None
-    length = (table["time"].iloc[-1] - table["time"].iloc[0]) / (len(table) - 1)
-    since = onset_of(change) - length / 2
-    return Seen(objective.title, since, since - length, since + length)
+    since = pd.Timestamp(events.index[0] + share.index[change.position] * step)
+    return Seen(objective.title, since, since - step, since + step)
+
+
+def _events(recording: Recording, objective: Objective) -> pd.DataFrame:
+    """Return how many events of an objective came by time, and how many of them were bad: `total`, `bad`."""
+    from lepton_kit.diagnosis.evidence.samples import growth
+
+    if counts_hits(objective) and len(missed := misses(recording, recording.requests)):
+        return pd.DataFrame({"total": 1.0, "bad": missed})
+    window, source = recording.incident.window, RecordedMetrics(recording.metrics)
+    total, counted = (
+        growth(source.query(str(one), window.start.timestamp(), window.end.timestamp()))
+        for one in (objective.total, objective.selector)
+    )
+    counted = counted.reindex(total.index).fillna(0.0).clip(upper=total)
+    return pd.DataFrame({"total": total, "bad": counted if objective.events == "bad" else total - counted})
 
 
 NEAR_ROWS = 20
