@@ -375,13 +375,13 @@ def test_a_wrong_setting_is_one_clear_error_at_the_start(watched, text, words):
     assert not (watched / "incidents").exists()
 
 
-def test_the_settings_of_the_project_itself_are_in_order(project):
-    own = read_settings(ROOT)
-    routes, planned = Routes(own, ROOT), Schedules(own, ROOT, Queue(project), lambda: None)
-    for objective in read_all_objectives(own, ROOT):
+def test_the_settings_of_the_project_itself_are_in_order(project, own_project):
+    own = read_settings(own_project)
+    routes, planned = Routes(own, own_project), Schedules(own, own_project, Queue(project), lambda: None)
+    for objective in read_all_objectives(own, own_project):
         assert routes.runbook(alert_name(objective)) == "runbooks/incident-diagnosis.ipynb"
     assert set(planned.next_times()) == {"service-health", "drift-watch"}
-    policy = Policy(own, ROOT)
+    policy = Policy(own, own_project)
     asked = {
         cause: [one.why for one in policy.proposals({"cause": Result(value=cause), "probability": Result(value=0.99)})]
         for cause in ("data", "model", "compute", "none", "unknown")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lepton_kit.data.features import family
 from lepton_kit.errors import InputError
-from lepton_kit.models.tasks import LEVEL
+from lepton_kit.models.tasks import LEVEL, TASKS, Task
 
 ModelName = Literal["linear", "mlp", "gru"]
 Volatility = Literal["ewma", "constant"]
@@ -45,10 +45,10 @@ FILES = ("model.safetensors", "architecture.json", "scaler.json")
 
 
 class Predictor(Protocol):
-    """What every forecaster and baseline can do."""
+    """What every model and baseline can do."""
 
     def predict(self, features: pd.DataFrame) -> pd.DataFrame:
-        """Return `mean`, `std`, `lower`, `upper` (log return per day) and `prob_up`, indexed like the features."""
+        """Return the prediction columns of its task, indexed like the features."""
         ...
 
 
@@ -223,6 +223,31 @@ class Forecaster:
     architecture: Architecture
     scaler: Scaler
     network: Network
+
+    @property
+    def task(self) -> Task:
+        """What it does."""
+        return TASKS["interval_forecast"]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The features that a row must hold, in their order."""
+        return self.architecture.needed
+
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """None of its features."""
+        return ()
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """None of its features."""
+        return ()
+
+    def answers(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the names of the forecast's numbers, and them (n, 5), for finite numbers (n, columns)."""
+        scaled, scale = self.scaled(values)
+        return FORECAST, self.answer(np.clip(scaled, -FURTHEST_INPUT, FURTHEST_INPUT), scale)
 
     def predict(self, features: pd.DataFrame) -> pd.DataFrame:
         """Forecast the next day for each row of features.

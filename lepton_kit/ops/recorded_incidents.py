@@ -29,6 +29,7 @@ from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.tasks import covered
 from lepton_kit.models.training import TrainingSettings, train
 from lepton_kit.ops.recorded_drills import RECORDERS
+from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import (
     FEATURE,
     FORMAT,
@@ -169,6 +170,7 @@ def _incident(requests: pd.DataFrame, alert: pd.Timestamp) -> Incident:
         format=FORMAT,
         id="volatility-2008",
         service="goog",
+        declaration=FORECASTER,
         window=Window(start=requests["time"].iloc[0], end=requests["time"].iloc[-1]),
         versions=Versions(current=CURRENT.version, last_good=LAST_GOOD.version),
         alerts=(

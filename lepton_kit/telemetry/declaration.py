@@ -263,3 +263,6 @@ class Declaration(Section):
 
 
 READY = ("/v2/health/ready", "/readyz", "/healthz", "/health")
+
+FORECASTER = Declaration.model_validate({"task": "interval_forecast", "time_series": True, "signals": "lepton"})
+"""What a forecaster of prices behind `lepton serve` says of itself."""
