@@ -25,6 +25,7 @@ from lepton_kit.ops.watch.approvals import this_user
 from lepton_kit.runs.ledger import FILE as LEDGER
 from lepton_kit.serving.control import service_folder
 from lepton_kit.serving.mends import Mends
+from lepton_kit.telemetry.declaration import Command, Http
 
 if TYPE_CHECKING:
     from lepton_kit.diagnosis.repair_capacity import Measured, Smaller
@@ -140,10 +141,7 @@ class ServiceOperator(ABC):
 
     def preview(self, way: Way, values: Values) -> str:
         """Return the exact command or request that `do` would run, without doing anything."""
-        action = self.declaration.actions.get(way) if way != "mend" else None
-        if action is None:
-            return f"{way} {values} through services/{self.name}/control.json"
-        return run_action(self._key(way), action, values, self.project, is_dry=True).shown
+        return run_action(self._key(way), self._action(way), values, self.project, is_dry=True).shown
 
     def promote(self, made: Retrained) -> str:
         """Let the service answer with a candidate that passed the gate; return its version, `none` where it cannot."""
@@ -155,17 +153,20 @@ class ServiceOperator(ABC):
 
     def _run(self, way: Way, values: Values, why: str, after: State | None = None) -> Outcome:
         """Run a declared action, write it down, and return how it ended."""
-        action = self.declaration.actions.get(way) if way != "mend" else None
-        if action is None:
-            raise InputError(f"service {self.name!r}: no action {way} is declared ({self._key(way)}); do it by hand")
         before = self.state()
-        outcome = run_action(self._key(way), action, values, self.project)
+        outcome = run_action(self._key(way), self._action(way), values, self.project)
         said = "done" if outcome.is_done else str(outcome)
         more = {"command": outcome.shown, "code": outcome.code, "output": outcome.output}
         self._note(way, why, before, after or before if outcome.is_done else before, said, **more)
         if not outcome.is_done:
             raise LeptonError(f"service {self.name!r}: action {way}: {outcome}")
         return outcome
+
+    def _action(self, way: Way) -> Command | Http:
+        action = self.declaration.actions.get(way) if way != "mend" else None
+        if action is None:
+            raise InputError(f"service {self.name!r}: no action {way} is declared ({self._key(way)}); do it by hand")
+        return action
 
     def _key(self, way: Way) -> str:
         return f"services.{self.name}.actions.{way}"
@@ -212,7 +213,9 @@ class DeclaredOperator(ServiceOperator):
             self._state, self._previous = State(versions.current, workers), versions.last_good
         done = [one for one in read_actions(self.folder) if one["outcome"] == "done" and one["before"] != one["after"]]
         if done and datetime.fromisoformat(done[-1]["time"]) > since:
-            self._state, self._previous = _state(done[-1]["after"]), done[-1]["before"]["version"]
+            last = done[-1]
+            self._state = _state(last["after"])
+            self._previous = None if last["action"] == "roll_back" else last["before"]["version"]
 
     def state(self) -> State:
         """Return what the service is doing, as far as that is known."""
@@ -279,8 +282,7 @@ class DeclaredOperator(ServiceOperator):
         return "roll_back" if (is_before or version is None) and "roll_back" in self.ways else "deploy"
 
     def _values(self, way: Way, version: str | None) -> Values:
-        action = self.declaration.actions.get(way) if way != "mend" else None
-        return Values(version=version if action is not None and "version" in needs(action) else None)
+        return Values(version=version if "version" in needs(self._action(way)) else None)
 
     def _await_ready(self) -> None:
         """Wait until the service is ready again; one without an address is taken at its action's word."""

@@ -117,6 +117,15 @@ class Repaired:
         return "not repaired" if self.by_hand and not self.applied and self.after is None else self.judged.verdict
 
     @property
+    def told(self) -> str:
+        """What was done, or would be, and what is left to a person."""
+        left = "".join(f" {one}." for one in self.by_hand).replace(" no ", " No ")
+        if self.verdict == "not repaired":
+            return f"Nothing was done.{left}"
+        taken = " It was taken back." if self.rolled_back else f" It stays: {self.lasting}." if self.lasting else ""
+        return f"{'Done' if self.applied else 'Rehearsed'}: {self.action}.{taken}{left}"
+
+    @property
     def reason(self) -> str:
         """Why that is the verdict."""
         return "; ".join(self.by_hand) if self.verdict == "not repaired" else self.judged.reason
@@ -428,7 +437,7 @@ def observe(
 def _captured(
     operator: ServiceOperator, trouble: Trouble, telemetry: Telemetry, start: float, folder: Path
 ) -> Recording:
-    """Freeze what the service did since a time; where `lepton serve` does not run it, the objectives' counters alone."""
+    """Freeze what the service did since a time; of one that `lepton serve` does not run, the objectives' counters."""
     if isinstance(operator, ServeOperator):
         registry = operator.registry.root
         return capture(operator.folder, telemetry.source, registry, start, time.time(), folder)

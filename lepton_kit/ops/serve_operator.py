@@ -13,6 +13,7 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.models.retraining import Retrained
 from lepton_kit.ops.actions import Values
+from lepton_kit.ops.declared import OWN_WAYS
 from lepton_kit.ops.operator import ServiceOperator
 from lepton_kit.serving.config import read_config
 from lepton_kit.serving.control import Wish, change_wish, note_deployment, read_reports, read_wish
@@ -124,6 +125,13 @@ class ServeOperator(ServiceOperator):
             case _:
                 return super().do(way, values, why)
         return f"{before.version}, {before.workers} workers → {self.state().version}, {self.state().workers} workers"
+
+    def preview(self, way: Way, values: Values) -> str:
+        """Return what `do` would do, without doing anything."""
+        if way in self.declaration.actions and way not in OWN_WAYS:
+            return super().preview(way, values)
+        given = [f"{name} {value}" for name, value in vars(values).items() if value is not None]
+        return f"{', '.join([way, *given])}: through services/{self.name}/control.json, which its workers follow"
 
     def is_up(self) -> bool:
         """Whether anything listens at the service's address."""
