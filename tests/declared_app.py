@@ -24,13 +24,14 @@ def serve(state: Path, port: int) -> None:
 
         def do_GET(self) -> None:
             code, text = 200, "ok"
+            told = json.loads(state.read_text())
             if self.path == "/metrics":
                 text = "".join(f'app_requests_total{{code="{one}"}} {counted[one]}\n' for one in (200, 500, 503))
+                text += f"app_workers {told['workers']}\napp_busy_seconds_total {0.008 * sum(counted.values())}\n"
             elif self.path == "/ask":
-                told, turn = json.loads(state.read_text()), sum(counted.values())
-                code = (
-                    500 if told["version"] == "bad" and turn % 2 else 503 if told["workers"] < 2 and turn % 2 else 200
-                )
+                turn = sum(counted.values())
+                failing = 500 if told["version"] == "bad" else 503 if told["workers"] < 2 else 200
+                code = failing if turn % 2 else 200
                 counted[code] += 1
                 text = told["version"]
             elif self.path != "/health":
@@ -47,8 +48,15 @@ def serve(state: Path, port: int) -> None:
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
+def write(state: Path, told: dict[str, object]) -> None:
+    """Write the state whole: the server reads it all the time."""
+    made = state.with_name("state.new")
+    made.write_text(json.dumps(told))
+    made.replace(state)
+
+
 def change(state: Path, name: str, value: object) -> None:
-    state.write_text(json.dumps(json.loads(state.read_text()) | {name: value}))
+    write(state, json.loads(state.read_text()) | {name: value})
     print(f"{name} is {value}; key {os.environ.get('APP_KEY')}")
 
 

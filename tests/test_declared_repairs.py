@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pandas as pd
 import pytest
+from declared_app import write
 from helpers import copy_folders, lepton
 from services import wait_for
 
@@ -74,6 +75,7 @@ spec:
   objectives:
     - target: 0.9
 """
+SERIES = ("app_requests_total", "app_workers", "app_busy_seconds_total", "up")
 ACTIONS = {
     "deploy": [sys.executable, str(APP), "deploy", "state.json", "{version}"],
     "roll_back": [sys.executable, str(APP), "deploy", "state.json", "good"],
@@ -96,14 +98,16 @@ class App:
         self._thread = threading.Thread(target=self._ask)
 
     def be(self, version: str, workers: int) -> None:
-        (self.project / "state.json").write_text(json.dumps({"version": version, "workers": workers}))
+        write(self.project / "state.json", {"version": version, "workers": workers})
 
     def declare(self, **actions: object) -> None:
         """Write lepton.toml: the service as it is declared, with these actions."""
         told = "".join(f"{name} = {json.dumps(words)}\n" for name, words in actions.items())
         (self.project / "lepton.toml").write_text(
             f"[services.app]\naddress = '{self.address}'\nobjectives = 'slo'\nprivate_key = 'env:APP_KEY'\n"
-            f"task = 'classification_binary'\n[services.app.actions]\n{told}"
+            "task = 'classification_binary'\n"
+            "signals = { workers = 'app_workers', busy_seconds = 'app_busy_seconds_total' }\n"
+            f"[services.app.actions]\n{told}"
         )
 
     def __enter__(self) -> App:
@@ -144,7 +148,7 @@ class App:
         rows = pd.DataFrame(self.rows, columns=["time", "request_id", "version", "status", "latency_ms"])
         rows = rows[rows["time"].between(start, end)].reset_index(drop=True)
         rows["time"] = pd.to_datetime(rows["time"], unit="s", utc=True).dt.as_unit("us")
-        parts = [self.store.query(each, start, end) for each in ("app_requests_total", "up")]
+        parts = [self.store.query(each, start, end) for each in SERIES]
         incident = Incident(
             format=FORMAT,
             id=name,

@@ -19,7 +19,7 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup, Tag
-from helpers import ROOT, copy_folders, lepton, write_notebook
+from helpers import ROOT, copy_folders, lepton_here, write_notebook
 
 import lepton_kit as lk
 from lepton_kit.errors import InputError, LeptonError
@@ -27,7 +27,7 @@ from lepton_kit.reports.cards import Card
 from lepton_kit.reports.facts import headlines
 from lepton_kit.reports.health_history import history_html
 from lepton_kit.reports.page import make_page, summary
-from lepton_kit.reports.publish import previous_run, publish_runs, unpublish
+from lepton_kit.reports.publish import previous_run, publish_runs, reports_folder, unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import Site, _add_missing, build_site
 from lepton_kit.reports.story import html_of, story_cells
@@ -699,12 +699,12 @@ def test_publishing_by_command_goes_on_past_a_bad_page_and_names_it(own: tuple[P
     project, runs = own
     bad = project / "runs" / runs["diagnosis"].run_id / "notebook.ipynb"
     write_notebook(bad, ["#| fig-cap: a: b\n1"])
-    told = lepton("publish", runs["clean"].run_id, runs["diagnosis"].run_id, project=project)
+    told = lepton_here("publish", runs["clean"].run_id, runs["diagnosis"].run_id, project=project)
     assert told.returncode != 0
     assert f"run {runs['diagnosis'].run_id} is left out: " in told.stderr
     site = project / "reports" / "_site"
     assert [path.parent.name for path in site.glob("runs/*/index.html")] == [runs["clean"].run_id]
-    again = lepton("report", project=project)
+    again = lepton_here("report", project=project)
     assert again.returncode == 0, again.stderr
     assert f"run {runs['diagnosis'].run_id} is left out: " in again.stderr
     assert {path.parent.name for path in site.glob("runs/*/index.html")} == {
@@ -712,8 +712,18 @@ def test_publishing_by_command_goes_on_past_a_bad_page_and_names_it(own: tuple[P
     }
 
 
-def test_a_project_without_a_quarto_project_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no reports/_quarto\.yml"):
+def test_a_project_without_a_quarto_project_gets_the_frame_of_the_kit_and_keeps_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "lepton.css").write_text("/* mine */")
+    reports = reports_folder(tmp_path)
+    assert (reports / "lepton.css").read_text() == "/* mine */"
+    assert (reports / "_quarto.yml").read_bytes() == (ROOT / "reports" / "_quarto.yml").read_bytes()
+    assert not (reports / "screenshots").exists()
+
+
+def test_a_file_where_the_quarto_project_should_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("")
+    with pytest.raises(InputError, match="must be a folder"):
         build_site(tmp_path)
 
 

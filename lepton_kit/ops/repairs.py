@@ -7,18 +7,15 @@ objective worse than it was up to the repair, the state before is brought back.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.means import Means, Way
 from lepton_kit.diagnosis.postmortem import joined
 from lepton_kit.diagnosis.recovery import (
@@ -47,24 +44,16 @@ from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.models.retraining import Retrained, retrain
 from lepton_kit.models.training import Examples
 from lepton_kit.ops.declared import OWN_WAYS
+from lepton_kit.ops.observing import Telemetry, captured, look_until, telemetry_of
 from lepton_kit.ops.operator import ServiceOperator
-from lepton_kit.ops.serve_operator import ServeOperator
-from lepton_kit.ops.watch.evidence import is_address
-from lepton_kit.project.settings import read_settings
-from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording, Window, read_recording, write_recording
-from lepton_kit.telemetry.scrape import Scraper
-from lepton_kit.telemetry.selectors import Source, parse_selector
+from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective
-from lepton_kit.telemetry.sources import open_source
-from lepton_kit.telemetry.store import Store
 
 LOOKS = 5
 """Looks at the objectives while the service is observed, the last one at the end."""
 
 WORSE_LOOKS = 2
 """Looks in a row that must find it worse before the end for the repair to be taken back at once."""
-
-LONGEST_SCRAPE = 1.0
 
 Act = Callable[[Operator], Sequence[str]]
 """Carries out a plan through an operator, and says what was done."""
@@ -175,6 +164,11 @@ class Trouble:
         alerted = objective_of(recording, objectives)
         others = [one for one in objectives if one.service == alerted.service and one.name != alerted.name]
         return cls(recording, onset, alerted, tuple(others), tuple(may_cost))
+
+    @property
+    def promised(self) -> tuple[Objective, ...]:
+        """All objectives, the one that alerted first."""
+        return self.objective, *self.others
 
     def judged(self, after: Ratio, until: Ratio | None = None) -> Recovery:
         """Return what became of the indicator; `until` is what it was right before the repair, where that is known."""
@@ -335,7 +329,7 @@ def _applied(plan: Plan, operator: Operator) -> Sequence[str]:
 def carry_out(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
     """Do something to a service, observe it, judge what became of it, and undo what made it worse; as `repair` says."""
     held = operator.state()
-    with _telemetry(operator, observe_seconds) as telemetry:
+    with telemetry_of(operator, observe_seconds / (4 * LOOKS)) as telemetry:
         until = _until_now(operator, trouble, telemetry)
         try:
             done = act(operator)
@@ -356,31 +350,6 @@ def carry_out(act: Act, operator: ServiceOperator, trouble: Trouble, observe_sec
     return Repaired(said, bool(done), judged, rolled_back, looks, after, lasting=stuck)
 
 
-@dataclass(frozen=True)
-class Telemetry:
-    """Where the samples of a service are while it is observed; what is not scraped by others is scraped here."""
-
-    source: Source
-    interval: float
-    scraper: Scraper | None = None
-
-    def look(self) -> bool:
-        """Take the samples of this moment, and say whether the service gave them."""
-        return all(one.up for one in self.scraper.scrape_once()) if self.scraper else True
-
-
-@contextlib.contextmanager
-def _telemetry(operator: ServiceOperator, seconds: float) -> Iterator[Telemetry]:
-    """Give the samples of a service: a server's, where the project has one, or scraped into a store of its own."""
-    where, interval = read_settings(operator.project).watch.source, min(LONGEST_SCRAPE, seconds / (4 * LOOKS))
-    if is_address(where) or operator.address is None:
-        yield Telemetry(open_source(where, operator.project), interval)
-        return
-    with tempfile.TemporaryDirectory() as place:
-        store = Store(Path(place) / "telemetry")
-        yield Telemetry(store, interval, Scraper(store, {operator.name: operator.address}, interval=interval))
-
-
 def _until_now(operator: ServiceOperator, trouble: Trouble, telemetry: Telemetry) -> dict[str, Ratio]:
     """Return the indicators of all objectives from the end of the recording to this moment.
 
@@ -392,11 +361,11 @@ def _until_now(operator: ServiceOperator, trouble: Trouble, telemetry: Telemetry
     if not (telemetry.look() and start.timestamp() < time.time()):
         return {}
     with tempfile.TemporaryDirectory() as place:
-        now = _captured(operator, trouble, telemetry, start.timestamp(), Path(place) / "now")
+        now = captured(operator, telemetry, recorded, trouble.promised, start.timestamp(), Path(place) / "now")
     known = now.metrics.merge(recorded.metrics[["metric", "labels"]].drop_duplicates(), on=["metric", "labels"])
     whole = joined(recorded, replace(now, metrics=known))
     end = pd.Timestamp(now.incident.window.end)
-    return {one.name: sli_ratio(whole, one, start, end) for one in (trouble.objective, *trouble.others)}
+    return {one.name: sli_ratio(whole, one, start, end) for one in trouble.promised}
 
 
 def observe(
@@ -422,56 +391,21 @@ def observe(
     began: float = time.time()
     looks: list[tuple[float, Judged]] = []
     for number in range(1, LOOKS + 1):
-        _look_until(telemetry, began + seconds * number / LOOKS)
+        look_until(telemetry, began + seconds * number / LOOKS)
         if not operator.is_up():
             raise LeptonError(
                 f"service {operator.name!r}: ended while it was observed, {time.time() - began:.0f} s after the repair"
             )
-        now = _captured(operator, trouble, telemetry, began, folder)
+        now = captured(operator, telemetry, trouble.recording, trouble.promised, began, folder)
         looks.append((time.time() - began, trouble.judge(now, *_window(now), until)))
         if len(looks) >= WORSE_LOOKS and all(_is_clear_harm(trouble, one) for _, one in looks[-WORSE_LOOKS:]):
             break
     return _looks(looks), now
 
 
-def _captured(
-    operator: ServiceOperator, trouble: Trouble, telemetry: Telemetry, start: float, folder: Path
-) -> Recording:
-    """Freeze what the service did since a time; of one that `lepton serve` does not run, the objectives' counters."""
-    if isinstance(operator, ServeOperator):
-        registry = operator.registry.root
-        return capture(operator.folder, telemetry.source, registry, start, time.time(), folder)
-    before = trouble.recording.incident
-    end = time.time()
-    own = {} if telemetry.scraper else operator.declaration.series(operator.name)
-    counted = [selector for one in (trouble.objective, *trouble.others) for selector in (one.selector, one.total)]
-    asked = dict.fromkeys(str(selector.within(own)) for selector in (*counted, parse_selector("up")))
-    parts = [part for each in asked if len(part := telemetry.source.query(each, start, end))]
-    seen = (
-        pd.concat(parts).drop_duplicates(["time", "metric", "labels"]) if parts else trouble.recording.metrics.head(0)
-    )
-    incident = Incident(
-        format=FORMAT, id=f"{before.id}-after", service=before.service, declaration=before.declaration,
-        window=Window(start=_utc(start), end=_utc(end)), versions=before.versions, promises=before.promises,
-    )  # fmt: skip
-    write_recording(Recording(incident, metrics=seen.sort_values("time", ignore_index=True)), folder)
-    return read_recording(folder)
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
 def _is_clear_harm(trouble: Trouble, judged: Judged) -> bool:
     """Whether no later recovery would excuse it."""
     return judged.recovery.verdict == "worse" or any(not trouble.costs(one.objective) for one in judged.harmed)
-
-
-def _look_until(telemetry: Telemetry, end: float) -> None:
-    telemetry.look()
-    while time.time() < end:
-        time.sleep(min(telemetry.interval, max(0.0, end - time.time())))
-        telemetry.look()
 
 
 def _window(recording: Recording) -> tuple[pd.Timestamp, pd.Timestamp]:

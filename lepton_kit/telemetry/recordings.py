@@ -55,7 +55,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.tasks import Task, task_of
 from lepton_kit.telemetry.declaration import FORECASTER, Declaration
 from lepton_kit.telemetry.selectors import parse_selector
-from lepton_kit.telemetry.signals import Signal, from_json, signals_of, to_json
+from lepton_kit.telemetry.signals import ROLES, Signal, from_json, signals_of, to_json
 from lepton_kit.telemetry.slo import Objective
 
 FORMAT: Literal["lepton-recording/2"] = "lepton-recording/2"
@@ -236,6 +236,31 @@ class Recording:
     def __post_init__(self) -> None:
         if not self.signals:
             object.__setattr__(self, "signals", signals_of(self.incident.declaration))
+
+    def samples(self, role: str, part: str = "value") -> pd.DataFrame:
+        """Return the samples of a signal in the unit of its role, as `metrics` has them; of a histogram one `part`.
+
+        Empty where it is not declared, or nothing of it was recorded; `lacking` says which.
+        """
+        signal = self.signals.get(role)
+        text = signal.parts(ROLES[role].kind).get(part) if signal else None
+        if signal is None or text is None:
+            return self.metrics.head(0)
+        wanted = parse_selector(text)
+        named = self.metrics[self.metrics["metric"] == wanted.metric]
+        labels = [one for one in named["labels"].unique() if wanted.matches(wanted.metric, json.loads(one))]
+        held = named[named["labels"].isin(labels)]
+        return held if part in ("count", "bucket") else held.assign(value=held["value"] * signal.scale)
+
+    def lacking(self, *roles: str) -> str:
+        """Say which of some signals are not declared, or not in the recording; nothing where all are there."""
+        said = []
+        for role in roles:
+            if role not in self.signals:
+                said.append(f"no signal `{role}` is declared")
+            elif self.samples(role, "count" if ROLES[role].kind == "histogram" else "value").empty:
+                said.append(f"no sample of signal `{role}` ({self.signals[role].selector}) was recorded")
+        return "; ".join(said)
 
     @property
     def task(self) -> Task | None:
