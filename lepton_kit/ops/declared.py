@@ -1,4 +1,4 @@
-"""What is known of a service without asking it: its declaration, its address, what can be done to it; and how it is.
+"""Where a service answers, what can be done to it, and how it is.
 
 Light to import: `lepton watch` looks at every service by it.
 """
@@ -13,34 +13,12 @@ from typing import Any
 import httpx
 
 from lepton_kit.diagnosis.means import Way
-from lepton_kit.errors import InputError
-from lepton_kit.project.settings import read_settings
 from lepton_kit.telemetry.declaration import READY, Declaration
 
 OWN_WAYS: frozenset[Way] = frozenset({"mend", "roll_back", "deploy", "scale", "restart"})
 """What the control folder of `lepton serve` lets an operator do."""
 
 NO_SUCH_PATH = (404, 405)
-
-
-def declaration_of(name: str, project: Path) -> Declaration:
-    """Return what lepton.toml says of a service; nothing of one that only runs here.
-
-    Raises
-    ------
-    InputError
-        When it is neither in lepton.toml nor served here.
-    """
-    services = read_settings(project).services
-    if name in services:
-        return services[name]
-    if is_served_here(name, project):
-        return Declaration()
-    known = ", ".join(services) or "none"
-    raise InputError(
-        f"service {name!r}: does not run here and is none of lepton.toml (there are: {known}); start it with "
-        f"`lepton serve`, or declare it under [services.{name}]"
-    )
 
 
 def is_served_here(name: str, project: Path) -> bool:

@@ -7,19 +7,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-
-import pandas as pd
 
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.ops.operator import ServiceOperator
-from lepton_kit.ops.serve_operator import ServeOperator
 from lepton_kit.ops.watch.evidence import is_address
 from lepton_kit.project.settings import read_settings
-from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording, Window, read_recording, write_recording
+from lepton_kit.telemetry.recordings import Promise, Recording
 from lepton_kit.telemetry.scrape import Scraper
-from lepton_kit.telemetry.selectors import Source, parse_selector
+from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.slo import Objective
 from lepton_kit.telemetry.sources import open_source
 from lepton_kit.telemetry.store import Store
@@ -65,30 +61,11 @@ def look_until(telemetry: Telemetry, end: float) -> None:
 
 
 def captured(
-    operator: ServiceOperator,
-    telemetry: Telemetry,
-    recorded: Recording,
-    objectives: Sequence[Objective],
-    start: float,
-    folder: Path,
+    operator: ServiceOperator, telemetry: Telemetry, objectives: Sequence[Objective], start: float, folder: Path
 ) -> Recording:
-    """Freeze what the service did since a time; of one that `lepton serve` does not run, the objectives' counters."""
-    if isinstance(operator, ServeOperator):
-        registry = operator.registry.root
-        return capture(operator.folder, telemetry.source, registry, start, time.time(), folder)
-    before, end = recorded.incident, time.time()
-    own = {} if telemetry.scraper else operator.declaration.series(operator.name)
-    counted = [selector for one in objectives for selector in (one.selector, one.total)]
-    asked = dict.fromkeys(str(selector.within(own)) for selector in (*counted, parse_selector("up")))
-    parts = [part for each in asked if len(part := telemetry.source.query(each, start, end))]
-    seen = pd.concat(parts).drop_duplicates(["time", "metric", "labels"]) if parts else recorded.metrics.head(0)
-    incident = Incident(
-        format=FORMAT, id=f"{before.id}-after", service=before.service, declaration=before.declaration,
-        window=Window(start=_utc(start), end=_utc(end)), versions=before.versions, promises=before.promises,
-    )  # fmt: skip
-    write_recording(Recording(incident, metrics=seen.sort_values("time", ignore_index=True)), folder)
-    return read_recording(folder)
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    """Freeze what the service did since a time."""
+    declaration = operator.declaration
+    if telemetry.scraper:  # what is scraped here carries the service's name, and no labels of another source
+        declaration = declaration.model_copy(update={"match": {}})
+    promises, source = [Promise.of(one) for one in objectives], telemetry.source
+    return capture(operator.name, declaration, operator.project, source, start, time.time(), folder, promises=promises)

@@ -20,8 +20,9 @@ from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.actions import Outcome, Values, needs, run_action
-from lepton_kit.ops.declared import declaration_of, is_served_here, readiness, service_address, ways_of
+from lepton_kit.ops.declared import is_served_here, readiness, service_address, ways_of
 from lepton_kit.ops.watch.approvals import this_user
+from lepton_kit.project.declarations import declared
 from lepton_kit.runs.ledger import FILE as LEDGER
 from lepton_kit.serving.control import service_folder
 from lepton_kit.serving.mends import Mends
@@ -92,7 +93,7 @@ class ServiceOperator(ABC):
         self.name, self.project, self.run_id = name, project, run_id
         self.by = by or who_let(run_id, project)
         self.folder = service_folder(project / "services", name)
-        self.declaration = declaration_of(name, project)
+        self.declaration = declared(project, name)
         self.ways = ways_of(name, self.declaration, project)
         self._seconds = FOLLOW_SECONDS if seconds is None else seconds
 

@@ -361,7 +361,7 @@ def _until_now(operator: ServiceOperator, trouble: Trouble, telemetry: Telemetry
     if not (telemetry.look() and start.timestamp() < time.time()):
         return {}
     with tempfile.TemporaryDirectory() as place:
-        now = captured(operator, telemetry, recorded, trouble.promised, start.timestamp(), Path(place) / "now")
+        now = captured(operator, telemetry, trouble.promised, start.timestamp(), Path(place) / "now")
     known = now.metrics.merge(recorded.metrics[["metric", "labels"]].drop_duplicates(), on=["metric", "labels"])
     whole = joined(recorded, replace(now, metrics=known))
     end = pd.Timestamp(now.incident.window.end)
@@ -396,7 +396,7 @@ def observe(
             raise LeptonError(
                 f"service {operator.name!r}: ended while it was observed, {time.time() - began:.0f} s after the repair"
             )
-        now = captured(operator, telemetry, trouble.recording, trouble.promised, began, folder)
+        now = captured(operator, telemetry, trouble.promised, began, folder)
         looks.append((time.time() - began, trouble.judge(now, *_window(now), until)))
         if len(looks) >= WORSE_LOOKS and all(_is_clear_harm(trouble, one) for _, one in looks[-WORSE_LOOKS:]):
             break

@@ -16,7 +16,7 @@ from lepton_kit.ops.actions import Values
 from lepton_kit.ops.declared import OWN_WAYS
 from lepton_kit.ops.operator import ServiceOperator
 from lepton_kit.serving.config import read_config
-from lepton_kit.serving.control import Wish, change_wish, note_deployment, read_reports, read_wish
+from lepton_kit.serving.control import Wish, change_wish, note_deployment, read_reports, read_wish, service_folder
 from lepton_kit.serving.following import Followed, await_workers, is_listening
 
 
@@ -30,10 +30,11 @@ class ServeOperator(ServiceOperator):
     """
 
     def __init__(self, name: str, project: Path, run_id: str, by: str | None = None, seconds: float | None = None):
-        super().__init__(name, project, run_id, by, seconds)
-        config = read_config(self.folder)
-        if config is None or not read_reports(self.folder):
+        folder = service_folder(project / "services", name)
+        config = read_config(folder)
+        if config is None or not read_reports(folder):
             raise InputError(f"service {name!r}: does not run here; start it with `lepton serve`")
+        super().__init__(name, project, run_id, by, seconds)
         self.config, self.registry = config, Registry(config.registry)
 
     def state(self) -> State:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_kit.diagnosis.means import why_to_ask
 from lepton_kit.errors import InputError
-from lepton_kit.ops.declared import ways_of
+from lepton_kit.files import SINGLE_NAME
+from lepton_kit.ops.declared import is_served_here, ways_of
 from lepton_kit.ops.watch.queue import Start
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
+from lepton_kit.project.declarations import declared
 from lepton_kit.project.settings import Postmortem, Remedy, Settings
 from lepton_kit.runs.manifest import Result
 
@@ -35,7 +37,7 @@ class Policy:
     """
 
     def __init__(self, settings: Settings, project: Path) -> None:
-        self._remedies, self._services, self._project = settings.remedies, settings.services, project
+        self._remedies, self._settings, self._project = settings.remedies, settings, project
         self._starts = {
             cause: _remedy_start(remedy, f"lepton.toml, remedies.{cause}", project)
             for cause, remedy in settings.remedies.by_cause().items()
@@ -84,8 +86,13 @@ class Policy:
         ]
 
     def _why_not_alone(self, cause: str, service: str) -> str:
-        declared = self._services.get(service)
-        return why_to_ask(cause, ways_of(service, declared, self._project)) if declared is not None else ""
+        if not (
+            service in self._settings.services
+            or (SINGLE_NAME.fullmatch(service) and is_served_here(service, self._project))
+        ):
+            return ""  # nobody declared it: the runbook says so
+        declaration = declared(self._project, service, self._settings)
+        return why_to_ask(cause, ways_of(service, declaration, self._project))
 
     def _why_to_ask(self, remedy: Remedy, probability: Any) -> str:
         if remedy.policy == "ask":
