@@ -203,7 +203,7 @@ def test_what_a_service_cannot_do_is_not_done_and_said(tmp_path):
     assert means_for(model, ["scale"]).by_hand == (
         "no action roll_back or deploy is declared; by hand: roll back to v2",
     )
-    size = plan_capacity(variants.slow())
+    size = plan_capacity(measured(variants.slow()))
     assert means_for(size, ["restart"]).by_hand == (f"no action scale is declared; by hand: {size.workers} workers",)
     apply_capacity(size, half := Held("restart"))
     assert [way for way, _ in half.told] == ["restart_workers"]
