@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 
 
+app.command()(serving.register)
 app.command()(serving.serve)
 app.command()(watch.watch)
 app.command()(watch.incidents)
