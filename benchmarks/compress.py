@@ -33,12 +33,12 @@ from results import write_section
 from safetensors.torch import save
 from serving import BATCH, CONNECTIONS, load, running
 
-from lepton_kit.data.features import price_features
-from lepton_kit.data.sources import read_prices
 from lepton_kit.models.compression import distil
 from lepton_kit.models.forecasters import Architecture, Forecaster, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
+from subjects.prices.features import price_features
+from subjects.prices.sources import read_prices
 
 WIDTH, WIDE = 8, 128
 STUDENTS: dict[str, tuple[Any, int]] = {"linear": ("linear", 1), "mlp 4": ("mlp", 4), "gru 4": ("gru", 4)}

@@ -20,7 +20,7 @@ from results import write_section
 from scipy import stats
 
 from lepton_kit.data.drift import drift_table, population_stability_index, profile
-from lepton_kit.data.sources import read_prices
+from subjects.prices.sources import read_prices
 
 ROUNDS = 3
 COLUMNS = 20

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lepton_kit import __version__
-from lepton_kit.commands import approve, demo, drill, incidents, objectives, reports, serving, watch
+from lepton_kit.commands import approve, begin, demo, drill, incidents, objectives, reports, serving, watch
 from lepton_kit.commands.terminal import WIDE, new_console, print_lines
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -39,6 +39,8 @@ app = typer.Typer(
 )
 
 
+app.command()(begin.init)
+app.command()(begin.copy)
 app.command()(serving.register)
 app.command()(serving.serve)
 app.command()(watch.watch)
@@ -77,6 +79,7 @@ COLOURS = {"succeeded": "green", "running": "blue"}
 def list_notebooks() -> None:
     """List the project's notebooks and runbooks."""
     from lepton_kit.runs.notebooks import find_notebooks, read_notebook, title_of
+    from lepton_kit.runs.shipped import name_of
 
     project = find_project()
     table = new_table("notebook", "title")
@@ -85,7 +88,7 @@ def list_notebooks() -> None:
             title = title_of(read_notebook(path), path.stem)
         except InputError as error:  # the others are listed all the same
             title = f"✗ {str(error).partition(': ')[2]}"
-        table.add_row(escape(str(path.relative_to(project))), escape(title))
+        table.add_row(escape(name_of(path, project)), escape(title))
     console.print(table)
 
 
@@ -248,7 +251,8 @@ def check(
 
     project = find_project()
     failed = 0
-    names = what or [str(path) for path in find_notebooks(project)]
+    own = [str(path) for path in find_notebooks(project) if path.is_relative_to(project)]
+    names = what or own
     for name in names:
         is_notebook = name.endswith(".ipynb")
         if update:

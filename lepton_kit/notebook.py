@@ -19,7 +19,7 @@ from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of
 from lepton_kit.runs.project import find_project
 from lepton_kit.runs.references import is_remote, resolve
-from lepton_kit.runs.secrets import resolve_secret, variable_of
+from lepton_kit.secrets import resolve_secret, variable_of
 
 if TYPE_CHECKING:
     from lepton_kit.runs.checkpoints import Stored

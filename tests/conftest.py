@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from helpers import ROOT, copy_folders, lepton
+from helpers import ROOT, copy_project, lepton
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +42,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def own_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project's settings, objectives and runbooks, in which nothing has run: tests only read it."""
+    return copy_project(tmp_path_factory.mktemp("own") / "project", "runbooks", "slo")
+
+
+@pytest.fixture(scope="session")
 def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this project in which the demo's pipeline has run: once for all test processes."""
     shared = tmp_path_factory.getbasetemp()
@@ -50,8 +56,7 @@ def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(shared / "demo.lock"):
         if not (copy / "done").exists():
             shutil.rmtree(copy, ignore_errors=True)
-            copy_folders(copy, "notebooks", "runbooks", "reports", "slo")
-            shutil.copy(ROOT / "lepton.toml", copy)
+            copy_project(copy, "notebooks", "runbooks", "reports", "slo")
             run = lepton("pipeline", "goog", project=copy)
             assert run.returncode == 0, run.stdout + run.stderr
             (copy / "done").write_text(run.stdout)

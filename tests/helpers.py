@@ -39,13 +39,20 @@ def copy_folders(project: Path, *folders: str, without: tuple[str, ...] = ()) ->
     ignored = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line]
     here = {ROOT / line.strip("/") for line in ignored if line.startswith("/")}
     anywhere = (line.strip("/") for line in ignored if not line.startswith("/"))
-    by_name = shutil.ignore_patterns(*anywhere, ".building-*", *without)
+    by_name = shutil.ignore_patterns(*anywhere, ".building-*", "*.quarto_ipynb", *without)
 
     def ignore(folder: str, names: list[str]) -> set[str]:
         return by_name(folder, names) | {name for name in names if Path(folder, name) in here}
 
     for folder in folders:
         shutil.copytree(ROOT / folder, project / folder, ignore=ignore)
+
+
+def copy_project(project: Path, *folders: str) -> Path:
+    """Make a project with this repository's settings and folders of it."""
+    copy_folders(project, *folders)
+    shutil.copy(ROOT / "lepton.toml", project)
+    return project
 
 
 def lepton(*words: str, project: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from helpers import ROOT
 
-from lepton_kit.data.features import next_day_return, price_features
-from lepton_kit.data.sources import read_prices
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording, feature_columns, read_recording
+from subjects.prices.features import next_day_return, price_features
+from subjects.prices.sources import read_prices
 
 SHIPPED = ROOT / "runbooks" / "recordings" / "volatility-2008"
 ROWS, FAULT_FROM = 187, 120  # January to September 2007, before the market changed

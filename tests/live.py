@@ -16,8 +16,8 @@ import pandas as pd
 from models_sample import google_prices
 from services import Service, features
 
-from lepton_kit.data.features import next_day_return
 from lepton_kit.telemetry.selectors import labels_text, parse_selector
+from subjects.prices.features import next_day_return
 
 
 class Samples:

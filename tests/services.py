@@ -19,11 +19,11 @@ import torch
 from helpers import PATIENCE_S
 from models_sample import google_prices
 
-from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.models.forecasters import Architecture, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.requestlog import read_requests
+from subjects.prices.features import next_day_return, price_features
 
 TOKEN = "open sesame"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}

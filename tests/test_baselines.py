@@ -4,8 +4,9 @@ import pytest
 from models_sample import google_prices
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.baselines import BoostedTrees, ConstantVolatility, EwmaVolatility
-from lepton_kit.models.training import examples
+from lepton_kit.models.baselines import ConstantVolatility, EwmaVolatility
+from subjects.prices.examples import examples
+from subjects.prices.trees import BoostedTrees
 
 
 @pytest.fixture(scope="module")

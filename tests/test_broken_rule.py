@@ -24,8 +24,8 @@ BREAKS = {
 @pytest.mark.parametrize("what", BREAKS)
 def test_a_broken_cleaning_rule_fails_the_check_and_is_named(what, demo_project, tmp_path):
     old, new, words = BREAKS[what]
-    copy_folders(tmp_path, "lepton_kit")
-    cleaning = tmp_path / "lepton_kit/data/cleaning.py"
+    copy_folders(tmp_path, "lepton_kit", "subjects")
+    cleaning = tmp_path / "subjects/prices/cleaning.py"
     source = cleaning.read_text()
     assert source.count(old) == 1
     cleaning.write_text(source.replace(old, new))

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lepton_kit.data import cleaning
-from lepton_kit.data.contracts import check_clean
-from lepton_kit.data.faults import plant_faults
-from lepton_kit.data.sources import read_prices
 from lepton_kit.errors import InputError, LeptonError
+from subjects.prices import cleaning
+from subjects.prices.contracts import check_clean
+from subjects.prices.faults import plant_faults
+from subjects.prices.sources import read_prices
 
 BRENT = (
     Path(os.environ.get("LEPTON_DATA", Path(__file__).parents[2] / "shared" / "data")) / "prices" / "brent-daily.csv"

@@ -163,7 +163,7 @@ def test_completion_offers_the_kits_own_names_alone(with_jedi):
         (["run", "story", "--sweep", "days"], "write NAME=VALUE,VALUE"),
         (["run", "story", "--sweep", "days=1,2", "--sweep", "days=3"], "swept twice"),
         (["run", "story", "--sweep", "days=1,many"], "parameter 'days' = 'many'"),
-        (["run", "gone"], "notebook 'gone': no such file, and no notebook of that name (there are: story)"),
+        (["run", "gone"], "notebook 'gone': no such file, and no notebook of that name (there are: 00-tour, "),
         (["show", "gone"], "none of the 0 runs"),
         (["pipeline", "gone"], "pipeline 'gone'"),
         (["report"], "run a notebook first"),

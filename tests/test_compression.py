@@ -19,8 +19,9 @@ from lepton_kit.models.evaluation import gate, interval_scores
 from lepton_kit.models.forecasters import Architecture, Forecaster, Network, load_forecaster
 from lepton_kit.models.golden import golden_deviation, golden_examples
 from lepton_kit.models.registry import Registry
-from lepton_kit.models.training import TrainingSettings, examples, train
+from lepton_kit.models.training import TrainingSettings
 from lepton_kit.serving.requests import prediction_model
+from subjects.prices.examples import examples, train
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lepton_kit.data.contracts import check_clean, check_raw
-from lepton_kit.data.sources import read_prices
 from lepton_kit.errors import InputError
+from subjects.prices.contracts import check_clean, check_raw
+from subjects.prices.sources import read_prices
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, copy_folders, lepton
+from helpers import copy_project, lepton
 from monitors import alertmanager, needs_alertmanager, needs_prometheus, prometheus
 from services import Service, project_with_model, serving, wait_for
 from watching import Watching, watching
@@ -32,8 +31,7 @@ WATCH = f"time_scale = {SCALE}\ntoken = 'env:WATCH_TOKEN'\nsource = '{{source}}'
 def whole_project(project: Path) -> Path:
     """A project with a promoted model, and this repository's settings, objectives, runbook and report site."""
     project_with_model(project)
-    shutil.copy(ROOT / "lepton.toml", project)
-    copy_folders(project, "slo", "runbooks", "reports")
+    copy_project(project, "slo", "runbooks", "reports")
     slow = project / "slo/latency.yaml"  # other tests take cores: how fast answers come is not what is tested here
     slow.write_text(slow.read_text().replace(f'le="{LIMIT_S}"', f'le="{SLOWEST_S}"'))
     return project

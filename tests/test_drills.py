@@ -16,14 +16,15 @@ from lepton_kit.diagnosis.remedies import plan_capacity, plan_data
 from lepton_kit.errors import InputError
 from lepton_kit.ops import drills
 from lepton_kit.ops.drill_results import write_results
+from lepton_kit.ops.drill_stages import drill_project
 from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table
 from lepton_kit.ops.faults import FAULTS, PAIRS, Fault
-from lepton_kit.ops.live_drills import drill_live, drill_project, live_names
-from lepton_kit.ops.recorded_drills import DRILLS, record_drill
+from lepton_kit.ops.live_drills import drill_live, live_names
 from lepton_kit.ops.repairs import Trouble, rehearse
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.telemetry.recordings import read_recording, read_truth
 from lepton_kit.telemetry.slo import read_objectives
+from subjects.prices.recorded_drills import DRILLS, record_drill
 
 RECORDINGS = ROOT / "runbooks/recordings"
 

@@ -7,6 +7,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.models import evaluation
 from lepton_kit.models.evaluation import Bootstrap
 from lepton_kit.models.forecasters import NORMAL_QUANTILE, forecast_table
+from subjects.prices import evaluation as of_prices
 
 DAYS = 400
 
@@ -40,27 +41,27 @@ def test_the_normal_quantile_is_scipys():
 
 
 def test_the_negative_log_likelihood_is_lowest_for_the_true_spread(actual):
-    true, wide = (evaluation.gaussian_nll(gaussian(actual, std), actual).mean() for std in (0.02, 0.03))
+    true, wide = (of_prices.gaussian_nll(gaussian(actual, std), actual).mean() for std in (0.02, 0.03))
     assert true < wide
 
 
 def test_mase_of_no_change_on_the_training_days_is_one(actual):
-    assert evaluation.mase(actual, actual * 0, actual) == pytest.approx(1.0)
+    assert of_prices.mase(actual, actual * 0, actual) == pytest.approx(1.0)
 
 
 def test_mase_of_prices_that_never_moved_is_refused(actual):
     with pytest.raises(InputError, match="MASE is not defined"):
-        evaluation.mase(actual, actual, actual * 0)
+        of_prices.mase(actual, actual, actual * 0)
 
 
 def test_a_sure_and_wrong_direction_costs_much_but_not_infinitely():
-    loss = evaluation.direction_log_loss(pd.Series([1.0]), pd.Series([-0.01]))
+    loss = of_prices.direction_log_loss(pd.Series([1.0]), pd.Series([-0.01]))
     assert 20 < loss.iloc[0] < 40
 
 
 def test_scores_of_no_change_agree_with_what_is_known(actual):
     close = pd.Series(100.0, index=actual.index)
-    found = evaluation.scores(gaussian(actual, 0.02), actual, close, training_changes=np.expm1(actual) * 100)
+    found = of_prices.scores(gaussian(actual, 0.02), actual, close, training_changes=np.expm1(actual) * 100)
     assert found["mase"] == pytest.approx(1.0)
     assert found["coverage"] == pytest.approx(0.9, abs=0.05)
     assert found["direction_accuracy"] == 0.5 and found["direction_log_loss"] == pytest.approx(np.log(2))
@@ -68,10 +69,10 @@ def test_scores_of_no_change_agree_with_what_is_known(actual):
 
 def test_the_means_of_the_daily_scores_are_the_scores(actual):
     given = gaussian(actual, 0.02), actual, pd.Series(100.0, index=actual.index), actual * 50
-    overall = evaluation.scores(*given)
+    overall = of_prices.scores(*given)
     change = np.expm1(actual) * 100
-    assert overall["mase"] == pytest.approx(evaluation.mase(change, change * 0, actual * 50))
-    for name, mean in evaluation.daily_scores(*given).mean().items():
+    assert overall["mase"] == pytest.approx(of_prices.mase(change, change * 0, actual * 50))
+    for name, mean in of_prices.daily_scores(*given).mean().items():
         assert mean == pytest.approx(overall[name])
 
 
@@ -117,7 +118,7 @@ def test_the_true_gaussian_is_calibrated_and_a_narrow_one_is_not(actual):
 def test_groups_count_every_day_once(actual):
     month = pd.Series(actual.index.to_period("M").astype(str), index=actual.index)
     close = pd.Series(100.0, index=actual.index)
-    found = evaluation.by_group(evaluation.daily_scores(gaussian(actual, 0.02), actual, close, actual), month)
+    found = evaluation.by_group(of_prices.daily_scores(gaussian(actual, 0.02), actual, close, actual), month)
     assert found["days"].sum() == DAYS
     weighted = (found["interval_score"] * found["days"]).sum() / DAYS
     assert weighted == pytest.approx(score(gaussian(actual, 0.02), actual).mean())

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from lepton_kit.data import cleaning, faults
-from lepton_kit.data.sources import read_prices
 from lepton_kit.errors import InputError
+from subjects.prices import cleaning, faults
+from subjects.prices.sources import read_prices
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from models_sample import google_prices
 
-from lepton_kit.data.features import (
+from lepton_kit.errors import InputError
+from subjects.prices.features import (
     MONTH,
     ewma_volatility,
     log_returns,
@@ -12,7 +13,6 @@ from lepton_kit.data.features import (
     price_features,
     read_clean_prices,
 )
-from lepton_kit.errors import InputError
 
 
 @pytest.fixture(scope="module")

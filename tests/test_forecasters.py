@@ -7,15 +7,15 @@ import torch
 from models_sample import google_prices
 from safetensors.torch import load_file, save_file
 
-from lepton_kit.data.features import price_features
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import (
     Architecture,
     load_forecaster,
     model_columns,
-    price_change,
     untrained,
 )
+from subjects.prices.evaluation import price_change
+from subjects.prices.features import price_features
 
 MODELS = ["linear", "mlp", "gru"]
 

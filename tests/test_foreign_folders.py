@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from helpers import ROOT, lepton, lepton_here, write_notebook
+from helpers import ROOT, copy_folders, lepton, lepton_here, write_notebook
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of
@@ -21,7 +21,7 @@ LEAD_AWAY = ["../../victim", "..", ".", "/etc", "a/b", "a\\b", "", ".hidden", "a
 @pytest.fixture
 def site(project):
     """A project with a report site, one run, and a folder beside its runs that nobody may touch."""
-    shutil.copytree(ROOT / "reports", project / "reports", ignore=shutil.ignore_patterns("_site", "runs", ".quarto"))
+    copy_folders(project, "reports")
     for folder in (project / "victim", project / "reports" / "victim", project.parent / "victim"):
         folder.mkdir(exist_ok=True)
         (folder / "precious.txt").write_text("kept")

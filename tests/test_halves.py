@@ -45,6 +45,11 @@ def test_the_machinery_never_imports_the_domain(path):
     assert offending(path, tuple(f"lepton_kit.{name}" for name in DOMAIN)) == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "lepton_kit").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_package_never_imports_a_subject(path):
+    assert offending(path, ("subjects",)) == []
+
+
 @pytest.mark.parametrize("path", modules(DOMAIN), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_domain_never_prints(path):
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

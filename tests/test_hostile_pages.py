@@ -21,10 +21,9 @@ from urllib.parse import quote
 import nbformat
 import pytest
 from browser import Browser
-from helpers import ROOT, write_notebook
+from helpers import copy_folders, write_notebook
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
-from lepton_kit.reports.cards import KINDS
 from lepton_kit.reports.publish import LeftOutError, publish_runs
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import Site, build_site
@@ -152,9 +151,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Mani
     (outside / "outside.png").write_bytes(png(7))
     (outside / "filter.lua").write_text(f"io.open('{outside}/touched', 'w'):close()\nreturn {{}}\n")
     project = outside / "project"
-    shutil.copytree(
-        ROOT / "reports", project / "reports", ignore=shutil.ignore_patterns("_site", ".*", "listings", *KINDS)
-    )
+    copy_folders(project, "reports")
     (project / "lepton.toml").write_text("")
     good = run_notebook(
         Request(write_notebook(project / "notebooks" / "good.ipynb", ["print('all is well')"])), project

@@ -167,7 +167,7 @@ def test_began_is_the_onset_of_the_diagnosis_on_the_page_and_in_listings():
 
 
 def test_publishing_later_gives_the_same_numbers_whatever_the_settings_say_by_then(watched):
-    shutil.copytree(ROOT / "slo", watched / "slo")
+    copy_folders(watched, "slo")
     text = (watched / "lepton.toml").read_text()
     services = '[services.goog]\nmodel = "goog"\ncost_per_minute = 3.5\n'
     (watched / "lepton.toml").write_text(services + text.replace("[watch]", "[watch]\ntime_scale = 600"))

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from lepton_kit.ops import live_drills
+from lepton_kit.ops.drill_stages import Served
 from lepton_kit.ops.drills import Drill
 from lepton_kit.ops.faults import FAULTS, find_fault
 from lepton_kit.ops.live_drills import _LiveCourse, _Seen, drill_live
@@ -49,7 +50,7 @@ def course(tmp_path, monkeypatch):
         ("REPAIRED_WITHIN_S", 0.5),
     ):
         monkeypatch.setattr(live_drills, name, seconds)
-    made = _LiveCourse(Drill("nulls", None, 1), find_fault("nulls"), tmp_path, "goog", told.append)
+    made = _LiveCourse(Drill("nulls", None, 1), Served(tmp_path, find_fault("nulls"), "goog", 1), told.append)
     made.told = told
     return made
 

@@ -69,6 +69,23 @@ def test_projects_that_tests_make_have_nothing_of_what_runs_have_left(checkout, 
     assert (made / "reports/index.qmd").exists()
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout of git")
+def test_tests_copy_from_a_folder_exactly_what_git_does_not_ignore(tmp_path):
+    folders = (*SOURCES, "slo", "monitoring")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *folders]
+    told = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    copy_folders(tmp_path, *folders)
+    copied = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert copied == {name for name in told.split("\0") if name and (ROOT / name).exists()}
+
+
+def test_no_test_copies_a_folder_of_the_checkout_or_runs_in_it_by_itself():
+    """`copy_folders` and the fixture `own_project` leave out what has run here; recordings are of git alone."""
+    by_itself = re.compile(r'copytree\(\s*(?:ROOT|FOLDER)\b(?! / "runbooks/recordings/)|\bproject=ROOT\b')
+    found = {path.name for path in (ROOT / "tests").glob("*.py") if by_itself.search(path.read_text())}
+    assert found == {"helpers.py"}
+
+
 def test_continuous_integration_runs_the_demo_and_then_the_tests_in_one_checkout():
     steps = re.findall(r"(?m)^make (\w+)$", (ROOT / ".ci/run").read_text())
     assert steps == ["demo", "test"]

@@ -18,7 +18,6 @@ from live import Samples
 from models_sample import google_prices
 from services import features, keep_model, project_with_model, row, serving, wait_for
 
-from lepton_kit.data.features import next_day_return
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
@@ -28,6 +27,7 @@ from lepton_kit.ops.repairs import Trouble, objectives_table, rehearse, repair, 
 from lepton_kit.serving.control import change_wish, read_deployments, read_reports, read_wish
 from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.slo import read_objectives
+from subjects.prices.features import next_day_return
 
 OBJECTIVES = {one.name: one for one in read_objectives(ROOT / "slo")}
 FEED = [sys.executable, "-c", "import pathlib; pathlib.Path('restarted').touch()"]

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lepton_kit.data import quality
-from lepton_kit.data.sources import read_prices
-from lepton_kit.data.trading_days import closed_days, missing_days, recurring_closures, traded_weekdays
+from subjects.prices import quality
+from subjects.prices.sources import read_prices
+from subjects.prices.trading_days import closed_days, missing_days, recurring_closures, traded_weekdays
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from lepton_kit.errors import LeptonError
-from lepton_kit.ops.recorded_incidents import alert_from, main
 from lepton_kit.telemetry.recordings import read_recording, read_truth
+from subjects.prices.recorded_incidents import alert_from, main
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,8 @@ def made(tmp_path_factory):
 
 def test_the_script_makes_the_recording_that_ships_but_for_the_measured_latency(made):
     new, shipped = read_recording(made), read_recording(variants.SHIPPED)
-    assert new.incident == shipped.incident
+    later = {"format", "declaration"}  # what format 2 has and the shipped one has not
+    assert new.incident.model_dump(exclude=later) == shipped.incident.model_dump(exclude=later)
     pd.testing.assert_frame_equal(
         new.requests.drop(columns="latency_ms"), shipped.requests.drop(columns="latency_ms"), rtol=1e-3, atol=1e-6
     )

@@ -6,8 +6,8 @@ import pytest
 from helpers import ROOT
 
 from lepton_kit.diagnosis.causes import diagnose
-from lepton_kit.ops.recorded_services import FIRST_DAY, main, record
 from lepton_kit.telemetry.recordings import read_recording, read_truth
+from subjects.prices.recorded_services import FIRST_DAY, main, record
 
 SHIPPED = ROOT / "runbooks" / "recordings" / "stale-feed"
 LARGEST = 320_000

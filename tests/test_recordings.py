@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.recordings import printable, read_recording, read_truth, write_recording
+from lepton_kit.telemetry.recordings import FORMAT, printable, read_recording, read_truth, write_recording
+from lepton_kit.telemetry.signals import Signal
 
 
 @pytest.fixture
@@ -38,6 +39,19 @@ def test_a_recording_written_and_read_again_is_the_same(tmp_path):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(recording, name))
     assert read_truth(tmp_path / "copy") == {"cause": "none"}
     assert read_truth(tmp_path) == {}
+
+
+def test_a_recording_keeps_the_signals_that_it_was_captured_by(tmp_path):
+    former = read_recording(variants.SHIPPED)
+    assert former.signals["queue_length"].selector == "lepton_queue_requests"
+    signals = {"queue_length": Signal(selector='waiting{job="x"}', scale=2)}
+    incident = former.incident.model_copy(update={"format": FORMAT})
+    written = write_recording(replace(former, incident=incident, signals=signals), tmp_path / "new")
+    assert read_recording(written).signals == signals
+    (written / "signals.json").write_text('{"queue_length": {"selector": "rate(x[5m])"}}', encoding="utf-8")
+    broken = read_recording(written)
+    assert broken.signals["queue_length"].selector == "lepton_queue_requests"  # the declaration's
+    assert "signals.json: signals: " in broken.problems[0]
 
 
 def test_writing_replaces_what_was_there_and_leaves_nothing_else(tmp_path):

@@ -11,11 +11,11 @@ import pytest
 import torch
 from models_sample import google_prices
 
-from lepton_kit.data.features import price_features
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import Architecture, model_columns, untrained
 from lepton_kit.models.golden import golden_deviation, golden_examples
 from lepton_kit.models.registry import Registry, read_candidate
+from subjects.prices.features import price_features
 
 FILES = ["model.safetensors", "scaler.json", "architecture.json", "card.json", "golden.parquet"]
 

@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 
-from lepton_kit.data.features import price_features
-from lepton_kit.data.sources import read_prices
 from lepton_kit.diagnosis.queueing import Demand, bounded, erlang_c, mean_wait
 from lepton_kit.diagnosis.remedies import (
     Needs,
@@ -30,6 +28,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.recordings import feature_columns, read_recording
 from lepton_kit.telemetry.slo import read_objectives
+from subjects.prices.features import price_features
+from subjects.prices.sources import read_prices
 
 COLUMNS = feature_columns(variants.calm().requests)
 NAMES = [name.removeprefix("feature_") for name in COLUMNS]
@@ -257,12 +257,12 @@ def overloaded(rate=40.0, service=0.05, workers=1, before=4.0, patience=0.6):
     recording = read_recording(ROOT / "runbooks/recordings/stale-feed")
     rng = np.random.default_rng(0)
     at = np.cumsum(np.concatenate([rng.exponential(1 / before, 400), rng.exponential(1 / rate, 1500)]))
-    free, latency = np.zeros(workers), np.full(len(at), 0.001)
+    free, latency, worked = np.zeros(workers), np.full(len(at), 0.001), np.zeros(len(at))
     for number, (time, takes) in enumerate(zip(at, rng.exponential(service, len(at)), strict=True)):
         first = int(free.argmin())
         if free[first] - time < patience:
             free[first] = max(time, free[first]) + takes
-            latency[number] = free[first] - time
+            latency[number], worked[number] = free[first] - time, takes
     times = (pd.Timestamp("2026-11-25T05:00:00Z") + pd.to_timedelta(at, unit="s")).as_unit("us")
     source = recording.requests.dropna(subset=["mean"]).sample(len(at), replace=True, random_state=0)
     status = np.where(latency == 0.001, 429.0, 200.0)
@@ -270,7 +270,8 @@ def overloaded(rate=40.0, service=0.05, workers=1, before=4.0, patience=0.6):
         time=times, latency_ms=1000 * latency, status=status, request_id=[f"r{n}" for n in range(len(at))]
     )
     gauge = pd.DataFrame({"time": times[::50], "metric": "lepton_model_workers", "value": float(workers)})
-    gauge["labels"] = '{"job":"goog","role":"current"}'
+    busy = gauge.assign(metric="lepton_model_seconds_sum", value=np.cumsum(worked)[::50])
+    gauge = pd.concat([gauge, busy]).assign(labels='{"job":"goog","role":"current"}')
     window = {"start": times[0].to_pydatetime(), "end": times[-1].to_pydatetime()}
     incident = recording.incident.model_copy(update={"window": recording.incident.window.model_copy(update=window)})
     return replace(recording, incident=incident, requests=requests.reset_index(drop=True), metrics=gauge)
@@ -362,19 +363,41 @@ def test_a_smaller_version_shortens_only_the_models_part():
     assert smaller_of("v3", {}, measured) is None
 
 
+def measured(recording, workers=1.0):
+    """The same with a gauge of workers, and a counter of the time in which they were at work: the answers' latency."""
+    requests = recording.requests
+    gauge = pd.DataFrame({"time": requests["time"], "metric": "lepton_model_workers", "value": workers})
+    busy = gauge.assign(metric="lepton_model_seconds_sum", value=requests["latency_ms"].fillna(0).cumsum() / 1000)
+    return replace(recording, metrics=pd.concat([gauge, busy]).assign(labels="{}"))
+
+
 def test_workers_that_became_slow_are_replaced():
     operator = Held()
-    plan = plan_capacity(variants.slow())
+    plan = plan_capacity(measured(variants.slow()))
     assert plan.restart
     apply_capacity(plan, operator)
     assert [name for name, _ in operator.told] == ["set_state", "restart_workers"]
 
 
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("lepton_model_workers", r"no sample of signal `workers` \(lepton_model_workers"),
+        ("lepton_model_seconds_sum", "no sample of signal `queue_time` .*`service_time` .*`busy_seconds`"),
+    ],
+)
+def test_workers_that_nobody_counted_and_time_that_nobody_measured_give_no_plan(metric, said):
+    recording = measured(variants.slow())
+    with pytest.raises(InputError, match=said):
+        plan_capacity(replace(recording, metrics=recording.metrics[recording.metrics["metric"] != metric]))
+
+
 def test_lost_workers_are_added():
     recording = overloaded(rate=8.0, workers=2)
     late = recording.metrics["time"] > recording.metrics["time"].iloc[10]
+    late &= recording.metrics["metric"] == "lepton_model_workers"
     lost = recording.metrics.assign(value=recording.metrics["value"].where(~late, 1.0))
-    plan = plan_capacity(replace(recording, metrics=lost))
+    plan = plan_capacity(replace(recording, metrics=lost), Needs(in_time=1.0))
     assert plan.measured.left == 1
     assert plan.workers == 3
     assert plan.restart

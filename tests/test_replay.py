@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from helpers import lepton
-from models_sample import google_prices
 from services import log_of, project_with_model, serving, wait_for
 
 from lepton_kit.cli import app
@@ -18,6 +17,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.ops.load import find_arrivals
 from lepton_kit.serving.arrivals import TRACE, Arrivals, generated, traced
 from lepton_kit.serving.replay import Item, Plan, check_address, feed, needed_features, replay
+from subjects.prices import asked
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_a_service_by_its_name_gets_its_requests_their_actual_values_and_ratings
 
 
 def test_a_second_replay_asks_the_same_under_other_ids_and_requests_are_bounded(service):
-    def asked(name):
-        rows = feed(google_prices(), needed_features(address))
+    def sent(name):
+        rows = feed(asked(needed_features(address)))
         made = replay(address, rows, Plan(every(0.01), requests=7, name=name))
         assert made.sent == 7
         wait_for(lambda: log_of(service)["request_id"].str.startswith(f"replay-{name}-").sum() == 7)
@@ -69,7 +69,7 @@ def test_a_second_replay_asks_the_same_under_other_ids_and_requests_are_bounded(
         return sorted(held[held["request_id"].str.startswith(f"replay-{name}-")]["feature_return_0"])
 
     address = str(service.client.base_url)
-    assert asked("a") == asked("b")
+    assert sent("a") == sent("b")
     assert Plan(every(1)).name != Plan(every(1)).name
 
 
@@ -123,13 +123,12 @@ def test_a_generator_that_falls_behind_says_so():
 
 
 def test_rows_are_those_of_the_price_table_and_begin_again_at_the_end():
-    rows = feed(google_prices(), ["return_0", "return_1"])
-    found = list(itertools.islice(rows, 1200))
+    found = list(itertools.islice(feed(asked(["return_0", "return_1"])), 1200))
     assert found[1][0]["return_0"] == pytest.approx(found[0][1])
     assert found[1][0]["return_1"] == found[0][0]["return_0"]
     assert found[0][0] in [row for row, _ in found[900:]]
     with pytest.raises(InputError, match="gives no moon"):
-        next(feed(google_prices(), ["return_0", "moon"]))
+        asked(["return_0", "moon"])
 
 
 def test_real_arrivals_are_used_where_they_are_and_the_generator_says_what_it_is(tmp_path, monkeypatch):

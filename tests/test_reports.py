@@ -27,7 +27,7 @@ from lepton_kit.reports.cards import Card
 from lepton_kit.reports.facts import headlines
 from lepton_kit.reports.health_history import history_html
 from lepton_kit.reports.page import make_page, summary
-from lepton_kit.reports.publish import previous_run, publish_runs, unpublish
+from lepton_kit.reports.publish import previous_run, publish_runs, reports_folder, unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import Site, _add_missing, build_site
 from lepton_kit.reports.story import html_of, story_cells
@@ -712,8 +712,18 @@ def test_publishing_by_command_goes_on_past_a_bad_page_and_names_it(own: tuple[P
     }
 
 
-def test_a_project_without_a_quarto_project_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no reports/_quarto\.yml"):
+def test_a_project_without_a_quarto_project_gets_the_frame_of_the_kit_and_keeps_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "lepton.css").write_text("/* mine */")
+    reports = reports_folder(tmp_path)
+    assert (reports / "lepton.css").read_text() == "/* mine */"
+    assert (reports / "_quarto.yml").read_bytes() == (ROOT / "reports" / "_quarto.yml").read_bytes()
+    assert not (reports / "screenshots").exists()
+
+
+def test_a_file_where_the_quarto_project_should_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("")
+    with pytest.raises(InputError, match="must be a folder"):
         build_site(tmp_path)
 
 

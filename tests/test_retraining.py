@@ -6,12 +6,13 @@ import pytest
 import torch
 from models_sample import google_prices
 
-from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.errors import InputError
 from lepton_kit.models.evaluation import gate
 from lepton_kit.models.registry import Registry
 from lepton_kit.models.retraining import retrain
-from lepton_kit.models.training import Examples, TrainingSettings, train
+from lepton_kit.models.training import Examples, TrainingSettings
+from subjects.prices.examples import train
+from subjects.prices.features import next_day_return, price_features
 
 SPACE = ({"model": ["linear"], "weight_decay": [0.3, 1.0]},)
 FEW = {"space": SPACE, "trials": 2}

@@ -1,13 +1,12 @@
 """What a runbook says it found is about the recording that it was given, never about the one that ships."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import incident_variants as variants
 import nbformat
 import pytest
-from helpers import ROOT, lepton
+from helpers import ROOT, copy_folders, lepton
 from test_postmortem import content, recorded
 
 from lepton_kit.diagnosis import judgement
@@ -66,8 +65,7 @@ def given(name: str, project) -> list[str]:
 
 @pytest.mark.parametrize("name", RUNBOOKS)
 def test_a_runbook_on_another_recording_tells_of_that_one(name, project):
-    for folder in ("runbooks", "slo"):
-        shutil.copytree(ROOT / folder, project / folder, ignore=shutil.ignore_patterns("recordings"))
+    copy_folders(project, "runbooks", "slo", without=("recordings",))
     shipped = words_of(nbformat.read(ROOT / "runbooks" / f"{name}.ipynb", 4))
     trials = ["-p", "trials", "1"] if name in ("repair-data", "repair-model") else []
     done = lepton("run", f"runbooks/{name}.ipynb", *given(name, project), *trials, project=project)

@@ -162,12 +162,12 @@ def test_a_counter_with_one_sample_says_nothing():
     assert increase(np.array([5.0]), np.array([3.0]), 0.0, 10.0) is None
 
 
-def test_every_objective_of_the_project_becomes_rules(tmp_path):
-    made = lepton("slo", "rules", project=ROOT)
+def test_every_objective_of_the_project_becomes_rules(own_project):
+    made = lepton("slo", "rules", project=own_project)
     assert made.returncode == 0, made.stderr
     groups = yaml.safe_load(made.stdout)["groups"]
     assert {group["name"] for group in groups} == {f"slo-{one.name}" for one in read_objectives(ROOT / "slo")}
-    assert "goog-freshness" in lepton("slo", "list", project=ROOT).stdout
+    assert "goog-freshness" in lepton("slo", "list", project=own_project).stdout
 
 
 @pytest.mark.parametrize(

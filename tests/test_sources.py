@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from lepton_kit.data.sources import read_prices, table_sha256
+from lepton_kit.data.tables import table_sha256
 from lepton_kit.errors import InputError
+from subjects.prices.sources import read_prices
 
 BRENT = (
     Path(os.environ.get("LEPTON_DATA", Path(__file__).parents[2] / "shared" / "data")) / "prices" / "brent-daily.csv"

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from lepton_kit.data.sources import read_prices
 from lepton_kit.data.splits import check_no_leakage, split_by_time, time_ordered_folds
 from lepton_kit.errors import InputError, LeptonError
+from subjects.prices.sources import read_prices
 
 
 @pytest.fixture(scope="module")

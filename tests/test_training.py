@@ -3,7 +3,8 @@ import torch
 from models_sample import google_prices
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.training import TrainingSettings, examples, losses, repeatable, train
+from lepton_kit.models.training import TrainingSettings, losses, repeatable
+from subjects.prices.examples import examples, train
 
 QUICK = TrainingSettings("mlp", epochs=3, width=4)
 

@@ -6,8 +6,9 @@ from models_sample import google_prices
 
 from lepton_kit.data.splits import time_ordered_folds
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.training import Examples, TrainingSettings, examples, train, train_on
+from lepton_kit.models.training import Examples, TrainingSettings, train_on
 from lepton_kit.models.tuning import tune
+from subjects.prices.examples import examples, train
 
 QUICK = TrainingSettings("linear", epochs=4, patience=2)
 RATES = ({"learning_rate": [0.001, 0.003, 0.01, 0.03]},)

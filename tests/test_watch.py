@@ -306,12 +306,13 @@ def test_many_posts_at_once_with_a_kill_in_the_middle_queue_each_alert_once(watc
 def test_a_runbook_that_fails_is_shown_as_failed_and_a_report_that_cannot_be_made_harms_nothing(watched):
     settings(watched, report="true")
     write_notebook(watched / "runbooks/diagnose.ipynb", ["1 / 0"], "service: str = ''\ndays: int = 1")
+    (watched / "reports").write_text("no folder")
     with watching(watched, "--insecure") as kit:
         kit.post(alert())
         [job] = kit.ended()
         assert job.status == "failed"
         said = wait_for(lambda: kit.client.get("/status.json").json()["problems"])
-        assert "no reports/_quarto.yml" in said["report site"]
+        assert "must be a folder" in said["report site"]
         assert "ZeroDivisionError" not in kit.client.get("/").text
         assert '<span class="badge bad">failed</span>' in kit.client.get("/").text
 
@@ -375,13 +376,13 @@ def test_a_wrong_setting_is_one_clear_error_at_the_start(watched, text, words):
     assert not (watched / "incidents").exists()
 
 
-def test_the_settings_of_the_project_itself_are_in_order(project):
-    own = read_settings(ROOT)
-    routes, planned = Routes(own, ROOT), Schedules(own, ROOT, Queue(project), lambda: None)
-    for objective in read_all_objectives(own, ROOT):
+def test_the_settings_of_the_project_itself_are_in_order(project, own_project):
+    own = read_settings(own_project)
+    routes, planned = Routes(own, own_project), Schedules(own, own_project, Queue(project), lambda: None)
+    for objective in read_all_objectives(own, own_project):
         assert routes.runbook(alert_name(objective)) == "runbooks/incident-diagnosis.ipynb"
     assert set(planned.next_times()) == {"service-health", "drift-watch"}
-    policy = Policy(own, ROOT)
+    policy = Policy(own, own_project)
     asked = {
         cause: [one.why for one in policy.proposals({"cause": Result(value=cause), "probability": Result(value=0.99)})]
         for cause in ("data", "model", "compute", "none", "unknown")

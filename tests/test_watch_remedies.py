@@ -9,7 +9,7 @@ import signal
 import psutil
 import pytest
 from bs4 import BeautifulSoup
-from helpers import PATIENCE_S, ROOT, lepton, lepton_here
+from helpers import PATIENCE_S, ROOT, copy_folders, lepton, lepton_here
 from repairs import SETTINGS, Everything, diagnosed, project_with_repairs, proposal, propose, repairs_made
 from services import wait_for
 from test_watch_page import Browser
@@ -285,7 +285,7 @@ def rehearsed(repaired):
     text = SETTINGS.replace("runbooks/repair.ipynb", "runbooks/repair-data.ipynb", 1).replace('{ what = "data" }', "{}")
     (repaired / "lepton.toml").write_text(text.replace("workers = 2", "workers = 0"))
     shutil.copy(ROOT / "runbooks/repair-data.ipynb", repaired / "runbooks")
-    shutil.copytree(ROOT / "slo", repaired / "slo")
+    copy_folders(repaired, "slo")
     queue = Queue(repaired)
     posted = Alert.model_validate(diagnosed(cause="data"))
     queue.receive([posted], "webhook", Everything())

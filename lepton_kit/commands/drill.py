@@ -25,15 +25,20 @@ def drill(
         Path | None, typer.Option(help="A Python file with faults of your own; it is executed, so trust it.")
     ] = None,
     model: Annotated[str, typer.Option(help="Live: the model to serve, which must be promoted.")] = "goog",
+    service: Annotated[
+        str | None, typer.Option(help="Live: a declared service, which runs itself, in the model's place.")
+    ] = None,
 ) -> None:
     """Put faults into a healthy service, and follow each to its alert, diagnosis, remedy and recovery."""
     from lepton_kit.ops.drill_results import write_results
     from lepton_kit.ops.drills import Drilled, all_names, drawn_drills, drill_all, known_faults, result_table
+    from lepton_kit.ops.faults.edge import EDGE
     from lepton_kit.ops.live_drills import drill_live, live_names
     from lepton_kit.runs.project import find_project
 
     console, project = new_console(), find_project()
-    known = known_faults(fault_file)
+    live = live or service is not None
+    known = known_faults(fault_file) if service is None else dict(EDGE)
     names = faults or (live_names(known) if live else all_names(known))
     drills = drawn_drills(names, count, seed, known)
     if live:
@@ -44,7 +49,11 @@ def drill(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     done: list[Drilled] = []
-    made = drill_live(drills, project, known, tell, model) if live else drill_all(drills, project / "slo", fault_file)
+    made = (
+        drill_live(drills, project, known, tell, model, service)
+        if live
+        else drill_all(drills, project / "slo", fault_file)
+    )
     for one in made:
         done.append(one)
         mark = "✓" if one.is_as_it_should_be else "✗"

@@ -82,7 +82,7 @@ def replay(
     requests: Annotated[int, typer.Option(help="Requests at most.")] = 1_000_000,
     rate: Annotated[float | None, typer.Option(help="Requests per second, on average.")] = None,
     speed: Annotated[float | None, typer.Option(help="How many times as fast as real arrivals.")] = None,
-    source: Annotated[str, typer.Option(help="Clean price table: sample:goog, a file or URL.")] = "sample:goog",
+    source: Annotated[str | None, typer.Option(help="Table of the rows to send.")] = None,
     feedback_after: Annotated[float, typer.Option(help="Seconds until an actual value is told.")] = 5.0,
     ratings: Annotated[float, typer.Option(help="Share of answers that get a made-up rating, 0 to 1.")] = 0.0,
     fault: Annotated[str | None, typer.Option(help="A fault to inject: stale-feed, units, …")] = None,
@@ -91,7 +91,7 @@ def replay(
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow an address off this machine.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Drive load at a service: real arrival times and prices, and actual values told later."""
+    """Drive load at a service: real arrival times, rows of its subject, and actual values told later."""
     import json
 
     from lepton_kit.ops.load import Injection, drive, find_arrivals

@@ -31,6 +31,7 @@ from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import read_wish
 from lepton_kit.serving.metrics import metric_names
 from lepton_kit.serving.requestlog import read_requests
+from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import (
     FEATURE,
     FORMAT,
@@ -125,6 +126,7 @@ def capture(
             format=FORMAT,
             id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
             service=config.name,
+            declaration=FORECASTER,
             window=Window(start=_utc(start), end=_utc(end)),
             versions=versions,
             alerts=_alerts(alerts, notes),

@@ -512,14 +512,9 @@ MISSING = 0.1
 
 
 def answering_workers(recording: Recording) -> pd.Series:
-    """Return how many workers answered at each scrape; those of a candidate version are the same ones once more."""
-    metrics = recording.metrics
-    held = metrics[metrics["metric"] == "lepton_model_workers"]
-    by_scrape: pd.Series = held[~held["labels"].str.contains(CANDIDATE, regex=False)].groupby("time")["value"].sum()
+    """Return how many workers answered at each scrape."""
+    by_scrape: pd.Series = recording.samples("workers").groupby("time")["value"].sum()
     return by_scrape
-
-
-CANDIDATE = '"role":"candidate"'
 
 
 def expected_workers(answering: pd.Series) -> float:

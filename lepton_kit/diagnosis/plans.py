@@ -11,6 +11,7 @@ from lepton_kit.diagnosis.repair_capacity import is_hurt_by_refusals, plan_capac
 from lepton_kit.diagnosis.repair_data import plan_data
 from lepton_kit.diagnosis.repair_model import plan_model
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.signals import role_of
 from lepton_kit.telemetry.slo import Objective
 
 REMEDIES: Mapping[Cause, str] = {"data": "repair-data", "model": "repair-model", "compute": "repair-capacity"}
@@ -32,13 +33,13 @@ def planned(cause: Cause, case: Case) -> str:
     return ""
 
 
-CURES: tuple[tuple[str, str, tuple[Cause, ...]], ...] = (
-    ("lepton_freshness_", "", ("data",)),
-    ("lepton_forecast_", "", ("data", "model")),
-    ("lepton_predict_requests_", "invalid", ("data",)),
-    ("http_server_request_duration_", "", ("compute",)),
-)
-"""By the start of an indicator's metric, and a value that its selector asks for: the causes whose repair acts on it."""
+CURES: Mapping[str, tuple[Cause, ...]] = {
+    **dict.fromkeys(("newest_data", "watched_seconds", "stale_seconds", "input_problems", "invalid"), ("data",)),
+    **dict.fromkeys(("targets_known", "interval_width"), ("data", "model")),
+    **dict.fromkeys(("latency", "queue_time", "service_time", "queue_length", "saturation"), ("compute",)),
+    **dict.fromkeys(("time_to_first_token", "time_per_output_token", "errors", "refusals", "up"), ("compute",)),
+}
+"""By the signal that an objective counts: the causes whose repair acts on it."""
 
 
 def cures(objective: Objective) -> tuple[Cause, ...]:
@@ -55,12 +56,7 @@ def cures(objective: Objective) -> tuple[Cause, ...]:
     >>> of('lepton_freshness_seconds_total{state="fresh"}', "lepton_freshness_seconds_total"), of("tasks_ok", "tasks")
     (('data',), ())
     """
-    if is_hurt_by_refusals(objective):
-        return ("compute",)
-    for start, asked, causes in CURES:
-        if objective.selector.metric.startswith(start) and asked in str(objective.selector):
-            return causes
-    return ()
+    return ("compute",) if is_hurt_by_refusals(objective) else CURES.get(role_of(objective.selector), ())
 
 
 def in_order(causes: Sequence[str], objective: Objective | None) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ import pandas as pd
 from lepton_kit.diagnosis.case import Case, answering_workers, build_case, expected_workers
 from lepton_kit.diagnosis.queueing import Demand, bounded, mean_wait
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.health import RecordedMetrics, grown
+from lepton_kit.telemetry.health import RecordedMetrics, grown, signal_growth, signal_mean
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import parse_selector
+from lepton_kit.telemetry.signals import Signal, preset, presets
 from lepton_kit.telemetry.slo import Objective
 
 SOURCES = (
@@ -69,16 +70,6 @@ class Needs:
 PART_OF_BUDGET = 0.1
 """Of an error budget a repaired service may spend this part on refusals; the rest is for what nobody planned."""
 
-REFUSAL = {
-    "http_server_request_duration_seconds_count": {
-        "http_route": "/v1/predict",
-        "http_request_method": "POST",
-        "http_response_status_code": "429",
-    },
-    "lepton_predict_requests_total": {"outcome": "overloaded"},
-}
-"""The counters of requests, and the labels that each gives a refused one."""
-
 
 def tolerated_refusals(objectives: Sequence[Objective]) -> float:
     """Return the share of requests that may be refused: a tenth of the smallest budget that refusals are paid from.
@@ -88,9 +79,7 @@ def tolerated_refusals(objectives: Sequence[Objective]) -> float:
 
     Examples
     --------
-    >>> from lepton_kit.telemetry.selectors import parse_selector
-    >>> asked = "lepton_predict_requests_total"
-    >>> good, total = parse_selector(asked + '{outcome="answered"}'), parse_selector(asked)
+    >>> good, total = parse_selector('requests_total{status="200"}'), parse_selector("requests_total")
     >>> round(tolerated_refusals([Objective("a", "A", "demo", "", 0.99, 3600, "good", good, total, 10)]), 6)
     0.001
     """
@@ -99,13 +88,20 @@ def tolerated_refusals(objectives: Sequence[Objective]) -> float:
 
 
 def is_hurt_by_refusals(objective: Objective) -> bool:
-    """Tell whether an objective counts a refused request, and not as a good one."""
-    if not {objective.selector.metric, objective.total.metric} <= set(REFUSAL):
-        return False
+    """Tell whether an objective counts a refused request, and not as a good one.
+
+    A refused request has the status 429, or what a known server's signal `refusals` says of it.
+    """
+    told = [*objective.selector.matchers, *objective.total.matchers]
+    refused = {one.label: "429" for one in told if "status" in one.label or "code" in one.label}
+    for signals in map(preset, presets()):
+        if (signal := signals.get("refusals")) and parse_selector(signal.selector).metric == objective.selector.metric:
+            refused = {one.label: one.value for one in parse_selector(signal.selector).matchers}
     is_in_total, is_counted = (
-        one.matches(one.metric, REFUSAL[one.metric]) for one in (objective.total, objective.selector)
+        all(one.matches(refused) for one in selector.matchers if one.label in refused)
+        for selector in (objective.total, objective.selector)
     )
-    return is_in_total and is_counted == (objective.events == "bad")
+    return bool(refused) and is_in_total and is_counted == (objective.events == "bad")
 
 
 @dataclass(frozen=True)
@@ -332,55 +328,82 @@ def measure(case: Case) -> Measured:
     Raises
     ------
     InputError
-        When fewer than `least_rows` requests were answered since the onset.
+        When fewer than `least_rows` requests were answered since the onset, or nobody measured how many workers there
+        were, or how long one was busy with a request: what is not measured is not guessed.
     """
-    window = case.recording.incident.window
-    start, onset, end = window.start.timestamp(), case.onset.timestamp(), window.end.timestamp()
-    answered = case.during[case.during["status"] < 400]
-    if len(answered) < case.criteria.least_rows or end <= onset:
-        raise InputError(
-            f"recording {case.recording.incident.id}: {len(answered)} requests were answered since the onset; "
-            f"{case.criteria.least_rows} are needed to measure what is asked of the service"
-        )
-    source = RecordedMetrics(case.recording.metrics)
-    before, during = _workers(case, is_before=True), _workers(case, is_before=False)
-    wait = _mean_seconds(source, "lepton_queue_seconds", onset, end)
-    quickest = float(case.requests.loc[case.requests["status"] < 400, "latency_ms"].min()) / 1000
-    service = service_time(answered, wait, quickest, during * (end - onset) / len(answered))
-    was = case.before[case.before["status"] < 400]
-    earlier_wait = _mean_seconds(source, "lepton_queue_seconds", start, onset)
-    had = before * (onset - start) / max(len(was), 1)
-    earlier = service_time(was, earlier_wait, quickest, had) if len(was) else float("nan")
-    rate, earlier_rate = _rate(source, case.during, onset, end), _rate(source, case.before, start, onset)
+    recording = case.recording
+    window, onset = recording.incident.window, case.onset.timestamp()
+    before, since = (window.start.timestamp(), onset), (onset, window.end.timestamp())
+    _check_measured(case)
+    source, signals = RecordedMetrics(recording.metrics), recording.signals
+    workers, left = _workers(case, is_before=True), _workers(case, is_before=False)
+    service = _service_time(case, case.during, since, left)
+    rate, earlier_rate = _rate(case, case.during, since), _rate(case, case.before, before)
+    in_model = signal_mean(source, signals.get("service_time"), *since)
     return Measured(
-        demand=Demand(
-            rate=rate,
-            service=service,
-            arrival_scv=arrival_scv(case.during["time"]),
-            service_scv=_service_scv(source, onset, end),
-        ),
-        workers=max(before, during),
-        left=during,
-        wait=wait,
-        model_share=float(np.minimum(1.0, _mean_seconds(source, "lepton_model_seconds", onset, end) / service)),
+        demand=Demand(rate, service, arrival_scv(case.during["time"]), _service_scv(source, signals, since)),
+        workers=max(workers, left),
+        left=left,
+        wait=signal_mean(source, signals.get("queue_time"), *since),
+        model_share=float(np.minimum(1.0, in_model / service)),
         refused=float(case.during["status"].eq(429).mean()),
         rate_growth=rate / earlier_rate if earlier_rate else float("nan"),
-        service_growth=service / earlier,
+        service_growth=service / _service_time(case, case.before, before, workers),
         memory_growth=_memory_growth(case),
     )
 
 
-def _rate(source: RecordedMetrics, requests: pd.DataFrame, start: float, end: float) -> float:
+BUSY = ("queue_time", "service_time", "busy_seconds")
+"""Signals of which one tells how long a worker was busy with a request."""
+
+
+def _check_measured(case: Case) -> None:
+    """Refuse a case of which nothing says what was asked of how many workers."""
+    name, answered = f"recording {case.recording.incident.id}", _answered(case.during)
+    if len(answered) < case.criteria.least_rows or pd.Timestamp(case.recording.incident.window.end) <= case.onset:
+        raise InputError(
+            f"{name}: {len(answered)} requests were answered since the onset; "
+            f"{case.criteria.least_rows} are needed to measure what is asked of the service"
+        )
+    busy = [case.recording.lacking(role) for role in BUSY]
+    if missing := [text for text in (case.recording.lacking("workers"), *(busy if all(busy) else [])) if text]:
+        raise InputError(f"{name}: nobody measured how many workers there were, or how busy: {'; '.join(missing)}")
+
+
+def _answered(requests: pd.DataFrame) -> pd.DataFrame:
+    return requests[requests["status"] < 400]
+
+
+def _rate(case: Case, requests: pd.DataFrame, window: tuple[float, float]) -> float:
     """Return the requests per second: by the service's own counter, or by those that were recorded."""
-    counted = grown(source, parse_selector("lepton_predict_requests_total"), start, end)
-    return (counted or len(requests)) / (end - start) if end > start else 0.0
+    source, seconds = RecordedMetrics(case.recording.metrics), window[1] - window[0]
+    counted = signal_growth(source, case.recording.signals.get("requests_total"), *window)
+    return (counted if counted > 0 else len(requests)) / seconds if seconds > 0 else 0.0
+
+
+def _service_time(case: Case, requests: pd.DataFrame, window: tuple[float, float], workers: int) -> float:
+    """Return the mean seconds that a worker was busy with a request; NaN where none was answered.
+
+    That is its latency less its wait in the queue; where the wait is not measured, the time of the model, or all
+    workers' time at work for each request.
+    """
+    answered, signals = _answered(requests), case.recording.signals
+    if answered.empty:
+        return float("nan")
+    source, most = RecordedMetrics(case.recording.metrics), workers * (window[1] - window[0]) / len(answered)
+    wait = signal_mean(source, signals.get("queue_time"), *window)
+    if not math.isnan(wait):
+        quickest = float(_answered(case.requests)["latency_ms"].min()) / 1000
+        return service_time(answered, wait, quickest, most)
+    in_model = signal_mean(source, signals.get("service_time"), *window)
+    busy = signal_growth(source, signals.get("busy_seconds"), *window) / len(answered)
+    return float(np.nanmin([in_model if in_model > 0 else busy, most]))
 
 
 def service_time(answered: pd.DataFrame, wait: float, quickest: float, most: float) -> float:
     """Return the mean seconds that a worker was busy with a request: its latency less its wait in the queue.
 
-    Where the wait is not known, the first quartile of the latency stands for requests that hardly waited. Either way
-    workers cannot have been busy for longer than they were there (the utilisation law; Denning and Buzen, "The
+    Workers cannot have been busy for longer than they were there (the utilisation law; Denning and Buzen, "The
     operational analysis of queueing network models", ACM Computing Surveys 10(3), 1978).
 
     Parameters
@@ -388,7 +411,7 @@ def service_time(answered: pd.DataFrame, wait: float, quickest: float, most: flo
     answered
         Requests with their `latency_ms`.
     wait
-        Mean seconds in the queue; NaN where not known.
+        Mean seconds in the queue.
     quickest
         Seconds that the quickest request took, which hardly waited; none keeps a worker busy for less on average.
     most
@@ -400,9 +423,7 @@ def service_time(answered: pd.DataFrame, wait: float, quickest: float, most: flo
     >>> service_time(rows, wait=0.01, quickest=0.01, most=1.0), service_time(rows, wait=0.04, quickest=0.01, most=0.02)
     (0.03, 0.01)
     """
-    seconds = answered["latency_ms"] / 1000
-    own = seconds.quantile(0.25) if math.isnan(wait) else max(seconds.mean() - wait, quickest)
-    return min(float(own), most)
+    return min(float(max((answered["latency_ms"] / 1000).mean() - wait, quickest)), most)
 
 
 def arrival_scv(times: pd.Series) -> float:
@@ -415,23 +436,20 @@ def arrival_scv(times: pd.Series) -> float:
     return float(gaps.var(ddof=0) / gaps.mean() ** 2) if len(gaps) and gaps.mean() > 0 else 1.0
 
 
-def _mean_seconds(source: RecordedMetrics, histogram: str, start: float, end: float) -> float:
-    """Return the mean of a histogram's values, NaN where it has none."""
-    total, count = (grown(source, parse_selector(f"{histogram}_{which}"), start, end) for which in ("sum", "count"))
-    return total / count if count else float("nan")
-
-
-def _service_scv(source: RecordedMetrics, start: float, end: float) -> float:
+def _service_scv(source: RecordedMetrics, signals: Mapping[str, Signal], window: tuple[float, float]) -> float:
     """Return the squared coefficient of variation of the model's times, from the middles of their histogram's buckets.
 
     It is 1 (exponential) where no histogram was recorded.
     """
-    held = source.query("lepton_model_seconds_bucket", start, end)
-    bounds = sorted({float(json.loads(labels)["le"]) for labels in held["labels"].unique()})
+    signal = signals.get("service_time")
+    bucket = parse_selector(signal.parts("histogram").get("bucket", signal.selector)) if signal else None
+    if bucket is None:
+        return 1.0
+    held = source.query(str(bucket), *window)
+    bounds = sorted({float(json.loads(labels).get("le", "inf")) for labels in held["labels"].unique()})
     if len(bounds) < 2:
         return 1.0
-    names = {bound: f'lepton_model_seconds_bucket{{le="{_le(bound, held)}"}}' for bound in bounds}
-    below = np.array([grown(source, parse_selector(names[bound]), start, end) for bound in bounds])
+    below = np.array([grown(source, bucket.within({"le": _le(bound, held)}), *window) for bound in bounds])
     counts = np.maximum(np.diff(below, prepend=0.0), 0.0)
     edges = np.array([0.0, *bounds[:-1], bounds[-1] if math.isfinite(bounds[-1]) else 2 * bounds[-2]])
     middles = (edges[1:] + edges[:-1]) / 2
@@ -448,15 +466,14 @@ def _le(bound: float, held: pd.DataFrame) -> str:
 
 
 def _workers(case: Case, is_before: bool) -> int:
-    """Return how many workers answered at first, or at the end of the recording; 1 where nothing says so."""
+    """Return how many workers answered at first, or at the end of the recording; one at least."""
     answering = answering_workers(case.recording)
     count = expected_workers(answering) if is_before else answering[answering.index >= case.onset].tail(5).median()
     return max(1, round(count)) if count > 0 else 1
 
 
 def _memory_growth(case: Case) -> float:
-    held = case.recording.metrics[case.recording.metrics["metric"] == "lepton_worker_resident_memory_bytes"]
-    largest = held.groupby("time")["value"].max()
+    largest = case.recording.samples("memory").groupby("time")["value"].max()
     before, during = largest[largest.index < case.onset], largest[largest.index >= case.onset]
     return float(during.tail(5).median() / before.median()) if len(before) and len(during) else float("nan")
 

@@ -20,9 +20,8 @@ from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follo
 from lepton_kit.models.tasks import covered
 from lepton_kit.models.training import Examples
 from lepton_kit.serving.mends import LAST, Mends, listed
-from lepton_kit.telemetry.health import RecordedMetrics, grown
+from lepton_kit.telemetry.health import RecordedMetrics, signal_growth
 from lepton_kit.telemetry.recordings import FEATURE, Recording
-from lepton_kit.telemetry.selectors import parse_selector
 
 CLEAR_UNIT = 0.25
 """A factor is a power of ten where its logarithm lies this close to a whole number."""
@@ -523,17 +522,10 @@ def _rise(case: Case, rows: pd.Series) -> float:
 
 def _late(case: Case) -> float:
     """Return the share of the time since the onset in which the newest data were stale, as the service counts it."""
-    source, window = RecordedMetrics(case.recording.metrics), case.recording.incident.window
-    stale, known = (
-        grown(
-            source,
-            parse_selector(f"lepton_freshness_seconds_total{which}"),
-            case.onset.timestamp(),
-            window.end.timestamp(),
-        )
-        for which in ('{state="stale"}', "")
-    )
-    return stale / known if known else 0.0
+    source, signals = RecordedMetrics(case.recording.metrics), case.recording.signals
+    window = case.onset.timestamp(), case.recording.incident.window.end.timestamp()
+    stale, known = (signal_growth(source, signals.get(role), *window) for role in ("stale_seconds", "watched_seconds"))
+    return stale / known if known > 0 else 0.0
 
 
 def _coverage(used: Recording, rows: pd.Index) -> tuple[float, int]:

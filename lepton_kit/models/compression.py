@@ -96,10 +96,9 @@ def distil(
 
     Examples
     --------
-    >>> from lepton_kit.data.features import price_features
     >>> from lepton_kit.models.forecasters import model_columns, untrained
-    >>> close = 100 + np.cumsum(np.random.default_rng(1).normal(size=90))
-    >>> features = price_features(pd.DataFrame({"date": pd.date_range("2024-01-01", periods=90), "close": close}))
+    >>> returns = np.random.default_rng(1).normal(0, 0.01, size=90)
+    >>> features = pd.DataFrame({"return_0": returns, "volatility_ewma": 0.01 + 0.1 * abs(returns)})
     >>> teacher = untrained(Architecture("mlp", model_columns(features), 8), features, level=0.01)
     >>> student = distil(teacher, features)
     >>> bool(np.allclose(student.predict(features), teacher.predict(features)))

@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lepton_kit.data.features import family
 from lepton_kit.errors import InputError
 from lepton_kit.models.tasks import LEVEL, TASKS, Task
 
@@ -108,6 +107,17 @@ def model_columns(features: pd.DataFrame, volatility: Volatility = "ewma") -> tu
     if volatility == "ewma":
         return tuple(features.columns)
     return tuple(column for column in features.columns if family(column) == "return")
+
+
+def family(column: str) -> str:
+    """Return the family of a feature column: `return`, `range`, `volume` or `volatility`.
+
+    Examples
+    --------
+    >>> family("return_3"), family("volatility_ewma")
+    ('return', 'volatility')
+    """
+    return column.partition("_")[0]
 
 
 class Network(nn.Module):
@@ -212,9 +222,8 @@ class Forecaster:
     --------
     An untrained model is the exponentially weighted volatility baseline:
 
-    >>> from lepton_kit.data.features import price_features
-    >>> close = 100 + np.cumsum(np.random.default_rng(1).normal(size=60))
-    >>> features = price_features(pd.DataFrame({"date": pd.date_range("2024-01-01", periods=60), "close": close}))
+    >>> returns = np.random.default_rng(1).normal(0, 0.01, size=60)
+    >>> features = pd.DataFrame({"return_0": returns, "volatility_ewma": 0.01 + 0.1 * abs(returns)})
     >>> forecaster = untrained(Architecture("linear", model_columns(features)), features, level=0.01)
     >>> bool(np.allclose(forecaster.predict(features)["std"], features["volatility_ewma"]))
     True
@@ -255,7 +264,7 @@ class Forecaster:
         Parameters
         ----------
         features
-            As `lepton_kit.data.features.price_features` returns them; columns the model does not know are ignored.
+            With the columns `needed`; columns the model does not know are ignored.
 
         Returns
         -------
@@ -391,30 +400,6 @@ def forecast_values(mean: np.ndarray, std: np.ndarray, prob_up: np.ndarray) -> n
     """Return the same as an array (n, 5), in the order of `FORECAST`."""
     half = NORMAL_QUANTILE * std
     return np.column_stack([mean, std, mean - half, mean + half, prob_up])
-
-
-def price_change(forecast: pd.DataFrame, close: pd.Series) -> pd.DataFrame:
-    """Turn a forecast of the log return into one of the price change, in the unit of the close (USD).
-
-    The column `mean` becomes the change at the mean log return. For a Gaussian that is the *median* change, which is
-    the right forecast under the absolute error; the mean change lies above it by about half the variance.
-
-    Parameters
-    ----------
-    forecast
-        Columns `mean`, `lower`, `upper` in log return.
-    close
-        The close of the day on which each forecast was made, found by the forecast's index.
-
-    Examples
-    --------
-    >>> forecast = pd.DataFrame({"mean": [0.0], "lower": [-0.02], "upper": [0.02]})
-    >>> price_change(forecast, pd.Series([100.0])).round(2).iloc[0].tolist()
-    [0.0, -1.98, 2.02]
-    """
-    today = close.reindex(forecast.index).to_numpy(dtype=float)
-    columns = {column: np.expm1(forecast[column]) * today for column in ("mean", "lower", "upper")}
-    return pd.DataFrame(columns, index=forecast.index)
 
 
 def load_forecaster(folder: Path) -> Forecaster:

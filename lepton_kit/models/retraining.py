@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lepton_kit.data.sources import table_sha256
 from lepton_kit.data.splits import part_sizes
+from lepton_kit.data.tables import table_sha256
 from lepton_kit.errors import InputError
 from lepton_kit.models.baselines import ConstantVolatility, EwmaVolatility
 from lepton_kit.models.evaluation import Bootstrap, Decision, gate, interval_scores

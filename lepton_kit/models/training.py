@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.forecasters import (
     Architecture,
@@ -95,48 +94,20 @@ class Examples:
         return Examples(self.features.iloc[part], self.target.iloc[part])
 
 
-def examples(table: pd.DataFrame, part: str, lookback: int = 10) -> Examples:
-    """Return the rows of one part whose next day is known.
+def train_on(
+    fit: Examples, check: Examples, settings: TrainingSettings, on_epoch: Callable[[Epoch], None] | None = None
+) -> Trained:
+    """Train a model, stopping early on later rows.
 
-    Features of a part's first days reach back into the part before it, as they would in use; targets do not reach
-    forward out of the table.
-
-    Parameters
-    ----------
-    table
-        Prices with a column `split`, as notebook 01-data-cleaning leaves them.
-    part
-        `train`, `validation` or `test`.
-    lookback
-        As for `price_features`.
-
-    Raises
-    ------
-    InputError
-        When there is no such part, or no row of it has both features and a target.
-    """
-    if part not in PARTS:
-        raise InputError(f"part = {part!r}: must be one of {', '.join(PARTS)}")
-    if "split" not in table.columns:
-        raise InputError("price table lacks column split; notebook 01-data-cleaning adds it")
-    features, target = price_features(table, lookback), next_day_return(table).dropna()
-    days = table.loc[table["split"] == part, "date"]
-    index = features.index.intersection(target.index).intersection(pd.Index(days))
-    if index.empty:
-        raise InputError(f"no row of part {part!r} has {lookback} past days and a next day")
-    return Examples(features.loc[index], target.loc[index])
-
-
-def train(table: pd.DataFrame, settings: TrainingSettings, on_epoch: Callable[[Epoch], None] | None = None) -> Trained:
-    """Train a model on the part `train`, stopping early on the part `validation`.
-
-    The loss is the Gaussian negative log-likelihood of the next day's log return plus the cross-entropy of its
-    direction. The same table and settings give the same weights, bit for bit, on the same processor.
+    The loss is the Gaussian negative log-likelihood of the target plus the cross-entropy of its direction. The same
+    rows and settings give the same weights, bit for bit, on the same processor.
 
     Parameters
     ----------
-    table
-        Clean prices with a column `split`.
+    fit
+        The rows to learn from. They fix the model's columns, so `settings.lookback` plays no part.
+    check
+        Later rows, on which training stops early.
     settings
         The hyper-parameters.
     on_epoch
@@ -145,28 +116,9 @@ def train(table: pd.DataFrame, settings: TrainingSettings, on_epoch: Callable[[E
     Raises
     ------
     InputError
-        When a setting or the table does not do.
+        When a setting or the rows do not do.
     LeptonError
         When the loss stops being a finite number, which a lower learning rate prevents.
-    """
-    fit = examples(table, "train", settings.lookback)
-    check = examples(table, "validation", settings.lookback)
-    return train_on(fit, check, settings, on_epoch)
-
-
-def train_on(
-    fit: Examples, check: Examples, settings: TrainingSettings, on_epoch: Callable[[Epoch], None] | None = None
-) -> Trained:
-    """Train as `train` does, on examples at hand, such as the rows of a recording.
-
-    Parameters
-    ----------
-    fit
-        The rows to learn from. They fix the model's columns, so `settings.lookback` plays no part.
-    check
-        Later rows, on which training stops early.
-    settings, on_epoch
-        As for `train`.
     """
     with repeatable(settings.seed):
         forecaster = _start(fit, settings)

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from lepton_kit.errors import InputError
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.redaction import Redactor
-from lepton_kit.runs.secrets import is_reference, resolve_secret
+from lepton_kit.secrets import is_reference, resolve_secret
 from lepton_kit.telemetry.declaration import Command, Http, Placeholder
 from lepton_kit.telemetry.recordings import Version
 

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import shutil
-import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +20,11 @@ import httpx
 
 from lepton_kit.diagnosis.remedies import REMEDIES
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.demo import RATE, watching
+from lepton_kit.ops.demo import watching
+from lepton_kit.ops.drill_stages import Stage, declared, served
 from lepton_kit.ops.drills import Drill, Drilled
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
-from lepton_kit.ops.load import find_arrivals, loaded
-from lepton_kit.ops.services import start_service
 from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
-from lepton_kit.reports.cards import KINDS
-from lepton_kit.serving.replay import Plan
 
 HEALTHY_S, HEALTHY_WITHIN_S = 30.0, 240.0
 """Seconds without any alert before the fault, and how long they are waited for."""
@@ -39,35 +32,8 @@ HEALTHY_S, HEALTHY_WITHIN_S = 30.0, 240.0
 ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 120.0, 300.0, 300.0
 """Seconds from the fault to its alert, from there to the end of the repair, and to the postmortem."""
 
-LOAD_S = HEALTHY_WITHIN_S + ALERT_WITHIN_S + REPAIRED_WITHIN_S + LOOKED_BACK_WITHIN_S
-OBSERVED_S, FRESH_S, WORKERS = 20.0, 4.0, 2
-RESTARTED = "feed-restarted"
-"""The file that stands for the feed's supervisor: the command that restarts the feed makes it."""
-
-COPIED = ("models", "runbooks", "slo", "reports", "notebooks")
 TIME_SCALE = 300
 WATCH = f"time_scale = {TIME_SCALE}\nscrape_interval = 0.5\nsource = 'telemetry/drill'\n"
-ROOM = max(WORKERS + 1, os.cpu_count() or 1)
-"""Workers that a repair may ask for: those beyond the machine's cores would take turns, and add hardly anything."""
-
-IN_TIME_S = 0.02
-"""A fifth of what the objective of the latency allows: load, flood and watch share the cores with the workers, so that
-a request takes several times as long as a worker is busy with it."""
-
-AUTO = f"""
-most_per_hour = 100
-least_probability = 0.5
-[data]
-policy = "auto"
-parameters = {{ observe_seconds = {OBSERVED_S} }}
-[model]
-policy = "auto"
-parameters = {{ observe_seconds = {OBSERVED_S} }}
-[compute]
-policy = "auto"
-parameters = {{ observe_seconds = {OBSERVED_S}, most_workers = {ROOM}, in_time = {IN_TIME_S} }}
-"""
-
 Tell = Callable[[str], object]
 
 
@@ -81,7 +47,12 @@ def live_names(known: Mapping[str, type[Fault]] = FAULTS) -> list[str]:
 
 
 def drill_live(
-    drills: Sequence[Drill], project: Path, known: Mapping[str, type[Fault]], tell: Tell, model: str = "goog"
+    drills: Sequence[Drill],
+    project: Path,
+    known: Mapping[str, type[Fault]],
+    tell: Tell,
+    model: str = "goog",
+    service: str | None = None,
 ) -> Iterator[Drilled]:
     """Go through live drills one after the other.
 
@@ -96,7 +67,9 @@ def drill_live(
     tell
         Called with a line for each step.
     model
-        The model to serve.
+        The model that `lepton serve` serves.
+    service
+        A declared service that is drilled in its place: it runs itself, and the faults are those of a proxy before it.
 
     Raises
     ------
@@ -109,36 +82,8 @@ def drill_live(
             raise InputError(f"fault {fault.name!r}: has no live form; drill it with --simulated")
     for drill, fault in zip(drills, faults, strict=True):
         tell(f"— {fault.name} ({fault.severity:.2f}): {fault.description}")
-        yield _LiveCourse(drill, fault, drill_project(project, fault.name, model), model, tell).run()
-
-
-def drill_project(project: Path, name: str, model: str) -> Path:
-    """Make a project for a drill under `drills/` of another one, and return it.
-
-    Raises
-    ------
-    InputError
-        When there is no such model, or lepton.toml has no section of a service of its name.
-    """
-    if not (project / "models" / model).is_dir():
-        raise InputError(f"model {model!r}: not in {project / 'models'}; train one with `lepton pipeline goog`")
-    settings = (project / "lepton.toml").read_text(encoding="utf-8")
-    heading = f"[services.{model}]\n"
-    service = tomllib.loads(settings).get("services", {}).get(model)
-    if service is None or heading not in settings:
-        raise InputError(f"{project / 'lepton.toml'}: has no section {heading.strip()}, which a live drill needs")
-    made = project / "drills" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{name.replace('+', '-and-')}"
-    made.mkdir(parents=True)
-    if "restart_feed" not in service.get("actions", {}):
-        settings = settings.replace(heading, f'{heading}actions.restart_feed = ["touch", "{RESTARTED}"]\n')
-    (made / "lepton.toml").write_text(settings, encoding="utf-8")
-    left = ("_site", "_freeze", "__pycache__", ".ipynb_checkpoints", "runs")
-    published = (*KINDS, "listings")  # of this project: the drill's site shows its own incidents alone
-    for part in COPIED:
-        if (project / part).is_dir():
-            ignored = shutil.ignore_patterns(*left, *(published if part == "reports" else ()))
-            shutil.copytree(project / part, made / part, ignore=ignored)
-    return made
+        stage = served(project, drill, fault, model) if service is None else declared(project, fault, service)
+        yield _LiveCourse(drill, stage, tell).run()
 
 
 @dataclass
@@ -158,26 +103,22 @@ class _Seen:
 class _LiveCourse:
     """One live drill."""
 
-    def __init__(self, drill: Drill, fault: Fault, project: Path, model: str, tell: Tell) -> None:
-        self._drill, self._fault, self._project, self._model = drill, fault, project, model
+    def __init__(self, drill: Drill, stage: Stage, tell: Tell) -> None:
+        self._drill, self._stage, self._fault, self._project = drill, stage, stage.fault, stage.project
         self._began = time.monotonic()
         self._tell_line = tell
         self._told: set[str] = set()
-        self._strikes = threading.Event()
         self._struck_at = self._struck = math.inf  # of the monotonic clock, and of the wall clock
 
     def run(self) -> Drilled:
         """Start everything, follow the incident, and stop everything."""
         seen = _Seen()
         with contextlib.ExitStack() as stack:
-            service = start_service(self._project, self._model, workers=WORKERS, fresh_for=FRESH_S)
-            stack.callback(service.stop)
-            more = {REMEDIES_VARIABLE: AUTO, WATCH_VARIABLE: WATCH, "LEPTON_PROJECT": str(self._project)}
-            watch = stack.enter_context(watching(self._project, more))
-            self._tell(f"service at {service.address}, lepton watch at {watch}")
-            plan = Plan(find_arrivals(self._project, self._drill.seed, rate=RATE), seconds=LOAD_S, feedback_after=1.0)
-            restarted = self._project / RESTARTED
-            stack.enter_context(loaded(service.folder, plan, self._fault, self._strikes, restarted))
+            address = stack.enter_context(self._stage.running())
+            above = {REMEDIES_VARIABLE: self._stage.remedies, WATCH_VARIABLE: WATCH, **self._stage.above}
+            watch = stack.enter_context(watching(self._project, {**above, "LEPTON_PROJECT": str(self._project)}))
+            self._tell(f"service at {address}, lepton watch at {watch}")
+            stack.enter_context(self._stage.asked())
             try:
                 with httpx.Client(base_url=watch, timeout=30, trust_env=False) as client:
                     if self._is_healthy(client):
@@ -211,7 +152,7 @@ class _LiveCourse:
         """Let the fault begin, with the next request."""
         self._struck_at, self._struck = time.monotonic(), time.time()
         self._tell(f"the fault begins: {self._fault.name}")
-        self._strikes.set()
+        self._stage.strike()
 
     def _status(self, client: httpx.Client) -> Mapping[str, Any]:
         """Return what `lepton watch` says; nothing where it has no answer now, and is asked again later."""

@@ -9,9 +9,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_kit.data.sources import read_prices
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import Fault, find_fault, injected
+from lepton_kit.project.subjects import asked_rows
 from lepton_kit.serving.arrivals import Arrivals, find_trace, generated, traced
 from lepton_kit.serving.control import service_folder
 from lepton_kit.serving.replay import Item, Plan, Summary, check_address, feed, needed_features, replay
@@ -29,7 +29,7 @@ def drive(
     service: str,
     project: Path,
     plan: Plan,
-    source: str = "sample:goog",
+    source: str | None = None,
     injection: Injection | None = None,
     is_remote_allowed: bool = False,
 ) -> Summary:
@@ -44,7 +44,7 @@ def drive(
     plan
         Arrival times, bounds and feedback.
     source
-        A clean price table, as `lepton_kit.data.sources.read_prices` takes it.
+        As for `lepton_kit.project.subjects.asked_rows`.
     injection
         The fault to inject, if any.
     is_remote_allowed
@@ -62,14 +62,15 @@ def drive(
             f"--fault-after {injection.after:g}: must be from 0 to less than the {plan.seconds:g} s of load"
         )
     address = check_address(service if folder is None else running_address(folder), is_remote_allowed)
-    rows = feed(read_prices(source), needed_features(address))
+    name = None if folder is None else folder.name
+    rows = feed(asked_rows(name, project, needed_features(address), source))
     with injected(fault, injection.after, folder) if fault and injection else nullcontext() as change:
         return replay(address, rows, plan, change)
 
 
 @contextmanager
 def loaded(folder: Path, plan: Plan, fault: Fault, strikes: threading.Event, restarted: Path) -> Iterator[None]:
-    """Replay prices at a running service from a thread, until the end of what stands below this.
+    """Replay its subject's rows at a running service from a thread, until the end of what stands below this.
 
     Parameters
     ----------
@@ -84,7 +85,7 @@ def loaded(folder: Path, plan: Plan, fault: Fault, strikes: threading.Event, res
     """
     over = threading.Event()
     address = running_address(folder)
-    rows = feed(read_prices("sample:goog"), needed_features(address))
+    rows = feed(asked_rows(folder.name, folder.parents[1], needed_features(address)))
 
     def work() -> None:
         with suppress(BaseExceptionGroup), injected(fault, 0.0, folder) as change:

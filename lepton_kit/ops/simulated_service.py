@@ -35,6 +35,7 @@ from lepton_kit.ops.simulated_telemetry import Telemetry
 from lepton_kit.ops.simulated_world import Days, trained_files, world
 from lepton_kit.serving.arrivals import Arrivals
 from lepton_kit.serving.mends import NO_MENDS, Mender
+from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import (
     FORMAT,
     LOG_COLUMNS,
@@ -334,6 +335,7 @@ class SimulatedService:
                 format=FORMAT,
                 id=name,
                 service=SERVICE,
+                declaration=FORECASTER,
                 window=Window(start=utc(start), end=utc(end)),
                 versions=versions,
                 alerts=tuple(_alert(one) for one in alerts),

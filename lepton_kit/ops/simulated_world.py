@@ -1,4 +1,4 @@
-"""What a simulated service is asked about, and what it answers with: real days, and forecasters trained on others."""
+"""What a simulated service is asked about, and what it answers with: rows of its subject, and versions of its model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data.features import next_day_return, price_features
-from lepton_kit.data.sources import read_prices
 from lepton_kit.models.forecasters import Forecaster
-from lepton_kit.models.training import TrainingSettings, examples, train
 from lepton_kit.ops.faults.base import Kind
+from lepton_kit.project.subjects import simulated_subject
+from lepton_kit.runs.project import find_project
 
 KINDS: tuple[Kind, ...] = ("ewma", "constant")
-
-LOOKBACK = 3
-CALM, WILD = ("2006-03-01", "2007-10-01"), ("2007-11-01", "2008-10-14")
-"""Days that a service is asked about, usually and when the market shifts: Google's price became twice as volatile."""
-
-CUTS: dict[Kind, dict[str, tuple[str, str, str]]] = {
-    "ewma": {"v1": ("2004-08-01", "2005-04-01", "2005-07-01"), "v2": ("2004-08-01", "2005-10-01", "2006-01-01")},
-    "constant": {"v1": ("2005-05-01", "2005-11-01", "2006-01-01"), "v2": ("2006-03-01", "2006-10-01", "2007-01-01")},
-}
-"""For each version the days that it learnt from: the first, the first of the validation, and the first left out."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +50,16 @@ class World:
 
 @lru_cache(maxsize=len(KINDS))
 def world(kind: Kind) -> World:
-    """Return the real days of `sample:goog` and two versions trained on earlier ones; a second call costs nothing.
+    """Return the days and versions of the project's first subject that offers a `world`; a second call costs nothing.
 
     Parameters
     ----------
     kind
         Forecasters that know the recent volatility (`ewma`), or learnt one width of the interval (`constant`): only
-        those are hurt by a market that becomes wilder.
+        those are hurt by a world that becomes wilder.
     """
-    prices = read_prices("sample:goog").drop(columns=["open", "adj_close"])
-    versions = {name: _trained(prices, kind, *cut) for name, cut in CUTS[kind].items()}
-    columns = versions["v1"].forecaster.architecture.needed
-    features = price_features(prices, LOOKBACK)
-    actual = next_day_return(prices).reindex(features.index)
-    calm, wild = (_days(features.loc[slice(*span), list(columns)], actual) for span in (CALM, WILD))
-    return World(columns, calm, wild, versions)
+    made: World = simulated_subject(find_project()).world(kind)
+    return made
 
 
 @lru_cache(maxsize=len(KINDS))
@@ -86,19 +70,3 @@ def trained_files(kind: Kind) -> Path:
     for name, version in world(kind).versions.items():
         version.forecaster.save(Path(held.name) / name)
     return Path(held.name)
-
-
-def _days(features: pd.DataFrame, actual: pd.Series) -> Days:
-    known = actual.reindex(features.index).dropna()
-    return Days(features.loc[known.index].to_numpy(float), known.to_numpy(float))
-
-
-def _trained(prices: pd.DataFrame, kind: Kind, start: str, validation: str, end: str) -> Trained:
-    date = prices["date"]
-    part = np.select([date < start, date < validation, date < end], ["unused", "train", "validation"], "unused")
-    table = prices.assign(split=part)
-    settings = TrainingSettings(model="linear", lookback=LOOKBACK, volatility=kind, weight_decay=0.1)
-    forecaster = train(table, settings).forecaster
-    learnt = examples(table, "train", LOOKBACK)
-    reference = learnt.features[list(forecaster.architecture.needed)].assign(actual=learnt.target)
-    return Trained(forecaster, reference.reset_index(drop=True))

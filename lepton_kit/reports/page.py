@@ -27,6 +27,7 @@ from lepton_kit.reports.pictures import LARGEST, Picture
 from lepton_kit.reports.story import first_figure, heading_cell, html_cell, story_cells
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.shipped import folder_of, shipped
 
 
 def make_page(
@@ -97,8 +98,12 @@ def front_matter(run: Manifest, figure: Picture | None) -> dict[str, Any]:
 def _beside(project: Path, notebook: str, path: str) -> bytes:
     """Return a file of the project by its path from a notebook; nothing where there is none, or it is no picture."""
     try:
-        file = (project / notebook).parent.joinpath(path).resolve()
-        is_ours = file.is_relative_to(project.resolve()) and file.is_file() and file.stat().st_size <= LARGEST
+        file = folder_of(notebook, project).joinpath(path).resolve()
+        is_ours = (
+            any(map(file.is_relative_to, (project.resolve(), shipped())))
+            and file.is_file()
+            and file.stat().st_size <= LARGEST
+        )
         return file.read_bytes() if is_ours else b""
     except (OSError, ValueError):  # no such file; or its name is none, such as one with a zero byte
         return b""

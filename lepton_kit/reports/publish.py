@@ -16,6 +16,7 @@ from lepton_kit.reports.cards import FIGURE, Card, LeftOut, place, published, ta
 from lepton_kit.reports.page import categories, make_page, summary
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.manifest import FILE, Manifest
+from lepton_kit.runs.shipped import shipped
 
 LARGEST_RECORDING = 50 * 1024 * 1024
 """Bytes of a recording that a page offers for download."""
@@ -98,16 +99,16 @@ def unpublish(project: Path, names: Collection[str]) -> list[Card]:
 
 
 def reports_folder(project: Path) -> Path:
-    """Return the Quarto project of a project.
-
-    Raises
-    ------
-    InputError
-        When there is none.
-    """
-    if not (project / "reports" / "_quarto.yml").is_file():
-        raise InputError(f"no reports/_quarto.yml in {project}: the report site is made from that Quarto project")
-    return project / "reports"
+    """Return the Quarto project of a project; where there is none, the kit's own frame of a site is laid there."""
+    reports = project / "reports"
+    if reports.exists() and not reports.is_dir():
+        raise InputError(f"{reports}: must be a folder, the Quarto project of the report site")
+    if not (reports / "_quarto.yml").is_file():
+        reports.mkdir(exist_ok=True)
+        for part in sorted((shipped() / "reports").glob("*.*")):
+            if part.is_file() and not (reports / part.name).exists():
+                shutil.copy(part, reports / part.name)
+    return reports
 
 
 def card_of(run: Manifest, image_alt: str | None) -> Card:

@@ -1,4 +1,4 @@
-"""What a kernel of ours does before a notebook's first cell: modules that lie beside the notebook can be imported.
+"""What a kernel of ours does first: modules beside the notebook, and the project's subjects, can be imported.
 
 A run works in a folder of its own, so that its files are its own. What JupyterLab finds in the notebook's folder is
 found otherwise: modules by `import`, files by `lk.input` and `lk.path`, as a failed `open` says.
@@ -15,6 +15,8 @@ def _lepton_startup():
         return
     if beside not in sys.path:
         sys.path.insert(1 if sys.path[:1] == [""] else 0, beside)
+    if project not in sys.path:
+        sys.path.append(project)  # its subjects
 
     def with_advice(shell, kind, error, trace, tb_offset=None):
         # Not every library says which file it was, but in its words.

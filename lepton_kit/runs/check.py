@@ -22,6 +22,7 @@ from lepton_kit.runs.manifest import Manifest, Result
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.runner import NOTEBOOK, installed_kernel, kernel_environment, recorded_results
+from lepton_kit.runs.shipped import folder_of
 
 WRITTEN_BY_NOTEBOOKS = ("models",)  # copied into the scratch project, so that a check changes nothing
 
@@ -47,7 +48,7 @@ def check_run(run: Manifest, project: Path, kernel: str | None = None) -> Check:
     if run.status != "succeeded":
         raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
     check_untouched(run, project)
-    return _check(run.folder(project) / NOTEBOOK, run.run_id, project, (project / run.notebook).parent, kernel)
+    return _check(run.folder(project) / NOTEBOOK, run.run_id, project, folder_of(run.notebook, project), kernel)
 
 
 def check_untouched(run: Manifest, project: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
+from lepton_kit.runs.shipped import NOTEBOOKS, shipped
 
 
 def read_notebook(path: Path) -> Any:
@@ -75,13 +76,13 @@ def source_sha256(notebook: Any) -> str:
 
 
 def find_notebooks(project: Path) -> list[Path]:
-    """Return the project's notebooks and runbooks, in reading order."""
-    return [
-        path
-        for folder in ("notebooks", "runbooks")
-        for path in sorted((project / folder).glob("*.ipynb"))
-        if not path.name.startswith(".")
-    ]
+    """Return the project's notebooks and runbooks, in reading order, and those of the kit that it has no copy of."""
+    found: dict[str, Path] = {}
+    for root in (project, shipped()):
+        for folder in NOTEBOOKS:
+            for path in sorted((root / folder).glob("[!.]*.ipynb")):
+                found.setdefault(f"{folder}/{path.name}", path)
+    return [found[name] for name in sorted(found)]
 
 
 def locate_notebook(given: str, project: Path) -> Path:
@@ -92,7 +93,7 @@ def locate_notebook(given: str, project: Path) -> Path:
     InputError
         When it is none of these, or several names begin so; the message names the notebooks that there are.
     """
-    for candidate in (Path(given), project / given):
+    for candidate in (Path(given), project / given, shipped() / given):
         if candidate.is_file():
             return candidate.resolve()
     known: dict[str, Path] = {}

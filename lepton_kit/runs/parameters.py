@@ -21,7 +21,7 @@ from pydantic import AfterValidator, PydanticUserError, TypeAdapter, ValidationE
 from lepton_kit.errors import InputError
 from lepton_kit.runs.notebooks import language_of, tags
 from lepton_kit.runs.references import is_remote, resolve
-from lepton_kit.runs.secrets import ALLOWED, is_reference
+from lepton_kit.secrets import ALLOWED, is_reference
 
 _ANY: TypeAdapter[Any] = TypeAdapter(Any)
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "(required)"})()

@@ -10,6 +10,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.manifest import FILE, Manifest, finished_runs
+from lepton_kit.runs.shipped import in_project_or_shipped
 
 RUN_SCHEME = "run:"
 INTERACTIVE = "interactive"  # below runs/: what notebooks leave when a person runs them by hand
@@ -36,7 +37,8 @@ def resolve(reference: str, project: Path, pipeline_runs: Mapping[str, str] | No
     Parameters
     ----------
     reference
-        A path (absolute, or relative to the project's root) or `run:<notebook or run id>/<file>`.
+        A path (absolute, or relative to the project's root, or else to what the kit ships) or
+        `run:<notebook or run id>/<file>`.
     project
         The project's root.
     pipeline_runs
@@ -49,11 +51,7 @@ def resolve(reference: str, project: Path, pipeline_runs: Mapping[str, str] | No
     """
     if reference.startswith(RUN_SCHEME):
         return _resolve_artifact(reference, project, pipeline_runs or {})
-    path = Path(reference).expanduser()
-    path = path if path.is_absolute() else project / path
-    if not path.exists():
-        raise InputError(f"no file or folder {reference!r} (looked for {path})")
-    return Found(path.resolve(), reference)
+    return Found(in_project_or_shipped(reference, project), reference)
 
 
 def _resolve_artifact(reference: str, project: Path, pipeline_runs: Mapping[str, str]) -> Found:

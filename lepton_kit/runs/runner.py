@@ -49,7 +49,8 @@ from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_pa
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.reserve import reserves_of, take_reserves
-from lepton_kit.runs.secrets import resolve_secrets, secret_environment
+from lepton_kit.runs.shipped import name_of
+from lepton_kit.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
 NOTEBOOK = "notebook.ipynb"
@@ -207,7 +208,11 @@ def prepare(request: Request, project: Path) -> Plan:
         values=put_in,
         shown=shown_values,
         inputs=inputs,
-        key=_key(source_sha256(notebook) + _modules_sha256(beside), shown_values, inputs),
+        key=_key(
+            source_sha256(notebook) + _modules_sha256(beside) + _modules_sha256(project / "subjects"),
+            shown_values,
+            inputs,
+        ),
         trigger=request.trigger,
         secrets={p.name: values[p.name] for p in parameters or [] if p.holds_secret and values[p.name] is not None},
     )
@@ -464,7 +469,7 @@ def installed_kernel(notebook: Any, origin: str, asked: str | None = None) -> Ke
 
 
 def _modules_sha256(folder: Path) -> str:
-    """Return a hash of the modules beside a notebook: what it imports from there is a part of it."""
+    """Return a hash of the modules beside a notebook, or of the subjects: what it imports of them is a part of it."""
     found = [path for path in sorted(folder.glob("*")) if path.suffix == ".py" or (path / "__init__.py").is_file()]
     return "".join(f"{path.name} {sha256_of(path)}\n" for path in found)
 
@@ -477,7 +482,7 @@ def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
     path = plan.notebook
     return Manifest(
         run_id=run_id,
-        notebook=path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path),
+        notebook=name_of(path, project),
         name=plan.name,
         title=plan.title,
         notebook_sha256=sha256_of(path),

@@ -12,6 +12,7 @@ from lepton_kit.runs.check import check_untouched
 from lepton_kit.runs.comparison import compare_results
 from lepton_kit.runs.manifest import Manifest, Result
 from lepton_kit.runs.runner import NOTEBOOK, Event, Request, execute, prepare
+from lepton_kit.runs.shipped import folder_of
 
 Verdict = Literal["same", "different", "missing", "new", "not compared"]
 
@@ -60,7 +61,7 @@ def verify(run: Manifest, project: Path, on_event: Callable[[Event], None] | Non
         run.given_parameters,
         given_by=f"run {run.run_id}",
         trigger=f"verify:{run.run_id}",
-        beside=(project / run.notebook).resolve().parent,
+        beside=folder_of(run.notebook, project),
     )
     plan = replace(prepare(request, project), name=f"verify-{run.name}", title=run.title)
     repeated = execute(plan, project, on_event)

@@ -13,7 +13,7 @@ import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,7 +23,6 @@ import httpx
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data.features import next_day_return, price_features
 from lepton_kit.errors import InputError
 from lepton_kit.serving.arrivals import Arrivals
 
@@ -153,28 +152,12 @@ def needed_features(address: str) -> list[str]:
         raise InputError(f"service at {address}: is not one of this kit; it does not describe /v1/predict") from error
 
 
-def feed(prices: pd.DataFrame, needed: Sequence[str]) -> Iterator[tuple[dict[str, float | None], float]]:
-    """Give rows of features and what came true the day after, in order of date, and from the first again at the end.
-
-    Parameters
-    ----------
-    prices
-        A clean price table, as `lepton_kit.data.features.price_features` takes it.
-    needed
-        The features that a row must hold.
-
-    Raises
-    ------
-    InputError
-        When the table cannot give such a feature.
-    """
-    lookback = max(1, sum(name.startswith("return_") for name in needed))
-    features = price_features(prices, lookback)
-    if missing := [name for name in needed if name not in features.columns]:
-        raise InputError(f"the price table gives no {', '.join(missing)}, which the service's model needs")
-    rows = features[list(needed)]
-    actual = next_day_return(prices).reindex(rows.index).to_numpy(float).tolist()
-    return _endless([dict(zip(needed, values, strict=True)) for values in rows.to_numpy(float).tolist()], actual)
+def feed(table: pd.DataFrame) -> Iterator[tuple[dict[str, float | None], float]]:
+    """Give a table's rows of features and what came true (`actual`), in order, and from the first again at the end."""
+    features = table.drop(columns="actual")
+    names = list(map(str, features))
+    rows = [dict(zip(names, values, strict=True)) for values in features.to_numpy(float).tolist()]
+    return _endless(rows, table["actual"].to_numpy(float).tolist())
 
 
 def _endless(

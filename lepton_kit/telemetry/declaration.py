@@ -90,7 +90,12 @@ class Columns(Section):
 
 
 class Rows(Section):
-    """Where rows are: files (`path`: one, a glob, a URL such as `s3://…`), or a database (`sql`, and its `query`)."""
+    """Where rows are: files (`path`: one, a glob, a URL such as `s3://…`), or a database (`sql`, and its `query`).
+
+    `sql` is an address that SQLAlchemy knows, or where it is kept (`env:NAME`, `file:PATH`). `:start` and `:end` in a
+    query are those of the window as times, `:start_s` and `:end_s` in Unix seconds, `:start_ms` and `:end_ms` in
+    milliseconds. Times without a zone are of `timezone`.
+    """
 
     path: str | None = None
     format: Literal["jsonl", "csv", "parquet"] | None = None
@@ -105,6 +110,11 @@ class Rows(Section):
         if (self.sql is None) != (self.query is None):
             raise ValueError("'sql' needs a 'query', and 'query' needs 'sql'")
         return self
+
+
+def _places(given: Any) -> Any:
+    places = given if isinstance(given, list | tuple) else [given]
+    return [{"path": one} if isinstance(one, str) else one for one in places]
 
 
 class Labels(Rows):
@@ -193,6 +203,17 @@ def _action(given: Any) -> Any:
 Action = Annotated[Command | Http, BeforeValidator(_action)]
 
 
+class Drills(Section):
+    """What a live drill of the service starts in a project of its own: commands, and the version that is a bad one.
+
+    `start` runs the service; `traffic` those who ask it, at `{address}`, until the process `{parent}` is gone.
+    """
+
+    start: tuple[str, ...] = Field(min_length=1)
+    traffic: tuple[str, ...] = Field(min_length=1)
+    bad_version: str | None = None
+
+
 class Declaration(Section):
     """A service: made by anyone, in any language, and changed in nothing.
 
@@ -211,8 +232,8 @@ class Declaration(Section):
     signals
         Presets (`signals = "vllm"`), single selectors (`signals = { queue_length = "my_queue" }`), or both.
     requests, labels, logs, deployments, topology
-        Where its evidence is. `logs` holds JSON lines or plain text; `deployments` JSON lines, or a metric whose label
-        tells the version.
+        Where its evidence is; `requests` may be in several places. `logs` holds JSON lines or
+        plain text; `deployments` JSON lines, or a metric whose label tells the version.
     columns
         The roles of the columns of its requests.
     model
@@ -223,10 +244,14 @@ class Declaration(Section):
         The key (`env:NAME`, `file:PATH`) that private columns are hashed with; without it they are dropped.
     actions
         What can be done to it. A word `{workers}` or `{version}` is filled in.
+    drill
+        What `lepton drill --live --service` starts.
     objectives
         The folder of its objectives.
     registry
         The folder of its models.
+    subject
+        A module of the project that knows its data, such as `subjects.prices` (`lepton_kit.project.subjects`).
     cost_per_minute, currency
         What a minute of trouble costs, for the page of an incident.
     """
@@ -237,7 +262,7 @@ class Declaration(Section):
     ready: str | None = Field(default=None, pattern=r"^/")
     match: dict[Annotated[str, Field(pattern=LABEL)], str] = {}
     signals: Annotated[Signals, BeforeValidator(_signals)] = Signals.model_validate({})
-    requests: Rows | None = None
+    requests: Annotated[tuple[Rows, ...], BeforeValidator(_places)] = ()
     labels: Labels | None = None
     logs: str | None = None
     deployments: str | Metric | None = None
@@ -247,8 +272,10 @@ class Declaration(Section):
     private: Names = ()
     private_key: str | None = None
     actions: dict[ActionName, Action] = {}
+    drill: Drills | None = None
     objectives: str = "slo"
     registry: str = "models"
+    subject: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
     cost_per_minute: float | None = Field(default=None, ge=0)
     currency: str = ""
 
@@ -263,3 +290,6 @@ class Declaration(Section):
 
 
 READY = ("/v2/health/ready", "/readyz", "/healthz", "/health")
+
+FORECASTER = Declaration.model_validate({"task": "interval_forecast", "time_series": True, "signals": "lepton"})
+"""What a forecaster of prices behind `lepton serve` says of itself."""

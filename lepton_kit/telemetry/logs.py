@@ -1,4 +1,4 @@
-"""Log lines by template: what a service says, how often, and what is new or bursting.
+"""Log lines: as a service's declaration names them, and by template: what is said, how often, what is new or bursting.
 
 Templates are found by Drain (He, Zhu, Zheng and Lyu, ICWS 2017; the package drain3). A log line is untrusted text: its
 length and the number of templates are bounded, control characters are made visible, and whoever displays it escapes it.
@@ -6,15 +6,22 @@ length and the number of templates are bounded, control characters are made visi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lepton_kit.telemetry.databases import TIME, Read, Window
+from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.health import Periods
-from lepton_kit.telemetry.recordings import printable
+from lepton_kit.telemetry.readers import TIMES, object_of
+from lepton_kit.telemetry.recordings import LOG_COLUMNS, flat_fields, printable
+from lepton_kit.telemetry.rows import LINE, read_lines
 
 LONGEST, MOST_TOKENS, MOST_TEMPLATES = 300, 40, 200
 """Characters and words of a line that are looked at, and templates that are kept; a line beyond them is `OTHER`."""
@@ -109,3 +116,54 @@ def _mark(before: int, now: int) -> str:
         return "gone"
     is_chance = stats.binomtest(now, now + before, 0.5, alternative="greater").pvalue >= BURST_P
     return "bursting" if now >= BURST_LINES and now >= BURST_FACTOR * before and not is_chance else ""
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+MOST_LINES = 20_000
+LEVELS = ("level", "severity", "levelname", "loglevel", "lvl")
+MESSAGES = ("message", "msg", "event", "text")
+PLAIN = re.compile(
+    r"^\W{0,2}(?P<time>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?)\W+"
+    r"(?:(?P<level>TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b\W*)?(?P<message>.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+SAME_LEVEL = {"WARN": "WARNING", "FATAL": "CRITICAL", "ERR": "ERROR", "NOTICE": "INFO"}
+
+
+def read_logs(declaration: Declaration, project: Path, start: float, end: float, most: int = MOST_LINES) -> Read:
+    """Read the log lines of a window: JSON lines, or plain text that begins with a time.
+
+    Of too many lines every n-th is kept: of those of level INFO and below, sooner than of the others.
+
+    Returns
+    -------
+    Read
+        `time`, `level`, `message`, `fields` (JSON text), in order of time.
+    """
+    if declaration.logs is None:
+        return Read(pd.DataFrame(columns=list(LOG_COLUMNS)))
+    telling = read_lines(declaration.logs, project, Window(start, end, most // 2), True)
+    usual = read_lines(declaration.logs, project, Window(start, end, most - len(telling.table)), False)
+    lines = [
+        pair for one in (telling, usual) for pair in zip(one.table.get(TIME, ()), one.table.get(LINE, ()), strict=True)
+    ]
+    table = pd.DataFrame([_log_entry(*pair) for pair in lines], columns=list(LOG_COLUMNS))
+    table["time"] = pd.to_datetime(table["time"], utc=True).astype("datetime64[us, UTC]")
+    in_order = table.sort_values("time", kind="stable", ignore_index=True)
+    return Read(in_order, telling.problems, telling.total + usual.total, max(telling.step, usual.step))
+
+
+def _log_entry(time: pd.Timestamp, line: str) -> dict[str, Any]:
+    entry = object_of(line)
+    if entry:
+        rest = {name: value for name, value in entry.items() if name not in (*TIMES, *LEVELS, *MESSAGES, "fields")}
+        fields = {**object_of(entry.get("fields")), **rest}
+        level, message = (next((entry[name] for name in names if name in entry), "") for names in (LEVELS, MESSAGES))
+    else:
+        found = PLAIN.match(line)
+        level, message = (found["level"] or "", found["message"]) if found else ("", line)
+        fields = {}
+    named = printable(str(level), 20).upper()
+    told = json.dumps(flat_fields(fields))
+    return {"time": time, "level": SAME_LEVEL.get(named, named), "message": printable(str(message)), "fields": told}

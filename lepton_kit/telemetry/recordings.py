@@ -13,6 +13,7 @@ incident.json      {"format": "lepton-recording/1", "id", "service",
                                                                    the service's objectives, as they were then
                     "provenance": {"measured", "derived", "constructed"}}   lists: how each part came to be
 metrics.parquet    time, metric (Prometheus names, base units), labels (JSON text), value
+signals.json       role -> {"selector", "count", "scale"}, as captured; else those of the declaration
 requests.parquet   one row per request, of
                      time, request_id, version, status (HTTP), latency_ms
                      feature_<name>                 what the service was given: numbers, or text (a category)
@@ -52,8 +53,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.tasks import Task, task_of
-from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.telemetry.declaration import FORECASTER, Declaration
 from lepton_kit.telemetry.selectors import parse_selector
+from lepton_kit.telemetry.signals import ROLES, Signal, from_json, signals_of, to_json
 from lepton_kit.telemetry.slo import Objective
 
 FORMAT: Literal["lepton-recording/2"] = "lepton-recording/2"
@@ -191,10 +193,7 @@ class Incident(_Part):
 
     @model_validator(mode="after")
     def _of_the_former_format(self) -> Incident:
-        if self.format != FORMER:
-            return self
-        declared = Declaration(task="interval_forecast", time_series=True)
-        return self.model_copy(update={"declaration": declared})
+        return self.model_copy(update={"declaration": FORECASTER}) if self.format == FORMER else self
 
 
 def feature_columns(requests: pd.DataFrame) -> list[str]:
@@ -212,7 +211,7 @@ class Recording:
     """One incident's evidence.
 
     A table whose file is absent or not readable is empty, and the file is named in `absent`. `problems` says what could
-    not be read, or looks wrong, and why.
+    not be read, or looks wrong, and why. `signals` are those that it was captured by, else those of its declaration.
 
     Examples
     --------
@@ -230,8 +229,38 @@ class Recording:
     logs: pd.DataFrame = field(default_factory=lambda: _empty(LOG_COLUMNS))
     topology: pd.DataFrame = field(default_factory=lambda: _empty(TOPOLOGY_COLUMNS))
     models: Mapping[str, Path] = field(default_factory=dict)
+    signals: Mapping[str, Signal] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.signals:
+            object.__setattr__(self, "signals", signals_of(self.incident.declaration))
+
+    def samples(self, role: str, part: str = "value") -> pd.DataFrame:
+        """Return the samples of a signal in the unit of its role, as `metrics` has them; of a histogram one `part`.
+
+        Empty where it is not declared, or nothing of it was recorded; `lacking` says which.
+        """
+        signal = self.signals.get(role)
+        text = signal.parts(ROLES[role].kind).get(part) if signal else None
+        if signal is None or text is None:
+            return self.metrics.head(0)
+        wanted = parse_selector(text)
+        named = self.metrics[self.metrics["metric"] == wanted.metric]
+        labels = [one for one in named["labels"].unique() if wanted.matches(wanted.metric, json.loads(one))]
+        held = named[named["labels"].isin(labels)]
+        return held if part in ("count", "bucket") else held.assign(value=held["value"] * signal.scale)
+
+    def lacking(self, *roles: str) -> str:
+        """Say which of some signals are not declared, or not in the recording; nothing where all are there."""
+        said = []
+        for role in roles:
+            if role not in self.signals:
+                said.append(f"no signal `{role}` is declared")
+            elif self.samples(role, "count" if ROLES[role].kind == "histogram" else "value").empty:
+                said.append(f"no sample of signal `{role}` ({self.signals[role].selector}) was recorded")
+        return "; ".join(said)
 
     @property
     def task(self) -> Task | None:
@@ -306,6 +335,7 @@ def read_recording(folder: Path | str) -> Recording:
         logs=read("logs.jsonl", _read_logs, _empty(LOG_COLUMNS)),
         topology=read("topology.csv", _read_topology, _empty(TOPOLOGY_COLUMNS)),
         models=_find_models(folder / "models", incident.versions, absent),
+        signals=_read_signals(folder / "signals.json", problems),
         absent=tuple(absent),
         problems=tuple(printable(problem) for problem in problems),
     )
@@ -555,6 +585,15 @@ def _read_topology(path: Path, problems: list[str]) -> pd.DataFrame:
     return table
 
 
+def _read_signals(path: Path, problems: list[str]) -> dict[str, Signal]:
+    """Return the signals as captured; nothing where they are not there, as in the former format, or not readable."""
+    try:
+        return from_json(_read_json(path)) if path.exists() else {}
+    except InputError as error:
+        problems.append(f"{path.name}: {printable(str(error).replace(f'{path.parent}/', ''), 200)}")
+        return {}
+
+
 def _find_models(folder: Path, versions: Versions, absent: list[str]) -> dict[str, Path]:
     wanted = dict.fromkeys(version for version in (versions.current, versions.last_good) if version)
     absent += [f"models/{version}" for version in wanted if not (folder / version).is_dir()]
@@ -564,6 +603,8 @@ def _find_models(folder: Path, versions: Versions, absent: list[str]) -> dict[st
 def _write_parts(recording: Recording, folder: Path) -> None:
     folder.mkdir()
     _write_json(folder / "incident.json", recording.incident.model_dump(mode="json"))
+    if recording.incident.format != FORMER:
+        _write_json(folder / "signals.json", to_json(recording.signals))
     for name in ("requests", "metrics", "reference"):
         table: pd.DataFrame = getattr(recording, name)
         if len(table):

@@ -65,6 +65,7 @@ ROLES: Mapping[str, Role] = {
     "stale_seconds": Role("counter", "s", "time in which the newest data were too old"),
     "input_rows": Role("counter", "rows", "rows that were asked for"),
     "input_problems": Role("counter", "values", "values that were wrong, by the label `problem`"),
+    "interval_width": Role("histogram", "", "width of the intervals that were answered"),
     "targets_known": Role("counter", "answers", "answers whose target became known, by whether they were right"),
 }
 """All that can be declared of a service's telemetry."""
@@ -194,6 +195,27 @@ def series_of(signals: Mapping[str, Signal]) -> tuple[str, ...]:
     """Return the selectors of all series that signals need, each once: what a capture asks for."""
     parts = (text for role, one in signals.items() for text in one.parts(ROLES[role].kind).values())
     return tuple(dict.fromkeys(parts))
+
+
+def role_of(selector: selectors.Selector, signals: Mapping[str, Signal] | None = None) -> str:
+    """Return the role that the series of a selector have, by a service's signals, else by those of a known server.
+
+    Of several, the one that asks for the most of what the selector asks for; empty where none has the metric.
+
+    >>> role_of(parse_selector('http_requests_total{status=~"5..",job="x"}')), role_of(parse_selector("mine"))
+    ('errors', '')
+    """
+    for known in (signals or {}, *map(preset, presets())):
+        fitting = {
+            role: sum(one in selector.matchers for one in own.matchers)
+            - 2 * len(set(own.matchers) - {*selector.matchers})
+            for role, signal in known.items()
+            for own in map(parse_selector, signal.parts(ROLES[role].kind).values())
+            if own.metric == selector.metric
+        }
+        if fitting:
+            return max(fitting, key=fitting.__getitem__)
+    return ""
 
 
 def to_json(signals: Mapping[str, Signal]) -> dict[str, Any]:

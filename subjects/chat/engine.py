@@ -58,6 +58,7 @@ class Sequence:
     longest: int
     came: float = field(default_factory=time.monotonic)
     made: list[str] = field(default_factory=list)
+    entered: float | None = None
     first_after: float | None = None
     last: float = 0.0
     finished: FINISHED | None = None
@@ -97,6 +98,9 @@ class Engine:
             prom.Histogram, "inter_token_latency_seconds", "Inter-token latency.", buckets=(0.01, 0.025, 0.05, 0.1, 0.5)
         )
         self._whole = made(prom.Histogram, "e2e_request_latency_seconds", "End to end latency.", buckets=waits)
+        self._inferred = made(
+            prom.Histogram, "request_inference_time_seconds", "Time in the RUNNING phase.", buckets=waits
+        )
         self._queued = made(prom.Histogram, "request_queue_time_seconds", "Time in the WAITING phase.", buckets=waits)
         for reason in ("stop", "length", "abort"):
             self._success(reason)
@@ -142,7 +146,8 @@ class Engine:
             if self.running and self.used() + one.prompt_tokens + one.longest > CACHE * self.replicas:
                 break
             self.running.append(self.waiting.popleft())
-            self._queued.observe(time.monotonic() - one.came)
+            one.entered = time.monotonic()
+            self._queued.observe(one.entered - one.came)
             self._prompt.inc(one.prompt_tokens)
             entered += one.prompt_tokens
         self._gauge()
@@ -170,6 +175,8 @@ class Engine:
         sequence.finished = reason
         self._success(reason).inc()
         self._whole.observe(time.monotonic() - sequence.came)
+        if sequence.entered is not None:
+            self._inferred.observe(time.monotonic() - sequence.entered)
         sequence.tokens.put_nowait(None)
         self._gauge()
 

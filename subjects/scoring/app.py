@@ -28,7 +28,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from subjects.scoring.manage import LOOKUP, read_state
-from subjects.scoring.model import NUMBERS, SIZES
+from subjects.scoring.model import NUMBERS, SIZES, train
 
 KEPT = 100_000
 """Decisions whose label is waited for."""
@@ -179,4 +179,7 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=Path("services/scoring"))
     parser.add_argument("--port", type=int, default=8200)
     told = parser.parse_args()
+    for name, spoilt in (("v1", False), ("v2", True)):  # v2 is the worse one
+        if not (made := told.folder / "models" / name).exists():
+            train(made, spoilt)
     uvicorn.run(make_app(told.folder), host="127.0.0.1", port=told.port, log_level="warning")

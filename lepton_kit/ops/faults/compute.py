@@ -13,12 +13,12 @@ import os
 import signal
 import threading
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lepton_kit.data.sources import read_prices
 from lepton_kit.ops.faults.base import Fault, Plant
+from lepton_kit.project.subjects import asked_rows
 from lepton_kit.serving.control import read_reports
 from lepton_kit.serving.replay import feed, needed_features
 
@@ -101,7 +101,8 @@ class QueueSaturation(Meddler):
 
     def _meddle(self, service: Path) -> None:
         address = (service / "address").read_text(encoding="utf-8").strip()
-        made = (address, round(MOST_CLIENTS * self.severity))
+        rows = feed(asked_rows(service.name, service.parents[1], needed_features(address)))
+        made = (address, round(MOST_CLIENTS * self.severity), [next(rows)[0] for _ in range(500)])
         crowd = multiprocessing.get_context("spawn").Process(target=flood, args=made, daemon=True)
         crowd.start()
         try:
@@ -111,12 +112,11 @@ class QueueSaturation(Meddler):
             crowd.join()
 
 
-def flood(address: str, clients: int) -> None:
-    """Ask a service for forecasts, as so many clients; for ever."""
+def flood(address: str, clients: int, rows: Sequence[Mapping[str, float | None]]) -> None:
+    """Ask a service about rows, as so many clients; for ever."""
     os.nice(5)  # the service's own work goes first: it shall be the flood that it cannot keep up with
-    rows = feed(read_prices("sample:goog"), needed_features(address))
     host = urlsplit(address).netloc
-    asked = [_request(host, json.dumps({"row": next(rows)[0]}).encode()) for _ in range(500)]
+    asked = [_request(host, json.dumps({"row": row}).encode()) for row in rows]
     asyncio.run(_ask_as(clients, host, asked))
 
 

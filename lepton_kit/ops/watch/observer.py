@@ -32,7 +32,7 @@ from lepton_kit.ops.watch.objectives import (
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import Settings
-from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.telemetry.declaration import READY, Declaration
 
 if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.telemetry.alerts import AlertEvaluator
@@ -296,14 +296,17 @@ def _look_at(name: str, service: Declaration, project: Path) -> ServiceState:
     state = ServiceState(name, service.registered or name, address, looked=time.time(), problem="not running")
     if address is None:
         return state
+    said: object = None
     try:
-        answer = httpx.get(f"{address}/readyz", timeout=3, trust_env=False, follow_redirects=True)
-        said = answer.json()
+        for path in (service.ready,) if service.ready else ("/readyz", *READY):
+            answer = httpx.get(f"{address}{path}", timeout=3, trust_env=False, follow_redirects=True)
+            if answer.status_code != 404:
+                break
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return replace(state, problem=f"does not answer ({type(error).__name__})")
-    except ValueError:
-        return replace(state, is_up=True, problem="its /readyz answers no JSON")
+    with contextlib.suppress(ValueError):  # many servers answer nothing but their status
+        said = answer.json()
     said = said if isinstance(said, dict) else {}
     is_ready = answer.status_code == 200
-    problem = "" if is_ready else str(said.get("error") or f"/readyz answers {answer.status_code}")
+    problem = "" if is_ready else str(said.get("error") or f"{path} answers {answer.status_code}")
     return replace(state, is_up=True, is_ready=is_ready, version=str(said.get("version") or ""), problem=problem)

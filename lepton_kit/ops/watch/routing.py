@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.objectives import read_all_objectives
 from lepton_kit.ops.watch.queue import Start
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import Action, AlertRule, FromLabel, Settings
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import Parameter, check_values, read_parameters
+from lepton_kit.runs.shipped import name_of
+
+USUAL = AlertRule(
+    runbook="runbooks/incident-diagnosis.ipynb", on_resolved=Action(runbook="runbooks/service-health.ipynb")
+)
+"""What an alert of an objective starts that the settings do not name."""
 
 RECORDING = "recording"
 """The parameter of a runbook that is given the folder of the incident's evidence."""
@@ -58,7 +65,7 @@ class _Rule:
 
 
 class Routes:
-    """What each known alert starts.
+    """What each known alert starts: those that settings name, and those of the objectives of declared services.
 
     Raises
     ------
@@ -68,7 +75,12 @@ class Routes:
     """
 
     def __init__(self, settings: Settings, project: Path) -> None:
-        self._rules = {name: _rule(rule, f"alerts.{name}", project) for name, rule in settings.alerts.items()}
+        named = {name: _rule(rule, f"alerts.{name}", project) for name, rule in settings.alerts.items()}
+        from lepton_kit.telemetry.rules import alert_name  # pandas comes with it
+
+        others = {alert_name(one) for one in read_all_objectives(settings, project)} - named.keys()
+        usual = _rule(USUAL, "alerts", project) if others else None
+        self._rules = named | {name: usual for name in others if usual}
 
     def on_firing(self, alert: Alert) -> Start | str:
         """Return what an alert that has begun starts, or why it starts nothing."""
@@ -123,11 +135,12 @@ def read_runbook(given: str, origin: str, project: Path) -> tuple[str, list[Para
     """Return a notebook's path relative to the project, and its parameters; an error names the setting."""
     try:
         path = locate_notebook(str(project / given) if (project / given).is_file() else given, project)
-        return path.relative_to(project.resolve()).as_posix(), read_parameters(read_notebook(path), path.name)
+        name = name_of(path, project)
+        if Path(name).is_absolute():
+            raise InputError(f"notebook {given!r} lies outside of the project")
+        return name, read_parameters(read_notebook(path), path.name)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{origin}: notebook {given!r} lies outside of the project") from error
 
 
 def check_literals(

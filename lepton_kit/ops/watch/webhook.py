@@ -17,7 +17,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.door import LOOPBACK
 from lepton_kit.project.settings import Watch
-from lepton_kit.runs.secrets import resolve_secret
+from lepton_kit.secrets import resolve_secret
 
 SIGNATURE = "x-lepton-signature"
 """The header of a signature: `sha256=` and the HMAC-SHA256 of the body, hexadecimal."""

@@ -29,7 +29,7 @@ from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ledger import LEASE_S
 from lepton_kit.runs.manifest import FILE, Manifest
-from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import read_parameters
 from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare, repair
 
@@ -150,8 +150,8 @@ def rehearse(
     None where the runbook cannot rehearse: it reads no recording, there is none, or the run could not be made.
     """
     incident = queue.incident(job.incident or "")
-    notebook = project / runbook
     try:
+        notebook = locate_notebook(runbook, project)
         names = {parameter.name for parameter in read_parameters(read_notebook(notebook), notebook.name) or []}
         if incident is None or incident.recording is None or RECORDING not in names:
             return None
@@ -209,7 +209,7 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
     InputError
         When the evidence cannot be captured, or a parameter is not what is needed.
     """
-    notebook, given = project / job.notebook, dict(job.parameters)
+    notebook, given = locate_notebook(job.notebook, project), dict(job.parameters)
     names = {p.name for p in read_parameters(read_notebook(notebook), notebook.name) or []} - given.keys()
     incident = queue.incident(job.incident) if job.incident is not None else None
     if incident is not None and job.kind == "remedy" and SERVICE in names:

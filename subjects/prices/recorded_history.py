@@ -1,4 +1,4 @@
-"""Records a repaired incident for the postmortem: `python -m lepton_kit.ops.recorded_history FOLDER` (minutes).
+"""Records a repaired incident for the postmortem: `python -m subjects.prices.recorded_history FOLDER` (minutes).
 
 `stale-feed-repaired` is a real service under real load whose feed sticks: `lepton watch` sees an objective's alert,
 freezes the evidence, runs the diagnosis, proposes the repair of the data and waits; this program approves it in place
@@ -23,12 +23,10 @@ from typing import TypeVar
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from lepton_kit.data.sources import read_prices
 from lepton_kit.diagnosis.history import read_history
 from lepton_kit.errors import LeptonError
 from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.recorded_services import train_versions
 from lepton_kit.ops.services import start_service
 from lepton_kit.ops.watch.approvals import make_decision
 from lepton_kit.ops.watch.evidence import recording_folder
@@ -36,14 +34,16 @@ from lepton_kit.ops.watch.history import HISTORY, JUDGEMENT, incident_folder
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.runs.project import find_project
 from lepton_kit.telemetry.recordings import Recording, read_recording, write_recording
+from subjects.prices.recorded_services import train_versions
+from subjects.prices.sources import read_prices
 
 NAME, SERVICE = "stale-feed-repaired", "goog"
 TIME_SCALE, FRESH_S, RATE = 600, 10.0, 12.0
 FAULT, FAULT_AFTER_S, WITHIN_S = "stale-feed", 40.0, 300.0
 STOPPED, BACK = "feed-restart-asked", "feed-is-back"
-BY = "lepton_kit.ops.recorded_history, in place of a person"
+BY = "subjects.prices.recorded_history, in place of a person"
 MADE = (
-    f"recorded by `python -m lepton_kit.ops.recorded_history`: a real service under {RATE:g} requests a second, its "
+    f"recorded by `python -m subjects.prices.recorded_history`: a real service under {RATE:g} requests a second, its "
     f"feed made to stick after {FAULT_AFTER_S:g} s, watched with all windows {TIME_SCALE} times shorter; a program "
     "approved the repair, and restarted the feed when the repair asked for it"
 )

@@ -1,11 +1,11 @@
-"""Makes the recorded incidents that ship with the kit: `python -m lepton_kit.ops.recorded_incidents NAME FOLDER`.
+"""Makes the recorded incidents that ship with the kit: `python -m subjects.prices.recorded_incidents NAME FOLDER`.
 
 `volatility-2008` is a real change of the world: a model trained on seven calm months of Google's price answers one
 request per trading day, and in 2008 the market becomes twice as volatile as it was. Prices, actuals and answers are
 real, and so is the latency, which is measured while the requests are answered. Everything but the latency is the same
 each time. That the model meets the change badly is arranged: its months were picked between the jumps that earnings
 brought, and it sees no volatility. `incident.json` says so under `constructed`. The other incidents are simulated
-drills (`lepton_kit.ops.recorded_drills`).
+drills (`subjects.prices.recorded_drills`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data.features import next_day_return, price_features
-from lepton_kit.data.sources import read_prices
 from lepton_kit.diagnosis.case import rolling_coverage
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.tasks import covered
-from lepton_kit.models.training import TrainingSettings, train
-from lepton_kit.ops.recorded_drills import RECORDERS
+from lepton_kit.models.training import TrainingSettings
+from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import (
     FEATURE,
     FORMAT,
@@ -41,6 +39,10 @@ from lepton_kit.telemetry.recordings import (
     Window,
     write_recording,
 )
+from subjects.prices.examples import train
+from subjects.prices.features import next_day_return, price_features
+from subjects.prices.recorded_drills import RECORDERS
+from subjects.prices.sources import read_prices
 
 HOUR_OF_REQUEST = pd.Timedelta(hours=21)
 """The market closes at 21:00 UTC in winter; the recording keeps this hour all year."""
@@ -169,6 +171,7 @@ def _incident(requests: pd.DataFrame, alert: pd.Timestamp) -> Incident:
         format=FORMAT,
         id="volatility-2008",
         service="goog",
+        declaration=FORECASTER,
         window=Window(start=requests["time"].iloc[0], end=requests["time"].iloc[-1]),
         versions=Versions(current=CURRENT.version, last_good=LAST_GOOD.version),
         alerts=(
@@ -226,7 +229,7 @@ def _metric(name: str, labels: Mapping[str, str], values: pd.Series) -> pd.DataF
 def main(arguments: list[str]) -> int:
     """Record the incident named in the first argument into the folder named in the second."""
     if len(arguments) != 2 or arguments[0] not in INCIDENTS:
-        print(f"usage: python -m lepton_kit.ops.recorded_incidents {'|'.join(INCIDENTS)} FOLDER", file=sys.stderr)
+        print(f"usage: python -m subjects.prices.recorded_incidents {'|'.join(INCIDENTS)} FOLDER", file=sys.stderr)
         return InputError.exit_code
     try:
         print(INCIDENTS[arguments[0]](Path(arguments[1])))

@@ -130,17 +130,6 @@ def ewma_volatility(returns: pd.Series, decay: float = RISKMETRICS_DECAY) -> pd.
     return _floored(returns.pow(2).ewm(alpha=1 - decay).mean())
 
 
-def family(column: str) -> str:
-    """Return the family of a feature column: `return`, `range`, `volume` or `volatility`.
-
-    Examples
-    --------
-    >>> family("return_3"), family("volatility_ewma")
-    ('return', 'volatility')
-    """
-    return column.partition("_")[0]
-
-
 def _lagged(name: str, values: pd.Series, lookback: int) -> dict[str, pd.Series]:
     return {f"{name}_{lag}": values.shift(lag) for lag in range(lookback)}
 

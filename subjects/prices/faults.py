@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data import cleaning, quality
-from lepton_kit.data.trading_days import missing_days
 from lepton_kit.errors import InputError
+from subjects.prices import cleaning, quality
+from subjects.prices.trading_days import missing_days
 
 SLOT, MARGIN = 8, 10
 """Rows that one fault has to itself, and rows left alone at both ends: faults must not hide each other."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import http.client
 import io
 import json
@@ -18,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from lepton_kit.data.contracts import COLUMNS, REQUIRED, check_raw
 from lepton_kit.errors import InputError
+from subjects.prices.contracts import COLUMNS, REQUIRED, check_raw
 
 SAMPLES = ("sample:goog",)
 URL_TIMEOUT_S = 30
@@ -95,17 +94,6 @@ def read_prices(source: str, columns: dict[str, str] | None = None) -> pd.DataFr
     check_raw(prices, f"source {source}")
     _refuse_several_series(table, prices["date"], used, source)
     return prices
-
-
-def table_sha256(frame: pd.DataFrame) -> str:
-    """Return the SHA-256 of a table's content: column names and values in order, whatever file it lies in.
-
-    Examples
-    --------
-    >>> table_sha256(pd.DataFrame({"close": [1.0, 2.0]}))[:12]
-    '196defbbd785'
-    """
-    return hashlib.sha256(frame.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 # --- from a source to a table of cells ----------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from lepton_kit.data import quality
 from lepton_kit.errors import InputError
+from subjects.prices import quality
 
 COLUMNS = ("date", "open", "high", "low", "close", "volume", "adj_close")
 REQUIRED = ("date", "close")

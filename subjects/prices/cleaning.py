@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data import quality
 from lepton_kit.errors import InputError, LeptonError
+from subjects.prices import quality
 
 Rule = Callable[[pd.DataFrame], pd.DataFrame]
 MOST_PASSES = 20

@@ -1,4 +1,4 @@
-"""Records a real service for the scheduled runbooks: `python -m lepton_kit.ops.recorded_services FOLDER [SECONDS]`.
+"""Records a real service for the scheduled runbooks: `python -m subjects.prices.recorded_services FOLDER [SECONDS]`.
 
 `stale-feed` is some seven minutes of a service that is asked about once a second, one trading day of Google's price
 after the other. All is well for four minutes; then the feed sticks: the service is asked about the same day again and
@@ -26,16 +26,17 @@ import numpy as np
 import pandas as pd
 from prometheus_client.parser import text_string_to_metric_families
 
-from lepton_kit.data.features import next_day_return, price_features
-from lepton_kit.data.sources import read_prices
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
-from lepton_kit.models.training import TrainingSettings, examples, train
+from lepton_kit.models.training import TrainingSettings
 from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import METRIC_COLUMNS, write_recording
 from lepton_kit.telemetry.selectors import labels_text
+from subjects.prices.examples import examples, train
+from subjects.prices.features import next_day_return, price_features
+from subjects.prices.sources import read_prices
 
 SERVICE, LOOKBACK = "goog", 3
 VERSIONS = {"2005-07-01": "first", "2006-01-01": "with half a year more"}
@@ -214,7 +215,7 @@ class _Load:
 def main(arguments: list[str]) -> int:
     """Record into the folder named in the first argument, for as many seconds as the second one says."""
     if not 1 <= len(arguments) <= 2 or not arguments[-1] or not all(arguments[1:2] or ["1"]):
-        print("usage: python -m lepton_kit.ops.recorded_services FOLDER [SECONDS]", file=sys.stderr)
+        print("usage: python -m subjects.prices.recorded_services FOLDER [SECONDS]", file=sys.stderr)
         return InputError.exit_code
     try:
         print(record(Path(arguments[0]), *map(float, arguments[1:])))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data.trading_days import expected_days, missing_days, recurring_closures
+from subjects.prices.trading_days import expected_days, missing_days, recurring_closures
 
 PRICES = ("open", "high", "low", "close", "adj_close")
 MEASURES = (*PRICES, "volume")

@@ -1,0 +1,42 @@
+"""The commands that begin a project, and hold its declarations against reality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lepton_kit.errors import InputError
+from lepton_kit.runs.project import find_project
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="The project's folder.")] = Path(),
+    service: Annotated[str | None, typer.Option(help="The name of the service to declare.")] = None,
+    task: Annotated[str | None, typer.Option(help="What its model does, such as classification_binary.")] = None,
+    address: Annotated[str | None, typer.Option(help="Where it answers, such as http://127.0.0.1:8200.")] = None,
+    signals: Annotated[list[str] | None, typer.Option(help="A preset of its metrics; may be repeated.")] = None,
+    example: Annotated[str | None, typer.Option(help="Begin with an example: prices, scoring or chat.")] = None,
+) -> None:
+    """Begin a project: a commented lepton.toml, objectives for the service, and a README."""
+    from lepton_kit.project.begin import begin
+
+    given = {"task": task, "address": address, "signals": tuple(signals or ())}
+    if example and (service or any(given.values())):
+        raise InputError("--example: declares a service already; leave out --service, --task, --address and --signals")
+    if not service and any(given.values()):
+        raise InputError("--task, --address and --signals: need a --service that they declare")
+    for path in begin(folder, service, example, **given):
+        print(f"wrote {path}")
+    print(f"next: {'' if folder == Path() else f'cd {folder} && '}lepton doctor")
+
+
+def copy(
+    notebooks: Annotated[list[str], typer.Argument(help="Notebooks or runbooks of the kit, by their names.")],
+) -> None:
+    """Copy notebooks of the kit into the project, to change them there."""
+    from lepton_kit.project.begin import copy_notebook
+
+    for name in notebooks:
+        print(f"wrote {copy_notebook(name, find_project())}")

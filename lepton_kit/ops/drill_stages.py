@@ -1,0 +1,337 @@
+"""What a live drill happens on: a project of its own, a running service, and those who ask it.
+
+A stage is either the reference server with real prices replayed at it, whose faults the load and the server's folder
+carry out, or a declared service as it runs itself, whose faults a proxy before it carries out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.ops.actions import Values, run_action
+from lepton_kit.ops.demo import RATE
+from lepton_kit.ops.drills import Drill
+from lepton_kit.ops.faults import Fault
+from lepton_kit.ops.faults.edge import EdgeFault
+from lepton_kit.ops.load import find_arrivals, loaded
+from lepton_kit.ops.proxy import proxied
+from lepton_kit.ops.services import Running, start_service
+from lepton_kit.project.settings import SERVICES_VARIABLE, Settings
+from lepton_kit.reports.cards import KINDS
+from lepton_kit.serving.replay import Plan
+from lepton_kit.telemetry.declaration import READY, Command, Declaration
+from lepton_kit.telemetry.rules import alert_name
+from lepton_kit.telemetry.slo import read_objectives
+
+LOAD_S = 3600.0
+"""Seconds of load at most: it ends with the drill."""
+
+STARTED_S = 120.0
+OBSERVED_S, FRESH_S, WORKERS = 20.0, 4.0, 2
+RESTARTED = "feed-restarted"
+"""The file that tells that the feed was restarted: the command that restarts the feed makes it."""
+
+COPIED = ("runbooks", "reports", "notebooks")
+ROOM = max(WORKERS + 1, os.cpu_count() or 1)
+"""Workers that a repair may ask for: those beyond the machine's cores would take turns, and add hardly anything."""
+
+IN_TIME_S = 0.02
+"""A fifth of what the objective of the latency allows: load, flood and watch share the cores with the workers, so that
+a request takes several times as long as a worker is busy with it."""
+
+REMEDY = '[{cause}]\npolicy = "auto"\nparameters = {{ observe_seconds = {observed}{more} }}\n'
+
+
+def remedies(may_have: str = "") -> str:
+    """Return the settings by which every repair starts by itself; `may_have` are parameters of that of compute."""
+    more = {"data": "", "model": "", "compute": may_have}
+    told = [REMEDY.format(cause=cause, observed=OBSERVED_S, more=text) for cause, text in more.items()]
+    return "most_per_hour = 100\nleast_probability = 0.5\n" + "".join(told)
+
+
+class Stage(Protocol):
+    """What a course needs."""
+
+    @property
+    def project(self) -> Path:
+        """Return the root of the drill's own project."""
+        ...
+
+    @property
+    def fault(self) -> Fault:
+        """Return what is injected."""
+        ...
+
+    @property
+    def remedies(self) -> str:
+        """Return the policies of the remedies."""
+        ...
+
+    @property
+    def above(self) -> Mapping[str, str]:
+        """Return variables of `lepton watch`."""
+        ...
+
+    def running(self) -> contextlib.AbstractContextManager[str]:
+        """Run the service, and give its address."""
+        ...
+
+    def asked(self) -> contextlib.AbstractContextManager[None]:
+        """Let it be asked."""
+        ...
+
+    def strike(self) -> None:
+        """Let the fault begin."""
+        ...
+
+
+# --- the reference server ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Served:
+    """The reference server, and real prices that are replayed at it."""
+
+    project: Path
+    fault: Fault
+    model: str
+    seed: int
+    remedies: str = remedies(f", most_workers = {ROOM}, in_time = {IN_TIME_S}")
+    above: Mapping[str, str] = field(default_factory=dict)
+    _strikes: threading.Event = field(default_factory=threading.Event)
+    _service: Running | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        """Run `lepton serve`."""
+        self._service = start_service(self.project, self.model, workers=WORKERS, fresh_for=FRESH_S)
+        try:
+            yield self._service.address
+        finally:
+            self._service.stop()
+
+    def asked(self) -> contextlib.AbstractContextManager[None]:
+        """Replay prices."""
+        assert self._service is not None
+        plan = Plan(find_arrivals(self.project, self.seed, rate=RATE), seconds=LOAD_S, feedback_after=1.0)
+        return loaded(self._service.folder, plan, self.fault, self._strikes, self.project / RESTARTED)
+
+    def strike(self) -> None:
+        """Let the fault begin with the next request."""
+        self._strikes.set()
+
+
+def served(project: Path, drill: Drill, fault: Fault, model: str) -> Served:
+    """Return the stage of a model that `lepton serve` serves."""
+    return Served(drill_project(project, fault.name, model), fault, model, drill.seed)
+
+
+def drill_project(project: Path, name: str, model: str) -> Path:
+    """Make a project for a drill under `drills/` of another one, and return it.
+
+    Raises
+    ------
+    InputError
+        When there is no such model, or lepton.toml has no section of a service of its name.
+    """
+    if not (project / "models" / model).is_dir():
+        raise InputError(f"model {model!r}: not in {project / 'models'}; train one with `lepton pipeline goog`")
+    settings = (project / "lepton.toml").read_text(encoding="utf-8")
+    heading = f"[services.{model}]\n"
+    service = tomllib.loads(settings).get("services", {}).get(model)
+    if service is None or heading not in settings:
+        raise InputError(f"{project / 'lepton.toml'}: has no section {heading.strip()}, which a live drill needs")
+    if "restart_feed" not in service.get("actions", {}):
+        settings = settings.replace(heading, f'{heading}actions.restart_feed = ["touch", "{RESTARTED}"]\n')
+    return _copied(project, name, settings, (*COPIED, "models", "slo"))
+
+
+def _copied(project: Path, name: str, settings: str, parts: Sequence[str]) -> Path:
+    made = project / "drills" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{name.replace('+', '-and-')}"
+    made.mkdir(parents=True)
+    (made / "lepton.toml").write_text(settings, encoding="utf-8")
+    left = ("_site", "_freeze", "__pycache__", ".ipynb_checkpoints", "runs")
+    published = (*KINDS, "listings")  # of this project: the drill's site shows its own incidents alone
+    for part in parts:
+        if (project / part).is_dir():
+            ignored = shutil.ignore_patterns(*left, *(published if part == "reports" else ()))
+            shutil.copytree(project / part, made / part, ignore=ignored, dirs_exist_ok=True)
+    return made
+
+
+# --- a declared service -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Declared:
+    """A declared service as it runs itself, asked through a proxy that carries out the fault."""
+
+    project: Path
+    fault: Fault
+    name: str
+    declaration: Declaration
+    remedies: str = remedies()
+    _strikes: threading.Event = field(default_factory=threading.Event)
+    _service: int = 0
+
+    @property
+    def above(self) -> Mapping[str, str]:
+        """Return the setting by which the command that restarts the feed also tells the drill."""
+        action = self.declaration.actions.get("restart_feed")
+        if not isinstance(action, Command):
+            return {}
+        told = ["sh", "-c", f'"$@" && touch {RESTARTED}', "restart", *action.run]
+        return {SERVICES_VARIABLE: f"{self.name}.actions.restart_feed = {json.dumps(told)}"}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        """Run what the declaration's `drill.start` says, until it is ready."""
+        assert self.declaration.drill is not None
+        address = self.address
+        if _is_ready(address, self.declaration):
+            raise InputError(f"services.{self.name}.address = {address!r}: answers already; stop what runs there first")
+        with self._process(self.declaration.drill.start) as process:
+            self._service = process.pid
+            deadline = time.monotonic() + STARTED_S
+            while not _is_ready(address, self.declaration):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said = (self.project / "drill.log").read_text(encoding="utf-8", errors="replace")[-500:]
+                    raise LeptonError(f"service {self.name!r}: was not ready within {STARTED_S:g} s; it said: {said}")
+                time.sleep(0.1)
+            yield address
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[None]:
+        """Let the declaration's `drill.traffic` ask the proxy."""
+        assert self.declaration.drill is not None
+        with proxied(self.address, self.declaration.columns.features, self.fault, self._is_on) as proxy:
+            filled = {"{address}": proxy, "{parent}": str(self._service)}
+            with self._process([filled.get(word, word) for word in self.declaration.drill.traffic]):
+                yield
+
+    def strike(self) -> None:
+        """Let the fault begin with the next request, or deploy the bad version.
+
+        Raises
+        ------
+        LeptonError
+            When the version cannot be deployed.
+        """
+        if isinstance(self.fault, EdgeFault) and self.fault.deploys:
+            assert self.declaration.drill is not None
+            values = Values(version=self.declaration.drill.bad_version)
+            key = f"services.{self.name}.actions.deploy"
+            with _own_commands_first():
+                done = run_action(key, self.declaration.actions["deploy"], values, self.project)
+            if not done.is_done:
+                raise LeptonError(str(done))
+        self._strikes.set()
+
+    @property
+    def address(self) -> str:
+        """Return where the service answers."""
+        return str(self.declaration.address).rstrip("/")
+
+    def _is_on(self) -> bool:
+        is_mended = self.fault.is_restartable and (self.project / RESTARTED).exists()
+        return self._strikes.is_set() and not is_mended
+
+    @contextlib.contextmanager
+    def _process(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        with (self.project / "drill.log").open("ab") as log, _own_commands_first():
+            process = subprocess.Popen(words, cwd=self.project, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def declared(project: Path, fault: Fault, name: str) -> Declared:
+    """Return the stage of a service that lepton.toml declares, or `subjects/<name>/declaration.toml`.
+
+    Raises
+    ------
+    InputError
+        When it is not declared, or says not how a drill starts it, or the fault's version or action is not declared.
+    """
+    settings = declared_settings(project, name)
+    declaration = Settings.model_validate(tomllib.loads(settings)).services[name]
+    drill, deploys = declaration.drill, isinstance(fault, EdgeFault) and fault.deploys
+    if drill is None or declaration.address is None:
+        raise InputError(f"services.{name}: a live drill needs 'address', 'drill.start' and 'drill.traffic'")
+    if deploys and (drill.bad_version is None or "deploy" not in declaration.actions):
+        raise InputError(f"services.{name}: fault {fault.name!r} needs 'drill.bad_version' and 'actions.deploy'")
+    parts = (*COPIED, "subjects", declaration.objectives)
+    return Declared(_copied(project, fault.name, settings, parts), fault, name, declaration)
+
+
+def declared_settings(project: Path, name: str) -> str:
+    """Return the text of a project's settings for one service alone, whose alerts start the diagnosis.
+
+    Raises
+    ------
+    InputError
+        When it is not declared.
+    """
+    text = (project / "lepton.toml").read_text(encoding="utf-8")
+    own, kept = f"services.{name}", []
+    for section in re.split(r"^(?=\[)", text, flags=re.MULTILINE):
+        heading = section.lstrip("[").partition("]")[0]
+        if (
+            heading == own
+            or heading.startswith(f"{own}.")
+            or not heading.startswith(("services", "schedules", "alerts"))
+        ):
+            kept.append(section)
+    made = "".join(kept)
+    beside = project / "subjects" / name / "declaration.toml"
+    if f"[{own}]" not in made:
+        if not beside.is_file():
+            raise InputError(f"service {name!r}: neither in {project / 'lepton.toml'} nor in {beside}")
+        made += "\n" + beside.read_text(encoding="utf-8")
+    declaration = Settings.model_validate(tomllib.loads(made)).services[name]
+    diagnosis, health = "runbooks/incident-diagnosis.ipynb", "runbooks/service-health.ipynb"
+    for objective in read_objectives(project / declaration.objectives):
+        made += f'\n[alerts.{alert_name(objective)}]\nrunbook = "{diagnosis}"\non_resolved = "{health}"\n'
+    return made
+
+
+@contextlib.contextmanager
+def _own_commands_first() -> Iterator[None]:
+    """Let `python` in a command be the one that runs here."""
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def _is_ready(address: str, declaration: Declaration) -> bool:
+    for path in (declaration.ready,) if declaration.ready else READY:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{address}{path}", timeout=5, trust_env=False).is_success:
+                return True
+    return False

@@ -1,0 +1,177 @@
+"""Rows of a database's query, in chunks; and what all readers of rows share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+
+from lepton_kit.errors import InputError
+from lepton_kit.secrets import is_reference, resolve_secret
+from lepton_kit.telemetry.declaration import Rows
+
+CHUNK = 10_000
+"""Rows that are in memory at once, beside those that are kept."""
+
+TIME = "__time"
+
+
+@dataclass(frozen=True)
+class Window:
+    """From when to when rows are wanted (Unix seconds, both included), and how many of them are kept at most."""
+
+    start: float
+    end: float
+    most: int = 100_000
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read: flat columns (a field of an object is `object.field`), with `__time` (UTC) where it was asked for.
+
+    `total` rows lay in the window, of which every `step`-th is in the table.
+    """
+
+    table: pd.DataFrame
+    problems: tuple[str, ...] = ()
+    total: int = 0
+    step: int = 1
+
+
+@dataclass
+class Kept:
+    """Every n-th of rows that come piece by piece; n doubles whenever there are twice as many as wanted."""
+
+    most: int
+    parts: list[Any] = field(default_factory=list)
+    total: int = 0
+    step: int = 1
+
+    def add(self, part: Any, length: int, pick: Callable[[Any, slice], Any]) -> None:
+        """Take a piece of so many rows; `pick` takes rows out of it."""
+        first = -self.total % self.step
+        self.total += length
+        if first < length:
+            self.parts.append(pick(part, slice(first, length, self.step)))
+
+    def thin(self, join: Callable[[list[Any]], Any], pick: Callable[[Any, slice], Any], most: int) -> None:
+        """Keep every second row, until there are no more than `most`."""
+        while sum(map(len, self.parts)) > most:
+            whole = join(self.parts)
+            self.parts, self.step = [pick(whole, slice(0, len(whole), 2))], self.step * 2
+
+
+def short(error: Exception) -> str:
+    """Return an error's words on one line."""
+    return " ".join(str(error).split())[:200]
+
+
+def flat(entry: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return an object's fields, those of objects in it as `object.field`.
+
+    >>> flat({"id": 1, "inputs": {"age": 40, "tags": ["a"]}})
+    {'id': 1, 'inputs.age': 40, 'inputs.tags': ['a']}
+    """
+    made: dict[str, Any] = {}
+    for name, value in entry.items():
+        if isinstance(value, dict):
+            made |= flat(value, f"{before}{name}.")
+        else:
+            made[f"{before}{name}"] = value
+    return made
+
+
+def read_query(place: Rows, project: Path, timestamp: str | None, window: Window, what: str) -> Read:
+    """Read a query's rows in chunks, so that no more than are kept are in memory; `:start` and `:end` are filled in."""
+    import sqlalchemy
+
+    kept, undated = Kept(window.most), 0
+    try:
+        engine = sqlalchemy.create_engine(database_address(place, project))
+        query = sqlalchemy.text(str(place.query))
+        named = query.compile().params
+        bounds = {name: value for name, value in _bounds(window, engine.dialect.name).items() if name in named}
+        with engine.connect() as connection:
+            result = connection.execution_options(stream_results=True, yield_per=CHUNK).execute(query, bounds)
+            names = list(result.keys())
+            if timestamp is not None and timestamp not in names:
+                problem = f"no column {timestamp!r} (columns.timestamp), so that no row is read; there are {names}"
+                return Read(pd.DataFrame(), (f"{what}: {problem}",))
+            for rows in result.partitions():
+                chunk = pd.DataFrame.from_records(rows, columns=names)
+                if timestamp is not None:
+                    chunk[TIME] = utc(chunk[timestamp], place.timezone)
+                    undated += int(chunk[TIME].isna().sum())
+                    chunk = chunk[chunk[TIME].between(_moment(window.start), _moment(window.end))]
+                kept.add(chunk, len(chunk), _pick_rows)
+                kept.thin(pd.concat, _pick_rows, 2 * window.most)
+        engine.dispose()
+        kept.thin(pd.concat, _pick_rows, window.most)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise InputError(f"query {str(place.query)[:60]!r}: {short(error)}") from error
+    problems = [f"{what}: {undated} rows have no time in column {timestamp!r}, and are left out"] if undated else []
+    table = pd.concat(kept.parts, ignore_index=True) if kept.parts else pd.DataFrame()
+    return Read(table, tuple(problems), kept.total, kept.step)
+
+
+def _pick_rows(table: pd.DataFrame, which: slice) -> pd.DataFrame:
+    return table.iloc[which]
+
+
+def database_address(place: Rows, project: Path) -> str:
+    """Return the address of a database; that of an SQLite file is relative to the project."""
+    address = resolve_secret(str(place.sql), project) if is_reference(str(place.sql)) else str(place.sql)
+    kind, _, path = address.partition(":///")
+    return f"{kind}:///{project.resolve() / path}" if kind == "sqlite" and path else address
+
+
+def _bounds(window: Window, dialect: str) -> dict[str, Any]:
+    moments = {"start": window.start, "end": window.end}
+    times = {name: datetime.fromtimestamp(at, UTC) for name, at in moments.items()}
+    if dialect == "sqlite":  # which has no type for times
+        return {name: f"{time:%Y-%m-%d %H:%M:%S.%f}" for name, time in times.items()} | _unix(moments)
+    return times | _unix(moments)
+
+
+def _unix(moments: dict[str, float]) -> dict[str, float | int]:
+    return {f"{name}_s": at for name, at in moments.items()} | {
+        f"{name}_ms": int(at * 1000) for name, at in moments.items()
+    }
+
+
+def _moment(at: float) -> pd.Timestamp:
+    return pd.Timestamp(at, unit="s", tz="UTC")
+
+
+def utc(times: pd.Series, timezone: str) -> pd.Series:
+    """Return times in UTC: of Unix seconds, milliseconds or finer by their size, of text, or of a table's own times.
+
+    >>> utc(pd.Series(["2026-07-01 12:00"]), "Europe/Berlin")[0].isoformat()
+    '2026-07-01T10:00:00+00:00'
+    >>> utc(pd.Series([1782907200.0, 1782907200000]), "UTC").nunique()
+    1
+    """
+    if isinstance(times.dtype, pd.DatetimeTZDtype):
+        return times.astype("datetime64[us, UTC]")
+    numbers = pd.to_numeric(times, errors="coerce") if not pd.api.types.is_datetime64_any_dtype(times) else None
+    if numbers is not None and numbers.notna().any():
+        size = numbers.abs()
+        unit = pd.Series(1.0, index=times.index).mask(size >= 1e11, 1e3).mask(size >= 1e14, 1e6).mask(size >= 1e17, 1e9)
+        return pd.to_datetime((numbers / unit * 1e6).round(), unit="us", utc=True).astype("datetime64[us, UTC]")
+    zone = ZoneInfo(timezone)
+
+    def known(value: Any) -> Any:
+        try:
+            moment = pd.Timestamp(value)
+        except (ValueError, TypeError):
+            return pd.NaT
+        is_naive = not pd.isna(moment) and moment.tzinfo is None
+        return moment.tz_localize(zone, ambiguous=False, nonexistent="shift_forward") if is_naive else moment
+
+    moments = pd.to_datetime(pd.Series([known(value) for value in times], index=times.index), utc=True)
+    return moments.astype("datetime64[us, UTC]")
