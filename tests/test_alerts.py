@@ -9,7 +9,7 @@ from datetime import datetime
 import httpx
 import numpy as np
 import pytest
-from helpers import ROOT, copy_folders, lepton
+from helpers import ROOT, copy_folders, lepton_here
 from monitors import Target, alertmanager, metrics_target, needs_alertmanager, needs_prometheus, prometheus
 from services import wait_for
 
@@ -176,13 +176,13 @@ def test_five_objectives_over_days_of_samples_are_evaluated_well_within_a_second
 def test_the_command_shows_burn_rates_what_fires_and_the_budget_left(tmp_path):
     (tmp_path / "lepton.toml").write_text("")
     copy_folders(tmp_path, "slo")
-    refused = lepton("slo", "status", project=tmp_path)
+    refused = lepton_here("slo", "status", project=tmp_path)
     assert refused.returncode == 2
     assert "neither a folder of a telemetry store" in refused.stderr
     with Store(tmp_path / "telemetry") as store:
         shift = time.time() - START - 60 * 229
         store.append(one._replace(time=one.time + shift) for one in counted(230, failing=range(200, 230)))
-    shown = lepton("slo", "status", project=tmp_path)
+    shown = lepton_here("slo", "status", project=tmp_path)
     assert shown.returncode == 0, shown.stderr
     (line,) = (line for line in shown.stdout.splitlines() if line.startswith("goog-availability"))
     assert "page, ticket" in line
@@ -191,7 +191,7 @@ def test_the_command_shows_burn_rates_what_fires_and_the_budget_left(tmp_path):
     (line,) = (line for line in shown.stdout.splitlines() if line.startswith("goog-coverage"))
     assert line.split()[-2:] == ["no", "–"]
     for words, told in ((("--source", "http://127.0.0.1:1"), "does not answer"), (("--time-scale", "0"), "time scale")):
-        refused = lepton("slo", "status", *words, project=tmp_path)
+        refused = lepton_here("slo", "status", *words, project=tmp_path)
         assert refused.returncode == 2
         assert told in refused.stderr
 

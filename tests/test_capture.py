@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, lepton, lepton_here
+from helpers import ROOT, lepton_here
 from live import Samples
 from services import features, project_with_model, serving, wait_for
 
@@ -265,7 +265,7 @@ def test_the_command_captures_what_the_store_and_the_service_hold(tmp_path):
         for row in features().tail(3).to_dict("records"):
             assert service.predict(row=row).status_code == 200
             scraper.scrape_once()
-        done = lepton("capture", "goog", "--from", "10m", "-o", "incident", project=project)
+        done = lepton_here("capture", "goog", "--from", "10m", "-o", "incident", project=project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "recording incident: 3 requests" in done.stdout
     frozen = read_recording(project / "incident")

@@ -24,17 +24,17 @@ def test_a_notebook_runs_by_its_name_and_everything_about_the_run_can_be_asked(s
     assert made.returncode == 0, made.stderr
     assert "story: succeeded in" in made.stdout
     (run_id,) = (path.parent.name for path in (story / "runs").glob("*/manifest.json"))
-    assert run_id in lepton("runs", project=story).stdout
-    shown = lepton("show", "story", project=story).stdout
+    assert run_id in lepton_here("runs", project=story).stdout
+    shown = lepton_here("show", "story", project=story).stdout
     assert "14 days" in shown
     assert "a short window" in shown
-    assert json.loads(lepton("show", run_id[-6:], "--json", project=story).stdout)["run_id"] == run_id
+    assert json.loads(lepton_here("show", run_id[-6:], "--json", project=story).stdout)["run_id"] == run_id
 
 
 def test_notebooks_and_their_parameters_are_listed(story):
-    assert "The story" in lepton("list", project=story).stdout
-    assert "window, days" in lepton("params", "story", project=story).stdout
-    schema = json.loads(lepton("params", "notebooks/story.ipynb", "--json-schema", project=story).stdout)
+    assert "The story" in lepton_here("list", project=story).stdout
+    assert "window, days" in lepton_here("params", "story", project=story).stdout
+    schema = json.loads(lepton_here("params", "notebooks/story.ipynb", "--json-schema", project=story).stdout)
     assert schema["properties"]["days"]["type"] == "integer"
 
 
@@ -82,7 +82,7 @@ def test_cells_are_counted_as_the_notebooks_writer_sees_them_whether_values_were
         events = [json.loads(line) for line in made.stdout.splitlines()]
         assert {event["cells"] for event in events if event["kind"] == "cell_started"} == {len(code)}
         assert [event["cell"] for event in events if event["kind"] == "cell_ended"][-1] == number
-        run = json.loads(lepton("show", "latest", "--json", project=story).stdout)
+        run = json.loads(lepton_here("show", "latest", "--json", project=story).stdout)
         assert run["error"]["cell"] == number
         assert {cell["number"]: cell["status"] for cell in run["cells"]}[number + 1] == "not run"
 
@@ -187,10 +187,12 @@ def test_a_path_is_taken_from_where_the_person_stands(story):
     )  # fmt: skip
     made = lepton("run", "read", "-p", "table", "t.csv", project=story / "data")
     assert made.returncode == 0, made.stdout + made.stderr
-    assert json.loads(lepton("show", "read", "--json", project=story).stdout)["parameters"] == {"table": "data/t.csv"}
+    assert json.loads(lepton_here("show", "read", "--json", project=story).stdout)["parameters"] == {
+        "table": "data/t.csv"
+    }
     write_notebook(story / "notebooks/word.ipynb", ["lk.record('word', word)"], "word: str = 'x'")
     lepton("run", "word", "-p", "word", "t.csv", project=story / "data")
-    assert json.loads(lepton("show", "word", "--json", project=story).stdout)["parameters"] == {"word": "t.csv"}
+    assert json.loads(lepton_here("show", "word", "--json", project=story).stdout)["parameters"] == {"word": "t.csv"}
 
 
 def test_a_failing_pipeline_is_exit_code_1(story):
@@ -199,17 +201,17 @@ def test_a_failing_pipeline_is_exit_code_1(story):
 
 
 def test_outside_of_a_project_the_error_says_what_is_missing(tmp_path):
-    made = lepton("list", project=tmp_path)
+    made = lepton_here("list", project=tmp_path)
     assert made.returncode == 2
     assert "no lepton.toml" in made.stderr
 
 
 def test_check_passes_then_names_what_changed(story):
-    assert lepton("check", "--update", "notebooks/story.ipynb", project=story).returncode == 0
-    assert "✓ story: reproduces" in lepton("check", project=story).stdout
+    assert lepton_here("check", "--update", "notebooks/story.ipynb", project=story).returncode == 0
+    assert "✓ story: reproduces" in lepton_here("check", project=story).stdout
     path = story / "notebooks/story.ipynb"
     path.write_text(path.read_text().replace("2 * days", "3 * days"))
-    made = lepton("check", project=story)
+    made = lepton_here("check", project=story)
     assert made.returncode == 1
     assert "story: double: was 10, now 15" in made.stdout
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
-from helpers import ROOT, copy_folders, lepton
+from helpers import ROOT, copy_folders, lepton_here
 from test_reports import facts_of, words_of
 
 from lepton_kit import __version__
@@ -228,15 +228,15 @@ def test_results_that_give_no_page_are_an_error(project, drilled, name, said):
 
 def test_the_command_publishes_the_newest_results_or_those_that_are_named(project):
     (project / "slo").symlink_to(ROOT / "slo")
-    made = lepton("drill", "nulls", "--seed", "4", project=project)
+    made = lepton_here("drill", "nulls", "--seed", "4", project=project)
     [path] = (project / "drills").glob("*.json")
     assert f"lepton publish --drills drills/{path.name}" in made.stdout
     held = read_results(path)
     assert held.command.split()[:3] == ["lepton", "drill", "nulls"]
     assert list(held.faults) == ["nulls"]
-    assert lepton("publish", "--drills", project=project).returncode == 0
+    assert lepton_here("publish", "--drills", project=project, LEPTON_QUARTO="none").returncode == 0
     assert (project / "reports/_site/drills" / path.stem / "index.html").is_file()
-    assert lepton("publish", "--drills", "missing.json", project=project).returncode == 2
-    taken = lepton("unpublish", path.stem, project=project)
+    assert lepton_here("publish", "--drills", "missing.json", project=project).returncode == 2
+    taken = lepton_here("unpublish", path.stem, project=project, LEPTON_QUARTO="none")
     assert taken.returncode == 0, taken.stdout + taken.stderr
     assert not (project / "reports/_site/drills" / path.stem).exists()

@@ -72,7 +72,7 @@ def test_an_artifact_lies_in_the_runs_own_folder(site, run, file):
 
 
 def test_a_card_that_names_another_page_is_refused_and_takes_nothing_away(site, run):
-    assert lepton("publish", run.run_id, project=site).returncode == 0
+    assert lepton_here("publish", run.run_id, project=site, LEPTON_QUARTO="none").returncode == 0
     card = site / "reports" / "runs" / run.run_id / "card.json"
     for fields in ({"id": "../../victim"}, {"id": "other"}, {"kind": "../victim"}, {"kind": "models"}):
         card.write_text(json.dumps({**json.loads(card.read_text()), **fields}))
@@ -87,7 +87,7 @@ def test_a_link_in_a_foreign_run_is_not_published(site, run):
     secret = site.parent / "elsewhere.ipynb"
     shutil.move(notebook, secret)
     notebook.symlink_to(secret)
-    lepton("publish", run.run_id, project=site)
+    lepton_here("publish", run.run_id, project=site, LEPTON_QUARTO="none")
     assert not (site / "reports" / "runs" / run.run_id / "notebook.ipynb").exists()
 
 

@@ -114,8 +114,8 @@ def test_what_is_no_notebook_is_refused_in_a_line_and_harms_no_other(kind, proje
 def test_one_bad_notebook_does_not_keep_the_others_from_being_checked(project):
     (project / "notebooks" / "bad.ipynb").write_text("{}")
     write_notebook(project / "notebooks" / "good.ipynb", ["print(1)"])
-    assert lepton("check", "--update", "notebooks/good.ipynb", project=project).returncode == 0
-    made = lepton("check", project=project)
+    assert lepton_here("check", "--update", "notebooks/good.ipynb", project=project).returncode == 0
+    made = lepton_here("check", project=project)
     assert made.returncode == 1
     assert "✓ good" in made.stdout and "✗ notebook" in made.stdout and "Traceback" not in made.stdout + made.stderr
 
@@ -129,7 +129,7 @@ def test_an_older_notebook_can_be_checked_and_published(project):
     document |= {"nbformat_minor": 2, "extra": 1}
     (project / "notebooks" / "n.ipynb").write_text(json.dumps(document))
     run = run_notebook(Request(project / "notebooks" / "n.ipynb"), project)
-    assert lepton("check", run.run_id, project=project).returncode == 0
+    assert lepton_here("check", run.run_id, project=project).returncode == 0
 
 
 JUNK = [None, True, -1, 1e9, "", "x", [], ["x", 1], {}, {"a": None}, [[]], "\ud800", "a,b"]

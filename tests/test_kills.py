@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import lepton, write_notebook
+from helpers import lepton_here, write_notebook
 from stops import DONE, STOPPED
 from test_kernels import gone, runs
 
@@ -137,7 +137,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_killed_run_whose_files_cannot_be_read_ends_and_keeps_nobody_from_running(project, damage):
     DAMAGES[damage](killed_run(project))
-    assert lepton("runs", "--repair", project=project).returncode == 0
+    assert lepton_here("runs", "--repair", project=project).returncode == 0
     with Ledger(project)._transaction() as ledger:
         assert ledger.execute("SELECT * FROM runs WHERE status = 'running'").fetchall() == []
     assert "running" not in [run.status for run in all_runs(project)]

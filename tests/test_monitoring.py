@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 import yaml
-from helpers import ROOT, copy_folders, lepton
+from helpers import ROOT, copy_folders, lepton_here
 from monitors import alertmanager, metrics_target, needs_alertmanager, needs_prometheus, prometheus
 from services import project_with_model, row, serving, wait_for
 
@@ -50,7 +50,7 @@ def rules():
 
 
 def test_the_committed_rules_are_those_of_the_objectives(own_project):
-    made = lepton("slo", "rules", project=own_project)
+    made = lepton_here("slo", "rules", project=own_project)
     assert made.returncode == 0, made.stderr
     assert (FOLDER / "rules/objectives.yml").read_text() == made.stdout, (
         "run `lepton slo rules -o monitoring/rules/objectives.yml`"
@@ -171,7 +171,7 @@ def test_every_panel_shows_something_of_a_real_service(tmp_path, own_project):
     project = project_with_model(tmp_path / "project")
     (tmp_path / "rules").mkdir()
     rules_file = str(tmp_path / "rules/objectives.yml")
-    made = lepton("slo", "rules", "--time-scale", "600", "-o", rules_file, project=own_project)
+    made = lepton_here("slo", "rules", "--time-scale", "600", "-o", rules_file, project=own_project)
     assert made.returncode == 0, made.stderr
     with serving(project) as service:
         config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())

@@ -9,7 +9,7 @@ import time
 import nbformat
 import psutil
 import pytest
-from helpers import PATIENCE_S, lepton, write_notebook
+from helpers import PATIENCE_S, lepton, lepton_here, write_notebook
 
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs, find_run
@@ -74,7 +74,7 @@ def test_the_command_repairs_and_says_what_it_did(project):
     runner = start_runner(path, project)
     wait_for(lambda: list(project.glob("runs/*/kernel.log")))
     kill(runner)
-    made = lepton("runs", "--repair", project=project)
+    made = lepton_here("runs", "--repair", project=project)
     assert made.returncode == 0, made.stderr
     assert "RunnerDied" in made.stdout
     assert "repaired: 1 runs" in made.stdout

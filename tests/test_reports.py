@@ -19,7 +19,7 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup, Tag
-from helpers import ROOT, copy_folders, lepton, write_notebook
+from helpers import ROOT, copy_folders, lepton_here, write_notebook
 
 import lepton_kit as lk
 from lepton_kit.errors import InputError, LeptonError
@@ -699,12 +699,12 @@ def test_publishing_by_command_goes_on_past_a_bad_page_and_names_it(own: tuple[P
     project, runs = own
     bad = project / "runs" / runs["diagnosis"].run_id / "notebook.ipynb"
     write_notebook(bad, ["#| fig-cap: a: b\n1"])
-    told = lepton("publish", runs["clean"].run_id, runs["diagnosis"].run_id, project=project)
+    told = lepton_here("publish", runs["clean"].run_id, runs["diagnosis"].run_id, project=project)
     assert told.returncode != 0
     assert f"run {runs['diagnosis'].run_id} is left out: " in told.stderr
     site = project / "reports" / "_site"
     assert [path.parent.name for path in site.glob("runs/*/index.html")] == [runs["clean"].run_id]
-    again = lepton("report", project=project)
+    again = lepton_here("report", project=project)
     assert again.returncode == 0, again.stderr
     assert f"run {runs['diagnosis'].run_id} is left out: " in again.stderr
     assert {path.parent.name for path in site.glob("runs/*/index.html")} == {

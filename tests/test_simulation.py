@@ -12,16 +12,15 @@ from helpers import ROOT
 from lepton_kit.diagnosis.queueing import Demand, mean_wait
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import find_fault
-from lepton_kit.ops.simulated_machine import Setting
-from lepton_kit.ops.simulated_requests import EPOCH
-from lepton_kit.ops.simulated_service import SimulatedService
-from lepton_kit.ops.simulated_world import KINDS, world
-from lepton_kit.ops.simulation import strike
+from lepton_kit.ops.simulation import EPOCH, strike
 from lepton_kit.serving.arrivals import generated
 from lepton_kit.serving.mends import Mends
 from lepton_kit.serving.metrics import metric_names
 from lepton_kit.telemetry.recordings import read_recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
+from subjects.prices.simulated.machine import Setting
+from subjects.prices.simulated.service import SimulatedService
+from subjects.prices.simulated.world import KINDS, world
 
 SMALL = Setting(rate=10.0, workers=2, service=0.03)
 
@@ -42,7 +41,8 @@ def last(service, selector):
 
 
 def struck(name, tmp_path, objectives, severity=None, seed=1):
-    return strike(find_fault(name, seed, severity), seed, tmp_path, objectives, SMALL)
+    fault = find_fault(name, seed, severity)
+    return strike(fault, seed, tmp_path, objectives, lambda _, seed, scratch: SimulatedService(seed, scratch, SMALL))
 
 
 def test_the_same_seed_gives_the_same_recording_and_another_does_not(tmp_path, objectives):

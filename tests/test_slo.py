@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers import ROOT, lepton
+from helpers import ROOT, lepton_here
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.burn_rates import evaluate, increase, scaled, threshold
@@ -163,11 +163,11 @@ def test_a_counter_with_one_sample_says_nothing():
 
 
 def test_every_objective_of_the_project_becomes_rules(own_project):
-    made = lepton("slo", "rules", project=own_project)
+    made = lepton_here("slo", "rules", project=own_project)
     assert made.returncode == 0, made.stderr
     groups = yaml.safe_load(made.stdout)["groups"]
     assert {group["name"] for group in groups} == {f"slo-{one.name}" for one in read_objectives(ROOT / "slo")}
-    assert "goog-freshness" in lepton("slo", "list", project=own_project).stdout
+    assert "goog-freshness" in lepton_here("slo", "list", project=own_project).stdout
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def test_resume_check_and_pipeline_take_a_kernel_too(project, sales):
     assert resume(step.run, project, kernel="python3").status == "succeeded"
     for command in (["resume", "x"], ["pipeline", "x"], ["check", "x"], ["run", "x"]):
         assert "--kernel" not in lepton_here(*command, "-k", "python3", project=project).stderr
-    assert lepton("check", "--update", "notebooks/sales.ipynb", project=project).returncode == 0
-    assert lepton("check", "notebooks/sales.ipynb", "-k", "python3", project=project).returncode == 0
+    assert lepton_here("check", "--update", "notebooks/sales.ipynb", project=project).returncode == 0
+    assert lepton_here("check", "notebooks/sales.ipynb", "-k", "python3", project=project).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_modules_beside_a_notebook_are_found_in_every_way_to_run_it(beside):
     run = run_notebook(Request(path), beside)
     assert run.status == "succeeded", run.error
     assert verify(run, beside).is_same
-    assert lepton("check", run.run_id, project=beside).returncode == 0
-    assert lepton("check", "--update", "notebooks/n.ipynb", project=beside).returncode == 0
-    assert lepton("check", "notebooks/n.ipynb", project=beside).returncode == 0
+    assert lepton_here("check", run.run_id, project=beside).returncode == 0
+    assert lepton_here("check", "--update", "notebooks/n.ipynb", project=beside).returncode == 0
+    assert lepton_here("check", "notebooks/n.ipynb", project=beside).returncode == 0
     cold = lepton("run", "n", project=beside)
     assert cold.returncode == 0, cold.stdout
 
@@ -152,7 +152,7 @@ REPEATABLE = {
 def test_warnings_updated_displays_and_cleared_outputs_do_not_fail_a_check(project):
     path = write_notebook(project / "notebooks/n.ipynb", list(REPEATABLE.values()))
     run = run_notebook(Request(path), project)
-    made = lepton("check", run.run_id, project=project)
+    made = lepton_here("check", run.run_id, project=project)
     assert made.returncode == 0, made.stdout
 
 
@@ -161,6 +161,6 @@ def test_warnings_updated_displays_and_cleared_outputs_do_not_fail_a_check(proje
 )
 def test_what_differs_fails_a_check_that_names_the_cell(project, source):
     run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", [source])), project)
-    made = lepton("check", run.run_id, project=project)
+    made = lepton_here("check", run.run_id, project=project)
     assert made.returncode == 1
     assert "Cell 1: Cell outputs differ" in made.stdout

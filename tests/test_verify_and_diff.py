@@ -1,5 +1,5 @@
 import pytest
-from helpers import lepton, write_notebook
+from helpers import lepton_here, write_notebook
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.diff import as_html, diff
@@ -38,7 +38,7 @@ def test_a_result_that_does_not_repeat_is_named_with_both_values(project, story)
     [pair] = [pair for pair in found.results if pair.verdict == "different"]
     assert pair.name == "noise"
     assert str(run.results["noise"].value) in pair.differences[0]
-    made = lepton("verify", "story", project=project)
+    made = lepton_here("verify", "story", project=project)
     assert made.returncode == 1
     assert "✗ noise: different" in made.stdout
 
@@ -58,7 +58,7 @@ def test_two_runs_of_the_same_are_no_different(project, story, steady):
     again = run_notebook(Request(story), project)
     found = diff(steady, again, project)
     assert found.is_same, found
-    assert lepton("diff", steady.run_id, again.run_id, project=project).returncode == 0
+    assert lepton_here("diff", steady.run_id, again.run_id, project=project).returncode == 0
 
 
 def test_a_diff_names_parameters_inputs_results_sources_and_outputs(project, story, steady):
@@ -80,7 +80,7 @@ def test_a_diff_names_parameters_inputs_results_sources_and_outputs(project, sto
 
 def test_the_command_shows_a_diff_and_writes_the_page(project, story, steady):
     other = run_notebook(Request(story, {"n": 2}), project)
-    made = lepton("diff", steady.run_id, other.run_id, "--html", "diff.html", project=project)
+    made = lepton_here("diff", steady.run_id, other.run_id, "--html", "diff.html", project=project)
     assert made.returncode == 1
     assert "different: rows: was" in made.stdout
     assert "<table>" in (project / "diff.html").read_text()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-from helpers import PATIENCE_S, ROOT, lepton, write_notebook
+from helpers import PATIENCE_S, ROOT, lepton, lepton_here, write_notebook
 from services import wait_for
 from watching import alert, watching, webhook
 
@@ -342,13 +342,13 @@ def test_the_incidents_are_listed_and_shown_by_the_command(watched):
         assert kit.client.get("/incidents/none").status_code == 404
         assert "lepton run runbooks/diagnose.ipynb" in kit.client.get("/runbooks/Known").text
         assert 'lepton_watch_jobs{state="queued"} 1.0' in kit.client.get("/metrics").text
-    listed = lepton("incidents", project=watched).stdout
+    listed = lepton_here("incidents", project=watched).stdout
     assert "-known-" in listed
     assert "-other-" in listed
     [one] = [word for word in listed.split() if "-known-" in word]
-    shown = lepton("incidents", one, "--json", project=watched)
+    shown = lepton_here("incidents", one, "--json", project=watched)
     assert json.loads(shown.stdout)["runs"][0]["notebook"] == "runbooks/diagnose.ipynb"
-    assert lepton("incidents", "nothing", project=watched).returncode == 2
+    assert lepton_here("incidents", "nothing", project=watched).returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from helpers import lepton, write_notebook
+from helpers import lepton, lepton_here, write_notebook
 from monitors import metrics_target, needs_prometheus, prometheus
 from services import wait_for
 from watching import alert, watching, webhook
@@ -94,7 +94,7 @@ def fill(store):
 def test_the_samples_of_two_services_never_mix(two):
     with Store(two / "telemetry") as store:
         fill(store)
-    shown = lepton("slo", "status", project=two)
+    shown = lepton_here("slo", "status", project=two)
     assert shown.returncode == 0, shown.stderr
     rows = {line.split()[1]: line for line in shown.stdout.splitlines() if line.startswith("answers")}
     assert "100.0%" in rows["shop"]
@@ -114,7 +114,7 @@ def test_the_alerts_are_those_of_the_service_whose_requests_fail(two):
 @needs_prometheus
 def test_rules_of_two_services_with_objectives_of_one_name_do_not_mix_in_prometheus(two):
     (two / "rules").mkdir()
-    made = lepton("slo", "rules", "--time-scale", "600", "-o", str(two / "rules/objectives.yml"), project=two)
+    made = lepton_here("slo", "rules", "--time-scale", "600", "-o", str(two / "rules/objectives.yml"), project=two)
     assert made.returncode == 0, made.stderr
     began = time.monotonic()
 
@@ -192,7 +192,7 @@ def test_an_objective_without_samples_is_not_measured_and_says_so(two):
     objective(two, "slo/shop", "shop", "silent", "absent_total")
     with Store(two / "telemetry") as store:
         fill(store)
-    shown = lepton("slo", "list", project=two).stdout
+    shown = lepton_here("slo", "list", project=two).stdout
     assert "not measured: silent of shop (no samples): the source holds no samples of absent_total" in shown
     with watching(two) as kit:
         said = wait_for(lambda: (found := kit.client.get("/status.json").json())["not_measured"] and found)
@@ -202,7 +202,7 @@ def test_an_objective_without_samples_is_not_measured_and_says_so(two):
 
 
 def test_objectives_without_any_telemetry_are_listed_and_not_measured(two):
-    shown = lepton("slo", "list", project=two)
+    shown = lepton_here("slo", "list", project=two)
     assert shown.returncode == 0
     assert "not measured: none of them is: source of telemetry 'telemetry'" in shown.stdout
 
@@ -340,7 +340,7 @@ def test_one_objective_that_the_source_refuses_keeps_no_other_from_its_alert(two
     assert fake.address in said["problems"]["objective big of shop"]
     assert said["problems"]['warning for requests_total{job="shop"}'] == "w"
     assert "objective big of shop" in page
-    shown = lepton("slo", "status", project=two)
+    shown = lepton_here("slo", "status", project=two)
     assert "not measured: big of shop (refused)" in shown.stdout
     assert "page" in next(line for line in shown.stdout.splitlines() if line.startswith("answers"))
 
@@ -409,7 +409,7 @@ def test_an_unreadable_answer_of_a_service_is_a_problem_on_the_status_page(two):
 def test_the_committed_rules_name_the_service_of_every_series(project):
     objective(project, "slo", "shop")
     (project / "lepton.toml").write_text('[services.shop]\nmodel = "none"\n')
-    groups = yaml.safe_load(lepton("slo", "rules", project=project).stdout)["groups"]
+    groups = yaml.safe_load(lepton_here("slo", "rules", project=project).stdout)["groups"]
     asked = [rule["expr"] for group in groups for rule in group["rules"] if "requests_total" in rule["expr"]]
     assert asked
     assert all(expr.count("requests_total") == expr.count('job="shop"') for expr in asked)

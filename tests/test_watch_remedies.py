@@ -66,7 +66,7 @@ def test_an_automatic_repair_runs_once_after_the_diagnosis_and_is_shown_with_wha
     assert [(one["cause"], one["verdict"]) for one in incident["remedies"]] == [("compute", "recovered")]
     assert "cause: compute (99%)" in page
     assert "repair of compute · recovered" in page
-    listed = lepton("incidents", project=repaired).stdout
+    listed = lepton_here("incidents", project=repaired).stdout
     assert "compute: recovered" in listed
 
 
@@ -92,7 +92,7 @@ def test_a_repair_waits_is_listed_and_runs_after_the_command_approved_it(repaire
     assert "looks right" in page
     assert "<form" not in page
     assert status["open_incidents"][0]["remedies"][0]["decisions"][0]["by"] == "Kim Lee"
-    assert "data: recovered; approved by Kim Lee" in lepton("incidents", project=repaired).stdout
+    assert "data: recovered; approved by Kim Lee" in lepton_here("incidents", project=repaired).stdout
     assert "no repair waits" in lepton("approve", project=repaired).stdout
 
 

@@ -37,7 +37,9 @@ from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import FAULTS, PAIRS, Fault, Pair, find_fault, read_fault_file
 from lepton_kit.ops.repairs import Trouble, what_followed
-from lepton_kit.ops.simulation import Struck, strike
+from lepton_kit.ops.simulation import Plant, Struck, strike
+from lepton_kit.project.subjects import plant_of
+from lepton_kit.runs.project import find_project
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective, read_objectives
 
@@ -170,6 +172,7 @@ def drill_simulated(
     likelihoods: Likelihoods | None = None,
     tell: Tell = lambda _: None,
     on_recording: Callable[[Recording, Struck], object] = lambda *_: None,
+    plant: Plant | None = None,
 ) -> Drilled:
     """Go through one drill under a virtual clock.
 
@@ -187,10 +190,12 @@ def drill_simulated(
         Called with a line for each step.
     on_recording
         Called with each recording that is diagnosed, and the service as it is then.
+    plant
+        Makes the service; that of the project's first subject which has one unless given.
     """
     fault = find_fault(drill.fault, drill.seed, drill.severity, known) if drill.fault else None
     with TemporaryDirectory() as scratch:
-        struck = strike(fault, drill.seed, Path(scratch), objectives)
+        struck = strike(fault, drill.seed, Path(scratch), objectives, plant or plant_of(find_project()))
         return _Course(drill, struck, objectives, likelihoods, tell, on_recording).run()
 
 
@@ -230,7 +235,7 @@ class _Course:
             fault=self._drill.fault or "nothing",
             severity=fault.severity if fault else 0.0,
             seed=self._drill.seed,
-            kind=self._service.setting.kind,
+            kind=self._service.kind,
             causes=self._causes,
             alert=str(struck.alerts[0]["labels"]["alertname"]) if struck.alerts else "",
             detected_after=None if detected is None else round(detected - struck.began, 1),

@@ -95,16 +95,16 @@ class _Proxy:
         return StreamingResponse(told(), answer.status_code, headers=kept)
 
     def _changed(self, body: bytes) -> tuple[bytes, int] | None:
-        """Return what is sent in the place of a body, and how many copies; None where it holds no row."""
+        """Return what is sent in the place of a body, and how many copies; None where it is left alone."""
         try:
             told = json.loads(body)
         except ValueError:
             return None
         row = row_of(told, self._features)
-        if row is None:
+        if row is None and "data" in self._fault.causes:
             return None
-        item = self._fault.apply(Item(dict(row), 0.0, float("nan")), self._state)
-        if dict(item.row) != row:
+        item = self._fault.apply(Item(dict(row or {}), 0.0, float("nan")), self._state)
+        if row is not None and dict(item.row) != row:
             row.clear()
             row.update(item.row)
             body = json.dumps(told).encode()
@@ -139,7 +139,7 @@ def proxied(upstream: str, features: Sequence[str], fault: Fault, is_on: Callabl
         The service's address.
     features
         Names or patterns of its features, as its declaration has them: `inputs.*` lie in the body's object `inputs`.
-        Only requests that have such an object are harmed.
+        Faults of data harm only requests that have such an object, all others whatever is JSON.
     fault
         What is done to requests.
     is_on

@@ -2,31 +2,63 @@
 
 from __future__ import annotations
 
-import atexit
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
+from lepton_kit.diagnosis.remedies import Operator
 from lepton_kit.ops.faults import Fault
-from lepton_kit.ops.simulated_machine import Setting, drawn_setting
-from lepton_kit.ops.simulated_requests import EPOCH
-from lepton_kit.ops.simulated_service import SimulatedService, utc
-from lepton_kit.runs.project import find_project
-from lepton_kit.serving.arrivals import Arrivals
 from lepton_kit.telemetry.alerts import AlertEvaluator
 from lepton_kit.telemetry.recordings import Promise, Recording
-from lepton_kit.telemetry.slo import Objective, read_objectives
+from lepton_kit.telemetry.slo import Objective
+
+EPOCH = pd.Timestamp("2026-01-05T12:00:00Z")
+"""When the simulated clock was 0."""
 
 WARM_UP, LOOK_BACK, LONGEST = 360.0, 240.0, 300.0
 """Seconds before a fault begins, of it before an alert in its recording, and after which no alert is waited for."""
 
 SETTLES, EVALUATE_EVERY, TIME_SCALE = 30.0, 5.0, 60.0
 """Seconds from an alert to its recording, between evaluations, and how many times the windows are shortened."""
+
+
+class SimulatedService(Operator, Protocol):
+    """A subject's service under a clock of its own, in seconds: it can be asked for its samples, and be repaired."""
+
+    now: float
+    rng: np.random.Generator
+    kind: str
+
+    def advance(self, seconds: float) -> None:
+        """Let the clock run, and answer what comes meanwhile."""
+        ...
+
+    def inject(self, fault: Fault) -> None:
+        """Let a fault begin."""
+        ...
+
+    def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
+        """Return samples, as a source of telemetry does."""
+        ...
+
+    def settle(self) -> None:
+        """Let the clock run until what was done has its effect."""
+        ...
+
+    def record(
+        self, start: float, end: float, alerts: Sequence[Mapping[str, Any]] = (), name: str = "drill"
+    ) -> Recording:
+        """Freeze what is known at the end of a window of its clock, as a capture does."""
+        ...
+
+
+Plant = Callable[[Fault | None, int, Path], SimulatedService]
+"""What a subject's `plant` is: a healthy service that the fault can harm, of a seed, with a folder for its files."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +95,7 @@ class Struck:
         return {**held, "severity": fault.severity, "seed": fault.seed, "since": utc(self.began).isoformat()}
 
 
-def strike(
-    fault: Fault | None,
-    seed: int,
-    scratch: Path,
-    objectives: Sequence[Objective],
-    setting: Setting | None = None,
-    arrivals: Arrivals | None = None,
-) -> Struck:
+def strike(fault: Fault | None, seed: int, scratch: Path, objectives: Sequence[Objective], plant: Plant) -> Struck:
     """Let a healthy simulated service run, put a fault into it, and wait for an alert of the kit's own evaluator.
 
     Parameters
@@ -83,13 +108,10 @@ def strike(
         A folder for the files of versions that a fault deploys.
     objectives
         What the service promises, as `read_objectives` gives it.
-    setting, arrivals
-        As for `SimulatedService`.
+    plant
+        Makes the service.
     """
-    kind = fault.kind if fault is not None else None
-    if setting is None and kind:
-        setting = replace(drawn_setting(np.random.default_rng(seed)), kind=kind)
-    service = SimulatedService(seed, scratch, setting, arrivals)
+    service = plant(fault, seed, scratch)
     evaluator = AlertEvaluator(objectives, service, TIME_SCALE, overlap=0.0)
     began = round(WARM_UP + float(service.rng.uniform(0, 60)), 1)
     service.advance(began)
@@ -106,40 +128,10 @@ def strike(
     return Struck(service, fault, evaluator, began, alerted, tuple(alerts), false_alarms)
 
 
-def simulate(
-    fault: Fault | None,
-    seed: int = 0,
-    scratch: Path | None = None,
-    objectives: Sequence[Objective] | None = None,
-    setting: Setting | None = None,
-) -> Recording:
-    """Return the recording of a simulated incident.
-
-    Where no objective's alert fires, it is what a scheduled check would find `LONGEST` seconds after the fault began.
-
-    Parameters
-    ----------
-    fault
-        As `lepton_kit.ops.faults.find_fault` gives it; None for a healthy service.
-    seed
-        Of the service; the fault has its own.
-    scratch
-        A folder for the files of deployed versions; one of this process unless given.
-    objectives
-        What the service promises; those of the project's `slo/` unless given.
-    setting
-        What the service is like; drawn by the seed unless given.
-    """
-    objectives = read_objectives(find_project() / "slo") if objectives is None else objectives
-    return strike(fault, seed, scratch or _process_scratch(), objectives, setting).record()
-
-
 def _firing(evaluator: AlertEvaluator, now: float) -> list[dict[str, Any]]:
     return [one for one in evaluator.evaluate(EPOCH.timestamp() + now) if one["status"] == "firing"]
 
 
-@lru_cache(maxsize=1)
-def _process_scratch() -> Path:
-    held = tempfile.TemporaryDirectory(prefix="lepton-drills-")
-    atexit.register(held.cleanup)
-    return Path(held.name)
+def utc(seconds: float) -> datetime:
+    """Return a time of the simulated clock, to the millisecond."""
+    return (EPOCH + pd.Timedelta(milliseconds=round(1000 * seconds))).to_pydatetime()

@@ -1,8 +1,8 @@
 """Finds what knows the data of a service: a module of the project that its declaration names as its `subject`.
 
 Such a module offers, as far as it can, `asked(needed, source=None)`: what the service is asked, a table of the needed
-features and of `actual`, in order; and `world(kind)`: rows and versions for simulated drills
-(`lepton_kit.ops.simulated_world.World`). Nothing of the kit imports one.
+features and of `actual`, in order; and `plant(fault, seed, scratch)`: a service for simulated drills
+(`lepton_kit.ops.simulation.SimulatedService`). Nothing of the kit imports one.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ def subject_of(name: str, project: Path) -> ModuleType:
         raise InputError(f"subject = {name!r}: cannot be imported from {project} ({error})") from error
 
 
-def simulated_subject(project: Path) -> Any:
-    """Return the first subject of the project's services that offers a `world`.
+def plant_of(project: Path, service: str | None = None) -> Any:
+    """Return what makes a service for simulated drills: the `plant` of its subject, or of the first that has one.
 
     Raises
     ------
     InputError
-        When none does.
+        When there is none.
     """
-    for declared in read_settings(project).services.values():
-        if declared.subject and hasattr(module := subject_of(declared.subject, project), "world"):
-            return module
-    raise InputError(f"{project / 'lepton.toml'}: no service has a subject with a world(kind) for simulated drills")
+    for name, declared in read_settings(project).services.items():
+        is_asked = service in (None, name)
+        if is_asked and declared.subject and hasattr(module := subject_of(declared.subject, project), "plant"):
+            return module.plant
+    raise InputError(f"{project / 'lepton.toml'}: no service has a subject with a plant(…) for simulated drills")
 
 
 def asked_rows(service: str | None, project: Path, needed: Sequence[str], source: str | None = None) -> pd.DataFrame:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
-    from lepton_kit.ops.faults.base import Kind
-    from lepton_kit.ops.simulated_world import World
+    from lepton_kit.ops.faults import Fault
+    from subjects.prices.simulated.service import SimulatedService
 
 
 def asked(needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
@@ -19,8 +21,8 @@ def asked(needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
     return read(needed, source)
 
 
-def world(kind: Kind) -> World:
-    """Return days and versions for simulated drills (`subjects.prices.simulated.world`)."""
-    from subjects.prices.simulated import world as made
+def plant(fault: Fault | None, seed: int, scratch: Path) -> SimulatedService:
+    """Return a service for simulated drills (`subjects.prices.simulated.service`)."""
+    from subjects.prices.simulated.service import plant as made
 
-    return made(kind)
+    return made(fault, seed, scratch)

@@ -16,12 +16,13 @@ from types import MappingProxyType
 from lepton_kit.diagnosis.evidence import Cause
 from lepton_kit.errors import LeptonError
 from lepton_kit.ops.drills import carry_out
-from lepton_kit.ops.faults import find_fault
-from lepton_kit.ops.simulated_machine import Setting
+from lepton_kit.ops.faults import Fault, find_fault
 from lepton_kit.ops.simulation import strike
 from lepton_kit.runs.project import find_project
 from lepton_kit.telemetry.recordings import Recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
+from subjects.prices.simulated.machine import Setting
+from subjects.prices.simulated.service import SimulatedService
 
 FOLLOWED = 60.0
 """Seconds after the repair that are recorded."""
@@ -52,6 +53,10 @@ SMALL = Setting(rate=6.0, workers=2, service=0.035, kind="ewma")
 """A service with few requests, so that its recordings are small."""
 
 
+def _small(_: Fault | None, seed: int, scratch: Path) -> SimulatedService:
+    return SimulatedService(seed, scratch, SMALL)
+
+
 def record_drill(name: str, folder: Path) -> Path:
     """Record a drill of `DRILLS` into `folder/NAME` and what followed its repair into `folder/NAME-after`.
 
@@ -64,7 +69,7 @@ def record_drill(name: str, folder: Path) -> Path:
     fault = find_fault(drill.fault, drill.seed, drill.severity)
     objectives = read_objectives(find_project() / "slo")
     with tempfile.TemporaryDirectory() as scratch:
-        struck = strike(fault, drill.seed, Path(scratch), objectives, SMALL)
+        struck = strike(fault, drill.seed, Path(scratch), objectives, _small)
         if struck.alerted is None:
             raise LeptonError(f"drill {name}: no alert fired, so there is no incident to record")
         service, incident = struck.service, struck.record(name)

@@ -27,9 +27,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from subjects.scoring.manage import LOOKUP, read_state
+from subjects.scoring.manage import LOOKUP, link, read_state
 from subjects.scoring.model import NUMBERS, SIZES, train
 
+TICK = 0.01
 KEPT = 100_000
 """Decisions whose label is waited for."""
 
@@ -39,6 +40,7 @@ class Scoring:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.version, self.slots, self.busy = folder, "", 0, 0
+        self.asked: list[tuple[dict[str, Any], asyncio.Future[float]]] = []
         self.room, self.decided = asyncio.Condition(), OrderedDict[str, int]()
         (folder / "log").mkdir(parents=True, exist_ok=True)
         self.registry = prom.CollectorRegistry()
@@ -96,12 +98,29 @@ class Scoring:
         began = time.monotonic()
         try:
             await asyncio.sleep(LOOKUP)
-            return float(self.model.predict_proba(pd.DataFrame([inputs]))[0, 1])
+            answer = asyncio.get_running_loop().create_future()
+            self.asked.append((inputs, answer))
+            if len(self.asked) == 1:  # whoever comes within this tick is answered with it
+                asyncio.get_running_loop().call_later(TICK, self.answer)
+            return float(await answer)
         finally:
             self.worked.inc(time.monotonic() - began)
             async with self.room:
                 self.busy -= 1
                 self.room.notify()
+
+    def answer(self) -> None:
+        """Give their probabilities to those who asked since the last time: one call of the model for all."""
+        asked, self.asked = self.asked, []
+        try:
+            told = self.model.predict_proba(pd.DataFrame([inputs for inputs, _ in asked]))[:, 1]
+        except Exception as error:
+            for _, answer in asked:
+                answer.set_exception(error)
+            return
+        for (_, answer), proba in zip(asked, told, strict=True):
+            if not answer.done():
+                answer.set_result(proba)
 
 
 def valid(inputs: Any) -> bool:
@@ -182,4 +201,6 @@ if __name__ == "__main__":
     for name, spoilt in (("v1", False), ("v2", True)):  # v2 is the worse one
         if not (made := told.folder / "models" / name).exists():
             train(made, spoilt)
+    if not (told.folder / "models" / "current").exists():
+        link(told.folder, "current", read_state(told.folder)["version"])
     uvicorn.run(make_app(told.folder), host="127.0.0.1", port=told.port, log_level="warning")

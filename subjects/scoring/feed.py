@@ -1,6 +1,6 @@
 """Sends the scoring example what clinics measure, and later what came true.
 
-python -m subjects.scoring.feed http://127.0.0.1:8200 --rate 10
+python -m subjects.scoring.feed http://127.0.0.1:8200 --rate 6
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     """Run the feed as its words say, with a note of them for whoever restarts it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
-    parser.add_argument("--rate", type=float, default=10)
+    parser.add_argument("--rate", type=float, default=6)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--labels-after", type=float, default=1)
     parser.add_argument("--parent", type=int, default=0, help="the process with which it ends")

@@ -89,7 +89,7 @@ class Fault:
     `cause` is what a diagnosis should find, `none` where nothing is wrong. `severities` is the range that drills draw
     from; its lower end is hard to see. A fault is `live` when it can be put into a running service. `is_restartable`
     says whether a restart of the feed ends it. `kind` names the only kind of forecasters that it harms, where there is
-    one (`lepton_kit.ops.simulated_world`).
+    one, so that a plant can be of that.
     """
 
     name: ClassVar[str]

@@ -10,9 +10,9 @@ import pandas as pd
 
 from lepton_kit.models.training import TrainingSettings
 from lepton_kit.ops.faults.base import Kind
-from lepton_kit.ops.simulated_world import Days, Trained, World
 from subjects.prices.examples import SAMPLE, examples, train
 from subjects.prices.features import next_day_return, price_features
+from subjects.prices.simulated.world import Days, Trained, World
 from subjects.prices.sources import read_prices
 
 LOOKBACK = 3
@@ -31,7 +31,7 @@ CUTS: Mapping[Kind, Mapping[str, tuple[str, str, str]]] = MappingProxyType(
 """For each version the days that it learnt from: the first, the first of the validation, and the first left out."""
 
 
-def world(kind: Kind) -> World:
+def days_and_versions(kind: Kind) -> World:
     """Return the real days of Google's prices, and two versions trained on earlier ones.
 
     Parameters

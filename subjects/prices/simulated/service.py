@@ -16,7 +16,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,8 @@ from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
 from lepton_kit.ops.faults import Fault
-from lepton_kit.ops.simulated_machine import DRAIN_SECONDS, START_SECONDS, Machine, Setting, drawn_setting
 from lepton_kit.ops.simulated_metrics import samples, selected
-from lepton_kit.ops.simulated_requests import EPOCH, Asked, Requests, changed
-from lepton_kit.ops.simulated_telemetry import Telemetry
-from lepton_kit.ops.simulated_world import Days, trained_files, world
+from lepton_kit.ops.simulation import EPOCH, utc
 from lepton_kit.serving.arrivals import Arrivals
 from lepton_kit.serving.mends import NO_MENDS, Mender
 from lepton_kit.telemetry.declaration import FORECASTER
@@ -47,6 +43,10 @@ from lepton_kit.telemetry.recordings import (
     Versions,
     Window,
 )
+from subjects.prices.simulated.machine import DRAIN_SECONDS, START_SECONDS, Machine, Setting, drawn_setting
+from subjects.prices.simulated.requests import Asked, Requests, changed
+from subjects.prices.simulated.telemetry import Telemetry
+from subjects.prices.simulated.world import Days, trained_files, world
 
 SERVICE = "goog"
 TARGET = {"job": SERVICE, "instance": "127.0.0.1:8000"}
@@ -73,6 +73,7 @@ class SimulatedService:
     ) -> None:
         self.rng = np.random.default_rng(seed)
         self.setting = setting or drawn_setting(self.rng)
+        self.kind: str = self.setting.kind
         self.now = 0.0
         self.actions: list[tuple[float, str]] = []
         """What was done to it and why, with the time."""
@@ -377,9 +378,10 @@ class SimulatedService:
         return pd.DataFrame(dict(zip(LOG_COLUMNS, columns, strict=True)))
 
 
-def utc(seconds: float) -> datetime:
-    """Return a time of the simulated clock, to the millisecond."""
-    return (EPOCH + pd.Timedelta(milliseconds=round(1000 * seconds))).to_pydatetime()
+def plant(fault: Fault | None, seed: int, scratch: Path) -> SimulatedService:
+    """Return a service of prices, of the kind that the fault can harm."""
+    setting = drawn_setting(np.random.default_rng(seed))
+    return SimulatedService(seed, scratch, replace(setting, kind=fault.kind) if fault and fault.kind else None)
 
 
 def _alert(given: Mapping[str, Any]) -> Alert:

@@ -13,8 +13,6 @@ import pandas as pd
 
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.ops.faults.base import Kind
-from lepton_kit.project.subjects import simulated_subject
-from lepton_kit.runs.project import find_project
 
 KINDS: tuple[Kind, ...] = ("ewma", "constant")
 
@@ -50,7 +48,7 @@ class World:
 
 @lru_cache(maxsize=len(KINDS))
 def world(kind: Kind) -> World:
-    """Return the days and versions of the project's first subject that offers a `world`; a second call costs nothing.
+    """Return real days of Google's prices, and two versions trained on earlier ones; a second call costs nothing.
 
     Parameters
     ----------
@@ -58,8 +56,9 @@ def world(kind: Kind) -> World:
         Forecasters that know the recent volatility (`ewma`), or learnt one width of the interval (`constant`): only
         those are hurt by a world that becomes wilder.
     """
-    made: World = simulated_subject(find_project()).world(kind)
-    return made
+    from subjects.prices.simulated.days import days_and_versions
+
+    return days_and_versions(kind)
 
 
 @lru_cache(maxsize=len(KINDS))

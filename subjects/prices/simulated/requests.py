@@ -10,11 +10,9 @@ import pandas as pd
 
 from lepton_kit.models.forecasters import FORECAST
 from lepton_kit.ops.faults import Fault
+from lepton_kit.ops.simulation import EPOCH
 from lepton_kit.serving.replay import Item
 from lepton_kit.telemetry.recordings import FEATURE
-
-EPOCH = pd.Timestamp("2026-01-05T12:00:00Z")
-"""When the simulated clock is 0."""
 
 FEEDBACK_AFTER, RATED = 5.0, 0.05
 """Seconds after which an actual is told, and the share of the answers that get a rating too."""

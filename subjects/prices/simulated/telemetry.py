@@ -8,10 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from lepton_kit.ops.simulated_machine import Machine
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram
-from lepton_kit.ops.simulated_requests import EPOCH, Requests
+from lepton_kit.ops.simulation import EPOCH
 from lepton_kit.serving.metrics import ERRORS, FINE_SECONDS, RETURNS, SECONDS, WIDTHS
+from subjects.prices.simulated.machine import Machine
+from subjects.prices.simulated.requests import Requests
 
 FRESH_SECONDS, STEP = 10.0, 1.0
 """Age up to which data are fresh, and the steps in which that is counted."""

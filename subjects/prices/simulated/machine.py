@@ -14,7 +14,7 @@ import numpy as np
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults.base import Kind
-from lepton_kit.ops.simulated_world import KINDS
+from subjects.prices.simulated.world import KINDS
 
 USED_BYTES, LIMIT_BYTES = 150e6, 512e6
 """Memory of a fresh worker, and where it is ended."""
@@ -33,7 +33,7 @@ class Setting:
     """What a service is like: seconds, and requests per second.
 
     `service_cv` is the coefficient of variation of the time that a request keeps a worker busy (gamma distribution);
-    `kind` names its forecasters (`lepton_kit.ops.simulated_world.world`).
+    `kind` names its forecasters (`subjects.prices.simulated.world.world`).
     """
 
     rate: float

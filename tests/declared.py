@@ -1,0 +1,94 @@
+"""Incidents of declared services with real processes: the service, those who ask it, a proxy, and what is scraped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from helpers import PATIENCE_S, copy_folders
+from monitors import free_port
+
+from lepton_kit.ops.drill_stages import Declared, declared
+from lepton_kit.ops.faults import Fault, find_fault
+from lepton_kit.ops.faults.edge import EDGE
+from lepton_kit.telemetry.alerts import AlertEvaluator
+from lepton_kit.telemetry.scrape import Scraper
+from lepton_kit.telemetry.slo import read_objectives
+from lepton_kit.telemetry.store import Store
+
+TIME_SCALE = 300
+
+
+def subject_project(project: Path, name: str) -> Path:
+    """Make a project that has one of the subjects, on a port that is free."""
+    project.mkdir(parents=True, exist_ok=True)
+    copy_folders(project, "subjects")
+    (project / "lepton.toml").write_text("")
+    beside = project / "subjects" / name / "declaration.toml"
+    beside.write_text(re.sub(r"\b8[23]00\b", str(free_port()), beside.read_text()))
+    return project
+
+
+@dataclasses.dataclass
+class Course:
+    """One service that runs, is asked and is watched."""
+
+    stage: Declared
+    store: Store
+    scraper: Scraper
+    evaluator: AlertEvaluator
+    began: float = dataclasses.field(default_factory=time.time)
+    struck: float = 0.0
+    fired: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def watch(self, until: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
+        """Scrape and evaluate until something is so, and return it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.scraper.scrape_once()
+            self.fired += [one for one in self.evaluator.evaluate(time.time()) if one["status"] == "firing"]
+            if found := until():
+                return found
+            time.sleep(0.4)
+        raise AssertionError(f"did not come within {seconds} s; alerts: {self.alerts}")
+
+    def healthy(self, seconds: float) -> None:
+        """Let the service be asked for a while."""
+        end = time.time() + seconds
+        self.watch(lambda: time.time() >= end)
+
+    def strike(self) -> None:
+        """Let the fault begin."""
+        self.struck = time.time()
+        self.stage.strike()
+
+    @property
+    def alerts(self) -> set[str]:
+        """Return the names of the alerts that fired since the fault began."""
+        return {one["labels"]["alertname"] for one in self.since}
+
+    @property
+    def since(self) -> list[dict[str, Any]]:
+        """Return the alerts that fired since the fault began, oldest first."""
+        return self.fired
+
+    def alert(self, name: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
+        """Wait for an alert by its name."""
+        named = lambda: next((one for one in self.since if one["labels"]["alertname"] == name), None)  # noqa: E731
+        return self.watch(named, seconds)
+
+
+@contextlib.contextmanager
+def course(project: Path, name: str, fault: Fault | str) -> Iterator[Course]:
+    """Run a subject with a fault that has not begun."""
+    found = find_fault(fault, 3, known=EDGE) if isinstance(fault, str) else fault
+    stage = declared(subject_project(project, name), found, name)
+    with stage.running() as address, stage.asked(), Store(stage.project / "telemetry") as store:
+        objectives = [one.within({"job": name}) for one in read_objectives(project / stage.declaration.objectives)]
+        evaluator = AlertEvaluator(objectives, store, TIME_SCALE)
+        yield Course(stage, store, Scraper(store, {name: address}, 0.5, timeout=5), evaluator)
