@@ -173,6 +173,7 @@ def _service_config(service: Path) -> ServiceConfig:
 def _prediction_log(service: Path, start: float, end: float, notes: _Notes) -> pd.DataFrame:
     try:
         logged = read_requests(service / "requests", start, end)
+        logged = logged.reindex(columns=list(dict.fromkeys([*logged, *FORECAST])))  # absent where nothing was answered
     except InputError as error:
         notes.measured.append(f"no requests: {_without_folder(error, service)}")
         return pd.DataFrame()
