@@ -16,16 +16,14 @@ import pytest
 from helpers import ROOT, lepton
 from live import Samples
 from models_sample import google_prices
-from services import features, keep_model, project_with_model, row, serving, wait_for
+from services import captured, features, keep_model, project_with_model, row, serving, wait_for
 
-from lepton_kit.diagnosis.capture import capture
-from lepton_kit.diagnosis.remedies import ModelPlan, State
+from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.operator import operator_of, read_actions, undo
 from lepton_kit.ops.repairs import Trouble, carry_out, objectives_table, rehearse, still_missed
 from lepton_kit.ops.serve_operator import ServeOperator
-from lepton_kit.project.declarations import declared
 from lepton_kit.serving.control import change_wish, read_deployments, read_reports, read_wish
 from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.slo import read_objectives
@@ -106,7 +104,7 @@ def incident(service, project, version, folder, seconds=2.5, harm=lambda: None):
     source.scrape(service)
     time.sleep(seconds)
     source.scrape(service)
-    recording = capture("goog", declared(project, "goog"), project, source, start, time.time(), folder)
+    recording = captured(service.folder, source, start, time.time(), folder)
     others = tuple(one for name, one in OBJECTIVES.items() if name != "goog-coverage")
     return Trouble(recording, pd.Timestamp(onset + 0.3, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"], others)
 
@@ -306,9 +304,7 @@ def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing
         with Load(running):
             time.sleep(1)
         source.scrape(running)
-        recording = capture(
-            "goog", declared(project, "goog"), project, source, start, time.time(), tmp_path / "incident"
-        )
+        recording = captured(running.folder, source, start, time.time(), tmp_path / "incident")
         trouble = Trouble(recording, pd.Timestamp(start, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
         held = ours.state()
 
@@ -358,7 +354,7 @@ def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service,
         time.sleep(0.5)
         start = time.time()
         time.sleep(3)
-        after = capture("goog", declared(project, "goog"), project, Samples(), start, time.time(), tmp_path / "after")
+        after = captured(service.folder, Samples(), start, time.time(), tmp_path / "after")
     held, plan = read_wish(service.folder), ModelPlan("v2", "rollback", ())
     done = rehearse(plan, ["deploy"], trouble, after)
     assert (done.recovery.verdict, done.applied, done.rolled_back) == ("recovered", False, False)
