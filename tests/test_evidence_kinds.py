@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lepton_kit.diagnosis.case import Criteria, build_case
+from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import conclude
 from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, model, timing
+from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.diagnosis.relations import following
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import Recording
@@ -342,9 +343,9 @@ def test_workers_that_were_started_again_and_workers_that_are_gone_are_found():
 
 def test_workers_that_are_gone_date_the_incident_where_nothing_else_moved(calm):
     case = sampled(lepton_model_workers=(steps(4, 2), '{"role":"current"}'))
-    assert (case.onset, case.onset_from) == (variants.fault_time(case.requests), "change point of missing workers")
+    assert (case.onset, str(case.dated)) == (variants.fault_time(case.requests), "change point of missing workers")
     assert timing.first_signal(case).finding == "compute first"
-    assert calm.onset_from == "start of the alert"
+    assert str(calm.dated) == "start of the alert"
 
 
 def test_workers_of_a_candidate_that_was_taken_back_are_not_missed():

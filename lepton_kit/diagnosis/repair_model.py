@@ -8,7 +8,7 @@ from typing import Literal
 from lepton_kit.diagnosis.case import Case, build_case
 from lepton_kit.diagnosis.evidence import replay_of_last_good, served_version
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import load_forecaster
+from lepton_kit.models.flavors import load_model
 from lepton_kit.telemetry.recordings import Recording
 
 DAMAGED = "checksums do not hold"
@@ -81,7 +81,7 @@ def _damage(recording: Recording) -> str:
     if version not in recording.models:
         return f"the files of {version} are not in the recording, so nothing says that they are whole"
     try:
-        load_forecaster(recording.models[version])
+        load_model(recording.models[version], recording.task)
     except InputError as error:
         return str(error)
     return ""
