@@ -76,15 +76,15 @@ def row(number: int = -1) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[Service]:
-    """Run `lepton serve goog` on a free port, and end it."""
+def serving(project: Path, *words: str, token: str | None = TOKEN, model: str = "goog") -> Iterator[Service]:
+    """Run `lepton serve` for a model on a free port, and end it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LEPTON_", "PROMETHEUS_"))}
     if token is not None:
         environment["LEPTON_ADMIN_TOKEN"] = token
-    command = [sys.executable, "-m", "lepton_kit.cli", "serve", "goog", "--port", "0", *words]
+    command = [sys.executable, "-m", "lepton_kit.cli", "serve", model, "--port", "0", *words]
     with (project / "serve.log").open("w") as log:
         process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log, text=True)
-    folder = project / "services" / "goog"
+    folder = project / "services" / model
     try:
         address = wait_for(lambda: (folder / "address").read_text().strip() if (folder / "address").exists() else None)
         with httpx.Client(base_url=address, timeout=30) as client:

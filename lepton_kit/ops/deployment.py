@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
+import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.flavors import Model
+from lepton_kit.models.golden import AGREEMENT, deviation, golden_rows
 from lepton_kit.models.registry import Registry
+from lepton_kit.models.tasks import TASKS, Task
 from lepton_kit.ops.load import running_address
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
 from lepton_kit.serving.config import TOKEN, read_config
@@ -30,8 +32,6 @@ from lepton_kit.serving.following import await_workers
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
 FORMAT = "lepton-deployment/1"
-AGREEMENT = 1e-6
-"""Golden outputs may differ by this part of their size on another processor."""
 
 
 class ServiceClient:
@@ -77,7 +77,7 @@ class ServiceClient:
             raise InputError(f"service at {self.address}: {_error_of(answer)}")
 
     def predict(self, body: Any, version: str) -> httpx.Response:
-        """Ask one version for forecasts, whatever its share."""
+        """Ask one version for predictions, whatever its share."""
         return self.send("/v1/predict", json=body, headers={"X-Model-Version": version})
 
     def get(self, path: str) -> httpx.Response:
@@ -128,6 +128,7 @@ class Deployment:
     new: str
     rule: Rule
     run_id: str
+    task: Task = TASKS["interval_forecast"]
     started: str = field(default_factory=lambda: _now())
     ended: str = ""
     outcome: str = ""
@@ -194,13 +195,18 @@ def deploy(
         When the version is missing or damaged, answers already, or the service refuses or does not answer.
     """
     check_steps(steps)
-    forecaster, old = registry.load(model, version), service.version()
+    loaded, old, golden = registry.load(model, version), service.version(), registry.golden(model, version)
+    if golden is None:
+        raise InputError(
+            f"model {model!r}: {version} keeps no golden examples, so nothing can be asked before users ask; "
+            "register it with --reference or --golden"
+        )
     if old == version:
         raise InputError(f"model {model!r}: {version} is what the service answers with already")
-    made = Deployment(model, old, version, rule or Rule(), run_id)
+    made = Deployment(model, old, version, rule or Rule(), run_id, loaded.task)
     service.reload(old, version, 0.0, note=f"{version} beside {old}, to be tested")
     try:
-        made.checks = integration_tests(service, forecaster, registry.golden(model, version), version)
+        made.checks = integration_tests(service, loaded, golden, version, old)
         failed = [check.name for check in made.checks if not check.passed]
         made.reason = f"integration test failed: {'; '.join(failed)}" if failed else ""
         for share in () if failed else steps:
@@ -228,7 +234,7 @@ def check_steps(steps: Sequence[float]) -> None:
 
 
 def integration_tests(
-    service: ServiceClient, forecaster: Forecaster, golden: Mapping[str, Any], version: str
+    service: ServiceClient, model: Model, golden: pd.DataFrame, version: str, old: str | None = None
 ) -> list[Check]:
     """Ask a version through the service what its users will ask, and what they must not ask.
 
@@ -236,27 +242,39 @@ def integration_tests(
     ----------
     service
         The running service, which holds the version.
-    forecaster, golden
-        The version as the registry has it: what it needs, and the forecasts that it must give.
+    model, golden
+        The version as the registry has it: what it needs, and the answers that it must give.
     version
         Its name.
+    old
+        The version that answers now, to say how far apart the two answer.
     """
-    needed = forecaster.architecture.needed
-    rows = [
-        dict(zip(needed, values, strict=True)) for values in zip(*(golden["inputs"][n] for n in needed), strict=True)
-    ]
-    lacking = {name: value for name, value in rows[0].items() if name != needed[0]}
+    rows = _sendable(golden_rows(golden))
+    expected = golden[model.task.columns(golden)]
+    needed = [name for name in model.columns if name not in model.optional]
+    numbers = [name for name in needed if name not in model.categorical]
+    lacking = [(name, {n: v for n, v in rows[0].items() if n != name}) for name in needed[:1]]
+    no_number = [(name, {**rows[0], name: "x"}) for name in numbers[:1]]
     return [
         _is_ready(service),
-        _gives_golden_outputs(service, rows, golden["outputs"], version),
+        _gives_golden_outputs(service, rows, expected, version),
+        *([_is_compared(service, rows, model.task, old, version)] if old else []),
         _one_is_as_many(service, rows, version),
-        _refuses(service, version, "a row without a feature", {"row": lacking}, f"row.{needed[0]}"),
-        _refuses(
-            service, version, "a value that is no number", {"row": {**rows[0], needed[0]: "x"}}, f"row.{needed[0]}"
-        ),
+        *(_refuses(service, version, "a row without a feature", {"row": row}, f"row.{name}") for name, row in lacking),
+        *(_refuses(service, version, "a value that is no number", {"row": row}, f"row.{n}") for n, row in no_number),
         _refuses(service, version, "an empty batch", {"rows": []}, "rows"),
         _counts_are_kept(service, version),
     ]
+
+
+def _sendable(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as JSON can hold them: what is missing is null."""
+    return [dict(row) for row in json.loads(rows.to_json(orient="records", double_precision=15))]
+
+
+def _predictions(answer: httpx.Response) -> pd.DataFrame:
+    given = answer.json()
+    return pd.DataFrame(given["forecasts"] if "forecasts" in given else given["predictions"])
 
 
 def wait_for_requests(service: ServiceClient, version: str, minimum: int, seconds: float) -> Traffic:
@@ -390,7 +408,7 @@ def _step(service: ServiceClient, made: Deployment, share: float, traffic: Traff
         return Step(share, old, new, [])
     is_same_time = old.requests >= made.rule.minimum_requests
     compared = old if is_same_time or not made.steps else max(made.steps, key=lambda s: s.old.requests).old
-    step = Step(share, old, new, judge(compared, new, made.rule, is_same_time))
+    step = Step(share, old, new, judge(compared, new, made.rule, is_same_time, made.task))
     if step.worse:
         made.reason = f"at {share:.0%}: {'; '.join(step.worse)} worse than {made.old}'s"
     return step
@@ -416,29 +434,37 @@ def _is_ready(service: ServiceClient) -> Check:
 
 
 def _gives_golden_outputs(
-    service: ServiceClient, rows: list[dict[str, float]], outputs: Mapping[str, Sequence[float]], version: str
+    service: ServiceClient, rows: list[dict[str, Any]], expected: pd.DataFrame, version: str
 ) -> Check:
     name = "golden inputs give the golden outputs"
     answer = service.predict({"rows": rows}, version)
     if answer.status_code != 200 or answer.json()["version"] != version:
         return Check(name, False, f"status {answer.status_code}: {_error_of(answer)}")
-    given = answer.json()["forecasts"]
-    worst = 0.0
-    for column, expected in outputs.items():
-        found = np.array([one[column] for one in given])
-        scale = max(float(np.max(np.abs(expected))), 1e-12)
-        worst = max(worst, float(np.max(np.abs(found - expected)) / scale))
+    worst = deviation(_predictions(answer), expected)
     return Check(name, worst <= AGREEMENT, f"{len(rows)} rows, largest relative deviation {worst:.1g}")
 
 
-def _one_is_as_many(service: ServiceClient, rows: list[dict[str, float]], version: str) -> Check:
+def _is_compared(service: ServiceClient, rows: list[dict[str, Any]], task: Task, old: str, new: str) -> Check:
+    """Say how far apart both versions answer; they may differ, so this fails only where the new one does not answer."""
+    name = "both versions answer the golden inputs"
+    given = [service.predict({"rows": rows}, version) for version in (old, new)]
+    if given[0].status_code != 200:
+        return Check(name, True, f"{old} does not take these rows (status {given[0].status_code}): not compared")
+    if given[1].status_code != 200:
+        return Check(name, False, f"status {given[1].status_code}: {_error_of(given[1])}")
+    before, after = map(_predictions, given)
+    apart = float(task.distance(after, before).mean())
+    return Check(name, True, f"mean distance {apart:.3g} {task.unit}")
+
+
+def _one_is_as_many(service: ServiceClient, rows: list[dict[str, Any]], version: str) -> Check:
     name = "a row alone gives what it gives in a batch"
     alone, many = (service.predict(body, version) for body in ({"row": rows[0]}, {"rows": rows}))
     if not alone.status_code == many.status_code == 200:
         return Check(name, False, f"statuses {alone.status_code} and {many.status_code}")
-    (one,), first = alone.json()["forecasts"], many.json()["forecasts"][0]
-    passed = all(abs(one[key] - first[key]) <= AGREEMENT * max(abs(first[key]), 1e-12) for key in first)
-    return Check(name, passed, f"mean {one['mean']:.6g} and {first['mean']:.6g}")
+    one, first = _predictions(alone), _predictions(many).head(1)
+    shown = [f"{value:.6g}" if isinstance(value, float) else repr(value) for value in (one.iat[0, 0], first.iat[0, 0])]
+    return Check(name, deviation(one, first) <= AGREEMENT, f"{one.columns[0]} {shown[0]} and {shown[1]}")
 
 
 def _refuses(service: ServiceClient, version: str, what: str, body: Any, place: str) -> Check:
@@ -449,7 +475,7 @@ def _refuses(service: ServiceClient, version: str, what: str, body: Any, place: 
 
 def _counts_are_kept(service: ServiceClient, version: str) -> Check:
     counts = service.counts().get(version, Counts())
-    passed = counts.requests >= 3 and counts.forecasts > 0 and bool(counts.slower)
+    passed = counts.requests >= 3 and counts.failed < counts.requests and bool(counts.slower)
     return Check("its requests are counted under its name", passed, f"{counts.requests:.0f} requests")
 
 
