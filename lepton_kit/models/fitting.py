@@ -39,7 +39,7 @@ def _mlp(is_class: bool, seed: int) -> Any:
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     network = MLPClassifier if is_class else MLPRegressor
-    return network((16, 16), alpha=1e-2, max_iter=500, early_stopping=True, random_state=seed)
+    return network(hidden_layer_sizes=(16, 16), alpha=1e-2, max_iter=500, early_stopping=True, random_state=seed)
 
 
 def _trees(is_class: bool, seed: int) -> Any:
@@ -78,7 +78,7 @@ def examples_of(table: pd.DataFrame, contract: Contract, declaration: Declaratio
         positive = declaration.columns.positive
         known = set(table[contract.target].unique())
         if len(known) != 2 or positive not in known:
-            listed = ", ".join(sorted(map(repr, known)))
+            listed = ", ".join(sorted(map(str, known)))
             raise InputError(f"columns.positive = {positive!r}: must be one of two classes; the target holds {listed}")
         target = (target == positive).astype(float)
     elif declaration.task == "classification_multiclass":
