@@ -242,8 +242,10 @@ def within_window(recording: Recording) -> Recording:
 
 def replay(recording: Recording, requests: pd.DataFrame, version: str) -> pd.DataFrame:
     """Return what one version of the recording answers to some of its requests, with their index."""
-    model = load_model(recording.models[version], recording.task)
-    return model.predict(recording.inputs(requests)).set_axis(requests.index)
+    inputs = recording.inputs(requests)
+    categorical = tuple(map(str, inputs.select_dtypes(exclude=["number", "bool"])))
+    model = load_model(recording.models[version], recording.task, categorical=categorical)
+    return model.predict(inputs).set_axis(requests.index)
 
 
 def answered_by(case: Case, role: str) -> pd.DataFrame:
