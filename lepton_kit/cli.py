@@ -41,6 +41,7 @@ app = typer.Typer(
 
 app.command()(begin.init)
 app.command()(begin.copy)
+app.command()(begin.doctor)
 app.command()(serving.register)
 app.command()(serving.serve)
 app.command()(watch.watch)

@@ -5,10 +5,9 @@ import sqlite3
 import time
 
 import numpy as np
-import pytest
 import sqlalchemy
+from services import read_requests
 
-from lepton_kit.errors import InputError
 from lepton_kit.serving.requestlog import (
     DELETED_AT_ONCE,
     Answered,
@@ -16,7 +15,6 @@ from lepton_kit.serving.requestlog import (
     RequestLog,
     declared_rows,
     forget,
-    read_requests,
 )
 
 NAMES, FORECAST = ("mean", "std", "lower", "upper", "prob_up"), np.array([[0.0, 0.01, -0.02, 0.02, 0.5]])
@@ -106,11 +104,3 @@ def test_a_full_disk_is_told_and_the_service_goes_on(tmp_path, monkeypatch):
     assert log.failure is None
     log.close()
     assert list(read(log)["request_id"]) == ["kept"]
-
-
-def test_a_folder_without_a_log_or_with_a_damaged_one_is_named(tmp_path):
-    with pytest.raises(InputError, match="holds no request log"):
-        read_requests(tmp_path, 0, 1)
-    (tmp_path / "requests.sqlite").write_bytes(b"damaged" * 1000)
-    with pytest.raises(InputError, match="not a readable request log"):
-        read_requests(tmp_path, 0, 1)

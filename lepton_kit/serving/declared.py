@@ -7,6 +7,7 @@ from typing import Any
 
 from lepton_kit.files import write_atomically
 from lepton_kit.models.flavors import Model
+from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.tasks import PROBA
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.requestlog import declared_rows
@@ -26,7 +27,7 @@ def declare(service: ServiceConfig, address: str, model: Model) -> None:
             "address": address,
             "signals": "lepton",
             "requests": declared_rows(service.folder / "requests", project),
-            "logs": _shown(service.folder / "service.jsonl", project),
+            "logs": _shown(service.folder / "service*.jsonl", project),
             "deployments": _shown(service.folder / "deployments.jsonl", project),
             "columns": _columns(model),
             "model": service.model,
@@ -51,7 +52,10 @@ def _shown(path: Path, project: Path) -> str:
 def _columns(model: Model) -> Columns:
     """Return the roles of the columns of the request log: `features` and `answers` are objects in it."""
     answers: dict[str, dict[str, Any]] = {
-        "interval_forecast": {name: f"answers.{name}" for name in ("lower", "upper", "mean", "std")},
+        "interval_forecast": {
+            **{name: f"answers.{name}" for name in ("lower", "upper", "mean", "std")},
+            **({"prediction_probas": "answers.prob_up"} if isinstance(model, Forecaster) else {}),
+        },
         "regression": {"prediction": "answers.prediction"},
         "ranking": {"prediction": "answers.prediction"},
         "text": {"prediction": "answers.*"},

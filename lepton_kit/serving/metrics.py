@@ -264,22 +264,6 @@ class ServiceMetrics:
         return generate_latest(together)
 
 
-def metric_names() -> tuple[str, ...]:
-    """Return the names of all series that a service shows, as Prometheus knows them.
-
-    >>> "lepton_errors_total" in metric_names() and "lepton_queue_seconds_bucket" in metric_names()
-    True
-    """
-    endings = {
-        "counter": ("_total",),
-        "histogram": ("_bucket", "_count", "_sum"),
-        "summary": ("_count", "_sum"),
-        "gauge": ("",),
-    }
-    families = ServiceMetrics().registry.collect()
-    return tuple(family.name + ending for family in families for ending in endings[family.type])
-
-
 def forget_worker(pid: int, folder: Path) -> None:
     """Take a worker that ended out of the gauges; its counters stay in the sums."""
     multiprocess.mark_process_dead(pid, str(folder))

@@ -20,11 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from lepton_kit.errors import InputError
 from lepton_kit.telemetry.declaration import Rows
-from lepton_kit.telemetry.recordings import FEATURE
 
 FILE = "requests.sqlite"
 DELETED_AT_ONCE = 2000
@@ -45,18 +42,18 @@ _INSERT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _WINDOW = (
-    "SELECT requests.time_ms, {id} AS request_id, row, version, status, latency_ms, answers, features,"
-    " actual, rating, comment FROM requests LEFT JOIN feedback USING (request_id, row)"
+    "SELECT requests.time_ms, request_id || CASE row WHEN 0 THEN '' ELSE '/' || row END AS request_id, row, version,"
+    " status, latency_ms, answers, features, actual, rating, comment"
+    " FROM requests LEFT JOIN feedback USING (request_id, row)"
     " WHERE requests.time_ms BETWEEN :start_ms AND :end_ms ORDER BY id"
 )
 
 
 def declared_rows(folder: Path, project: Path) -> Rows:
     """Return where the rows of a log are, as a declaration says it; a row of a batch has an id of its own."""
-    one_of_many = "request_id || CASE row WHEN 0 THEN '' ELSE '/' || row END"
     place = (folder / FILE).resolve()
     shown = place.relative_to(project) if place.is_relative_to(project) else place
-    return Rows(sql=f"sqlite:///{shown}", query=_WINDOW.format(id=one_of_many))
+    return Rows(sql=f"sqlite:///{shown}", query=_WINDOW)
 
 
 @dataclass(frozen=True)
@@ -248,46 +245,6 @@ def _bytes_used(database: sqlite3.Connection) -> int:
         int(database.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count", "page_size")
     )
     return (pages - free) * size
-
-
-def read_requests(folder: Path, start: float, end: float) -> pd.DataFrame:
-    """Return the rows of all requests from `start` to `end` (Unix seconds, both included), in order of time.
-
-    Returns
-    -------
-    DataFrame
-        `time` (UTC), `request_id`, `row`, `version`, `status`, `latency_ms`, the prediction columns of the task,
-        `feature_<name>`, and `actual`, `rating`, `comment` where known.
-
-    Raises
-    ------
-    InputError
-        When there is no log, or it is damaged.
-    """
-    if not (folder / FILE).is_file():
-        raise InputError(f"{folder}: holds no request log; `lepton serve` writes one")
-    window = {"start_ms": int(start * 1000), "end_ms": int(end * 1000)}
-    try:
-        with contextlib.closing(_open(folder)) as database:
-            held = pd.read_sql_query(_WINDOW.format(id="request_id"), database, params=window)
-    except (sqlite3.Error, pd.errors.DatabaseError) as error:
-        raise InputError(f"{folder / FILE}: not a readable request log ({error})") from error
-    held.insert(0, "time", pd.to_datetime(held.pop("time_ms"), unit="ms", utc=True))
-    answers, features = _spread(held.pop("answers")), _spread(held.pop("features")).add_prefix(FEATURE)
-    told = held[["actual", "rating", "comment"]]
-    return pd.concat([held.drop(columns=list(told)), answers, features, told], axis=1)
-
-
-def _spread(texts: pd.Series) -> pd.DataFrame:
-    """Return a column for each field of objects in text: of numbers where all of its values are."""
-    rows = [json.loads(text) if isinstance(text, str) else {} for text in texts]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    wide = pd.DataFrame({name: [row.get(name) for row in rows] for name in names}, index=texts.index)
-    return wide.assign(**{name: pd.to_numeric(wide[name]) for name in names if _are_numbers(wide[name])})
-
-
-def _are_numbers(column: pd.Series) -> bool:
-    return all(value is None or isinstance(value, int | float) for value in column)
 
 
 def _open(folder: Path) -> sqlite3.Connection:
