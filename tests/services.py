@@ -21,9 +21,11 @@ import torch
 from helpers import PATIENCE_S
 from models_sample import google_prices
 
+from lepton_kit.diagnosis.capture import capture
 from lepton_kit.models.forecasters import Architecture, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
+from lepton_kit.project.declarations import declared
 from lepton_kit.serving.requestlog import FILE, declared_rows
 from subjects.prices.features import next_day_return, price_features
 
@@ -99,6 +101,12 @@ def serving(project: Path, *words: str, token: str | None = TOKEN, model: str = 
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+
+
+def captured(service_folder: Path, source: Any, start: float, end: float, folder: Path) -> Any:
+    """Freeze what a service that `lepton serve` runs did, as its own declaration says."""
+    project, name = service_folder.parents[1], service_folder.name
+    return capture(name, declared(project, name), project, source, start, end, folder)
 
 
 def log_of(service: Service) -> pd.DataFrame:

@@ -16,9 +16,8 @@ import pytest
 from helpers import ROOT, lepton
 from live import Samples
 from models_sample import google_prices
-from services import features, keep_model, project_with_model, row, serving, wait_for
+from services import captured, features, keep_model, project_with_model, row, serving, wait_for
 
-from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
@@ -104,7 +103,7 @@ def incident(service, project, version, folder, seconds=2.5, harm=lambda: None):
     source.scrape(service)
     time.sleep(seconds)
     source.scrape(service)
-    recording = capture(service.folder, source, project / "models", start, time.time(), folder)
+    recording = captured(service.folder, source, start, time.time(), folder)
     others = tuple(one for name, one in OBJECTIVES.items() if name != "goog-coverage")
     return Trouble(recording, pd.Timestamp(onset + 0.3, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"], others)
 
@@ -295,7 +294,7 @@ def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing
         with Load(running):
             time.sleep(1)
         source.scrape(running)
-        recording = capture(running.folder, source, project / "models", start, time.time(), tmp_path / "incident")
+        recording = captured(running.folder, source, start, time.time(), tmp_path / "incident")
         trouble = Trouble(recording, pd.Timestamp(start, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
         held = ours.state()
 
@@ -345,7 +344,7 @@ def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service,
         time.sleep(0.5)
         start = time.time()
         time.sleep(3)
-        after = capture(service.folder, Samples(), project / "models", start, time.time(), tmp_path / "after")
+        after = captured(service.folder, Samples(), start, time.time(), tmp_path / "after")
     held = read_wish(service.folder)
     done = rehearse("roll back to v2", trouble, after)
     assert (done.recovery.verdict, done.applied, done.rolled_back) == ("recovered", False, False)

@@ -12,7 +12,7 @@ import pandas as pd
 from lepton_kit.data.drift import ChangePoint, change_point
 from lepton_kit.diagnosis.recovery import LEAST_PERIODS, MOST_PERIODS, alerted_objective, counts_hits
 from lepton_kit.diagnosis.relations import following
-from lepton_kit.diagnosis.samples import mean_seconds
+from lepton_kit.diagnosis.samples import growth, mean_seconds
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import Recording
@@ -249,8 +249,6 @@ def sli_onset(recording: Recording, criteria: Criteria) -> Seen | None:
 
 def _events(recording: Recording, objective: Objective) -> pd.DataFrame:
     """Return how many events of an objective came by time, and how many of them were bad: `total`, `bad`."""
-    from lepton_kit.diagnosis.evidence.samples import growth
-
     if counts_hits(objective) and len(missed := misses(recording, recording.requests)):
         return pd.DataFrame({"total": 1.0, "bad": missed})
     window, source = recording.incident.window, RecordedMetrics(recording.metrics)
