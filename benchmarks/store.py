@@ -122,6 +122,8 @@ def series_names(count: int) -> list[tuple[str, str]]:
         for inside in ("true", "false"):
             labels = {**base, "version": kept, "inside": inside}
             names.append(("lepton_forecast_actuals_total", labels_text(labels)))
+    width = "lepton_forecast_interval_width"
+    names += [(f"{width}_bucket", labels_text({**base, "le": "0.2"})), (f"{width}_count", labels_text(base))]
     names += [("lepton_freshness_seconds_total", labels_text({**base, "state": state})) for state in ("fresh", "stale")]
     more = [(f"other_{i // 20}_total", labels_text({**base, "part": str(i % 20)})) for i in range(count - len(names))]
     return (names + more)[:count]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of
 from lepton_kit.runs.project import find_project
-from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.references import SUBJECT, is_remote, resolve
 from lepton_kit.secrets import resolve_secret, variable_of
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def input(reference: str | os.PathLike[str]) -> str:
         _inputs_read[reference] = None
         _display(INPUT, {"ref": reference, "sha256": None, "run": None}, text=f"input {reference}")
         return reference
-    found = resolve(reference, find_project())
+    found = resolve(reference, find_project(), subject=_own_subject())
     payload = {"ref": found.pinned, "sha256": sha256_of(found.path), "run": found.run_id}
     _inputs_read[found.pinned] = payload["sha256"]
     _display(INPUT, payload, text=f"input {reference}")
@@ -240,6 +240,15 @@ def secret(name: str) -> str:
     if shell is None or name not in shell.user_ns:
         raise InputError(f"secret {name!r}: the parameters cell has no line `{name}: Secret = 'env:…'`")
     return resolve_secret(str(shell.user_ns[name]), find_project())
+
+
+def _own_subject() -> str | None:
+    """Return whose data the notebook works on, where it has a parameter that says so."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    given = shell.user_ns.get(SUBJECT) if shell is not None else None
+    return given if isinstance(given, str) else None
 
 
 def path(name: str | os.PathLike[str]) -> Path:

@@ -13,10 +13,12 @@ from typing import Any
 from helpers import PATIENCE_S, copy_folders
 from monitors import free_port
 
+from lepton_kit.diagnosis.capture import capture
 from lepton_kit.ops.drill_stages import Declared, declared
 from lepton_kit.ops.faults import Fault, find_fault
 from lepton_kit.ops.faults.edge import EDGE
 from lepton_kit.telemetry.alerts import AlertEvaluator
+from lepton_kit.telemetry.recordings import Promise, Recording
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.slo import read_objectives
 from lepton_kit.telemetry.store import Store
@@ -64,23 +66,27 @@ class Course:
 
     def strike(self) -> None:
         """Let the fault begin."""
+        self.fired.clear()
         self.struck = time.time()
         self.stage.strike()
+
+    def captured(self, *alerts: dict[str, Any]) -> Recording:
+        """Freeze what is known since the beginning, as `lepton watch` does."""
+        project, name, declaration = self.stage.project, self.stage.name, self.stage.declaration
+        promises = [Promise.of(one, TIME_SCALE) for one in self.evaluator.objectives]
+        folder, now = project / "incidents" / f"{time.time():.0f}", time.time()
+        return capture(name, declaration, project, self.store, self.began, now, folder, alerts, promises)
 
     @property
     def alerts(self) -> set[str]:
         """Return the names of the alerts that fired since the fault began."""
-        return {one["labels"]["alertname"] for one in self.since}
-
-    @property
-    def since(self) -> list[dict[str, Any]]:
-        """Return the alerts that fired since the fault began, oldest first."""
-        return self.fired
+        return {one["labels"]["alertname"] for one in self.fired}
 
     def alert(self, name: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
         """Wait for an alert by its name."""
-        named = lambda: next((one for one in self.since if one["labels"]["alertname"] == name), None)  # noqa: E731
-        return self.watch(named, seconds)
+        return self.watch(
+            lambda: next((one for one in self.fired if one["labels"]["alertname"] == name), None), seconds
+        )
 
 
 @contextlib.contextmanager

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 
-from lepton_kit.diagnosis.case import Criteria, build_case
+from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import CONFIDENCE, NEXT_ACTIONS, diagnose
 from lepton_kit.diagnosis.evidence import QUESTIONS
-from lepton_kit.diagnosis.evidence.objective import objective
+from lepton_kit.diagnosis.evidence.promises import objective
+from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Promise, Recording, read_recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
 
@@ -91,13 +92,13 @@ def test_slow_or_failing_requests_are_the_compute(make, finding, tmp_path):
 
 def test_an_interval_that_the_process_made_too_wide_is_the_model():
     diagnosis = diagnose(variants.too_wide_in_service())
-    assert findings(diagnosis)["coverage"] == "held"
+    assert findings(diagnosis)["promise"] == "held"
     assert diagnosis.cause == "model"
 
 
 def test_a_version_whose_interval_is_too_wide_is_not_called_no_fault(tmp_path):
     diagnosis = diagnose(variants.wrong_model(tmp_path, factor=10))
-    assert findings(diagnosis)["coverage"] == "held"
+    assert findings(diagnosis)["promise"] == "held"
     assert diagnosis.cause in ("model", "unknown")
 
 
@@ -112,7 +113,7 @@ def test_a_latency_that_grew_long_before_the_onset_is_not_called_no_fault():
     recording = variants.slower(1, 4, fault_from=60)
     half_a_year = recording.requests["actual"] * np.where(recording.requests.index < variants.FAULT_FROM, 1, 3)
     diagnosis = diagnose(replace(recording, requests=recording.requests.assign(actual=half_a_year)))
-    assert diagnosis.onset_from == "change point of interval misses"
+    assert str(diagnosis.dated) == "change point of misses"
     assert findings(diagnosis)["latency"] == "grew"
     assert "compute" in (diagnosis.cause, *diagnosis.also) or diagnosis.cause == "unknown"
 
@@ -241,7 +242,7 @@ def test_an_onset_that_is_dated_early_does_not_hide_an_objective_that_is_missed_
     ))  # fmt: skip
     since = late.requests["time"].iloc[-25].to_pydatetime()
     case = build_case(promised(late, "goog-latency", starts_at=since))
-    early = replace(case, onset=case.requests["time"].iloc[5])
+    early = replace(case, dated=replace(case.dated, time=case.requests["time"].iloc[5]))
     assert objective(early).finding == "answers late"
 
 
@@ -350,8 +351,8 @@ def test_a_damaged_recording_is_diagnosed_from_the_rest_or_unknown_and_the_damag
 
 
 def test_an_objective_that_both_versions_meet_is_not_a_change_of_the_world():
-    diagnosis = diagnose(read_recording(variants.SHIPPED), Criteria(coverage_objective=0.7))
-    assert findings(diagnosis)["coverage"] == "held"
+    diagnosis = diagnose(read_recording(variants.SHIPPED), Criteria(promise=0.7))
+    assert findings(diagnosis)["promise"] == "held"
     assert diagnosis.next_action.startswith("Close the alert")
 
 

@@ -183,7 +183,7 @@ def test_a_damaged_recording_is_diagnosed_without_a_traceback_and_never_cleared_
     json.dumps(diagnosis.as_dict(), allow_nan=False)
     assert not [item.summary for item in diagnosis.evidence if item.summary.startswith("failed:")], damages
     checked = {item.name for item in diagnosis.evidence if item.checked}
-    assert diagnosis.cause != "none" or ("contract" in checked and checked & {"coverage", "objective"}), damages
+    assert diagnosis.cause != "none" or ("contract" in checked and checked & {"promise", "objective"}), damages
 
 
 def check_drift_watch(recording, case) -> None:

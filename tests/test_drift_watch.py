@@ -59,7 +59,7 @@ def test_a_shift_of_long_ago_has_moved_and_is_no_news():
 
 def test_forecasts_that_fail_ask_for_action_though_no_input_moved(tmp_path):
     table, verdict = watch(variants.wrong_model(tmp_path))
-    assert verdict.act and "interval held" in verdict.sentence
+    assert verdict.act and "interval held the actual" in verdict.sentence
     assert not table.loc[table["kind"] == "input", "news"].any()
 
 
@@ -67,7 +67,7 @@ def test_errors_and_forecasts_are_compared_with_what_the_version_gives_on_its_tr
     recording = variants.calm()
     tables = drift_watch.compared(recording, last_periods(recording))
     assert "training rows" in tables.reference_is
-    assert {"mean", "width", "absolute_error", "missed"} <= set(tables.reference) == set(tables.rows) - {"time"}
+    assert {"answer_lower", "answer_upper", "loss", "missed"} <= set(tables.reference) == set(tables.rows) - {"time"}
     assert 0.8 < 1 - tables.reference["missed"].mean() < 1
 
 
@@ -80,7 +80,7 @@ def test_without_training_rows_the_period_before_is_the_reference_and_said_to_be
 
 def test_a_column_of_two_values_is_compared_by_chi_squared():
     table, _ = watch(variants.calm())
-    assert table.loc["missed", "test"] == "χ²" and table.loc["mean", "test"] == "KS"
+    assert table.loc["missed", "test"] == "χ²" and table.loc["answer_lower", "test"] == "KS"
 
 
 def test_samples_of_one_distribution_do_not_count_as_moved():

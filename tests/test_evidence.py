@@ -8,6 +8,7 @@ import pytest
 
 from lepton_kit.diagnosis import case as cases
 from lepton_kit.diagnosis import evidence
+from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import read_recording
 
@@ -23,7 +24,7 @@ def calm():
 
 
 def test_the_onset_of_the_shipped_incident_is_the_change_point_of_the_misses(shipped):
-    assert shipped.onset_from == "change point of interval misses"
+    assert str(shipped.dated) == "change point of misses"
     assert pd.Timestamp("2007-10-01", tz="UTC") < shipped.onset < pd.Timestamp("2008-01-31", tz="UTC")
     assert len(shipped.before) + len(shipped.during) == len(shipped.requests)
 
@@ -34,15 +35,15 @@ def test_the_actuals_moved_before_the_inputs_that_are_made_of_them(shipped):
 
 
 def test_without_a_symptom_the_alert_is_the_onset_and_without_an_alert_the_middle(calm):
-    assert calm.onset_from == "start of the alert"
+    assert str(calm.dated) == "start of the alert"
     incident = calm.recording.incident.model_copy(update={"alerts": ()})
     quiet = cases.build_case(replace(calm.recording, incident=incident))
-    assert quiet.onset_from == "middle of the window"
+    assert str(quiet.dated) == "middle of the window"
     assert incident.window.start < quiet.onset < incident.window.end
 
 
 def test_coverage_is_the_share_of_actuals_inside(shipped):
-    found = evidence.coverage(shipped)
+    found = evidence.promise(shipped)
     during = shipped.during.dropna(subset=["actual"])
     by_hand = ((during["actual"] >= during["lower"]) & (during["actual"] <= during["upper"])).mean()
     assert f"{by_hand:.1%} since" in found.summary
@@ -124,7 +125,7 @@ def test_the_difference_of_outputs_by_hand(shipped):
     current, last_good = (shipped.replayed[role].loc[shipped.during.index] for role in ("current", "last_good"))
     apart = ((current["lower"] - last_good["lower"]).abs() + (current["upper"] - last_good["upper"]).abs()) / 2
     by_hand = apart.mean() / (last_good["upper"] - last_good["lower"]).mean()
-    assert evidence.output_difference(current, last_good) == pytest.approx(by_hand)
+    assert float(shipped.task.distance(current, last_good).mean()) == pytest.approx(by_hand)
 
 
 def test_a_deployment_within_the_window_is_found(tmp_path):
@@ -161,7 +162,7 @@ def test_the_first_start_of_a_service_is_no_deployment(tmp_path):
 
 def test_an_onset_chosen_from_the_misses_lends_its_p_value_to_the_coverage(shipped):
     onsets = cases.onset_table(shipped).set_index("symptom")
-    assert evidence.coverage(shipped).p_value == onsets.loc["interval misses", "p"]
+    assert evidence.promise(shipped).p_value == onsets.loc["misses", "p"]
 
 
 def test_the_correlation_of_the_actuals_by_hand(shipped):
@@ -231,7 +232,7 @@ def test_every_question_is_answered_or_says_why_not(question, shipped, calm):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"coverage_objective": 90},
+        {"promise": 90},
         {"alpha": 0},
         {"reverting": 2},
         {"spread_factor": 1},
@@ -241,4 +242,4 @@ def test_every_question_is_answered_or_says_why_not(question, shipped, calm):
 )
 def test_a_criterion_out_of_range_is_refused_and_named(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        cases.Criteria(**wrong)
+        Criteria(**wrong)

@@ -4,6 +4,7 @@ import pytest
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry import health
+from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.slo import Objective
@@ -16,6 +17,7 @@ INCIDENT = Incident.model_validate(
         "service": "goog",
         "versions": {"current": "v1"},
         "format": FORMAT,
+        "declaration": FORECASTER,
         "window": {"start": START, "end": END},
     }
 )
@@ -102,7 +104,7 @@ def test_actuals_that_never_came_back_are_told_apart_from_missed_ones():
     table.loc[table["time"] >= SPLIT, "actual"] = np.nan
     found = measured(table)
     assert found.loc["actuals known", "now"] == 0
-    assert found.loc["interval coverage", "verdict"] == "not known"
+    assert found.loc["right answers", "verdict"] == "not known"
 
 
 def test_a_quantiles_interval_holds_the_true_one_about_as_often_as_it_says():

@@ -1,6 +1,7 @@
 """Whether a repair worked: the verdict, and the indicator it rests on."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ from lepton_kit.diagnosis.recovery import (
     side_effect,
     sli_over_time,
     sli_ratio,
-    sli_ratios,
 )
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import read_recording
@@ -107,7 +107,9 @@ def test_coverage_belongs_to_the_time_of_the_forecast(tmp_path):
     recording = wrong_model(tmp_path)
     onset = fault_time(recording.requests)
     middle = onset + (pd.Timestamp(recording.incident.window.end) - onset) / 2
-    before, during, after = sli_ratios(recording, OBJECTIVES["coverage"], onset, middle)
+    window = recording.incident.window
+    times = (pd.Timestamp(window.start), onset, middle, pd.Timestamp(window.end))
+    before, during, after = (sli_ratio(recording, OBJECTIVES["coverage"], *pair) for pair in pairwise(times))
     assert before.share > 0.9 > 0.7 > during.share
     assert before.total + during.total + after.total == recording.requests["actual"].notna().sum() - 1  # the end is out
 

@@ -30,7 +30,7 @@ def numbers(name: str, run: Manifest) -> list[str]:
     if name == "drift-watch":
         return [said["next_action"], f"{sum(row[-2] for row in said['effects']['rows'])} of them also moved"]
     if name == "incident-diagnosis":
-        share = f"{100 * said['coverage_during']:.4g} % of {said['rows_during']}"
+        share = f"{100 * said['right_during']:.4g} % of {said['rows_during']}"
         return [f"Cause: {said['cause']}", f"{said['probability']:.0%}", share, said["next_action"]]
     if name == "postmortem":
         return [f"fired {said['time_to_detect_s']:.0f} s", f"Of {said['requests']} requests", said["cause"]]

@@ -265,6 +265,28 @@ def test_an_artifact_is_named_by_its_notebook_and_recorded_as_lineage(project, s
     assert len(run.inputs) == 1
 
 
+def test_runs_of_two_subjects_are_never_mixed_and_a_reference_says_whose_is_meant(project):
+    left = "lk.artifact('left.txt').write_text(subject)"
+    maker = write_notebook(project / "notebooks/maker.ipynb", [left], "subject: str = 'prices'")
+    prices = run_notebook(Request(maker), project)
+    scoring = run_notebook(Request(maker, {"subject": "scoring"}), project)
+    reader = project / "notebooks/reader.ipynb"
+
+    def read(parameters, values=None):
+        write_notebook(reader, ["1"], f"from pathlib import Path\n{parameters}")
+        return prepare(Request(reader, values or {}), project).values["text"]
+
+    one, other = (f"run:{run.run_id}/left.txt" for run in (prices, scoring))
+    unsaid = "text: Path = 'run:maker/left.txt'"
+    with pytest.raises(InputError, match=r"'maker' ran for prices and scoring; write run:prices/maker/left\.txt or"):
+        read(unsaid)
+    assert read("text: Path = 'run:prices/maker/left.txt'") == one
+    assert read(f"subject: str = 'prices'\n{unsaid}") == one  # its own subject counts, not the newest run
+    assert read(f"subject: str = 'prices'\n{unsaid}", {"subject": "scoring"}) == other
+    with pytest.raises(InputError, match="no finished run of 'maker' for chat"):
+        read("text: Path = 'run:chat/maker/left.txt'")
+
+
 def test_an_artifact_that_was_not_left_is_named_with_those_that_were(project, story):
     run_notebook(Request(story), project)
     with pytest.raises(InputError, match=r"left no 'other.txt'; it left \['left.txt'\]"):

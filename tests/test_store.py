@@ -94,7 +94,7 @@ def test_another_process_sees_what_is_flushed_while_one_writes(tmp_path):
         reader = Store(tmp_path)
         for _ in range(40):  # merging goes on meanwhile
             seen = int(writer.stdout.readline())
-            found = reader.series('ticks_total{part="7"}', 0, 2e9)[0].values
+            found = reader.query('ticks_total{part="7"}', 0, 2e9)["value"].to_numpy()
             assert found[: seen + 1].tolist() == list(range(seen + 1))
             assert np.all(np.diff(found) == 1)
         with pytest.raises(InputError, match="another process writes"), Store(tmp_path) as second:
@@ -116,9 +116,9 @@ def test_a_killed_writer_loses_nothing_that_was_flushed_and_the_next_goes_on(tmp
         rest, trouble = writer.communicate()
         assert trouble == ""
         told = int(rest.split()[-1]) if rest.split() else told
-        for one in Store(tmp_path).series("ticks_total", 0, 2e9):
-            assert one.values.tolist()[: told + 1] == list(range(told + 1))
-            assert len(one.values) <= told + 2  # a flush that was not told of any more
+        for _, one in Store(tmp_path).query("ticks_total", 0, 2e9).groupby("labels")["value"]:
+            assert one.tolist()[: told + 1] == list(range(told + 1))
+            assert len(one) <= told + 2  # a flush that was not told of any more
         following = told + 1
     with Store(tmp_path) as store:
         store.append(samples(1))
@@ -267,8 +267,8 @@ def test_threads_that_append_flush_and_query_at_once_lose_nothing(tmp_path):
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            for one in store.series("requests_total", 0, 2e9):
-                assert one.values.tolist() == list(range(len(one.values)))
+            for _, one in store.query("requests_total", 0, 2e9).groupby("labels")["value"]:
+                assert one.tolist() == list(range(len(one)))
         assert len(store.query("requests_total", 0, 2e9)) == 120
 
 
@@ -290,9 +290,8 @@ def test_whatever_is_appended_in_whatever_order_is_found(tmp_path, seed):
             store = Store(tmp_path)
         if number % 10 == 0:
             found = {
-                (json.loads(one.labels)["part"], at / 1000): value
-                for one in store.series("a", 0, 2e9)
-                for at, value in zip(one.times.tolist(), one.values.tolist(), strict=True)
+                (json.loads(one.labels)["part"], one.time.timestamp()): one.value
+                for one in store.query("a", 0, 2e9).itertuples()
             }
             assert found == expected
     store.close()

@@ -381,6 +381,8 @@ class TwoSample:
 def two_sample(before: pd.DataFrame, during: pd.DataFrame, seed: int = 0) -> TwoSample:
     """Try to tell two samples apart by a classifier (Lopez-Paz and Oquab, ICLR 2017), all columns together.
 
+    Columns may hold categories.
+
     Each half of alternating blocks of rows is judged by trees that have seen the other half only: consecutive rows are
     alike, and a classifier that saw a row's neighbours would tell any two stretches of time apart.
 
@@ -404,7 +406,7 @@ def two_sample(before: pd.DataFrame, during: pd.DataFrame, seed: int = 0) -> Two
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.metrics import roc_auc_score
 
-    rows = pd.concat([before, during]).clip(-LARGEST, LARGEST)
+    rows = _as_numbers(pd.concat([before, during])).clip(-LARGEST, LARGEST)
     label = np.r_[np.zeros(len(before)), np.ones(len(during))]
     halves = np.r_[_alternating(len(before)), _alternating(len(during))]
     scores, weights = np.zeros(len(rows)), np.zeros(rows.shape[1])
@@ -423,6 +425,17 @@ def two_sample(before: pd.DataFrame, during: pd.DataFrame, seed: int = 0) -> Two
         pd.Series(weights, index=rows.columns).sort_values(ascending=False),
         pd.Series(bounded / (1 - bounded), index=rows.index),
     )
+
+
+def _as_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which categories are numbered, the most frequent first, and what is missing lies below all."""
+    coded = {
+        name: column.map({value: place for place, value in enumerate(column.value_counts().index)})
+        for name, column in table.items()
+        if not pd.api.types.is_numeric_dtype(column)
+    }
+    numbers = table.assign(**{str(name): column for name, column in coded.items()}).astype(float)
+    return numbers.fillna(numbers.min() - 1).fillna(0.0)
 
 
 def _alternating(rows: int) -> np.ndarray:

@@ -16,12 +16,13 @@ from typing import Any
 
 import pandas as pd
 
-from lepton_kit.diagnosis.case import Case, Criteria, build_case, time_format
+from lepton_kit.diagnosis.case import Case, build_case, time_format
 from lepton_kit.diagnosis.evidence import Cause, Evidence, gather
-from lepton_kit.diagnosis.evidence.objective import FORECASTS_MISSED, LATE, MISSED, UNCLEAR
+from lepton_kit.diagnosis.evidence.promises import ANSWERS_WRONG, LATE, MISSED, UNCLEAR
 from lepton_kit.diagnosis.likelihoods import Decision, Likelihoods, read_likelihoods
 from lepton_kit.diagnosis.localisation import Localisation
 from lepton_kit.diagnosis.next_action import NextAction
+from lepton_kit.diagnosis.onset import Criteria, Onset
 from lepton_kit.diagnosis.plans import REMEDIES, after_diagnosis
 from lepton_kit.diagnosis.ranking import CAUSES, by_cause, probabilities, weigh, weights_of_evidence
 from lepton_kit.diagnosis.where import as_dict as localisation_as_dict
@@ -76,15 +77,13 @@ class Diagnosis:
     `localisation` ranks the components of a service of several parts, or says why it does not.
     `ranking` holds all causes, the likeliest first; two at once count for both, so their probabilities may add up to
     more than 1. `remedy` names the runbook that repairs the cause. `advice` says what a person does where no repair
-    follows. `onset_from` says what the onset rests on, and
-    `time_format` how the table writes times.
+    follows. `dated` holds the onset and what it rests on, and `time_format` how the table writes times.
     """
 
     cause: Cause
     confidence: str
     reasons: tuple[str, ...]
-    onset: pd.Timestamp
-    onset_from: str
+    dated: Onset
     evidence: tuple[Evidence, ...]
     evidence_for: tuple[Evidence, ...]
     evidence_against: tuple[Evidence, ...]
@@ -97,6 +96,11 @@ class Diagnosis:
     probability: float = 0.0
     ranking: tuple[Ranked, ...] = ()
     remedy: str | None = None
+
+    @property
+    def onset(self) -> pd.Timestamp:
+        """Return when the incident began (UTC)."""
+        return self.dated.time
 
     @cached_property
     def next_action(self) -> str:
@@ -143,7 +147,7 @@ class Diagnosis:
             "confidence_means": CONFIDENCE[self.confidence],
             "reasons": list(self.reasons),
             "onset": self.onset.isoformat(),
-            "onset_from": self.onset_from,
+            "onset_from": str(self.dated),
             "next_action": self.next_action,
             "remedy": self.remedy,
             "ranking": [_ranked_as_dict(item) for item in self.ranking],
@@ -210,8 +214,7 @@ def conclude(case: Case, evidence: tuple[Evidence, ...], likelihoods: Likelihood
         probability=own.probability if own else ranking[0].probability,
         confidence=_confidence(own),
         reasons=_reasons(causes, ranking, likelihoods),
-        onset=case.onset,
-        onset_from=case.onset_from,
+        dated=case.dated,
         evidence=evidence,
         evidence_for=own.evidence_for if own else (),
         evidence_against=own.evidence_against if own else (),
@@ -267,7 +270,7 @@ def _may_be_none(evidence: tuple[Evidence, ...], hypotheses: pd.Series, decision
     if not (set(decision.none_needs) <= set(answers) and set(decision.none_needs_one_of) & set(answers)):
         return False
     is_of_the_world = _is_of_the_world(hypotheses, evidence)
-    unexplained = (MISSED, LATE, UNCLEAR) if is_of_the_world else (MISSED, LATE, UNCLEAR, FORECASTS_MISSED)
+    unexplained = (MISSED, LATE, UNCLEAR) if is_of_the_world else (MISSED, LATE, UNCLEAR, ANSWERS_WRONG)
     if answers.get("objective") in unexplained:
         return False
     return not is_of_the_world or set(decision.world_needs) <= set(answers)
@@ -275,7 +278,7 @@ def _may_be_none(evidence: tuple[Evidence, ...], hypotheses: pd.Series, decision
 
 def _is_of_the_world(hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> bool:
     """Tell whether a change of the world is likelier than nothing, and the promise to the users was not kept in it."""
-    kept = any((item.name, item.finding) == ("coverage", "held") for item in evidence)
+    kept = any((item.name, item.finding) == ("promise", "held") for item in evidence)
     return bool(hypotheses["world"] > hypotheses["nothing"]) and not kept
 
 

@@ -12,18 +12,21 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.data import drift
-from lepton_kit.diagnosis.case import BREACHES, Case, onset_of
-from lepton_kit.diagnosis.evidence import contract, coverage, inputs_and_actuals
+from lepton_kit.diagnosis.case import Case
+from lepton_kit.diagnosis.evidence import contract, inputs_and_actuals, promise, ratings
 from lepton_kit.diagnosis.evidence.drift import moved_categories
+from lepton_kit.diagnosis.onset import onset_of
+from lepton_kit.diagnosis.rows import BREACHES
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import load_forecaster
+from lepton_kit.models.flavors import load_model
+from lepton_kit.models.tasks import Task
 from lepton_kit.telemetry.health import Periods
 from lepton_kit.telemetry.recordings import Recording
 
 FEW_VALUES = 10
 """A column of at most so many distinct values is compared by χ², and others by Kolmogorov and Smirnov."""
 
-FORECASTS, ERRORS = ("mean", "width"), ("absolute_error", "missed")
+ANSWER, ERRORS = "answer_", ("loss", "missed")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Compared:
-    """Tables of the same columns: inputs, `mean` and `width` of the forecast, `absolute_error`, `missed` (0 or 1).
+    """Tables of the same columns: numeric inputs, the answers' numbers, `loss` of the task, and `missed` (0 or 1).
 
     `reference` holds the training rows, answered by the version in service; `reference_is` says so, or what stands in
     for them. `rows` holds the recording's own rows, with `time`; missing values are NaN.
@@ -61,10 +64,13 @@ def compared(recording: Recording, periods: Periods) -> Compared:
 
     Where it holds no training rows, or no model to answer them, the period before is the reference.
     """
-    requests = recording.requests[recording.requests["mean"].notna()].reset_index(drop=True)
+    task, requests = recording.task, recording.requests
+    if task is not None:
+        requests = requests[task.answered(requests)].reset_index(drop=True)
     inputs = recording.features(requests).reset_index(drop=True)
-    rows = _with_errors(inputs, requests, requests["actual"]).assign(time=requests["time"])
-    reference = _answered_reference(recording, [str(name) for name in inputs])
+    rows = inputs if task is None else _with_errors(task, inputs, requests, requests["actual"])
+    rows = rows.assign(time=requests["time"])
+    reference = _answered_reference(recording, [str(name) for name in recording.inputs(requests)])
     if reference is None:
         return Compared(periods.before(rows).drop(columns="time"), "the period before", rows)
     return Compared(reference, f"{len(reference)} training rows, answered by the version in service", rows)
@@ -72,26 +78,23 @@ def compared(recording: Recording, periods: Periods) -> Compared:
 
 def _answered_reference(recording: Recording, inputs: list[str]) -> pd.DataFrame | None:
     """Return the training rows with the answers of the version in service; None without the rows, or a sound model."""
-    model = recording.models.get(recording.incident.versions.current)
-    learnt = recording.reference.select_dtypes("number")
-    if model is None or not set(inputs) <= set(learnt):
+    model, learnt = recording.models.get(recording.incident.versions.current), recording.reference
+    if model is None or recording.task is None or not set(inputs) <= set(learnt):
         return None
     kept = learnt.replace([np.inf, -np.inf], np.nan).dropna()
     known = kept["actual"] if "actual" in kept else pd.Series(np.nan, index=kept.index)
     try:
-        return _with_errors(kept[inputs], load_forecaster(model).predict(kept[inputs]), known)
+        answers = load_model(model, recording.task).predict(kept[inputs])
+        return _with_errors(recording.task, kept[inputs].select_dtypes(["number", "bool"]), answers, known)
     except InputError:  # its files are damaged, or need other inputs
         return None
 
 
-def _with_errors(inputs: pd.DataFrame, answers: pd.DataFrame, actual: pd.Series) -> pd.DataFrame:
-    missed = (actual < answers["lower"]) | (actual > answers["upper"])
-    is_judged = actual.notna() & answers["lower"].notna() & answers["upper"].notna()
-    return inputs.assign(
-        mean=answers["mean"],
-        width=answers["upper"] - answers["lower"],
-        absolute_error=(actual - answers["mean"]).abs(),
-        missed=missed.astype(float).where(is_judged),
+def _with_errors(task: Task, inputs: pd.DataFrame, answers: pd.DataFrame, actual: pd.Series) -> pd.DataFrame:
+    own = answers[task.columns(answers)]
+    told = own[[name for name in task.numeric(own) if name not in ("std", "prob_up")]].astype(float)
+    return pd.concat([inputs, told.add_prefix(ANSWER)], axis=1).assign(
+        loss=task.loss(own, actual), missed=1 - task.hit(own, actual)
     )
 
 
@@ -101,7 +104,7 @@ def effects(tables: Compared, periods: Periods, limits: Limits) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `kind` (`input`, `forecast`, `error`), `column`, `psi`, `wasserstein` (standard deviations of the reference),
+        `kind` (`input`, `answer`, `error`), `column`, `psi`, `wasserstein` (standard deviations of the reference),
         `p` and its `test`, `moved` (against the reference), `wasserstein_before` (the period before against the
         reference), `news` (moved, and against the period before as well), `since` (the onset of what is news, UTC;
         NaT for others), the largest distance first.
@@ -127,7 +130,7 @@ def effects(tables: Compared, periods: Periods, limits: Limits) -> pd.DataFrame:
 
 
 def _kind(column: str) -> str:
-    return "forecast" if column in FORECASTS else "error" if column in ERRORS else "input"
+    return "answer" if column.startswith(ANSWER) else "error" if column in ERRORS else "input"
 
 
 def _effect(reference: pd.Series, current: pd.Series) -> tuple[float, float, float, str]:
@@ -172,27 +175,30 @@ class Verdict:
     sentence: str
 
 
+ASKED = (contract, promise, ratings, inputs_and_actuals)
+"""The questions of the diagnosis that decide whether anyone needs to act."""
+
+
 def verdict(case: Case, table: pd.DataFrame) -> Verdict:
     """Say whether anyone needs to act.
 
-    A broken contract, a coverage below its objective, or inputs that moved without the actuals ask for it. Drift
-    alone, while the forecasts keep their promise, does not; and what had moved before is not told again. Where nothing
-    tells whether they keep it, drift asks for it, and that nobody needs to act is not claimed.
+    A broken contract, a promise that is not kept, ratings that fell, or inputs that moved without the actuals ask for
+    it. Drift alone, while the answers keep their promise, does not; and what had moved before is not told again. Where
+    nothing tells for certain whether they keep it, drift asks for it, and that nobody needs to act is not claimed.
     """
-    broken, held, moved = contract(case), coverage(case), inputs_and_actuals(case)
+    broken, held, rated, moved = (ask(case) for ask in ASKED)
     if broken.finding == "broken":
-        worst = str(
-            (case.breaches.loc[case.during.index].mean() - case.breaches.loc[case.before.index].mean()).idxmax()
-        )
-        when = "" if broken.onset is None else f" since {broken.onset:%Y-%m-%d %H:%M} UTC"
+        rise = case.breaches.loc[case.during.index].mean() - case.breaches.loc[case.before.index].mean()
+        worst, when = str(rise.idxmax()), "" if broken.onset is None else f" since {broken.onset:%Y-%m-%d %H:%M} UTC"
         return Verdict(True, f"Act: the inputs break their contract{when} ({worst}: {BREACHES[worst]}). Mend the feed.")
-    if held.finding == "fell":
-        return Verdict(True, f"Act: {held.summary}. Run the incident diagnosis on this recording.")
+    for item in (held, rated):
+        if item.finding == "fell":
+            return Verdict(True, f"Act: {item.summary}. Run the incident diagnosis on this recording.")
     if moved.finding == "inputs alone":
         return Verdict(True, f"Act: the inputs moved and the actuals did not ({moved.summary}). Look at the feed.")
     found, is_news = _drift_in_words(case, table)
-    if lacking := [item for item in (held, broken) if not item.checked]:
-        why = f"whether the forecasts keep their promise is not known ({'; '.join(item.summary for item in lacking)})"
+    if lacking := [item for item in (held, broken) if not item.checked or item.finding == "unclear"]:
+        why = f"whether the answers keep their promise is not known ({'; '.join(item.summary for item in lacking)})"
         return Verdict(
             is_news, f"Act: {found}, and {why}. Look at the feed." if is_news else f"Not judged: {found}; {why}."
         )

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from lepton_kit.diagnosis.case import contract_breaches
 from lepton_kit.diagnosis.history import History, Job, utc
 from lepton_kit.diagnosis.recovery import Ratio, sli_ratio
+from lepton_kit.diagnosis.rows import contract_breaches
 from lepton_kit.telemetry.recordings import Recording
 
 TIMELINE = ("time", "kind", "event", "source")

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.tasks import covered
 from lepton_kit.serving.canary import difference_interval, wilson_interval
 from lepton_kit.telemetry.health import RecordedMetrics, bad_ratio
 from lepton_kit.telemetry.recordings import Recording
@@ -234,23 +233,12 @@ def sli_ratio(recording: Recording, objective: Objective, start: pd.Timestamp, e
     comes true only later (the actuals of forecasts), the requests of that time are counted by the same queries: an
     actual belongs to the time of its forecast, and not to that of the feedback.
     """
-    by_requests = _from_requests(recording.requests, objective, start, end)
-    if by_requests is not None and objective.total.metric == ACTUALS:
-        return by_requests
+    if counts_hits(objective) and (judged := _hits(recording, start, end)).total:
+        return judged
     share, events = bad_ratio(objective, RecordedMetrics(recording.metrics), start, end)
     if events > 0:
         return Ratio(good=min(events, max(0.0, (1 - share) * events)), total=events)
-    return by_requests or Ratio(0, 0)
-
-
-def sli_ratios(
-    recording: Recording, objective: Objective, onset: pd.Timestamp, repaired_at: pd.Timestamp
-) -> tuple[Ratio, Ratio, Ratio]:
-    """Return an objective's indicator before the onset, from there to the repair, and since the repair."""
-    window = recording.incident.window
-    times = (pd.Timestamp(window.start), onset, repaired_at, pd.Timestamp(window.end))
-    before, during, after = (sli_ratio(recording, objective, start, end) for start, end in pairwise(times))
-    return before, during, after
+    return _from_requests(recording.requests, objective, start, end) or Ratio(0, 0)
 
 
 MOST_PERIODS = 60
@@ -278,7 +266,7 @@ def sli_over_time(recording: Recording, objective: Objective) -> pd.DataFrame:
     count = int(min(MOST_PERIODS, max(1.0, enough, few)))
     borders = pd.date_range(start, end, periods=count + 1)
     read = pd.DatetimeIndex(recording.metrics["time"].unique()).sort_values()
-    if objective.total.metric != ACTUALS and len(read) > count:
+    if not counts_hits(objective) and len(read) > count:
         inner = read[read.get_indexer(borders[1:-1], method="nearest")]
         borders = pd.to_datetime([start, *inner.unique(), end], utc=True)
     rows = []
@@ -335,6 +323,20 @@ def alerted_objective(recording: Recording, objectives: Sequence[Objective]) -> 
 ACTUALS = "lepton_forecast_actuals_total"
 
 
+def counts_hits(objective: Objective) -> bool:
+    """Tell whether an objective counts the answers that came true, which the requests of a recording tell too."""
+    return objective.counts == "hits" or objective.total.metric == ACTUALS
+
+
+def _hits(recording: Recording, start: pd.Timestamp, end: pd.Timestamp) -> Ratio:
+    """Return how many of the judged answers to the requests of a time were hits of the service's task."""
+    requests, task = recording.requests, recording.task
+    if task is None:
+        return Ratio(0, 0)
+    missed = task.misses(requests[(requests["time"] >= start) & (requests["time"] < end)])
+    return Ratio(len(missed) - float(missed.sum()), len(missed))
+
+
 def _from_requests(
     requests: pd.DataFrame, objective: Objective, start: pd.Timestamp, end: pd.Timestamp
 ) -> Ratio | None:
@@ -350,13 +352,6 @@ def _from_requests(
 
 def _count(rows: pd.DataFrame, metric: str, matches: Any) -> float | None:
     """Return how many requests a selector counts; None of a metric that says nothing of single requests."""
-    if metric == ACTUALS:
-        judged = rows.dropna(subset=["lower", "upper", "actual"])
-        inside = covered(judged, judged["actual"])
-        labels = [
-            {"version": v, "inside": str(held).lower()} for v, held in zip(judged["version"], inside, strict=True)
-        ]
-        return float(sum(matches(metric, one) for one in labels))
     if metric == "lepton_predict_requests_total":
         labels = [{"version": v, "outcome": _outcome(s)} for v, s in zip(rows["version"], rows["status"], strict=True)]
         return float(sum(matches(metric, one) for one in labels))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lepton_kit.diagnosis.case import Case, answering_workers, build_case, expected_workers
+from lepton_kit.diagnosis.case import Case, build_case
+from lepton_kit.diagnosis.onset import answering_workers, expected_workers
 from lepton_kit.diagnosis.queueing import Demand, bounded, mean_wait
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.health import RecordedMetrics, grown, signal_growth, signal_mean

@@ -15,9 +15,9 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from lepton_kit.data.drift import kolmogorov_smirnov
-from lepton_kit.diagnosis.case import Case, build_case, contract_breaches, replay
+from lepton_kit.diagnosis.case import Case, build_case, replay
 from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows, varying
-from lepton_kit.models.tasks import covered
+from lepton_kit.diagnosis.rows import contract_breaches
 from lepton_kit.models.training import Examples
 from lepton_kit.serving.mends import LAST, Mends, listed
 from lepton_kit.telemetry.health import RecordedMetrics, signal_growth
@@ -131,12 +131,12 @@ def plan_data(recording: Recording) -> DataPlan:
     if mends.quarantine:
         said.append(f"{refused:.0%} of the rows break the contract even when mended: they are refused and kept aside")
     if judged:
-        said.append(f"on {judged} whole rows the interval of the version in service would hold {coverage:.1%}")
+        said.append(f"on {judged} whole rows {coverage:.1%} of the answers of the version in service would be right")
     return DataPlan(
         mends=mends,
         quarantined=case.requests.loc[broken],
         restart_feed=bool(lost),
-        retrain=not lost and judged >= LEAST_ROWS and coverage < case.criteria.coverage_objective,
+        retrain=not lost and judged >= LEAST_ROWS and coverage < case.promised,
         coverage=coverage,
         is_late=bool(behind),
         reasons=tuple(said) or ("nothing in the recorded rows asks for a mend",),
@@ -532,10 +532,10 @@ def _coverage(used: Recording, rows: pd.Index) -> tuple[float, int]:
     """Return the share of actuals that the version in service would hold on these rows, and how many are known."""
     requests = used.requests.loc[rows].dropna(subset=["actual"])
     current = used.incident.versions.current
-    if current not in used.models or requests.empty:
+    if current not in used.models or requests.empty or used.task is None:
         return float("nan"), 0
-    answers = replay(used, requests, current)
-    return float(covered(answers, requests["actual"]).mean()), len(requests)
+    hits = used.task.hit(replay(used, requests, current), requests["actual"]).dropna()
+    return float(hits.mean()), len(hits)
 
 
 def _said_of(mends: Mends) -> list[str]:

@@ -15,7 +15,7 @@ http           an address: the Open Inference Protocol v2, or MLflow's          
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -170,7 +170,9 @@ class LoadedModel:
         return rows
 
 
-def load_model(place: Path | str, task: Task | None = None, flavor: str | None = None) -> Model:
+def load_model(
+    place: Path | str, task: Task | None = None, flavor: str | None = None, categorical: Sequence[str] = ()
+) -> Model:
     """Return a model, ready to be asked.
 
     Parameters
@@ -182,6 +184,8 @@ def load_model(place: Path | str, task: Task | None = None, flavor: str | None =
         What it does, where its `model.json` does not say.
     flavor
         How it is loaded, where its `model.json` and its files do not say.
+    categorical
+        The features that hold categories, where its `model.json` does not say.
 
     Raises
     ------
@@ -193,7 +197,7 @@ def load_model(place: Path | str, task: Task | None = None, flavor: str | None =
     if str(place).startswith(("http://", "https://")):
         from lepton_kit.models.remote import ask_over_http
 
-        return _made("http", str(place), ModelFile(), task, ask_over_http(str(place)))
+        return _made("http", str(place), ModelFile(), task, ask_over_http(str(place)), categorical)
     path = Path(place)
     if not path.exists():
         raise InputError(f"model {place}: no such file or folder")
@@ -204,7 +208,7 @@ def load_model(place: Path | str, task: Task | None = None, flavor: str | None =
     if chosen == "mlflow":
         chosen, file, columns = _in_mlflow(path)
         described = described.model_copy(update={"columns": described.columns or columns})
-    return _made(chosen, str(place), described, task, _LOADERS[chosen](file))
+    return _made(chosen, str(place), described, task, _LOADERS[chosen](file), categorical)
 
 
 def read_description(folder: Path) -> ModelFile:
@@ -238,7 +242,9 @@ class Asked:
     classes: tuple[Any, ...] = ()
 
 
-def _made(flavor: FlavorName, place: str, said: ModelFile, task: Task | None, asked: Asked) -> LoadedModel:
+def _made(
+    flavor: FlavorName, place: str, said: ModelFile, task: Task | None, asked: Asked, categorical: Sequence[str]
+) -> LoadedModel:
     if task is None and said.task is None:
         raise InputError(f"model {place}: its task is not known; give it, or write it into {DESCRIPTION}")
     chosen = task or task_of(str(said.task))
@@ -248,9 +254,9 @@ def _made(flavor: FlavorName, place: str, said: ModelFile, task: Task | None, as
     columns = said.columns or asked.columns
     if unknown := {*said.categorical, *said.optional} - set(columns or said.categorical):
         raise InputError(f"{DESCRIPTION} of {place}: {min(unknown)!r} is none of its columns")
+    categories = said.categorical or asked.categorical or tuple(one for one in categorical if one in columns)
     return LoadedModel(
-        place, flavor, chosen, columns, said.categorical or asked.categorical, said.optional, classes, said.positive,
-        asked.ask,
+        place, flavor, chosen, columns, categories, said.optional, classes, said.positive, asked.ask
     )  # fmt: skip
 
 

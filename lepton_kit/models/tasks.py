@@ -21,6 +21,9 @@ Judge = Callable[[pd.DataFrame, pd.Series], pd.Series]
 LEVEL = 0.9
 """The share of rows that an interval claims to hold."""
 
+NOT_NUMERIC = ("label", "language")
+"""Columns of answers that hold text."""
+
 PROBA = "proba_"
 """A column `proba_<class>` holds the probability of that class."""
 
@@ -54,6 +57,8 @@ class Task:
         Of answers and targets: by how much each missed, in its own expected deviations; NaN where unknown.
     distance
         Of two versions' answers to the same rows: how far each pair lies apart.
+    least
+        The share of hits that such a model promises by itself, whatever it is made for; None where it promises none.
     """
 
     name: TaskName
@@ -68,6 +73,28 @@ class Task:
     loss: Judge
     residual: Judge
     distance: Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
+    least: float | None = None
+
+    @property
+    def has_numeric_target(self) -> bool:
+        """Whether what comes true is a number: 0 or 1 of a binary class, a rating of a text."""
+        return self.name not in ("classification_multiclass", "ranking")
+
+    def numeric(self, table: pd.DataFrame) -> list[str]:
+        """Return the columns of answers that hold numbers, whatever a table holds in them."""
+        return [name for name in self.columns(table) if name not in NOT_NUMERIC and self.name != "ranking"]
+
+    def judged(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of requests that hold an answer, and whose `actual` is known."""
+        return table[self.answered(table) & table["actual"].notna()]
+
+    def misses(self, requests: pd.DataFrame) -> pd.Series:
+        """Return 1.0 for each judged request whose answer was no hit, else 0.0, by the index of the requests."""
+        rows = self.judged(requests)
+        if rows.empty:
+            return pd.Series(dtype=float)
+        missed: pd.Series = (1 - self.hit(rows, rows["actual"])).dropna()
+        return missed
 
     def columns(self, table: pd.DataFrame) -> list[str]:
         """Return the columns of a table that hold answers of this task."""
@@ -309,7 +336,7 @@ TASKS: dict[str, Task] = {
         Task(
             "interval_forecast", ("lower", "upper"), ("mean", "std", "prob_up"), "whose interval held the actual",
             "interval score", "interval widths", 0.25, 1e-3,
-            _interval_hit, _interval_loss, _interval_residual, _interval_distance,
+            _interval_hit, _interval_loss, _interval_residual, _interval_distance, LEVEL - 0.05,
         ),
         Task(
             "regression", ("prediction",), ("lower", "upper"), f"within {CLOSE:.0%} of the actual",

@@ -11,7 +11,7 @@ import shlex
 import tokenize
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, PydanticUserError, TypeAdapter, ValidationE
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.notebooks import language_of, tags
-from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.references import SUBJECT, is_remote, resolve
 from lepton_kit.secrets import ALLOWED, is_reference
 
 _ANY: TypeAdapter[Any] = TypeAdapter(Any)
@@ -56,10 +56,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the paths among the values are looked for: the project, and the runs that a pipeline has just made."""
+    """Where paths among the values are looked for: the project, the runs that a pipeline just made, and whose."""
 
     project: Path
     pipeline_runs: Mapping[str, str]
+    subject: str | None = None
 
 
 def _existing(reference: str, info: ValidationInfo) -> str:
@@ -68,7 +69,7 @@ def _existing(reference: str, info: ValidationInfo) -> str:
         return reference
     sources: Sources = info.context
     try:
-        return resolve(reference, sources.project, sources.pipeline_runs).pinned
+        return resolve(reference, sources.project, sources.pipeline_runs, sources.subject).pinned
     except InputError as error:
         raise ValueError(str(error)) from error
 
@@ -190,6 +191,9 @@ def check_values(
         return {}
     problems = [_unknown(name, parameters, origin, given_by) for name in given.keys() - {p.name for p in parameters}]
     values = {}
+    if sources:
+        own = next((given.get(p.name, p.default) for p in parameters if p.name == SUBJECT), None)
+        sources = replace(sources, subject=own if isinstance(own, str) else None)
     for parameter in parameters:
         try:
             values[parameter.name] = _value(parameter, given, sources, origin, given_by)

@@ -1,4 +1,7 @@
-"""References to inputs: files of the project, and `run:<notebook or run id>/<file>` for artifacts of earlier runs."""
+"""References to inputs: files of the project, and `run:<notebook or run id>/<file>` for artifacts of earlier runs.
+
+Where a notebook ran for several subjects (its parameter `subject`), `run:<subject>/<notebook>/<file>` says whose.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from lepton_kit.runs.manifest import FILE, Manifest, finished_runs
 from lepton_kit.runs.shipped import in_project_or_shipped
 
 RUN_SCHEME = "run:"
+SUBJECT = "subject"  # the parameter of a notebook that says whose data it works on
 INTERACTIVE = "interactive"  # below runs/: what notebooks leave when a person runs them by hand
 REMOTE_SCHEMES = ("sample:", "http://", "https://")
 
@@ -31,37 +35,49 @@ def is_remote(reference: str) -> bool:
     return reference.startswith(REMOTE_SCHEMES)
 
 
-def resolve(reference: str, project: Path, pipeline_runs: Mapping[str, str] | None = None) -> Found:
+def resolve(
+    reference: str, project: Path, pipeline_runs: Mapping[str, str] | None = None, subject: str | None = None
+) -> Found:
     """Find the file or folder that a reference names.
 
     Parameters
     ----------
     reference
-        A path (absolute, or relative to the project's root, or else to what the kit ships) or
-        `run:<notebook or run id>/<file>`.
+        A path (absolute, or relative to the project's root, or else to what the kit ships),
+        `run:<notebook or run id>/<file>`, or `run:<subject>/<notebook>/<file>`.
     project
         The project's root.
     pipeline_runs
         Run ids by notebook name that come before any other run of that notebook: a pipeline's own earlier steps.
 
+    subject
+        Whose run is meant where the reference does not say it: that of the notebook which asks.
+
     Raises
     ------
     InputError
-        When there is no such file, run or artifact.
+        When there is no such file, run or artifact, or runs of several subjects could be meant.
     """
     if reference.startswith(RUN_SCHEME):
-        return _resolve_artifact(reference, project, pipeline_runs or {})
+        return _resolve_artifact(reference, project, pipeline_runs or {}, subject)
     return Found(in_project_or_shipped(reference, project), reference)
 
 
-def _resolve_artifact(reference: str, project: Path, pipeline_runs: Mapping[str, str]) -> Found:
+def _resolve_artifact(
+    reference: str, project: Path, pipeline_runs: Mapping[str, str], subject: str | None = None
+) -> Found:
     owner, _, file = reference.removeprefix(RUN_SCHEME).partition("/")
+    first, _, rest = file.partition("/")
+    is_known = owner in pipeline_runs or _known_owner(owner, project)
+    if rest and not is_known and SINGLE_NAME.fullmatch(owner):
+        owner, file, subject = first, rest, owner
     if not SINGLE_NAME.fullmatch(owner) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
         raise InputError(f"reference {reference!r}: must read run:<notebook or run id>/<file>")
-    folders = _run_folders(pipeline_runs.get(owner, owner), project)
+    folders = _run_folders(pipeline_runs.get(owner, owner), project, subject, reference)
     if not folders:
         raise InputError(
-            f"reference {reference!r}: no finished run of {owner!r} in {project / 'runs'}; "
+            f"reference {reference!r}: no finished run of {owner!r}{f' for {subject}' if subject else ''} in "
+            f"{project / 'runs'}; "
             f"run that notebook first, such as `lepton run notebooks/{owner}.ipynb`"
         )
     paths = [path for folder in folders if (path := folder / "artifacts" / file).exists()]
@@ -76,14 +92,28 @@ def _resolve_artifact(reference: str, project: Path, pipeline_runs: Mapping[str,
     return Found(path.resolve(), f"{RUN_SCHEME}{run.name}/{file}", run.name)
 
 
-def _run_folders(owner: str, project: Path) -> list[Path]:
+def _known_owner(owner: str, project: Path) -> bool:
+    by_hand = project / "runs" / INTERACTIVE / owner
+    return (
+        (project / "runs" / owner).is_dir()
+        or by_hand.is_dir()
+        or any(run.name == owner or run.run_id.endswith(f"-{owner}") for run in finished_runs(project))
+    )
+
+
+def _run_folders(owner: str, project: Path, subject: str | None, reference: str) -> list[Path]:
     """Return the folder of the run with this id, or those of a notebook: its newest success, and its work by hand.
 
-    A short id is taken where no notebook is called so.
+    A short id is taken where no notebook is called so. A run that names another subject is never one of them.
     """
     if owner != INTERACTIVE and (exact := project / "runs" / owner).is_dir():
         return [exact]
     successes = [run for run in finished_runs(project) if run.name == owner and run.status == "succeeded"]
+    subjects = sorted({str(run.parameters[SUBJECT]) for run in successes if run.parameters.get(SUBJECT)})
+    if subject is None and len(subjects) > 1:
+        choices = " or ".join(f"run:{one}/{reference.removeprefix(RUN_SCHEME)}" for one in subjects)
+        raise InputError(f"reference {reference!r}: {owner!r} ran for {' and '.join(subjects)}; write {choices}")
+    successes = [run for run in successes if subject is None or run.parameters.get(SUBJECT) in (None, subject)]
     by_hand = project / "runs" / INTERACTIVE / owner
     named = [run.folder(project) for run in successes[:1]] + ([by_hand] if by_hand.is_dir() else [])
     if named or not (ids := [run.run_id for run in finished_runs(project) if run.run_id.endswith(f"-{owner}")]):

@@ -47,7 +47,7 @@ from lepton_kit.runs.notebooks import is_counted, language_of, read_notebook, so
 from lepton_kit.runs.outcomes import RunnerDied, TimedOut
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
 from lepton_kit.runs.redaction import Redactor
-from lepton_kit.runs.references import is_remote, resolve
+from lepton_kit.runs.references import SUBJECT, is_remote, resolve
 from lepton_kit.runs.reserve import reserves_of, take_reserves
 from lepton_kit.runs.shipped import name_of
 from lepton_kit.secrets import resolve_secrets, secret_environment
@@ -192,7 +192,8 @@ def prepare(request: Request, project: Path) -> Plan:
     values = check_values(
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
     )
-    inputs = [_input(parameter, ref, project) for parameter, ref in _references(parameters or [], values)]
+    subject = values.get(SUBJECT)
+    inputs = [_input(parameter, ref, project, subject) for parameter, ref in _references(parameters or [], values)]
     put_in = {
         p.name: values[p.name]
         for p in parameters or []
@@ -420,10 +421,10 @@ def _references(parameters: list[Parameter], values: Mapping[str, Any]) -> list[
     return found
 
 
-def _input(parameter: str, reference: str, project: Path) -> Input:
+def _input(parameter: str, reference: str, project: Path, subject: Any = None) -> Input:
     if is_remote(reference):
         return Input(parameter=parameter, ref=reference, sha256=None, run=None)
-    found = resolve(reference, project)
+    found = resolve(reference, project, subject=subject if isinstance(subject, str) else None)
     return Input(parameter=parameter, ref=found.pinned, sha256=sha256_of(found.path), run=found.run_id)
 
 

@@ -8,7 +8,7 @@ than the numbers carry; the intervals take requests as independent, which bursts
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from lepton_kit.errors import InputError
+from lepton_kit.models.tasks import Task
 from lepton_kit.telemetry.burn_rates import increase
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, Selector, parse_selector
@@ -165,7 +166,7 @@ def yardsticks(recording: Recording, periods: Periods) -> pd.DataFrame:
         (the intervals of both periods overlap) or `not known`.
     """
     rows = []
-    for name, unit, is_up_good, measure in _MEASURES:
+    for name, unit, is_up_good, measure in _measures(recording.task):
         was = measure(periods.before(recording.requests), periods.before(recording.metrics))
         now = measure(periods.now(recording.requests), periods.now(recording.metrics))
         verdict = _verdict(was, now, is_up_good)
@@ -203,30 +204,31 @@ def uptime(_: pd.DataFrame, metrics: pd.DataFrame) -> _Measured:
 
 def availability(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
     """Return the share of requests that the service neither failed (5xx) nor refused for its load (429)."""
-    return _share((requests["status"].lt(500) & requests["status"].ne(429)).astype(float))
+    known = requests["status"].dropna()
+    return _share((known.lt(500) & known.ne(429)).astype(float))
 
 
 def error_rate(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
-    """Return the share of requests without a forecast, whoever was at fault."""
-    return _share(requests["status"].ge(400).astype(float))
+    """Return the share of requests without an answer, whoever was at fault."""
+    return _share(requests["status"].dropna().ge(400).astype(float))
 
 
 def response_time(requests: pd.DataFrame, quantile: float) -> _Measured:
     """Return a quantile of the time of answered requests, in ms."""
-    answered = requests.loc[requests["status"] < 400, "latency_ms"].dropna()
+    answered = requests.loc[~requests["status"].ge(400), "latency_ms"].dropna()
     value = float(answered.quantile(quantile)) if len(answered) else float("nan")
     return _Measured(value, *quantile_interval(answered, quantile), len(answered))
 
 
-def actuals_known(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
-    """Return the share of forecasts whose actual value came back."""
-    return _share(requests.loc[requests["mean"].notna(), "actual"].notna().astype(float))
+def actuals_known(requests: pd.DataFrame, task: Task | None) -> _Measured:
+    """Return the share of answers whose actual value came back."""
+    given = requests.head(0) if task is None else requests[task.answered(requests)]
+    return _share(given["actual"].notna().astype(float))
 
 
-def interval_coverage(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
-    """Return the share of known actuals that their interval held."""
-    judged = requests.dropna(subset=["lower", "upper", "actual"])
-    return _share(judged["actual"].between(judged["lower"], judged["upper"]).astype(float))
+def right_answers(requests: pd.DataFrame, task: Task | None) -> _Measured:
+    """Return the share of judged answers that were right, as the task sees it."""
+    return _share(pd.Series(dtype=float) if task is None else 1 - task.misses(requests))
 
 
 def rating(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
@@ -239,18 +241,23 @@ def rating(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
     return _Measured(mean, max(1.0, mean - reach), min(5.0, mean + reach), len(given))
 
 
-_MEASURES = (
-    ("uptime", "share", True, uptime),
-    ("availability", "share", True, availability),
-    *(
-        (f"response time {name}", "ms", False, lambda requests, _, q=quantile: response_time(requests, q))
-        for name, quantile in QUANTILES.items()
-    ),
-    ("error rate", "share", False, error_rate),
-    ("actuals known", "share", True, actuals_known),
-    ("interval coverage", "share", True, interval_coverage),
-    ("rating", "1 to 5", True, rating),
-)
+_Measure = Callable[[pd.DataFrame, pd.DataFrame], _Measured]
+
+
+def _measures(task: Task | None) -> tuple[tuple[str, str, bool, _Measure], ...]:
+    """Return each yardstick: its name, its unit, whether more of it is better, and how it is measured."""
+    return (
+        ("uptime", "share", True, uptime),
+        ("availability", "share", True, availability),
+        *(
+            (f"response time {name}", "ms", False, lambda requests, _, q=quantile: response_time(requests, q))
+            for name, quantile in QUANTILES.items()
+        ),
+        ("error rate", "share", False, error_rate),
+        ("actuals known", "share", True, lambda requests, _: actuals_known(requests, task)),
+        ("right answers", "share", True, lambda requests, _: right_answers(requests, task)),
+        ("rating", "1 to 5", True, rating),
+    )
 
 
 KINDS: Mapping[str, tuple[int, ...]] = {"refused as wrong (4xx)": (400, 499), "failed (5xx)": (500, 599)}

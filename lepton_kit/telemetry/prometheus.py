@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -9,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.blocks import Series, as_frame
 from lepton_kit.telemetry.selectors import labels_text, parse_selector
+
+_Series = tuple[str, str, np.ndarray, np.ndarray]
+"""Metric, labels (JSON text), times (n,) in Unix milliseconds, values (n,)."""
 
 CHUNK, CHUNKS = 86_400.0, 32
 """Seconds asked for at once, so that no answer is huge; longer ones where there would be more than so many."""
@@ -79,11 +82,18 @@ class Prometheus:
         self.warnings.pop(chosen, None)
         if warnings:
             self.warnings[chosen] = tuple(dict.fromkeys(warnings))
-        return as_frame(
-            Series(*key, *(np.concatenate(each) for each in zip(*found[key], strict=True))) for key in sorted(found)
+        return _frame(
+            [
+                (
+                    *key,
+                    np.concatenate([times for times, _ in found[key]]),
+                    np.concatenate([held for _, held in found[key]]),
+                )
+                for key in sorted(found)
+            ]
         )
 
-    def _samples(self, selector: str, start: float, end: float, warnings: list[str]) -> list[Series]:
+    def _samples(self, selector: str, start: float, end: float, warnings: list[str]) -> list[_Series]:
         """Return what an instant query of a range selector gives: the samples as they were scraped.
 
         What the server warns of, and series that are native histograms and have no single values, are added to
@@ -121,9 +131,22 @@ class Prometheus:
         raise InputError(f"Prometheus {self.address}: answered {answer.status_code} to {asked['query']}: {said}")
 
 
-def _series(one: dict[str, Any]) -> Series:
+def _series(one: dict[str, Any]) -> _Series:
     labels = dict(one["metric"])
     metric = labels.pop("__name__")
     times = np.array([round(at * 1000) for at, _ in one["values"]], dtype=np.int64)
     values = np.array([float(value) for _, value in one["values"]])
-    return Series(metric, labels_text(labels), times, values)
+    return metric, labels_text(labels), times, values
+
+
+def _frame(series: Sequence[_Series]) -> pd.DataFrame:
+    """Return series as one table: `time` (UTC, milliseconds), `metric`, `labels` and `value`."""
+    metrics, labels, times, values = zip(*series, strict=True) if series else ([], [], [], [])
+    counts = [len(one) for one in times]
+    columns = {
+        "time": pd.Series(np.concatenate([np.array([], dtype=np.int64), *times])).astype("datetime64[ms]"),
+        "metric": pd.Series(np.repeat(np.array(metrics, dtype=object), counts), dtype="str"),
+        "labels": pd.Series(np.repeat(np.array(labels, dtype=object), counts), dtype="str"),
+        "value": np.concatenate([np.array([], dtype=float), *values]),
+    }
+    return pd.DataFrame(columns).assign(time=lambda table: table["time"].dt.tz_localize("UTC"))

@@ -4,20 +4,23 @@ A recording is a folder of open formats. Only `incident.json` must be there; wha
 `Recording.absent`, and a diagnosis says what it could not check. What is there must be readable.
 
 ```
-incident.json      {"format": "lepton-recording/1", "id", "service",
+incident.json      {"format": "lepton-recording/2", "id", "service",
                     "window": {"start", "end"},
                     "versions": {"current", "last_good"},          last_good may be null
                     "alerts": [{"name", "starts_at", "labels", "annotations"}],
                     "deployments": [{"time", "version", "note"}],  those known, also from before the window
                     "promises": [{"name", "title", "service", "target", "window_s", "events", "selector", "total"}],
                                                                    the service's objectives, as they were then
+                    "declaration": {…},                            what the service says of itself, without secrets
+                    "checksums": {version: true},                  whether the files are those that were registered
+                    "problems": [],                                what could not be read, or looked wrong
                     "provenance": {"measured", "derived", "constructed"}}   lists: how each part came to be
 metrics.parquet    time, metric (Prometheus names, base units), labels (JSON text), value
 signals.json       role -> {"selector", "count", "scale"}, as captured; else those of the declaration
 requests.parquet   one row per request, of
                      time, request_id, version, status (HTTP), latency_ms
                      feature_<name>                 what the service was given: numbers, or text (a category)
-                     mean, std, lower, upper, prob_up   what it answered; empty where it failed
+                     the columns of its task        what it answered (`Task.columns`); empty where it failed
                      actual                         what came true, empty where not yet known; actual_time: since when
                      rating, feedback               optional: what a user thought of the answer (1 to 5), and said
 reference.parquet  a sample of the training rows of the current version: <feature names> and actual
@@ -43,6 +46,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,7 +57,7 @@ import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.tasks import Task, task_of
+from lepton_kit.models.tasks import NOT_NUMERIC, Task, task_of
 from lepton_kit.telemetry.declaration import FORECASTER, Declaration
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.signals import ROLES, Signal, from_json, signals_of, to_json
@@ -63,12 +68,13 @@ FORMER = "lepton-recording/1"
 """Recordings of this format are of interval forecasters of a time series, and say nothing of their service."""
 
 FEATURE = "feature_"
-PREDICTION_COLUMNS = ("mean", "std", "lower", "upper", "prob_up")
-REQUEST_COLUMNS = ("time", "request_id", "version", "status", "latency_ms", *PREDICTION_COLUMNS, "actual")
+REQUEST_COLUMNS = ("time", "request_id", "version", "status", "latency_ms", "actual")
+"""Of every recording; beside them the columns of its task's answers, and features."""
+
 METRIC_COLUMNS = ("time", "metric", "labels", "value")
 LOG_COLUMNS = ("time", "level", "message", "fields")
 TOPOLOGY_COLUMNS = ("caller", "callee")
-NUMERIC_REQUEST_COLUMNS = ("status", "latency_ms", *PREDICTION_COLUMNS, "actual")
+NUMERIC_REQUEST_COLUMNS = ("status", "latency_ms", "actual")
 TEXT_COLUMNS = ("request_id", "version")
 LONGEST_TEXT = 500
 
@@ -158,6 +164,7 @@ class Promise(_Part):
     selector: str
     total: str
     minimum: int = 1
+    counts: Literal["requests", "hits"] = "requests"
     time_scale: float = Field(default=1, gt=0)
 
     @classmethod
@@ -166,14 +173,14 @@ class Promise(_Part):
         return cls(
             name=one.name, title=one.title, service=one.service, description=one.description, target=one.target,
             window_s=one.window, events=one.events, selector=str(one.selector), total=str(one.total),
-            minimum=one.minimum, time_scale=time_scale,
+            minimum=one.minimum, counts=one.counts, time_scale=time_scale,
         )  # fmt: skip
 
     def objective(self) -> Objective:
         """Return it ready to be evaluated."""
         return Objective(
             self.name, self.title, self.service, self.description, self.target, self.window_s, self.events,
-            parse_selector(self.selector), parse_selector(self.total), self.minimum,
+            parse_selector(self.selector), parse_selector(self.total), self.minimum, self.counts,
         )  # fmt: skip
 
 
@@ -189,11 +196,27 @@ class Incident(_Part):
     alerts: tuple[Alert, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     promises: tuple[Promise, ...] = ()
+    checksums: dict[Version, bool] = {}
+    problems: tuple[Text, ...] = ()
     provenance: Provenance = Provenance()
 
     @model_validator(mode="after")
     def _of_the_former_format(self) -> Incident:
-        return self.model_copy(update={"declaration": FORECASTER}) if self.format == FORMER else self
+        if self.format != FORMER:
+            return self
+        told = {version: said for version in self._versions() if (said := self._sum_of(version)) is not None}
+        return self.model_copy(update={"declaration": FORECASTER, "checksums": {**told, **self.checksums}})
+
+    def _versions(self) -> list[str]:
+        return [one for one in (self.versions.current, self.versions.last_good) if one]
+
+    def _sum_of(self, version: str) -> bool | None:
+        """Return what the notes of the former format say of a version's checksums; it had no other place for that."""
+        notes = (*self.provenance.derived, *self.provenance.measured)
+        if any(note.startswith(f"models/{version}: its checksums do not hold") for note in notes):
+            return False
+        hold = any(note.startswith("models: ") and note.endswith("; their checksums hold") for note in notes)
+        return True if hold else None
 
 
 def feature_columns(requests: pd.DataFrame) -> list[str]:
@@ -269,15 +292,19 @@ class Recording:
         return None if name is None else task_of(name)
 
     def features(self, requests: pd.DataFrame) -> pd.DataFrame:
-        """Return the numeric features of some requests under the names the model knows, indexed by request time."""
-        return self._inputs(requests).select_dtypes(["number", "bool"])
+        """Return the numeric features of some requests under the names the model knows, indexed by request time.
+
+        The others are `categories`; both together are `inputs`.
+        """
+        return self.inputs(requests).select_dtypes(["number", "bool"])
 
     def categories(self, requests: pd.DataFrame) -> pd.DataFrame:
         """Return the features that hold text, under the names the model knows, indexed by request time."""
-        return self._inputs(requests).select_dtypes(exclude=["number", "bool"])
+        return self.inputs(requests).select_dtypes(exclude=["number", "bool"])
 
     @staticmethod
-    def _inputs(requests: pd.DataFrame) -> pd.DataFrame:
+    def inputs(requests: pd.DataFrame) -> pd.DataFrame:
+        """Return all features of some requests under the names the model knows, indexed by request time."""
         columns = {column: column.removeprefix(FEATURE) for column in feature_columns(requests)}
         return requests.set_index("time")[list(columns)].rename(columns=columns)
 
@@ -310,7 +337,7 @@ def read_recording(folder: Path | str) -> Recording:
         raise InputError(f"{folder}: no such folder; a recording is a folder with an incident.json")
     incident = _read_incident(folder / "incident.json")
     absent: list[str] = []
-    problems: list[str] = []
+    problems = list(incident.problems)
 
     def read(name: str, reader: Callable[[Path, list[str]], pd.DataFrame], nothing: pd.DataFrame) -> pd.DataFrame:
         """Return a part, or nothing where it is absent or not readable."""
@@ -329,9 +356,9 @@ def read_recording(folder: Path | str) -> Recording:
 
     return Recording(
         incident=incident,
-        requests=read("requests.parquet", _read_requests, _empty(REQUEST_COLUMNS)),
+        requests=read("requests.parquet", partial(_read_requests, incident.declaration), _empty(REQUEST_COLUMNS)),
         metrics=read("metrics.parquet", _read_metrics, _empty(METRIC_COLUMNS)),
-        reference=read("reference.parquet", _read_reference, pd.DataFrame()),
+        reference=read("reference.parquet", partial(_read_reference, incident.declaration), pd.DataFrame()),
         logs=read("logs.jsonl", _read_logs, _empty(LOG_COLUMNS)),
         topology=read("topology.csv", _read_topology, _empty(TOPOLOGY_COLUMNS)),
         models=_find_models(folder / "models", incident.versions, absent),
@@ -424,19 +451,27 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not readable as Parquet ({printable(str(error), 200)})") from error
 
 
-def _read_requests(path: Path, problems: list[str]) -> pd.DataFrame:
+def _read_requests(declared: Declaration, path: Path, problems: list[str]) -> pd.DataFrame:
     """Read the requests; a column that is absent is empty, but for their time, without which there is no evidence."""
     table = _in_order_of_time(_parquet(path), path, problems)
-    lacking = [column for column in REQUEST_COLUMNS if column not in table]
+    task = None if declared.task is None else task_of(declared.task)
+    wanted = REQUEST_COLUMNS if task is None else (*REQUEST_COLUMNS, *task.required)
+    lacking = [column for column in wanted if column not in table]
     if lacking:
         problems.append(f"{path.name}: lacks column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}")
     numbered = table.index.astype(str)  # an id of its own for each: none is asked twice
     table = table.assign(**{name: numbered if name == "request_id" else np.nan for name in lacking})
-    texts = {name: table[name].astype("object").where(table[name].notna(), "").astype(str) for name in TEXT_COLUMNS}
-    return _with_inputs(
-        _with_numbers(table.assign(**texts), list(NUMERIC_REQUEST_COLUMNS), path, problems),
-        feature_columns(table), path, problems,
-    )  # fmt: skip
+    numeric = [name for name in ("status", "latency_ms", "rating") if name in table]
+    texts = list(TEXT_COLUMNS)
+    if task is not None:
+        numeric += [*task.numeric(table), *(["actual"] if task.has_numeric_target else [])]
+        texts += [name for name in NOT_NUMERIC if name in task.columns(table)]
+    told = {name: table[name].astype("object").where(table[name].notna(), "").astype(str) for name in texts}
+    table = table.assign(**told)
+    for name in set(texts) - set(TEXT_COLUMNS):  # an answer that failed has no class
+        table[name] = table[name].replace("", None)
+    table = _with_numbers(table, numeric, path, problems)
+    return _with_inputs(table, feature_columns(table), path, problems, declared)
 
 
 def _read_metrics(path: Path, problems: list[str]) -> pd.DataFrame:
@@ -456,9 +491,9 @@ def _is_object(text: Any) -> bool:
         return False
 
 
-def _read_reference(path: Path, problems: list[str]) -> pd.DataFrame:
+def _read_reference(declared: Declaration, path: Path, problems: list[str]) -> pd.DataFrame:
     table = _parquet(path).rename(columns=str)
-    return _with_inputs(table, list(table.columns), path, problems)
+    return _with_inputs(table, list(table.columns), path, problems, declared)
 
 
 def _check_columns(table: pd.DataFrame, columns: tuple[str, ...], path: Path) -> None:
@@ -477,12 +512,35 @@ def _in_order_of_time(table: pd.DataFrame, path: Path, problems: list[str]) -> p
     return dated.sort_values("time", kind="stable", ignore_index=True)
 
 
-def _with_inputs(table: pd.DataFrame, columns: list[str], path: Path, problems: list[str]) -> pd.DataFrame:
-    """Return a table whose inputs hold numbers, or text where they did so at first."""
-    objects = {name: table[name].astype("object") for name in columns if _is_category(table[name])}
-    texts = {name: values.where(values.map(_is_text), None).astype("str") for name, values in objects.items()}
+def _with_inputs(
+    table: pd.DataFrame, columns: list[str], path: Path, problems: list[str], declared: Declaration
+) -> pd.DataFrame:
+    """Return a table whose inputs hold numbers, or text where they did so at first or are declared as categories.
+
+    What is neither is missing, and named.
+    """
+    chosen = [name for name in columns if _is_declared(name, declared.columns.categorical) or _is_category(table[name])]
+    texts = {}
+    for name in chosen:
+        known = table[name].astype("object")
+        if pd.api.types.is_numeric_dtype(table[name]):  # numbers that stand for categories
+            known = known.where(table[name].isna(), known.map("{:g}".format))
+        is_text = known.map(_is_text).astype(bool)
+        if lost := int((~is_text & known.notna()).sum()):
+            problems.append(f"{path.name}: column {name} holds categories, and {lost} of {len(table)} values are none")
+        texts[name] = known.where(is_text, None).astype("str")
     numeric = [name for name in columns if name not in texts]
     return _with_numbers(table.assign(**texts), numeric, path, problems)
+
+
+def _is_declared(column: str, patterns: tuple[str, ...]) -> bool:
+    """Tell whether a column of a recording is one that a declaration names: by its last part, as `inputs.region` is.
+
+    >>> _is_declared("feature_region", ("inputs.region",)), _is_declared("feature_age", ("inputs.region",))
+    (True, False)
+    """
+    name = column.removeprefix(FEATURE)
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, pattern.rpartition(".")[2]) for pattern in patterns)
 
 
 FIRST = 50

@@ -39,6 +39,9 @@ UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 MINIMUM = "lepton-kit/minimum-events"
 """The annotation that says how many events a window must hold before its ratio may raise an alert."""
 
+COUNTS = "lepton-kit/counts"
+"""The annotation that says what the events are: `requests`, or `hits`: answers whose target is known, and was met."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -58,6 +61,7 @@ class Objective:
     selector: Selector
     total: Selector
     minimum: int
+    counts: Literal["requests", "hits"] = "requests"
 
     @property
     def budget(self) -> float:
@@ -200,6 +204,7 @@ def _objective(document: Any, path: Path) -> Objective:
             selector=parse_selector(counted.metricSource.spec.query),
             total=parse_selector(metric.total.metricSource.spec.query),
             minimum=_minimum(read.metadata.annotations),
+            counts=_counts(read.metadata.annotations),
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -207,6 +212,13 @@ def _objective(document: Any, path: Path) -> Objective:
         raise InputError(f"{path}: {where} = {str(first['input'])[:80]!r}: {first['msg']}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _counts(annotations: dict[str, str]) -> Literal["requests", "hits"]:
+    given = annotations.get(COUNTS, "requests")
+    if given not in ("requests", "hits"):
+        raise InputError(f"annotation {COUNTS} = {given!r}: must be 'requests' or 'hits'")
+    return "hits" if given == "hits" else "requests"
 
 
 def _minimum(annotations: dict[str, str]) -> int:

@@ -7,25 +7,12 @@ wholly the next day goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
-from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.data.cleaning import Cleaned, Rule
+from lepton_kit.data.cleaning import clean as clean_by_rules
 from subjects.prices import quality
-
-Rule = Callable[[pd.DataFrame], pd.DataFrame]
-MOST_PASSES = 20
-
-
-@dataclass(frozen=True)
-class Cleaned:
-    """A clean table, and the log: `rule`, `rows_in`, `rows_out`, `changed` (dropped, moved, rewritten), `why`."""
-
-    frame: pd.DataFrame
-    log: pd.DataFrame
 
 
 def sort_by_date(frame: pd.DataFrame) -> pd.DataFrame:
@@ -149,22 +136,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def clean(frame: pd.DataFrame, rules: tuple[Rule, ...] = RULES) -> Cleaned:
-    """Apply every rule in order, again and again until a pass changes nothing; so cleaning twice changes nothing more.
-
-    Parameters
-    ----------
-    frame
-        A table as `sources.read_prices` returns it.
-
-    Returns
-    -------
-    Cleaned
-        The table, rows numbered anew from 0, and the log: one line per rule, and one for each later change.
-
-    Raises
-    ------
-    InputError
-        When no row is left.
+    """Apply every rule to a price table, again and again until a pass changes nothing.
 
     Examples
     --------
@@ -173,61 +145,7 @@ def clean(frame: pd.DataFrame, rules: tuple[Rule, ...] = RULES) -> Cleaned:
     >>> cleaned.log.loc[cleaned.log["changed"] > 0, ["rule", "rows_in", "rows_out", "changed"]].values.tolist()
     [['sort_by_date', 3, 3, 2], ['drop_exact_duplicates', 3, 2, 1]]
     """
-    frame = frame.reset_index(drop=True)
-    lines: list[dict[str, object]] = []
-    for _ in range(MOST_PASSES):
-        frame, applied = _one_pass(frame, rules)
-        lines += [line for line in applied if line["changed"]] if lines else applied
-        if not any(line["changed"] for line in applied):
-            return Cleaned(frame.reset_index(drop=True), pd.DataFrame(lines))
-    raise LeptonError(f"cleaning still changes rows after {MOST_PASSES} passes: two rules undo each other")
-
-
-def touched_rows(before: pd.DataFrame, after: pd.DataFrame) -> pd.Index:
-    """Return the index labels of the rows that a rule dropped, moved up, or rewrote.
-
-    Examples
-    --------
-    >>> before = pd.DataFrame({"close": [1.0, 2.0, 3.0]})
-    >>> touched_rows(before, before.drop(1).replace(3.0, 4.0)).tolist()
-    [1, 2]
-    """
-    kept = before.loc[before.index.isin(after.index)]
-    same_order = after.loc[kept.index]
-    rewritten = ~((kept == same_order) | (kept.isna() & same_order.isna())).all(axis=1)
-    position = pd.Series(after.index.get_indexer(kept.index), index=kept.index)
-    moved_up = position < position.cummax()
-    return before.index.difference(after.index).append(kept.index[rewritten | moved_up])
-
-
-def reason(rule: Rule) -> str:
-    """Return why a rule does what it does: the first line of its docstring.
-
-    Examples
-    --------
-    >>> reason(drop_exact_duplicates)
-    'Drop a row that was delivered before; it says nothing new.'
-    """
-    return (rule.__doc__ or "").strip().partition("\n")[0]
-
-
-def _one_pass(frame: pd.DataFrame, rules: tuple[Rule, ...]) -> tuple[pd.DataFrame, list[dict[str, object]]]:
-    lines: list[dict[str, object]] = []
-    for rule in rules:
-        before, frame = frame, rule(frame)
-        if frame.empty:
-            raise InputError(f"cleaning left no row: {rule.__name__} dropped the last {len(before)} ({reason(rule)})")
-        changed = len(touched_rows(before, frame))
-        lines.append(
-            {
-                "rule": rule.__name__,
-                "rows_in": len(before),
-                "rows_out": len(frame),
-                "changed": changed,
-                "why": reason(rule),
-            }
-        )
-    return frame, lines
+    return clean_by_rules(frame, rules)
 
 
 def _jumps_by(prices: pd.Series, earlier: pd.Series, factor: float) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lepton_kit.data.cleaning import Rule, touched_rows
 from lepton_kit.errors import InputError
 from subjects.prices import cleaning, quality
 from subjects.prices.trading_days import missing_days
@@ -30,7 +31,7 @@ class Fault:
 
     kind: str
     plant: Plant
-    rule: cleaning.Rule | None
+    rule: Rule | None
     needs: frozenset[str] = frozenset({"close"})
 
 
@@ -173,7 +174,7 @@ def plant_faults(frame: pd.DataFrame, seed: int, count: int) -> Planted:
     return Planted(faulty.reset_index(drop=True), _truth(found, faulty, original), original)
 
 
-def score_rules(planted: Planted, rules: tuple[cleaning.Rule, ...] = cleaning.RULES) -> pd.DataFrame:
+def score_rules(planted: Planted, rules: tuple[Rule, ...] = cleaning.RULES) -> pd.DataFrame:
     """Run the rules over a planted table and compare the rows that each touches with those that were planted for it.
 
     A rule that rewrites a whole stretch (`correct_splits`) is judged by the days on which its stretches end.
@@ -196,7 +197,7 @@ def score_rules(planted: Planted, rules: tuple[cleaning.Rule, ...] = cleaning.RU
     return pd.DataFrame(lines, columns=["rule", "planted", "found", "correct", "precision", "recall"])
 
 
-def mark_found(planted: Planted, rules: tuple[cleaning.Rule, ...] = cleaning.RULES) -> pd.DataFrame:
+def mark_found(planted: Planted, rules: tuple[Rule, ...] = cleaning.RULES) -> pd.DataFrame:
     """Return what was planted with a column `found`: whether the rule for it touched its row.
 
     Examples
@@ -250,13 +251,13 @@ def _truth(found: list[tuple[str, float]], faulty: pd.DataFrame, original: pd.Da
     return truth.sort_values(["date", "row"]).reset_index(drop=True)
 
 
-def _hits(planted: Planted, rules: tuple[cleaning.Rule, ...]) -> dict[str, Set[Any]]:
+def _hits(planted: Planted, rules: tuple[Rule, ...]) -> dict[str, Set[Any]]:
     """Return the rows that each rule touches in its turn, and under `CALENDAR` the dates that planting made missing."""
     hits: dict[str, Set[Any]] = {}
     frame = planted.frame
     for rule in rules:
         before, frame = frame, rule(frame)
-        touched = cleaning.touched_rows(before, frame)
+        touched = touched_rows(before, frame)
         hits[rule.__name__] = set(_stretch_ends(before, frame) if rule is cleaning.correct_splits else touched)
     hits[CALENDAR] = set(missing_days(planted.frame["date"])) - set(missing_days(planted.original["date"]))
     return hits

@@ -21,10 +21,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lepton_kit.diagnosis.case import rolling_coverage
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.forecasters import Forecaster
-from lepton_kit.models.tasks import covered
+from lepton_kit.models.tasks import covered, task_of
 from lepton_kit.models.training import TrainingSettings
 from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import (
@@ -72,7 +71,8 @@ def volatility_2008(folder: Path) -> Path:
     prices = read_prices("sample:goog")[["date", "close"]]
     models = {cut.version: train_without_volatility(prices, cut) for cut in (CURRENT, LAST_GOOD)}
     requests = answer_requests(prices, models[CURRENT.version], CURRENT.version, *WINDOW)
-    coverage = rolling_coverage(requests, COVERAGE_WINDOW).set_axis(pd.DatetimeIndex(requests["actual_time"].dropna()))
+    hits = 1 - task_of("interval_forecast").misses(requests)
+    coverage = hits.rolling(COVERAGE_WINDOW).mean().set_axis(pd.DatetimeIndex(requests["actual_time"].dropna()))
     recording = Recording(
         incident=_incident(requests, alert_from(coverage)),
         requests=requests,

@@ -5,36 +5,36 @@ unit, and since when. A question that cannot be answered says why, and its findi
 decides: `lepton_kit.diagnosis.causes` does, by the table of likelihood ratios in `likelihoods.toml`.
 """
 
-from lepton_kit.diagnosis.evidence.base import NOT_CHECKED, Cause, Evidence
+from lepton_kit.diagnosis.evidence.base import NOT_APPLICABLE, NOT_CHECKED, Cause, Evidence
 from lepton_kit.diagnosis.evidence.compute import errors, latency, queue
 from lepton_kit.diagnosis.evidence.drift import actuals, inputs_and_actuals, movement
 from lepton_kit.diagnosis.evidence.inputs import contract
 from lepton_kit.diagnosis.evidence.model import (
-    coverage,
     deployment,
-    output_difference,
     replay_of_last_good,
     served_version,
 )
+from lepton_kit.diagnosis.evidence.promises import promise, ratings
 from lepton_kit.diagnosis.evidence.questions import QUESTIONS, gather
 from lepton_kit.diagnosis.evidence.timing import signal_order
 
 __all__ = [
+    "NOT_APPLICABLE",
     "NOT_CHECKED",
     "QUESTIONS",
     "Cause",
     "Evidence",
     "actuals",
     "contract",
-    "coverage",
     "deployment",
     "errors",
     "gather",
     "inputs_and_actuals",
     "latency",
     "movement",
-    "output_difference",
+    "promise",
     "queue",
+    "ratings",
     "replay_of_last_good",
     "served_version",
     "signal_order",

@@ -1,18 +1,22 @@
-"""What every piece of evidence is, and what the questions share."""
+"""What every piece of evidence is, how a question says what it needs, and what the questions share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce, wraps
 from typing import Literal
 
 import pandas as pd
 from scipy import stats
 
 from lepton_kit.data.drift import change_point
-from lepton_kit.diagnosis.case import Case, onset_of, onset_table
+from lepton_kit.diagnosis.case import Case, onset_table
+from lepton_kit.diagnosis.onset import by_time, onset_of
+from lepton_kit.telemetry.recordings import FORMER, feature_columns
 
 Cause = Literal["data", "model", "compute", "none", "unknown"]
-NOT_CHECKED = "not checked"
+NOT_CHECKED, NOT_APPLICABLE = "not checked", "not applicable"
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,107 @@ class Evidence:
     onset: pd.Timestamp | None = None
     speaks_for: frozenset[Cause] = frozenset()
     speaks_against: frozenset[Cause] = frozenset()
-    checked: bool = True
+
+    @property
+    def checked(self) -> bool:
+        """Whether the question was answered: neither left out for want of something, nor of no use here."""
+        return self.finding not in (NOT_CHECKED, NOT_APPLICABLE)
 
 
 def not_checked(name: str, why: str) -> Evidence:
     """Return the evidence of a question that could not be answered."""
-    return Evidence(name, NOT_CHECKED, why, checked=False)
+    return Evidence(name, NOT_CHECKED, why)
+
+
+# --- what a question needs --------------------------------------------------------------------------------------------
+
+Question = Callable[[Case], Evidence]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a question cannot do without.
+
+    `entries` of the declaration say where it is, `what` it is called in a recording, and `is_there` looks.
+    """
+
+    entries: tuple[str, ...]
+    what: str
+    is_there: Callable[[Case], bool]
+
+    def lacking(self, case: Case) -> str:
+        """Say what is not there: not declared, or declared and not recorded; nothing where it is."""
+        if self.is_there(case):
+            return ""
+        incident = case.recording.incident
+        if incident.format == FORMER or any(_entry(incident.declaration, entry) for entry in self.entries):
+            return f"the recording holds no {self.what}"
+        return f"the declaration names no {' and no '.join(self.entries)}"
+
+
+def _entry(declaration: object, path: str) -> object:
+    return reduce(lambda part, name: getattr(part, name, None), path.split("."), declaration)
+
+
+def _column(name: str) -> Callable[[Case], bool]:
+    return lambda case: name in case.requests and bool(case.requests[name].notna().any())
+
+
+NEEDS = {
+    "task": Need(("task",), "task", lambda case: case.recording.task is not None),
+    "requests": Need(("requests",), "requests", lambda case: len(case.requests) > 0),
+    "requests.features": Need(("columns.features",), "features", lambda case: bool(feature_columns(case.requests))),
+    "requests.target": Need(("labels", "columns.target"), "known actual", _column("actual")),
+    "requests.status": Need(("columns.status",), "status of a request", _column("status")),
+    "requests.latency_ms": Need(("columns.latency_ms",), "latency of a request", _column("latency_ms")),
+    "requests.version": Need(("columns.version",), "version of an answer", _column("version")),
+    "requests.rating": Need(("columns.rating", "labels.rating"), "rating of a user", _column("rating")),
+    "deployments": Need(("deployments",), "deployments", lambda case: bool(case.recording.incident.deployments)),
+    "objectives": Need((), "objective of the service", lambda case: bool(case.recording.incident.promises)),
+    "logs": Need(("logs",), "log lines", lambda case: not case.recording.logs.empty),
+}
+"""What questions may need, by the name that they give it."""
+
+OF_ROWS_IN_ORDER = "rows of this service do not follow on each other in time (time_series is not declared)"
+
+
+def evidence(needs: tuple[str, ...] = (), time_series: bool = False) -> Callable[[Question], Question]:
+    """Make a function a question that is asked of every case which has what it needs.
+
+    Parameters
+    ----------
+    needs
+        Names in `NEEDS`, and `model.current` or `model.last_good`: a version that could be replayed.
+    time_series
+        Whether it asks for the order of rows: elsewhere it is not applicable.
+    """
+
+    def register(ask: Question) -> Question:
+        name = ask.__name__
+
+        @wraps(ask)
+        def question(case: Case) -> Evidence:
+            if time_series and not case.recording.incident.declaration.time_series:
+                return Evidence(name, NOT_APPLICABLE, OF_ROWS_IN_ORDER)
+            lacking = [_lacking(case, need) for need in needs]
+            known = dict.fromkeys(text for text in lacking if text)
+            return not_checked(name, "; ".join(known)) if known else ask(case)
+
+        REGISTERED.append(question)
+        return question
+
+    return register
+
+
+REGISTERED: list[Question] = []
+
+
+def _lacking(case: Case, need: str) -> str:
+    kind, _, role = need.partition(".")
+    return case.unreplayed.get(role, "") if kind == "model" else NEEDS[need].lacking(case)
+
+
+# --- what questions share ---------------------------------------------------------------------------------------------
 
 
 def too_few(case: Case, before: pd.Series | pd.DataFrame, during: pd.Series | pd.DataFrame, what: str) -> str:
@@ -48,6 +147,53 @@ def too_few(case: Case, before: pd.Series | pd.DataFrame, during: pd.Series | pd
         ""
         if enough
         else f"{len(before)} {what} before the onset and {len(during)} since; {least} are needed on each side"
+    )
+
+
+def share_rose(
+    name: str,
+    case: Case,
+    hits: pd.Series,
+    least: float,
+    told: Callable[[float, float], str],
+    findings: tuple[str, str] = ("grew", "steady"),
+    what: str = "requests",
+    symptom: str | None = None,
+) -> Evidence:
+    """Answer whether a share of requests rose at the onset by an effect that counts, and not by chance.
+
+    Parameters
+    ----------
+    hits
+        Booleans by the index of the case's requests; of those that are judged.
+    least
+        Least rise of the share that counts.
+    told
+        Makes the summary from the share before and since.
+    findings
+        What is found where it rose, and where it did not.
+    what
+        What the hits are of, in the plural.
+    symptom
+        The symptom of `onset_table` that shows the same share, if any: a change point of it counts wherever it lies.
+    """
+    before, during = (hits[hits.index.isin(side.index)] for side in (case.before, case.during))
+    if few := too_few(case, before, during, what):
+        return not_checked(name, few)
+    rise, p_value = float(during.mean() - before.mean()), share_p_value(before, during)
+    if symptom is not None:
+        p_value = honest_p_value(case, symptom, p_value)
+    rose = rise >= least and p_value < case.criteria.alpha
+    rose = rose or (symptom is not None and counts_by_itself(case, symptom))
+    series = by_time(hits, pd.DatetimeIndex(case.requests.loc[hits.index, "time"]))
+    return Evidence(
+        name=name,
+        finding=findings[0] if rose else findings[1],
+        summary=told(float(before.mean()), float(during.mean())),
+        effect=rise,
+        unit="change of share",
+        p_value=p_value,
+        onset=onset_in(series, case) if rose else None,
     )
 
 
@@ -62,7 +208,7 @@ def honest_p_value(case: Case, symptom: str, p_value: float) -> float:
 
     A test of the split takes the split as known, and is too sure where it was chosen.
     """
-    if case.onset_from != f"change point of {symptom}":
+    if case.dated.symptom != symptom:
         return p_value
     table = onset_table(case)
     return float(table.loc[table["symptom"] == symptom, "p"].iloc[0])

@@ -6,27 +6,23 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lepton_kit.diagnosis.case import (
-    MISSING,
-    Case,
-    answering_workers,
-    by_time,
-    expected_workers,
-    failed,
-    log_latency,
-)
+from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
     Evidence,
     counts_by_itself,
+    evidence,
     honest_p_value,
     not_checked,
     onset_in,
     share_p_value,
+    share_rose,
     too_few,
 )
 from lepton_kit.diagnosis.evidence.samples import gauge, growth, ratio_of_growth
+from lepton_kit.diagnosis.onset import MISSING, answering_workers, by_time, expected_workers, failed, log_latency
 
 
+@evidence(needs=("requests.latency_ms",))
 def latency(case: Case) -> Evidence:
     """Answer whether requests took longer: `grew` or `steady`.
 
@@ -68,6 +64,7 @@ COUNTED = ("_total", "_count", "_sum", "_bucket", "_created")
 """Endings of series that only ever grow: how many waited so far says nothing of how many wait."""
 
 
+@evidence()
 def queue(case: Case) -> Evidence:
     """Answer whether a queue grew, of all gauges with queue in their name: `grew` or `steady`."""
     metrics = case.recording.metrics
@@ -86,21 +83,16 @@ def queue(case: Case) -> Evidence:
     return _compute_evidence("queue", case, summary, ratio, p_value, values, _grew(case, ratio, p_value))
 
 
+@evidence(needs=("requests.status",))
 def errors(case: Case) -> Evidence:
     """Answer whether the service failed (status 500 and above) or refused (429) more requests: `grew` or `steady`.
 
     A change point of the errors that counts in `onset_table` is growth too, wherever it lies.
     """
-    before, during = failed(case.before), failed(case.during)
-    if few := too_few(case, before, during, "requests"):
-        return not_checked("errors", few)
-    rise = float(during.mean() - before.mean())
-    p_value = honest_p_value(case, "errors", share_p_value(before, during))
-    grew = rise >= case.criteria.error_share and p_value < case.criteria.alpha
-    summary = f"{before.mean():.1%} of requests failed before and {during.mean():.1%} since"
-    series = by_time(failed(case.requests), pd.DatetimeIndex(case.requests["time"]))
-    grew = grew or counts_by_itself(case, "errors")
-    return _compute_evidence("errors", case, summary, rise, p_value, series, grew, unit="change of share")
+    return share_rose(
+        "errors", case, failed(case.requests), case.criteria.error_share,
+        lambda before, since: f"{before:.1%} of requests failed before and {since:.1%} since", symptom="errors",
+    )  # fmt: skip
 
 
 def _grew(case: Case, ratio: float, p_value: float) -> bool:
@@ -108,44 +100,28 @@ def _grew(case: Case, ratio: float, p_value: float) -> bool:
 
 
 def _compute_evidence(
-    name: str,
-    case: Case,
-    summary: str,
-    effect: float,
-    p_value: float,
-    series: pd.Series,
-    grew: bool,
-    unit: str = "×",
+    name: str, case: Case, summary: str, effect: float, p_value: float, series: pd.Series, grew: bool
 ) -> Evidence:
-    return Evidence(
-        name=name,
-        finding="grew" if grew else "steady",
-        summary=summary,
-        effect=effect,
-        unit=unit,
-        p_value=p_value,
-        onset=onset_in(series, case) if grew else None,
-    )
+    since = onset_in(series, case) if grew else None
+    return Evidence(name, "grew" if grew else "steady", summary, effect, "×", p_value, since)
 
 
+@evidence(needs=("requests.status",))
 def refusals(case: Case) -> Evidence:
     """Answer whether more requests were refused for the load or found no worker: `grew` or `steady`.
 
     These are the statuses 429, 502, 503 and 504.
     """
-    before, during = (side["status"].isin(OVERLOADED) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "requests"):
-        return not_checked("refusals", few)
-    rise, p_value = float(during.mean() - before.mean()), share_p_value(before, during)
-    grew = rise >= case.criteria.error_share and p_value < case.criteria.alpha
-    series = by_time(case.requests["status"].isin(OVERLOADED), pd.DatetimeIndex(case.requests["time"]))
-    summary = f"{before.mean():.1%} of requests were refused for the load before and {during.mean():.1%} since"
-    return _compute_evidence("refusals", case, summary, rise, p_value, series, grew, unit="change of share")
+    return share_rose(
+        "refusals", case, case.requests["status"].isin(OVERLOADED), case.criteria.error_share,
+        lambda before, since: f"{before:.1%} of requests were refused for the load before and {since:.1%} since",
+    )  # fmt: skip
 
 
 OVERLOADED = (429, 502, 503, 504)
 
 
+@evidence()
 def queue_or_model(case: Case) -> Evidence:
     """Answer whether requests waited longer, or the model took longer: `waiting`, `computing`, `both` or `neither`.
 
@@ -190,6 +166,7 @@ def _takes_longer(before: pd.Series, during: pd.Series, case: Case) -> bool:
 FELT_PART_MS = 10.0
 
 
+@evidence()
 def memory(case: Case) -> Evidence:
     """Answer whether the workers' memory kept growing since the onset: `grew` or `steady`."""
     samples = case.samples.get("lepton_worker_resident_memory_bytes")
@@ -230,6 +207,7 @@ def memory_growth(memory: pd.Series) -> tuple[float, float]:
     return float(memory.max() / first - 1) if first > 0 else 0.0, float((moved > 0).mean()) if len(moved) else 0.0
 
 
+@evidence()
 def restarts(case: Case) -> Evidence:
     """Answer whether workers were started within the window, after its first scrape: `restarted` or `none`."""
     samples = case.samples.get("lepton_worker_starts_total")
@@ -247,6 +225,7 @@ def restarts(case: Case) -> Evidence:
     )
 
 
+@evidence()
 def workers(case: Case) -> Evidence:
     """Answer whether workers were lost: `fewer` or `as many`; from those that answer, and whether scrapes did."""
     answering, up = answering_workers(case.recording), gauge(case.samples.get("up"))
@@ -285,6 +264,7 @@ def workers_lost(answering: pd.Series) -> tuple[float, pd.Timestamp | None]:
     return float(max(0.0, 1 - answering[answering.index >= first].mean() / expected)), first
 
 
+@evidence()
 def saturation(case: Case) -> Evidence:
     """Answer whether the workers had hardly a moment left: `saturated`, `rising` or `idle`.
 
@@ -334,6 +314,7 @@ def utilisation(busy: pd.Series, workers: pd.Series) -> pd.Series:
     return share.replace([np.inf, -np.inf], np.nan)
 
 
+@evidence(needs=("requests",))
 def arrivals(case: Case) -> Evidence:
     """Answer whether requests came more often since the onset: `surged`, `fell` or `steady`.
 

@@ -10,11 +10,14 @@ import pandas as pd
 from scipy import stats
 
 from lepton_kit.data.drift import MOST_CATEGORIES, chi_squared, drift_table, kolmogorov_smirnov
-from lepton_kit.diagnosis.case import Case, Criteria, actual_size, actuals_by_period, answered_by, sampled
-from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, too_few
+from lepton_kit.diagnosis.case import Case, answered_by, sampled
+from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked, onset_in, too_few
+from lepton_kit.diagnosis.onset import Criteria, actual_size
 from lepton_kit.diagnosis.relations import asked_anew
+from lepton_kit.diagnosis.rows import actuals_by_period
 
 
+@evidence(needs=("requests.features", "requests.target"), time_series=True)
 def inputs_and_actuals(case: Case) -> Evidence:
     """Answer what moved: `together`, `inputs alone`, `actuals alone`, `unmoved` or `unclear`.
 
@@ -40,7 +43,7 @@ def inputs_and_actuals(case: Case) -> Evidence:
         effect=float(actual["spread_ratio"]),
         unit="× spread of the actuals",
         p_value=float(actual["spread_p"]),
-        onset=onset_in(actual_size(case.requests), case),
+        onset=onset_in(actual_size(case.recording), case),
     )
 
 
@@ -71,6 +74,7 @@ def movement(case: Case) -> pd.DataFrame | None:
     )
 
 
+@evidence(needs=("requests.target",), time_series=True)
 def actuals(case: Case) -> Evidence:
     """Answer whether the actuals began to swing back, each undone by the next: `reverting` or `not reverting`.
 
@@ -139,6 +143,7 @@ PSI, DISTANCE = 0.25, 0.25
 """From here on a feature has drifted: population stability index beyond chance, and Wasserstein distance in sd."""
 
 
+@evidence(needs=("requests.features",))
 def drift(case: Case) -> Evidence:
     """Answer whether any feature's distribution moved, each by itself: `drifted` or `steady`.
 
@@ -200,6 +205,7 @@ APART = 0.65
 """Area under the ROC curve from which on a classifier tells two samples apart; 0.5 is chance."""
 
 
+@evidence(needs=("requests.features",))
 def joint_drift(case: Case) -> Evidence:
     """Answer whether a classifier tells the rows since the onset from those before: `told apart` or `alike`."""
     found = case.two_sample
@@ -217,25 +223,34 @@ def joint_drift(case: Case) -> Evidence:
     )
 
 
+@evidence(needs=("requests.target",))
 def label_drift(case: Case) -> Evidence:
     """Answer whether the distribution of the actuals moved: `drifted` or `steady`.
 
     Judged as `drift` judges a feature, one actual for each period.
     """
-    before, during = (actuals_by_period(side) for side in (case.before, case.during))
+    of_order = case.recording.incident.declaration.time_series
+    before, during = (
+        actuals_by_period(side) if of_order else side["actual"].dropna() for side in (case.before, case.during)
+    )
     if few := too_few(case, before, during, "known actuals"):
         return not_checked("label_drift", few)
     row = drift_table(before.to_frame(), during.to_frame()).iloc[0]
-    by_chance = 9 * (1 / len(before) + 1 / len(during))
-    moved = row["psi"] - by_chance >= PSI and row["wasserstein"] >= DISTANCE and row["ks_p"] < case.criteria.alpha
+    is_class = np.isnan(row["wasserstein"])
+    by_chance = (9 if not is_class else before.nunique()) * (1 / len(before) + 1 / len(during))
+    p_value = float(row["chi2_p"] if is_class else row["ks_p"])
+    is_far = is_class or row["wasserstein"] >= DISTANCE
+    told = "" if is_class else (
+        f", Wasserstein {row['wasserstein']:.2f} sd, mean moved by {row['mean_shift']:.2f} sd, "
+        f"spread × {row['spread_ratio']:.2f}"
+    )  # fmt: skip
     return Evidence(
         name="label_drift",
-        finding="drifted" if moved else "steady",
-        summary=f"actuals: PSI {row['psi']:.2f}, Wasserstein {row['wasserstein']:.2f} sd, mean moved by "
-        f"{row['mean_shift']:.2f} sd, spread × {row['spread_ratio']:.2f}",
+        finding="drifted" if row["psi"] - by_chance >= PSI and is_far and p_value < case.criteria.alpha else "steady",
+        summary=f"actuals: PSI {row['psi']:.2f}{told}",
         effect=float(row["psi"]),
         unit="PSI",
-        p_value=float(row["ks_p"]),
+        p_value=p_value,
     )
 
 
@@ -243,18 +258,17 @@ MEAN_ERROR = 0.5
 """From so many standard deviations on the mean of the errors has moved (a medium effect; Cohen 1988, section 2.2)."""
 
 
+@evidence(needs=("task", "requests.features", "requests.target", "model.current", "model.last_good"))
 def concept_drift(case: Case) -> Evidence:
     """Answer whether the actuals relate to the inputs in another way, while the inputs are as before.
 
     `changed`, `held`, `by one version` or `inputs moved`. The yardstick are the current and the last good version,
-    which saw neither side: replayed on the same rows, the errors of both, in half widths of their intervals, must have
-    another spread or mean than before (Brown–Forsythe and Kolmogorov–Smirnov). Where those of one version alone have,
+    which saw neither side: replayed on the same rows, the errors of both (`Task.residual`) must have another spread or
+    mean than before (Brown–Forsythe and Kolmogorov–Smirnov). Where those of one version alone have,
     it is that version which changed, and where the inputs moved too, it is not told whether the relation did (Gama,
     Žliobaitė, Bifet, Pechenizkiy and Bouchachia, "A survey on concept drift adaptation", ACM Computing Surveys 46(4),
     2014, call the former real drift, the latter virtual).
     """
-    if case.unreplayed:
-        return not_checked("concept_drift", "; ".join(dict.fromkeys(case.unreplayed.values())))
     found = case.two_sample
     if isinstance(found, str):
         return not_checked("concept_drift", found)
@@ -286,12 +300,12 @@ def concept_drift(case: Case) -> Evidence:
 
 
 def scaled_errors(case: Case, role: str) -> tuple[pd.Series, pd.Series]:
-    """Return the errors of a replayed version before the onset and since, in half widths of its interval.
+    """Return the errors of a replayed version before the onset and since, in their own expected deviations.
 
-    Rows to which it gives no number are left out.
+    Rows to which it gives no answer are left out.
     """
-    answers = answered_by(case, role).dropna(subset=["actual"])
-    errors = (answers["actual"] - answers["mean"]) / ((answers["upper"] - answers["lower"]) / 2)
+    judged = case.task.judged(answered_by(case, role))
+    errors = case.task.residual(judged[case.task.columns(judged)], judged["actual"])
     errors = errors[np.isfinite(errors)]
     is_before = errors.index.isin(case.before.index)
     return errors[is_before], errors[~is_before]

@@ -5,79 +5,61 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lepton_kit.diagnosis.case import BREACHES, OUT_OF_ORDER, Case, by_time
-from lepton_kit.diagnosis.evidence.base import Evidence, not_checked, onset_in, share_p_value, too_few
+from lepton_kit.diagnosis.case import Case
+from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked, onset_in, share_rose, too_few
 from lepton_kit.diagnosis.evidence.samples import gauge, growth
-from lepton_kit.diagnosis.relations import asked_anew
+from lepton_kit.diagnosis.onset import OUT_OF_ORDER
+from lepton_kit.diagnosis.rows import BREACHES
 
 
+@evidence(needs=("requests.features",))
 def contract(case: Case) -> Evidence:
     """Answer whether more inputs than before break their contract: `broken` or `kept`."""
     before, during = case.breaches.loc[case.before.index], case.breaches.loc[case.during.index]
-    if few := _no_inputs(case) or too_few(case, before, during, "requests") or case.unreadable:
-        return not_checked("contract", few)
+    if why := too_few(case, before, during, "requests") or case.unreadable:
+        return not_checked("contract", why)
     rise = during.mean() - before.mean()
     worst = str(rise.idxmax())
-    p_value = share_p_value(before[worst], during[worst])
-    broken = rise[worst] >= case.criteria.broken_share and p_value < case.criteria.alpha
     unknown = "" if len(case.recording.reference) else "; ranges not known, as there are no reference rows"
-    unknown += "" if case.requests["actual"].notna().any() else "; repeats not judged, as there are no known actuals"
-    return Evidence(
-        name="contract",
-        finding="broken" if broken else "kept",
-        summary=f"largest rise: {worst} ({BREACHES[worst]}), from {before[worst].mean():.1%} to "
-        f"{during[worst].mean():.1%} of rows{unknown}"
-        if rise[worst] > 0
-        else f"no promise is broken more often than before{unknown}",
-        effect=float(rise[worst]),
-        unit="change of share",
-        p_value=p_value,
-        onset=onset_in(by_time(case.breaches[worst], pd.DatetimeIndex(case.requests["time"])), case)
-        if broken
-        else None,
-    )
+    if case.recording.incident.declaration.time_series and not case.requests["actual"].notna().any():
+        unknown += "; repeats not judged, as there are no known actuals"
 
+    def told(was: float, since: float) -> str:
+        if rise[worst] <= 0:
+            return f"no promise is broken more often than before{unknown}"
+        return f"largest rise: {worst} ({BREACHES[worst]}), from {was:.1%} to {since:.1%} of rows{unknown}"
 
-def _no_inputs(case: Case) -> str:
-    return "the requests hold no features" if case.inputs.columns.empty and case.categories.columns.empty else ""
+    return share_rose("contract", case, case.breaches[worst], case.criteria.broken_share, told, ("broken", "kept"))
 
 
 # --- one promise at a time --------------------------------------------------------------------------------------------
 
 
+@evidence(needs=("requests.features",))
 def missing_values(case: Case) -> Evidence:
     """Answer whether more rows than before lack a value: `more` or `no more`."""
-    return _breach(case, "missing_values", "missing")
+    return not_checked("missing_values", case.unreadable) if case.unreadable else _breach(case, "missing")
 
 
+@evidence(needs=("requests.features", "requests.target"), time_series=True)
 def stale_values(case: Case) -> Evidence:
     """Answer whether more rows than before repeat the last ones though new ones were due: `more` or `no more`."""
-    return _breach(case, "stale_values", "stale")
+    return _breach(case, "stale")
 
 
+@evidence(needs=("requests.features",))
 def duplicated_requests(case: Case) -> Evidence:
     """Answer whether more requests than before were answered already: `more` or `no more`."""
-    return _breach(case, "duplicated_requests", "duplicated")
+    return _breach(case, "duplicated")
 
 
-def _breach(case: Case, name: str, breach: str) -> Evidence:
-    before, during = case.breaches.loc[case.before.index, breach], case.breaches.loc[case.during.index, breach]
-    unreadable = case.unreadable if breach == "missing" else ""
-    if few := _no_inputs(case) or too_few(case, before, during, "requests") or unreadable:
-        return not_checked(name, few)
-    if breach == "stale" and not case.requests["actual"].notna().any():
-        return not_checked(name, "no actual is known, which would tell when new values were due")
-    rise, p_value = float(during.mean() - before.mean()), share_p_value(before, during)
-    more = rise >= case.criteria.broken_share and p_value < case.criteria.alpha
-    return Evidence(
-        name=name,
-        finding="more" if more else "no more",
-        summary=f"{BREACHES[breach]}: {before.mean():.1%} of rows before and {during.mean():.1%} since",
-        effect=rise,
-        unit="change of share",
-        p_value=p_value,
-        onset=onset_in(by_time(case.breaches[breach], pd.DatetimeIndex(case.requests["time"])), case) if more else None,
-    )
+def _breach(case: Case, breach: str) -> Evidence:
+    return share_rose(
+        {"missing": "missing_values", "stale": "stale_values", "duplicated": "duplicated_requests"}[breach],
+        case, case.breaches[breach], case.criteria.broken_share,
+        lambda before, since: f"{BREACHES[breach]}: {before:.1%} of rows before and {since:.1%} since",
+        ("more", "no more"),
+    )  # fmt: skip
 
 
 UNITS = (10.0, 60.0, 100.0, 1000.0, 3600.0, 10_000.0, 1e6)
@@ -91,7 +73,7 @@ def unit_factor(before: pd.Series, during: pd.Series) -> float | None:
     """Return the factor between two units by which the size of a feature changed; None where it changed by none.
 
     All three quartiles of the absolute values must have changed by about that factor: a market moves them by far less
-    than any of `UNITS`, and a feed that is stuck has but one value.
+    than any of `UNITS`, and a feed that is stuck has but one value. Quartiles need no row to leave its range.
 
     >>> returns = pd.Series([0.01, -0.02, 0.015, -0.01])
     >>> unit_factor(returns, 100 * returns), unit_factor(returns, 3 * returns), unit_factor(returns, returns / 1000)
@@ -107,23 +89,31 @@ def unit_factor(before: pd.Series, during: pd.Series) -> float | None:
     return nearest if change[1] > 0 else 1 / nearest
 
 
-def _unit_factors(before: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
+def unit_factors(before: pd.DataFrame, since: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
+    """Return the factor of each feature that came in another unit than before, and than the training rows hold.
+
+    A service that asks about other things since the onset changes sizes too; what the model learnt from tells.
+    """
     found = {str(name): unit_factor(before[name], since[name]) for name in since}
-    return {name: factor for name, factor in found.items() if factor is not None}
+    told = {name: factor for name, factor in found.items() if factor is not None}
+    learnt = {name: unit_factor(reference[name], since[name]) for name in told if name in reference}
+    return {name: factor for name, factor in told.items() if learnt.get(name, factor) is not None}
 
 
+@evidence(needs=("requests.features",))
 def units(case: Case) -> Evidence:
     """Answer whether features came in another unit, and by which factor: `another unit` or `same unit`.
 
     All rows are compared, and by themselves those beyond the training rows' range, as only some may be at fault.
     """
-    before, during = (asked_anew(case.inputs.loc[side.index]) for side in (case.before, case.during))
-    if few := _no_inputs(case) or too_few(case, before, during, "rows of inputs that are not asked again"):
+    before, during = (case.anew(case.inputs.loc[side.index]) for side in (case.before, case.during))
+    if few := too_few(case, before, during, "rows of inputs that are not asked again"):
         return not_checked("units", few)
+    learnt = case.recording.reference.select_dtypes("number")
     beyond = during[case.breaches.loc[during.index, "out_of_range"]]
-    factors, odd = _unit_factors(before, during), during
+    factors, odd = unit_factors(before, during, learnt), during
     if not factors and len(beyond) >= case.criteria.broken_share * len(during):
-        factors, odd = _unit_factors(before, beyond), beyond
+        factors, odd = unit_factors(before, beyond, learnt), beyond
     listed = ", ".join(f"{name} × {factor:g}" for name, factor in list(factors.items())[:5])
     return Evidence(
         name="units",
@@ -135,36 +125,27 @@ def units(case: Case) -> Evidence:
     )
 
 
+@evidence(needs=("requests.features",), time_series=True)
 def relations(case: Case) -> Evidence:
     """Answer whether rows still follow on each other as they always did: `broken` or `kept`.
 
     What always agrees between a row and the one before it is read from the recording's first rows (`following`). No
     market breaks it, but a feed does that is stale, swaps columns, counts in another unit, or whose actuals are wrong.
     """
-    kept = case.following
-    if kept.empty:
+    if case.following.empty:
         return not_checked("relations", "no value agrees with one of the row before it")
-    before, during = kept[kept.index.isin(case.before.index)], kept[kept.index.isin(case.during.index)]
-    if few := too_few(case, before, during, "requests that are not asked again"):
-        return not_checked("relations", few)
-    held_before, held, p_value = float(before.mean()), float(during.mean()), share_p_value(~before, ~during)
-    broken = held <= held_before - OUT_OF_ORDER and p_value < case.criteria.alpha
-    time = pd.DatetimeIndex(case.requests.loc[kept.index, "time"])
-    return Evidence(
-        name="relations",
-        finding="broken" if broken else "kept",
-        summary=f"{held_before:.0%} of the rows before and {held:.0%} since follow on another one, in all values that "
-        "agreed at first",
-        effect=held - held_before,
-        unit="change of share",
-        p_value=p_value,
-        onset=onset_in(by_time(~kept, time), case) if broken else None,
-    )
+    return share_rose(
+        "relations", case, ~case.following.astype(bool), OUT_OF_ORDER,
+        lambda before, since: f"{1 - before:.0%} of the rows before and {1 - since:.0%} since follow on another one, "
+        "in all values that agreed at first",
+        ("broken", "kept"), "requests that are not asked again",
+    )  # fmt: skip
 
 
 # --- what the service itself counted of its inputs --------------------------------------------------------------------
 
 
+@evidence()
 def freshness(case: Case) -> Evidence:
     """Answer whether the newest data grew old: `stale` or `fresh`.
 
@@ -216,6 +197,7 @@ def _seconds(times: pd.Index) -> np.ndarray:
     return pd.DatetimeIndex(times).as_unit("us").asi8 / 1e6
 
 
+@evidence()
 def input_problems(case: Case) -> Evidence:
     """Answer which values the service counted more of in a row: `missing`, `unseen`, `out of range`, or `no more`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case
-from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
+from lepton_kit.diagnosis.evidence.base import Evidence, evidence
 from lepton_kit.telemetry.health import Periods
 from lepton_kit.telemetry.logs import digest
 from lepton_kit.telemetry.recordings import printable
@@ -14,14 +14,13 @@ ALARMING = ("WARNING", "ERROR", "CRITICAL")
 FEWEST_LINES, LONGEST_SHOWN = 3, 80
 
 
+@evidence(needs=("logs",))
 def log_templates(case: Case) -> Evidence:
     """Answer whether warnings or errors of a new kind came, or burst: `new`, `bursting` or `usual`.
 
     Lines are counted by their template. Their words are shown, and not weighed: whoever writes them could say anything.
     """
     logs, window = case.recording.logs, case.recording.incident.window
-    if logs.empty:
-        return not_checked("log_templates", "the recording holds no log lines")
     periods = Periods(pd.Timestamp(window.start), case.onset, pd.Timestamp(window.end))
     alarming = logs[logs["level"].str.upper().isin(ALARMING)]
     marked = remarkable(digest(alarming, periods))

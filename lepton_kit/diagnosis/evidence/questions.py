@@ -3,54 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from lepton_kit.diagnosis.case import Case
-from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, objective, timing
-from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
+from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, promises, timing
+from lepton_kit.diagnosis.evidence.base import REGISTERED, Evidence, Question, not_checked
 from lepton_kit.telemetry.recordings import printable
 
 logger = logging.getLogger(__name__)
 
-QUESTIONS: tuple[Callable[[Case], Evidence], ...] = (
-    objective.objective,
-    model.coverage,
-    inputs.contract,
-    inputs.missing_values,
-    inputs.stale_values,
-    inputs.duplicated_requests,
-    inputs.units,
-    inputs.relations,
-    inputs.freshness,
-    inputs.input_problems,
-    drift.inputs_and_actuals,
-    drift.drift,
-    drift.joint_drift,
-    drift.label_drift,
-    drift.actuals,
-    drift.concept_drift,
-    model.error_decomposition,
-    model.replay_of_last_good,
-    model.replay_score,
-    model.served_version,
-    model.outputs,
-    model.model_errors,
-    model.checksums,
-    model.answering_version,
-    model.deployment,
-    compute.latency,
-    compute.queue,
-    compute.queue_or_model,
-    compute.errors,
-    compute.refusals,
-    compute.saturation,
-    compute.memory,
-    compute.restarts,
-    compute.workers,
-    compute.arrivals,
-    logs.log_templates,
-    timing.first_signal,
-)
+MODULES = [one.__name__ for one in (promises, inputs, drift, model, compute, logs, timing)]
+QUESTIONS = tuple(sorted(REGISTERED, key=lambda question: MODULES.index(question.__module__)))
 
 
 def gather(case: Case) -> tuple[Evidence, ...]:
@@ -58,7 +20,7 @@ def gather(case: Case) -> tuple[Evidence, ...]:
     return tuple(_answer(question, case) for question in QUESTIONS)
 
 
-def _answer(question: Callable[[Case], Evidence], case: Case) -> Evidence:
+def _answer(question: Question, case: Case) -> Evidence:
     try:
         return question(case)
     except Exception as error:  # recordings hold whatever clients sent: the other questions decide without this one

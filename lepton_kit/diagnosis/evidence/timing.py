@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, onset_table
-from lepton_kit.diagnosis.evidence.base import Evidence, not_checked
+from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked
 from lepton_kit.diagnosis.evidence.model import dated_early, in_its_unit
 
 OF = {
@@ -17,7 +17,7 @@ OF = {
     "missing workers": "compute",
     "memory": "compute",
     "errors": "errors",
-    "interval misses": "symptom",
+    "misses": "symptom",
 }
 """What each signal that `onset_table` dates is a sign of."""
 
@@ -25,8 +25,8 @@ OF = {
 def signal_order(case: Case) -> pd.DataFrame:
     """Return the signals that moved, in order of their onsets: `signal`, `of`, `since`, `before_symptom` (s).
 
-    A version that went into service within the window is a signal too. The symptom is the fall of the coverage, or the
-    onset of the case where that did not fall.
+    A version that went into service within the window is a signal too. A version that answers as the one before
+    did is none. The symptom is the fall of the promise, or the onset of the case where that did not fall.
     """
     moved = onset_table(case)
     counted = moved[moved["counts"]].to_dict("records")
@@ -36,12 +36,14 @@ def signal_order(case: Case) -> pd.DataFrame:
         (f"deployment of {item.version}", "deployment", pd.Timestamp(item.time))
         for item in case.deployments
         if window.start <= item.time <= window.end
+        and not (item.version == case.recording.incident.versions.current and case.answers_alike)
     ]
     symptom = next((since for _, of, since in rows if of == "symptom"), case.onset)
     table = pd.DataFrame(rows, columns=["signal", "of", "since"]).sort_values("since", kind="stable", ignore_index=True)
     return table.assign(before_symptom=[(symptom - since).total_seconds() for since in table["since"]])
 
 
+@evidence(needs=("requests",))
 def first_signal(case: Case) -> Evidence:
     """Answer which signal moved first, if any did before the symptom or with it.
 
