@@ -136,7 +136,9 @@ def test_results_that_give_no_page_are_an_error(project, drilled, name, said):
 
 
 def test_the_command_publishes_the_newest_results_or_those_that_are_named(project):
-    (project / "slo").symlink_to(ROOT / "slo")
+    for name in ("slo", "subjects"):
+        (project / name).symlink_to(ROOT / name)
+    (project / "lepton.toml").write_text('[services.goog]\nmodel = "goog"\nsubject = "subjects.prices"\n')
     made = lepton_here("drill", "nulls", "--seed", "4", project=project)
     [path] = (project / "drills").glob("*.json")
     assert f"lepton publish --drills drills/{path.name}" in made.stdout
