@@ -55,7 +55,7 @@ def test_a_size_cannot_be_found_without_requests_and_a_service_not_repaired_that
     words = ["-p", "recording", "bare", "-p", "service", "goog"]
     gone = lepton("run", "runbooks/repair-model.ipynb", *words, project=bare)
     assert gone.returncode != 0
-    assert "service 'goog': does not run here" in gone.stdout + gone.stderr
+    assert "service 'goog': neither in lepton.toml nor in services/" in gone.stdout + gone.stderr
     assert not (bare / "services").exists()
 
 
