@@ -15,8 +15,10 @@ from lepton_kit.diagnosis import capture as capturing
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
+from lepton_kit.project.declarations import declared
 from lepton_kit.serving.control import change_wish, note_deployment
 from lepton_kit.serving.requestlog import read_requests
+from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import Promise, Versions, read_recording
 from lepton_kit.telemetry.scrape import Scraper
@@ -35,7 +37,10 @@ class Live:
         self.registry = service.folder.parents[1] / "models"
 
     def capture(self, folder, **changes):
-        given = {"service": self.service.folder, "source": self.source, "registry": self.registry}
+        project = self.registry.parent
+        own = {name: changes.pop(name) for name in [*Declaration.model_fields] if name in changes}
+        declaration = declared(project, "goog").model_copy(update=own)
+        given = {"name": "goog", "declaration": declaration, "project": project, "source": self.source}
         window = {"start": self.start, "end": self.end, "folder": folder}
         return capture(**(given | window | changes))
 
@@ -79,7 +84,7 @@ def test_a_recording_holds_every_request_with_its_answer_actual_and_rating(froze
 
 
 def test_each_row_of_a_batch_has_an_id_of_its_own(frozen):
-    assert {"batch#0", "batch#1", "batch#2"} <= set(frozen.requests["request_id"])
+    assert {"batch", "batch/1", "batch/2"} <= set(frozen.requests["request_id"])
 
 
 def test_the_recording_is_named_after_its_incident_and_its_window(live, frozen):
@@ -109,7 +114,7 @@ def test_metrics_are_those_of_the_service_alone(live, frozen, tmp_path):
 def test_hostile_and_endless_log_lines_are_bounded_and_damaged_ones_counted(frozen):
     (hostile,) = frozen.logs.loc[frozen.logs["message"].str.contains("yyy"), "message"]
     assert len(hostile) < 550 and "\x1b" not in hostile
-    assert "3 lines damaged" in " ".join(frozen.incident.provenance.measured)
+    assert "logs: 3 lines are damaged, and left out" in frozen.problems
     assert (frozen.logs["message"] == "POST /v1/predict answered 422").sum() == 1
 
 
@@ -119,22 +124,23 @@ def test_versions_their_files_and_training_rows_come_from_the_registry(frozen):
     assert "return_0" in frozen.reference and "actual" in frozen.reference
 
 
-def copy_of(service, folder):
-    return shutil.copytree(service.folder, folder / "goog", ignore=shutil.ignore_patterns(".*", "metrics"))
-
-
 def test_what_is_not_there_is_named_and_not_invented(live, tmp_path):
-    copy = copy_of(live.service, tmp_path)
-    for name in ("deployments.jsonl", "service.jsonl"):
-        (copy / name).unlink()
-    frozen = live.capture(tmp_path / "r", service=copy)
-    said = " ".join([*frozen.incident.provenance.measured, *frozen.incident.provenance.derived])
-    assert "no last good version" in said and "deployments: no record of them" in said and "no log lines" in said
-    assert frozen.incident.deployments == () and "logs.jsonl" in frozen.absent
+    frozen = live.capture(tmp_path / "r", deployments=None, logs="gone.jsonl", requests=(), model=None)
+    said = " ".join([*frozen.incident.provenance.measured, *frozen.incident.provenance.derived, *frozen.problems])
+    for part in (
+        "no requests: the declaration names none",
+        "deployments: no record of them",
+        "no log lines",
+        "gone.jsonl: no such file",
+        "version in service: unknown",
+        "no models: the declaration names none",
+    ):
+        assert part in said  # fmt: skip
+    assert frozen.incident.deployments == () and {"logs.jsonl", "requests.parquet"} <= set(frozen.absent)
 
 
 def test_nothing_of_this_machine_stands_in_the_recording(live, tmp_path):
-    live.capture(tmp_path / "r", registry=tmp_path / "no-registry")
+    live.capture(tmp_path / "r", registry=str(tmp_path / "no-registry"))
     text = (tmp_path / "r" / "incident.json").read_text()
     assert str(tmp_path) not in text and str(live.service.folder) not in text
 
@@ -154,12 +160,15 @@ def test_alerts_are_taken_as_alertmanager_sends_them(live, tmp_path):
 
 
 def test_changes_of_the_version_are_read_from_the_record_and_its_damaged_lines_are_counted(live, tmp_path):
-    copy, at = copy_of(live.service, tmp_path), "2026-01-02T03:04:0{}Z"
+    at = "2026-01-02T03:04:0{}Z"
     kept = [{"time": at.format(n), "version": v, "note": str(n)} for n, v in enumerate(["v1", "v1", "v2"])]
-    (copy / "deployments.jsonl").write_text("\n".join([*map(json.dumps, kept), "}{", '{"version": 3}']))
-    frozen = live.capture(tmp_path / "r", service=copy)
+    (tmp_path / "deployments.jsonl").write_text("\n".join([*map(json.dumps, kept), "}{", '{"version": 3}']))
+    frozen = live.capture(tmp_path / "r", deployments=str(tmp_path / "deployments.jsonl"))
     assert [(item.version, item.note) for item in frozen.incident.deployments] == [("v1", "0"), ("v2", "2")]
-    assert "2 lines which cannot be read" in " ".join(frozen.incident.provenance.measured)
+    assert [one for one in frozen.problems if one.startswith("deployments")] == [
+        "deployments: 1 lines are damaged, and left out",
+        "deployments: 1 entries have no time or version, and are left out",
+    ]
 
 
 def test_a_version_that_came_a_moment_ago_is_the_one_in_service(tmp_path):
@@ -184,14 +193,14 @@ def test_the_last_good_version_is_the_one_promoted_before(live, tmp_path):
     registry = Registry(shutil.copytree(live.registry, tmp_path / "models"))
     registry.promote("goog", "v2", "test", "better")
     registry.promote("goog", "v1", "test", "no, it was better before")
-    frozen = live.capture(tmp_path / "r", registry=registry.root)
+    frozen = live.capture(tmp_path / "r", registry=str(registry.root))
     assert frozen.incident.versions.last_good == "v2" and set(frozen.models) == {"v1", "v2"}
 
 
 def test_a_version_whose_files_are_damaged_is_left_out_and_named(live, tmp_path):
     registry = shutil.copytree(live.registry, tmp_path / "models")
     (registry / "goog" / "v1" / "model.safetensors").write_bytes(b"nothing")
-    frozen = live.capture(tmp_path / "r", registry=registry)
+    frozen = live.capture(tmp_path / "r", registry=str(registry))
     assert not frozen.models and "models/v1" in frozen.absent
     assert "models/v1: left out" in " ".join(frozen.incident.provenance.derived)
 
@@ -209,9 +218,9 @@ def test_a_recording_beyond_the_bounds_is_thinned_and_says_so(live, tmp_path, mo
 @pytest.mark.parametrize(
     ("jobs", "match", "kept"),
     [
-        (["goog", "other", ""], None, ["goog"]),
-        (["other", ""], None, [""]),  # those without a name may be the service's, those of another cannot
-        (["other"], None, []),
+        (["goog", "other", ""], {}, ["goog"]),
+        (["other", ""], {}, [""]),  # those without a name may be the service's, those of another cannot
+        (["other"], {}, []),
         (["goog", "other", ""], {"job": "other"}, ["other"]),
     ],
 )
@@ -251,11 +260,6 @@ def test_a_window_without_requests_still_gives_a_recording(live, tmp_path):
 def test_a_window_that_is_none_is_refused(changes, message, live, tmp_path):
     with pytest.raises(InputError, match=message):
         live.capture(tmp_path / "r", **changes)
-
-
-def test_a_service_that_is_not_there_is_refused(live, tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
-        live.capture(tmp_path / "r", service=tmp_path / "nobody")
 
 
 def test_the_command_captures_what_the_store_and_the_service_hold(tmp_path):

@@ -16,7 +16,7 @@ from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, 
 from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.diagnosis.relations import following
 from lepton_kit.models.forecasters import load_forecaster
-from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.recordings import Incident, Recording
 
 FROM, ROWS = variants.FAULT_FROM, variants.ROWS
 SINCE = np.arange(ROWS) >= FROM
@@ -278,17 +278,22 @@ def test_requests_that_the_model_failed_are_told_apart_from_those_refused_for_th
 
 
 @pytest.mark.parametrize(
-    ("measured", "derived", "finding"),
-    [
-        ("models: v2, v1, copied from the registry; their checksums hold", "", "hold"),
-        ("models: v2, v1, copied from the registry", "models/v2: its checksums do not hold (x)", "do not hold"),
-        ("models: v2, v1, copied from the registry", "models/v1: its checksums do not hold (x)", "not checked"),
-    ],
+    ("checksums", "finding"),
+    [({"v2": True, "v1": True}, "hold"), ({"v2": False, "v1": True}, "do not hold"), ({"v1": False}, "not checked")],
 )
-def test_checksums_are_read_from_what_capture_noted_of_the_current_version(measured, derived, finding, calm):
-    provenance = calm.recording.incident.provenance.model_copy(update={"measured": (measured,), "derived": (derived,)})
-    incident = calm.recording.incident.model_copy(update={"provenance": provenance})
+def test_checksums_are_those_that_capture_compared_of_the_current_version(checksums, finding, calm):
+    incident = calm.recording.incident.model_copy(update={"checksums": checksums})
     assert model.checksums(replace(calm, recording=replace(calm.recording, incident=incident))).finding == finding
+
+
+def test_of_the_former_format_checksums_are_what_its_notes_said():
+    given = {"format": "lepton-recording/1", "id": "x", "service": "goog",
+             "versions": {"current": "v2", "last_good": "v1"},
+             "window": {"start": "2026-01-01T00:00Z", "end": "2026-01-02T00:00Z"}}  # fmt: skip
+    hold = {"measured": ["models: v2, v1, copied from the registry; their checksums hold"]}
+    broken = {"measured": ["models: v2, v1, copied"], "derived": ["models/v2: its checksums do not hold (x)"]}
+    told = [Incident.model_validate(given | {"provenance": one}).checksums for one in (hold, broken, {})]
+    assert told == [{"v2": True, "v1": True}, {"v2": False}, {}]
 
 
 # --- the compute ---

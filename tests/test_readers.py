@@ -291,7 +291,7 @@ def test_deployments_come_from_a_file_or_the_label_of_a_metric(tmp_path):
     (tmp_path / "deployments.jsonl").write_text(lines([*kept, {"version": 3}]))
     found, problems = read_deployments(Declaration(deployments="deployments.jsonl"), tmp_path, None, {}, *WINDOW)
     assert [version for _, version, _ in found] == ["v1", "v2"] and problems == [
-        "deployments: 1 lines are damaged, and left out"
+        "deployments: 1 entries have no time or version, and are left out"
     ]
 
     class Source:

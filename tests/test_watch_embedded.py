@@ -162,7 +162,7 @@ def test_without_evidence_the_runbook_is_not_started_and_the_page_says_why(proje
     assert [job.state for job in jobs] == ["refused", "refused"]
     assert all(job.error.startswith("no recording: ") for job in jobs)
     assert set(notes) == {"the runbook was not started, because its evidence could not be captured"}
-    assert "none of lepton.toml" in page
+    assert "neither in lepton.toml" in page
     assert all_runs(project) == []
 
 

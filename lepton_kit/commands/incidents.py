@@ -14,30 +14,35 @@ from lepton_kit.runs.project import find_project
 
 
 def capture(
-    service: Annotated[str, typer.Argument(help="A service's name, as in services/.")],
+    service: Annotated[str, typer.Argument(help="A service's name, as in lepton.toml or services/.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the recording to write.")],
     begin: Annotated[
         str, typer.Option("--from", help="UTC time such as 2026-11-25T03:00, or so long ago: 30m.")
     ] = "1h",
     until: Annotated[str, typer.Option("--to", help="As --from; now unless given.")] = "now",
-    source: Annotated[str, typer.Option(help="Folder of the telemetry store, or a Prometheus' address.")] = "telemetry",
+    source: Annotated[
+        str | None, typer.Option(help="Folder of the telemetry store, or a Prometheus' address; that of lepton.toml.")
+    ] = None,
 ) -> None:
     """Freeze an incident of a service into a recording, for the runbooks to read."""
     from lepton_kit.diagnosis.capture import capture as freeze
-    from lepton_kit.serving.control import service_folder
+    from lepton_kit.ops.watch.evidence import promises_of
+    from lepton_kit.project.declarations import declared
+    from lepton_kit.project.settings import read_settings
     from lepton_kit.telemetry.sources import open_source
 
     project = find_project()
     if output.exists() and not (output / "incident.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {str(output)!r}: is there and is no recording; it would be replaced")
     window = _seconds("--from", begin), _seconds("--to", until)
-    held = freeze(
-        service_folder(project / "services", service), open_source(source, project), project / "models", *window, output
-    )
+    settings = read_settings(project)
+    declaration, promises = declared(project, service, settings), promises_of(service, settings, project)
+    opened = open_source(source or settings.watch.source, project)
+    held = freeze(service, declaration, project, opened, *window, output, promises=promises)
     console = new_console()
     console.print(f"recording {escape(str(output))}: {len(held.requests)} requests, {len(held.metrics)} samples")
     provenance = held.incident.provenance
-    for line in (*provenance.measured, *provenance.derived):
+    for line in (*provenance.measured, *provenance.derived, *held.problems):
         console.print(f"  {escape(line)}")
 
 

@@ -1,9 +1,9 @@
 """Freezes an incident of a service into a recording, so that its diagnosis never touches the live system.
 
-What is read: the prediction log, the log lines, the versions that were in service, the registry, and the samples of a
-source of telemetry. A recording is bounded in size; what was left out for that, what was cut, and what was not found
-stands in its provenance. Where a part is missing the recording is made without it: half the evidence of an incident
-is better than none.
+What is read is what the service's declaration names, and the samples of a source of telemetry: first those that the
+objective that alerted counts, then those of the other objectives and of the signals. A recording is bounded in size;
+what was left out for that, what was cut, and what was not found stands in its provenance. Where a part is missing the
+recording is made without it: half the evidence of an incident is better than none.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,19 +21,15 @@ from typing import Any
 import pandas as pd
 import pydantic
 
-from lepton_kit.diagnosis.notes import CHECKSUMS_BROKEN, CHECKSUMS_HOLD
+from lepton_kit.diagnosis.served import Served, as_version, served_models
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import FILES, FORECAST, load_forecaster
-from lepton_kit.models.registry import COMPRESSED_FROM, Registry
-from lepton_kit.serving.config import ServiceConfig
-from lepton_kit.serving.control import read_wish
-from lepton_kit.serving.metrics import metric_names
-from lepton_kit.serving.requestlog import read_requests
-from lepton_kit.telemetry.declaration import FORECASTER
+from lepton_kit.telemetry.databases import TIME, Read
+from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.telemetry.logs import MOST_LINES, read_logs
+from lepton_kit.telemetry.private import Private
+from lepton_kit.telemetry.readers import MOST_REQUESTS, canonical, raw_requests, read_deployments, read_topology
 from lepton_kit.telemetry.recordings import (
-    FEATURE,
     FORMAT,
-    LOG_COLUMNS,
     METRIC_COLUMNS,
     Alert,
     Deployment,
@@ -43,52 +37,59 @@ from lepton_kit.telemetry.recordings import (
     Promise,
     Provenance,
     Recording,
-    Versions,
     Window,
-    flat_fields,
-    log_lines,
     printable,
     read_recording,
     write_recording,
 )
-from lepton_kit.telemetry.selectors import Source
+from lepton_kit.telemetry.rules import alert_name
+from lepton_kit.telemetry.selectors import Source, parse_selector
+from lepton_kit.telemetry.signals import more_of, series_of, signals_of
+from lepton_kit.telemetry.texts import described
 
-MOST_REQUESTS, MOST_SAMPLES, MOST_LINES, MOST_REFERENCE, MOST_ALERTS = 100_000, 500_000, 20_000, 2_000, 50
+MOST_SAMPLES, MOST_REFERENCE, MOST_ALERTS = 500_000, 2_000, 50
 """Rows of each part that a recording holds at most; together some 30 MB as compressed Parquet and JSON."""
-
-RECENT = 200
-"""The version that answered most of this many last requests is the one in service."""
 
 
 @dataclass
 class _Notes:
-    """How each part came to be, for the provenance."""
+    """How each part came to be, for the provenance, and what was wrong with it."""
 
     measured: list[str] = field(default_factory=list)
     derived: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def take(self, read: Read, what: str) -> pd.DataFrame:
+        """Note how a table was read, and return it."""
+        self.problems += read.problems
+        if read.step > 1:
+            self.derived.append(f"{what}: 1 in {read.step} of {read.total} rows is kept")
+        return read.table
 
 
 def capture(
-    service: Path,
-    source: Source,
-    registry: Path,
+    name: str,
+    declaration: Declaration,
+    project: Path,
+    source: Source | None,
     start: float,
     end: float,
     folder: Path,
     alerts: Sequence[Mapping[str, Any]] = (),
-    match: Mapping[str, str] | None = None,
     promises: Sequence[Promise] = (),
 ) -> Recording:
     """Freeze an incident of a service into a new recording.
 
     Parameters
     ----------
-    service
-        The folder of the service's state, `services/<name>`.
+    name
+        The service's name.
+    declaration
+        What it says of itself: where its evidence is.
+    project
+        The folder that paths of the declaration are relative to.
     source
-        Where the samples of its metrics are.
-    registry
-        The folder of the model registry.
+        Where the samples of its metrics are; None where there are none.
     start, end
         The window, Unix seconds, both included.
     folder
@@ -96,8 +97,6 @@ def capture(
         around it where it is called `recording`, becomes the incident's id.
     alerts
         The alerts that led here, each as in the `alerts` of an Alertmanager webhook (version 4).
-    match
-        The labels that the service's series carry; its name as `job` or `service` unless given.
     promises
         The service's objectives.
 
@@ -109,46 +108,47 @@ def capture(
     Raises
     ------
     InputError
-        When there is no such service, the window is empty, an alert is not one, or nothing tells which version was in
-        service.
+        When the window is empty, an alert is not one, or the source or the key of private columns cannot be read.
     """
     if not (math.isfinite(start) and math.isfinite(end) and start < end):
         raise InputError(f"window from {start} to {end}: must be two times in Unix seconds, the first one earlier")
-    if not service.is_dir():
-        raise InputError(f"{service}: no such folder; `lepton serve` makes it for a service")
-    notes = _Notes()
-    config = _service_config(service)
-    logged = _prediction_log(service, start, end, notes)
-    deployments = _deployments(service, logged, end, notes)
-    versions = _versions(service, Registry(registry), config.model, logged, deployments, notes)
-    recording = Recording(
-        incident=Incident(
-            format=FORMAT,
-            id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
-            service=config.name,
-            declaration=FORECASTER,
-            window=Window(start=_utc(start), end=_utc(end)),
-            versions=versions,
-            alerts=_alerts(alerts, notes),
-            deployments=deployments,
-            promises=tuple(promises),
-        ),
-        requests=_thinned(_request_rows(logged), MOST_REQUESTS, "requests", notes),
-        metrics=_samples(source, config.name, match, start, end, notes),
-        reference=_reference(Registry(registry), config.model, versions.current, notes),
-        logs=_log_lines(service, start, end, notes),
-    )
+    notes, private = _Notes(), Private.of(declaration, project)
+    told = _alerts(alerts, notes)
+    raw = _raw(declaration, project, start, end, private, notes)
+    deployments = _deployments(declaration, project, source, name, raw, start, end, notes)
     with tempfile.TemporaryDirectory() as scratch:
-        models = _models(Registry(registry), config.model, versions, Path(scratch), notes)
-        return _write(recording, models, notes, folder)
+        served = served_models(declaration, project, _handled(raw, declaration, deployments), Path(scratch))
+        notes.measured += served.measured
+        notes.derived += served.derived
+        recording = Recording(
+            incident=Incident(
+                format=FORMAT,
+                id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
+                service=name,
+                declaration=without_secrets(declaration, project),
+                window=Window(start=_utc(start), end=_utc(end)),
+                versions=served.versions,
+                alerts=told,
+                deployments=deployments,
+                promises=tuple(promises),
+                checksums=served.checksums,
+            ),
+            requests=_requests(raw, declaration, served, notes),
+            metrics=_samples(source, name, declaration, told, promises, start, end, notes),
+            reference=_reference(served, declaration, private, notes),
+            logs=_logs(declaration, project, start, end, private, notes),
+            topology=notes.take(read_topology(declaration, project), "topology"),
+            models=served.models,
+            signals=signals_of(declaration, declaration.series(name)),
+        )
+        return _write(_cleaned(recording, private), private, notes, folder)
 
 
-def _write(recording: Recording, models: Mapping[str, Path], notes: _Notes, folder: Path) -> Recording:
-    provenance = Provenance(measured=tuple(notes.measured), derived=tuple(notes.derived))
-    incident = recording.incident.model_copy(update={"provenance": provenance})
+def _write(recording: Recording, private: Private, notes: _Notes, folder: Path) -> Recording:
+    said = [tuple(map(private.scrub, lines)) for lines in (notes.measured, notes.derived, notes.problems)]
+    given = {"provenance": Provenance(measured=said[0], derived=said[1]), "problems": tuple(dict.fromkeys(said[2]))}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    parts = {name: getattr(recording, name) for name in ("requests", "metrics", "reference", "logs")}
-    write_recording(Recording(incident=incident, models=models, **parts), folder)
+    write_recording(replace(recording, incident=recording.incident.model_copy(update=given)), folder)
     return read_recording(folder)
 
 
@@ -156,54 +156,97 @@ def _utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _service_config(service: Path) -> ServiceConfig:
-    """Return the settings that the service was started with; without them the model has the service's name."""
-    path = service / "service.json"
-    if not path.is_file():
-        return ServiceConfig(name=service.name, model=service.name, registry=Path(), folder=service)
-    try:
-        return ServiceConfig.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not the settings of a service ({printable(str(error), 200)})") from error
+# --- privacy ----------------------------------------------------------------------------------------------------------
+
+
+def without_secrets(declaration: Declaration, project: Path) -> Declaration:
+    """Return a declaration as a recording may hold it: without keys, tokens, passwords and folders of this machine."""
+    told = declaration.model_dump(mode="json", exclude_unset=True)
+    told.pop("private_key", None)
+    for action in told.get("actions", {}).values():
+        action.pop("token", None)
+    for entry in ("requests", "labels", "logs", "deployments", "topology", "model", "registry", "objectives"):
+        if entry in told:
+            told[entry] = _shown(told[entry], project)
+    return Declaration.model_validate(told)
+
+
+def _shown(value: Any, project: Path) -> Any:
+    """Return where something is, without a password, and without the path of this machine."""
+    if isinstance(value, dict):
+        return {name: _shown(one, project) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_shown(one, project) for one in value]
+    if not isinstance(value, str):
+        return value
+    plain = re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", value).replace(f"{project.resolve()}/", "")
+    if plain.startswith("sqlite:////"):
+        return "sqlite:///" + Path(plain.removeprefix("sqlite:///")).name
+    return Path(plain).name if plain.startswith("/") else plain
+
+
+def _cleaned(recording: Recording, private: Private) -> Recording:
+    """Return a recording with no private value in what came from elsewhere than the requests and the log."""
+    if not private.columns:
+        return recording
+    held = recording.incident
+    alerts = tuple(
+        one.model_copy(update={part: private.cleaned(getattr(one, part)) for part in ("labels", "annotations")})
+        for one in held.alerts
+    )
+    notes = tuple(one.model_copy(update={"note": private.scrub(one.note)}) for one in held.deployments)
+    incident = held.model_copy(update={"alerts": alerts, "deployments": notes})
+    labels = {text: json.dumps(private.cleaned(json.loads(text))) for text in recording.metrics["labels"].unique()}
+    metrics = recording.metrics.assign(labels=recording.metrics["labels"].map(labels))
+    return replace(recording, incident=incident, metrics=metrics)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def _prediction_log(service: Path, start: float, end: float, notes: _Notes) -> pd.DataFrame:
-    try:
-        logged = read_requests(service / "requests", start, end)
-    except InputError as error:
-        notes.measured.append(f"no requests: {_without_folder(error, service)}")
+def _raw(
+    declaration: Declaration, project: Path, start: float, end: float, private: Private, notes: _Notes
+) -> pd.DataFrame:
+    if not declaration.requests:
+        notes.measured.append("no requests: the declaration names none")
         return pd.DataFrame()
-    answers = int(logged["mean"].notna().sum())
-    notes.measured.append(
-        f"requests: {len(logged)} rows of the service's prediction log, {answers} of them answered, "
-        f"{int(logged['actual'].notna().sum())} with an actual that came back as feedback"
+    read = raw_requests(declaration, project, start, end, MOST_REQUESTS)
+    return private.cover(notes.take(read, "requests"))
+
+
+def _requests(raw: pd.DataFrame, declaration: Declaration, served: Served, notes: _Notes) -> pd.DataFrame:
+    if raw.empty:
+        if declaration.requests:
+            notes.measured.append("no requests in the window")
+        return raw
+    columns = declaration.columns.model_copy(
+        update={name: _present(getattr(declaration.columns, name), raw) for name in ("features", "categorical", "text")}
+        if declaration.private
+        else {}
     )
-    return logged
+    texts = {} if served.reference is None else {str(name): served.reference[name] for name in served.reference}
+    table = notes.take(canonical(raw, declaration.model_copy(update={"columns": columns}), texts), "requests")
+    known = table["actual"].notna().sum()
+    notes.measured.append(f"requests: {len(table)} rows, {known} of them with a target that is known")
+    return table.assign(time=table["time"].dt.as_unit("us"))
 
 
-def _request_rows(logged: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the prediction log as `requests.parquet` holds them."""
-    if logged.empty:
-        return logged
-    in_batch = logged.groupby("request_id")["row"].transform("max") > 0
-    numbered = logged["request_id"] + "#" + logged["row"].astype(str)
-    features = [name for name in logged if str(name).startswith(FEATURE)]
-    head = {
-        "time": logged["time"].dt.as_unit("us"),
-        "request_id": logged["request_id"].where(~in_batch, numbered),
-        "version": logged["version"],
-        "status": logged["status"].astype(float),
-        "latency_ms": logged["latency_ms"].astype(float),
-    }
-    told = logged["comment"].fillna("").map(printable)
-    # Before the first feedback the log's columns hold nothing, and are of no type.
-    tail = {"actual": logged["actual"].astype(float), "rating": logged["rating"].astype(float), "feedback": told}
-    parts = [pd.DataFrame(head), logged[[*features, *FORECAST]].astype(float), pd.DataFrame(tail)]
-    rows: pd.DataFrame = pd.concat(parts, axis=1)
-    return rows
+def _present(patterns: Sequence[str], raw: pd.DataFrame) -> tuple[str, ...]:
+    """Return the patterns without the columns that are left out as private."""
+    return tuple(one for one in patterns if "*" in one or one in raw)
+
+
+def _handled(raw: pd.DataFrame, declaration: Declaration, deployments: Sequence[Deployment]) -> list[str]:
+    """Return the versions that took requests, in order of time, since the last deployment where any did since then.
+
+    What was answered, or failed, counts: one that fails may have answered little as yet.
+    """
+    column = declaration.columns.version
+    if raw.empty or column not in raw:
+        return []
+    named = raw[raw[column].notna() & raw[column].astype(str).ne("")]
+    newest = named[named[TIME] >= deployments[-1].time] if len(deployments) else named
+    return [str(one) for one in (newest if len(newest) else named)[column]]
 
 
 def _thinned(table: pd.DataFrame, most: int, what: str, notes: _Notes) -> pd.DataFrame:
@@ -214,231 +257,109 @@ def _thinned(table: pd.DataFrame, most: int, what: str, notes: _Notes) -> pd.Dat
     return table.iloc[::step]
 
 
-# --- versions and deployments -----------------------------------------------------------------------------------------
+def _reference(served: Served, declaration: Declaration, private: Private, notes: _Notes) -> pd.DataFrame:
+    """Return rows that the version in service learnt from; texts of them as what can be said of them."""
+    if served.reference is None:
+        return pd.DataFrame()
+    covered = private.cover(_thinned(served.reference, MOST_REFERENCE, "reference", notes))
+    texts = [
+        name for name in covered if any(one in (name, f"inputs.{name}") for one in _last(declaration.columns.text))
+    ]
+    told = {key: values for name in texts for key, values in described(covered[name], str(name), covered[name]).items()}
+    return covered.drop(columns=texts).assign(**told)
 
 
-def _versions(
-    service: Path,
-    registry: Registry,
-    model: str,
-    logged: pd.DataFrame,
-    deployments: Sequence[Deployment],
-    notes: _Notes,
-) -> Versions:
-    """Say which version was in service at the end of the window, and which one was good before it.
-
-    What was answered, or failed, since the last deployment counts: one that fails may have answered little as yet.
-    """
-    handled = logged[logged["version"].fillna("") != ""] if len(logged) else logged
-    newest = handled[handled["time"] >= deployments[-1].time] if len(handled) and deployments else handled
-    recent = (newest if len(newest) else handled).tail(RECENT)
-    if len(recent):
-        current = str(recent["version"].mode().iloc[-1])
-        notes.derived.append(f"version in service: {current} took most of the last {len(recent)} requests")
-    else:
-        current = read_wish(service).version
-        notes.derived.append(f"version in service: {current}, as control.json says; none answered in the window")
-    try:
-        last_good = registry.incumbent(model, current)
-        notes.derived.append(
-            f"last good version: {last_good}, promoted before and not rolled back"
-            if last_good
-            else f"no last good version: the registry knows no promotion but that of {current}"
-        )
-    except InputError as error:
-        last_good = None
-        notes.derived.append(f"no last good version: {_without_folder(error, registry.root)}")
-    return Versions(current=current, last_good=last_good, stands_in_for=_teacher(registry, model, current, notes))
+def _last(names: Sequence[str]) -> list[str]:
+    return [part for name in names for part in (name, name.rpartition(".")[2])]
 
 
-def _teacher(registry: Registry, model: str, version: str, notes: _Notes) -> str | None:
-    """Return the version that a compressed one was made from, by its card."""
-    try:
-        teacher = registry.card(model, version).get(COMPRESSED_FROM)
-    except InputError as error:
-        notes.derived.append(
-            f"whether {version} stands in for another: unknown ({_without_folder(error, registry.root)})"
-        )
-        return None
-    if teacher:
-        notes.derived.append(f"{version} stands in for {teacher}: its card says that it was compressed from it")
-    return str(teacher) if teacher else None
-
-
-def _deployments(service: Path, logged: pd.DataFrame, end: float, notes: _Notes) -> tuple[Deployment, ...]:
-    """Return what the service's deployment record says, or else what the prediction log shows."""
-    path = service / "deployments.jsonl"
-    if path.is_file():
-        known, damaged = [], 0
-        for line in log_lines(path):
-            found = _deployment(line)
-            damaged += found is None
-            if found is not None and found.time <= _utc(end):
-                known.append(found)
-        known.sort(key=lambda item: item.time)
-        known = [
-            item for item, last in zip(known, [None, *known], strict=False) if not last or last.version != item.version
-        ]
-        notes.measured.append(
-            f"deployments: {len(known)} changes of the version in the service's record"
-            + _damaged(damaged, "which cannot be read")
-        )
-        return tuple(known[-MOST_ALERTS:])
-    observed = _observed_deployments(logged)
+def _deployments(
+    declaration: Declaration, project: Path, source: Source | None, name: str, raw: pd.DataFrame, start: float,
+    end: float, notes: _Notes,
+) -> tuple[Deployment, ...]:  # fmt: skip
+    """Return what is declared of deployments, or else what the requests show."""
+    if declaration.deployments is not None:
+        found, problems = read_deployments(declaration, project, source, declaration.series(name), start, end)
+        notes.problems += problems
+        made = [_deployment(*one) for one in found]
+        known = [one for one, last in zip(made, [None, *made], strict=False) if not last or last.version != one.version]
+        if known or not problems:
+            notes.measured.append(f"deployments: {len(known)} changes of the version in the service's record")
+            return tuple(known[-MOST_ALERTS:])
+    column = declaration.columns.version
+    firsts = raw.groupby(raw[column].astype(str))[TIME].min().sort_values().iloc[1:] if column in raw else pd.Series()
     notes.derived.append(
-        "deployments: no record of them; "
-        + (f"{len(observed)} seen in the prediction log" if observed else "one version answered all the time")
+        "deployments: no record of them; " + (f"{len(firsts)} seen in the requests" if len(firsts) else "none seen")
     )
-    return observed
+    return tuple(_deployment(time, str(version), "its first request") for version, time in firsts.items())
 
 
-def _deployment(line: bytes) -> Deployment | None:
-    entry = _object(line)
-    if entry is None:
-        return None
-    try:
-        return Deployment.model_validate(
-            {"time": entry.get("time"), "version": entry.get("version"), "note": str(entry.get("note", ""))}
-        )
-    except pydantic.ValidationError:
-        return None
-
-
-def _observed_deployments(logged: pd.DataFrame) -> tuple[Deployment, ...]:
-    """Return when each version that did not answer at first gave its first answer."""
-    if logged.empty:
-        return ()
-    firsts = logged.groupby("version")["time"].min().sort_values().iloc[1:]
-    return tuple(
-        Deployment(time=pd.Timestamp(time).to_pydatetime(), version=str(version), note="its first request in the log")
-        for version, time in firsts.items()
-    )
-
-
-def _reference(registry: Registry, model: str, version: str, notes: _Notes) -> pd.DataFrame:
-    try:
-        kept = registry.reference(model, version)
-    except InputError as error:
-        notes.derived.append(f"no reference rows: {_without_folder(error, registry.root)}")
-        return pd.DataFrame()
-    if kept is None:
-        notes.derived.append(f"no reference rows: {model} {version} was saved without rows that it learnt from")
-        return pd.DataFrame()
-    notes.measured.append(f"reference: {len(kept)} training rows, as the registry keeps them with {model} {version}")
-    return _thinned(kept, MOST_REFERENCE, "reference", notes)
-
-
-def _models(registry: Registry, model: str, versions: Versions, scratch: Path, notes: _Notes) -> dict[str, Path]:
-    """Copy the files of the versions to replay through; one that cannot be loaded is left out, and named."""
-    held: dict[str, Path] = {}
-    damaged: list[str] = []
-    for version in dict.fromkeys(one for one in (versions.current, versions.last_good) if one):
-        try:
-            source = registry.folder(model, version)
-            (scratch / version).mkdir()
-            for name in FILES:
-                shutil.copy(source / name, scratch / version / name)
-            load_forecaster(scratch / version)
-        except (InputError, OSError) as error:
-            notes.derived.append(f"models/{version}: left out ({_without_folder(error, registry.root)})")
-            continue
-        held[version] = scratch / version
-        try:
-            registry.verify(model, version)
-        except InputError as error:
-            damaged.append(version)
-            notes.derived.append(f"models/{version}: {CHECKSUMS_BROKEN} ({_without_folder(error, registry.root)})")
-    if held:
-        compared = "" if damaged else f"; {CHECKSUMS_HOLD}"
-        notes.measured.append(f"models: {', '.join(held)}, copied from the registry{compared}")
-    return held
+def _deployment(time: pd.Timestamp, version: str, note: str) -> Deployment:
+    return Deployment(time=time.to_pydatetime(), version=as_version(version), note=note)
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 def _samples(
-    source: Source, service: str, match: Mapping[str, str] | None, start: float, end: float, notes: _Notes
-) -> pd.DataFrame:
+    source: Source | None, name: str, declaration: Declaration, alerts: Sequence[Alert], promises: Sequence[Promise],
+    start: float, end: float, notes: _Notes,
+) -> pd.DataFrame:  # fmt: skip
     """Return the samples of the service's series; where there are none, of those that carry no service's name."""
-    parts = [source.query(name, start, end) for name in ("up", *metric_names())]
-    found = [part for part in parts if len(part)] or [pd.DataFrame(columns=list(METRIC_COLUMNS))]
-    table: pd.DataFrame = pd.concat(found, ignore_index=True)[list(METRIC_COLUMNS)]
-    held = {text: json.loads(text) for text in table["labels"].unique()}
-    own = [text for text, labels in held.items() if _is_of(labels, service, match)]
-    nameless = [text for text, labels in held.items() if not {"job", "service"} & labels.keys()]
-    kept = table[table["labels"].isin(own or nameless)]
+    nothing = pd.DataFrame(columns=list(METRIC_COLUMNS)).astype({"value": float})
+    if source is None:
+        notes.measured.append("no metrics: there is no source of telemetry")
+        return nothing
+    labels = declaration.series(name)
+    kept = _queried(source, _wanted(declaration, alerts, promises, labels), start, end)
+    whose = ", ".join(f"{label} = {value}" for label, value in labels.items())
+    if kept.empty and not declaration.match:
+        found = _queried(source, _wanted(declaration, alerts, promises, {}), start, end)
+        kept = found[[not {"job", "service"} & json.loads(text).keys() for text in found["labels"]]]
+        whose = "no named service: none of them is named so"
     if kept.empty:
         notes.measured.append("no metrics: the source holds no sample of them in the window")
-        return pd.DataFrame(columns=list(METRIC_COLUMNS))
+        return nothing
     series = kept.groupby(["metric", "labels"]).ngroups
-    whose = f"job or service {service}" if own else "no named service: none of them is named so"
     notes.measured.append(f"metrics: {len(kept)} samples of {series} series of {whose}")
-    step = math.ceil(len(kept) / MOST_SAMPLES)
-    if step > 1:
+    if (step := math.ceil(len(kept) / MOST_SAMPLES)) > 1:
         kept = kept[kept.groupby(["metric", "labels"]).cumcount() % step == 0]
         notes.derived.append(f"metrics: 1 in {step} samples of each series is kept")
     return kept.assign(time=kept["time"].dt.as_unit("us")).sort_values("time", kind="stable", ignore_index=True)
 
 
-def _is_of(labels: Mapping[str, str], service: str, match: Mapping[str, str] | None) -> bool:
-    by_name = service in (labels.get("job"), labels.get("service"))
-    return by_name if not match else match.items() <= labels.items()
+def _wanted(
+    declaration: Declaration, alerts: Sequence[Alert], promises: Sequence[Promise], labels: Mapping[str, str]
+) -> list[str]:
+    """Return the selectors to ask for: of the objective that alerted, of the others, of the signals."""
+    fired = {alert.labels.get("slo") for alert in alerts} | {alert.name for alert in alerts}
+    objectives = [one.objective() for one in promises]
+    first = sorted(objectives, key=lambda one: not {one.name, alert_name(one)} & fired)
+    counted = [str(one.within(labels)) for objective in first for one in (objective.selector, objective.total)]
+    signals = [*series_of(signals_of(declaration, labels)), *more_of(declaration, labels)]
+    return list(dict.fromkeys([*counted, *signals]))
 
 
-# --- log lines --------------------------------------------------------------------------------------------------------
+def _queried(source: Source, selectors: Sequence[str], start: float, end: float) -> pd.DataFrame:
+    parts = [part for one in selectors if len(part := source.query(str(parse_selector(one)), start, end))]
+    if not parts:
+        return pd.DataFrame(columns=list(METRIC_COLUMNS))
+    table: pd.DataFrame = pd.concat(parts, ignore_index=True)[list(METRIC_COLUMNS)]
+    return table.drop_duplicates(["metric", "labels", "time"], ignore_index=True)
 
 
-def _log_lines(service: Path, start: float, end: float, notes: _Notes) -> pd.DataFrame:
-    """Return the log lines of the window; of too many, all but the INFO lines are kept before those."""
-    counts: Counter[str] = Counter()
-    window = pd.Timestamp(_utc(start)), pd.Timestamp(_utc(end))
-    paths = [path for name in ("service.1.jsonl", "service.jsonl") if (path := service / name).is_file()]
-    entries = [entry for path in paths for entry in _entries(path, *window, counts)]
-    if not entries:
-        notes.measured.append("no log lines in the window" + _damaged(counts["damaged"], "damaged"))
-        return pd.DataFrame(columns=list(LOG_COLUMNS))
-    notes.measured.append(f"logs: {len(entries)} lines of the service" + _damaged(counts["damaged"], "damaged"))
-    table = pd.DataFrame(entries, columns=list(LOG_COLUMNS)).sort_values("time", kind="stable", ignore_index=True)
-    is_info = table["level"] == "INFO"
-    telling = _thinned(table[~is_info], MOST_LINES // 2, "log lines above INFO", notes)
-    usual = _thinned(table[is_info], MOST_LINES - len(telling), "log lines of level INFO", notes)
-    return pd.concat([telling, usual]).sort_values("time", kind="stable", ignore_index=True)
+# --- log lines and alerts ---------------------------------------------------------------------------------------------
 
 
-def _entries(path: Path, start: pd.Timestamp, end: pd.Timestamp, counts: Counter[str]) -> Iterator[dict[str, Any]]:
-    for line in log_lines(path):
-        entry = _object(line)
-        time = _time(entry.get("time")) if entry is not None else None
-        if entry is None or time is None:
-            counts["damaged"] += 1
-        elif start <= time <= end:
-            fields = entry.get("fields")
-            yield {
-                "time": time,
-                "level": printable(str(entry.get("level", "")), 20),
-                "message": printable(str(entry.get("message", ""))),
-                "fields": json.dumps(flat_fields(fields if isinstance(fields, dict) else {})),
-            }
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) else None
-
-
-def _time(text: Any) -> pd.Timestamp | None:
-    try:
-        time = pd.Timestamp(str(text))
-    except (ValueError, OverflowError):
-        return None
-    return None if pd.isna(time) or time.tzinfo is None else time.tz_convert("UTC")
-
-
-# --- alerts -----------------------------------------------------------------------------------------------------------
+def _logs(
+    declaration: Declaration, project: Path, start: float, end: float, private: Private, notes: _Notes
+) -> pd.DataFrame:
+    table = notes.take(read_logs(declaration, project, start, end, MOST_LINES, private.cleaned), "log lines")
+    if declaration.logs is None:
+        notes.measured.append("no log lines: the declaration names no log")
+    else:
+        notes.measured.append(f"logs: {len(table)} lines" if len(table) else "no log lines in the window")
+    return table
 
 
 def _alerts(given: Sequence[Mapping[str, Any]], notes: _Notes) -> tuple[Alert, ...]:
@@ -461,14 +382,3 @@ def _alert(given: Mapping[str, Any]) -> Alert:
     except (pydantic.ValidationError, AttributeError) as error:
         shown = printable(repr(dict(given)), 120)
         raise InputError(f"alert {shown}: needs labels, annotations and startsAt as Alertmanager sends them") from error
-
-
-def _damaged(count: int, what: str) -> str:
-    return f"; {count} lines {what} are left out" if count else ""
-
-
-def _without_folder(error: Exception, folder: Path) -> str:
-    """Return an error's words without the path of this machine."""
-    return printable(
-        str(error).replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "").replace(str(folder), folder.name), 200
-    )

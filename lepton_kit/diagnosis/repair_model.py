@@ -11,7 +11,6 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import load_model
 from lepton_kit.telemetry.recordings import Recording
 
-DAMAGED = "checksums do not hold"
 """What the provenance of a recording says of a version whose files are not those that were registered."""
 
 
@@ -74,10 +73,8 @@ def _last_good(recording: Recording) -> str:
 def _damage(recording: Recording) -> str:
     """Say what is wrong with the files of the version in service, as they were captured, or nothing."""
     version = recording.incident.versions.current
-    provenance = recording.incident.provenance
-    for said in (*provenance.measured, *provenance.derived):
-        if f"models/{version}" in said and DAMAGED in said:
-            return said
+    if recording.incident.checksums.get(version) is False:
+        return f"the files of {version} do not have the checksums that the registry keeps"
     if version not in recording.models:
         return f"the files of {version} are not in the recording, so nothing says that they are whole"
     try:

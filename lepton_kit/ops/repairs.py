@@ -36,8 +36,9 @@ from lepton_kit.models.retraining import Retrained, retrain
 from lepton_kit.models.training import Examples
 from lepton_kit.ops.load import running_address
 from lepton_kit.ops.operator import ServiceOperator
+from lepton_kit.project.declarations import declared
 from lepton_kit.serving.following import is_listening
-from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.recordings import Promise, Recording
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.slo import Objective
 from lepton_kit.telemetry.store import Store
@@ -304,9 +305,7 @@ def _until_now(operator: ServiceOperator, trouble: Trouble, scraper: Scraper) ->
     if not (answers and start.timestamp() < time.time()):
         return {}
     with tempfile.TemporaryDirectory() as place:
-        now = capture(
-            operator.folder, scraper.store, operator.registry.root, start.timestamp(), time.time(), Path(place) / "now"
-        )
+        now = _captured(operator, trouble, scraper, start.timestamp(), Path(place) / "now")
     known = now.metrics.merge(recorded.metrics[["metric", "labels"]].drop_duplicates(), on=["metric", "labels"])
     whole = joined(recorded, replace(now, metrics=known))
     end = pd.Timestamp(now.incident.window.end)
@@ -342,11 +341,18 @@ def observe(
                 f"service {operator.folder.name!r}: ended while it was observed, {time.time() - began:.0f} s after the "
                 "repair"
             )
-        now = capture(operator.folder, scraper.store, operator.registry.root, began, time.time(), folder)
+        now = _captured(operator, trouble, scraper, began, folder)
         looks.append((time.time() - began, trouble.judge(now, *_window(now), until)))
         if len(looks) >= WORSE_LOOKS and all(_is_clear_harm(trouble, one) for _, one in looks[-WORSE_LOOKS:]):
             break
     return _looks(looks), now
+
+
+def _captured(operator: ServiceOperator, trouble: Trouble, scraper: Scraper, start: float, folder: Path) -> Recording:
+    """Freeze what the service did from `start` until now."""
+    name, project = operator.folder.name, operator.folder.parents[1]
+    promises = [Promise.of(one) for one in (trouble.objective, *trouble.others)]
+    return capture(name, declared(project, name), project, scraper.store, start, time.time(), folder, promises=promises)
 
 
 def _is_clear_harm(trouble: Trouble, judged: Judged) -> bool:

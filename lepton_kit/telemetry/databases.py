@@ -92,7 +92,11 @@ def read_query(place: Rows, project: Path, timestamp: str | None, window: Window
 
     kept, undated = Kept(window.most), 0
     try:
-        engine = sqlalchemy.create_engine(database_address(place, project))
+        address = database_address(place, project)
+        engine = sqlalchemy.create_engine(address)
+        file = engine.url.database or ""
+        if engine.dialect.name == "sqlite" and not file.startswith((":memory:", "file:")) and not Path(file).is_file():
+            raise InputError(f"{Path(file).name}: no such database")
         query = sqlalchemy.text(str(place.query))
         named = query.compile().params
         bounds = {name: value for name, value in _bounds(window, engine.dialect.name).items() if name in named}

@@ -5,6 +5,7 @@ Every entry may be left out. What is absent is not checked, and a diagnosis says
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -87,6 +88,15 @@ class Columns(Section):
     positive: str | int | bool = 1
     rating: str | None = None
     feedback: str | None = None
+
+
+def short_name(name: str, columns: Columns) -> str:
+    """Return the name that the model knows a feature by: `inputs.age` of `inputs.*` is `age`."""
+    for pattern in columns.features:
+        before = pattern.partition("*")[0]
+        if fnmatchcase(name, pattern) and before != pattern and len(name) > len(before):
+            return name.removeprefix(before)
+    return name
 
 
 class Rows(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,13 @@ PLAIN = re.compile(
 SAME_LEVEL = {"WARN": "WARNING", "FATAL": "CRITICAL", "ERR": "ERROR", "NOTICE": "INFO"}
 
 
-def read_logs(declaration: Declaration, project: Path, start: float, end: float, most: int = MOST_LINES) -> Read:
+def read_logs(
+    declaration: Declaration, project: Path, start: float, end: float, most: int = MOST_LINES,
+    clean: Callable[[Any], Any] = lambda value: value,
+) -> Read:  # fmt: skip
     """Read the log lines of a window: JSON lines, or plain text that begins with a time.
+
+    `clean` is given what a line holds, and returns what of it may be told.
 
     Of too many lines every n-th is kept: of those of level INFO and below, sooner than of the others.
 
@@ -148,21 +153,21 @@ def read_logs(declaration: Declaration, project: Path, start: float, end: float,
     lines = [
         pair for one in (telling, usual) for pair in zip(one.table.get(TIME, ()), one.table.get(LINE, ()), strict=True)
     ]
-    table = pd.DataFrame([_log_entry(*pair) for pair in lines], columns=list(LOG_COLUMNS))
+    table = pd.DataFrame([_log_entry(*pair, clean) for pair in lines], columns=list(LOG_COLUMNS))
     table["time"] = pd.to_datetime(table["time"], utc=True).astype("datetime64[us, UTC]")
     in_order = table.sort_values("time", kind="stable", ignore_index=True)
     return Read(in_order, telling.problems, telling.total + usual.total, max(telling.step, usual.step))
 
 
-def _log_entry(time: pd.Timestamp, line: str) -> dict[str, Any]:
-    entry = object_of(line)
+def _log_entry(time: pd.Timestamp, line: str, clean: Callable[[Any], Any]) -> dict[str, Any]:
+    entry = clean(object_of(line))
     if entry:
         rest = {name: value for name, value in entry.items() if name not in (*TIMES, *LEVELS, *MESSAGES, "fields")}
         fields = {**object_of(entry.get("fields")), **rest}
         level, message = (next((entry[name] for name in names if name in entry), "") for names in (LEVELS, MESSAGES))
     else:
         found = PLAIN.match(line)
-        level, message = (found["level"] or "", found["message"]) if found else ("", line)
+        level, message = (found["level"] or "", clean(found["message"])) if found else ("", clean(line))
         fields = {}
     named = printable(str(level), 20).upper()
     told = json.dumps(flat_fields(fields))

@@ -18,7 +18,7 @@ import pandas as pd
 
 from lepton_kit.models.tasks import PROBA
 from lepton_kit.telemetry.databases import TIME, Read, Window, flat, utc
-from lepton_kit.telemetry.declaration import Columns, Declaration, Metric, Rows
+from lepton_kit.telemetry.declaration import Columns, Declaration, Metric, Rows, short_name
 from lepton_kit.telemetry.recordings import FEATURE, TOPOLOGY_COLUMNS, printable
 from lepton_kit.telemetry.rows import read_rows
 from lepton_kit.telemetry.selectors import Source, parse_selector
@@ -267,15 +267,6 @@ def _features(table: _Table, columns: Columns, known: Mapping[str, pd.Series]) -
     return made
 
 
-def short_name(name: str, columns: Columns) -> str:
-    """Return the name that the model knows a feature by: `inputs.age` of `inputs.*` is `age`."""
-    for pattern in columns.features:
-        before = pattern.partition("*")[0]
-        if fnmatchcase(name, pattern) and before != pattern and len(name) > len(before):
-            return name.removeprefix(before)
-    return name
-
-
 def _is_one_of(name: str, short: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) or fnmatchcase(short, pattern) for pattern in patterns)
 
@@ -423,7 +414,7 @@ def read_deployments(
     moments, versions = utc(table[time], "UTC"), table["version"]
     known = moments.notna() & versions.map(lambda one: isinstance(one, str) and bool(one))
     if count := int((~known).sum()):
-        problems.append(f"deployments: {count} lines are damaged, and left out")
+        problems.append(f"deployments: {count} entries have no time or version, and are left out")
     notes = table["note"].fillna("") if "note" in table else pd.Series("", index=table.index)
     found = sorted(zip(moments[known], versions[known], notes[known].map(str), strict=True), key=lambda one: one[0])
     return [one for one in found if one[0].timestamp() <= end], problems

@@ -4,13 +4,16 @@ A recording is a folder of open formats. Only `incident.json` must be there; wha
 `Recording.absent`, and a diagnosis says what it could not check. What is there must be readable.
 
 ```
-incident.json      {"format": "lepton-recording/1", "id", "service",
+incident.json      {"format": "lepton-recording/2", "id", "service",
                     "window": {"start", "end"},
                     "versions": {"current", "last_good"},          last_good may be null
                     "alerts": [{"name", "starts_at", "labels", "annotations"}],
                     "deployments": [{"time", "version", "note"}],  those known, also from before the window
                     "promises": [{"name", "title", "service", "target", "window_s", "events", "selector", "total"}],
                                                                    the service's objectives, as they were then
+                    "declaration": {…},                            what the service says of itself, without secrets
+                    "checksums": {version: true},                  whether the files are those that were registered
+                    "problems": [],                                what could not be read, or looked wrong
                     "provenance": {"measured", "derived", "constructed"}}   lists: how each part came to be
 metrics.parquet    time, metric (Prometheus names, base units), labels (JSON text), value
 signals.json       role -> {"selector", "count", "scale"}, as captured; else those of the declaration
@@ -193,11 +196,27 @@ class Incident(_Part):
     alerts: tuple[Alert, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     promises: tuple[Promise, ...] = ()
+    checksums: dict[Version, bool] = {}
+    problems: tuple[Text, ...] = ()
     provenance: Provenance = Provenance()
 
     @model_validator(mode="after")
     def _of_the_former_format(self) -> Incident:
-        return self.model_copy(update={"declaration": FORECASTER}) if self.format == FORMER else self
+        if self.format != FORMER:
+            return self
+        told = {version: said for version in self._versions() if (said := self._sum_of(version)) is not None}
+        return self.model_copy(update={"declaration": FORECASTER, "checksums": {**told, **self.checksums}})
+
+    def _versions(self) -> list[str]:
+        return [one for one in (self.versions.current, self.versions.last_good) if one]
+
+    def _sum_of(self, version: str) -> bool | None:
+        """Return what the notes of the former format say of a version's checksums; it had no other place for that."""
+        notes = (*self.provenance.derived, *self.provenance.measured)
+        if any(note.startswith(f"models/{version}: its checksums do not hold") for note in notes):
+            return False
+        hold = any(note.startswith("models: ") and note.endswith("; their checksums hold") for note in notes)
+        return True if hold else None
 
 
 def feature_columns(requests: pd.DataFrame) -> list[str]:
@@ -318,7 +337,7 @@ def read_recording(folder: Path | str) -> Recording:
         raise InputError(f"{folder}: no such folder; a recording is a folder with an incident.json")
     incident = _read_incident(folder / "incident.json")
     absent: list[str] = []
-    problems: list[str] = []
+    problems = list(incident.problems)
 
     def read(name: str, reader: Callable[[Path, list[str]], pd.DataFrame], nothing: pd.DataFrame) -> pd.DataFrame:
         """Return a part, or nothing where it is absent or not readable."""

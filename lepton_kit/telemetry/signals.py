@@ -153,6 +153,17 @@ def presets() -> tuple[str, ...]:
 
 
 @cache
+def _file(name: str) -> Mapping[str, Any]:
+    return tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
+
+
+def more_of(declaration: Declaration, labels: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return the selectors of series that presets name beside the signals, such as those that only one server has."""
+    named = [text for name in declaration.signals.preset if name in presets() for text in _file(name).get("more", ())]
+    return tuple(str(parse_selector(text).within(labels or {})) for text in named)
+
+
+@cache
 def preset(name: str) -> Mapping[str, Signal]:
     """Return the signals of a known server.
 
@@ -163,7 +174,7 @@ def preset(name: str) -> Mapping[str, Signal]:
     """
     if name not in presets():
         raise InputError(f"preset of signals {name!r}: must be one of {', '.join(presets())}")
-    return _TABLE.validate_python(tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))["signals"])
+    return _TABLE.validate_python(_file(name)["signals"])
 
 
 def signals_of(declaration: Declaration, labels: Mapping[str, str] | None = None) -> dict[str, Signal]:

@@ -31,6 +31,7 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
 from lepton_kit.models.training import TrainingSettings
+from lepton_kit.project.declarations import declared
 from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import METRIC_COLUMNS, write_recording
 from lepton_kit.telemetry.selectors import labels_text
@@ -62,9 +63,8 @@ def record(folder: Path, seconds: float = SECONDS) -> Path:
         with _serving(project) as address:
             load = _Load(address, prices, seconds)
             start = load.run()
-        service = project / "services" / SERVICE
-        drafted = project / "stale-feed"
-        captured = capture(service, RecordedMetrics(load.samples()), project / "models", start, time.time(), drafted)
+        source, drafted = RecordedMetrics(load.samples()), project / "stale-feed"
+        captured = capture(SERVICE, declared(project, SERVICE), project, source, start, time.time(), drafted)
         provenance = captured.incident.provenance.model_copy(
             update={
                 "measured": ("prices and actuals (sample:goog)", *captured.incident.provenance.measured),

@@ -17,7 +17,6 @@ from lepton_kit.diagnosis.evidence.base import (
     share_rose,
     too_few,
 )
-from lepton_kit.diagnosis.notes import CHECKSUMS_BROKEN, CHECKSUMS_HOLD
 from lepton_kit.diagnosis.onset import by_time
 from lepton_kit.diagnosis.rows import is_whole
 
@@ -259,18 +258,16 @@ def model_errors(case: Case) -> Evidence:
 def checksums(case: Case) -> Evidence:
     """Answer whether the files of the version in service are those that were registered: `hold` or `do not hold`.
 
-    `lepton capture` compares them when it copies them, and notes it in the recording's provenance.
+    `lepton capture` compares them when it copies them.
     """
     current = case.recording.incident.versions.current
-    notes = [*case.recording.incident.provenance.derived, *case.recording.incident.provenance.measured]
-    bad = [note for note in notes if note.startswith(f"models/{current}: ") and CHECKSUMS_BROKEN in note]
-    good = [note for note in notes if note.startswith("models: ") and CHECKSUMS_HOLD in note]
-    if not bad and not good:
+    hold = case.recording.incident.checksums.get(current)
+    if hold is None:
         return not_checked("checksums", "nothing notes whether the checksums of the version in service hold")
     return Evidence(
         name="checksums",
-        finding="do not hold" if bad else "hold",
-        summary=bad[0] if bad else f"the files of {current} have the checksums that the registry keeps",
+        finding="hold" if hold else "do not hold",
+        summary=f"the files of {current} {'have' if hold else 'do not have'} the checksums that the registry keeps",
     )
 
 

@@ -81,24 +81,20 @@ def _freeze(
     Raises
     ------
     InputError
-        When it is no service of lepton.toml, or its evidence cannot be captured.
+        When it is no declared service, or its evidence cannot be captured.
     """
     from lepton_kit.diagnosis.capture import capture
+    from lepton_kit.project.declarations import declared
 
     if (folder / "incident.json").is_file():
         return folder
-    service = settings.services.get(name)
-    if service is None:
-        known = ", ".join(settings.services) or "none"
-        raise InputError(f"service {name!r}: none of lepton.toml (there are: {known})")
-    source = source_of(settings, project)
-    state, registry = project / "services" / name, project / service.registry
-    promises = _promises(name, settings, project)
-    capture(state, source, registry, start, time.time(), folder, alerts, settings.series_of(name), promises)
+    declaration = declared(project, name, settings)
+    source, promises = source_of(settings, project), promises_of(name, settings, project)
+    capture(name, declaration, project, source, start, time.time(), folder, alerts, promises)
     return folder
 
 
-def _promises(name: str, settings: Settings, project: Path) -> list[Promise]:
+def promises_of(name: str, settings: Settings, project: Path) -> list[Promise]:
     """Return a service's objectives; none where they cannot be read, which the diagnosis then says."""
     from lepton_kit.ops.watch.objectives import read_all_objectives
     from lepton_kit.telemetry.recordings import Promise

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lepton_kit.diagnosis.notes import CHECKSUMS_HOLD
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
@@ -392,7 +391,7 @@ def _alert(given: Mapping[str, Any]) -> Alert:
 def _provenance(versions: Versions, setting: Setting) -> Provenance:
     held = ", ".join(version for version in (versions.current, versions.last_good) if version)
     return Provenance(
-        measured=("prices and actuals (sample:goog)", f"models: {held}, copied from the registry; {CHECKSUMS_HOLD}"),
+        measured=("prices and actuals (sample:goog)", f"models: {held}, copied from the registry"),
         derived=("features, and answers of real forecasters", "metrics, from the simulated requests"),
         constructed=(
             f"the machine: a queue model of {setting.workers} workers under a virtual clock",

@@ -1,0 +1,96 @@
+"""What a service says of itself: in lepton.toml, above what the server that runs it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lepton_kit.errors import InputError
+from lepton_kit.project.settings import Settings, read_settings
+from lepton_kit.telemetry.declaration import Declaration
+
+WRITTEN = "declaration.json"
+"""What `lepton serve` writes into `services/<name>/` when it starts."""
+
+TOGETHER = ("actions",)
+"""Entries whose own entries stand above each other one by one; the others are replaced as a whole."""
+
+
+def declared(project: Path, name: str, settings: Settings | None = None) -> Declaration:
+    """Return a service's declaration: the entries of lepton.toml above those that its server wrote.
+
+    Raises
+    ------
+    InputError
+        When neither names the service, or an entry is not what it may be; the message gives its key.
+    """
+    settings = settings or read_settings(project)
+    own, path = settings.services.get(name), project / "services" / name / WRITTEN
+    if own is None and not path.is_file() and not (path.parent / "service.json").is_file():
+        known = ", ".join(services(project, settings)) or "none"
+        raise InputError(f"service {name!r}: neither in lepton.toml nor in services/ (there are: {known})")
+    written = _written(path) if path.is_file() else _of_lepton_serve(project, name)
+    given = own.model_dump(mode="json", exclude_unset=True) if own is not None else {}
+    for entry in TOGETHER:
+        given[entry] = {**written.get(entry, {}), **given.get(entry, {})}
+    try:
+        return Declaration.model_validate({**written, **given})
+    except ValidationError as error:
+        raise InputError(f"{path}: {told(error, f'services.{name}')}") from error
+
+
+def services(project: Path, settings: Settings) -> list[str]:
+    """Return the names of all services that are declared, in lepton.toml or by their server."""
+    written = sorted(path.parent.name for path in (project / "services").glob(f"*/{WRITTEN}"))
+    return list(dict.fromkeys([*settings.services, *written]))
+
+
+def told(error: ValidationError, before: str = "") -> str:
+    """Return the first mistake of settings: its key, the value, and what is allowed."""
+    first = error.errors()[0]
+    key = ".".join([*([before] if before else []), *(str(part) for part in first["loc"] if not _is_of_pydantic(part))])
+    return f"{key} = {first['input']!r}: {first['msg']}"
+
+
+def _is_of_pydantic(part: Any) -> bool:
+    """Say whether a part of a place names the choice of a type, which nobody wrote."""
+    return isinstance(part, str) and (part.startswith("function-") or part in ("Command", "Http"))
+
+
+def _of_lepton_serve(project: Path, name: str) -> dict[str, Any]:
+    """Return what `lepton serve` does not write itself as yet; nothing of another service."""
+    folder = project / "services" / name
+    if not (folder / "service.json").is_file():
+        return {}
+    config = _written(folder / "service.json")
+    query = (
+        "SELECT requests.time_ms, request_id || CASE row WHEN 0 THEN '' ELSE '/' || row END AS request_id, version,"
+        " status, latency_ms, forecast, features, actual, rating, comment FROM requests"
+        " LEFT JOIN feedback USING (request_id, row) WHERE requests.time_ms BETWEEN :start_ms AND :end_ms ORDER BY id"
+    )
+    answers = {one: f"forecast.{one}" for one in ("lower", "upper", "mean", "std")}
+    columns = {
+        "timestamp": "time_ms", "id": "request_id", "version": "version", "status": "status",
+        "latency_ms": "latency_ms", "features": "features.*", "target": "actual", "rating": "rating",
+        "feedback": "comment", "prediction_probas": "forecast.prob_up", **answers,
+    }  # fmt: skip
+    here = f"services/{name}"
+    return {
+        "task": "interval_forecast", "time_series": True, "signals": "lepton",
+        "requests": {"sql": f"sqlite:///{here}/requests/recent.sqlite", "query": query},
+        "logs": f"{here}/service*.jsonl", "deployments": f"{here}/deployments.jsonl", "columns": columns,
+        "model": config["model"], "registry": config["registry"],
+    }  # fmt: skip
+
+
+def _written(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable ({error}); start the service again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no object; start the service again")
+    return content
