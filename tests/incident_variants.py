@@ -185,7 +185,12 @@ def slow() -> Recording:
     requests = recording.requests.copy()
     requests.loc[rows, "latency_ms"] *= 10
     queue = pd.DataFrame(
-        {"time": requests["time"], "metric": "request_queue_depth", "labels": "{}", "value": np.where(rows, 12.0, 0.0)}
+        {
+            "time": requests["time"],
+            "metric": "lepton_queue_requests",
+            "labels": "{}",
+            "value": np.where(rows, 12.0, 0.0),
+        }
     )
     return replace(recording, requests=requests, metrics=pd.concat([recording.metrics, queue]))
 

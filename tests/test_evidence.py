@@ -215,7 +215,9 @@ def test_a_latency_that_nobody_waits_for_has_not_grown(calm):
 def test_a_queue_that_is_steady_and_one_that_was_not_recorded_are_told_apart(calm):
     assert not evidence.queue(calm).checked
     slow = variants.slow()
-    flat = slow.metrics.assign(value=slow.metrics["value"].where(slow.metrics["metric"] != "request_queue_depth", 2.0))
+    flat = slow.metrics.assign(
+        value=slow.metrics["value"].where(slow.metrics["metric"] != "lepton_queue_requests", 2.0)
+    )
     assert evidence.queue(cases.build_case(replace(slow, metrics=flat))).finding == "steady"
 
 

@@ -98,11 +98,6 @@ class Case:
         return bool(len(apart) and apart.mean() <= self.task.same)
 
     @cached_property
-    def samples(self) -> dict[str, pd.DataFrame]:
-        """Return the samples of each metric, by its name."""
-        return {str(name): part for name, part in self.recording.metrics.groupby("metric")}
-
-    @cached_property
     def deployments(self) -> tuple[Deployment, ...]:
         """Return the deployments that changed the version: not a service's first start, before which none answered."""
         known = sorted(self.recording.incident.deployments, key=lambda item: item.time)

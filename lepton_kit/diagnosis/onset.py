@@ -12,6 +12,7 @@ import pandas as pd
 from lepton_kit.data.drift import ChangePoint, change_point
 from lepton_kit.diagnosis.recovery import alerted_objective, counts_hits, sli_over_time
 from lepton_kit.diagnosis.relations import following
+from lepton_kit.diagnosis.samples import mean_seconds
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import Recording
 
@@ -126,7 +127,8 @@ def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -
     return (
         Symptom("misses", misses(recording, requests), "share", breaks),
         Symptom("errors", by_time(failed(requests), time), "share", rises(criteria.error_share)),
-        Symptom("latency", by_time(log_latency(requests), time), "×", slower),
+        Symptom("latency", latencies(recording), "×", slower),
+        Symptom("time to first token", _log_ms(mean_seconds(recording, "time_to_first_token")), "×", slower),
         Symptom("missing workers", missing_workers(recording), "share", rises(MISSING)),
         Symptom("broken rows", by_time(breaches.any(axis=1), time), "share", rises(criteria.broken_share)),
         Symptom("rows out of order", out_of_order(recording), "share", rises(OUT_OF_ORDER)),
@@ -252,6 +254,18 @@ def rolling_hits(recording: Recording, requests: pd.DataFrame, window: int) -> p
 def failed(requests: pd.DataFrame) -> pd.Series:
     """Tell for each request whether the service failed it, or refused it because too many waited (status 429)."""
     return requests["status"].ge(500) | requests["status"].eq(429)
+
+
+def latencies(recording: Recording) -> pd.Series:
+    """Return the logarithm of the latency in ms: of each request, or where none is known, each scrape's mean."""
+    known = log_latency(recording.requests)
+    if known.notna().any():
+        return by_time(known, pd.DatetimeIndex(recording.requests["time"]))
+    return _log_ms(mean_seconds(recording, "latency"))
+
+
+def _log_ms(seconds: pd.Series) -> pd.Series:
+    return (1000 * seconds[seconds > 0]).transform(np.log)
 
 
 def log_latency(requests: pd.DataFrame) -> pd.Series:

@@ -53,8 +53,8 @@ def cures(objective: Objective) -> tuple[Cause, ...]:
     ...     return cures(Objective("a", "A", "demo", "", 0.99, 3600, "good", *pair, 10))
     >>> of('http_server_request_duration_seconds_bucket{le="0.1"}', "http_server_request_duration_seconds_count")
     ('compute',)
-    >>> of('lepton_freshness_seconds_total{state="fresh"}', "lepton_freshness_seconds_total"), of("tasks_ok", "tasks")
-    (('data',), ())
+    >>> of("vllm:time_to_first_token_seconds_bucket", "vllm:time_to_first_token_seconds_count"), of("tasks_ok", "tasks")
+    (('compute',), ())
     """
     return ("compute",) if is_hurt_by_refusals(objective) else CURES.get(role_of(objective.selector), ())
 

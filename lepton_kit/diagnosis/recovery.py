@@ -7,7 +7,7 @@ to the other objectives of the service is judged as well: what mends one thing a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from lepton_kit.serving.canary import difference_interval, wilson_interval
 from lepton_kit.telemetry.health import RecordedMetrics, bad_ratio
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.rules import alert_name
+from lepton_kit.telemetry.selectors import Matcher, Selector, parse_selector
+from lepton_kit.telemetry.signals import Signal, preset, presets, role_of
 from lepton_kit.telemetry.slo import Objective
 
 Verdict = Literal["recovered", "not recovered", "worse", "too few"]
@@ -320,12 +322,10 @@ def alerted_objective(recording: Recording, objectives: Sequence[Objective]) -> 
 
 # --- the same queries, asked of requests --------------------------------------------------------------------------
 
-ACTUALS = "lepton_forecast_actuals_total"
-
 
 def counts_hits(objective: Objective) -> bool:
     """Tell whether an objective counts the answers that came true, which the requests of a recording tell too."""
-    return objective.counts == "hits" or objective.total.metric == ACTUALS
+    return objective.counts == "hits" or role_of(objective.total) == "targets_known"
 
 
 def _hits(recording: Recording, start: pd.Timestamp, end: pd.Timestamp) -> Ratio:
@@ -342,35 +342,44 @@ def _from_requests(
 ) -> Ratio | None:
     """Return the indicator as the requests of a time show it; None where they do not hold what the queries count."""
     rows = requests[(requests["time"] >= start) & (requests["time"] < end)]
-    total, counted = (
-        _count(rows, selector.metric, selector.matches) for selector in (objective.total, objective.selector)
-    )
+    total, counted = (_count(rows, selector) for selector in (objective.total, objective.selector))
     if not total or counted is None:
         return None
     return Ratio(counted if objective.events == "good" else total - counted, total)
 
 
-def _count(rows: pd.DataFrame, metric: str, matches: Any) -> float | None:
-    """Return how many requests a selector counts; None of a metric that says nothing of single requests."""
-    if metric == "lepton_predict_requests_total":
-        labels = [{"version": v, "outcome": _outcome(s)} for v, s in zip(rows["version"], rows["status"], strict=True)]
-        return float(sum(matches(metric, one) for one in labels))
-    if metric in ("http_server_request_duration_seconds_count", "http_server_request_duration_seconds_bucket"):
-        told = zip(rows["status"], rows["latency_ms"], strict=True)
-        return float(sum(_counts(status, latency, metric, matches) for status, latency in told))
-    return None
+STATUSES: Mapping[str, tuple[int, int]] = {
+    "requests_total": (0, 599), "latency": (0, 599), "answered": (0, 399), "invalid": (400, 499),
+    "refusals": (429, 429), "errors": (500, 599),
+}  # fmt: skip
+"""The statuses of the requests that a signal counts."""
+
+OF_A_PLACE = ("job", "instance", "service", "route", "method", "handler", "endpoint", "path", "model")
+"""Labels whose names hold one of these tell nothing of a request that its row does not."""
 
 
-def _outcome(status: float) -> str:
-    return "answered" if status < 400 else "overloaded" if status == 429 else "model" if status >= 500 else "invalid"
+def _count(rows: pd.DataFrame, selector: Selector) -> float | None:
+    """Return how many requests a selector counts; None where it says nothing of single requests."""
+    role = role_of(selector)
+    if role not in STATUSES:
+        return None
+    own = {one for signals in map(preset, presets()) if role in signals for one in _matchers(signals[role])}
+    status, counted = rows["status"], rows["status"].between(*STATUSES[role])
+    if role == "invalid":
+        counted &= status.ne(429)
+    for one in set(selector.matchers) - own:
+        if "status" in one.label or "code" in one.label:
+            fitting = [code for code in status.dropna().unique() if one.matches({one.label: f"{code:.0f}"})]
+            counted &= status.isin(fitting)
+        elif one.label == "version":
+            fitting = [name for name in rows["version"].unique() if one.matches({"version": str(name)})]
+            counted &= rows["version"].isin(fitting)
+        elif one.label == "le" and one.operator == "=":
+            counted &= rows["latency_ms"] <= 1000 * float(one.value)
+        elif not any(part in one.label for part in OF_A_PLACE):
+            return None
+    return float(counted.sum())
 
 
-def _counts(status: float, latency_ms: float, metric: str, matches: Any) -> bool:
-    labels = {"http_route": "/v1/predict", "http_request_method": "POST", "http_response_status_code": f"{status:.0f}"}
-    if metric.endswith("_count"):
-        return bool(matches(metric, labels))
-    return any(latency_ms <= 1000 * float(bound) and matches(metric, {**labels, "le": bound}) for bound in BOUNDS)
-
-
-BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.075", "0.1", "0.25", "0.5", "0.75", "1.0", "2.5", "5.0", "7.5", "10.0")
-"""Bounds of the service's histogram of latencies, as the label `le` has them."""
+def _matchers(signal: Signal) -> tuple[Matcher, ...]:
+    return parse_selector(signal.selector).matchers

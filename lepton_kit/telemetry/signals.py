@@ -52,6 +52,7 @@ ROLES: Mapping[str, Role] = {
     "requests_total": Role(
         "counter", "requests", "requests that were answered, and those that were not if it has them"
     ),
+    "answered": Role("counter", "requests", "requests that were answered"),
     "errors": Role("counter", "requests", "requests that the service failed"),
     "refusals": Role("counter", "requests", "requests that were refused for the load"),
     "invalid": Role("counter", "requests", "requests that were refused as wrong"),

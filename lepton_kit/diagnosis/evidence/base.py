@@ -106,7 +106,7 @@ def evidence(needs: tuple[str, ...] = (), time_series: bool = False) -> Callable
     Parameters
     ----------
     needs
-        Names in `NEEDS`, and `model.current` or `model.last_good`: a version that could be replayed.
+        Names in `NEEDS`; `model.current` or `model.last_good`: a version that could be replayed; and `signals.<role>`.
     time_series
         Whether it asks for the order of rows: elsewhere it is not applicable.
     """
@@ -133,6 +133,8 @@ REGISTERED: list[Question] = []
 
 def _lacking(case: Case, need: str) -> str:
     kind, _, role = need.partition(".")
+    if kind == "signals":
+        return case.recording.lacking(role)
     return case.unreplayed.get(role, "") if kind == "model" else NEEDS[need].lacking(case)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
+    NEEDS,
     Evidence,
     counts_by_itself,
     evidence,
@@ -18,19 +21,23 @@ from lepton_kit.diagnosis.evidence.base import (
     share_rose,
     too_few,
 )
-from lepton_kit.diagnosis.evidence.samples import gauge, growth, ratio_of_growth
 from lepton_kit.diagnosis.onset import MISSING, answering_workers, by_time, expected_workers, failed, log_latency
+from lepton_kit.diagnosis.samples import NO_SAMPLES, gauge, growth, mean_seconds
+from lepton_kit.telemetry.signals import ROLES
 
 
-@evidence(needs=("requests.latency_ms",))
+@evidence()
 def latency(case: Case) -> Evidence:
     """Answer whether requests took longer: `grew` or `steady`.
 
     The median and the 95th percentile are compared, as a few slow requests move only the latter, and the larger ratio
     counts, if it leads to times that are felt (`unfelt_ms`). Slow requests come in bursts, so the percentile has grown
     only where most stretches of time since the onset hold more of them than stretches before it (`_stretches`). A
-    change point of the latency that counts in `onset_table` is growth too, wherever it lies.
+    change point of the latency that counts in `onset_table` is growth too, wherever it lies. Where no request tells its
+    latency, the means of the service's own histogram are compared.
     """
+    if NEEDS["requests.latency_ms"].lacking(case):
+        return _answers_later("latency", case, "latency")
     before, during = (np.exp(log_latency(side)).dropna() for side in (case.before, case.during))
     if few := too_few(case, before, during, "measured latencies"):
         return not_checked("latency", few)
@@ -60,20 +67,38 @@ def _stretches(hits: pd.Series) -> np.ndarray:
     return np.array([part.mean() for part in np.array_split(hits.to_numpy(), STRETCHES)])
 
 
-COUNTED = ("_total", "_count", "_sum", "_bucket", "_created")
-"""Endings of series that only ever grow: how many waited so far says nothing of how many wait."""
+def _answers_later(name: str, case: Case, role: str) -> Evidence:
+    """Answer by the signal of a histogram whether its mean of a scrape grew, to a time that is felt."""
+    if lacking := case.recording.lacking(role):
+        return not_checked(name, lacking)
+    series = mean_seconds(case.recording, role)
+    before, during = _split(series, case.onset)
+    if min(len(before), len(during)) < FEWEST_SCRAPES:
+        return not_checked(name, _few_scrapes(before, during))
+    was, since = 1000 * float(before.median()), 1000 * float(during.median())
+    p_value = float(stats.mannwhitneyu(before, during).pvalue)
+    grew = _grew(case, since / was, p_value) and since >= case.criteria.unfelt_ms
+    told = f"{ROLES[role].meaning}: {was:.3g} ms before and {since:.3g} ms since (median of the scrapes' means)"
+    return _compute_evidence(name, case, told, since / was, p_value, series, grew)
 
 
-@evidence()
+@evidence(needs=("signals.time_to_first_token",))
+def time_to_first_token(case: Case) -> Evidence:
+    """Answer whether the first token of an answer came later: `grew` or `steady`."""
+    return _answers_later("time_to_first_token", case, "time_to_first_token")
+
+
+@evidence(needs=("signals.time_per_output_token",))
+def time_per_output_token(case: Case) -> Evidence:
+    """Answer whether the tokens of an answer came slower: `grew` or `steady`."""
+    return _answers_later("time_per_output_token", case, "time_per_output_token")
+
+
+@evidence(needs=("signals.queue_length",))
 def queue(case: Case) -> Evidence:
-    """Answer whether a queue grew, of all gauges with queue in their name: `grew` or `steady`."""
-    metrics = case.recording.metrics
-    named = metrics["metric"].str.contains("queue", case=False, regex=False)
-    series = metrics[named & ~metrics["metric"].str.endswith(COUNTED)]
-    if series.empty:
-        return not_checked("queue", "no metric with queue in its name was recorded")
-    values = series.groupby("time")["value"].max()
-    before, during = values[values.index < case.onset], values[values.index >= case.onset]
+    """Answer whether a queue grew: `grew` or `steady`."""
+    values = gauge(case.recording.samples("queue_length"))
+    before, during = _split(values, case.onset)
     if few := too_few(case, before, during, "values of the queue"):
         return not_checked("queue", few)
     # One waiting request more on either side, so that an empty queue has a ratio too.
@@ -83,12 +108,15 @@ def queue(case: Case) -> Evidence:
     return _compute_evidence("queue", case, summary, ratio, p_value, values, _grew(case, ratio, p_value))
 
 
-@evidence(needs=("requests.status",))
+@evidence()
 def errors(case: Case) -> Evidence:
     """Answer whether the service failed (status 500 and above) or refused (429) more requests: `grew` or `steady`.
 
-    A change point of the errors that counts in `onset_table` is growth too, wherever it lies.
+    A change point of the errors that counts in `onset_table` is growth too, wherever it lies. Where no request tells
+    its status, the service's own counters do.
     """
+    if NEEDS["requests.status"].lacking(case):
+        return _counted_share("errors", case)
     return share_rose(
         "errors", case, failed(case.requests), case.criteria.error_share,
         lambda before, since: f"{before:.1%} of requests failed before and {since:.1%} since", symptom="errors",
@@ -106,12 +134,14 @@ def _compute_evidence(
     return Evidence(name, "grew" if grew else "steady", summary, effect, "×", p_value, since)
 
 
-@evidence(needs=("requests.status",))
+@evidence()
 def refusals(case: Case) -> Evidence:
     """Answer whether more requests were refused for the load or found no worker: `grew` or `steady`.
 
-    These are the statuses 429, 502, 503 and 504.
+    These are the statuses 429, 502, 503 and 504; or what the service's own counters say.
     """
+    if NEEDS["requests.status"].lacking(case):
+        return _counted_share("refusals", case)
     return share_rose(
         "refusals", case, case.requests["status"].isin(OVERLOADED), case.criteria.error_share,
         lambda before, since: f"{before:.1%} of requests were refused for the load before and {since:.1%} since",
@@ -121,22 +151,38 @@ def refusals(case: Case) -> Evidence:
 OVERLOADED = (429, 502, 503, 504)
 
 
-@evidence()
+def _counted_share(role: str, case: Case) -> Evidence:
+    """Answer by the service's own counters whether more requests of a kind came, of all that it counts."""
+    if lacking := case.recording.lacking(role, "requests_total"):
+        return not_checked(role, lacking)
+    kind, every = (growth(case.recording.samples(name)) for name in (role, "requests_total"))
+    table = [[float(side.sum()) for side in _split(series, case.onset)] for series in (kind, every)]
+    table[1] = [max(one, all_) for one, all_ in zip(*table, strict=True)]  # some servers count answers alone
+    if min(table[1]) < case.criteria.least_rows:
+        counts = f"{table[1][0]:.0f} requests before the onset and {table[1][1]:.0f} since"
+        return not_checked(role, f"{counts}; {case.criteria.least_rows} are needed on each side")
+    was, since = (one / all_ for one, all_ in zip(*table, strict=True))
+    others = [all_ - one for one, all_ in zip(*table, strict=True)]
+    p_value = float(stats.fisher_exact(np.round([table[0], others]).astype(int)).pvalue)
+    grew = since - was >= case.criteria.error_share and p_value < case.criteria.alpha
+    told = f"{ROLES[role].meaning}: {was:.1%} of all before and {since:.1%} since, as the service counts them"
+    onset = onset_in(kind, case) if grew else None
+    return Evidence(role, "grew" if grew else "steady", told, since - was, "change of share", p_value, onset)
+
+
+@evidence(needs=("signals.queue_time", "signals.service_time"))
 def queue_or_model(case: Case) -> Evidence:
     """Answer whether requests waited longer, or the model took longer: `waiting`, `computing`, `both` or `neither`.
 
     From the service's own sums of the time in the queue and in the model. Waiting alone is too much load for the
     workers there are; computing alone is a processor taken away, or a slower model.
     """
-    times = {}
-    for name, metric in (("waiting", "lepton_queue_seconds"), ("computing", "lepton_model_seconds")):
-        total, count = (growth(case.samples.get(f"{metric}_{ending}")) for ending in ("sum", "count"))
-        times[name] = ratio_of_growth(total, count).dropna()
-    if min(map(len, times.values())) == 0:
-        return not_checked("queue_or_model", "the times in the queue and in the model were not recorded")
+    times = {"waiting": mean_seconds(case.recording, "queue_time")}
+    times["computing"] = mean_seconds(case.recording, "service_time")
     split = {name: _split(series, case.onset) for name, series in times.items()}
-    if min(len(side) for sides in split.values() for side in sides) < FEWEST_SCRAPES:
-        return not_checked("queue_or_model", f"fewer than {FEWEST_SCRAPES} scrapes on either side of the onset")
+    fewest = min(split.values(), key=lambda sides: min(map(len, sides)))
+    if min(map(len, fewest)) < FEWEST_SCRAPES:
+        return not_checked("queue_or_model", _few_scrapes(*fewest))
     means = {name: tuple(1000 * float(side.mean()) for side in sides) for name, sides in split.items()}
     grew = [name for name, sides in split.items() if _takes_longer(*sides, case)]
     return Evidence(
@@ -150,6 +196,10 @@ def queue_or_model(case: Case) -> Evidence:
 
 
 FEWEST_SCRAPES = 5
+
+
+def _few_scrapes(before: pd.Series, during: pd.Series) -> str:
+    return f"{len(before)} scrapes before the onset and {len(during)} since"
 
 
 def _split(series: pd.Series, onset: pd.Timestamp) -> tuple[pd.Series, pd.Series]:
@@ -166,13 +216,10 @@ def _takes_longer(before: pd.Series, during: pd.Series, case: Case) -> bool:
 FELT_PART_MS = 10.0
 
 
-@evidence()
+@evidence(needs=("signals.memory",))
 def memory(case: Case) -> Evidence:
     """Answer whether the workers' memory kept growing since the onset: `grew` or `steady`."""
-    samples = case.samples.get("lepton_worker_resident_memory_bytes")
-    if samples is None:
-        return not_checked("memory", "the memory of the workers was not recorded")
-    largest = samples.groupby("time")["value"].max()
+    largest = case.recording.samples("memory").groupby("time")["value"].max()
     if len(largest) < 2 * FEWEST_SCRAPES:
         return not_checked("memory", f"{len(largest)} samples of the workers' memory")
     rise, keeps = memory_growth(largest)
@@ -209,11 +256,18 @@ def memory_growth(memory: pd.Series) -> tuple[float, float]:
 
 @evidence()
 def restarts(case: Case) -> Evidence:
-    """Answer whether workers were started within the window, after its first scrape: `restarted` or `none`."""
-    samples = case.samples.get("lepton_worker_starts_total")
-    if samples is None:
-        return not_checked("restarts", "the starts of workers were not recorded")
-    grown = growth(samples)
+    """Answer whether workers were started within the window, after its first scrape: `restarted` or `none`.
+
+    By the service's own count, or by the times at which its processes were started.
+    """
+    lacking = [case.recording.lacking(role) for role in ("restarts", "start_time")]
+    if all(lacking):
+        return not_checked("restarts", "; ".join(lacking))
+    if lacking[0]:
+        times = case.recording.samples("start_time").pivot_table(index="time", columns="labels", values="value")
+        grown = times.diff().gt(1.0).sum(axis=1)  # s; the same start is told to less
+    else:
+        grown = growth(case.recording.samples("restarts"))
     started = float(grown.sum())
     return Evidence(
         name="restarts",
@@ -228,9 +282,9 @@ def restarts(case: Case) -> Evidence:
 @evidence()
 def workers(case: Case) -> Evidence:
     """Answer whether workers were lost: `fewer` or `as many`; from those that answer, and whether scrapes did."""
-    answering, up = answering_workers(case.recording), gauge(case.samples.get("up"))
+    answering, up = answering_workers(case.recording), gauge(case.recording.samples("up"))
     if answering.empty and up.empty:
-        return not_checked("workers", "neither the workers nor whether the service was up was recorded")
+        return not_checked("workers", case.recording.lacking("workers", "up"))
     lost, since = workers_lost(answering)
     down = float((up < up.max()).mean()) if len(up) else 0.0
     return Evidence(
@@ -266,31 +320,46 @@ def workers_lost(answering: pd.Series) -> tuple[float, pd.Timestamp | None]:
 
 @evidence()
 def saturation(case: Case) -> Evidence:
-    """Answer whether the workers had hardly a moment left: `saturated`, `rising` or `idle`.
+    """Answer whether the service had hardly any room left: `saturated`, `rising`, `full` (as before) or `idle`.
 
-    Utilisation is the time that the model was at work, over the time that all workers had (ρ = λ · s / c; above about
-    0.8 queues grow without bound in bursts). `rising` is a utilisation that doubled and still left room.
+    By the first that is known: how full the resource is that runs out first, such as a cache; the time that workers
+    were at work, over the time that all had (ρ = λ · s / c; above about 0.8 queues grow without bound in bursts); the
+    part of the time in which GPUs, or else processors, were at work. `rising` is one that doubled and still left room.
     """
-    busy, count = growth(case.samples.get("lepton_model_seconds_sum")), answering_workers(case.recording)
-    if busy.empty or count.empty:
-        return not_checked("saturation", "the model's time, or the number of workers, was not recorded")
-    used = utilisation(busy, count).dropna()
+    told, used = next(((told, used) for told, used in _loads(case) if len(used)), ("", NO_SAMPLES))
+    if used.empty:
+        roles = ("saturation", "workers", "busy_seconds", "gpu_utilisation", "idle_seconds")
+        return not_checked("saturation", case.recording.lacking(*roles))
     before, during = _split(used, case.onset)
     if min(len(before), len(during)) < FEWEST_SCRAPES:
-        return not_checked("saturation", f"{len(before)} scrapes before the onset and {len(during)} since")
+        return not_checked("saturation", _few_scrapes(before, during))
     was, since = float(before.median()), float(during.median())
     rose = since >= case.criteria.slower_factor * was and since >= NOTABLE
+    is_full = since >= SATURATED
     return Evidence(
         name="saturation",
-        finding="saturated" if since >= SATURATED and since > 1.2 * was else "rising" if rose else "idle",
-        summary=f"the model was at work in {was:.0%} of the workers' time before and {since:.0%} since",
+        finding="saturated" if is_full and since > 1.2 * was else "rising" if rose else "full" if is_full else "idle",
+        summary=f"{told}: {was:.0%} before and {since:.0%} since",
         effect=since,
-        unit="share of the workers' time",
+        unit="share",
         onset=onset_in(used, case) if rose else None,
     )
 
 
 SATURATED, NOTABLE = 0.8, 0.2
+
+
+def _loads(case: Case) -> Iterator[tuple[str, pd.Series]]:
+    """Give what tells how loaded the service was, in order of preference: in words, and as a share by time."""
+    samples = case.recording.samples
+    yield "the resource that runs out first was in use", samples("saturation").groupby("time")["value"].mean()
+    busy, count = growth(samples("busy_seconds")), answering_workers(case.recording)
+    if len(busy) and len(count):
+        yield "part of the workers' time at work", utilisation(busy, count).dropna()
+    yield "part of the time in which a GPU was at work", samples("gpu_utilisation").groupby("time")["value"].mean()
+    idle = samples("idle_seconds")
+    processors = pd.Series(float(idle["labels"].nunique()), growth(idle).index)
+    yield "part of the processors' time at work", (1 - utilisation(growth(idle), processors)).dropna()
 
 
 def utilisation(busy: pd.Series, workers: pd.Series) -> pd.Series:
@@ -314,19 +383,22 @@ def utilisation(busy: pd.Series, workers: pd.Series) -> pd.Series:
     return share.replace([np.inf, -np.inf], np.nan)
 
 
-@evidence(needs=("requests",))
+@evidence()
 def arrivals(case: Case) -> Evidence:
     """Answer whether requests came more often since the onset: `surged`, `fell` or `steady`.
 
     More requests are no fault: whether they were too many, latency and queue tell.
     """
-    start, end = (
-        pd.Timestamp(time) for time in (case.recording.incident.window.start, case.recording.incident.window.end)
-    )
-    if few := too_few(case, case.before, case.during, "requests"):
-        return not_checked("arrivals", few)
-    was = len(case.before) / max((case.onset - start).total_seconds(), 1e-9)
-    since = len(case.during) / max((end - case.onset).total_seconds(), 1e-9)
+    window = case.recording.incident.window
+    counts = [float(len(case.before)), float(len(case.during))]
+    if case.requests.empty and not case.recording.lacking("requests_total"):
+        grown = growth(case.recording.samples("requests_total"))
+        counts = [float(side.sum()) for side in _split(grown, case.onset)]
+    if min(counts) < case.criteria.least_rows:
+        told = f"{counts[0]:.0f} requests before the onset and {counts[1]:.0f} since"
+        return not_checked("arrivals", f"{told}; {case.criteria.least_rows} are needed on each side")
+    was = counts[0] / max((case.onset - pd.Timestamp(window.start)).total_seconds(), 1e-9)
+    since = counts[1] / max((pd.Timestamp(window.end) - case.onset).total_seconds(), 1e-9)
     ratio = since / was
     return Evidence(
         name="arrivals",

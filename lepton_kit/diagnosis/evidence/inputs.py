@@ -7,9 +7,9 @@ import pandas as pd
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked, onset_in, share_rose, too_few
-from lepton_kit.diagnosis.evidence.samples import gauge, growth
 from lepton_kit.diagnosis.onset import OUT_OF_ORDER
 from lepton_kit.diagnosis.rows import BREACHES
+from lepton_kit.diagnosis.samples import growth
 
 
 @evidence(needs=("requests.features",))
@@ -145,13 +145,13 @@ def relations(case: Case) -> Evidence:
 # --- what the service itself counted of its inputs --------------------------------------------------------------------
 
 
-@evidence()
+@evidence(needs=("signals.newest_data",))
 def freshness(case: Case) -> Evidence:
     """Answer whether the newest data grew old: `stale` or `fresh`.
 
     The age is the time of a scrape less that of the newest data behind any request (`as_of`).
     """
-    newest = gauge(case.samples.get("lepton_newest_data_timestamp_seconds"))
+    newest = case.recording.samples("newest_data").groupby("time")["value"].max()
     newest = newest[newest > 0]
     if newest.empty:
         return not_checked("freshness", "no request told the time of its newest data")
@@ -197,16 +197,14 @@ def _seconds(times: pd.Index) -> np.ndarray:
     return pd.DatetimeIndex(times).as_unit("us").asi8 / 1e6
 
 
-@evidence()
+@evidence(needs=("signals.input_problems", "signals.input_rows"))
 def input_problems(case: Case) -> Evidence:
     """Answer which values the service counted more of in a row: `missing`, `unseen`, `out of range`, or `no more`.
 
     Its range is that of its model's scaler: rows of another unit leave it, and so do sound ones where the scaler is
     wrong.
     """
-    counted, rows = case.samples.get("lepton_input_problems_total"), case.samples.get("lepton_input_rows_total")
-    if counted is None or rows is None:
-        return not_checked("input_problems", "the service's count of its inputs was not recorded")
+    counted, rows = (case.recording.samples(role) for role in ("input_problems", "input_rows"))
     asked = growth(rows)
     rates = {problem: _rates(growth(counted, problem=problem), asked, case) for problem in COUNTED_PROBLEMS}
     worst = max(rates, key=lambda problem: rates[problem][1] - rates[problem][0])

@@ -14,6 +14,7 @@ OF = {
     "size of the inputs": "inputs",
     "size of the actuals": "actuals",
     "latency": "compute",
+    "time to first token": "compute",
     "missing workers": "compute",
     "memory": "compute",
     "errors": "errors",

@@ -8,16 +8,18 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from lepton_kit.telemetry.recordings import Recording
+
 NO_SAMPLES = pd.Series(dtype=float, index=pd.DatetimeIndex([], tz="UTC"))
 
 
-def gauge(samples: pd.DataFrame | None, **labels: str) -> pd.Series:
+def gauge(samples: pd.DataFrame, **labels: str) -> pd.Series:
     """Return a gauge by time, added up over its series.
 
     Parameters
     ----------
     samples
-        `time`, `labels` (JSON), `value` of one metric; None where it was not recorded.
+        `time`, `labels` (JSON), `value`, as `Recording.samples` gives them.
     labels
         Which series count.
 
@@ -28,14 +30,12 @@ def gauge(samples: pd.DataFrame | None, **labels: str) -> pd.Series:
     >>> gauge(held).tolist(), gauge(held, pid="2").tolist()
     ([3.0, 7.0], [2.0, 4.0])
     """
-    if samples is None:
-        return NO_SAMPLES
     chosen = _with_labels(samples, labels)
     by_time: pd.Series = chosen.groupby("time")["value"].sum()
     return by_time
 
 
-def growth(samples: pd.DataFrame | None, **labels: str) -> pd.Series:
+def growth(samples: pd.DataFrame, **labels: str) -> pd.Series:
     """Return what a counter grew since the scrape before, by time, added up over its series.
 
     A counter that fell was reset, and grew by its value; a series that first shows grew from 0 if there was a scrape
@@ -45,8 +45,8 @@ def growth(samples: pd.DataFrame | None, **labels: str) -> pd.Series:
     >>> growth(pd.DataFrame({"time": time, "labels": "{}", "value": [5.0, 7.0, 1.0, 1.0]})).tolist()
     [2.0, 1.0, 0.0]
     """
-    chosen = _with_labels(samples, labels) if samples is not None else None
-    if samples is None or chosen is None or chosen.empty:
+    chosen = _with_labels(samples, labels)
+    if chosen.empty:
         return NO_SAMPLES
     wide = chosen.pivot_table(index="time", columns="labels", values="value", aggfunc="last")
     wide = wide.reindex(samples["time"].drop_duplicates().sort_values())
@@ -73,3 +73,9 @@ def ratio_of_growth(above: pd.Series, below: pd.Series) -> pd.Series:
     above, below = above.align(below, join="inner")
     ratio: pd.Series = above / below.where(below > 0)
     return ratio.replace([np.inf, -np.inf], np.nan)
+
+
+def mean_seconds(recording: Recording, role: str) -> pd.Series:
+    """Return the mean of what a histogram's signal counted since the scrape before, s; without those of no event."""
+    total, count = (growth(recording.samples(role, part)) for part in ("sum", "count"))
+    return ratio_of_growth(total, count).dropna()
