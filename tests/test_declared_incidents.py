@@ -24,10 +24,10 @@ def findings(diagnosis: Diagnosis) -> dict[str, str]:
 
 def test_a_column_ten_times_too_large_is_data_and_the_restarted_feed_ends_it(tmp_path):
     with course(tmp_path, "scoring", Scaled(seed=3)) as one:  # smoothness
-        one.healthy(20)
+        one.healthy(80)
         one.strike()
         alert = one.alert("ScoringRightBudgetBurn")
-        one.healthy(6)
+        one.judged_since(50)
         recording = one.captured(alert)
         actions = one.stage.declaration.actions
         done = run_action("services.scoring.actions.restart_feed", actions["restart_feed"], Values(), one.stage.project)
@@ -48,27 +48,26 @@ class Queue(Crowd):
 
 def test_a_queue_is_compute_with_queue_saturation_and_first_token_answered(tmp_path):
     with course(tmp_path, "chat", Queue()) as one:
-        one.healthy(20)
+        one.healthy(80)
         one.strike()
         alert = one.alert("ChatFirstTokenBudgetBurn")
-        one.healthy(6)
+        one.pause(15)
+        one.judged_since(10)
         recording = one.captured(alert)
     diagnosis = diagnose(recording)
     assert diagnosis.cause == "compute", diagnosis.table().to_string()
-    told = findings(diagnosis)
-    assert {told["queue"], told["saturation"], told["time_to_first_token"]}.isdisjoint(
-        {"not checked", "not applicable"}
-    )
+    asked = [item for item in diagnosis.evidence if item.name in ("queue", "saturation", "time_to_first_token")]
+    assert [item for item in asked if item.finding in ("not checked", "not applicable")] == []
     texts = json.dumps(recording.requests.drop(columns="time").astype(str).to_dict("records"))
     assert "question answer" not in texts  # descriptors alone
 
 
 def test_ratings_that_fall_without_load_are_not_compute(tmp_path):
     with course(tmp_path, "chat", BadVersion()) as one:
-        one.healthy(20)
+        one.healthy(80)
         one.strike()
         alert = one.alert("ChatRatingsBudgetBurn")
-        one.healthy(8)
+        one.judged_since(50)
         recording = one.captured(alert)
     diagnosis = diagnose(recording)
     assert diagnosis.cause != "compute", diagnosis.table().to_string()
@@ -88,10 +87,10 @@ def test_a_bad_version_is_model_by_its_replay_and_an_identical_one_never(fault: 
         if not is_bad:
             for name in ("model.skops", "reference.parquet"):
                 (models / "v2" / name).write_bytes((models / "v1" / name).read_bytes())
-        one.healthy(25)
+        one.healthy(120)
         one.strike()
         alerts = [one.alert("ScoringRightBudgetBurn")] if is_bad else []
-        one.healthy(10 if is_bad else 25)
+        one.judged_since(150)
         recording: Recording = one.captured(*alerts)
     assert (recording.incident.versions.current, recording.incident.versions.last_good) == ("v2", "v1")
     diagnosis = diagnose(recording)
