@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lepton_kit import __version__
-from lepton_kit.commands import approve, begin, demo, drill, incidents, objectives, reports, serving, watch
+from lepton_kit.commands import act, approve, begin, demo, drill, incidents, objectives, reports, serving, watch
 from lepton_kit.commands.terminal import WIDE, new_console, print_lines
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -41,6 +41,8 @@ app = typer.Typer(
 
 app.command()(begin.init)
 app.command()(begin.copy)
+app.command()(begin.doctor)
+app.command()(serving.register)
 app.command()(serving.serve)
 app.command()(watch.watch)
 app.command()(watch.incidents)
@@ -49,6 +51,7 @@ app.command()(serving.replay)
 app.command()(serving.deploy)
 app.command()(serving.rollback)
 app.command()(serving.undo)
+app.command()(act.act)
 app.command()(incidents.capture)
 app.command()(demo.demo)
 app.command()(drill.drill)

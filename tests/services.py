@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,10 +21,12 @@ import torch
 from helpers import PATIENCE_S
 from models_sample import google_prices
 
+from lepton_kit.diagnosis.capture import capture
 from lepton_kit.models.forecasters import Architecture, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
-from lepton_kit.serving.requestlog import read_requests
+from lepton_kit.project.declarations import declared
+from lepton_kit.serving.requestlog import FILE, declared_rows
 from subjects.prices.features import next_day_return, price_features
 
 TOKEN = "open sesame"
@@ -76,15 +80,15 @@ def row(number: int = -1) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[Service]:
-    """Run `lepton serve goog` on a free port, and end it."""
+def serving(project: Path, *words: str, token: str | None = TOKEN, model: str = "goog") -> Iterator[Service]:
+    """Run `lepton serve` for a model on a free port, and end it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LEPTON_", "PROMETHEUS_"))}
     if token is not None:
         environment["LEPTON_ADMIN_TOKEN"] = token
-    command = [sys.executable, "-m", "lepton_kit.cli", "serve", "goog", "--port", "0", *words]
+    command = [sys.executable, "-m", "lepton_kit.cli", "serve", model, "--port", "0", *words]
     with (project / "serve.log").open("w") as log:
         process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log, text=True)
-    folder = project / "services" / "goog"
+    folder = project / "services" / model
     try:
         address = wait_for(lambda: (folder / "address").read_text().strip() if (folder / "address").exists() else None)
         with httpx.Client(base_url=address, timeout=30) as client:
@@ -99,9 +103,39 @@ def serving(project: Path, *words: str, token: str | None = TOKEN) -> Iterator[S
             raise
 
 
+def captured(service_folder: Path, source: Any, start: float, end: float, folder: Path) -> Any:
+    """Freeze what a service that `lepton serve` runs did, as its own declaration says."""
+    project, name = service_folder.parents[1], service_folder.name
+    return capture(name, declared(project, name), project, source, start, end, folder)
+
+
 def log_of(service: Service) -> pd.DataFrame:
     """Return the requests of the last ten minutes."""
     return read_requests(service.folder / "requests", time.time() - 600, time.time() + 1)
+
+
+def read_requests(folder: Path, start: float, end: float) -> pd.DataFrame:
+    """Return the rows of a log from `start` to `end` (Unix seconds), with a column for each feature and answer."""
+    place, window = declared_rows(folder, folder), {"start_ms": int(start * 1000), "end_ms": int(end * 1000)}
+    with contextlib.closing(sqlite3.connect(folder / FILE, timeout=10)) as database:
+        held = pd.read_sql_query(place.query, database, params=window)
+    held["request_id"] = held["request_id"].str.partition("/")[0]
+    held.insert(0, "time", pd.to_datetime(held.pop("time_ms"), unit="ms", utc=True))
+    answers, features = _spread(held.pop("answers")), _spread(held.pop("features")).add_prefix("feature_")
+    told = held[["actual", "rating", "comment"]]
+    return pd.concat([held.drop(columns=list(told)), answers, features, told], axis=1)
+
+
+def _spread(texts: pd.Series) -> pd.DataFrame:
+    """Return a column for each field of objects in text: of numbers where all of its values are."""
+    rows = [json.loads(text) if isinstance(text, str) else {} for text in texts]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    wide = pd.DataFrame({name: [row.get(name) for row in rows] for name in names}, index=texts.index)
+    return wide.assign(**{name: pd.to_numeric(wide[name]) for name in names if _are_numbers(wide[name])})
+
+
+def _are_numbers(column: pd.Series) -> bool:
+    return all(value is None or isinstance(value, int | float) for value in column)
 
 
 def wait_for(question: Any, seconds: float = PATIENCE_S) -> Any:

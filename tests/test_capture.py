@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from helpers import ROOT, lepton_here
 from live import Samples
-from services import features, project_with_model, serving, wait_for
+from services import features, project_with_model, read_requests, serving, wait_for
 
 from lepton_kit.diagnosis import capture as capturing
 from lepton_kit.diagnosis.capture import capture
@@ -17,7 +17,6 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.project.declarations import declared
 from lepton_kit.serving.control import change_wish, note_deployment
-from lepton_kit.serving.requestlog import read_requests
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import Promise, Versions, read_recording

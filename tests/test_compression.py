@@ -221,7 +221,7 @@ def test_the_newest_of_several_compressed_versions_is_found(teacher, tmp_path, p
     shelf = Registry(tmp_path / "models")
     small = [distil(teacher, parts["train"].features, "mlp", width, steps=5) for width in (1, 2, 3)]
     saved = [
-        shelf.save("goog", one, {"compressed_from": of}, {}) for one, of in zip(small, ("v1", "v1", "v9"), strict=True)
+        shelf.save("goog", one, {"compressed_from": of}) for one, of in zip(small, ("v1", "v1", "v9"), strict=True)
     ]
     assert shelf.compressed("goog", "v1") == saved[1]
     with pytest.raises(InputError, match="no version 'v9'"):

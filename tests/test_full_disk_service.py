@@ -47,7 +47,7 @@ def test_a_full_disk_ends_no_worker_and_refuses_no_forecast(small_disk):
             assert service.predict(row=asked, as_of=1.7e9 + number).status_code == 200
         assert service.predict(row={}).status_code == 422
         said = wait_for(lambda: (answer := service.client.get("/readyz")).status_code == 503 and answer.json())
-        assert "prediction log" in said["error"]
+        assert "request log" in said["error"]
         feedback = {"request_id": known, "row": 0, "actual": 0.01}
         refused = service.client.post("/v1/feedback", json=feedback)
         assert refused.status_code == 503 and "not kept" in refused.json()["error"]

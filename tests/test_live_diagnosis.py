@@ -6,9 +6,8 @@ import time
 import pytest
 from helpers import copy_folders, lepton
 from live import Load, Samples
-from services import ADMIN, keep_model, project_with_model, serving
+from services import ADMIN, captured, keep_model, project_with_model, serving
 
-from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.telemetry.recordings import write_recording
 
@@ -45,7 +44,7 @@ def incidents(tmp_path_factory):
         time.sleep(0.2)
         folder = tmp_path_factory.mktemp("incidents")
         made = {
-            name: capture(service.folder, source, project / "models", start, end, folder / name)
+            name: captured(service.folder, source, start, end, folder / name)
             for name, (start, end, _) in windows.items()
         }
     return made, {name: onset for name, (*_, onset) in windows.items()}

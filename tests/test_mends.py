@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
-from services import project_with_model, row, serving, wait_for
+from services import project_with_model, read_requests, row, serving, wait_for
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import Wish, begin, change_wish, read_reports, read_wish
 from lepton_kit.serving.mends import Mender, Mends
 from lepton_kit.serving.quarantine import Quarantine, read_quarantine
-from lepton_kit.serving.requestlog import read_requests
 
 LEARNT = pd.DataFrame({"return_0": np.linspace(-0.03, 0.03, 60), "range_0": np.linspace(0.001, 0.05, 60)})
 

@@ -16,14 +16,14 @@ import pytest
 from helpers import ROOT, lepton
 from live import Samples
 from models_sample import google_prices
-from services import features, keep_model, project_with_model, row, serving, wait_for
+from services import captured, features, keep_model, project_with_model, row, serving, wait_for
 
-from lepton_kit.diagnosis.capture import capture
-from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.remedies import ModelPlan, State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import ServiceOperator, read_actions, undo
-from lepton_kit.ops.repairs import Trouble, objectives_table, rehearse, repair, still_missed
+from lepton_kit.ops.operator import operator_of, read_actions, undo
+from lepton_kit.ops.repairs import Trouble, carry_out, objectives_table, rehearse, still_missed
+from lepton_kit.ops.serve_operator import ServeOperator
 from lepton_kit.serving.control import change_wish, read_deployments, read_reports, read_wish
 from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.slo import read_objectives
@@ -54,7 +54,7 @@ def project(service):
 def operator(service, project):
     """The operator of the service as it began: v2 alone, with two workers."""
     wait_for(lambda: len(read_reports(service.folder)) >= 1)
-    ours = ServiceOperator("goog", project, "run-1")
+    ours = ServeOperator("goog", project, "run-1")
     if ours.state() != State("v2", 2, 64):
         ours.set_state(State("v2", 2, 64), "begin again")
     return ours
@@ -104,7 +104,7 @@ def incident(service, project, version, folder, seconds=2.5, harm=lambda: None):
     source.scrape(service)
     time.sleep(seconds)
     source.scrape(service)
-    recording = capture(service.folder, source, project / "models", start, time.time(), folder)
+    recording = captured(service.folder, source, start, time.time(), folder)
     others = tuple(one for name, one in OBJECTIVES.items() if name != "goog-coverage")
     return Trouble(recording, pd.Timestamp(onset + 0.3, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"], others)
 
@@ -186,7 +186,7 @@ def test_workers_that_all_hang_are_all_replaced(operator, service):
 
 
 def test_a_state_counts_as_reached_by_those_that_answer_when_the_others_take_too_long(operator, service, project):
-    hasty = ServiceOperator("goog", project, "run-2", by="Kim", seconds=0.4)
+    hasty = ServeOperator("goog", project, "run-2", by="Kim", seconds=0.4)
     hasty.set_state(State("v1", 3, 64), "a third worker, which takes seconds to begin")
     told = read_actions(service.folder)[-1]
     assert (told["outcome"], told["workers_followed"], told["by"]) == ("done", "2 of 3", "Kim")
@@ -195,7 +195,7 @@ def test_a_state_counts_as_reached_by_those_that_answer_when_the_others_take_too
 def test_a_service_that_has_ended_is_said_at_once_and_the_state_before_is_what_a_new_start_finds(tmp_path):
     project = project_with_model(tmp_path / "project")
     with serving(project) as running:
-        ours = ServiceOperator("goog", project, "run-1")
+        ours = ServeOperator("goog", project, "run-1")
         held = ours.state()
         ours.set_state(State("v1", 1, 5, Mends(fill={"return_0": 0.0})), "a repair")
         running.process.kill()
@@ -212,31 +212,40 @@ def test_a_service_that_has_ended_is_said_at_once_and_the_state_before_is_what_a
 
 
 def test_the_feed_is_restarted_by_the_command_of_the_settings(operator, project):
-    assert operator.restart_feed("it stands still")
+    operator.act_on_feed("restart_feed", "it stands still")
     assert (project / "restarted").exists()
     settings = (project / "lepton.toml").read_text()
     try:
         (project / "lepton.toml").write_text("[services.goog]\nmodel = 'goog'\nactions.restart_feed = ['false']\n")
-        assert not operator.restart_feed("again")
+        with pytest.raises(LeptonError, match="'false' failed"):
+            operator_of("goog", project, "run-1").act_on_feed("restart_feed", "again")
         (project / "lepton.toml").write_text("")
-        assert not operator.restart_feed("and again")
+        with pytest.raises(InputError, match="no action restart_feed is declared"):
+            operator_of("goog", project, "run-1").act_on_feed("restart_feed", "and again")
     finally:
         (project / "lepton.toml").write_text(settings)
-    outcomes = [one["outcome"] for one in read_actions(operator.folder)[-3:]]
-    assert outcomes[0] == "done"
-    assert outcomes[1].startswith("'false' ended with 1")
-    assert outcomes[2] == "no command is configured"
+    assert [one["outcome"] for one in read_actions(operator.folder)[-2:]] == ["done", "'false' failed (1)"]
+
+
+def test_the_command_acts_on_what_lepton_serve_runs_through_its_control_folder(operator, service, project):
+    shown = lepton("act", "goog", "scale", "--workers", "1", "--dry-run", project=project)
+    assert shown.stdout == "scale, workers 1: through services/goog/control.json, which its workers follow\n"
+    assert operator.state().workers == 2
+    done = lepton("act", "goog", "deploy", "--version", "v1", project=project)
+    assert done.returncode == 0, done.stderr
+    assert operator.state() == State("v1", 2, 64)
+    assert lepton("act", "goog", "deploy", "--version", "v1; reboot", project=project).returncode == 2
 
 
 def test_a_service_that_does_not_run_has_no_operator(tmp_path):
     with pytest.raises(InputError, match="does not run here"):
-        ServiceOperator("goog", tmp_path, "run-1")
+        ServeOperator("goog", tmp_path, "run-1")
 
 
 def test_a_repair_that_helps_stays(operator, service, project, tmp_path):
     with Load(service):
         trouble = incident(service, project, "v3", tmp_path / "incident")
-        done = repair(back_to("v2"), operator, trouble, 4, tmp_path / "after")
+        done = carry_out(back_to("v2"), operator, trouble, 4, tmp_path / "after")
     assert trouble.before.share > 0.8 > 0.5 > trouble.during.share
     assert done.recovery.verdict == "recovered", done.recovery
     assert (done.applied, done.rolled_back, operator.state().version) == (True, False, "v2")
@@ -247,7 +256,7 @@ def test_a_repair_that_helps_stays(operator, service, project, tmp_path):
 def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, project, tmp_path):
     with Load(service):
         trouble = incident(service, project, "v2", tmp_path / "incident")
-        done = repair(back_to("v3"), operator, trouble, 20, tmp_path / "after")
+        done = carry_out(back_to("v3"), operator, trouble, 20, tmp_path / "after")
     assert done.recovery.verdict == "worse"
     assert done.rolled_back
     assert operator.state() == State("v2", 2, 64)
@@ -271,7 +280,7 @@ def test_what_mends_the_indicator_and_breaks_another_is_taken_back_unless_the_po
             load.spoilt = True
 
         trouble = replace(incident(service, project, "v3", tmp_path / "incident", 4, harm), may_cost=may_cost)
-        done = repair(act, operator, trouble, 15, tmp_path / "after")
+        done = carry_out(act, operator, trouble, 15, tmp_path / "after")
     judged, table = done.judged, objectives_table(trouble, done.judged).set_index("objective")
     assert trouble.during.share < 0.6 < done.recovery.after.share
     assert done.recovery.verdict in (("recovered",) if may_cost else ("recovered", "too few"))  # ended early, else
@@ -291,11 +300,11 @@ def test_what_mends_the_indicator_and_breaks_another_is_taken_back_unless_the_po
 def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing_is_half_applied(tmp_path):
     project = project_with_model(tmp_path / "project")
     with serving(project) as running:
-        ours, source, start = ServiceOperator("goog", project, "run-1"), Samples(), time.time()
+        ours, source, start = ServeOperator("goog", project, "run-1"), Samples(), time.time()
         with Load(running):
             time.sleep(1)
         source.scrape(running)
-        recording = capture(running.folder, source, project / "models", start, time.time(), tmp_path / "incident")
+        recording = captured(running.folder, source, start, time.time(), tmp_path / "incident")
         trouble = Trouble(recording, pd.Timestamp(start, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
         held = ours.state()
 
@@ -305,7 +314,7 @@ def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing
             return ("done",)
 
         with pytest.raises(LeptonError, match="ended while it was observed"):
-            repair(act, ours, trouble, 30, tmp_path / "after")
+            carry_out(act, ours, trouble, 30, tmp_path / "after")
     assert ours.state() == held
     assert ours.registry.current("goog") == "v1"
     assert "stopped by LeptonError" in read_actions(running.folder)[-1]["why"]
@@ -333,7 +342,7 @@ def test_a_repair_that_is_interrupted_is_undone(operator, service, project, tmp_
     with Load(service):
         trouble = incident(service, project, "v2", tmp_path / "incident", seconds=1)
     with pytest.raises(KeyboardInterrupt):
-        repair(act, operator, trouble, 4, tmp_path / "after")
+        carry_out(act, operator, trouble, 4, tmp_path / "after")
     assert operator.state() == State("v2", 2, 64)
 
 
@@ -345,11 +354,11 @@ def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service,
         time.sleep(0.5)
         start = time.time()
         time.sleep(3)
-        after = capture(service.folder, Samples(), project / "models", start, time.time(), tmp_path / "after")
-    held = read_wish(service.folder)
-    done = rehearse("roll back to v2", trouble, after)
+        after = captured(service.folder, Samples(), start, time.time(), tmp_path / "after")
+    held, plan = read_wish(service.folder), ModelPlan("v2", "rollback", ())
+    done = rehearse(plan, ["deploy"], trouble, after)
     assert (done.recovery.verdict, done.applied, done.rolled_back) == ("recovered", False, False)
-    assert rehearse("roll back to v2", trouble, None).recovery.verdict == "too few"
+    assert rehearse(plan, ["deploy"], trouble, None).recovery.verdict == "too few"
     assert read_wish(service.folder) == held
     assert before.version == held.version
 

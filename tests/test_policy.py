@@ -1,5 +1,7 @@
 """What follows on a diagnosis by the settings: which repair, and whether it waits for a person."""
 
+import json
+
 import pytest
 from helpers import ROOT, write_notebook
 from repairs import SETTINGS, project_with_repairs
@@ -10,6 +12,8 @@ from lepton_kit.ops.watch.policy import Policy
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import Result
 from lepton_kit.telemetry.slo import read_objectives
+
+COMPUTE = {"cause": Result(value="compute"), "probability": Result(value=0.99)}
 
 
 @pytest.fixture
@@ -38,6 +42,38 @@ def test_a_diagnosis_that_asks_for_no_remedy_gets_none(repaired):
         proposals(repaired, cause="compute", remedy=None) == proposals(repaired, cause="compute", remedy="none") == {}
     )
     assert proposals(repaired, cause="compute", remedy="repair-capacity") == {"compute": ""}
+
+
+@pytest.mark.parametrize(
+    ("declared", "why"),
+    [
+        ({}, "no action scale or restart is declared"),
+        ({"scale": ["true", "{workers}"]}, ""),
+        ({"restart": ["true"]}, ""),
+    ],
+)
+def test_a_repair_that_no_action_makes_waits_for_a_person_whatever_the_policy(repaired, declared, why):
+    actions = "".join(f"{name} = {json.dumps(words)}\n" for name, words in declared.items())
+    (repaired / "lepton.toml").write_text(f"{SETTINGS}\n[services.goog.actions]\n{actions}")
+    made = Policy(read_settings(repaired), repaired).proposals(COMPUTE, service="goog")
+    assert [one.why for one in made] == [why]
+
+
+@pytest.mark.parametrize(
+    ("declared", "why"),
+    [
+        (["roll_back"], "nothing takes back roll_back: no action deploy is declared"),
+        (["roll_back", "deploy"], ""),
+        (["deploy"], ""),
+        ([], "no action roll_back or deploy or restart is declared"),
+    ],
+)
+def test_what_nothing_takes_back_is_never_left_to_the_policy(repaired, declared, why):
+    settings = SETTINGS.replace("[remedies.data]", "[remedies.model]").replace('policy = "ask"', 'policy = "auto"')
+    actions = "".join(f"{name} = ['true']\n" for name in declared)
+    (repaired / "lepton.toml").write_text(f"{settings}\n[services.goog.actions]\n{actions}")
+    results = COMPUTE | {"cause": Result(value="model")}
+    assert [one.why for one in Policy(read_settings(repaired), repaired).proposals(results, service="goog")] == [why]
 
 
 @pytest.mark.parametrize("also", [["data"], "data", ["data", "compute", "none"]])

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lepton_kit.telemetry import ordered
+from lepton_kit.telemetry.databases import Window
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.logs import read_logs
 from lepton_kit.telemetry.readers import read_deployments, read_requests, read_topology
@@ -236,6 +238,19 @@ def test_of_too_many_rows_every_nth_is_kept_and_the_total_is_known(tmp_path):
     found = read_requests(declared(requests="log.jsonl"), tmp_path, *WINDOW, most=1000)
     assert found.total == 10_000 and 500 <= len(found.table) <= 1000 and found.step * len(found.table) >= 10_000
     assert found.table["time"].diff().dropna().nunique() == 1
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_of_a_large_log_only_the_part_of_the_window_is_read_where_it_is_in_order(is_ordered, tmp_path, monkeypatch):
+    rows = entries(5000, "10s", START - pd.Timedelta("6h"))
+    rows = rows if is_ordered else rows[2500:] + rows[:2500]
+    (tmp_path / "log.jsonl").write_text(lines(rows))
+    whole = read(tmp_path, requests="log.jsonl")
+    monkeypatch.setattr(ordered, "LARGE", 1000)
+    part = ordered.part_of(tmp_path / "log.jsonl", "ts", "UTC", Window(*WINDOW), tmp_path)
+    assert (part.stat().st_size < 0.2 * (tmp_path / "log.jsonl").stat().st_size) == is_ordered
+    assert len(whole.table) == 361
+    pd.testing.assert_frame_equal(read(tmp_path, requests="log.jsonl").table, whole.table)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from lepton_kit.models.golden import golden_deviation, golden_examples
 from lepton_kit.models.registry import Registry, read_candidate
 from subjects.prices.features import price_features
 
-FILES = ["model.safetensors", "scaler.json", "architecture.json", "card.json", "golden.json"]
+FILES = ["model.safetensors", "scaler.json", "architecture.json", "card.json", "golden.parquet"]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_very_same_model_saved_again_is_not_kept_twice(shelf, features):
 def test_the_same_weights_learnt_from_other_data_are_another_version(shelf, features):
     """Else a card would go on naming data that the model was not judged on."""
     made = model(features)
-    saved = [shelf.save("goog", made, {"data": {"sha256": sha}}, {}) for sha in ("a", "b", "a", "b")]
+    saved = [shelf.save("goog", made, {"data": {"sha256": sha}}) for sha in ("a", "b", "a", "b")]
     assert saved == ["v1", "v2", "v1", "v2"]
     assert shelf.card("goog", "v2")["data"] == {"sha256": "b"}
 
@@ -268,7 +268,7 @@ def test_a_rollback_returns_another_version_or_says_that_there_is_none(shelf, fe
 @pytest.mark.parametrize("name", ["", "../goog", "Goog", "a/b", ".hidden"])
 def test_a_name_that_is_not_a_folder_of_the_registry_is_refused(shelf, features, name):
     with pytest.raises(InputError, match="model name"):
-        shelf.save(name, model(features), {}, {})
+        shelf.save(name, model(features), {})
     assert not shelf.root.exists()
 
 
@@ -281,7 +281,7 @@ def test_an_unknown_version_is_refused_with_those_there_are(shelf, features, ver
 
 def test_a_failed_save_leaves_nothing_behind(shelf, features):
     with pytest.raises(TypeError):
-        shelf.save("goog", model(features), {"not for JSON": object()}, {})
+        shelf.save("goog", model(features), {"not for JSON": object()})
     assert [path.name for path in (shelf.root / "goog").iterdir()] == [".lock"]
 
 
@@ -289,7 +289,7 @@ def test_saves_at_the_same_time_do_not_collide(shelf, features):
     """Threads do here: each opens the lock anew, as each process would."""
     models = [model(features, seed) for seed in (1, 2, 3, 4)] * 2
     with ThreadPoolExecutor(8) as pool:
-        versions = list(pool.map(lambda made: shelf.save("goog", made, {}, {}), models))
+        versions = list(pool.map(lambda made: shelf.save("goog", made, {}), models))
     assert versions[:4] == versions[4:] and sorted(versions[:4]) == shelf.versions("goog") == ["v1", "v2", "v3", "v4"]
     for version in shelf.versions("goog"):
         shelf.verify("goog", version)
@@ -305,7 +305,7 @@ def test_golden_outputs_notice_another_model(shelf, features):
 
 def test_golden_examples_of_nonsense_are_refused(features):
     with pytest.raises(InputError, match="golden examples"):
-        golden_deviation(model(features), {"inputs": {}})
+        golden_deviation(model(features), features)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"name": "goog"}', '{"name": "goog", "version": 1}'])

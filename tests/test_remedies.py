@@ -18,6 +18,7 @@ from lepton_kit.diagnosis.remedies import (
     apply_capacity,
     apply_data,
     apply_model,
+    means_for,
     plan_capacity,
     plan_data,
     plan_model,
@@ -32,14 +33,15 @@ from subjects.prices.features import price_features
 from subjects.prices.sources import read_prices
 
 COLUMNS = feature_columns(variants.calm().requests)
+EVERY_WAY = ("mend", "roll_back", "deploy", "scale", "restart", "restart_feed")
 NAMES = [name.removeprefix("feature_") for name in COLUMNS]
 
 
 class Held:
     """An operator that only remembers what it was told."""
 
-    def __init__(self, has_feed=True):
-        self.held, self.has_feed, self.told = State("v2", 2, 64), has_feed, []
+    def __init__(self, *ways):
+        self.held, self.ways, self.told = State("v2", 2, 64), ways or EVERY_WAY, []
 
     def state(self):
         return self.held
@@ -51,9 +53,8 @@ class Held:
     def restart_workers(self, why):
         self.told.append(("restart_workers", why))
 
-    def restart_feed(self, why):
-        self.told.append(("restart_feed", why))
-        return self.has_feed
+    def act_on_feed(self, way, why):
+        self.told.append((way, why))
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +186,42 @@ def test_a_data_plan_is_carried_out_beside_the_mends_in_force():
     assert operator.held.mends.scale == pytest.approx(dict.fromkeys(NAMES, 0.01))
     assert operator.held.mends.fill == {"return_1": "last"}
     assert len(done) == 1
-    told = apply_data(plan_data(variants.stuck_feed()), Held(has_feed=False))
-    assert "no way to restart the feed" in told[0]
+
+
+def test_what_a_service_cannot_do_is_not_done_and_said(tmp_path):
+    stuck, wrong = plan_data(variants.stuck_feed()), plan_data(variants.wrong_unit(100))
+    bare = Held("mend")
+    assert apply_data(stuck, bare) == ()
+    assert bare.told == []
+    [by_hand] = means_for(stuck, bare.ways).by_hand
+    assert by_hand.startswith("no action restart_feed")
+    assert by_hand.endswith("is declared; by hand: restart the feed")
+    assert apply_data(wrong, other := Held("restart_feed", "stop_feed")) == ("the feed was restarted",)
+    assert [way for way, _ in other.told] == ["restart_feed"]
+    model = plan_model(variants.wrong_model(tmp_path))
+    assert apply_model(model, Held("scale")) == ()
+    assert means_for(model, ["scale"]).by_hand == (
+        "no action roll_back or deploy is declared; by hand: roll back to v2",
+    )
+    size = plan_capacity(measured(variants.slow()))
+    assert means_for(size, ["restart"]).by_hand == (f"no action scale is declared; by hand: {size.workers} workers",)
+    apply_capacity(size, half := Held("restart"))
+    assert [way for way, _ in half.told] == ["restart_workers"]
+
+
+def test_a_feed_whose_rows_keep_their_contract_is_never_stopped():
+    broken = plan_data(variants.wrong_unit(100))
+    assert broken.is_broken
+    assert means_for(broken, ["stop_feed"]).ways == ("stop_feed",)
+    assert means_for(replace(broken, is_broken=False), ["stop_feed"]).ways == ()
+    world = plan_data(variants.world(3, seed=0))
+    assert "stop_feed" not in means_for(world, ["stop_feed", "restart_feed"]).ways
+
+
+def test_a_change_that_nothing_takes_back_is_named(tmp_path):
+    plan = plan_model(variants.wrong_model(tmp_path))
+    assert means_for(plan, ["roll_back"]).lasting == ("roll_back",)
+    assert means_for(plan, ["roll_back", "deploy"]).lasting == ()
 
 
 # --- model --------------------------------------------------------------------------------------------------------

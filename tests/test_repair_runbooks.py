@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 from helpers import ROOT, copy_folders, lepton
 from live import Load, Samples
-from services import ADMIN, keep_model, project_with_model, serving
+from services import ADMIN, captured, keep_model, project_with_model, serving
 
-from lepton_kit.diagnosis.capture import capture
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.operator import read_actions
 from lepton_kit.runs.manifest import find_run
@@ -56,7 +55,7 @@ def test_a_size_cannot_be_found_without_requests_and_a_service_not_repaired_that
     words = ["-p", "recording", "bare", "-p", "service", "goog"]
     gone = lepton("run", "runbooks/repair-model.ipynb", *words, project=bare)
     assert gone.returncode != 0
-    assert "service 'goog': does not run here" in gone.stdout + gone.stderr
+    assert "service 'goog': neither in lepton.toml nor in services/" in gone.stdout + gone.stderr
     assert not (bare / "services").exists()
 
 
@@ -69,7 +68,7 @@ def recorded(service, project, name, harm, then=lambda row: row):
     load.drive(60, then)
     source.scrape(service)
     time.sleep(0.2)
-    capture(service.folder, source, project / "models", start, time.time(), project / name)
+    captured(service.folder, source, start, time.time(), project / name)
     return load
 
 
@@ -143,7 +142,7 @@ def test_a_crowded_service_grows(service):
         load.drive(60)
         source.scrape(service)
         time.sleep(0.2)
-        capture(service.folder, source, project / "models", start, time.time(), project / "crowd")
+        captured(service.folder, source, start, time.time(), project / "crowd")
         results = run(project, "repair-capacity", "crowd", load)
     assert results["applied"] is True
     wish = read_wish(service.folder)

@@ -1,86 +1,91 @@
-"""The prediction log: rolled over, bounded, and read as one."""
+"""The request log: bounded, read by a query as any service's is, and safe where the disk is full."""
 
 import contextlib
 import sqlite3
 import time
 
-import pytest
+import numpy as np
+import sqlalchemy
+from services import read_requests
 
-from lepton_kit.errors import InputError
-from lepton_kit.serving.requestlog import DELETED_AT_ONCE, Bounds, Entry, RequestLog, parquet_files, read_requests, roll
+from lepton_kit.serving.requestlog import (
+    DELETED_AT_ONCE,
+    Answered,
+    Bounds,
+    RequestLog,
+    declared_rows,
+    forget,
+)
 
-FORECAST = {"mean": 0.0, "std": 0.01, "lower": -0.02, "upper": 0.02, "prob_up": 0.5}
+NAMES, FORECAST = ("mean", "std", "lower", "upper", "prob_up"), np.array([[0.0, 0.01, -0.02, 0.02, 0.5]])
 
 
-def entry(request_id, ago=0.0):
-    return Entry(int((time.time() - ago) * 1000), request_id, 0, "v1", 200, 1.5, FORECAST, {"return_0": 0.01})
+def entry(request_id, ago=0.0, rows=1):
+    head = (int((time.time() - ago) * 1000), request_id, "v1", 200, 1.5)
+    return Answered(*head, ("return_0",), np.full((rows, 1), 0.01), NAMES, np.repeat(FORECAST, rows, axis=0))
 
 
 def read(log):
     return read_requests(log.folder, 0, time.time() + 1)
 
 
-def test_rows_beyond_the_bound_are_rolled_into_parquet_and_read_together_with_new_ones(tmp_path):
+def test_rows_come_back_with_what_came_true_of_them(tmp_path):
     log = RequestLog(tmp_path)
-    log.append([entry(f"old-{number}") for number in range(10)])
-    log.flush()
-    roll(tmp_path, Bounds(recent_rows=5))
-    assert len(parquet_files(tmp_path)) == 1
-    log.append([entry("new")])
-    assert log.add_feedback("old-3", 0, 0.01, None, "")[0]
+    for number in range(3):
+        log.append(entry(f"r-{number}"))
+    assert log.add_feedback("r-1", 0, 0.01, 4, "good") == (True, ("v1", dict(zip(NAMES, FORECAST[0], strict=True))))
+    assert not log.add_feedback("r-1", 0, 0.02, None, "")[0]  # told again
+    assert log.add_feedback("absent", 0, 0.01, None, "") == (False, None)
     log.close()
     held = read(log).set_index("request_id")
-    assert list(held.index) == [f"old-{number}" for number in range(10)] + ["new"]
-    assert held.loc["old-3", "actual"] == 0.01
-    assert held.loc["old-3", "feature_return_0"] == 0.01
+    assert list(held.index) == ["r-0", "r-1", "r-2"]
+    assert held.loc["r-1", ["actual", "rating", "comment"]].tolist() == [0.02, 4, "good"]
+    assert held["feature_return_0"].tolist() == [0.01] * 3 and held["upper"].tolist() == [0.02] * 3
     assert held["actual"].notna().sum() == 1
 
 
-def test_many_rows_leave_the_database_in_parts_and_none_is_lost_or_doubled(tmp_path):
+def test_categories_and_classes_stay_text(tmp_path):
     log = RequestLog(tmp_path)
-    log.append([entry(f"row-{number}") for number in range(2 * DELETED_AT_ONCE + 1)])
+    features, answers = np.array([["red", 1.5]], object), np.array([["dog", 0.75]], object)
+    head = (int(time.time() * 1000), "a", "v1", 200, 1.5)
+    log.append(Answered(*head, ("colour", "size"), features, ("label", "proba_dog"), answers))
+    log.add_feedback("a", 0, "cat", None, "")
+    log.close()
+    (row,) = read(log).to_dict("records")
+    assert (row["feature_colour"], row["feature_size"], row["label"], row["actual"]) == ("red", 1.5, "dog", "cat")
+
+
+def test_the_declared_query_gives_a_window_and_an_id_for_each_row_of_a_batch(tmp_path):
+    log = RequestLog(tmp_path / "requests")
+    log.append(entry("early", ago=100))
+    log.append(entry("batch", rows=2))
+    log.close()
+    place = declared_rows(tmp_path / "requests", tmp_path)
+    assert place.sql == "sqlite:///requests/requests.sqlite"
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'requests/requests.sqlite'}")
+    now = int(time.time() * 1000)
+    with engine.connect() as connection:
+        window = {"start_ms": now - 10_000, "end_ms": now + 1000}
+        found = connection.execute(sqlalchemy.text(place.query), window).mappings().all()
+    assert [row["request_id"] for row in found] == ["batch", "batch/1"]
+
+
+def test_rows_too_old_or_too_many_are_removed_in_parts_the_oldest_first(tmp_path):
+    log = RequestLog(tmp_path)
+    log.append(entry("ancient", ago=3 * 86400, rows=2 * DELETED_AT_ONCE + 1))
+    log.append(entry("new", rows=3))
     log.flush()
-    with contextlib.closing(sqlite3.connect(tmp_path / "recent.sqlite")) as database:
-        roll(tmp_path, Bounds(recent_rows=1))
-        assert database.execute("SELECT count(*) FROM requests").fetchone() == (0,)
-    log.close()
-    assert len(read(log)) == read(log)["request_id"].nunique() == 2 * DELETED_AT_ONCE + 1
-
-
-def test_old_rows_are_rolled_and_old_or_too_large_files_removed(tmp_path):
-    log = RequestLog(tmp_path)
-    for request_id, ago in (("ancient", 3 * 86400), ("old", 3600)):
-        log.append([entry(request_id, ago)])
-        log.flush()
-        roll(tmp_path, Bounds(recent_seconds=60, days=2))
-    assert list(read(log)["request_id"]) == ["old"]
-    roll(tmp_path, Bounds(bytes=1))
-    log.close()
-    assert read(log).empty
-
-
-def test_a_crash_between_the_file_and_the_database_counts_no_row_twice(tmp_path, monkeypatch):
-    log = RequestLog(tmp_path)
-    log.append([entry("a"), entry("b")])
+    forget(tmp_path, Bounds(days=2))
+    assert read(log)["request_id"].unique().tolist() == ["new"]
+    for number in range(50):
+        log.append(entry(f"r-{number}", rows=DELETED_AT_ONCE // 4))
     log.flush()
-    import lepton_kit.serving.requestlog as module
-
-    class CrashError(Exception):
-        pass
-
-    whole = module.pq.write_table
-
-    def crash_after_writing(table, path, **more):
-        whole(table, path, **more)
-        path.rename(path.with_suffix(".parquet"))
-        raise CrashError
-
-    monkeypatch.setattr(module.pq, "write_table", crash_after_writing)
-    with pytest.raises(CrashError):
-        roll(tmp_path, Bounds(recent_rows=1))
-    monkeypatch.undo()
-    assert sorted(read(log)["request_id"]) == ["a", "b"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "requests.sqlite")) as database:
+        pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    forget(tmp_path, Bounds(bytes=pages * size // 2))
     log.close()
+    held = read(log)["request_id"].unique()
+    assert 10 < len(held) < 40 and held[-1] == "r-49" and "new" not in held
 
 
 def test_a_full_disk_is_told_and_the_service_goes_on(tmp_path, monkeypatch):
@@ -90,21 +95,12 @@ def test_a_full_disk_is_told_and_the_service_goes_on(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(log, "_insert", no_space)
-    log.append([entry("lost")])
+    log.append(entry("lost"))
     log.flush()
     assert "No space left" in log.failure
     monkeypatch.undo()
-    log.append([entry("kept")])
+    log.append(entry("kept"))
     log.flush()
     assert log.failure is None
     log.close()
     assert list(read(log)["request_id"]) == ["kept"]
-
-
-def test_a_folder_without_a_log_or_with_a_damaged_part_is_named(tmp_path):
-    with pytest.raises(InputError, match="holds no prediction log"):
-        read_requests(tmp_path, 0, 1)
-    RequestLog(tmp_path).close()
-    (tmp_path / "0-9-1.parquet").write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"0-9-1\.parquet"):
-        read_requests(tmp_path, 0, 1)

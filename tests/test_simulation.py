@@ -15,7 +15,7 @@ from lepton_kit.ops.faults import find_fault
 from lepton_kit.ops.simulation import EPOCH, strike
 from lepton_kit.serving.arrivals import generated
 from lepton_kit.serving.mends import Mends
-from lepton_kit.serving.metrics import metric_names
+from lepton_kit.serving.metrics import ServiceMetrics
 from lepton_kit.telemetry.recordings import read_recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.simulated.machine import Setting
@@ -71,7 +71,10 @@ def test_a_recording_is_read_back_as_it_was_written_with_the_names_of_a_real_ser
     written = service.record(0, service.now)
     held = read_recording(write_recording(written, tmp_path / "drill", {"cause": "none"}))
     assert not set(held.absent) - {"topology.csv"}
-    assert set(held.metrics["metric"]) == {*metric_names(), "up"}
+    endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
+    families = ServiceMetrics().registry.collect()
+    real = {family.name + ending for family in families for ending in endings[family.type]}
+    assert set(held.metrics["metric"]) == {*real, "up"}
     assert len(held.requests) == len(written.requests) > 400
     assert set(held.models) == {"v1", "v2"}
     assert json.loads(held.metrics["labels"].iloc[0])["job"] == "goog"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lepton_kit.commands.terminal import new_console
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -40,3 +41,23 @@ def copy(
 
     for name in notebooks:
         print(f"wrote {copy_notebook(name, find_project())}")
+
+
+COLOURS = {"ok": "green", "wrong": "red", "absent": "yellow"}
+MARKS = {"ok": "✓", "wrong": "✗", "absent": "–"}
+
+
+def doctor(
+    services: Annotated[list[str] | None, typer.Argument(help="Services; all that are declared if none.")] = None,
+) -> None:
+    """Hold the declarations of services against reality: one line for each thing, and what to do."""
+    from lepton_kit.project.doctor import examine
+
+    console, wrong = new_console(), 0
+    for one in examine(find_project(), services or []):
+        wrong += one.state == "wrong"
+        console.print(f"[{COLOURS[one.state]}]{MARKS[one.state]}[/]", end=" ")
+        remedy = f"; {one.remedy}" if one.remedy else ""
+        console.print(f"{one.what}: {one.finding}{remedy}", markup=False, highlight=False, soft_wrap=True)
+    if wrong:
+        raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,31 @@ from lepton_kit.runs.project import find_project
 
 if TYPE_CHECKING:
     from lepton_kit.serving.replay import Summary
+
+
+def register(
+    name: Annotated[str, typer.Argument(help="What the model is called in the registry (models/).")],
+    folder: Annotated[Path, typer.Argument(help="The folder of the model, or its file.")],
+    flavor: Annotated[
+        str | None, typer.Option(help="kit, onnx, skops, torch.export or mlflow; else by the files.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="classification_binary, regression, …; else by model.json.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Rows that it learnt from, with what came true.")] = None,
+    golden: Annotated[Path | None, typer.Option(help="Rows with the answers that it must give.")] = None,
+    target: Annotated[str | None, typer.Option(help="The column of the reference that came true.")] = None,
+    note: Annotated[str, typer.Option(help="What it is for, for its card.")] = "",
+    promote: Annotated[bool, typer.Option("--promote", help="Make it the version in use.")] = False,
+) -> None:
+    """Keep a model of any maker as a new version in the registry."""
+    from lepton_kit.models.registering import register as keep
+    from lepton_kit.models.registry import Registry
+    from lepton_kit.models.tasks import task_of
+
+    registry = Registry(find_project() / "models")
+    version = keep(registry, name, folder, task_of(task) if task else None, flavor, reference, golden, target, note)
+    if promote:
+        registry.promote(name, version, "lepton register", note or "asked for by hand")
+    print(f"model {name}: {version} is kept in {registry.folder(name, version)}")
 
 
 def serve(

@@ -26,7 +26,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.telemetry.databases import TIME, Read
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.logs import MOST_LINES, read_logs
-from lepton_kit.telemetry.private import Private
+from lepton_kit.telemetry.private import HIDDEN, Private
 from lepton_kit.telemetry.readers import MOST_REQUESTS, canonical, raw_requests, read_deployments, read_topology
 from lepton_kit.telemetry.recordings import (
     FORMAT,
@@ -211,6 +211,8 @@ def _raw(
         notes.measured.append("no requests: the declaration names none")
         return pd.DataFrame()
     read = raw_requests(declaration, project, start, end, MOST_REQUESTS)
+    if private.columns and read.step > 1:
+        notes.problems.append("private values of requests that are left out are not looked for in the log")
     return private.cover(notes.take(read, "requests"))
 
 
@@ -355,6 +357,9 @@ def _logs(
     declaration: Declaration, project: Path, start: float, end: float, private: Private, notes: _Notes
 ) -> pd.DataFrame:
     table = notes.take(read_logs(declaration, project, start, end, MOST_LINES, private.cleaned), "log lines")
+    if len(table) and private.columns and not private.knows_values:
+        table = table.assign(message=HIDDEN, fields="{}")
+        notes.problems.append("logs: their words are left out, as no request tells which of them are private")
     if declaration.logs is None:
         notes.measured.append("no log lines: the declaration names no log")
     else:

@@ -68,6 +68,8 @@ def of_incident(
     if by_stage["queued"]:
         return NextAction(f"Wait: {by_stage['queued'][0].runbook} starts next{_of(by_stage['queued'][0].plan)}.")
     ended = [one for one in repairs if one.stage == "ended"]
+    if ended and ended[-1].verdict == "not repaired":
+        return NextAction(f"Do by hand what no action of the service does{_of(ended[-1].plan)}.")
     if ended and ended[-1].verdict == "recovered":
         return NextAction(f"Wait: the {ended[-1].cause} repair helped; the alert ends when its windows have passed.")
     if ended:

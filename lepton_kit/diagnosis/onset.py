@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.data.drift import ChangePoint, change_point
-from lepton_kit.diagnosis.recovery import alerted_objective, counts_hits, sli_over_time
+from lepton_kit.diagnosis.recovery import LEAST_PERIODS, MOST_PERIODS, alerted_objective, counts_hits
 from lepton_kit.diagnosis.relations import following
-from lepton_kit.diagnosis.samples import mean_seconds
+from lepton_kit.diagnosis.samples import growth, mean_seconds
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.slo import Objective
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,26 @@ def changes_of(
 ) -> Iterator[tuple[Symptom, ChangePoint | None]]:
     """Give each symptom with its change point, where it has one."""
     for symptom in symptoms(recording, breaches, criteria):
-        yield symptom, change_point(symptom.series)
+        depth = DEEPEST if symptom.name == "misses" else 0
+        yield symptom, _change(symptom.series, symptom.is_large, criteria.alpha, depth)
+
+
+DEEPEST = 3
+"""So often the misses are cut in two where their clearest change is none for the worse: in months they come and go."""
+
+
+def _change(
+    series: pd.Series, is_large: Callable[[float, float], bool], alpha: float, depth: int
+) -> ChangePoint | None:
+    """Return the change of a series, or where it is a clear one that is not large the first large one on its sides."""
+    change = change_point(series)
+    if change is None or depth == 0 or change.p_value >= alpha or is_large(change.before, change.after):
+        return change
+    for part in (series.dropna().iloc[: change.position], series.dropna().iloc[change.position :]):
+        inner = _change(part, is_large, alpha / 2, depth - 1)
+        if inner is not None and inner.p_value < alpha / 2 and is_large(inner.before, inner.after):
+            return inner
+    return change
 
 
 def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> Onset:
@@ -211,13 +232,32 @@ def sli_onset(recording: Recording, criteria: Criteria) -> Seen | None:
     objective = alerted_objective(recording, [one.objective() for one in recording.incident.promises])
     if objective is None:
         return None
-    table = sli_over_time(recording, objective)
-    change = change_point(table.set_index("time")["share"], LEAST_SIDE)
+    events = _events(recording, objective)
+    periods = int(min(MOST_PERIODS, max(events["total"].sum() // objective.minimum, LEAST_PERIODS)))
+    if len(events) < 2 * LEAST_SIDE or events.index[-1] == events.index[0]:
+        return None
+    step = (events.index[-1] - events.index[0]) / periods
+    place = np.asarray((events.index - events.index[0]) / step).astype(int)
+    summed = events.groupby(np.minimum(place, periods - 1)).sum()
+    share = 1 - (summed["bad"] / summed["total"].where(summed["total"] > 0)).dropna()
+    change = change_point(share, LEAST_SIDE)
     if change is None or change.p_value >= criteria.alpha or change.after >= min(change.before, objective.target):
         return None
-    length = (table["time"].iloc[-1] - table["time"].iloc[0]) / (len(table) - 1)
-    since = onset_of(change) - length / 2
-    return Seen(objective.title, since, since - length, since + length)
+    since = pd.Timestamp(events.index[0] + share.index[change.position] * step)
+    return Seen(objective.title, since, since - step, since + step)
+
+
+def _events(recording: Recording, objective: Objective) -> pd.DataFrame:
+    """Return how many events of an objective came by time, and how many of them were bad: `total`, `bad`."""
+    if counts_hits(objective) and len(missed := misses(recording, recording.requests)):
+        return pd.DataFrame({"total": 1.0, "bad": missed})
+    window, source = recording.incident.window, RecordedMetrics(recording.metrics)
+    total, counted = (
+        growth(source.query(str(one), window.start.timestamp(), window.end.timestamp()))
+        for one in (objective.total, objective.selector)
+    )
+    counted = counted.reindex(total.index).fillna(0.0).clip(upper=total)
+    return pd.DataFrame({"total": total, "bad": counted if objective.events == "bad" else total - counted})
 
 
 NEAR_ROWS = 20

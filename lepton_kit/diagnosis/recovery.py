@@ -262,7 +262,7 @@ def sli_over_time(recording: Recording, objective: Objective) -> pd.DataFrame:
         no row for a period without events.
     """
     window = recording.incident.window
-    start, end = pd.Timestamp(window.start), pd.Timestamp(window.end)
+    start, end = (pd.Timestamp(one).tz_convert("UTC") for one in (window.start, window.end))
     events = sli_ratio(recording, objective, start, end).total
     enough, few = events // objective.minimum, min(LEAST_PERIODS, events // LEAST_DRAWN)
     count = int(min(MOST_PERIODS, max(1.0, enough, few)))

@@ -2,13 +2,16 @@
 
 `plan_data`, `plan_model` and `plan_capacity` take a recording and say what to do. An `Operator` does it: that of a
 running service is `lepton_kit.ops.operator.ServiceOperator`, and a drill's simulated service has one, too.
+A service can do what it declares (`means_for`); what it cannot do is left to a person, and said.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from lepton_kit.diagnosis.means import Means, Step, Way, means_of
 from lepton_kit.diagnosis.plans import REMEDIES
 from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, Smaller, plan_capacity
 from lepton_kit.diagnosis.repair_data import DataPlan, plan_data
@@ -32,11 +35,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class State:
-    """What an operator may change of a service: the version, how large it is, and what it does to its rows."""
+    """What an operator may change of a service; None of what is not known of it, or is left as it is.
 
-    version: str
-    workers: int
-    queue_limit: int
+    `version` answers, in so many `workers`, in each of which `queue_limit` requests may be, after `mends` of each row.
+    """
+
+    version: str | None = None
+    workers: int | None = None
+    queue_limit: int | None = None
     mends: Mends = NO_MENDS
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,7 +51,15 @@ class State:
 
 
 class Operator(Protocol):
-    """What a remedy may do to a service; each action is recorded, and a state can be brought back."""
+    """What a remedy may do to a service; each action is recorded, and a state can be brought back.
+
+    `ways` are the changes that it can make.
+    """
+
+    @property
+    def ways(self) -> Collection[Way]:
+        """The changes that it can make."""
+        ...
 
     def state(self) -> State:
         """Return what the service shall be doing now."""
@@ -59,45 +73,81 @@ class Operator(Protocol):
         """Replace each worker by a fresh one, which loads the version from its verified files."""
         ...
 
-    def restart_feed(self, why: str) -> bool:
-        """Restart the feed; False where no way to do so is configured, or it failed."""
+    def act_on_feed(self, way: Way, why: str) -> None:
+        """Restart the feed or stop it; a LeptonError where that failed."""
         ...
 
 
+Plan = DataPlan | ModelPlan | CapacityPlan
+
+
+def means_for(plan: Plan, ways: Collection[Way]) -> Means:
+    """Return by which of its ways a service carries out a plan, what a person has to do, and what cannot be undone."""
+    return means_of(list(_steps(plan)), ways)
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    match plan:
+        case DataPlan():
+            # A feed whose rows keep their contract is never stopped.
+            feed: tuple[Way, ...] = ("restart_feed", "stop_feed") if plan.is_broken else ("restart_feed",)
+            if plan.mends:
+                yield Step(("mend", *feed), f"mend the rows on their way to the service ({plan.action})")
+            if plan.restart_feed:
+                yield Step(feed, "restart the feed")
+        case ModelPlan(kind="reload"):
+            yield Step(("restart",), plan.action)
+        case ModelPlan():
+            yield Step(("roll_back", "deploy"), plan.action)
+        case CapacityPlan():
+            if plan.resizes:
+                yield Step(("scale",), f"{plan.workers} workers")
+            if plan.restart:
+                yield Step(("restart",), "replace each worker by a fresh one")
+
+
+FEED_SAID: Mapping[Way, str] = {"restart_feed": "the feed was restarted", "stop_feed": "the feed was stopped"}
+
+
 def apply_data(plan: DataPlan, operator: Operator) -> tuple[str, ...]:
-    """Carry out a plan for a feed, and return what was done; nothing where there is nothing to do."""
+    """Carry out a plan for a feed, and return what was done; nothing where there is nothing to do, or it cannot."""
     why, done = "; ".join(plan.reasons), []
-    if plan.mends:
-        state = operator.state()
-        mends = state.mends.then(plan.mends)
-        operator.set_state(State(state.version, state.workers, state.queue_limit, mends), why)
-        done.append(f"the service mends its rows: {mends.summary}")
-    if plan.restart_feed:
-        restarted = operator.restart_feed(why)
-        done.append("the feed was restarted" if restarted else "no way to restart the feed is configured, or it failed")
+    for way in means_for(plan, operator.ways).ways:
+        if way == "mend":
+            state = operator.state()
+            mends = state.mends.then(plan.mends)
+            operator.set_state(replace(state, mends=mends), why)
+            done.append(f"the service mends its rows: {mends.summary}")
+        else:
+            operator.act_on_feed(way, why)
+            done.append(FEED_SAID[way])
     return tuple(done)
 
 
 def apply_model(plan: ModelPlan, operator: Operator) -> tuple[str, ...]:
     """Carry out a plan for a model, and return what was done."""
     why, state = "; ".join(plan.reasons), operator.state()
+    if not means_for(plan, operator.ways).ways:
+        return ()
     if plan.kind == "reload":
         operator.restart_workers(why)
         return (f"fresh workers have loaded {plan.version} from its verified files",)
-    operator.set_state(State(plan.version, state.workers, state.queue_limit, state.mends), why)
-    return (f"{state.version} → {plan.version}",)
+    operator.set_state(replace(state, version=plan.version), why)
+    return (f"{state.version} → {plan.version or 'the version before'}",)
 
 
 def apply_capacity(plan: CapacityPlan, operator: Operator) -> tuple[str, ...]:
     """Carry out a plan for a service's size, and return what was done."""
     why, state, done = "; ".join(plan.reasons), operator.state(), []
-    if plan.resizes:
-        wished = State(plan.version or state.version, plan.workers, plan.queue_limit, state.mends)
-        operator.set_state(wished, why)
-        done.append(
-            f"{wished.workers} workers, at most {wished.queue_limit} requests in each, version {wished.version}"
-        )
-    if plan.restart:
+    ways = means_for(plan, operator.ways).ways
+    if "scale" in ways:
+        version = plan.version or state.version
+        operator.set_state(replace(state, version=version, workers=plan.workers, queue_limit=plan.queue_limit), why)
+        made = operator.state()
+        limit = f", at most {made.queue_limit} requests in each, version {made.version}" if made.queue_limit else ""
+        if made != state:
+            done.append(f"{made.workers} workers{limit}")
+    if "restart" in ways:
         operator.restart_workers(why)
         done.append("each worker was replaced by a fresh one" + ("" if plan.resizes else "; no workers were added"))
     return tuple(done)

@@ -69,6 +69,8 @@ class DataPlan:
         Share of known actuals that the version in service would hold on the mended rows; NaN where that is not known.
     reasons
         What was found, a sentence each.
+    is_broken
+        Whether more rows than before break the contract, as they came.
     """
 
     mends: Mends
@@ -78,6 +80,7 @@ class DataPlan:
     coverage: float
     reasons: tuple[str, ...]
     is_late: bool = False
+    is_broken: bool = False
 
     @property
     def action(self) -> str:
@@ -139,6 +142,7 @@ def plan_data(recording: Recording) -> DataPlan:
         retrain=not lost and judged >= LEAST_ROWS and coverage < case.promised,
         coverage=coverage,
         is_late=bool(behind),
+        is_broken=_rise(case, case.breaches.any(axis=1)) >= LEAST_RISE,
         reasons=tuple(said) or ("nothing in the recorded rows asks for a mend",),
     )
 

@@ -19,16 +19,18 @@ class ModelPlan:
     """Which version shall answer, how it gets there, and why.
 
     `kind` is `rollback` (to another version) or `reload` (the same version, in fresh workers, from its verified files).
+    `version` is None where only the service itself knows which one was before.
     """
 
-    version: str
+    version: str | None
     kind: Literal["rollback", "reload"]
     reasons: tuple[str, ...]
 
     @property
     def action(self) -> str:
         """Return in words what the plan does to a service."""
-        return f"roll back to {self.version}" if self.kind == "rollback" else f"load {self.version} anew"
+        known = self.version or "the version before"
+        return f"roll back to {known}" if self.kind == "rollback" else f"load {known} anew"
 
 
 def plan_model(recording: Recording) -> ModelPlan:
@@ -48,20 +50,23 @@ def plan_model(recording: Recording) -> ModelPlan:
     if served.finding == "differs" and not damage:
         version = recording.incident.versions.current
         return ModelPlan(version, "reload", (served.summary, f"the files of {version} are as they were registered"))
-    version = _last_good(recording)
-    return ModelPlan(version, "rollback", tuple(said for said in (damage, *_reasons(case)) if said))
+    return ModelPlan(_last_good(recording), "rollback", tuple(said for said in (damage, *_reasons(case)) if said))
 
 
 def _reasons(case: Case) -> tuple[str, ...]:
     versions = case.recording.incident.versions
+    if versions.last_good is None:
+        return f"nothing recorded says which version was before {versions.current}: its own roll_back does", "", ""
     replayed = replay_of_last_good(case)
     held = replayed.summary if replayed.checked else f"not replayed: {replayed.summary}"
     doubt = f"{versions.last_good} fails alike: going back will not help" if replayed.finding == "fail alike" else ""
     return f"{versions.last_good} was in service before {versions.current} and is known to be good", held, doubt
 
 
-def _last_good(recording: Recording) -> str:
+def _last_good(recording: Recording) -> str | None:
     versions = recording.incident.versions
+    if versions.last_good is None and "roll_back" in recording.incident.declaration.actions:
+        return None
     if versions.last_good is None or versions.last_good == versions.current:
         raise InputError(
             f"recording {recording.incident.id}: names no good version before {versions.current} to go back to; "

@@ -12,17 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.flavors import load_model
-from lepton_kit.models.registry import CHECKSUMS, COMPRESSED_FROM, REFERENCE, Registry, verify_checksums
+from lepton_kit.models.flavors import BESIDE, CHECKSUMS, REFERENCE, load_model
+from lepton_kit.models.registry import COMPRESSED_FROM, Registry, verify_checksums
 from lepton_kit.models.tasks import task_of
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.recordings import Versions, printable
 
 RECENT = 200
 """The version that answered most of this many last requests is the one in service."""
-
-BESIDE = (REFERENCE, "golden.json", "golden.parquet", "card.json", CHECKSUMS)
-"""Files of a version that are not the model: rows that it learnt from, and what is said of it."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ http           an address: the Open Inference Protocol v2, or MLflow's          
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ from lepton_kit.telemetry.declaration import Names, Section, TaskName
 
 FlavorName = Literal["kit", "onnx", "skops", "torch.export", "mlflow", "http"]
 DESCRIPTION = "model.json"
+CARD, CHECKSUMS, GOLDEN, REFERENCE = "card.json", "SHA256SUMS", "golden.parquet", "reference.parquet"
+BESIDE = {CARD, CHECKSUMS, GOLDEN, REFERENCE}
+"""What a registry keeps beside a model's own files."""
+
 SUFFIXES: dict[str, FlavorName] = {".onnx": "onnx", ".skops": "skops", ".pt2": "torch.export"}
 PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle", ".pt", ".pth", ".bin")
 
@@ -81,6 +86,10 @@ class Model(Protocol):
 
     def answers(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the names of the prediction columns (k), and their values (n, k), for checked values (n, columns)."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model's own files into a folder."""
         ...
 
 
@@ -151,6 +160,23 @@ class LoadedModel:
         """Return the names of the prediction columns, and their values, for values in the order of `columns`."""
         given = self.predict(pd.DataFrame(values, columns=list(self.columns)))
         return tuple(map(str, given)), given.to_numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write the model's own files into a folder, with a `model.json` that says all that is known of it."""
+        source = Path(self.place)
+        if self.flavor == "http" or not source.exists():
+            raise InputError(f"model {self.place}: only files can be kept in a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*BESIDE, ".*"))
+        else:
+            shutil.copy(source, folder)
+        said = read_description(folder).model_copy(
+            update={"task": self.task.name, "columns": self.columns, "categorical": self.categorical,
+                    "optional": self.optional, "classes": self.classes, "positive": self.positive}
+        )  # fmt: skip
+        text = said.model_dump_json(indent=1, exclude_defaults=True)
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
     def _rows(self, features: pd.DataFrame) -> pd.DataFrame:
         names = self.columns or tuple(map(str, features))

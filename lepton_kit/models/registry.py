@@ -1,7 +1,8 @@
 """The registry: `models/<name>/<version>/`, immutable folders with checksums, and the history of promotions.
 
-models/goog/v1/   model.safetensors  architecture.json  scaler.json  card.json  golden.json  SHA256SUMS
-                  reference.parquet  where given: a sample of the rows that it learnt from
+models/goog/v1/   the files of the model, of whichever flavor; card.json; SHA256SUMS; and where they were given
+                  golden.parquet     a few rows, and what the model answered to them
+                  reference.parquet  a sample of the rows that it learnt from
 models/goog/history.jsonl  every promotion and rollback: what, when, why, by which run; it alone says which version
                   is current, so that no interruption leaves two files that contradict each other
 """
@@ -23,10 +24,9 @@ import pandas as pd
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of, write_atomically
-from lepton_kit.models.forecasters import FILES, Forecaster, load_forecaster
+from lepton_kit.models.flavors import BESIDE, CARD, CHECKSUMS, GOLDEN, REFERENCE, Model, load_model
 
-CHECKSUMS = "SHA256SUMS"
-REFERENCE, MOST_REFERENCE = "reference.parquet", 2000
+MOST_REFERENCE = 2000
 COMPRESSED_FROM = "compressed_from"
 """The line of a model card that names the version which a smaller one stands in for."""
 VERSION = re.compile(r"v[1-9][0-9]*")
@@ -48,9 +48,9 @@ class Registry:
     def save(
         self,
         name: str,
-        forecaster: Forecaster,
+        model: Model,
         card: Mapping[str, Any],
-        golden: Mapping[str, Any],
+        golden: pd.DataFrame | None = None,
         reference: pd.DataFrame | None = None,
     ) -> str:
         """Keep a model as a new version, and return that version.
@@ -65,20 +65,25 @@ class Registry:
             The model card: parameters, metrics, the run that made it, and under `data` what it was learnt from, such
             as hashes and days; under `compressed_from` the version that it stands in for, where it is a smaller model
             of one; `created` (UTC) is added.
+        model
+            Of any flavor.
         golden
-            As `lepton_kit.models.golden.golden_examples` gives it.
+            Rows and answers, as `lepton_kit.models.golden.golden_examples` gives them.
         reference
             Rows that the model learnt from: its features, and `actual`. At most `MOST_REFERENCE` are kept, evenly
             taken; drift is measured against them.
         """
         with self._locked(name) as home, _temporary_folder(home) as draft:
-            forecaster.save(draft)
+            model.save(draft)
             for version in self.versions(name):
-                if _same_model(home / version, draft) and self.card(name, version).get("data") == card.get("data"):
+                if _hashes(home / version) == _hashes(draft) and self.card(name, version).get("data") == card.get(
+                    "data"
+                ):
                     return version
             created = datetime.now(UTC).isoformat(timespec="seconds")
-            _write_json(draft / "card.json", {"name": name, "created": created, **card})
-            _write_json(draft / "golden.json", golden)
+            _write_json(draft / CARD, {"name": name, "created": created, "task": model.task.name, **card})
+            if golden is not None:
+                golden.to_parquet(draft / GOLDEN, index=False, compression="zstd")
             if reference is not None:
                 step = max(1, -(-len(reference) // MOST_REFERENCE))
                 sample = reference.iloc[::step].reset_index(drop=True)
@@ -124,17 +129,17 @@ class Registry:
         verify_checksums(folder)
         return folder
 
-    def load(self, name: str, version: str = "current") -> Forecaster:
-        """Return a version's model, after checking its files."""
-        return load_forecaster(self.verify(name, version))
+    def load(self, name: str, version: str = "current") -> Model:
+        """Return a version's model, of whichever flavor, after checking its files."""
+        return load_model(self.verify(name, version))
 
     def card(self, name: str, version: str = "current") -> dict[str, Any]:
         """Return a version's model card."""
-        return _read_object(self.folder(name, version) / "card.json")
+        return _read_object(self.folder(name, version) / CARD)
 
-    def golden(self, name: str, version: str = "current") -> dict[str, Any]:
-        """Return a version's golden inputs and outputs."""
-        return _read_object(self.folder(name, version) / "golden.json")
+    def golden(self, name: str, version: str = "current") -> pd.DataFrame | None:
+        """Return a version's golden rows and answers, as `golden_examples` gives them, or None where none were kept."""
+        return self._table(name, version, GOLDEN)
 
     def reference(self, name: str, version: str = "current") -> pd.DataFrame | None:
         """Return the sample of rows that a version learnt from, or None where none was kept.
@@ -144,13 +149,7 @@ class Registry:
         InputError
             When there is no such version, or the file is damaged.
         """
-        path = self.folder(name, version) / REFERENCE
-        if not path.is_file():
-            return None
-        try:
-            return pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not readable as Parquet ({error})") from error
+        return self._table(name, version, REFERENCE)
 
     def current(self, name: str) -> str | None:
         """Return the version in use, or None where none has been promoted.
@@ -222,6 +221,15 @@ class Registry:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         return [_read_entry(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
 
+    def _table(self, name: str, version: str, file: str) -> pd.DataFrame | None:
+        path = self.folder(name, version) / file
+        if not path.is_file():
+            return None
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not readable as Parquet ({error})") from error
+
     def _promoted(self, name: str) -> list[str]:
         """Return the promotions that have not been rolled back, oldest first."""
         stack: list[str] = []
@@ -289,7 +297,7 @@ def verify_checksums(folder: Path) -> None:
                 f"{folder / name}: has been changed (SHA-256 {found[:12]}…, {CHECKSUMS} says {expected[:12]}…); "
                 "restore or train the model again"
             )
-    added = {path.name for path in folder.iterdir()} - set(_read_checksums(folder / CHECKSUMS)) - {CHECKSUMS}
+    added = set(_files(folder)) - set(_read_checksums(folder / CHECKSUMS)) - {CHECKSUMS}
     if added:
         raise InputError(f"{folder / min(added)}: not listed in {CHECKSUMS}; a version's folder is never added to")
 
@@ -299,26 +307,29 @@ def _read_checksums(path: Path) -> dict[str, str]:
         raise InputError(f"{path}: no such file; a version without checksums is not used")
     listed = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        matched = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+)", line)
-        if not matched:
+        matched = re.fullmatch(r"([0-9a-f]{64})  ([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)", line)
+        if not matched or ".." in matched[2].split("/"):
             raise InputError(f"{path}: line {line[:80]!r} is not '<sha256>  <file>'")
         listed[matched[2]] = matched[1]
-    missing = set(FILES) - set(listed)
-    if missing:
-        raise InputError(f"{path}: does not list {', '.join(sorted(missing))}")
+    if CARD not in listed or not set(listed) - BESIDE:
+        raise InputError(f"{path}: does not list {CARD} and the files of a model")
     return listed
 
 
 def _write_checksums(folder: Path) -> None:
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    text = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
+    text = "".join(f"{sha256_of(file)}  {name}\n" for name, file in _files(folder).items())
     (folder / CHECKSUMS).write_text(text, encoding="utf-8")
 
 
-def _same_model(version: Path, draft: Path) -> bool:
-    return all(
-        (version / name).is_file() and (version / name).read_bytes() == (draft / name).read_bytes() for name in FILES
-    )
+def _files(folder: Path) -> dict[str, Path]:
+    """Return all files of a folder by their names in it."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file for file in files}
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the hashes of the model's own files: the same ones are the same model."""
+    return {name: sha256_of(file) for name, file in _files(folder).items() if name not in BESIDE}
 
 
 @contextmanager

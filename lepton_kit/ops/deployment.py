@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
+import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.flavors import Model
+from lepton_kit.models.golden import AGREEMENT, deviation, golden_rows
 from lepton_kit.models.registry import Registry
+from lepton_kit.models.tasks import TASKS, Task
 from lepton_kit.ops.load import running_address
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
 from lepton_kit.serving.config import TOKEN, read_config
@@ -30,8 +32,6 @@ from lepton_kit.serving.following import await_workers
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
 FORMAT = "lepton-deployment/1"
-AGREEMENT = 1e-6
-"""Golden outputs may differ by this part of their size on another processor."""
 
 
 class ServiceClient:
@@ -77,7 +77,7 @@ class ServiceClient:
             raise InputError(f"service at {self.address}: {_error_of(answer)}")
 
     def predict(self, body: Any, version: str) -> httpx.Response:
-        """Ask one version for forecasts, whatever its share."""
+        """Ask one version for predictions, whatever its share."""
         return self.send("/v1/predict", json=body, headers={"X-Model-Version": version})
 
     def get(self, path: str) -> httpx.Response:
@@ -121,13 +121,18 @@ class Step:
 
 @dataclass
 class Deployment:
-    """What a deployment did; `outcome` is `promoted` or `rolled back`, and `reason` says why."""
+    """What a deployment did; `outcome` is `promoted` or `rolled back`, and `reason` says why.
+
+    `apart` is how far apart both versions answered the golden rows, in the unit of the task's distance.
+    """
 
     model: str
     old: str
     new: str
     rule: Rule
     run_id: str
+    task: Task = TASKS["interval_forecast"]
+    apart: float | None = None
     started: str = field(default_factory=lambda: _now())
     ended: str = ""
     outcome: str = ""
@@ -147,7 +152,8 @@ class Deployment:
         ]
         return {
             "format": FORMAT, "model": self.model, "from": self.old, "to": self.new, "outcome": self.outcome,
-            "reason": self.reason, "started": self.started, "ended": self.ended, "run_id": self.run_id,
+            "reason": self.reason, "apart": self.apart, "unit": self.task.unit,
+            "started": self.started, "ended": self.ended, "run_id": self.run_id,
             "rule": asdict(self.rule), "checks": [asdict(check) for check in self.checks], "steps": steps,
         }  # fmt: skip
 
@@ -194,14 +200,20 @@ def deploy(
         When the version is missing or damaged, answers already, or the service refuses or does not answer.
     """
     check_steps(steps)
-    forecaster, old = registry.load(model, version), service.version()
+    loaded, old, golden = registry.load(model, version), service.version(), registry.golden(model, version)
+    if golden is None:
+        raise InputError(
+            f"model {model!r}: {version} keeps no golden examples, so nothing can be asked before users ask; "
+            "register it with --reference or --golden"
+        )
     if old == version:
         raise InputError(f"model {model!r}: {version} is what the service answers with already")
-    made = Deployment(model, old, version, rule or Rule(), run_id)
+    made = Deployment(model, old, version, rule or Rule(), run_id, loaded.task)
     service.reload(old, version, 0.0, note=f"{version} beside {old}, to be tested")
     try:
-        made.checks = integration_tests(service, forecaster, registry.golden(model, version), version)
+        made.checks = integration_tests(service, loaded, golden, version)
         failed = [check.name for check in made.checks if not check.passed]
+        made.apart = _distance(service, golden, made)
         made.reason = f"integration test failed: {'; '.join(failed)}" if failed else ""
         for share in () if failed else steps:
             if service.candidate() != version:
@@ -227,36 +239,43 @@ def check_steps(steps: Sequence[float]) -> None:
         raise InputError(f"steps of a deployment: {shown or 'none'}: must be growing shares above 0 that end with 1")
 
 
-def integration_tests(
-    service: ServiceClient, forecaster: Forecaster, golden: Mapping[str, Any], version: str
-) -> list[Check]:
+def integration_tests(service: ServiceClient, model: Model, golden: pd.DataFrame, version: str) -> list[Check]:
     """Ask a version through the service what its users will ask, and what they must not ask.
 
     Parameters
     ----------
     service
         The running service, which holds the version.
-    forecaster, golden
-        The version as the registry has it: what it needs, and the forecasts that it must give.
+    model, golden
+        The version as the registry has it: what it needs, and the answers that it must give.
     version
         Its name.
     """
-    needed = forecaster.architecture.needed
-    rows = [
-        dict(zip(needed, values, strict=True)) for values in zip(*(golden["inputs"][n] for n in needed), strict=True)
-    ]
-    lacking = {name: value for name, value in rows[0].items() if name != needed[0]}
+    rows = _sendable(golden_rows(golden))
+    expected = golden[model.task.columns(golden)]
+    needed = [name for name in model.columns if name not in model.optional]
+    numbers = [name for name in needed if name not in model.categorical]
+    lacking = [(name, {n: v for n, v in rows[0].items() if n != name}) for name in needed[:1]]
+    no_number = [(name, {**rows[0], name: "x"}) for name in numbers[:1]]
     return [
         _is_ready(service),
-        _gives_golden_outputs(service, rows, golden["outputs"], version),
+        _gives_golden_outputs(service, rows, expected, version),
         _one_is_as_many(service, rows, version),
-        _refuses(service, version, "a row without a feature", {"row": lacking}, f"row.{needed[0]}"),
-        _refuses(
-            service, version, "a value that is no number", {"row": {**rows[0], needed[0]: "x"}}, f"row.{needed[0]}"
-        ),
+        *(_refuses(service, version, "a row without a feature", {"row": row}, f"row.{name}") for name, row in lacking),
+        *(_refuses(service, version, "a value that is no number", {"row": row}, f"row.{n}") for n, row in no_number),
         _refuses(service, version, "an empty batch", {"rows": []}, "rows"),
         _counts_are_kept(service, version),
     ]
+
+
+def _sendable(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as JSON can hold them: what is missing is null."""
+    return [dict(row) for row in json.loads(rows.to_json(orient="records", double_precision=15))]
+
+
+def _predictions(answer: httpx.Response) -> pd.DataFrame:
+    given = answer.json()
+    return pd.DataFrame(given["forecasts"] if "forecasts" in given else given["predictions"])
 
 
 def wait_for_requests(service: ServiceClient, version: str, minimum: int, seconds: float) -> Traffic:
@@ -390,7 +409,7 @@ def _step(service: ServiceClient, made: Deployment, share: float, traffic: Traff
         return Step(share, old, new, [])
     is_same_time = old.requests >= made.rule.minimum_requests
     compared = old if is_same_time or not made.steps else max(made.steps, key=lambda s: s.old.requests).old
-    step = Step(share, old, new, judge(compared, new, made.rule, is_same_time))
+    step = Step(share, old, new, judge(compared, new, made.rule, is_same_time, made.task))
     if step.worse:
         made.reason = f"at {share:.0%}: {'; '.join(step.worse)} worse than {made.old}'s"
     return step
@@ -416,29 +435,33 @@ def _is_ready(service: ServiceClient) -> Check:
 
 
 def _gives_golden_outputs(
-    service: ServiceClient, rows: list[dict[str, float]], outputs: Mapping[str, Sequence[float]], version: str
+    service: ServiceClient, rows: list[dict[str, Any]], expected: pd.DataFrame, version: str
 ) -> Check:
     name = "golden inputs give the golden outputs"
     answer = service.predict({"rows": rows}, version)
     if answer.status_code != 200 or answer.json()["version"] != version:
         return Check(name, False, f"status {answer.status_code}: {_error_of(answer)}")
-    given = answer.json()["forecasts"]
-    worst = 0.0
-    for column, expected in outputs.items():
-        found = np.array([one[column] for one in given])
-        scale = max(float(np.max(np.abs(expected))), 1e-12)
-        worst = max(worst, float(np.max(np.abs(found - expected)) / scale))
+    worst = deviation(_predictions(answer), expected)
     return Check(name, worst <= AGREEMENT, f"{len(rows)} rows, largest relative deviation {worst:.1g}")
 
 
-def _one_is_as_many(service: ServiceClient, rows: list[dict[str, float]], version: str) -> Check:
+def _distance(service: ServiceClient, golden: pd.DataFrame, made: Deployment) -> float | None:
+    """Return how far apart both versions answer the golden rows on average; None where one does not take them."""
+    given = [service.predict({"rows": _sendable(golden_rows(golden))}, version) for version in (made.old, made.new)]
+    if any(answer.status_code != 200 for answer in given):
+        return None
+    before, after = map(_predictions, given)
+    return float(made.task.distance(after, before).mean())
+
+
+def _one_is_as_many(service: ServiceClient, rows: list[dict[str, Any]], version: str) -> Check:
     name = "a row alone gives what it gives in a batch"
     alone, many = (service.predict(body, version) for body in ({"row": rows[0]}, {"rows": rows}))
     if not alone.status_code == many.status_code == 200:
         return Check(name, False, f"statuses {alone.status_code} and {many.status_code}")
-    (one,), first = alone.json()["forecasts"], many.json()["forecasts"][0]
-    passed = all(abs(one[key] - first[key]) <= AGREEMENT * max(abs(first[key]), 1e-12) for key in first)
-    return Check(name, passed, f"mean {one['mean']:.6g} and {first['mean']:.6g}")
+    one, first = _predictions(alone), _predictions(many).head(1)
+    shown = [f"{value:.6g}" if isinstance(value, float) else repr(value) for value in (one.iat[0, 0], first.iat[0, 0])]
+    return Check(name, deviation(one, first) <= AGREEMENT, f"{one.columns[0]} {shown[0]} and {shown[1]}")
 
 
 def _refuses(service: ServiceClient, version: str, what: str, body: Any, place: str) -> Check:
@@ -449,7 +472,7 @@ def _refuses(service: ServiceClient, version: str, what: str, body: Any, place: 
 
 def _counts_are_kept(service: ServiceClient, version: str) -> Check:
     counts = service.counts().get(version, Counts())
-    passed = counts.requests >= 3 and counts.forecasts > 0 and bool(counts.slower)
+    passed = counts.requests >= 3 and counts.failed < counts.requests and bool(counts.slower)
     return Check("its requests are counted under its name", passed, f"{counts.requests:.0f} requests")
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME
-from lepton_kit.models.registry import CHECKSUMS, COMPRESSED_FROM, Registry, read_candidate
+from lepton_kit.models.flavors import CHECKSUMS
+from lepton_kit.models.registry import COMPRESSED_FROM, Registry, read_candidate
 from lepton_kit.ops.page_tables import plain_cell, recorded_table, table_of
 from lepton_kit.project.settings import read_settings
 from lepton_kit.reports.blocks import Block, Code, Facts, Figure, Heading, Table, Words, as_page

@@ -1,4 +1,7 @@
-"""Acts on a running service of the project for a remedy, and writes down each action, so that it can be undone.
+"""Acts on a service for a remedy, and writes down each action, so that it can be undone.
+
+A service is acted on by what it declares (`DeclaredOperator`); one that `lepton serve` runs, through its control
+folder (`lepton_kit.ops.serve_operator`). Whoever repairs sees a `ServiceOperator`.
 
 services/<name>/actions.jsonl   every action: time, run and who let it, action, why, before, after, outcome
 """
@@ -6,166 +9,168 @@ services/<name>/actions.jsonl   every action: time, run and who let it, action, 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import time
+from abc import ABC, abstractmethod
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.registry import Registry
+from lepton_kit.ops.actions import Outcome, Values, needs, run_action
+from lepton_kit.ops.declared import is_served_here, readiness, service_address, ways_of
 from lepton_kit.ops.watch.approvals import this_user
-from lepton_kit.project.settings import read_settings
+from lepton_kit.project.declarations import declared
 from lepton_kit.runs.ledger import FILE as LEDGER
-from lepton_kit.serving.config import read_config
-from lepton_kit.serving.control import (
-    Wish,
-    change_wish,
-    note_deployment,
-    read_reports,
-    read_wish,
-    service_folder,
-)
-from lepton_kit.serving.following import Followed, await_workers, is_listening
+from lepton_kit.serving.control import service_folder
 from lepton_kit.serving.mends import Mends
-from lepton_kit.telemetry.declaration import Command
+from lepton_kit.telemetry.declaration import Command, Http
+
+if TYPE_CHECKING:
+    from lepton_kit.diagnosis.repair_capacity import Measured, Smaller
+    from lepton_kit.models.retraining import Retrained
+    from lepton_kit.telemetry.recordings import Recording
 
 ACTIONS = "actions.jsonl"
 FOLLOW_SECONDS = 120.0
 """Time for workers to follow: a moment, unless one hangs and another must begin while the machine is busy."""
 
-FEED_SECONDS = 120.0
-LONGEST_OUTPUT = 500
+LOOK_S = 0.2
 
 
-class ServiceOperator:
-    """The operator (`lepton_kit.diagnosis.remedies.Operator`) of a running service.
+def operator_of(
+    name: str,
+    project: Path,
+    run_id: str,
+    by: str | None = None,
+    recorded: Recording | None = None,
+    workers: int | None = None,
+) -> ServiceOperator:
+    """Return the operator of a service.
 
     Parameters
     ----------
-    name
-        The service's name.
-    project
-        The project's root.
+    name, project
+        The service, and the root of the project that it belongs to.
+    run_id, by
+        What acts, and who let it (what `who_let` says unless given), for the records.
+    recorded, workers
+        The incident that is repaired, and how many workers were measured in it: what is known of a service that says
+        neither its version nor its size.
+
+    Raises
+    ------
+    InputError
+        When the service is unknown, or `lepton serve` does not run it.
+    """
+    if is_served_here(name, project):
+        from lepton_kit.ops.serve_operator import ServeOperator
+
+        return ServeOperator(name, project, run_id, by)
+    return DeclaredOperator(name, project, run_id, by, recorded=recorded, workers=workers)
+
+
+class ServiceOperator(ABC):
+    """The operator (`lepton_kit.diagnosis.remedies.Operator`) of a service.
+
+    Parameters
+    ----------
+    name, project
+        The service, and the root of the project that it belongs to.
     run_id
         What acts: the run of the remedy, for the records.
     by
         Who let it: the policy, or a person; what `who_let` says unless given.
     seconds
-        How long the workers may take to follow an action.
-
-    Raises
-    ------
-    InputError
-        When no such service was ever started here, or it does not run.
+        How long the service may take to follow an action.
     """
 
     def __init__(
-        self, name: str, project: Path, run_id: str, by: str | None = None, seconds: float = FOLLOW_SECONDS
+        self, name: str, project: Path, run_id: str, by: str | None = None, seconds: float | None = None
     ) -> None:
-        self.project, self.run_id, self._seconds = project, run_id, seconds
+        self.name, self.project, self.run_id = name, project, run_id
         self.by = by or who_let(run_id, project)
         self.folder = service_folder(project / "services", name)
-        config = read_config(self.folder)
-        if config is None or not read_reports(self.folder):
-            raise InputError(f"service {name!r}: does not run here; start it with `lepton serve`")
-        self.config, self.registry = config, Registry(config.registry)
+        self.declaration = declared(project, name)
+        self.ways = ways_of(name, self.declaration, project)
+        self._seconds = FOLLOW_SECONDS if seconds is None else seconds
 
+    @property
+    def address(self) -> str | None:
+        """Where the service answers; None where that is not known."""
+        return service_address(self.name, self.declaration, self.project)
+
+    @abstractmethod
     def state(self) -> State:
-        """Return what the service shall be doing now."""
-        return self._state_of(read_wish(self.folder))
+        """Return what the service shall be doing now, as far as that is known."""
 
+    @abstractmethod
     def set_state(self, state: State, why: str) -> None:
-        """Bring the service to a state, and wait until its workers follow; one that hangs is replaced.
+        """Bring the service to a state, whole or not at all; what the state leaves open stays as it is."""
 
-        The registry's promoted version follows, too. A candidate that has a share of the requests is withdrawn.
+    @abstractmethod
+    def restart_workers(self, why: str) -> None:
+        """Replace each worker by a fresh one."""
 
-        Raises
-        ------
-        InputError
-            When the version is missing or damaged, or a number is not allowed; nothing is changed then.
-        LeptonError
-            When the workers do not follow: the state before is brought back.
-        """
-        before = read_wish(self.folder)
-        self.registry.verify(self.config.model, state.version)
-        changes = _changes(state) | ({"candidate": None, "share": 0.0} if before.candidate else {})
-        wish = change_wish(self.folder, **changes)
-        try:
-            followed = await_workers(self.folder, wish, self._seconds)
-        except LeptonError as error:
-            change_wish(self.folder, **_changes(self._state_of(before)))
-            self._note("set_state", why, self._state_of(before), state, f"undone: {error}")
-            raise
-        self._promote(before.version, state.version, why)
-        self._note("set_state", why, self._state_of(before), state, "done", **_how(followed))
+    @abstractmethod
+    def is_up(self) -> bool:
+        """Whether the service answers."""
 
     def bring_back(self, state: State, why: str) -> None:
-        """Bring an earlier state back, also where the service has ended: whoever starts it finds nothing half done.
+        """Bring an earlier state back."""
+        self.set_state(state, why)
+
+    def cannot_reach(self, state: State) -> str:
+        """Say why a state cannot be brought about from here; empty where it can."""
+        return ""
+
+    def act_on_feed(self, way: Way, why: str) -> None:
+        """Restart the feed or stop it by the declared action.
 
         Raises
         ------
         LeptonError
-            When workers are there, and do not follow; an InputError as `set_state` says.
+            When that failed; an InputError where no such action is declared.
         """
-        try:
-            self.set_state(state, why)
-        except LeptonError as error:
-            if isinstance(error, InputError) or is_listening(self.folder):
-                raise
-            before = read_wish(self.folder)
-            change_wish(self.folder, **_changes(state))
-            self._promote(before.version, state.version, why)
-            self._note("set_state", why, self._state_of(before), state, "done", **_how(Followed(0, state.workers, ())))
+        self._run(way, Values(), why)
 
-    def restart_workers(self, why: str) -> None:
-        """Replace each worker by a fresh one, after checking the version's files, and wait until all are new.
+    def do(self, way: Way, values: Values, why: str) -> str:
+        """Do one thing to the service that it declares, and return what was done."""
+        return self._run(way, values, why).shown
 
-        Raises
-        ------
-        InputError
-            When the files of the version are damaged: what answers is left alone then.
-        LeptonError
-            When the fresh workers do not begin in time.
-        """
-        state = self.state()
-        self.registry.verify(self.config.model, state.version)
-        old = {report.pid for report in read_reports(self.folder)}
-        wish = change_wish(self.folder, restarts=read_wish(self.folder).restarts + 1)
-        try:
-            seconds = self._seconds * wish.workers  # one after the other
-            followed = await_workers(self.folder, wish, seconds, old)
-        except LeptonError as error:
-            self._note("restart_workers", why, state, state, str(error))
-            raise
-        self._note("restart_workers", why, state, state, "done", **_how(followed))
+    def preview(self, way: Way, values: Values) -> str:
+        """Return the exact command or request that `do` would run, without doing anything."""
+        return run_action(self._key(way), self._action(way), values, self.project, is_dry=True).shown
 
-    def restart_feed(self, why: str) -> bool:
-        """Run the command that `actions.restart_feed` of `[services.<name>]` gives; False where it fails."""
-        state = self.state()
-        settings = read_settings(self.project).services.get(self.folder.name)
-        declared = settings.actions.get("restart_feed") if settings else None
-        command = list(declared.run) if isinstance(declared, Command) else None
-        outcome = _run(command, self.project) if command else "no command is configured"
-        self._note("restart_feed", why, state, state, outcome, command=command)
-        return outcome == "done"
+    def promote(self, made: Retrained) -> str:
+        """Let the service answer with a candidate that passed the gate; return its version, `none` where it cannot."""
+        return "none"
 
-    def _state_of(self, wish: Wish) -> State:
-        return State(wish.version, wish.workers, wish.queue_limit or self.config.queue_limit, wish.mends)
+    def compressed(self, measured: Measured) -> Smaller | None:
+        """Return the compressed version that may take the present one's place, and its time; None without."""
+        return None
 
-    def _promote(self, before: str, version: str, why: str) -> None:
-        """Let the registry's promoted version be the one that answers, and note the deployment."""
-        if before == version:
-            return
-        model, promoted = self.config.model, self.registry.current(self.config.model)
-        if promoted != version:
-            is_back = promoted is not None and self.registry.incumbent(model, promoted) == version
-            if is_back:
-                self.registry.rollback(model, self.run_id, why)
-            else:
-                self.registry.promote(model, version, self.run_id, why)
-        note_deployment(self.folder, version, f"{before} → {version}: {why}"[:500], run_id=self.run_id)
+    def _run(self, way: Way, values: Values, why: str, after: State | None = None) -> Outcome:
+        """Run a declared action, write it down, and return how it ended."""
+        before = self.state()
+        outcome = run_action(self._key(way), self._action(way), values, self.project)
+        said = "done" if outcome.is_done else str(outcome)
+        more = {"command": outcome.shown, "code": outcome.code, "output": outcome.output}
+        self._note(way, why, before, after or before if outcome.is_done else before, said, **more)
+        if not outcome.is_done:
+            raise LeptonError(f"service {self.name!r}: action {way}: {outcome}")
+        return outcome
+
+    def _action(self, way: Way) -> Command | Http:
+        action = self.declaration.actions.get(way) if way != "mend" else None
+        if action is None:
+            raise InputError(f"service {self.name!r}: no action {way} is declared ({self._key(way)}); do it by hand")
+        return action
+
+    def _key(self, way: Way) -> str:
+        return f"services.{self.name}.actions.{way}"
 
     def _note(self, action: str, why: str, before: State, after: State, outcome: str, **more: Any) -> None:
         entry = {
@@ -179,8 +184,118 @@ class ServiceOperator:
             "outcome": outcome,
             **more,
         }
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ACTIONS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")  # one write: two who append do not mix their lines
+
+
+class DeclaredOperator(ServiceOperator):
+    """The operator of a service that declares its actions.
+
+    What the service is doing is known from the recording of the incident, or from what was done to it here since.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        project: Path,
+        run_id: str,
+        by: str | None = None,
+        seconds: float | None = None,
+        *,
+        recorded: Recording | None = None,
+        workers: int | None = None,
+    ) -> None:
+        super().__init__(name, project, run_id, by, seconds)
+        self._state, self._previous = State(workers=workers), None
+        since = datetime.min.replace(tzinfo=UTC)
+        if recorded is not None:
+            versions, since = recorded.incident.versions, recorded.incident.window.end
+            self._state, self._previous = State(versions.current, workers), versions.last_good
+        done = [one for one in read_actions(self.folder) if one["outcome"] == "done" and one["before"] != one["after"]]
+        if done and datetime.fromisoformat(done[-1]["time"]) > since:
+            last = done[-1]
+            self._state = _state(last["after"])
+            self._previous = None if last["action"] == "roll_back" else last["before"]["version"]
+
+    def state(self) -> State:
+        """Return what the service is doing, as far as that is known."""
+        return self._state
+
+    def set_state(self, state: State, why: str) -> None:
+        """Bring the service to a version and a size by its actions, and wait until it is ready.
+
+        Raises
+        ------
+        InputError
+            When it declares no action for that; nothing is changed then.
+        LeptonError
+            When an action fails, or the service is not ready in time.
+        """
+        if reason := self.cannot_reach(state):
+            raise InputError(f"service {self.name!r}: {reason}")
+        if state.version != self._state.version:
+            way, previous = self._way_to(state.version), self._state.version
+            wanted = replace(self._state, version=state.version)
+            self._run(way, self._values(way, version=state.version), why, wanted)
+            self._state, self._previous = wanted, None if way == "roll_back" else previous
+            self._await_ready()
+        if state.workers is not None and state.workers != self._state.workers:
+            wanted = replace(self._state, workers=state.workers)
+            self._run("scale", Values(workers=state.workers), why, wanted)
+            self._state = wanted
+            self._await_ready()
+
+    def cannot_reach(self, state: State) -> str:
+        """Say which action is not declared that a state needs; empty where there are all."""
+        if state.mends != self._state.mends:
+            return "its rows are mended by nothing here: only `lepton serve` mends the rows that it is sent"
+        if state.version != self._state.version and self._way_to(state.version) not in self.ways:
+            return f"no action deploy is declared that would bring {state.version or 'its earlier version'}"
+        if state.workers == self._state.workers or (state.workers is not None and "scale" in self.ways):
+            return ""
+        return "how many workers there were is not known" if state.workers is None else "no action scale is declared"
+
+    def restart_workers(self, why: str) -> None:
+        """Restart the service by its action, and wait until it is ready."""
+        self._run("restart", Values(), why)
+        self._await_ready()
+
+    def do(self, way: Way, values: Values, why: str) -> str:
+        """Do one thing to the service, and return the command or the request that did it."""
+        after = replace(
+            self._state,
+            version=values.version if way == "deploy" else None if way == "roll_back" else self._state.version,
+            workers=values.workers if way == "scale" else self._state.workers,
+        )
+        shown = self._run(way, values, why, after).shown
+        self._previous = self._state.version if way == "deploy" else None if way == "roll_back" else self._previous
+        self._state = after
+        return shown
+
+    def is_up(self) -> bool:
+        """Whether the service answers; where it has no address, nothing says that it does not."""
+        return self.address is None or readiness(self.address, self.declaration).is_up
+
+    def _way_to(self, version: str | None) -> Way:
+        """Return the action that brings a version: back to the one before where that is declared, else a deployment."""
+        is_before = version == self._previous
+        return "roll_back" if (is_before or version is None) and "roll_back" in self.ways else "deploy"
+
+    def _values(self, way: Way, version: str | None) -> Values:
+        return Values(version=version if "version" in needs(self._action(way)) else None)
+
+    def _await_ready(self) -> None:
+        """Wait until the service is ready again; one without an address is taken at its action's word."""
+        if self.address is None:
+            return
+        deadline = time.monotonic() + self._seconds
+        while not (found := readiness(self.address, self.declaration)).is_ready:
+            if time.monotonic() > deadline:
+                raise LeptonError(
+                    f"service {self.name!r}: is not ready {self._seconds:g} s after the action: {found.problem}"
+                )
+            time.sleep(LOOK_S)
 
 
 def who_let(run_id: str, project: Path) -> str:
@@ -216,7 +331,7 @@ def undo(name: str, project: Path, by: str, note: str) -> str:
     LeptonError
         When the workers do not follow.
     """
-    operator = ServiceOperator(name, project, "lepton undo", by)
+    operator = operator_of(name, project, "lepton undo", by)
     done = [one for one in read_actions(operator.folder) if one["outcome"] == "done" and one["before"] != one["after"]]
     if not done:
         raise InputError(f"service {name!r}: no action on it is recorded that could be undone")
@@ -244,26 +359,3 @@ def _action(line: str, origin: str) -> dict[str, Any]:
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"{origin} {line[:80]!r} is not an action; restore the file") from error
     return found
-
-
-def _how(followed: Followed) -> dict[str, Any]:
-    """Return how the workers followed, for the records."""
-    more = {"replaced": list(followed.replaced)} if followed.replaced else {}
-    return {"workers_followed": f"{followed.workers} of {followed.wished}", **more}
-
-
-def _changes(state: State) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in ("version", "workers", "queue_limit", "mends")}
-
-
-def _run(command: list[str], project: Path) -> str:
-    """Run a command in the project, without a shell and without the kit's secrets, and return `done` or what failed."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEPTON_")}
-    try:
-        ended = subprocess.run(
-            command, cwd=project, env=kept, stdin=subprocess.DEVNULL, capture_output=True, timeout=FEED_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{command[0]!r} failed: {type(error).__name__}"
-    said = (ended.stderr or ended.stdout).decode(errors="replace").strip()[-LONGEST_OUTPUT:]
-    return "done" if ended.returncode == 0 else f"{command[0]!r} ended with {ended.returncode}: {said}"

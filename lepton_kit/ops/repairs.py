@@ -7,16 +7,16 @@ objective worse than it was up to the repair, the state before is brought back.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
-from lepton_kit.diagnosis.capture import capture
+from lepton_kit.diagnosis.means import Means, Way
 from lepton_kit.diagnosis.postmortem import joined
 from lepton_kit.diagnosis.recovery import (
     Ratio,
@@ -28,28 +28,32 @@ from lepton_kit.diagnosis.recovery import (
     side_effect,
     sli_ratio,
 )
-from lepton_kit.diagnosis.remedies import Operator
-from lepton_kit.diagnosis.repair_capacity import Measured, Smaller, smaller_of
+from lepton_kit.diagnosis.remedies import (
+    CapacityPlan,
+    DataPlan,
+    ModelPlan,
+    Operator,
+    Plan,
+    apply_capacity,
+    apply_data,
+    apply_model,
+    means_for,
+)
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.models.retraining import Retrained, retrain
 from lepton_kit.models.training import Examples
-from lepton_kit.ops.load import running_address
+from lepton_kit.ops.declared import OWN_WAYS
+from lepton_kit.ops.observing import Telemetry, captured, look_until, telemetry_of
 from lepton_kit.ops.operator import ServiceOperator
-from lepton_kit.project.declarations import declared
-from lepton_kit.serving.following import is_listening
-from lepton_kit.telemetry.recordings import Promise, Recording
-from lepton_kit.telemetry.scrape import Scraper
+from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective
-from lepton_kit.telemetry.store import Store
 
 LOOKS = 5
 """Looks at the objectives while the service is observed, the last one at the end."""
 
 WORSE_LOOKS = 2
 """Looks in a row that must find it worse before the end for the repair to be taken back at once."""
-
-LONGEST_SCRAPE = 1.0
 
 Act = Callable[[Operator], Sequence[str]]
 """Carries out a plan through an operator, and says what was done."""
@@ -83,7 +87,8 @@ class Repaired:
     """What a repair did and what became of it.
 
     `looks` has a row per look at the indicator: `seconds` since the repair, `share`, `low`, `high`, `events` and
-    `verdict`. `after` is what was captured after the repair, or given for a rehearsal.
+    `verdict`. `after` is what was captured after the repair, or given for a rehearsal. `by_hand` is what is left to a
+    person, and `lasting` says why what was done could not be taken back.
     """
 
     action: str
@@ -92,6 +97,27 @@ class Repaired:
     rolled_back: bool
     looks: pd.DataFrame
     after: Recording | None
+    by_hand: tuple[str, ...] = ()
+    lasting: str = ""
+
+    @property
+    def verdict(self) -> Verdict | Literal["not repaired"]:
+        """What became of the service: `not repaired` where all that the plan asks for is left to a person."""
+        return "not repaired" if self.by_hand and not self.applied and self.after is None else self.judged.verdict
+
+    @property
+    def told(self) -> str:
+        """What was done, or would be, and what is left to a person."""
+        left = "".join(f" {one}." for one in self.by_hand).replace(" no ", " No ")
+        if self.verdict == "not repaired":
+            return f"Nothing was done.{left}"
+        taken = " It was taken back." if self.rolled_back else f" It stays: {self.lasting}." if self.lasting else ""
+        return f"{'Done' if self.applied else 'Rehearsed'}: {self.action}.{taken}{left}"
+
+    @property
+    def reason(self) -> str:
+        """Why that is the verdict."""
+        return "; ".join(self.by_hand) if self.verdict == "not repaired" else self.judged.reason
 
     @property
     def recovery(self) -> Recovery:
@@ -129,10 +155,20 @@ class Trouble:
     def among(
         cls, recording: Recording, onset: pd.Timestamp, objectives: Sequence[Objective], may_cost: Sequence[str] = ()
     ) -> Trouble:
-        """Return the incident with the objective that alerted and the others of its service."""
+        """Return the incident with the objective that alerted and the others of its service.
+
+        Where none of its service is given, they are those that the recording keeps.
+        """
+        if not any(one.service == recording.incident.service for one in objectives):
+            objectives = [one.objective() for one in recording.incident.promises]
         alerted = objective_of(recording, objectives)
         others = [one for one in objectives if one.service == alerted.service and one.name != alerted.name]
         return cls(recording, onset, alerted, tuple(others), tuple(may_cost))
+
+    @property
+    def promised(self) -> tuple[Objective, ...]:
+        """All objectives, the one that alerted first."""
+        return self.objective, *self.others
 
     def judged(self, after: Ratio, until: Ratio | None = None) -> Recovery:
         """Return what became of the indicator; `until` is what it was right before the repair, where that is known."""
@@ -209,22 +245,30 @@ def still_missed(trouble: Trouble, judged: Judged) -> list[str]:
     return alerted + [one.objective.name for one in judged.effects if one.is_missed]
 
 
-def rehearse(action: str, trouble: Trouble, after: Recording | None) -> Repaired:
+def rehearse(plan: Plan, ways: Collection[Way], trouble: Trouble, after: Recording | None) -> Repaired:
     """Judge what followed on an incident by its recording; nothing is done to any service.
 
     Parameters
     ----------
-    action
-        What the plan would do.
+    plan, ways
+        What would be done, and what the service can do of it.
     trouble
         The incident.
     after
         A recording of what followed, such as a drill makes; None judges nothing.
     """
-    if after is None:
-        return Repaired(action, False, Judged(trouble.judged(Ratio(0, 0))), False, _looks([]), after)
-    judged = trouble.judge(after, *_followed(trouble, after))
-    return Repaired(action, False, judged, False, _looks([]), after)
+    means = means_for(plan, ways)
+    judged = trouble.judge(after, *_followed(trouble, after)) if after else Judged(trouble.judged(Ratio(0, 0)))
+    return Repaired(plan.action, False, judged, False, _looks([]), after, means.by_hand, _lasting(means))
+
+
+def _lasting(means: Means) -> str:
+    return f"nothing takes back {', '.join(means.lasting)}" if means.lasting else ""
+
+
+def ways_recorded(recording: Recording) -> Collection[Way]:
+    """Return what could be done to a recorded service; all of one whose recording says nothing of its actions."""
+    return recording.incident.declaration.actions or OWN_WAYS | {"restart_feed"}
 
 
 def what_followed(trouble: Trouble, after: Recording) -> Ratio:
@@ -237,15 +281,16 @@ def _followed(trouble: Trouble, after: Recording) -> tuple[pd.Timestamp, pd.Time
     return max(start, pd.Timestamp(trouble.recording.incident.window.end)), end
 
 
-def repair(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
-    """Carry out a plan on a running service, observe it, judge what became of it, and undo what made it worse.
+def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
+    """Carry out a plan on a service, observe it, judge what became of it, and undo what made it worse.
 
-    What cannot be undone, such as a feed that was restarted, is not blamed for what became of other objectives.
+    Where the service can do nothing of the plan, nothing is done, and it says what a person does. What cannot be
+    undone, such as a feed that was restarted, is not blamed for what became of other objectives.
 
     Parameters
     ----------
-    act
-        Carries out the plan.
+    plan
+        What to do.
     operator
         The service's.
     trouble
@@ -260,40 +305,52 @@ def repair(act: Act, operator: ServiceOperator, trouble: Trouble, observe_second
     InputError
         When `observe_seconds` is not from 1 s to a day, or the plan cannot be carried out.
     LeptonError
-        When the workers do not follow, or the service ends meanwhile. The state before is brought back then.
+        When an action fails, or the service ends meanwhile. The state before is brought back then.
     """
     if not 1 <= observe_seconds <= 86400:
         raise InputError(f"observe_seconds = {observe_seconds!r}: must be from 1 s to a day")
+    means = means_for(plan, operator.ways)
+    if means.by_hand and not means.ways:
+        return rehearse(plan, operator.ways, trouble, None)
+    done = carry_out(lambda ours: _applied(plan, ours), operator, trouble, observe_seconds, folder)
+    return replace(done, by_hand=means.by_hand)
+
+
+def _applied(plan: Plan, operator: Operator) -> Sequence[str]:
+    match plan:
+        case DataPlan():
+            return apply_data(plan, operator)
+        case ModelPlan():
+            return apply_model(plan, operator)
+        case CapacityPlan():
+            return apply_capacity(plan, operator)
+
+
+def carry_out(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
+    """Do something to a service, observe it, judge what became of it, and undo what made it worse; as `repair` says."""
     held = operator.state()
-    with _scraper(operator, observe_seconds) as scraper:
-        until = _until_now(operator, trouble, scraper)
+    with telemetry_of(operator, observe_seconds / (4 * LOOKS)) as telemetry:
+        until = _until_now(operator, trouble, telemetry)
         try:
             done = act(operator)
             observed = trouble if operator.state() != held else replace(trouble, others=())
-            looks, after = observe(operator, observed, observe_seconds, folder, scraper, until)
+            looks, after = observe(operator, observed, observe_seconds, folder, telemetry, until)
         except BaseException as error:
-            if operator.state() != held:
+            if operator.state() != held and not operator.cannot_reach(held):
                 operator.bring_back(held, f"undone: the repair was stopped by {type(error).__name__}")
             raise
     judged = trouble.judge(after, *_window(after), until)
-    is_undoable = operator.state() != held
-    judged = judged if is_undoable else replace(judged, harmed=())
-    rolled_back = judged.verdict == "worse" and is_undoable
+    is_changed = operator.state() != held
+    judged = judged if is_changed else replace(judged, harmed=())
+    stuck = operator.cannot_reach(held) if is_changed else ""
+    rolled_back = judged.verdict == "worse" and is_changed and not stuck
     if rolled_back:
         operator.bring_back(held, f"undone, as it became worse: {judged.reason}")
-    return Repaired("; ".join(done) or "nothing to do", bool(done), judged, rolled_back, looks, after)
+    said = "; ".join(done) or "nothing to do"
+    return Repaired(said, bool(done), judged, rolled_back, looks, after, lasting=stuck)
 
 
-@contextlib.contextmanager
-def _scraper(operator: ServiceOperator, seconds: float) -> Iterator[Scraper]:
-    """Give a scraper of the service, with a store of its own."""
-    address = {operator.folder.name: running_address(operator.folder)}
-    with tempfile.TemporaryDirectory() as place:
-        store = Store(Path(place) / "telemetry")
-        yield Scraper(store, address, interval=min(LONGEST_SCRAPE, seconds / (4 * LOOKS)))
-
-
-def _until_now(operator: ServiceOperator, trouble: Trouble, scraper: Scraper) -> dict[str, Ratio]:
+def _until_now(operator: ServiceOperator, trouble: Trouble, telemetry: Telemetry) -> dict[str, Ratio]:
     """Return the indicators of all objectives from the end of the recording to this moment.
 
     A second fault may have gone on meanwhile, which is not to be blamed on the repair. Only series that the recording
@@ -301,15 +358,14 @@ def _until_now(operator: ServiceOperator, trouble: Trouble, scraper: Scraper) ->
     """
     recorded = trouble.recording
     start = recorded.metrics["time"].max() if len(recorded.metrics) else pd.Timestamp(recorded.incident.window.end)
-    answers = all(one.up for one in scraper.scrape_once())
-    if not (answers and start.timestamp() < time.time()):
+    if not (telemetry.look() and start.timestamp() < time.time()):
         return {}
     with tempfile.TemporaryDirectory() as place:
-        now = _captured(operator, trouble, scraper, start.timestamp(), Path(place) / "now")
+        now = captured(operator, telemetry, trouble.promised, start.timestamp(), Path(place) / "now")
     known = now.metrics.merge(recorded.metrics[["metric", "labels"]].drop_duplicates(), on=["metric", "labels"])
     whole = joined(recorded, replace(now, metrics=known))
     end = pd.Timestamp(now.incident.window.end)
-    return {one.name: sli_ratio(whole, one, start, end) for one in (trouble.objective, *trouble.others)}
+    return {one.name: sli_ratio(whole, one, start, end) for one in trouble.promised}
 
 
 def observe(
@@ -317,7 +373,7 @@ def observe(
     trouble: Trouble,
     seconds: float,
     folder: Path,
-    scraper: Scraper,
+    telemetry: Telemetry,
     until: Mapping[str, Ratio],
 ) -> tuple[pd.DataFrame, Recording]:
     """Look at the objectives while the service goes on; end early where it is worse at two looks in a row.
@@ -330,41 +386,26 @@ def observe(
     Raises
     ------
     LeptonError
-        When nothing listens at the service's address any more.
+        When the service does not answer any more.
     """
     began: float = time.time()
     looks: list[tuple[float, Judged]] = []
     for number in range(1, LOOKS + 1):
-        _scrape_until(scraper, began + seconds * number / LOOKS)
-        if not is_listening(operator.folder):
+        look_until(telemetry, began + seconds * number / LOOKS)
+        if not operator.is_up():
             raise LeptonError(
-                f"service {operator.folder.name!r}: ended while it was observed, {time.time() - began:.0f} s after the "
-                "repair"
+                f"service {operator.name!r}: ended while it was observed, {time.time() - began:.0f} s after the repair"
             )
-        now = _captured(operator, trouble, scraper, began, folder)
+        now = captured(operator, telemetry, trouble.promised, began, folder)
         looks.append((time.time() - began, trouble.judge(now, *_window(now), until)))
         if len(looks) >= WORSE_LOOKS and all(_is_clear_harm(trouble, one) for _, one in looks[-WORSE_LOOKS:]):
             break
     return _looks(looks), now
 
 
-def _captured(operator: ServiceOperator, trouble: Trouble, scraper: Scraper, start: float, folder: Path) -> Recording:
-    """Freeze what the service did from `start` until now."""
-    name, project = operator.folder.name, operator.folder.parents[1]
-    promises = [Promise.of(one) for one in (trouble.objective, *trouble.others)]
-    return capture(name, declared(project, name), project, scraper.store, start, time.time(), folder, promises=promises)
-
-
 def _is_clear_harm(trouble: Trouble, judged: Judged) -> bool:
     """Whether no later recovery would excuse it."""
     return judged.recovery.verdict == "worse" or any(not trouble.costs(one.objective) for one in judged.harmed)
-
-
-def _scrape_until(scraper: Scraper, end: float) -> None:
-    scraper.scrape_once()
-    while time.time() < end:
-        time.sleep(min(scraper.interval, max(0.0, end - time.time())))
-        scraper.scrape_once()
 
 
 def _window(recording: Recording) -> tuple[pd.Timestamp, pd.Timestamp]:
@@ -381,7 +422,7 @@ def _looks(looks: Sequence[tuple[float, Judged]]) -> pd.DataFrame:
 
 
 def retrained(
-    rows: Examples, present: Mapping[str, Forecaster], trials: int, seed: int
+    rows: Examples, recording: Recording, versions: Collection[str], trials: int, seed: int
 ) -> tuple[Retrained | None, str]:
     """Tune and train a candidate on recent rows and let the gate judge it; say why where that cannot be done.
 
@@ -389,31 +430,16 @@ def retrained(
     ----------
     rows
         As `lepton_kit.diagnosis.repair_data.rows_to_learn_from` gives them.
-    present
-        The versions that it must beat.
+    recording, versions
+        The incident, and those of its versions that the candidate must beat.
     trials
         Settings that are tried beside the present ones.
     seed
         Fixes every random number.
     """
     try:
+        present = {name: load_forecaster(recording.models[name]) for name in versions}
         made = retrain(rows, present, trials=trials, seed=seed)
-    except LeptonError as error:  # too few rows, or every trial diverged: what answers stays
+    except LeptonError as error:  # no forecaster of the kit, too few rows, every trial diverged: what answers stays
         return None, f"not retrained: {error}"
     return made, "; ".join(made.decision.reasons)
-
-
-def promote(operator: ServiceOperator, made: Retrained) -> str:
-    """Register a candidate that passed the gate, let the service answer with it, and return its version."""
-    if not made.decision.promote:
-        raise InputError(f"the gate refuses the candidate: {'; '.join(made.decision.reasons)}")
-    version = made.save(operator.registry, operator.config.model, operator.run_id)
-    operator.set_state(replace(operator.state(), version=version), f"passed the gate: {made.decision.reasons[0]}")
-    return version
-
-
-def compressed_version(operator: ServiceOperator, measured: Measured) -> Smaller | None:
-    """Return the compressed version that may take the present one's place, and how long it would need; None without."""
-    model, version = operator.config.model, operator.state().version
-    found = operator.registry.compressed(model, version)
-    return smaller_of(found, operator.registry.card(model, found), measured) if found else None

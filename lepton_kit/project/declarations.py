@@ -29,10 +29,10 @@ def declared(project: Path, name: str, settings: Settings | None = None) -> Decl
     """
     settings = settings or read_settings(project)
     own, path = settings.services.get(name), project / "services" / name / WRITTEN
-    if own is None and not path.is_file() and not (path.parent / "service.json").is_file():
+    if own is None and not path.is_file():
         known = ", ".join(services(project, settings)) or "none"
         raise InputError(f"service {name!r}: neither in lepton.toml nor in services/ (there are: {known})")
-    written = _written(path) if path.is_file() else _of_lepton_serve(project, name)
+    written = _written(path) if path.is_file() else {}
     given = own.model_dump(mode="json", exclude_unset=True) if own is not None else {}
     for entry in TOGETHER:
         given[entry] = {**written.get(entry, {}), **given.get(entry, {})}
@@ -58,32 +58,6 @@ def told(error: ValidationError, before: str = "") -> str:
 def _is_of_pydantic(part: Any) -> bool:
     """Say whether a part of a place names the choice of a type, which nobody wrote."""
     return isinstance(part, str) and (part.startswith("function-") or part in ("Command", "Http"))
-
-
-def _of_lepton_serve(project: Path, name: str) -> dict[str, Any]:
-    """Return what `lepton serve` does not write itself as yet; nothing of another service."""
-    folder = project / "services" / name
-    if not (folder / "service.json").is_file():
-        return {}
-    config = _written(folder / "service.json")
-    query = (
-        "SELECT requests.time_ms, request_id || CASE row WHEN 0 THEN '' ELSE '/' || row END AS request_id, version,"
-        " status, latency_ms, forecast, features, actual, rating, comment FROM requests"
-        " LEFT JOIN feedback USING (request_id, row) WHERE requests.time_ms BETWEEN :start_ms AND :end_ms ORDER BY id"
-    )
-    answers = {one: f"forecast.{one}" for one in ("lower", "upper", "mean", "std")}
-    columns = {
-        "timestamp": "time_ms", "id": "request_id", "version": "version", "status": "status",
-        "latency_ms": "latency_ms", "features": "features.*", "target": "actual", "rating": "rating",
-        "feedback": "comment", "prediction_probas": "forecast.prob_up", **answers,
-    }  # fmt: skip
-    here = f"services/{name}"
-    return {
-        "task": "interval_forecast", "time_series": True, "signals": "lepton",
-        "requests": {"sql": f"sqlite:///{here}/requests/recent.sqlite", "query": query},
-        "logs": f"{here}/service*.jsonl", "deployments": f"{here}/deployments.jsonl", "columns": columns,
-        "model": config["model"], "registry": config["registry"],
-    }  # fmt: skip
 
 
 def _written(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import math
 import os
 import sqlite3
 import time
@@ -22,23 +23,26 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT
 from lepton_kit.models.registry import Registry
-from lepton_kit.serving.batching import Overloaded
+from lepton_kit.serving.batching import Answers, Overloaded
 from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
 from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, note_deployment, read_reports, read_wish
 from lepton_kit.serving.edge import Edge
 from lepton_kit.serving.mends import Mender
 from lepton_kit.serving.metrics import CONTENT_TYPE
+from lepton_kit.serving.protocol import inferred, metadata, rows_asked
 from lepton_kit.serving.requestlog import Answered
 from lepton_kit.serving.requests import (
     Feedback,
     feature_values,
     field_errors,
     missing_fields,
+    numbers_of,
     received_values,
     rows_of,
     unknown_names,
+    with_numbers,
+    wrong_target,
 )
 from lepton_kit.serving.worker import Worker, load
 
@@ -104,6 +108,7 @@ def application(worker: Worker) -> FastAPI:
     app = FastAPI(title=f"Lepton Kit: {worker.config.model}", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_exception_handler(Refused, _refuse)
     _add_public(app, worker)
+    _add_protocol(app, worker)
     _add_admin(app, worker)
     _add_docs(app)
     app.add_middleware(Edge, worker=worker)
@@ -127,7 +132,7 @@ def _add_public(app: FastAPI, worker: Worker) -> None:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        wrong = worker.log.failure or ("prediction log: the disk is behind" if worker.log.is_full else None)
+        wrong = not_ready(worker)
         candidate = worker.candidate.version if worker.candidate else None
         held = {"version": worker.current.version, "candidate": candidate, "error": wrong}
         return JSONResponse(
@@ -140,6 +145,64 @@ def _add_public(app: FastAPI, worker: Worker) -> None:
         return Response(await asyncio.to_thread(worker.metrics.text), media_type=CONTENT_TYPE)
 
 
+def _add_protocol(app: FastAPI, worker: Worker) -> None:
+    """Answer as the Open Inference Protocol has it, beside the service's own endpoints."""
+
+    @app.get("/v2/health/live")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get("/v2/health/ready")
+    async def ready() -> Response:
+        wrong = not_ready(worker)
+        return JSONResponse({"ready": wrong is None, "error": wrong}, 200 if wrong is None else 503)
+
+    @app.get("/v2/models/{name}")
+    @app.get("/v2/models/{name}/versions/{version}")
+    async def told(name: str, version: str | None = None) -> dict[str, Any]:
+        chosen = worker.choose("", _served(worker, name, version))
+        if chosen is None:
+            raise Refused(404, f"model {name!r}, version {version!r}: does not answer here")
+        held = [one.version for one in (worker.current, worker.candidate) if one]
+        return metadata(name, held, chosen.model)
+
+    async def infer(request: Request) -> Response:
+        return await _infer(request, worker)
+
+    for place in ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"):
+        app.router.routes.append(PlainRoute(place, infer, methods=["POST"]))
+
+
+def _served(worker: Worker, name: str, version: str | None) -> str | None:
+    """Return the version that a path names; the protocol's clients often write `1` for `v1`."""
+    if name != worker.config.model:
+        raise Refused(404, f"model {name!r}: the service answers for {worker.config.model!r}")
+    return f"v{version}" if version is not None and version.isdecimal() else version
+
+
+async def _infer(request: Request, worker: Worker) -> Response:
+    seen = _Seen(worker, request.state.request_id)
+    name, version = request.path_params["name"], request.path_params.get("version")
+    mender = _choose(seen, _served(worker, name, version))
+    try:
+        asked = rows_asked(json.loads(await request.body()), seen.chosen.model)
+        form = seen.chosen.body if mender is None else seen.chosen.mended_body
+        body: Any = form.model_validate({"rows": asked})
+    except ValidationError as error:
+        seen.end("invalid", 422)
+        raise _unlike(worker, error) from error
+    except (InputError, ValueError) as error:
+        seen.end("invalid", 422)
+        raise Refused(422, f"not a request of the Open Inference Protocol: {error}") from error
+    names, answers = await _answer(seen, mender, rows_of(body), None)
+    return JSONResponse(inferred(name, seen.chosen.version, seen.request_id, names, answers))
+
+
+def not_ready(worker: Worker) -> str | None:
+    """Say why a worker should get no requests now; None where it should."""
+    return worker.log.failure or ("request log: the disk is behind" if worker.log.is_full else None)
+
+
 def _describe_predict(app: FastAPI, worker: Worker) -> None:
     """Let `/openapi.json` say what a request for a forecast must hold."""
     described = app.openapi
@@ -147,7 +210,7 @@ def _describe_predict(app: FastAPI, worker: Worker) -> None:
     def openapi() -> dict[str, Any]:
         schema = described()
         content = {"application/json": {"schema": _body_schema(worker)}}
-        answers = {"200": {"description": "Forecasts, a row each"}}
+        answers = {"200": {"description": "Predictions, a row each"}}
         asked = {"summary": "Predict", "requestBody": {"required": True, "content": content}, "responses": answers}
         return {**schema, "paths": {"/v1/predict": {"post": asked}, **schema["paths"]}}
 
@@ -188,56 +251,77 @@ def _add_admin(app: FastAPI, worker: Worker) -> None:
 async def _predict(request: Request, worker: Worker) -> Response:
     seen = _Seen(worker, request.state.request_id)
     named = request.headers.get("x-model-version")
-    chosen = worker.choose(seen.request_id, named)
-    if chosen is None:
-        raise Refused(409, "the version that X-Model-Version names does not answer here")
-    seen.chosen = chosen
-    mender = chosen.mender if named is None else None  # who names a version tests it: the rows are not the feed's
+    mender = _choose(seen, named)
+    if named is not None:
+        mender = None  # who names a version this way tests it: the rows are not the feed's
     given = await request.body()
     try:
-        body = (chosen.body if mender is None else chosen.mended_body).model_validate_json(given)
+        form = seen.chosen.body if mender is None else seen.chosen.mended_body
+        body: Any = form.model_validate_json(given)
     except ValidationError as error:
-        worker.metrics.inputs.labels("missing").inc(len(missing_fields(error)))
         _note_refused(seen, mender, given)
         seen.end("invalid", 422)
-        raise Refused(422, "the request is not as the model needs it", fields=field_errors(error)) from error
-    seen.features = feature_values(rows := rows_of(body))
+        raise _unlike(worker, error) from error
+    names, answers = await _answer(seen, mender, rows_of(body), body.as_of)
+    told = [dict(zip(names, values, strict=True)) for values in answers.tolist()]
+    answer = {"request_id": seen.request_id, "model": worker.config.model, "version": seen.chosen.version}
+    key = "forecasts" if seen.chosen.model.task.name == "interval_forecast" else "predictions"
+    return Response(json.dumps({**answer, key: told}), media_type="application/json")
+
+
+def _choose(seen: _Seen, named: str | None) -> Mender | None:
+    """Set the version that answers a request, by its name where one is given, and return the mends of its rows."""
+    chosen = seen.worker.choose(seen.request_id, named)
+    if chosen is None:
+        raise Refused(409, f"version {named!r} does not answer here")
+    seen.chosen = chosen
+    return chosen.mender
+
+
+def _unlike(worker: Worker, error: ValidationError) -> Refused:
+    worker.metrics.inputs.labels("missing").inc(len(missing_fields(error)))
+    return Refused(422, "the request is not as the model needs it", fields=field_errors(error))
+
+
+async def _answer(seen: _Seen, mender: Mender | None, rows: list[BaseModel], as_of: float | None) -> Answers:
+    """Return the answers to rows that were checked, and note all that is noted of a request."""
+    worker, chosen = seen.worker, seen.chosen
+    seen.features = feature_values(rows, chosen.model)
     if mender is not None:
         _mend(seen, mender)
-    inputs, scale = chosen.forecaster.scaled(seen.features)
-    _note_inputs(worker, rows, inputs, body)
+    _note_inputs(seen, rows, as_of)
     try:
         if worker.log.is_full:
             raise Overloaded(1)
-        forecasts = await worker.forecasts.ask(
-            chosen.forecaster, np.clip(inputs, -FURTHEST_INPUT, FURTHEST_INPUT), scale
-        )
+        names, answers = await worker.forecasts.ask(chosen.model, seen.features)
     except Overloaded as error:
         seen.end("overloaded", 429)
         later = {"Retry-After": str(error.retry_after)}
         raise Refused(429, f"too many requests wait; {error}", later) from error
-    except (InputError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever the library of a flavor raises
         seen.end("model", 500)
         raise Refused(500, f"model {chosen.version} failed: {type(error).__name__}") from error
-    if not np.isfinite(forecasts).all():
+    if not _all_known(answers):
         seen.end("model", 500)
-        raise Refused(500, f"model {chosen.version} gave a forecast that is not a number")
-    told = [dict(zip(FORECAST, values, strict=True)) for values in forecasts.tolist()]
-    seen.end(None, 200, forecasts)
-    counted = worker.metrics.of(chosen.version)
-    for one in told:
-        counted.forecast.observe(one["mean"])
-        counted.width.observe(one["upper"] - one["lower"])
-    answer = {"request_id": seen.request_id, "model": worker.config.model, "version": chosen.version}
-    return Response(json.dumps({**answer, "forecasts": told}), media_type="application/json")
+        raise Refused(500, f"model {chosen.version} gave an answer that is not a number")
+    seen.end(None, 200, (names, answers))
+    worker.metrics.of(chosen.version).note(chosen.model.task, names, answers)
+    return names, answers
+
+
+def _all_known(answers: np.ndarray) -> bool:
+    if answers.dtype != object:
+        return bool(np.isfinite(answers).all())
+    return all(not isinstance(value, float) or math.isfinite(value) for value in answers.ravel())
 
 
 def _mend(seen: _Seen, mender: Mender) -> None:
     """Put mended rows in the place of those received; refuse the request where one cannot be used, or must not be."""
     assert seen.features is not None
-    metrics, received = seen.worker.metrics, seen.features
+    metrics, model = seen.worker.metrics, seen.chosen.model
+    whole, received = seen.features, numbers_of(seen.features, model)
     mended = mender.mend(received)
-    seen.features = mended.values
+    seen.features = with_numbers(whole, mended.values, model)
     metrics.inputs.labels("missing").inc(int((~np.isfinite(received)).sum()))
     unusable = ~np.isfinite(mended.values).all(axis=1)
     refused = mended.broken if mender.mends.quarantine else unusable
@@ -245,7 +329,7 @@ def _mend(seen: _Seen, mender: Mender) -> None:
         metrics.mended.inc(int(mended.changed.sum()))
         return
     if mender.mends.quarantine:
-        seen.keep_aside(received, refused)
+        seen.keep_aside(whole, refused)
     seen.end("invalid", 422)
     words = "is missing too much" if unusable.any() else "lies outside what the model learnt from"
     raise Refused(422, f"row {int(refused.argmax())} {words}", rows=np.flatnonzero(refused).tolist())
@@ -253,12 +337,13 @@ def _mend(seen: _Seen, mender: Mender) -> None:
 
 def _note_refused(seen: _Seen, mender: Mender | None, body: bytes) -> None:
     """Keep what can be read of a refused body's rows: in the log, and aside where rows are quarantined."""
-    received = received_values(body, seen.chosen.columns)
+    model = seen.chosen.model
+    received = received_values(body, model.columns, model.categorical)
     if received is None or not len(received):
         return
     seen.features = received
     if mender is not None and mender.mends.quarantine:
-        seen.keep_aside(received, ~np.isfinite(received).all(axis=1))
+        seen.keep_aside(received, ~np.isfinite(numbers_of(received, model)).all(axis=1))
 
 
 class _Seen:
@@ -278,7 +363,7 @@ class _Seen:
         self.worker.quarantine.keep(self.request_id, self.chosen.version, self.chosen.columns, received, which)
         self.worker.metrics.quarantined.inc(int(which.sum()))
 
-    def end(self, kind: str | None, status: int, forecasts: np.ndarray | None = None) -> None:
+    def end(self, kind: str | None, status: int, given: Answers | None = None) -> None:
         metrics, version = self.worker.metrics, self.chosen.version
         seconds = time.perf_counter() - self._began
         counted = metrics.of(version)
@@ -290,24 +375,25 @@ class _Seen:
             metrics.errors.labels(kind).inc()
         if not self.worker.log.is_full:  # where it is, this request is being refused for that
             row = (self._time, self.request_id, version, status, seconds * 1000)
-            self.worker.log.append(Answered(*row, self.chosen.columns, self.features, forecasts))
+            self.worker.log.append(Answered(*row, self.chosen.columns, self.features, *(given or ())))
 
 
 async def _feedback(request: Request, worker: Worker) -> Response:
     given = await _parsed(request, Feedback, worker)
+    actual = given.actual
+    if wrong := wrong_target(worker.current.model.task, actual):
+        raise Refused(422, "the request is not as it must be", fields=[{"field": "actual", "message": wrong}])
     try:
         is_new, held = await asyncio.to_thread(
-            worker.log.add_feedback, given.request_id, given.row, given.actual, given.rating, given.comment
+            worker.log.add_feedback, given.request_id, given.row, actual, given.rating, given.comment
         )
     except (OSError, sqlite3.Error) as error:
         raise Refused(503, f"the feedback is not kept, send it again later: {error}", {"Retry-After": "60"}) from error
     if held is None:
-        raise Refused(404, f"request {given.request_id!r}, row {given.row}: no forecast of it is kept")
-    version, forecast = held
-    if is_new:
-        inside = forecast["lower"] <= given.actual <= forecast["upper"]
-        worker.metrics.actuals.labels(version, str(inside).lower()).inc()
-        worker.metrics.error.labels(version).observe(abs(given.actual - forecast["mean"]))
+        raise Refused(404, f"request {given.request_id!r}, row {given.row}: no answer to it is kept")
+    version, answered = held
+    if is_new and given.actual is not None:
+        worker.metrics.of(version).note_actual(worker.current.model.task, answered, given.actual)
     if given.rating is not None:
         worker.metrics.ratings.labels(str(given.rating)).inc()
     return JSONResponse({"request_id": given.request_id, "row": given.row, "counted": is_new}, 202)
@@ -375,14 +461,15 @@ async def _parsed(request: Request, model: type[Any], worker: Worker) -> Any:
         raise Refused(422, "the request is not as it must be", fields=field_errors(error)) from error
 
 
-def _note_inputs(worker: Worker, rows: list[BaseModel], inputs: np.ndarray, body: Any) -> None:
+def _note_inputs(seen: _Seen, rows: list[BaseModel], as_of: float | None) -> None:
+    worker, model = seen.worker, seen.chosen.model
     worker.metrics.rows.inc(len(rows))
     if unseen := unknown_names(rows):
         worker.metrics.inputs.labels("unseen").inc(unseen)
-    if beyond := int((np.abs(inputs) > FURTHEST_INPUT).sum()):
+    if seen.features is not None and (beyond := seen.chosen.out_of_range(numbers_of(seen.features, model))):
         worker.metrics.inputs.labels("out_of_range").inc(beyond)
-    if body.as_of is not None and body.as_of > worker.newest:
-        worker.newest = min(body.as_of, time.time())  # a client's clock that is ahead makes no data newer than now
+    if as_of is not None and as_of > worker.newest:
+        worker.newest = min(as_of, time.time())  # a client's clock that is ahead makes no data newer than now
         worker.metrics.as_of.set(worker.newest)
 
 

@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.flavors import Model
 from lepton_kit.serving.metrics import ServiceMetrics
 
 MOST_TOGETHER = 256
+
+
+Answers = tuple[tuple[str, ...], np.ndarray]
+"""The names of the prediction columns (k), and their values (n, k)."""
 
 
 class Overloaded(Exception):  # noqa: N818 - it is what happened, and not an error of anybody's
@@ -27,11 +31,10 @@ class Overloaded(Exception):  # noqa: N818 - it is what happened, and not an err
 
 @dataclass
 class _Job:
-    forecaster: Forecaster
-    inputs: np.ndarray
-    scale: np.ndarray
+    model: Model
+    values: np.ndarray
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[np.ndarray]
+    answer: asyncio.Future[Answers]
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -55,8 +58,8 @@ class Forecasts:
         self._thread = threading.Thread(target=self._work, name="forecasts", daemon=True)
         self._thread.start()
 
-    async def ask(self, forecaster: Forecaster, inputs: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Return the forecasts (n, 5) of some rows, as `forecaster.answer` gives them.
+    async def ask(self, model: Model, values: np.ndarray) -> Answers:
+        """Return a model's answers to some rows, as `model.answers` gives them.
 
         Raises
         ------
@@ -66,7 +69,7 @@ class Forecasts:
         if self._count >= self.limit:
             raise Overloaded(max(1, math.ceil(self._count * self._seconds)))
         loop = asyncio.get_running_loop()
-        job = _Job(forecaster, inputs, scale, loop, loop.create_future())
+        job = _Job(model, values, loop, loop.create_future())
         self._count += 1
         self._metrics.queued.set(self._count)
         self._waiting.put(job)
@@ -84,8 +87,8 @@ class Forecasts:
     def _work(self) -> None:
         while (job := self._waiting.get()) is not None:
             jobs, is_over = self._others(job)
-            for forecaster in {id(one.forecaster): one.forecaster for one in jobs}.values():
-                self._answer(forecaster, [one for one in jobs if one.forecaster is forecaster])
+            for model in {id(one.model): one.model for one in jobs}.values():
+                self._answer(model, [one for one in jobs if one.model is model])
             if is_over:
                 return
 
@@ -101,14 +104,14 @@ class Forecasts:
             jobs.append(job)
         return jobs, False
 
-    def _answer(self, forecaster: Forecaster, jobs: list[_Job]) -> None:
+    def _answer(self, model: Model, jobs: list[_Job]) -> None:
         began = time.perf_counter()
         try:
-            forecast = forecaster.answer(*_together(jobs))
+            names, given = model.answers(_together(jobs))
         except Exception as error:
             if len(jobs) > 1:  # only the request that breaks the model shall fail
                 for job in jobs:
-                    self._answer(forecaster, [job])
+                    self._answer(model, [job])
                 return
             _settle(jobs[0], error)
             return
@@ -118,17 +121,15 @@ class Forecasts:
         for job in jobs:
             self._metrics.queue_seconds.observe(began - job.since)
             self._metrics.model_seconds.observe(ended - began)
-            _settle(job, forecast[position : position + len(job.inputs)])
-            position += len(job.inputs)
+            _settle(job, (names, given[position : position + len(job.values)]))
+            position += len(job.values)
 
 
-def _together(jobs: list[_Job]) -> tuple[np.ndarray, np.ndarray]:
-    if len(jobs) == 1:
-        return jobs[0].inputs, jobs[0].scale
-    return np.concatenate([one.inputs for one in jobs]), np.concatenate([one.scale for one in jobs])
+def _together(jobs: list[_Job]) -> np.ndarray:
+    return jobs[0].values if len(jobs) == 1 else np.concatenate([one.values for one in jobs])
 
 
-def _settle(job: _Job, outcome: np.ndarray | Exception) -> None:
+def _settle(job: _Job, outcome: Answers | Exception) -> None:
     def settle() -> None:
         if job.answer.done():  # the client went away
             return

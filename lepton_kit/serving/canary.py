@@ -12,6 +12,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from lepton_kit.errors import InputError
+from lepton_kit.models.tasks import TASKS, Task
 
 Verdict = Literal["worse", "not worse", "not known"]
 
@@ -21,7 +22,8 @@ class Counts:
     """What one version did in some time, as the service counts it.
 
     `slower` holds, for each bound of a bucket in seconds, how many requests took no longer; `width` is the sum over
-    `forecasts` of the interval's width (log return per day).
+    `forecasts` of the interval's width (log return per day); `inside` of `actuals` answers were hits; `loss` and
+    `loss_squares` are sums over `losses` of what answers lost, by the measure of their task.
     """
 
     requests: float = 0.0
@@ -31,12 +33,17 @@ class Counts:
     forecasts: float = 0.0
     inside: float = 0.0
     actuals: float = 0.0
+    loss: float = 0.0
+    loss_squares: float = 0.0
+    losses: float = 0.0
 
     def since(self, earlier: Counts) -> Counts:
         """Return what has been counted since an earlier reading."""
         slower = {bound: count - earlier.slower.get(bound, 0.0) for bound, count in self.slower.items()}
-        names = ("requests", "failed", "width", "forecasts", "inside", "actuals")
-        return Counts(slower=slower, **{name: getattr(self, name) - getattr(earlier, name) for name in names})
+        return Counts(slower=slower, **{name: getattr(self, name) - getattr(earlier, name) for name in SUMS})
+
+
+SUMS = ("requests", "failed", "width", "forecasts", "inside", "actuals", "loss", "loss_squares", "losses")
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,9 @@ class Rule:
     width_ratio
         How many times as wide, or as narrow, its 90 % intervals may be on average.
     coverage_margin
-        By how much less often they may hold the actual values.
+        By how much less often an answer may be a hit: an interval hold the actual value, a class be the right one.
+    loss_margin
+        How much more its answers may lose on average, as a part of what the old version's lose.
     z
         Quantile of the normal distribution that the intervals are made with; 1.96 gives 95 %.
     """
@@ -71,6 +80,7 @@ class Rule:
     latency_good: float = 0.05
     width_ratio: float = 2.0
     coverage_margin: float = 0.05
+    loss_margin: float = 0.2
     z: float = 1.96
 
     def __post_init__(self) -> None:
@@ -125,7 +135,16 @@ def read_counts(text: str) -> dict[str, Counts]:
 
 
 def _nothing() -> dict[str, Any]:
-    return {**dict.fromkeys(("requests", "failed", "width", "forecasts", "inside", "actuals"), 0.0), "slower": {}}
+    return {**dict.fromkeys(SUMS, 0.0), "slower": {}}
+
+
+ADDED = {
+    "lepton_forecast_interval_width_sum": "width",
+    "lepton_forecast_interval_width_count": "forecasts",
+    "lepton_prediction_loss_sum": "loss",
+    "lepton_prediction_loss_count": "losses",
+    "lepton_prediction_loss_squares_total": "loss_squares",
+}
 
 
 def _add(held: dict[str, Any], name: str, labels: Mapping[str, str], value: float) -> None:
@@ -134,16 +153,16 @@ def _add(held: dict[str, Any], name: str, labels: Mapping[str, str], value: floa
         held["failed"] += value * (labels["outcome"] != "answered")
     elif name == "lepton_predict_seconds_bucket":
         held["slower"][float(labels["le"])] = value
-    elif name == "lepton_forecast_interval_width_sum":
-        held["width"] += value
-    elif name == "lepton_forecast_interval_width_count":
-        held["forecasts"] += value
+    elif name in ADDED:
+        held[ADDED[name]] += value
     elif name == "lepton_forecast_actuals_total":
         held["actuals"] += value
         held["inside"] += value * (labels["inside"] == "true")
 
 
-def judge(old: Counts, new: Counts, rule: Rule, is_same_time: bool = True) -> list[Finding]:
+def judge(
+    old: Counts, new: Counts, rule: Rule, is_same_time: bool = True, task: Task = TASKS["interval_forecast"]
+) -> list[Finding]:
     """Compare what two versions did.
 
     Parameters
@@ -155,6 +174,8 @@ def judge(old: Counts, new: Counts, rule: Rule, is_same_time: bool = True) -> li
     is_same_time
         Whether both answered in the same minutes; latencies of different times say more of the machine than of a
         version, and are then not judged.
+    task
+        What both do: an interval is judged by its width and its hits, any other answer by its hits and its loss.
 
     Examples
     --------
@@ -162,13 +183,15 @@ def judge(old: Counts, new: Counts, rule: Rule, is_same_time: bool = True) -> li
     >>> [(found.name, found.verdict) for found in judge(old, new, Rule())][0]
     ('share of requests without a forecast', 'worse')
     """
+    is_interval = task.name == "interval_forecast"
+    missed = "share of actual values outside the interval" if is_interval else f"share of answers not {task.promise}"
     return [
-        _shares("share of requests without a forecast", (old.failed, old.requests), (new.failed, new.requests),
-                rule.error_margin, rule.z),
+        _shares(f"share of requests without a{' forecast' if is_interval else 'n answer'}",
+                (old.failed, old.requests), (new.failed, new.requests), rule.error_margin, rule.z),
         _latency(old, new, rule, is_same_time),
-        _width(old, new, rule),
-        _shares("share of actual values outside the interval", (old.actuals - old.inside, old.actuals),
-                (new.actuals - new.inside, new.actuals), rule.coverage_margin, rule.z),
+        _width(old, new, rule) if is_interval else _loss(old, new, rule, task),
+        _shares(missed, (old.actuals - old.inside, old.actuals), (new.actuals - new.inside, new.actuals),
+                rule.coverage_margin, rule.z),
     ]  # fmt: skip
 
 
@@ -253,6 +276,20 @@ def _width(old: Counts, new: Counts, rule: Rule) -> Finding:
     ratio = now / was
     verdict: Verdict = "worse" if not 1 / limit <= ratio <= limit else "not worse"
     return Finding(name, was, now, "ratio", ratio, ratio, limit, verdict)
+
+
+def _loss(old: Counts, new: Counts, rule: Rule, task: Task) -> Finding:
+    """Compare what answers lost on average: Welch's interval of the difference, as a part of the old version's loss."""
+    name, limit = f"mean {task.loss_name}", rule.loss_margin
+    if min(old.losses, new.losses) < 2 or old.loss <= 0:
+        return Finding(name, None, None, "difference", None, None, limit, "not known")
+    was, now = old.loss / old.losses, new.loss / new.losses
+    variances = (
+        max(0.0, one.loss_squares / one.losses - (one.loss / one.losses) ** 2) / one.losses for one in (old, new)
+    )
+    half = rule.z * math.sqrt(sum(variances))
+    low, high = ((now - was + end) / was for end in (-half, half))
+    return Finding(name, was, now, "difference", low, high, limit, _above(low, limit))
 
 
 def _ratio(above: float, below: float) -> float:

@@ -15,7 +15,7 @@ from lepton_kit.serving.lines import LineLog
 from lepton_kit.serving.worker import Worker
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-QUIET = {"/healthz", "/readyz", "/metrics"}
+QUIET = {"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 METHODS = {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT"}
 
 

@@ -6,13 +6,20 @@ which must be set before this module is imported in a worker); whichever worker 
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+import numpy as np
+import pandas as pd
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest, multiprocess
+
+from lepton_kit.models.tasks import Task
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """OpenTelemetry's advised boundaries of `http.server.request.duration` (semantic conventions 1.23 and later)."""
@@ -22,12 +29,13 @@ FINE_SECONDS = tuple(round(first * 10.0**power, 6) for power in (-3, -2, -1, 0) 
 
 RETURNS = (-0.1, -0.05, -0.02, -0.01, -0.005, -0.002, 0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 WIDTHS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
+PROBABILITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 ERRORS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-KINDS = ("counter", "histogram", "gauge_livesum", "gauge_liveall", "gauge_livemax")
+KINDS = ("counter", "histogram", "gauge_livesum", "gauge_liveall", "gauge_livemax", "summary")
 RESERVED_BYTES = 256 * 1024
 """Room for some 1,500 numbers of each kind; beyond that a file grows as prometheus_client lets it grow."""
 
@@ -52,8 +60,43 @@ class VersionMetrics:
     def __init__(self, metrics: ServiceMetrics, version: str) -> None:
         self.answered = metrics.requests.labels(version, "answered")
         self.seconds = metrics.seconds.labels(version)
-        self.forecast = metrics.forecast.labels(version)
-        self.width = metrics.width.labels(version)
+        self._metrics, self._version = metrics, version
+
+    def note(self, task: Task, names: tuple[str, ...], answers: np.ndarray) -> None:
+        """Count what was answered: an interval's middle and width, or a probability."""
+        held = dict(zip(names, answers.T, strict=True))
+        if task.name == "interval_forecast":
+            for middle in held.get("mean", (held["lower"] + held["upper"]) / 2).tolist():
+                self._forecast.observe(middle)
+            for width in (held["upper"] - held["lower"]).tolist():
+                self._width.observe(width)
+        elif task.name == "classification_binary":
+            for proba in held["proba"].tolist():
+                self._proba.observe(proba)
+
+    def note_actual(self, task: Task, answered: dict[str, Any], actual: float | str) -> None:
+        """Count what came true of an answer: whether it was a hit, and what it lost."""
+        answer, target = pd.DataFrame([answered]), pd.Series([actual])
+        hit = float(task.hit(answer, target).iloc[0])
+        if math.isfinite(hit):
+            self._metrics.actuals.labels(self._version, "true" if hit else "false").inc()
+        if "mean" in answered and not isinstance(actual, str):
+            self._metrics.error.labels(self._version).observe(abs(actual - answered["mean"]))
+        if math.isfinite(lost := float(task.loss(answer, target).iloc[0])):
+            self._metrics.loss.labels(self._version).observe(lost)
+            self._metrics.loss_squares.labels(self._version).inc(lost**2)
+
+    @cached_property
+    def _forecast(self) -> Histogram:
+        return self._metrics.forecast.labels(self._version)
+
+    @cached_property
+    def _width(self) -> Histogram:
+        return self._metrics.width.labels(self._version)
+
+    @cached_property
+    def _proba(self) -> Histogram:
+        return self._metrics.proba.labels(self._version)
 
 
 class ServiceMetrics:
@@ -136,7 +179,7 @@ class ServiceMetrics:
         )
         self.actuals = Counter(
             "lepton_forecast_actuals",
-            "Actual values by whether the interval held them",
+            "Actual values by whether the answer was a hit: the interval held it, the class was right",
             ("version", "inside"),
             registry=kept,
         )
@@ -145,6 +188,26 @@ class ServiceMetrics:
             "Absolute error of the mean, log return per day",
             ("version",),
             buckets=ERRORS,
+            registry=kept,
+        )
+
+        self.proba = Histogram(
+            "lepton_prediction_proba",
+            "Probability of the positive class",
+            ("version",),
+            buckets=PROBABILITIES,
+            registry=kept,
+        )
+        self.loss = Summary(
+            "lepton_prediction_loss",
+            "What answers lost, by the measure of their task: interval score, log loss, absolute error, …",
+            ("version",),
+            registry=kept,
+        )
+        self.loss_squares = Counter(
+            "lepton_prediction_loss_squares",
+            "The squares of what answers lost: how sure a mean of them is",
+            ("version",),
             registry=kept,
         )
 
@@ -199,17 +262,6 @@ class ServiceMetrics:
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together, path=folder)
         return generate_latest(together)
-
-
-def metric_names() -> tuple[str, ...]:
-    """Return the names of all series that a service shows, as Prometheus knows them.
-
-    >>> "lepton_errors_total" in metric_names() and "lepton_queue_seconds_bucket" in metric_names()
-    True
-    """
-    endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
-    families = ServiceMetrics().registry.collect()
-    return tuple(family.name + ending for family in families for ending in endings[family.type])
 
 
 def forget_worker(pid: int, folder: Path) -> None:

@@ -51,7 +51,8 @@ class Quarantine:
             self._lines = Lines(self._path, self._most_bytes, look_every=100)
         for number in np.flatnonzero(which).tolist():
             values = {
-                n: v if math.isfinite(v) else None for n, v in zip(columns, received[number].tolist(), strict=True)
+                n: None if isinstance(v, float) and not math.isfinite(v) else v
+                for n, v in zip(columns, received[number].tolist(), strict=True)
             }
             head = {"time": time_text(), "request_id": request_id, "row": number, "version": version}
             self._lines.append({**head, "values": values})

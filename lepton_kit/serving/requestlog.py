@@ -1,89 +1,72 @@
-"""The prediction log: every request as rows, safe from a crash, bounded by size and age.
+"""The request log: every request as rows, safe from a crash, bounded by size and age.
 
-requests/recent.sqlite       the newest rows, committed within milliseconds, and all feedback that is kept
-requests/<first>-<last>.parquet  older rows, rolled out of it, named by the Unix milliseconds of their first and last
+requests/requests.sqlite   the rows, committed within milliseconds, and all feedback on them
 
-A worker's rows are written by a thread of its own, many in one commit. The supervisor, which answers nobody, rolls rows
-over and removes files that are too old or too many; a row leaves the database only after its file is on the disk.
+A worker's rows are written by a thread of its own, many in one commit. The supervisor, which answers nobody, removes
+rows that are too old or too many. The log is read as any service's is: by a query, which `declared_rows` gives.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import FORECAST
+from lepton_kit.telemetry.declaration import Rows
 
-FEATURE = "feature_"
+FILE = "requests.sqlite"
 DELETED_AT_ONCE = 2000
 """Rows that one transaction takes out of the database: a few milliseconds in which no worker can write."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
     id INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER, request_id TEXT, row INTEGER, version TEXT, status INTEGER,
-    latency_ms REAL, forecast TEXT, features TEXT);
+    latency_ms REAL, answers TEXT, features TEXT);
 CREATE INDEX IF NOT EXISTS requests_by_id ON requests (request_id, row);
+CREATE INDEX IF NOT EXISTS requests_by_time ON requests (time_ms);
 CREATE TABLE IF NOT EXISTS feedback (
-    request_id TEXT, row INTEGER, time_ms INTEGER, actual REAL, rating INTEGER, comment TEXT,
+    request_id TEXT, row INTEGER, time_ms INTEGER, actual, rating INTEGER, comment TEXT,
     PRIMARY KEY (request_id, row));
 """
 _INSERT = (
-    "INSERT INTO requests (time_ms, request_id, row, version, status, latency_ms, forecast, features)"
+    "INSERT INTO requests (time_ms, request_id, row, version, status, latency_ms, answers, features)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_WINDOW = (
+    "SELECT requests.time_ms, request_id || CASE row WHEN 0 THEN '' ELSE '/' || row END AS request_id, row, version,"
+    " status, latency_ms, answers, features, actual, rating, comment"
+    " FROM requests LEFT JOIN feedback USING (request_id, row)"
+    " WHERE requests.time_ms BETWEEN :start_ms AND :end_ms ORDER BY id"
+)
+
+
+def declared_rows(folder: Path, project: Path) -> Rows:
+    """Return where the rows of a log are, as a declaration says it; a row of a batch has an id of its own."""
+    place = (folder / FILE).resolve()
+    shown = place.relative_to(project) if place.is_relative_to(project) else place
+    return Rows(sql=f"sqlite:///{shown}", query=_WINDOW)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much is kept.
+    """How much is kept: rows of `bytes` on the disk, and none older than `days`; the oldest go first."""
 
-    Rows beyond `recent_rows`, or older than `recent_seconds`, go to Parquet; Parquet files beyond `bytes` together, or
-    older than `days`, are removed, oldest first.
-    """
-
-    recent_rows: int = 50_000
-    recent_seconds: float = 600.0
     bytes: int = 2 * 1024**3
     days: float = 90.0
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One row of a request: its features, and the forecast where there is one."""
-
-    time_ms: int
-    request_id: str
-    row: int
-    version: str
-    status: int
-    latency_ms: float
-    forecast: dict[str, float] | None
-    features: dict[str, float] | None
-
-    def values(self) -> tuple[Any, ...]:
-        """Return the row as the database keeps it."""
-        written = [json.dumps(held) if held is not None else None for held in (self.forecast, self.features)]
-        return (self.time_ms, self.request_id, self.row, self.version, self.status, self.latency_ms, *written)
-
-
-@dataclass(frozen=True)
 class Answered:
-    """All rows of one request as arrays: features (n, columns) and forecasts (n, 5), None where there are none."""
+    """All rows of one request as arrays: features (n, columns) and answers (n, names), None where there are none."""
 
     time_ms: int
     request_id: str
@@ -92,22 +75,20 @@ class Answered:
     latency_ms: float
     columns: tuple[str, ...] = ()
     features: np.ndarray | None = None
-    forecasts: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    answers: np.ndarray | None = None
 
     def values(self) -> Iterator[tuple[Any, ...]]:
         """Give the rows as the database keeps them; a request without features is one row."""
         features = [None] if self.features is None else self.features.tolist()
-        forecasts = [None] * len(features) if self.forecasts is None else self.forecasts.tolist()
+        answers = [None] * len(features) if self.answers is None else self.answers.tolist()
         head = (self.version, self.status, self.latency_ms)
-        for number, (given, answer) in enumerate(zip(features, forecasts, strict=True)):
+        for number, (given, answer) in enumerate(zip(features, answers, strict=True)):
             written = [
                 None if held is None else json.dumps(dict(zip(names, held, strict=True)))
-                for names, held in ((FORECAST, answer), (self.columns, given))
+                for names, held in ((self.names, answer), (self.columns, given))
             ]
             yield (self.time_ms, self.request_id, number, *head, *written)
-
-
-Taken = list[Entry] | Answered
 
 
 class RequestLog:
@@ -130,7 +111,7 @@ class RequestLog:
         self._database: sqlite3.Connection | None = None  # the writer's own
         self._telling: sqlite3.Connection | None = None  # of feedback, one at a time
         self._told = threading.Lock()
-        self._waiting: queue.Queue[Taken | threading.Event | None] = queue.Queue(backlog)
+        self._waiting: queue.Queue[Answered | threading.Event | None] = queue.Queue(backlog)
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
 
@@ -139,9 +120,9 @@ class RequestLog:
         """Say whether the disk is so far behind that no further request shall be taken."""
         return self._waiting.full()
 
-    def append(self, entries: Taken) -> None:
+    def append(self, answered: Answered) -> None:
         """Take the rows of one request; they are on the disk a moment later."""
-        self._waiting.put(entries)
+        self._waiting.put(answered)
 
     def flush(self) -> None:
         """Wait until all rows taken so far are on the disk."""
@@ -156,20 +137,22 @@ class RequestLog:
         if self._telling is not None:
             self._telling.close()
 
-    def add_feedback(self, request_id: str, row: int, actual: float | None, rating: int | None, comment: str) -> Any:
+    def add_feedback(
+        self, request_id: str, row: int, actual: float | str | None, rating: int | None, comment: str
+    ) -> tuple[bool, tuple[str, dict[str, Any]] | None]:
         """Keep what became true of a row.
 
         Returns
         -------
         tuple
-            Whether an actual value is new (a repeated one counts once), and the row's version and forecast, or None
-            where no such forecast is kept.
+            Whether an actual value is new (a repeated one counts once), and the row's version and answer, or None
+            where no such answer is kept.
         """
         self.flush()  # the request may have been answered a millisecond ago
         with self._told, self._for_feedback() as database:
             found = database.execute(
-                "SELECT version, forecast FROM requests WHERE request_id = ? AND row = ?", (request_id, row)
-            ).fetchone() or self._rolled(request_id, row)
+                "SELECT version, answers FROM requests WHERE request_id = ? AND row = ?", (request_id, row)
+            ).fetchone()
             if found is None or found[1] is None:
                 return False, None
             held = database.execute(
@@ -196,22 +179,13 @@ class RequestLog:
             self._telling = None
             raise
 
-    def _rolled(self, request_id: str, row: int) -> tuple[str, str] | None:
-        for path in reversed(parquet_files(self.folder)):
-            with contextlib.suppress(FileNotFoundError):  # removed for its age, this moment
-                wanted = [("request_id", "=", request_id), ("row", "=", row)]
-                table = pq.read_table(path, filters=wanted, columns=["version", *FORECAST]).to_pylist()
-                if table and table[0]["mean"] is not None:
-                    return table[0]["version"], json.dumps({name: table[0][name] for name in FORECAST})
-        return None
-
     def _write(self) -> None:
         while True:
             taken = [self._waiting.get()]
             with contextlib.suppress(queue.Empty):
                 while len(taken) < 500:
                     taken.append(self._waiting.get_nowait())
-            self._commit([one for one in taken if isinstance(one, list | Answered)])
+            self._commit([one for one in taken if isinstance(one, Answered)])
             for one in taken:
                 if isinstance(one, threading.Event):
                     one.set()
@@ -220,7 +194,7 @@ class RequestLog:
                     self._database.close()
                 return
 
-    def _commit(self, taken: list[Taken]) -> None:
+    def _commit(self, taken: list[Answered]) -> None:
         if not taken:
             return
         try:
@@ -230,127 +204,51 @@ class RequestLog:
             if self._database is not None:
                 self._database.close()
             self._database = None  # opened anew for the next rows
-            self.failure = f"prediction log {self.folder}: {error}"  # /readyz says so; answering goes on
+            self.failure = f"request log {self.folder}: {error}"  # /readyz says so; answering goes on
 
-    def _insert(self, taken: list[Taken]) -> None:
+    def _insert(self, taken: list[Answered]) -> None:
         if self._database is None:
             self._database = _open(self.folder)
         with self._database:
-            self._database.executemany(_INSERT, [values for one in taken for values in _values(one)])
+            self._database.executemany(_INSERT, [values for one in taken for values in one.values()])
 
 
-def roll(folder: Path, bounds: Bounds) -> None:
-    """Move old rows of a log to Parquet and remove what is beyond the bounds; one process does so at a time.
+def forget(folder: Path, bounds: Bounds) -> None:
+    """Remove the rows of a log that are beyond the bounds, a few at a time, so that no worker waits long to write.
 
     Raises
     ------
-    OSError, sqlite3.Error, pyarrow.ArrowException
-        When the disk refuses; no row is lost, and the next call tries again.
+    sqlite3.Error
+        When the disk refuses; the next call tries again.
     """
-    if (folder / "recent.sqlite").is_file():
-        with contextlib.closing(_open(folder)) as database:
-            _roll_rows(folder, database, bounds)
-    _remove_files(folder, bounds)
-
-
-def _roll_rows(folder: Path, database: sqlite3.Connection, bounds: Bounds) -> None:
-    rows, oldest, last = database.execute("SELECT count(*), min(time_ms), max(id) FROM requests").fetchone()
-    too_old = rows and oldest < (time.time() - bounds.recent_seconds) * 1000
-    if rows == 0 or (rows <= bounds.recent_rows and not too_old):
+    if not (folder / FILE).is_file():
         return
-    held = pd.read_sql_query("SELECT * FROM requests WHERE id <= ? ORDER BY id", database, params=(last,))
-    path = folder / f"{held['time_ms'].min()}-{held['time_ms'].max()}-{last}.parquet"
-    temporary = path.with_suffix(".tmp")
-    first = int(held["id"].iloc[0])
-    pq.write_table(pa.Table.from_pandas(_flat(held), preserve_index=False), temporary, compression="zstd")
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)  # a crash from here on leaves rows twice; a reader counts each id once
-    for end in range(first + DELETED_AT_ONCE - 1, last + DELETED_AT_ONCE, DELETED_AT_ONCE):
+    with contextlib.closing(_open(folder)) as database:
+        oldest_kept = int((time.time() - bounds.days * 86400) * 1000)
+        beyond = "SELECT id FROM requests WHERE time_ms < ? OR ? ORDER BY id LIMIT ?"
+        while True:
+            with database:
+                gone = database.execute(
+                    f"DELETE FROM requests WHERE id IN ({beyond})",
+                    (oldest_kept, _bytes_used(database) > bounds.bytes, DELETED_AT_ONCE),
+                ).rowcount
+            if gone == 0:
+                break
+            time.sleep(0.01)  # the workers' writers wait for this lock, too
         with database:
-            database.execute("DELETE FROM requests WHERE id <= ?", (min(end, last),))
-        time.sleep(0.01)  # the workers' writers wait for this lock, too
-    with database:
-        oldest_kept = (time.time() - bounds.days * 86400) * 1000
-        database.execute("DELETE FROM feedback WHERE time_ms < ?", (oldest_kept,))
+            database.execute("DELETE FROM feedback WHERE time_ms < ?", (oldest_kept,))
 
 
-def _remove_files(folder: Path, bounds: Bounds) -> None:
-    oldest_kept = (time.time() - bounds.days * 86400) * 1000
-    room = bounds.bytes
-    for path in reversed(parquet_files(folder)):
-        room -= path.stat().st_size
-        if room < 0 or int(path.stem.split("-")[1]) < oldest_kept:
-            path.unlink()
-
-
-def parquet_files(folder: Path) -> list[Path]:
-    """Return the rolled files, oldest first."""
-    return sorted(folder.glob("*-*-*.parquet"), key=lambda path: int(path.stem.split("-")[0]))
-
-
-def read_requests(folder: Path, start: float, end: float) -> pd.DataFrame:
-    """Return the rows of all requests from `start` to `end` (Unix seconds, both included), in order of time.
-
-    Returns
-    -------
-    DataFrame
-        `time` (UTC), `request_id`, `row`, `version`, `status`, `latency_ms`, the forecast (`mean`, `std`, `lower`,
-        `upper`, `prob_up`; log return per day), `feature_<name>`, and `actual`, `rating`, `comment` where known.
-
-    Raises
-    ------
-    InputError
-        When there is no log, or a file of it is damaged.
-    """
-    if not (folder / "recent.sqlite").is_file():
-        raise InputError(f"{folder}: holds no prediction log; `lepton serve` writes one")
-    low, high = int(start * 1000), int(end * 1000)
-    with _connect(folder) as database:  # the database first: a row that is rolled meanwhile is then in both
-        where = "SELECT * FROM requests WHERE time_ms BETWEEN ? AND ? ORDER BY id"
-        recent = _flat(pd.read_sql_query(where, database, params=(low, high)))
-        feedback = pd.read_sql_query("SELECT request_id, row, actual, rating, comment FROM feedback", database)
-    parts = [recent]
-    for path in parquet_files(folder):
-        first, last = map(int, path.stem.split("-")[:2])
-        if first <= high and last >= low:
-            with contextlib.suppress(FileNotFoundError):
-                parts.append(_read_part(path, low, high))
-    held = pd.concat([part for part in parts if len(part)] or [recent], ignore_index=True)
-    held = held.drop_duplicates("id").sort_values(["time_ms", "id"], ignore_index=True)
-    held = held.merge(feedback, on=["request_id", "row"], how="left")
-    held.insert(0, "time", pd.to_datetime(held.pop("time_ms"), unit="ms", utc=True))
-    return held.drop(columns="id")
-
-
-def _read_part(path: Path, low: int, high: int) -> pd.DataFrame:
-    try:
-        table: pd.DataFrame = pq.read_table(path, filters=[("time_ms", ">=", low), ("time_ms", "<=", high)]).to_pandas()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a readable part of a prediction log ({error})") from error
-    return table
-
-
-def _flat(held: pd.DataFrame) -> pd.DataFrame:
-    """Return database rows with one column per number of the forecast and per feature."""
-    forecasts = _spread(held.pop("forecast"), FORECAST)
-    features = [json.loads(text) if isinstance(text, str) else {} for text in held.pop("features")]
-    names: Sequence[str] = list(dict.fromkeys(name for row in features for name in row))
-    wide = pd.DataFrame({f"{FEATURE}{name}": [row.get(name) for row in features] for name in names}, dtype=float)
-    return pd.concat([held.reset_index(drop=True), forecasts, wide], axis=1)
-
-
-def _spread(texts: pd.Series, names: Sequence[str]) -> pd.DataFrame:
-    rows = [json.loads(text) if isinstance(text, str) else {} for text in texts]
-    return pd.DataFrame({name: [row.get(name) for row in rows] for name in names}, dtype=float)
-
-
-def _values(taken: Taken) -> Iterator[tuple[Any, ...]]:
-    return taken.values() if isinstance(taken, Answered) else (entry.values() for entry in taken)
+def _bytes_used(database: sqlite3.Connection) -> int:
+    """Return the size of what is kept; pages that were freed are written again before the file grows."""
+    pages, free, size = (
+        int(database.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * size
 
 
 def _open(folder: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(folder / "recent.sqlite", timeout=10, check_same_thread=False)  # one at a time, though
+    database = sqlite3.connect(folder / FILE, timeout=10, check_same_thread=False)  # one at a time, though
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut, the last moments
     return database

@@ -19,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.flavors import Model
+from lepton_kit.models.tasks import Task
 
 MOST_ROWS = 1000
 MOST_UNKNOWN = 100
@@ -43,16 +44,19 @@ def _is_past(value: float | None) -> float | None:
 
 
 Measured = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Category = Annotated[str, Field(max_length=1000, strict=True)] | bool | int
 
 
 class Feedback(BaseModel):
-    """The actual value of a request's forecast, or a person's rating of it, or both."""
+    """What came true of a request's answer, or a person's rating of it, or both."""
 
     model_config = ConfigDict(extra="forbid")
 
     request_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
     row: int = Field(default=0, ge=0, lt=MOST_ROWS, description="which row of the request's batch, from 0")
-    actual: Measured | None = Field(default=None, description="log return of the day that was forecast")
+    actual: Measured | Annotated[str, Field(max_length=1000)] | None = Field(
+        default=None, description="what came true: a number, or of a classifier the class"
+    )
     rating: int | None = Field(default=None, ge=1, le=5, description="a person's rating, 1 (bad) to 5 (good)")
     comment: str = Field(default="", max_length=1000)
 
@@ -63,7 +67,7 @@ class Feedback(BaseModel):
         return self
 
 
-def prediction_model(forecaster: Forecaster, may_lack: Collection[str] = ()) -> type[BaseModel]:
+def prediction_model(model: Model, may_lack: Collection[str] = ()) -> type[BaseModel]:
     """Return the model of the body of `POST /v1/predict`: `{"row": {…}}` or `{"rows": [{…}, …]}`.
 
     A row may hold names that the model does not know; they are ignored and counted. `as_of` says when the newest data
@@ -72,7 +76,12 @@ def prediction_model(forecaster: Forecaster, may_lack: Collection[str] = ()) -> 
     present: tuple[Any, Any] = (Measured, ...)
     absent: tuple[Any, Any] = (Annotated[float | None, AfterValidator(_is_measured_or_missing)], None)
     moment = Annotated[float | None, AfterValidator(_is_past)]
-    fields: dict[str, Any] = {n: absent if n in may_lack else present for n in forecaster.architecture.needed}
+    fields: dict[str, Any] = {}
+    for number, name in enumerate(model.columns):  # a column may be called as no field of Python can be
+        kind, default = absent if name in may_lack else present
+        kind = Category if name in model.categorical else kind
+        kind, default = (kind | None, None) if name in model.optional else (kind, default)
+        fields[f"feature_{number}"] = (kind, Field(default, alias=name))
     row = create_model("Row", __config__=ConfigDict(extra="allow"), **fields)
     base = create_model(
         "PredictRequest",
@@ -99,24 +108,54 @@ def rows_of(body: Any) -> list[BaseModel]:
     return [body.row] if body.row is not None else list(body.rows)
 
 
-def feature_values(rows: list[BaseModel]) -> np.ndarray:
-    """Return validated rows as an array (rows, needed), in the order of the model's `architecture.needed`.
+def feature_values(rows: list[BaseModel], model: Model) -> np.ndarray:
+    """Return validated rows as an array (rows, columns): of numbers, unless the model takes categories.
 
-    What a row lacks is NaN.
+    A number that a row lacks is NaN.
     """
-    return np.array([list(row.__dict__.values()) for row in rows], float)  # fields stand in the order of their making
+    kind = object if model.categorical else float
+    return np.array([list(row.__dict__.values()) for row in rows], kind)  # fields stand in the order of their making
 
 
-def received_values(body: bytes, columns: Sequence[str]) -> np.ndarray | None:
+def numbers_of(values: np.ndarray, model: Model) -> np.ndarray:
+    """Return the columns of an array (rows, columns) that hold numbers; what is absent is NaN."""
+    if not model.categorical:
+        return values
+    places = [place for place, name in enumerate(model.columns) if name not in model.categorical]
+    return values[:, places].astype(float)
+
+
+def with_numbers(values: np.ndarray, numbers: np.ndarray, model: Model) -> np.ndarray:
+    """Return an array (rows, columns) with other numbers in the columns that hold numbers."""
+    if not model.categorical:
+        return numbers
+    places = [place for place, name in enumerate(model.columns) if name not in model.categorical]
+    changed = values.copy()
+    changed[:, places] = numbers
+    return changed
+
+
+def wrong_target(task: Task, actual: float | str | None) -> str | None:
+    """Say why a value cannot be what came true of an answer of this task; None where it can, or none is given."""
+    if actual is None or task.name in ("classification_multiclass", "ranking"):
+        return None
+    if isinstance(actual, str):
+        return f"must be a number: the service does {task.name}"
+    return "must be 0 or 1" if task.name == "classification_binary" and actual not in (0, 1) else None
+
+
+def received_values(body: bytes, columns: Sequence[str], categorical: Sequence[str] = ()) -> np.ndarray | None:
     """Return what can be read of the rows of a refused body (rows, columns), NaN for the rest; None where it has none.
 
     >>> received_values(b'{"row": {"return_0": 0.5, "return_1": "x"}}', ("return_0", "return_1"))
     array([[0.5, nan]])
     """
+    kind = object if categorical else float
     try:
         read = json.loads(body)
         rows = [read["row"]] if read.get("row") is not None else read["rows"][:MOST_ROWS]
-        return np.array([[_number(row.get(name)) for name in columns] for row in rows]).reshape(-1, len(columns))
+        values = [[row.get(n) if n in categorical else _number(row.get(n)) for n in columns] for row in rows]
+        return np.array(values, kind).reshape(-1, len(columns))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
@@ -23,9 +22,10 @@ from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
 from lepton_kit.serving.control import Wish, begin, hung_workers, note_deployment, read_deployments, read_wish
+from lepton_kit.serving.declared import declare
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.serving.metrics import forget_worker
-from lepton_kit.serving.requestlog import Bounds, roll
+from lepton_kit.serving.requestlog import Bounds, forget
 
 READY_SECONDS = 60.0
 """Time in which a fresh worker must be ready to answer: seconds, unless other work takes the processors away."""
@@ -36,11 +36,11 @@ END_SECONDS = 10.0
 LOOK_EVERY = 1.0
 """Seconds between two looks for workers that hang."""
 
-ROLL_EVERY = 5.0
-"""Seconds between two looks whether the prediction log has rows to roll over."""
+FORGET_EVERY = 5.0
+"""Seconds between two looks whether the request log holds too much."""
 
 LEAST_URGENT = 19
-"""The niceness of the thread that rolls: the workers' answers come first."""
+"""The niceness of the thread that does so: the workers' answers come first."""
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -63,7 +63,7 @@ class Supervisor(Multiprocess):
     def run(self) -> None:
         """Watch over the workers until told to stop."""
         threading.Thread(target=self._kill_hung_workers, daemon=True).start()
-        threading.Thread(target=self._roll_log, daemon=True).start()
+        threading.Thread(target=self._bound_log, daemon=True).start()
         super().run()
 
     def _kill_hung_workers(self) -> None:
@@ -79,16 +79,16 @@ class Supervisor(Multiprocess):
                     logger.error("worker %d hangs: it is killed, and a fresh one takes its place", worker.pid)
                     worker.process.kill()
 
-    def _roll_log(self) -> None:
-        """Keep the prediction log within its bounds: here, where no request waits for the interpreter meanwhile."""
+    def _bound_log(self) -> None:
+        """Keep the request log within its bounds: here, where no request waits for the interpreter meanwhile."""
         with contextlib.suppress(OSError, AttributeError):  # not on every system; then it is as urgent as the rest
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_URGENT)
         bounds = Bounds(bytes=self.service.log_bytes, days=self.service.log_days)
-        while not self.should_exit.wait(ROLL_EVERY):
+        while not self.should_exit.wait(FORGET_EVERY):
             try:
-                roll(self.service.folder / "requests", bounds)
-            except (OSError, sqlite3.Error, pa.ArrowException) as error:
-                logger.error("the prediction log cannot be rolled over: %s", error)
+                forget(self.service.folder / "requests", bounds)
+            except sqlite3.Error as error:
+                logger.error("the request log cannot be kept within its bounds: %s", error)
 
     def keep_subprocess_alive(self) -> None:
         """Replace lost workers, add or end some, and take those that are gone out of the metrics."""
@@ -170,7 +170,7 @@ def serve(
         When the model or version is missing or damaged, the address is taken, or the service runs already.
     """
     registry = Registry(service.registry)
-    registry.load(service.model, version)  # said here, not by each worker
+    model = registry.load(service.model, version)  # what is wrong is said here, not by each worker
     chosen = registry.folder(service.model, version).name
     with _alone(service), listening(host, port) as listener:
         begin(service.folder, Wish(chosen, workers=workers))
@@ -181,6 +181,7 @@ def serve(
         give_to_workers(service)
         listener.set_inheritable(True)  # the workers take requests from it
         address = address_of(listener)
+        declare(service, address, model)
         write_atomically(service.folder / "address", address + "\n")
         config = uvicorn.Config(
             "lepton_kit.serving.app:create",

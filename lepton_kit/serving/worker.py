@@ -10,10 +10,13 @@ import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 from pydantic import BaseModel
 
+from lepton_kit.data.ranges import allowed_range
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.flavors import Model
+from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Forecasts
 from lepton_kit.serving.config import ServiceConfig
@@ -33,23 +36,39 @@ class Loaded:
     """A version in memory, and the mends of the rows that it is given, if there are any."""
 
     version: str
-    forecaster: Forecaster
+    model: Model
     mender: Mender | None = None
+
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    def out_of_range(self, numbers: np.ndarray) -> int:
+        """Return how many values (n, numerical columns) lie outside what the model learnt from, where that is known."""
+        if isinstance(self.model, Forecaster):  # which winsorises them
+            return int((np.abs(self.model.scaled(numbers)[0]) > FURTHEST_INPUT).sum())
+        if self.low is None or self.high is None:
+            return 0
+        return int(((numbers < self.low) | (numbers > self.high)).sum())
 
     @cached_property
     def body(self) -> type[BaseModel]:
         """The model of a request's body."""
-        return prediction_model(self.forecaster)
+        return prediction_model(self.model)
 
     @cached_property
     def mended_body(self) -> type[BaseModel]:
         """The model of the body of a request whose rows are mended: what is filled may be absent."""
-        return prediction_model(self.forecaster, self.mender.mends.fill if self.mender else ())
+        return prediction_model(self.model, self.mender.mends.fill if self.mender else ())
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The features of a row."""
-        return self.forecaster.architecture.needed
+        return self.model.columns
+
+    @property
+    def numerical(self) -> tuple[str, ...]:
+        """The features of a row that hold numbers."""
+        return tuple(name for name in self.model.columns if name not in self.model.categorical)
 
 
 def load(config: ServiceConfig, version: str, mends: Mends = NO_MENDS) -> Loaded:
@@ -59,10 +78,14 @@ def load(config: ServiceConfig, version: str, mends: Mends = NO_MENDS) -> Loaded
 
 def with_mends(loaded: Loaded, config: ServiceConfig, mends: Mends) -> Loaded:
     """Return a version in memory with these mends of its rows, ready; InputError where they do not fit its features."""
-    mender = None
+    mender, low, high = None, None, None
+    reference = Registry(config.registry).reference(config.model, loaded.version)
     if mends:
-        mender = Mender(mends, loaded.columns, Registry(config.registry).reference(config.model, loaded.version))
-    ready = Loaded(loaded.version, loaded.forecaster, mender)
+        mender = Mender(mends, loaded.numerical, reference)
+    if reference is not None:
+        bounds = allowed_range(reference.reindex(columns=list(loaded.numerical)))
+        low, high = bounds["low"].to_numpy(float), bounds["high"].to_numpy(float)
+    ready = Loaded(loaded.version, loaded.model, mender, low, high)
     _ = ready.body, ready.mended_body  # made now, so that the first request does not wait for them
     return ready
 

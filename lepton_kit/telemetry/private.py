@@ -60,6 +60,11 @@ class Private:
         key = declaration.private_key and resolve_secret(declaration.private_key, project)
         return cls(declaration.private, key.encode() if key else None)
 
+    @property
+    def knows_values(self) -> bool:
+        """Whether any private value has been seen, which can then be found in other texts."""
+        return bool(self._words)
+
     def names(self, name: str) -> bool:
         """Say whether a column or a field is private."""
         last = name.rpartition(".")[2]

@@ -23,6 +23,7 @@ import pyarrow as pa
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.databases import CHUNK, TIME, Kept, Read, Window, flat, read_query, short
 from lepton_kit.telemetry.declaration import Rows
+from lepton_kit.telemetry.ordered import part_of
 
 MEMORY = "400MB"
 """That DuckDB may take; beyond it, it writes to the disk."""
@@ -110,11 +111,18 @@ def _read_place(
 ) -> Read:
     if place.sql is not None:
         return read_query(place, project, timestamp, window, what)
-    with _opened(place, project) as (database, paths):
+    with _opened(place, project) as (database, paths, scratch):
         if not paths:
             problem = () if is_part and glob.has_magic(str(place.path)) else (f"{what}: {place.path}: no such file",)
             return Read(pd.DataFrame(), problem)
         kind = place.format or _format(paths[0], str(place.path))
+        if kind == "jsonl" and timestamp is not None:
+            local = [one for one in paths if "://" not in one]
+            parts = [one for one in paths if "://" in one]
+            parts += [str(part_of(Path(one), timestamp, place.timezone, window, scratch)) for one in local]
+            found = _Reader(database, parts, kind, what, str(place.path)).read(timestamp, window, wanted)
+            if found.total or sorted(parts) == sorted(paths):
+                return found
         files = [[path] for path in paths] if kind == "csv" else [paths]  # of several, rejected lines are not counted
         readers = [_Reader(database, some, kind, what, str(place.path)) for some in files]
         return _together([reader.read(timestamp, window, wanted) for reader in readers])
@@ -122,7 +130,7 @@ def _read_place(
 
 def read_lines(path: str, project: Path, window: Window, is_telling: bool) -> Read:
     """Read the lines of a log in a window, JSON or plain text: those above INFO (`is_telling`), or the others."""
-    with _opened(Rows(path=path), project) as (database, paths):
+    with _opened(Rows(path=path), project) as (database, paths, _):
         if not paths:
             return Read(pd.DataFrame(), (f"logs: {path}: no such file",))
         only = _TELLING if is_telling else f"NOT {_TELLING}"
@@ -138,8 +146,8 @@ def _format(path: str, given: str) -> str:
 
 
 @contextmanager
-def _opened(place: Rows, project: Path) -> Iterator[tuple[Any, list[str]]]:
-    """Give a database that can read the files of a place, and their names."""
+def _opened(place: Rows, project: Path) -> Iterator[tuple[Any, list[str], Path]]:
+    """Give a database that can read the files of a place, their names, and a folder for files of one's own."""
     import duckdb
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -151,7 +159,7 @@ def _opened(place: Rows, project: Path) -> Iterator[tuple[Any, list[str]]]:
         with duckdb.connect(config=settings) as database:
             database.execute("SET TimeZone = " + _text(place.timezone))
             database.execute(_MACROS)
-            yield database, _files(str(place.path), project, Path(scratch), database)
+            yield database, _files(str(place.path), project, Path(scratch), database), Path(scratch)
 
 
 def _files(path: str, project: Path, scratch: Path, database: Any) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.faults.base import Fault, Plant
@@ -22,6 +23,13 @@ from lepton_kit.serving.config import read_config
 from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish
 
 LONGEST_RESTART = 60.0
+
+
+def _of_the_kit(registry: Registry, model: str, version: str) -> Forecaster:
+    loaded = registry.load(model, version)
+    if not isinstance(loaded, Forecaster):
+        raise InputError(f"model {model!r}: this fault changes the weights of the kit's own models only")
+    return loaded
 
 
 class BadVersion(Fault):
@@ -39,7 +47,7 @@ class BadVersion(Fault):
         config = read_config(service)
         assert config is not None, f"{service}: not a service that was started"
         registry, wish = Registry(config.registry), read_wish(service)
-        bad = self.spoiled(registry.load(config.model, wish.version))
+        bad = self.spoiled(_of_the_kit(registry, config.model, wish.version))
         card = {"purpose": "a drill", "data": {"fault": self.name, "severity": self.severity}}
         reference, golden = registry.reference(config.model, wish.version), registry.golden(config.model, wish.version)
         self._before = wish.version
@@ -161,7 +169,7 @@ class PerturbedWeights(Fault):
         good = registry.folder(config.model, wish.version)
         reference, golden = registry.reference(config.model, wish.version), registry.golden(config.model, wish.version)
         card = {"purpose": "a drill", "data": {"fault": self.name, "severity": self.severity}}
-        spoiled = self.spoiled(registry.load(config.model, wish.version))
+        spoiled = self.spoiled(_of_the_kit(registry, config.model, wish.version))
         bad = registry.folder(config.model, registry.save(config.model, spoiled, card, golden, reference))
         aside = good.with_name(f".{good.name}.aside")
         old = {report.pid for report in read_reports(service)}

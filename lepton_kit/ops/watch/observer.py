@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-import httpx
-
+from lepton_kit.ops.declared import readiness, service_address
 from lepton_kit.ops.watch.evidence import FOLDER, is_address, source_of
 from lepton_kit.ops.watch.intake import Intake
 from lepton_kit.ops.watch.objectives import (
@@ -32,7 +31,7 @@ from lepton_kit.ops.watch.objectives import (
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import Settings
-from lepton_kit.telemetry.declaration import READY, Declaration
+from lepton_kit.telemetry.declaration import Declaration
 
 if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.telemetry.alerts import AlertEvaluator
@@ -281,32 +280,12 @@ def _budget(status: Status) -> Budget:
     return Budget(one.name, one.title, one.target, status.budget_left, status.unmeasured is None)
 
 
-def service_address(name: str, service: Declaration, project: Path) -> str | None:
-    """Return where a service answers: as the settings say, or as `lepton serve` wrote it; None while it is stopped."""
-    if service.address is not None:
-        return service.address.rstrip("/")
-    try:
-        return (project / "services" / name / "address").read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
-
-
 def _look_at(name: str, service: Declaration, project: Path) -> ServiceState:
     address = service_address(name, service, project)
     state = ServiceState(name, service.registered or name, address, looked=time.time(), problem="not running")
     if address is None:
         return state
-    said: object = None
-    try:
-        for path in (service.ready,) if service.ready else ("/readyz", *READY):
-            answer = httpx.get(f"{address}{path}", timeout=3, trust_env=False, follow_redirects=True)
-            if answer.status_code != 404:
-                break
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return replace(state, problem=f"does not answer ({type(error).__name__})")
-    with contextlib.suppress(ValueError):  # many servers answer nothing but their status
-        said = answer.json()
-    said = said if isinstance(said, dict) else {}
-    is_ready = answer.status_code == 200
-    problem = "" if is_ready else str(said.get("error") or f"{path} answers {answer.status_code}")
-    return replace(state, is_up=True, is_ready=is_ready, version=str(said.get("version") or ""), problem=problem)
+    found = readiness(address, service)
+    return replace(
+        state, is_up=found.is_up, is_ready=found.is_ready, version=found.version or None, problem=found.problem
+    )

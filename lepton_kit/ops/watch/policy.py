@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_kit.diagnosis.means import why_to_ask
 from lepton_kit.errors import InputError
+from lepton_kit.files import SINGLE_NAME
+from lepton_kit.ops.declared import is_served_here, ways_of
 from lepton_kit.ops.watch.queue import Start
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
+from lepton_kit.project.declarations import declared
 from lepton_kit.project.settings import Postmortem, Remedy, Settings
 from lepton_kit.runs.manifest import Result
 
@@ -33,7 +37,7 @@ class Policy:
     """
 
     def __init__(self, settings: Settings, project: Path) -> None:
-        self._remedies = settings.remedies
+        self._remedies, self._settings, self._project = settings.remedies, settings, project
         self._starts = {
             cause: _remedy_start(remedy, f"lepton.toml, remedies.{cause}", project)
             for cause, remedy in settings.remedies.by_cause().items()
@@ -41,7 +45,9 @@ class Policy:
         self.postmortem = _postmortem_start(settings.postmortem, project) if settings.postmortem else None
         self.postmortem_when = settings.postmortem.when if settings.postmortem else ""
 
-    def proposals(self, results: Mapping[str, Result], objective: Objective | None = None) -> list[Proposal]:
+    def proposals(
+        self, results: Mapping[str, Result], objective: Objective | None = None, service: str = ""
+    ) -> list[Proposal]:
         """Return the repairs that a diagnosis asks for, in order: what acts on the objective that alerted comes first.
 
         Parameters
@@ -51,6 +57,9 @@ class Policy:
             `remedy`, which is `none` where nothing is to be repaired.
         objective
             The one that alerted, where it is known.
+        service
+            What is repaired. A repair that it declares no action for, or that none of its actions takes back, waits
+            for a person, whatever the policy.
 
         Returns
         -------
@@ -68,9 +77,22 @@ class Policy:
             causes = list(in_order(causes, objective))
         probability = _probability(said, causes[0]) if causes else None
         return [
-            Proposal(cause, *_parts(self._starts[cause]), self._why_to_ask(policies[cause], probability))
+            Proposal(
+                cause,
+                *_parts(self._starts[cause]),
+                self._why_to_ask(policies[cause], probability) or self._why_not_alone(cause, service),
+            )
             for cause in causes
         ]
+
+    def _why_not_alone(self, cause: str, service: str) -> str:
+        if not (
+            service in self._settings.services
+            or (SINGLE_NAME.fullmatch(service) and is_served_here(service, self._project))
+        ):
+            return ""  # nobody declared it: the runbook says so
+        declaration = declared(self._project, service, self._settings)
+        return why_to_ask(cause, ways_of(service, declaration, self._project))
 
     def _why_to_ask(self, remedy: Remedy, probability: Any) -> str:
         if remedy.policy == "ask":

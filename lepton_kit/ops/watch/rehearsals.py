@@ -21,7 +21,10 @@ MAY_COST, OBSERVED = "may_cost", "observe_seconds"
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal found; `figure` is a picture (PNG) of the rows or of the load, and `alt` what it shows."""
+    """What a rehearsal found; `figure` is a picture (PNG) of the rows or of the load, and `alt` what it shows.
+
+    `by_hand` is what no action of the service does, and `lasting` says what of the plan nothing takes back.
+    """
 
     run_id: str
     status: str
@@ -30,6 +33,8 @@ class Rehearsal:
     rows: tuple[str, ...] = ()
     may_cost: tuple[str, ...] | None = None
     observed_s: float | None = None
+    by_hand: tuple[str, ...] = ()
+    lasting: str = ""
     error: str = ""
     figure: bytes | None = field(default=None, repr=False)
     alt: str = ""
@@ -48,12 +53,14 @@ class Rehearsal:
             return {"Rehearsal": f"failed: {self.error}", **evidence}
         cost = "not said by the runbook" if self.may_cost is None else ", ".join(self.may_cost) or "no objective"
         watched = f", within {self.observed_s:g} s" if self.observed_s else ""
+        undo = f"lepton undo {service} (brings back version, size and mends; a restart cannot be undone)"
         return {
             "Plan": self.plan,
+            **({"By hand": "; ".join(self.by_hand)} if self.by_hand else {}),
             "Why": "; ".join(self.reasons),
             "Rows touched": "; ".join(self.rows) or "none",
             "Risk": f"may cost: {cost}; where another objective gets worse, it is taken back by itself{watched}",
-            "Undo": f"lepton undo {service} (brings back version, size and mends; a restart cannot be undone)",
+            "Undo": self.lasting or undo,
             **evidence,
         }
 
@@ -76,6 +83,7 @@ def read_rehearsal(run_id: str, project: Path) -> Rehearsal:
     except InputError as error:
         return Rehearsal(run_id, "unreadable", error=str(error))
     failed = run.error.message if run.error else "" if run.status == "succeeded" else run.status
+    by_hand = run.results["by_hand"].value if "by_hand" in run.results else None
     cost, seconds = run.parameters.get(MAY_COST), run.parameters.get(OBSERVED)
     return Rehearsal(
         run_id=run_id,
@@ -85,6 +93,8 @@ def read_rehearsal(run_id: str, project: Path) -> Rehearsal:
         rows=(*_counted(run.results), *(": ".join(row) for row in _rows(run.results.get("mends")))),
         may_cost=tuple(map(str, cost)) if isinstance(cost, list) else None,
         observed_s=float(seconds) if isinstance(seconds, int | float) else None,
+        by_hand=tuple(map(str, by_hand)) if isinstance(by_hand, list) else (),
+        lasting=str(run.results["lasting"].value) if "lasting" in run.results else "",
         error=failed,
         figure=picture.png if picture else None,
         alt=picture.alt if picture else "",

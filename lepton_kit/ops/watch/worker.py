@@ -109,12 +109,14 @@ def _proposals(
     policy: Policy, run: Manifest, job: Job, queue: Queue, settings: Settings, project: Path
 ) -> list[Proposal]:
     """Return the repairs that a diagnosis asks for, in the order of the objective that alerted, rehearsed."""
-    incident, asked = queue.incident(job.incident or ""), policy.proposals(run.results)
+    incident = queue.incident(job.incident or "")
+    service = incident.service if incident is not None else ""
+    asked = policy.proposals(run.results, service=service)
     if incident is not None and len(asked) > 1:
         from lepton_kit.ops.watch.objectives import alerted_objective
 
         try:
-            asked = policy.proposals(run.results, alerted_objective(incident, settings, project))
+            asked = policy.proposals(run.results, alerted_objective(incident, settings, project), service)
         except InputError as error:  # the repairs are proposed all the same, the likeliest cause first
             logger.warning("the objectives were not read: %s", error)
     return rehearsed(asked, job, queue, settings, project)

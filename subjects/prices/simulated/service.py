@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
@@ -280,7 +281,7 @@ class SimulatedService:
 
     def set_state(self, state: State, why: str) -> None:
         """Bring the service to a state, whole or not at all."""
-        if state.version not in self._files:
+        if state.version not in self._files or state.workers is None or state.queue_limit is None:
             raise InputError(f"version {state.version!r}: the registry has {', '.join(self._files)}")
         self.actions.append((self.now, f"{self.state().as_dict()} → {state.as_dict()}: {why}"))
         if state.version != self._version:
@@ -294,12 +295,13 @@ class SimulatedService:
         self._served = self._files[self._version]
         self._machine.restart(self.now)
 
-    def restart_feed(self, why: str) -> bool:
+    ways: tuple[Way, ...] = ("mend", "roll_back", "deploy", "scale", "restart", "restart_feed")
+
+    def act_on_feed(self, way: Way, why: str) -> None:
         """Restart the feed, which ends such faults of it as a restart can end."""
         self.actions.append((self.now, f"feed restarted: {why}"))
         if self._fault is not None and self._fault.is_restartable:
             self._is_feed_whole = True
-        return True
 
     def settle(self) -> None:
         """Let the clock run until what the workers held is answered, as an operator waits for them, 30 s at most."""
