@@ -64,10 +64,10 @@ class Course:
         """Let the service be asked until so many answers were judged."""
         self.watch(lambda: self.judged >= count)
 
-    def pause(self, seconds: float) -> None:
-        """Let it go on for a while."""
-        end = time.time() + seconds
-        self.watch(lambda: time.time() >= end)
+    def scrapes(self, count: int) -> None:
+        """Let it go on until it was scraped so many times more."""
+        left = iter(range(count))
+        self.watch(lambda: next(left, None) is None)
 
     def strike(self) -> None:
         """Let the fault begin."""

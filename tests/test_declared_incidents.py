@@ -49,10 +49,10 @@ class Queue(Crowd):
 def test_a_queue_is_compute_with_queue_saturation_and_first_token_answered(tmp_path):
     with course(tmp_path, "chat", Queue()) as one:
         one.healthy(80)
+        one.scrapes(25)
         one.strike()
         alert = one.alert("ChatFirstTokenBudgetBurn")
-        one.pause(15)
-        one.judged_since(10)
+        one.scrapes(30)
         recording = one.captured(alert)
     diagnosis = diagnose(recording)
     assert diagnosis.cause == "compute", diagnosis.table().to_string()
