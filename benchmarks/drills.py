@@ -25,9 +25,10 @@ from sklearn.tree import DecisionTreeClassifier
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from calibration import Known, calibrate
+
 from benchmarks.results import PATH, write_section
 from lepton_kit.data.drift import drift_table
-from lepton_kit.diagnosis.calibration import Known, calibrate
 from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import Diagnosis, conclude
 from lepton_kit.diagnosis.evidence import gather

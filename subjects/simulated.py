@@ -63,7 +63,8 @@ class Simulated:
         self.declaration: Declaration = Settings.model_validate(declared).services[self.name]
         self.objectives: list[Objective] = read_objectives(folder / "slo")
         self.signals = signals_of(self.declaration)
-        self.version, self.last_good = "v1", None
+        self.version = "v1"
+        self.last_good: str | None = None
         self.deployments = [(-86400.0, "v1")]
         self.rows = pd.DataFrame()
         self._parts: list[pd.DataFrame] = []
@@ -131,7 +132,7 @@ class Simulated:
         names = [name for name in asked if name not in ("time", "actual")]
         told: list[dict[str, Any]] = []
         for row in asked.to_dict("records"):
-            given = {name: row[name] for name in names}
+            given = {str(name): row[name] for name in names}
             item = self._fault.apply(Item(given, row["time"], row["actual"]), self._state)
             told += [{**item.row, "time": row["time"], "actual": row["actual"]}]
             told += [{**item.row, "time": row["time"], "actual": np.nan}] * item.copies

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
@@ -86,3 +89,18 @@ def lepton_here(*words: str, project: Path, **environment: str) -> subprocess.Co
         stream.seek(0)
     assert isinstance(code, int)
     return subprocess.CompletedProcess(command, code, told.read(), errors.read())
+
+
+def truth_of(recording: Path) -> dict[str, object]:
+    """Return what was really done to make a recording; nothing where nobody wrote it down."""
+    path = recording / "truth.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def benchmark(name: str) -> ModuleType:
+    """Return a module of `benchmarks/`, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -84,26 +84,6 @@ def test_what_is_evaluated_again_and_again_stands_as_if_it_were_read_at_once(bur
         assert evaluate(availability(), burnt, at, memory=memory) == evaluate(availability(), burnt, at)
 
 
-def test_alerts_keep_their_start_over_a_restart_and_a_resolved_one_is_not_lost_with_its_reader(burnt, tmp_path):
-    state = tmp_path / "alerts.json"
-
-    def page(evaluator, minute):
-        return [one for one in evaluator.evaluate(START + 60 * minute) if one["labels"]["severity"] == "page"]
-
-    (first,) = page(AlertEvaluator([availability()], burnt, state=state), 215)
-    (again,) = page(AlertEvaluator([availability()], burnt, state=state), 220)
-    assert again == first
-    (resolved,) = page(AlertEvaluator([availability()], burnt, state=state), 400)
-    assert (resolved["status"], resolved["startsAt"]) == ("resolved", first["startsAt"])
-    restarted = AlertEvaluator([availability()], burnt, state=state)
-    assert [one["status"] for one in page(restarted, 401)] == ["resolved"]  # its first reader may have died
-    assert page(restarted, 402) == []
-    assert page(AlertEvaluator([availability()], burnt, state=state), 403) == []
-    state.write_text("{")
-    with pytest.raises(InputError, match="not the state of alerts"):
-        AlertEvaluator([availability()], burnt, state=state)
-
-
 def test_a_source_that_fails_ends_no_alert(burnt):
     class Failing:
         works = True

@@ -15,7 +15,7 @@ from lepton_kit.models.compression import (
     footprints,
     gaussian_divergence,
 )
-from lepton_kit.models.evaluation import gate, interval_scores
+from lepton_kit.models.evaluation import gate, losses
 from lepton_kit.models.forecasters import Architecture, Forecaster, Network, load_forecaster
 from lepton_kit.models.golden import golden_deviation, golden_examples
 from lepton_kit.models.registry import Registry
@@ -160,8 +160,8 @@ def test_measuring_leaves_torch_as_it_was(student, parts):
 def test_the_report_is_that_of_the_gate_on_the_scores(teacher, student, parts, opponents, report):
     test = parts["test"]
     others = {"teacher": teacher, **opponents}
-    daily = {who: interval_scores(one, test.features, test.target) for who, one in others.items()}
-    mine = interval_scores(student, test.features, test.target)
+    daily = {who: losses(one, test.features, test.target) for who, one in others.items()}
+    mine = losses(student, test.features, test.target)
     assert report.decision == gate(mine, daily)
     assert report.loss == report.decision.verdicts[0].relative
     assert report.scores["student"] == pytest.approx(mine.mean())

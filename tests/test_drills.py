@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from helpers import ROOT, lepton, lepton_here
+from helpers import ROOT, lepton, lepton_here, truth_of
 
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.recovery import Ratio, objective_of
@@ -22,7 +22,7 @@ from lepton_kit.ops.faults import FAULTS, PAIRS, Fault
 from lepton_kit.ops.live_drills import drill_live, live_names
 from lepton_kit.ops.repairs import Trouble, rehearse
 from lepton_kit.reports.cards import KINDS
-from lepton_kit.telemetry.recordings import read_recording, read_truth
+from lepton_kit.telemetry.recordings import read_recording
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.recorded_drills import DRILLS, record_drill
 
@@ -242,7 +242,7 @@ def test_a_live_drill_has_a_project_of_its_own(whole):
 def test_a_recorded_drill_is_diagnosed_and_its_repair_is_judged_recovered(name, objectives):
     incident, after = (read_recording(RECORDINGS / folder) for folder in (name, f"{name}-after"))
     diagnosis = diagnose(incident)
-    assert diagnosis.cause == read_truth(RECORDINGS / name)["cause"] == DRILLS[name].cause
+    assert diagnosis.cause == truth_of(RECORDINGS / name)["cause"] == DRILLS[name].cause
     trouble = Trouble(incident, diagnosis.onset, objective_of(incident, objectives))
     assert rehearse("", trouble, after).recovery.verdict == "recovered"
 

@@ -34,8 +34,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from lepton_kit.errors import InputError
+from lepton_kit.models.compression import distil
+from lepton_kit.models.evaluation import Bootstrap, gate, losses
 from lepton_kit.models.flavors import load_model
+from lepton_kit.models.retraining import retrain
 from lepton_kit.models.tasks import TASKS
+from lepton_kit.models.training import Examples
 
 BINARY, MANY = TASKS["classification_binary"], TASKS["classification_multiclass"]
 
@@ -275,6 +279,28 @@ def test_answers_of_another_task_are_an_error(tmp_path, table):
     model = load_model(keep_skops(tmp_path, estimator, categorical=[]))
     with pytest.raises(InputError, match="no probabilities"):
         model.predict(table)
+
+
+# --- the gate and what needs a model of the kit ---------------------------------------------------------------------
+
+
+def test_the_gate_compares_classifiers_by_their_log_loss(tmp_path, table):
+    fresh = people(400, seed=7)
+    good = load_model(keep_skops(tmp_path / "good", classifier(table)))
+    poor = load_model(keep_skops(tmp_path / "poor", classifier(table.assign(actual=1 - table["actual"]))))
+    one, other = (losses(model, fresh, fresh["actual"], BINARY) for model in (good, poor))
+    rule = Bootstrap(samples=200, block=1)
+    decision = gate(one, {"v1": other}, bootstrap=rule, task=BINARY)
+    assert decision.promote and "log loss" in decision.reasons[0]
+    assert not gate(other, {"v2": one}, bootstrap=rule, task=BINARY).promote
+
+
+def test_compression_and_retraining_say_that_they_are_for_models_of_the_kit(tmp_path, table):
+    model = load_model(keep_skops(tmp_path / "m", classifier(table)))
+    with pytest.raises(InputError, match="compression: torch models of the kit only"):
+        distil(model, table)
+    with pytest.raises(InputError, match="retraining: torch models of the kit only"):
+        retrain(Examples(table[NUMBERS], table["actual"]), {"v1": model})
 
 
 # --- over HTTP --------------------------------------------------------------------------------------------------------

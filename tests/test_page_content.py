@@ -117,10 +117,10 @@ def test_a_link_to_a_notebook_leads_to_its_page(target: str, page_of: str) -> No
     from urllib.parse import unquote
 
     (link,) = words(f"see [it]({target} 'title') and [none](gone.ipynb)", published=RUNS).select("a")
-    assert unquote(str(link["href"])) == f"../{page_of}/index.html"
+    assert unquote(str(link["href"])) == f"../../runs/{page_of}/index.html"
     assert not set(str(link["href"])) & set(' #"<>')
     reference = words(f"[it][1]\n\n[1]: {target}", published=RUNS)
-    assert [unquote(str(one["href"])) for one in reference.select("a")] == [f"../{page_of}/index.html"]
+    assert [unquote(str(one["href"])) for one in reference.select("a")] == [f"../../runs/{page_of}/index.html"]
 
 
 def test_a_link_leads_to_the_heading_that_it_names_however_it_names_it() -> None:

@@ -260,7 +260,7 @@ def test_the_timeline_is_drawn_with_every_event_and_milestone():
 
 def test_a_page_that_nobody_wrote_says_so():
     read = judgements.parse_judgement(judgements.template("i"))
-    assert not read.is_written
+    assert not any(read.sections.values()) and read.actions.empty
     assert judgements.judged_html(read).count("nobody has written this yet") == 5
 
 

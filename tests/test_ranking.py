@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
+from helpers import benchmark
 
-from lepton_kit.diagnosis.calibration import Known, calibrate, is_true
 from lepton_kit.diagnosis.causes import likelihood_table
 from lepton_kit.diagnosis.evidence import NOT_CHECKED, QUESTIONS, Evidence
 from lepton_kit.diagnosis.likelihoods import HYPOTHESES, read_likelihoods
@@ -9,6 +9,7 @@ from lepton_kit.diagnosis.ranking import by_cause, log_odds, probabilities, weig
 from lepton_kit.errors import InputError
 
 TABLE = read_likelihoods()
+calibration = benchmark("calibration")
 
 
 def found(**findings: str) -> list[Evidence]:
@@ -103,8 +104,8 @@ def test_a_wrong_file_is_refused_and_what_is_wrong_is_named(text, told, tmp_path
 
 def test_a_table_that_was_too_sure_is_made_less_sure_and_keeps_its_order():
     evidence = tuple(found(contract="broken"))
-    cases = [Known(evidence, frozenset({"data"}))] * 3 + [Known(evidence, frozenset({"none"}))]
-    fitted = calibrate(cases, TABLE)
+    cases = [calibration.Known(evidence, frozenset({"data"}))] * 3 + [calibration.Known(evidence, frozenset({"none"}))]
+    fitted = calibration.calibrate(cases, TABLE)
     before, after = (by_cause(probabilities(evidence, table)) for table in (TABLE, fitted))
     assert before["data"] > 0.95
     assert after["data"] == pytest.approx(0.75, abs=0.15)
@@ -113,6 +114,6 @@ def test_a_table_that_was_too_sure_is_made_less_sure_and_keeps_its_order():
 
 def test_a_temperature_needs_incidents_of_known_cause():
     with pytest.raises(InputError, match="no incident"):
-        calibrate([], TABLE)
+        calibration.calibrate([], TABLE)
     with pytest.raises(InputError, match="must be none, or one or two"):
-        is_true({"none", "data"})
+        calibration.is_true({"none", "data"})

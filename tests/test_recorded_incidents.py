@@ -4,9 +4,10 @@ import incident_variants as variants
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import truth_of
 
 from lepton_kit.errors import LeptonError
-from lepton_kit.telemetry.recordings import read_recording, read_truth
+from lepton_kit.telemetry.recordings import read_recording
 from subjects.prices.recorded_incidents import alert_from, main
 
 
@@ -68,7 +69,7 @@ def test_no_incident_is_recorded_where_the_coverage_never_fell():
 
 
 def test_the_truth_of_the_shipped_recording_is_no_fault():
-    assert read_truth(variants.SHIPPED)["cause"] == "none"
+    assert truth_of(variants.SHIPPED)["cause"] == "none"
 
 
 @pytest.mark.parametrize("words", [[], ["no-such-incident", "."], ["volatility-2008"]])

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, truth_of
 
 from lepton_kit.diagnosis.causes import diagnose
-from lepton_kit.telemetry.recordings import read_recording, read_truth
+from lepton_kit.telemetry.recordings import read_recording
 from subjects.prices.recorded_services import FIRST_DAY, main, record
 
 SHIPPED = ROOT / "runbooks" / "recordings" / "stale-feed"
@@ -31,7 +31,7 @@ def test_the_shipped_recording_shows_what_it_was_made_for():
 
 
 def test_the_diagnosis_of_the_shipped_recording_agrees_with_the_truth():
-    diagnosis, truth = diagnose(read_recording(SHIPPED)), read_truth(SHIPPED)
+    diagnosis, truth = diagnose(read_recording(SHIPPED)), truth_of(SHIPPED)
     assert diagnosis.cause == truth["cause"] == "data"
     since = read_recording(SHIPPED).requests["time"].min().tz_convert("UTC")
     assert since < diagnosis.onset

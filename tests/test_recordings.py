@@ -5,9 +5,10 @@ from dataclasses import replace
 import incident_variants as variants
 import pandas as pd
 import pytest
+from helpers import truth_of
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.recordings import FORMAT, printable, read_recording, read_truth, write_recording
+from lepton_kit.telemetry.recordings import FORMAT, printable, read_recording, write_recording
 from lepton_kit.telemetry.signals import Signal
 
 
@@ -37,8 +38,8 @@ def test_a_recording_written_and_read_again_is_the_same(tmp_path):
     assert again.incident == recording.incident
     for name in ("requests", "metrics", "reference", "logs"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(recording, name))
-    assert read_truth(tmp_path / "copy") == {"cause": "none"}
-    assert read_truth(tmp_path) == {}
+    assert truth_of(tmp_path / "copy") == {"cause": "none"}
+    assert truth_of(tmp_path) == {}
 
 
 def test_a_recording_keeps_the_signals_that_it_was_captured_by(tmp_path):

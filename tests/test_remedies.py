@@ -312,7 +312,7 @@ def overloaded(rate=40.0, service=0.05, workers=1, before=4.0, patience=0.6):
 
 def test_more_workers_are_asked_for_where_more_is_asked_of_them():
     plan = plan_capacity(overloaded(), Needs(wait=0.05, most_workers=16))
-    assert plan.arrival_rate == pytest.approx(40, rel=0.1)
+    assert plan.measured.demand.rate == pytest.approx(40, rel=0.1)
     assert plan.workers > plan.measured.workers == 1
     assert plan.predicted_wait <= 0.05
     assert not plan.restart  # the demand grew, the workers are well

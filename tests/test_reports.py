@@ -165,7 +165,7 @@ def test_an_input_links_to_the_run_that_made_it(site: Site, made: tuple[Path, di
     page = page_of(site, made[1]["diagnosis"])
     link = page.select_one(".provenance a")
     assert link is not None
-    assert link["href"] == f"../{made[1]['clean'].run_id}/index.html"
+    assert link["href"] == f"../../runs/{made[1]['clean'].run_id}/index.html"
 
 
 def test_an_artifact_is_shown_with_its_hash(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
@@ -178,7 +178,7 @@ def test_an_artifact_is_shown_with_its_hash(site: Site, made: tuple[Path, dict[s
 def test_links_to_notebooks_lead_to_their_pages(site: Site, made: tuple[Path, dict[str, Manifest]]) -> None:
     page = page_of(site, made[1]["diagnosis"])
     links = {link.text: link["href"] for link in page.select("p a[href]")}
-    assert links["cleaning"] == f"../{made[1]['clean'].run_id}/index.html"
+    assert links["cleaning"] == f"../../runs/{made[1]['clean'].run_id}/index.html"
     assert "no such" not in links
     assert "and no such." in words_of(page)
 

@@ -1,15 +1,18 @@
 """What a runbook says it found is about the recording that it was given, never about the one that ships."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import incident_variants as variants
 import nbformat
 import pytest
 from helpers import ROOT, copy_folders, lepton
+from test_drill_results import LOST
 from test_postmortem import content, recorded
 
 from lepton_kit.diagnosis import judgement
+from lepton_kit.ops.drill_results import write_results
 from lepton_kit.runs.manifest import Manifest, all_runs
 from lepton_kit.telemetry.recordings import write_recording
 
@@ -32,6 +35,10 @@ def numbers(name: str, run: Manifest) -> list[str]:
     if name == "incident-diagnosis":
         share = f"{100 * said['right_during']:.4g} % of {said['rows_during']}"
         return [f"Cause: {said['cause']}", f"{said['probability']:.0%}", share, said["next_action"]]
+    if name == "model-card":
+        return [f"{said['model']}@{said['version']} is {said['standing']}", "It learnt from 2010-01-04 to 2010-06-30."]
+    if name == "drill-scores":
+        return [f"{said['ended_well']} of 1 live drills", "Of 1 with a fault, 0 had", "Short of its target: macro-F1"]
     if name == "postmortem":
         return [f"fired {said['time_to_detect_s']:.0f} s", f"Of {said['requests']} requests", said["cause"]]
     if name == "service-health":
@@ -52,6 +59,13 @@ def given(name: str, project) -> list[str]:
     if name in OTHER:
         write_recording(OTHER[name](project), project / "other")
         return ["-p", "recording", "other"]
+    if name == "model-card":
+        other = shutil.copytree(ROOT / "runbooks/examples/models/goog/v1", project / "models/other/v3")
+        data = {"train": ["2010-01-04", "2010-06-30"]}
+        (other / "card.json").write_text(json.dumps({"data": data, "limits": "tried with 3 users"}))
+        return ["-p", "version", "models/other/v3", "-p", "history", "null", "-p", "evaluation", "null"]
+    if name == "drill-scores":
+        return ["-p", "results", write_results([LOST], project, 5, live=True).name]
     history = content()
     (project / "history.json").write_text(json.dumps(history))
     recording = recorded(0, 30, failing=range(5, 15))

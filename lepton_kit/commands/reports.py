@@ -65,13 +65,13 @@ def publish(
     except LeftOutError as error:
         left_out += error.pages
     if model:
-        from lepton_kit.ops.model_pages import publish_model
+        from lepton_kit.ops.executed_pages import publish_model
 
         for name in model:
             publish_model(project, name)
     if drills:
-        from lepton_kit.ops.drill_pages import publish_drills
         from lepton_kit.ops.drill_results import newest_results
+        from lepton_kit.ops.executed_pages import publish_drills
 
         for path in map(Path, results) if results else [newest_results(project / "drills")]:
             publish_drills(project, path)
@@ -102,7 +102,7 @@ def report(
     ] = False,
 ) -> None:
     """Publish each notebook's newest run and the models in use, and render the site: with Quarto, or else plainly."""
-    from lepton_kit.ops.model_pages import publish_promoted
+    from lepton_kit.ops.executed_pages import publish_promoted
     from lepton_kit.reports.publish import LeftOutError, publish_runs
 
     project = find_project()
@@ -125,7 +125,8 @@ def _newest_of_each_notebook(project: Path) -> list[Manifest]:
 
     newest: dict[str, Manifest] = {}
     for made in finished_runs(project):
-        newest.setdefault(made.name, made)
+        if made.trigger != "publish":  # the pages of models and of drills, which are listed as such
+            newest.setdefault(made.name, made)
     if not newest:
         raise InputError(f"no finished run in {project / 'runs'}: run a notebook first, such as `lepton run 00-tour`")
     return list(newest.values())

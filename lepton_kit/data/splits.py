@@ -12,11 +12,14 @@ from lepton_kit.errors import InputError, LeptonError
 
 PARTS = ("train", "validation", "test")
 EMBARGO = "embargo"
+MOST_CLASSES = 20
 LEAST_ROWS = 10
 """Fewest rows of a part: below, not even a standard deviation of its returns is known."""
 
 
-def split_by_time(frame: pd.DataFrame, train: float = 0.6, validation: float = 0.2, embargo: int = 1) -> pd.DataFrame:
+def split_by_time(
+    frame: pd.DataFrame, train: float = 0.6, validation: float = 0.2, embargo: int = 1, time: str = "date"
+) -> pd.DataFrame:
     """Label each row with its part: the oldest rows train, the next validate, the newest test.
 
     The first `embargo` rows after each border are labelled `embargo` and belong to no part. They stay in the table,
@@ -26,7 +29,7 @@ def split_by_time(frame: pd.DataFrame, train: float = 0.6, validation: float = 0
     Parameters
     ----------
     frame
-        A clean table: column `date` sorted and unique.
+        A clean table: column `time` sorted and unique.
     train, validation
         Shares of all rows, between 0 and 1; the test part is what remains.
     embargo
@@ -48,11 +51,51 @@ def split_by_time(frame: pd.DataFrame, train: float = 0.6, validation: float = 0
     >>> split_by_time(days)["split"].value_counts(sort=False).to_dict()
     {'train': 36, 'embargo': 2, 'validation': 11, 'test': 11}
     """
-    _check_dates(frame)
+    _check_dates(frame[time])
     sizes = part_sizes(len(frame), train, validation, embargo)
     blocks = [PARTS[0], EMBARGO, PARTS[1], EMBARGO, PARTS[2]]
     labels = np.repeat(blocks, [sizes[PARTS[0]], embargo, sizes[PARTS[1]], embargo, sizes[PARTS[2]]])
     return frame.assign(split=pd.Series(labels, index=frame.index, dtype="str"))
+
+
+def split_by_class(
+    table: pd.DataFrame, target: str, train: float = 0.6, validation: float = 0.2, seed: int = 0
+) -> pd.DataFrame:
+    """Label rows that do not follow on each other with their part, by lot, each class in its share in every part.
+
+    Rows that are alike in all but the target go into one part, so that none is judged that was learnt from.
+
+    Parameters
+    ----------
+    table
+        A clean table.
+    target
+        Its column that comes true; of more than 20 values, none is a class, and the lot alone decides.
+    train, validation
+        Shares of all rows, between 0 and 1; the test part is what remains.
+    seed
+        Of the lot.
+
+    Raises
+    ------
+    InputError
+        When a share is out of range, or a part or a class of it would be too small.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"x": range(100), "y": [0, 1, 1, 1] * 25})
+    >>> split_by_class(table, "y").groupby("split")["y"].mean().round(2).to_dict()
+    {'test': 0.75, 'train': 0.75, 'validation': 0.75}
+    """
+    part_sizes(len(table), train, validation, origin="table")
+    alike = pd.util.hash_pandas_object(table.drop(columns=target).astype("string"), index=False)
+    firsts = table.loc[~alike.duplicated().to_numpy()]
+    order = firsts.sample(frac=1, random_state=seed)
+    groups = order[target] if table[target].nunique() <= MOST_CLASSES else pd.Series(0, index=order.index)
+    place = (groups.groupby(groups).cumcount() + 0.5) / groups.groupby(groups).transform("size")
+    part = pd.cut(place, [0, train, train + validation, 1], labels=list(PARTS)).astype(str)
+    by_hash = pd.Series(part.reindex(firsts.index).to_numpy(), index=alike[firsts.index])
+    return table.assign(split=by_hash.reindex(alike).to_numpy())
 
 
 def part_sizes(
@@ -202,6 +245,6 @@ def _check_embargo(embargo: int) -> None:
         raise InputError(f"embargo = {embargo}: must be at least 1 day, the reach of a next-day target")
 
 
-def _check_dates(frame: pd.DataFrame) -> None:
-    if not (frame["date"].is_monotonic_increasing and frame["date"].is_unique):
+def _check_dates(dates: pd.Series) -> None:
+    if not (dates.is_monotonic_increasing and dates.is_unique):
         raise InputError("a split by time needs sorted, unique dates; clean the table first")

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, build_case, time_format
-from lepton_kit.diagnosis.evidence import Cause, Evidence, gather
+from lepton_kit.diagnosis.evidence import NOT_CHECKED, Cause, Evidence, gather
 from lepton_kit.diagnosis.evidence.promises import ANSWERS_WRONG, LATE, MISSED, UNCLEAR
 from lepton_kit.diagnosis.likelihoods import Decision, Likelihoods, read_likelihoods
 from lepton_kit.diagnosis.localisation import Localisation
@@ -349,7 +349,7 @@ NEVER_CHECKED = (
 def _not_checked(case: Case, evidence: tuple[Evidence, ...]) -> tuple[str, ...]:
     """Return what was not looked at: what the recording lacks first, then the questions without an answer."""
     unanswered = list(case.recording.problems)
-    unanswered += [f"{item.name}: {item.summary}" for item in evidence if not item.checked]
+    unanswered += [f"{item.name}: {item.summary}" for item in evidence if item.finding == NOT_CHECKED]
     if "topology.csv" in case.recording.absent:
         unanswered.append("other services: the recording has no topology.csv")
     return (*unanswered, *NEVER_CHECKED)

@@ -28,18 +28,13 @@ class Judgement:
     sections: Mapping[str, str]
     actions: pd.DataFrame
 
-    @property
-    def is_written(self) -> bool:
-        """Say whether anybody has written anything."""
-        return any(self.sections.values()) or len(self.actions) > 0
-
 
 def template(incident: str) -> str:
     """Return the page that people fill in.
 
     >>> read = parse_judgement(template("20261125T030000Z-x"))
-    >>> read.is_written, list(read.sections) == list(SECTIONS[:-1]), list(read.actions)
-    (False, True, ['action', 'owner', 'due', 'type', 'state'])
+    >>> list(read.sections) == list(SECTIONS[:-1]), any(read.sections.values()), list(read.actions)
+    (True, False, ['action', 'owner', 'due', 'type', 'state'])
     """
     parts = "\n".join(f"## {section}\n\n{UNWRITTEN}\n" for section in SECTIONS[:-1])
     heading = "| " + " | ".join(ACTION_COLUMNS) + " |\n" + "|---" * len(ACTION_COLUMNS) + "|\n"

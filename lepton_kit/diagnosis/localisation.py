@@ -32,7 +32,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.recordings import TOPOLOGY_COLUMNS, Recording, printable
+from lepton_kit.telemetry.recordings import TOPOLOGY_COLUMNS, printable
 
 USUAL = 3.0
 """A robust score up to here is usual: the three standard deviations of Shewhart's control chart."""
@@ -170,43 +170,6 @@ def localise(
     metrics_of = _suspect_metrics(series.found, metrics.index, window)
     suspects = tuple(_suspect(row, metrics_of[row["component"]]) for row in ranked.to_dict("records"))
     return Localisation(symptom, suspects, _not_judged(metrics, topology, components.index))
-
-
-def localise_recording(
-    recording: Recording, component: str, metric: str, since: pd.Timestamp | None = None, volume: str | None = None
-) -> Localisation:
-    """Rank the components of a recorded service of several parts.
-
-    The label that names components is the one whose values the topology knows best. Counters become increases per
-    step, and of a histogram or summary `x` with `x_sum` and `x_count` the mean `x_mean` is derived. What lies before
-    the symptom is the normal period.
-
-    Parameters
-    ----------
-    recording
-        With a topology and metrics.
-    component, metric
-        Where and by which metric the symptom was seen.
-    since
-        Since when (UTC); by default since the first alert.
-    volume
-        The metric that counts requests, such as `http_requests_total`.
-
-    Raises
-    ------
-    InputError
-        As of `localise`, and when the recording has no topology, no metrics, no alert, or no label names components.
-    """
-    if recording.topology.empty:
-        raise InputError(f"recording {recording.incident.id}: has no topology.csv (caller, callee) to localise in")
-    if recording.metrics.empty:
-        raise InputError(f"recording {recording.incident.id}: has no metrics to localise by")
-    if since is None:
-        if not recording.incident.alerts:
-            raise InputError(f"recording {recording.incident.id}: has no alert; say since when with `since`")
-        since = pd.Timestamp(min(alert.starts_at for alert in recording.incident.alerts))
-    wide = wide_metrics(recording.metrics, recording.topology)
-    return localise(wide, recording.topology, Symptom(component, metric, since), volume=volume)
 
 
 def wide_metrics(samples: pd.DataFrame, topology: pd.DataFrame) -> pd.DataFrame:

@@ -192,7 +192,7 @@ class CapacityPlan:
         Whether no number of workers helps, as a request takes too long for a worker that has nothing else to do. Then
         `workers` are those that there were, and `queue_limit` is that of a request as it was before.
     measured
-        What the plan rests on; `arrival_rate` and `service_time` are the two that matter most.
+        What the plan rests on; `demand.rate` and `demand.service` are the two that matter most.
     options
         A row per number of workers (and the compressed version): `version`, `workers`, `utilisation`, `wait_s`
         (predicted mean), `refused` and `accepted_wait_s` (with the queue's limit), `enough`.
@@ -222,11 +222,6 @@ class CapacityPlan:
         said += [f"answer with {self.version}"] if self.version else []
         said += ["replace each worker by a fresh one"] if self.restart else []
         return "; ".join(said)
-
-    @property
-    def arrival_rate(self) -> float:
-        """Return the requests per second since the onset."""
-        return self.measured.demand.rate
 
     @property
     def service_time(self) -> float:

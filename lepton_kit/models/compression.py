@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.evaluation import Bootstrap, Decision, Interval, gate, interval_scores, paired_difference
+from lepton_kit.models.evaluation import Bootstrap, Decision, Interval, gate, losses, paired_difference
 from lepton_kit.models.forecasters import (
     FILES,
     FURTHEST_INPUT,
@@ -104,6 +104,8 @@ def distil(
     >>> bool(np.allclose(student.predict(features), teacher.predict(features)))
     True
     """
+    if not isinstance(teacher, Forecaster):
+        raise InputError(f"compression: torch models of the kit only, not a {type(teacher).__name__} of another maker")
     if steps < 1:
         raise InputError(f"steps = {steps}: must be at least 1")
     old = teacher.architecture
@@ -235,7 +237,7 @@ def compression_report(
         raise InputError(f"opponents {sorted(opponents)}: at least one, none named {TEACHER!r} or {STUDENT!r}")
     rule = bootstrap or Bootstrap()
     daily = {
-        who: interval_scores(forecaster, test.features, test.target)
+        who: losses(forecaster, test.features, test.target)
         for who, forecaster in {TEACHER: teacher, STUDENT: student, **opponents}.items()
     }
     others = {who: scores for who, scores in daily.items() if who != STUDENT}

@@ -12,15 +12,17 @@ from scipy.stats import norm
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import Predictor, family
-from lepton_kit.models.tasks import interval_score
+from lepton_kit.models.tasks import TASKS, Task
+from lepton_kit.models.tasks import interval_score as interval_score  # notebooks read it here, beside the others
 
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def interval_scores(predictor: Predictor, features: pd.DataFrame, actual: pd.Series) -> pd.Series:
-    """Return the interval score of a forecaster on each row of features (n, columns), given what came (n,)."""
-    forecast = predictor.predict(features)
-    return interval_score(forecast["lower"], forecast["upper"], actual)
+def losses(
+    predictor: Predictor, features: pd.DataFrame, actual: pd.Series, task: Task = TASKS["interval_forecast"]
+) -> pd.Series:
+    """Return what a model of a task loses on each row of features (n, columns), given what came true (n,)."""
+    return task.loss(predictor.predict(features), actual)
 
 
 # --- uncertainty of a mean ----------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ def permutation_importance(
 
 
 def _mean_score(predictor: Predictor, features: pd.DataFrame, actual: pd.Series) -> float:
-    return float(interval_scores(predictor, features, actual).mean())
+    return float(losses(predictor, features, actual).mean())
 
 
 # --- the gate -----------------------------------------------------------------------------------------------------
@@ -205,13 +207,17 @@ class Decision:
 
 
 def gate(
-    candidate: pd.Series, opponents: Mapping[str, pd.Series], margin: float = 0.05, bootstrap: Bootstrap = Bootstrap()
+    candidate: pd.Series,
+    opponents: Mapping[str, pd.Series],
+    margin: float = 0.05,
+    bootstrap: Bootstrap = Bootstrap(),
+    task: Task = TASKS["interval_forecast"],
 ) -> Decision:
     """Decide whether a candidate may become `current`.
 
     The rule, against every baseline and the present version alike:
 
-    1. the candidate's mean interval score is lower, and
+    1. the candidate's mean loss is lower (`Task.loss`: of an interval forecast, its interval score), and
     2. the upper bound of the paired moving-block bootstrap interval of the relative difference lies below `margin`
        (the form of a non-inferiority test).
 
@@ -225,11 +231,15 @@ def gate(
     Parameters
     ----------
     candidate
-        Interval scores of the candidate, one per day (n,).
+        What the candidate loses, one value per day or row (n,), as `losses` gives it.
     opponents
         The same of each baseline, and of the present version where there is one.
     margin
-        The loss that the interval must not reach, as a share of the opponent's score.
+        The loss that the interval must not reach, as a share of the opponent's.
+    bootstrap
+        How to resample; rows that do not follow on each other need no blocks (`Bootstrap(block=1)`).
+    task
+        What both do: it names the loss.
 
     Examples
     --------
@@ -242,22 +252,21 @@ def gate(
     if not margin >= 0:
         raise InputError(f"margin = {margin}: must be at least 0")
     verdicts = tuple(
-        _judge(name, paired_difference(candidate, other, bootstrap), margin) for name, other in opponents.items()
+        _judge(name, paired_difference(candidate, other, bootstrap), margin, task.loss_name)
+        for name, other in opponents.items()
     )
     return Decision(all(verdict.passed for verdict in verdicts), verdicts)
 
 
-def _judge(opponent: str, relative: Interval, margin: float) -> Verdict:
+def _judge(opponent: str, relative: Interval, margin: float, loss: str) -> Verdict:
     better, safe = relative.mean < 0, relative.upper < margin
     measured = f"{relative.mean:+.1%} ({relative.lower:+.1%} to {relative.upper:+.1%})"
     if not better:
-        reason = f"not better than {opponent}: interval score {measured}"
+        reason = f"not better than {opponent}: {loss} {measured}"
     elif not safe:
         reason = f"better than {opponent} on average, but the interval reaches a loss of {margin:.0%}: {measured}"
     elif relative.upper < 0:
-        reason = f"better than {opponent}, and the interval lies below zero: interval score {measured}"
+        reason = f"better than {opponent}, and the interval lies below zero: {loss} {measured}"
     else:
-        reason = (
-            f"better than {opponent} on average, and the interval ends below {margin:.0%}: interval score {measured}"
-        )
+        reason = f"better than {opponent} on average, and the interval ends below {margin:.0%}: {loss} {measured}"
     return Verdict(opponent, relative, better and safe, reason)

@@ -12,7 +12,7 @@ from lepton_kit.data.splits import part_sizes
 from lepton_kit.data.tables import table_sha256
 from lepton_kit.errors import InputError
 from lepton_kit.models.baselines import ConstantVolatility, EwmaVolatility
-from lepton_kit.models.evaluation import Bootstrap, Decision, gate, interval_scores
+from lepton_kit.models.evaluation import Bootstrap, Decision, gate, losses
 from lepton_kit.models.forecasters import Architecture, Forecaster, Predictor
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
@@ -82,6 +82,9 @@ def retrain(
     """
     if not present:
         raise InputError("retraining needs at least one present version: it says which columns a request holds")
+    for who, one in present.items():
+        if not isinstance(one, Forecaster):
+            raise InputError(f"retraining: torch models of the kit only; {who} is a model of another maker")
     architecture = next(iter(present.values())).architecture
     parts = _split(_only_needed(recent, architecture))
     learnt = _joined(parts["train"], parts["validation"])
@@ -90,7 +93,7 @@ def retrain(
     test = recent.rows(slice(-len(parts["test"].target), None))  # with all columns: a version may read others
     scores = pd.DataFrame(
         {
-            who: interval_scores(one, test.features, test.target)
+            who: losses(one, test.features, test.target)
             for who, one in {"candidate": candidate, **_naive(parts), **present}.items()
         }
     )

@@ -15,7 +15,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 
 from lepton_kit.data.splits import Fold, time_ordered_folds
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.evaluation import Bootstrap, Interval, interval_scores, paired_difference
+from lepton_kit.models.evaluation import Bootstrap, Interval, losses, paired_difference
 from lepton_kit.models.forecasters import Architecture, Network, model_columns
 from lepton_kit.models.training import Examples, TrainingSettings, train_on
 
@@ -202,7 +202,7 @@ def _score(trial: _Trial, given: Examples, fold: Fold) -> None:
     except LeptonError as error:  # its loss diverged: bad settings, not a bad search
         trial.note = str(error)
         return
-    trial.scores.append(interval_scores(trained.forecaster, scored.features, scored.target))
+    trial.scores.append(losses(trained.forecaster, scored.features, scored.target))
 
 
 def _choose(finalists: list[_Trial]) -> tuple[_Trial, dict[int, Interval]]:

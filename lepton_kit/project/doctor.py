@@ -18,8 +18,8 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.flavors import load_model
 from lepton_kit.models.tasks import Task, task_of
 from lepton_kit.ops.actions import check_action
+from lepton_kit.ops.declared import service_address
 from lepton_kit.ops.watch.evidence import is_address
-from lepton_kit.ops.watch.observer import service_address
 from lepton_kit.project.declarations import declared
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.reports.quarto import find_quarto

@@ -88,7 +88,7 @@ def _requests(name: str, steps: list[Step], project: Path) -> list[Request]:
 
 
 def _run_step(plan: Plan, project: Path, must_run: bool, on_event: Callable[[Event], None] | None) -> StepRun:
-    earlier = None if must_run else _unchanged_run(plan, project)
+    earlier = None if must_run else unchanged_run(plan, project)
     if earlier is None:
         return StepRun(execute(plan, project, on_event), skipped=False)
     if on_event:
@@ -100,7 +100,7 @@ def _is_what_was_left(path: Path, sha256: str) -> bool:
     return path.is_file() and sha256_of(path) == sha256
 
 
-def _unchanged_run(plan: Plan, project: Path) -> Manifest | None:
+def unchanged_run(plan: Plan, project: Path) -> Manifest | None:
     """Return the newest successful run with the plan's key whose artifacts are all still what it left."""
     for run in finished_runs(project):
         if plan.key and run.key == plan.key and run.status == "succeeded":

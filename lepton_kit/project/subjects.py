@@ -1,15 +1,17 @@
 """Finds what knows the data of a service: a module of the project that its declaration names as its `subject`.
 
-Such a module offers, as far as it can, `asked(needed, source=None)`: what the service is asked, a table of the needed
-features and of `actual`, in order; and `plant(fault, seed, scratch)`: a service for simulated drills
-(`lepton_kit.ops.simulation.SimulatedService`). Nothing of the kit imports one.
+Such a module offers, as far as it can, `table()`: labelled rows, as they come; `asked(needed, source=None)`: what the
+service is asked, a table of the needed features and of `actual`, in order; and `plant(fault, seed, scratch)`: a service
+for simulated drills (`lepton_kit.ops.simulation.SimulatedService`). Nothing of the kit imports one.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +20,9 @@ import pandas as pd
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
-from lepton_kit.project.settings import read_settings
+from lepton_kit.models.tasks import Task, task_of
+from lepton_kit.project.settings import Settings, read_settings
+from lepton_kit.telemetry.declaration import Declaration
 
 
 def subject_of(name: str, project: Path) -> ModuleType:
@@ -35,6 +39,54 @@ def subject_of(name: str, project: Path) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(f"subject = {name!r}: cannot be imported from {project} ({error})") from error
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a notebook works on: a declared service, and the module that knows its data, where one does."""
+
+    name: str
+    declaration: Declaration
+    module: ModuleType | None
+
+    @property
+    def task(self) -> Task:
+        """What its model does; InputError where the declaration does not say."""
+        if self.declaration.task is None:
+            raise InputError(f"services.{self.name}.task: is not declared, so that nothing can be trained or judged")
+        return task_of(self.declaration.task)
+
+    def table(self, source: str | None = None) -> pd.DataFrame:
+        """Return labelled rows as they come: of a CSV or Parquet file, else the subject's own.
+
+        Raises
+        ------
+        InputError
+            When the file is no table, or no source is given and the subject has no table of its own.
+        """
+        if source is not None:
+            return _table(Path(source))
+        if self.module is None or not hasattr(self.module, "table"):
+            raise InputError(f"subject {self.name!r}: has no table of its own; name one with source")
+        made: pd.DataFrame = self.module.table()
+        return made
+
+
+def find_subject(name: str, project: Path) -> Subject:
+    """Find a subject: a service of the project's settings, or one declared in `subjects/<name>/declaration.toml`.
+
+    Raises
+    ------
+    InputError
+        When there is neither; it names those that there are.
+    """
+    services = dict(read_settings(project).services)
+    for path in sorted((project / "subjects").glob("*/declaration.toml")):
+        services = Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).services | services
+    if name not in services:
+        raise InputError(f"subject = {name!r}: must be a declared service: {', '.join(sorted(services)) or 'none is'}")
+    declared = services[name]
+    return Subject(name, declared, subject_of(declared.subject, project) if declared.subject else None)
 
 
 def plant_of(project: Path, service: str | None = None) -> Any:

@@ -105,7 +105,7 @@ class Links:
             page = self.pages.get(PurePosixPath(file).stem) if file.endswith(".ipynb") else None
             if page:
                 words = f"#{anchor_of(unquote(parts.fragment))}" if file == path and anchor else ""
-                return f"../{quote(page)}/index.html{quote(words, safe='#')}"
+                return f"../../runs/{quote(page)}/index.html{quote(words, safe='#')}"
         return None
 
     def picture(self, address: str, attachments: Mapping[str, Any]) -> str | None:

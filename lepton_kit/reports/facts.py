@@ -99,7 +99,11 @@ def results_html(run: Manifest, previous: Manifest | None, published: Collection
         for name, each in single.items()
     ]  # fmt: skip
     words = f"the run before, {utc(previous.started)}"
-    linked = f'<a href="../{quote(previous.run_id)}/index.html">{words}</a>' if previous.run_id in published else words
+    linked = (
+        f'<a href="../../runs/{quote(previous.run_id)}/index.html">{words}</a>'
+        if previous.run_id in published
+        else words
+    )
     compare = f"lepton diff {previous.run_id} {run.run_id}"
     return (
         table(rows, ["Result", "Value", "Unit", "Before", "Change"], "files results")
@@ -232,8 +236,9 @@ def _error(run: Manifest) -> str:
 
 def _input(given: Input, published: Collection[str]) -> str:
     shown = f"<code>{as_text(given.ref)}</code>"
-    if given.run is not None and given.run in published:
-        shown = f'<a href="../{quote(given.run)}/index.html">{shown}</a>'
+    run = given.run or given.ref.removeprefix("runs/")  # which reads the run's folder, and not one of its artifacts
+    if run in published:
+        shown = f'<a href="../../runs/{quote(run)}/index.html">{shown}</a>'
     return shown + (f" (parameter {as_text(given.parameter)})" if given.parameter else "")
 
 

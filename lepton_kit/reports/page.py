@@ -11,7 +11,7 @@ import yaml
 from nbformat.v4 import new_notebook, new_raw_cell
 
 from lepton_kit.errors import InputError
-from lepton_kit.reports.cards import FIGURE
+from lepton_kit.reports.cards import FIGURE, Card
 from lepton_kit.reports.facts import (
     STATUS_WORDS,
     downloads_html,
@@ -36,7 +36,8 @@ def make_page(
     published: Collection[str],
     files: Sequence[str] = (),
     previous: Manifest | None = None,
-) -> tuple[Any, bytes | None]:
+    card: Card | None = None,
+) -> tuple[Any, Picture | None]:
     """Return the page of a run as a notebook, and the picture that stands for it in listings.
 
     Parameters
@@ -49,6 +50,8 @@ def make_page(
         Names of the files beside the page that a reader may take along.
     previous
         The run of the same notebook whose results are shown beside this one's.
+    card
+        What the page is the page of, where that is not the run itself; its title and words stand on top.
 
     Raises
     ------
@@ -66,10 +69,9 @@ def make_page(
         except InputError as error:
             raise InputError(f"run {run.run_id}: {error}") from error
     page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    page.metadata["lepton"] = {"image-alt": figure.alt if figure else None}
     results = results_html(run, previous, published)
     page.cells = [
-        new_raw_cell(f"---\n{yaml.safe_dump(front_matter(run, figure), allow_unicode=True, sort_keys=False)}---"),
+        new_raw_cell(f"---\n{yaml.safe_dump(front_matter(run, figure, card), allow_unicode=True, sort_keys=False)}---"),
         html_cell(facts_html(run)),
         *cells,
         *([heading_cell(2, "Results"), html_cell(results)] if results else []),
@@ -79,16 +81,16 @@ def make_page(
     ]
     for number, cell in enumerate(page.cells):
         cell["id"] = f"cell-{number}"  # the same run gives the same page
-    return page, figure.png if figure else None
+    return page, figure
 
 
-def front_matter(run: Manifest, figure: Picture | None) -> dict[str, Any]:
+def front_matter(run: Manifest, figure: Picture | None, card: Card | None = None) -> dict[str, Any]:
     """Return the page's metadata, from which Quarto makes its title, its search entry and its line in listings."""
     matter: dict[str, Any] = {
-        "title": as_text(as_words(run.title)),
-        "date": utc(run.started).removesuffix(" UTC"),
-        "description": as_text(as_words(summary(run))),
-        "categories": categories(run),
+        "title": as_text(as_words(card.title if card else run.title)),
+        "date": card.date[:19] if card else utc(run.started).removesuffix(" UTC"),
+        "description": as_text(as_words(card.description if card else summary(run))),
+        "categories": [as_text(as_words(name)) for name in card.categories] if card else categories(run),
     }
     if figure is not None:
         matter |= {"image": FIGURE, "image-alt": as_words(figure.alt)}

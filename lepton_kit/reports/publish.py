@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -60,22 +61,44 @@ def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
     """
     reports = reports_folder(project)
     known = {card.id for card in published(reports)} | {run.run_id for run in runs}
-    with tempfile.TemporaryDirectory(prefix="lepton-publish-") as scratch:
-        made, left_out = [], []
-        for run in runs:
-            try:
-                files = downloads(run, project, Path(scratch))
-                page, figure = make_page(run, project, known, list(files), previous_run(run, project))
-                if figure is not None:
-                    files[FIGURE] = figure
-                card = card_of(run, page.metadata["lepton"]["image-alt"])
-                made.append(place(reports, card, page, files))
-            except Exception as error:  # whatever is wrong with one page, the others are published
-                reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-                left_out.append(LeftOut(f"run {run.run_id}", reason))
+    made, left_out = [], []
+    for run in runs:
+        try:
+            made.append(publish_as(card_of(run), run, project, known))
+        except Exception as error:  # whatever is wrong with one page, the others are published
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            left_out.append(LeftOut(f"run {run.run_id}", reason))
     if left_out:
         raise LeftOutError(left_out)
     return made
+
+
+def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str]) -> Card:
+    """Publish a run under a card: its own, or that of what the run is the page of, such as a version of a model.
+
+    Parameters
+    ----------
+    card
+        What listings say of it; its picture is the run's first figure.
+    run, project
+        A run that has ended, and its project.
+    known
+        Ids of all runs that have a page on the same site.
+
+    Raises
+    ------
+    InputError
+        When the page cannot be made.
+    """
+    with tempfile.TemporaryDirectory(prefix="lepton-publish-") as scratch:
+        files = downloads(run, project, Path(scratch))
+        if card.kind != "runs":  # which lists what it left behind; the page of a model or of drills offers it
+            files |= {one.file: run.folder(project) / "artifacts" / one.file for one in run.artifacts}
+        page, figure = make_page(run, project, known, list(files), previous_run(run, project), card)
+        if figure is not None:
+            files[FIGURE] = figure.png
+            card = replace(card, image_alt=figure.alt)
+        return place(reports_folder(project), card, page, files)
 
 
 def unpublish(project: Path, names: Collection[str]) -> list[Card]:
@@ -111,7 +134,7 @@ def reports_folder(project: Path) -> Path:
     return reports
 
 
-def card_of(run: Manifest, image_alt: str | None) -> Card:
+def card_of(run: Manifest) -> Card:
     """Return what listings say of a run."""
     return Card(
         kind="runs",
@@ -121,7 +144,6 @@ def card_of(run: Manifest, image_alt: str | None) -> Card:
         description=summary(run),
         group=run.name,
         categories=tuple(categories(run)),
-        image_alt=image_alt,
         facts=_card_facts(run),
         measured=measured(run),
     )

@@ -5,11 +5,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.shipped import NOTEBOOKS, shipped
+
+SKIPPED, NBVAL_SKIPPED = "skip-execution", "nbval-skip"
+"""The tags of nbclient and of nbval for a cell that is not to be run."""
+
+CONDITION = re.compile(r"(if|unless):(\w+)=(.+)")
 
 
 def read_notebook(path: Path) -> Any:
@@ -73,6 +81,23 @@ def source_sha256(notebook: Any) -> str:
     """Return the hash of what a notebook does: its cells without outputs, so that new outputs are no change."""
     cells = [[cell.cell_type, tags(cell), cell.source] for cell in notebook.cells]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def chosen_cells(notebook: Any, values: Mapping[str, Any]) -> Any:
+    """Return a notebook without the cells that its parameters rule out, such as those of another subject's story.
+
+    A cell tagged `if:NAME=PATTERN` is kept where the parameter has such a value (`*` stands for any letters), one
+    tagged `unless:NAME=PATTERN` where it has not. What is kept so loses the tags by which other tools skip it.
+    """
+    kept = []
+    for cell in notebook.cells:
+        conditions = [found for tag in tags(cell) if (found := CONDITION.fullmatch(tag))]
+        if all(fnmatchcase(str(values.get(one[2])), one[3]) == (one[1] == "if") for one in conditions):
+            if conditions:
+                cell.metadata["tags"] = [tag for tag in tags(cell) if tag not in (SKIPPED, NBVAL_SKIPPED)]
+            kept.append(cell)
+    notebook.cells = kept
+    return notebook
 
 
 def find_notebooks(project: Path) -> list[Path]:

@@ -43,7 +43,16 @@ from lepton_kit.runs.manifest import (
     packages,
     well_formed,
 )
-from lepton_kit.runs.notebooks import is_counted, language_of, read_notebook, source_sha256, tags, title_of
+from lepton_kit.runs.notebooks import (
+    SKIPPED,
+    chosen_cells,
+    is_counted,
+    language_of,
+    read_notebook,
+    source_sha256,
+    tags,
+    title_of,
+)
 from lepton_kit.runs.outcomes import RunnerDied, TimedOut
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
 from lepton_kit.runs.redaction import Redactor
@@ -54,7 +63,6 @@ from lepton_kit.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
 NOTEBOOK = "notebook.ipynb"
-SKIPPED = "skip-execution"  # nbclient's tag for a cell that is not to be run
 RETRIED: tuple[Status, ...] = ("kernel_died", "timed_out")  # the machine's failures; the notebook's own would recur
 ANSWERS: tuple[Status, ...] = ("succeeded", "failed", "expectation_failed")  # these stand for an idempotency key
 
@@ -192,7 +200,7 @@ def prepare(request: Request, project: Path) -> Plan:
     values = check_values(
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
     )
-    subject = values.get(SUBJECT)
+    notebook, subject = chosen_cells(notebook, values), values.get(SUBJECT)
     inputs = [_input(parameter, ref, project, subject) for parameter, ref in _references(parameters or [], values)]
     put_in = {
         p.name: values[p.name]
@@ -529,7 +537,7 @@ def _execute_through_papermill(
 
     try:
         deliver()
-        notebook = _without_injected(read_notebook(plan.notebook))
+        notebook = chosen_cells(_without_injected(read_notebook(plan.notebook)), plan.shown)
         spec = {"name": plan.kernel.name, "display_name": plan.kernel.title, "language": plan.kernel.language}
         notebook.metadata["kernelspec"] = spec  # whoever opens it has the kernel that ran it
         papermill.execute_notebook(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from lepton_kit.errors import InputError
 from lepton_kit.serving.lines import Lines, time_text
 
 FILE = "quarantine.jsonl"
 MOST_BYTES = 8 * 1024 * 1024
-COLUMNS = ("time", "request_id", "row", "version")
 
 
 class Quarantine:
@@ -56,32 +52,3 @@ class Quarantine:
             }
             head = {"time": time_text(), "request_id": request_id, "row": number, "version": version}
             self._lines.append({**head, "values": values})
-
-
-def read_quarantine(folder: Path) -> pd.DataFrame:
-    """Return the rows that a service keeps aside.
-
-    Returns
-    -------
-    DataFrame
-        `time` (UTC), `request_id`, `row`, `version`, and a column per feature, as it was received.
-
-    Raises
-    ------
-    InputError
-        When a line is damaged; the message names it.
-    """
-    kept = []
-    for path in (folder / FILE).with_suffix(".1.jsonl"), folder / FILE:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        kept += [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
-    table = pd.DataFrame(kept, columns=None if kept else list(COLUMNS))
-    return table.assign(time=pd.to_datetime(table["time"], utc=True))
-
-
-def _row(line: str, origin: str) -> dict[str, object]:
-    try:
-        held = json.loads(line)
-        return {**{name: held[name] for name in COLUMNS}, **held["values"]}
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{origin} {line[:80]!r} is not a row of a quarantine; remove the line") from error

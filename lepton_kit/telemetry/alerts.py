@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from lepton_kit.errors import InputError
-from lepton_kit.files import write_atomically
 from lepton_kit.telemetry.burn_rates import SEVERITIES, Memory, Status, evaluate
 from lepton_kit.telemetry.prometheus import Prometheus
 from lepton_kit.telemetry.rules import RUNBOOK_URL, alert_annotations, alert_labels
@@ -37,15 +33,8 @@ class AlertEvaluator:
         All windows are this many times shorter.
     runbook_url
         The address of an alert's runbook, in which `{alert}` stands for the alert's name.
-    state
-        A file that keeps what fires, so that an alert keeps its start over a restart; none is kept unless given.
     overlap
         Seconds before the last evaluation that are read again, for samples that arrive late.
-
-    Raises
-    ------
-    InputError
-        When the state's file is not one.
     """
 
     def __init__(
@@ -54,7 +43,6 @@ class AlertEvaluator:
         source: Source,
         time_scale: float = 1.0,
         runbook_url: str = RUNBOOK_URL,
-        state: Path | None = None,
         overlap: float = Memory.OVERLAP,
     ) -> None:
         self.objectives = tuple(objectives)
@@ -64,9 +52,7 @@ class AlertEvaluator:
         self._memory = Memory(source, overlap)
         self._time_scale = time_scale
         self._runbook_url = runbook_url
-        self._state = state
-        self._firing = _read_state(state)
-        self._kept = {fingerprint: alert["startsAt"] for fingerprint, alert in self._firing.items()}
+        self._firing: dict[str, Alert] = {}
 
     def evaluate(self, at: float) -> list[Alert]:
         """Return the alerts that fire, and once each of those that fired at the last evaluation and do no more.
@@ -97,20 +83,12 @@ class AlertEvaluator:
             for fingerprint, alert in before.items()
             if fingerprint not in self._firing
         ]
-        self._keep([*self._firing.values(), *resolved])
         return [*(dict(alert) for alert in self._firing.values()), *resolved]
 
     def unjudged(self) -> set[str]:
         """Return the fingerprints of the alerts of which nothing is known, since the source refused the samples."""
         refused = [one.objective for one in self.statuses if one.unmeasured and one.unmeasured.reason == "refused"]
         return {fingerprint_of(alert_labels(one, severity)) for one in refused for severity in SEVERITIES}
-
-    def _keep(self, alerts: list[Alert]) -> None:
-        """Keep what is reported. A resolved alert stays until the next time, in case that the caller dies with it."""
-        starts = {alert["fingerprint"]: alert["startsAt"] for alert in alerts}
-        if self._state is not None and starts != self._kept:
-            write_atomically(self._state, json.dumps(alerts, indent=1) + "\n")
-        self._kept = starts
 
     def _alert(self, objective: Objective, severity: str, at: float) -> Alert:
         labels = alert_labels(objective, severity)
@@ -161,13 +139,3 @@ def time_text(seconds: float) -> str:
     '1970-01-01T00:00:01.500Z'
     """
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _read_state(path: Path | None) -> dict[str, Alert]:
-    if path is None or not path.exists():
-        return {}
-    try:
-        alerts: list[Alert] = json.loads(path.read_text(encoding="utf-8"))
-        return {alert["fingerprint"]: {**alert, "startsAt": str(alert["startsAt"])} for alert in alerts}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: not the state of alerts ({error}); without it alerts start anew") from error

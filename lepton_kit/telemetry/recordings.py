@@ -413,12 +413,6 @@ def write_recording(recording: Recording, folder: Path | str, truth: Mapping[str
     return folder
 
 
-def read_truth(folder: Path | str) -> dict[str, Any]:
-    """Return what was really done in a drill, to judge a diagnosis by afterwards; empty when nobody wrote it down."""
-    path = Path(folder) / "truth.json"
-    return _read_json(path) if path.exists() else {}
-
-
 def _read_incident(path: Path) -> Incident:
     if not path.is_file():
         raise InputError(f"{path}: no such file; every recording has an incident.json")

@@ -147,8 +147,8 @@ class SimulatedChat(Simulated):
         yield Series("up", {}, np.ones_like)
         rated = next(one for one in self.objectives if one.name == "chat-ratings").total.metric
         told = held[held["actual"].notna()]
-        for text, mask in (("yes", told["actual"] >= 4), ("no", told["actual"] < 4)):
-            yield counter(rated, {"good": text}, told["told_at"][mask].to_numpy())
+        for text, is_so in (("yes", told["actual"] >= 4), ("no", told["actual"] < 4)):
+            yield counter(rated, {"good": text}, told["told_at"][is_so].to_numpy())
 
 
 def plant(fault: Fault | None, seed: int, scratch: Path) -> SimulatedChat:

@@ -349,11 +349,11 @@ def _rehearsals(incident: str, queue: Queue, project: Path) -> list[Manifest]:
 
 def _publish_models(project: Path) -> None:
     """Publish the models in use; a registry that cannot be read may be what an incident is about: its page is made."""
-    from lepton_kit.ops.model_pages import publish_promoted
+    from lepton_kit.ops.executed_pages import publish_promoted
 
     try:
         publish_promoted(project)
-    except InputError as error:
+    except LeptonError as error:
         logger.warning("the models in use were not published: %s", error)
 
 

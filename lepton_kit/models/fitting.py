@@ -1,0 +1,156 @@
+"""Fits a model of any table by its task: linear, a small network, or boosted trees, all of scikit-learn.
+
+Every one is kept as a skops file with a `model.json`, and asked through `lepton_kit.models.flavors` from the first
+answer on, so that what is judged is what is kept. The kit's own forecasters (`lepton_kit.models.training`), a GRU
+among them, read lagged columns of an interval forecast, which a subject's features make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lepton_kit.data.contracts import SPLIT, Contract
+from lepton_kit.errors import InputError
+from lepton_kit.models.flavors import DESCRIPTION, Model, ModelFile, load_model
+from lepton_kit.models.tasks import Task
+from lepton_kit.models.training import Examples
+from lepton_kit.telemetry.declaration import Declaration
+
+LEAST_OF_CLASS = 5
+"""Rows of a class without which a model of it cannot be fitted and judged."""
+
+NAIVE = "naive"
+"""What every model must beat: the classes' shares, or the median, whatever the features say."""
+
+
+def _linear(is_class: bool, seed: int) -> Any:
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    return LogisticRegression(max_iter=2000) if is_class else Ridge()
+
+
+def _mlp(is_class: bool, seed: int) -> Any:
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    network = MLPClassifier if is_class else MLPRegressor
+    return network(hidden_layer_sizes=(16, 16), alpha=1e-2, max_iter=500, early_stopping=True, random_state=seed)
+
+
+def _trees(is_class: bool, seed: int) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    trees = HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor
+    return trees(max_iter=100, max_leaf_nodes=15, early_stopping=False, random_state=seed)
+
+
+def _naive(is_class: bool, seed: int) -> Any:
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+
+    return DummyClassifier(strategy="prior") if is_class else DummyRegressor(strategy="median")
+
+
+KINDS: Mapping[str, Callable[[bool, int], Any]] = MappingProxyType(
+    {"linear": _linear, "mlp": _mlp, "trees": _trees, NAIVE: _naive}
+)
+
+
+def examples_of(table: pd.DataFrame, contract: Contract, declaration: Declaration, part: str) -> Examples:
+    """Return the features and the target of one part of a clean table; a binary target is 1 for `columns.positive`.
+
+    Raises
+    ------
+    InputError
+        When the table has no parts, the part no rows, or the target is not what its task needs.
+    """
+    if SPLIT not in table.columns:
+        raise InputError("table lacks column split; notebook 01-data-cleaning adds it")
+    rows = table[table[SPLIT] == part]
+    if rows.empty or contract.target is None:
+        raise InputError(f"no row of part {part!r} has a target")
+    target = rows[contract.target]
+    if declaration.task == "classification_binary":
+        positive = declaration.columns.positive
+        known = set(table[contract.target].unique())
+        if len(known) != 2 or positive not in known:
+            listed = ", ".join(sorted(map(str, known)))
+            raise InputError(f"columns.positive = {positive!r}: must be one of two classes; the target holds {listed}")
+        target = (target == positive).astype(float)
+    elif declaration.task == "classification_multiclass":
+        target = target.astype(str)
+    elif declaration.task != "regression":
+        raise InputError(
+            f"task {declaration.task!r}: no model of it is fitted from a table; bring one of another maker "
+            "(`lepton register`), or let a subject make the features of an interval forecast"
+        )
+    return Examples(rows[list(contract.features)], target)
+
+
+def fit(kind: str, learnt: Examples, contract: Contract, task: Task, folder: Path, seed: int = 0) -> Model:
+    """Fit a model, keep it in a folder (`model.skops`, `model.json`), and return it as loaded from there.
+
+    Parameters
+    ----------
+    kind
+        One of `KINDS`.
+    learnt
+        Rows to learn from, as `examples_of` returns them.
+    contract
+        Which features hold numbers and which categories; a category that was never seen counts as none.
+    task
+        Of the target.
+    seed
+        Of all chance: the same rows and seed give the same model.
+
+    Raises
+    ------
+    InputError
+        When there is no such kind, or a class has too few rows.
+    """
+    if kind not in KINDS:
+        raise InputError(f"model {kind!r}: must be one of {', '.join(KINDS)}; a gru needs an interval forecast's lags")
+    is_class = task.name.startswith("classification")
+    if is_class and (counts := learnt.target.value_counts()).min() < LEAST_OF_CLASS:
+        raise InputError(f"class {counts.idxmin()!r} has {counts.min()} rows to learn from; it needs {LEAST_OF_CLASS}")
+    try:
+        from skops.io import dump
+    except ImportError as error:
+        raise InputError("skops is not installed: pip install lepton-kit[models]") from error
+    pipeline = _pipeline(kind, contract, is_class, seed).fit(learnt.features, learnt.target)
+    folder.mkdir(parents=True, exist_ok=True)
+    dump(pipeline, folder / "model.skops")
+    classes = tuple(one.item() if hasattr(one, "item") else one for one in getattr(pipeline, "classes_", ()))
+    described = ModelFile(
+        flavor="skops", file="model.skops", task=task.name, columns=contract.features, categorical=contract.categories,
+        classes=tuple(int(one) if isinstance(one, float) else one for one in classes),
+    )  # fmt: skip
+    (folder / DESCRIPTION).write_text(described.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    return load_model(folder)
+
+
+def _pipeline(kind: str, contract: Contract, is_class: bool, seed: int) -> Any:
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    encoder = OneHotEncoder(handle_unknown="ignore", min_frequency=0.005, sparse_output=False)
+    parts = [("numbers", StandardScaler(), list(contract.numbers)), ("categories", encoder, list(contract.categories))]
+    columns = ColumnTransformer([part for part in parts if part[2]])
+    return make_pipeline(columns, KINDS[kind](is_class, seed))
+
+
+def choose(scores: Mapping[str, pd.Series]) -> str:
+    """Return the model with the lowest mean loss on rows that none has learnt from; the naive one is no choice.
+
+    >>> choose({"naive": pd.Series([0.7]), "linear": pd.Series([0.2]), "trees": pd.Series([0.3])})
+    'linear'
+    """
+    means = {name: float(np.mean(loss)) for name, loss in scores.items() if name != NAIVE}
+    if not means:
+        raise InputError(f"models: name at least one of {', '.join(name for name in KINDS if name != NAIVE)}")
+    return min(means, key=lambda name: means[name])
