@@ -23,9 +23,10 @@ from sklearn.metrics import f1_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from calibration import Known, calibrate
+
 from benchmarks.drills import _markdown, _one_thread
 from benchmarks.results import PATH, write_section
-from lepton_kit.diagnosis.calibration import Known, calibrate
 from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import conclude
 from lepton_kit.diagnosis.evidence import gather
