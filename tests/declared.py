@@ -46,6 +46,7 @@ class Course:
     evaluator: AlertEvaluator
     began: float = dataclasses.field(default_factory=time.time)
     struck: float = 0.0
+    judged_before: int = 0
     fired: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def watch(self, until: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
@@ -59,16 +60,31 @@ class Course:
             time.sleep(0.4)
         raise AssertionError(f"did not come within {seconds} s; alerts: {self.alerts}")
 
-    def healthy(self, seconds: float) -> None:
-        """Let the service be asked for a while."""
-        end = time.time() + seconds
-        self.watch(lambda: time.time() >= end)
+    def healthy(self, count: int) -> None:
+        """Let the service be asked until so many answers were judged."""
+        self.watch(lambda: self.judged >= count)
+
+    def scrapes(self, count: int) -> None:
+        """Let it go on until it was scraped so many times more."""
+        left = iter(range(count))
+        self.watch(lambda: next(left, None) is None)
 
     def strike(self) -> None:
         """Let the fault begin."""
         self.fired.clear()
-        self.struck = time.time()
+        self.struck, self.judged_before = time.time(), self.judged
         self.stage.strike()
+
+    def judged_since(self, count: int) -> None:
+        """Wait until so many answers were judged since the fault began, however slow the machine is."""
+        self.watch(lambda: self.judged - self.judged_before >= count)
+
+    @property
+    def judged(self) -> int:
+        """Return how many answers were judged."""
+        assert self.stage.declaration.labels is not None
+        path = self.stage.project / str(self.stage.declaration.labels.path)
+        return path.read_text().count("\n") if path.exists() else 0
 
     def captured(self, *alerts: dict[str, Any]) -> Recording:
         """Freeze what is known since the beginning, as `lepton watch` does."""
