@@ -108,7 +108,7 @@ def test_what_a_declaration_does_not_name_is_said_to_be_not_checked(v1):
     case = build_case(replace(bare, incident=stripped, requests=bare.requests.assign(latency_ms=np.nan, status=np.nan)))
     told = {item.name: item for item in gather(case)}
     assert told["promise"].summary == "the declaration names no task"
-    assert told["latency"].summary == "the declaration names no columns.latency_ms"
+    assert told["latency"].summary == "no signal `latency` is declared"
     assert told["errors"].summary == "the recording holds no status of a request"
     assert told["ratings"].summary == "the declaration names no columns.rating and no labels.rating"
 

@@ -52,4 +52,4 @@ def test_a_recording_with_hardly_anything_in_it_says_so_and_still_answers_unknow
     assert done.returncode != 0
     assert "a cause is found, or the recording holds enough requests" in done.stdout + done.stderr
     assert diagnosis["cause"] == "unknown"
-    assert any(line.startswith("coverage: 0 judged requests") for line in diagnosis["not_checked"])
+    assert any(line.startswith("promise: the recording holds no known actual") for line in diagnosis["not_checked"])

@@ -117,3 +117,11 @@ def test_a_temperature_needs_incidents_of_known_cause():
         calibration.calibrate([], TABLE)
     with pytest.raises(InputError, match="must be none, or one or two"):
         calibration.is_true({"none", "data"})
+
+
+def test_a_deployment_alone_is_no_fault_and_beside_answers_that_got_worse_it_is():
+    deployed = {"deployment": "deployed", "answering_version": "changed", "contract": "kept", "promise": "held"}
+    alone = by_cause(probabilities(found(**deployed), TABLE))
+    assert alone["model"] < 0.3 < alone["none"]
+    worse = by_cause(probabilities(found(**deployed, ratings="fell"), TABLE))
+    assert worse["model"] > 0.8

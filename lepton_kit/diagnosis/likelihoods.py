@@ -59,9 +59,13 @@ class Ratios(_Part):
 
 
 class Weighed(_Part):
-    """The ratios of each finding of one piece of evidence, and the group whose members tell the same fact."""
+    """The ratios of each finding of one piece of evidence, and the group whose members tell the same fact.
+
+    What is not evidence `alone` speaks for a hypothesis only where something else does, too.
+    """
 
     group: str
+    alone: bool = True
     findings: dict[str, Ratios]
 
 

@@ -48,7 +48,11 @@ def log_ratios(evidence: Sequence[Evidence], likelihoods: Likelihoods) -> pd.Dat
         item.name: [np.log(hypothesis_ratio(likelihoods.ratios(item.name, item.finding), name)) for name in HYPOTHESES]
         for item in evidence
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(HYPOTHESES), dtype=float)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(HYPOTHESES), dtype=float)
+    follows = [name in likelihoods.evidence and not likelihoods.evidence[name].alone for name in table.index]
+    has_company = (table[~np.array(follows, dtype=bool)] >= np.log(TELLING)).any()
+    table.loc[follows, ~has_company] = table.loc[follows, ~has_company].clip(upper=0.0)
+    return table
 
 
 def log_odds(evidence: Sequence[Evidence], likelihoods: Likelihoods) -> pd.Series:
