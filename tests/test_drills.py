@@ -252,6 +252,7 @@ def test_a_drill_is_recorded_the_same_each_time(tmp_path):
     for folder in ("missing-values", "missing-values-after"):
         again, shipped = read_recording(tmp_path / folder), read_recording(RECORDINGS / folder)
         assert bool(again.incident.promises) == (folder == "missing-values")  # the shipped one was recorded without
-        assert again.incident.model_copy(update={"promises": shipped.incident.promises}) == shipped.incident
+        later = {"promises", "format"}
+        assert again.incident.model_dump(exclude=later) == shipped.incident.model_dump(exclude=later)
         assert again.requests["request_id"].tolist() == shipped.requests["request_id"].tolist()
         assert sum(file.stat().st_size for file in (tmp_path / folder).rglob("*") if file.is_file()) < 600_000

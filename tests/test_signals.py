@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lepton_kit.errors import InputError
+from lepton_kit.models.tasks import task_of
 from lepton_kit.project.settings import read_settings
 from lepton_kit.serving.metrics import ServiceMetrics
 from lepton_kit.telemetry.declaration import Declaration
@@ -20,7 +22,9 @@ def exposition(name: str) -> str:
         return (EXPOSITIONS / f"{name}.txt").read_text(encoding="utf-8")
     metrics = ServiceMetrics()
     metrics.expect_version("v1")
-    metrics.of("v1")
+    counted, task = metrics.of("v1"), task_of("interval_forecast")
+    counted.note(task, ("lower", "upper"), np.array([[-0.1, 0.1]]))
+    counted.note_actual(task, {"lower": -0.1, "upper": 0.1, "mean": 0.0}, 0.05)
     metrics.model.labels("goog", "v1", "current").set(2)
     metrics.fresh.labels("stale").inc()
     return metrics.text().decode()

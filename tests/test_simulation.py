@@ -72,7 +72,7 @@ def test_a_recording_is_read_back_as_it_was_written_with_the_names_of_a_real_ser
     held = read_recording(write_recording(written, tmp_path / "drill", {"cause": "none"}))
     assert not set(held.absent) - {"topology.csv"}
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
-    families = ServiceMetrics().registry.collect()
+    families = [one for one in ServiceMetrics().registry.collect() if not one.name.startswith("lepton_prediction_")]
     real = {family.name + ending for family in families for ending in endings[family.type]}
     assert set(held.metrics["metric"]) == {*real, "up"}
     assert len(held.requests) == len(written.requests) > 400

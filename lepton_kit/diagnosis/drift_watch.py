@@ -91,7 +91,7 @@ def _answered_reference(recording: Recording, inputs: list[str]) -> pd.DataFrame
 
 
 def _with_errors(task: Task, inputs: pd.DataFrame, answers: pd.DataFrame, actual: pd.Series) -> pd.DataFrame:
-    own = answers[task.columns(answers)]
+    own = answers.reindex(columns=list(dict.fromkeys((*task.required, *task.columns(answers)))))
     told = own[[name for name in task.numeric(own) if name not in ("std", "prob_up")]].astype(float)
     return pd.concat([inputs, told.add_prefix(ANSWER)], axis=1).assign(
         loss=task.loss(own, actual), missed=1 - task.hit(own, actual)

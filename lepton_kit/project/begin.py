@@ -59,6 +59,7 @@ def begin(folder: Path, service: str | None = None, example: str | None = None, 
     write_atomically(path, text)
     try:
         declarations = read_settings(folder).services
+        parts += [one for declared in declarations.values() for one in _with_objectives(declared, folder)]
         made = [file for name, one in declarations.items() for file in write_objectives(folder, name, one)]
     except InputError:
         path.unlink()  # a project that cannot be read is none
@@ -80,6 +81,15 @@ def _copied(example: str, folder: Path) -> list[Path]:
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     if not target.exists():
         shutil.copytree(shipped() / "subjects" / example, target, ignore=ignored)
+    return [target]
+
+
+def _with_objectives(declaration: Declaration, folder: Path) -> list[Path]:
+    """Copy the objectives of an example, where they do not lie in its own folder."""
+    source, target = shipped() / declaration.objectives, folder / declaration.objectives
+    if target.exists() or not source.is_dir():
+        return []
+    shutil.copytree(source, target)
     return [target]
 
 

@@ -101,12 +101,12 @@ def read_query(place: Rows, project: Path, timestamp: str | None, window: Window
         named = query.compile().params
         bounds = {name: value for name, value in _bounds(window, engine.dialect.name).items() if name in named}
         with engine.connect() as connection:
-            result = connection.execution_options(stream_results=True, yield_per=CHUNK).execute(query, bounds)
+            result = connection.execution_options(stream_results=True).execute(query, bounds)
             names = list(result.keys())
             if timestamp is not None and timestamp not in names:
                 problem = f"no column {timestamp!r} (columns.timestamp), so that no row is read; there are {names}"
                 return Read(pd.DataFrame(), (f"{what}: {problem}",))
-            for rows in result.partitions():
+            for rows in result.partitions(CHUNK):
                 chunk = pd.DataFrame.from_records(rows, columns=names)
                 if timestamp is not None:
                     chunk[TIME] = utc(chunk[timestamp], place.timezone)

@@ -346,6 +346,7 @@ class SimulatedService:
                     for time, version, note in self._deployments
                     if time <= end
                 ),
+                checksums={version: True for version in (versions.current, versions.last_good) if version},
                 provenance=_provenance(versions, self.setting),
             ),
             requests=requests,
@@ -393,7 +394,10 @@ def _alert(given: Mapping[str, Any]) -> Alert:
 def _provenance(versions: Versions, setting: Setting) -> Provenance:
     held = ", ".join(version for version in (versions.current, versions.last_good) if version)
     return Provenance(
-        measured=("prices and actuals (sample:goog)", f"models: {held}, copied from the registry"),
+        measured=(
+            "prices and actuals (sample:goog)",
+            f"models: {held}, copied from the registry; their checksums hold",
+        ),
         derived=("features, and answers of real forecasters", "metrics, from the simulated requests"),
         constructed=(
             f"the machine: a queue model of {setting.workers} workers under a virtual clock",
