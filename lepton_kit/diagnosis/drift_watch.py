@@ -111,7 +111,7 @@ def effects(tables: Compared, periods: Periods, limits: Limits) -> pd.DataFrame:
     """
     before, now = periods.before(tables.rows), periods.now(tables.rows)
     found = []
-    for column in tables.reference:
+    for column in [one for one in tables.reference if one in tables.rows]:  # a damaged column has no counterpart
         known = [part[column].dropna() for part in (tables.reference, before, now)]
         if min(map(len, known)) < 2:
             continue

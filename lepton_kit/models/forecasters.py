@@ -466,10 +466,13 @@ def _check_features(features: pd.DataFrame, architecture: Architecture) -> None:
     if missing:
         raise InputError(f"features lack {', '.join(missing)}; this {architecture.model} model needs them")
     values = features[needed]
+    if texts := [name for name in needed if not pd.api.types.is_numeric_dtype(values[name])]:
+        numbers = values[texts].apply(pd.to_numeric, errors="coerce")
+        values = values.assign(**{name: numbers[name] for name in texts})
     wrong = ~np.isfinite(values.to_numpy(dtype=float, na_value=np.nan))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        name, value = needed[column], values.iat[row, column]
+        name, value = needed[column], features[needed].iat[row, column]
         raise InputError(f"feature {name} = {value!r} in row {values.index[row]!s}: must be a finite number")
 
 

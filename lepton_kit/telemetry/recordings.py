@@ -202,10 +202,10 @@ class Incident(_Part):
 
     @model_validator(mode="after")
     def _of_the_former_format(self) -> Incident:
-        if self.format != FORMER:
-            return self
-        told = {version: said for version in self._versions() if (said := self._sum_of(version)) is not None}
-        return self.model_copy(update={"declaration": FORECASTER, "checksums": {**told, **self.checksums}})
+        if self.format == FORMER:
+            told = {version: said for version in self._versions() if (said := self._sum_of(version)) is not None}
+            self.__dict__.update(declaration=FORECASTER, checksums={**told, **self.checksums})
+        return self
 
     def _versions(self) -> list[str]:
         return [one for one in (self.versions.current, self.versions.last_good) if one]

@@ -34,6 +34,7 @@ SHOWN_RESULTS = (
 
 def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, routes: Routes) -> dict[str, Any]:
     """Return how the project stands: services, incidents, runs, schedules, the queue, and what goes wrong."""
+    opened = queue.open_incidents()  # before the list: one that begins meanwhile is shown and not yet counted
     firing = queue.incidents(MOST_INCIDENTS, "firing")
     recent = queue.incidents(MOST_RUNS, "resolved")
     refused = [job for job in queue.jobs(MOST_REFUSED, state="refused") if job.incident is None]
@@ -44,7 +45,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, ro
         "time": _now(),
         "time_scale": seen.time_scale,
         "services": [asdict(state) for state in list(seen.services.values())],
-        "open": queue.open_incidents(),
+        "open": max(opened, len(firing)),
         "open_incidents": [incident_facts(incident, queue, project, routes) for incident in firing],
         "recent_incidents": [incident_facts(incident, queue, project, routes) for incident in recent],
         "runs": [run_facts(run, project) for run in newest_runs(project, MOST_RUNS)],
