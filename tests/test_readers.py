@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lepton_kit.telemetry import ordered
+from lepton_kit.telemetry import databases, ordered
 from lepton_kit.telemetry.databases import Window
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.logs import read_logs
@@ -326,3 +326,14 @@ def test_a_topology_is_a_table_of_callers_and_callees(tmp_path):
     assert read_topology(Declaration(topology="topology.csv"), tmp_path).table.to_dict("records") == [
         {"caller": "gate", "callee": "model"}
     ]
+
+
+def test_the_rows_of_a_query_come_in_large_pieces(tmp_path, monkeypatch):
+    with sqlite3.connect(tmp_path / "log.db") as database:
+        database.execute("CREATE TABLE requests (ts REAL, p REAL)")
+        database.executemany("INSERT INTO requests VALUES (?, ?)", [(WINDOW[0] + n / 10, 0.5) for n in range(25_000)])
+    pieces, utc = [], databases.utc
+    monkeypatch.setattr(databases, "utc", lambda times, zone: pieces.append(len(times)) or utc(times, zone))
+    place = {"sql": "sqlite:///log.db", "query": "SELECT * FROM requests"}
+    found = read(tmp_path, requests=place, columns={"timestamp": "ts", "prediction_probas": "p"})
+    assert (pieces, len(found.table)) == ([10_000, 10_000, 5_000], 25_000)
