@@ -109,7 +109,7 @@ def test_what_a_declaration_does_not_name_is_said_to_be_not_checked(v1):
     told = {item.name: item for item in gather(case)}
     assert told["promise"].summary == "the declaration names no task"
     assert told["latency"].summary == "no signal `latency` is declared"
-    assert told["errors"].summary == "the recording holds no status of a request"
+    assert told["errors"].summary == "no signal `errors` is declared; no signal `requests_total` is declared"
     assert told["ratings"].summary == "the declaration names no columns.rating and no labels.rating"
 
 

@@ -13,6 +13,7 @@ from helpers import ROOT, lepton, lepton_here, truth_of
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.recovery import Ratio, objective_of
 from lepton_kit.diagnosis.remedies import plan_capacity, plan_data
+from lepton_kit.diagnosis.repair_model import ModelPlan
 from lepton_kit.errors import InputError
 from lepton_kit.ops import drills
 from lepton_kit.ops.drill_results import write_results
@@ -20,7 +21,7 @@ from lepton_kit.ops.drill_stages import drill_project
 from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table
 from lepton_kit.ops.faults import FAULTS, PAIRS, Fault
 from lepton_kit.ops.live_drills import drill_live, live_names
-from lepton_kit.ops.repairs import Trouble, rehearse
+from lepton_kit.ops.repairs import Trouble, rehearse, ways_recorded
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.telemetry.recordings import read_recording
 from lepton_kit.telemetry.slo import read_objectives
@@ -195,7 +196,9 @@ def test_results_are_written_and_shown(tmp_path, objectives):
 
 @pytest.fixture
 def whole(project):
-    (project / "slo").symlink_to(ROOT / "slo")
+    for name in ("slo", "subjects"):
+        (project / name).symlink_to(ROOT / name)
+    (project / "lepton.toml").write_text('[services.goog]\nmodel = "goog"\nsubject = "subjects.prices"\n')
     return project
 
 
@@ -244,7 +247,8 @@ def test_a_recorded_drill_is_diagnosed_and_its_repair_is_judged_recovered(name, 
     diagnosis = diagnose(incident)
     assert diagnosis.cause == truth_of(RECORDINGS / name)["cause"] == DRILLS[name].cause
     trouble = Trouble(incident, diagnosis.onset, objective_of(incident, objectives))
-    assert rehearse("", trouble, after).recovery.verdict == "recovered"
+    plan = ModelPlan("v1", "rollback", ())  # what is judged is what followed, whatever was planned
+    assert rehearse(plan, ways_recorded(incident), trouble, after).recovery.verdict == "recovered"
 
 
 def test_a_drill_is_recorded_the_same_each_time(tmp_path):

@@ -81,7 +81,7 @@ def test_tests_copy_from_a_folder_exactly_what_git_does_not_ignore(tmp_path):
 
 def test_no_test_copies_a_folder_of_the_checkout_or_runs_in_it_by_itself():
     """`copy_folders` and the fixture `own_project` leave out what has run here; recordings are of git alone."""
-    by_itself = re.compile(r'copytree\(\s*(?:ROOT|FOLDER)\b(?! / "runbooks/recordings/)|\bproject=ROOT\b')
+    by_itself = re.compile(r'copytree\(\s*(?:ROOT|FOLDER)\b(?! / "runbooks/(?:recordings|examples)/)|\bproject=ROOT\b')
     found = {path.name for path in (ROOT / "tests").glob("*.py") if by_itself.search(path.read_text())}
     assert found == {"helpers.py"}
 

@@ -18,7 +18,12 @@ from lepton_kit.telemetry.slo import read_objectives
 
 FOLDER = ROOT / "monitoring"
 PROMETHEUS_OWN = {"up", "ALERTS"}
-SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+SUFFIXES = {
+    "counter": ("_total",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "gauge": ("",),
+    "summary": ("_sum", "_count"),
+}
 WORDS = {"by", "or", "and", "ignoring", "group_left", "vector"}
 
 
