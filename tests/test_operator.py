@@ -93,7 +93,7 @@ class Load:
                     return
 
 
-def incident(service, project, version, folder, seconds=2.5, harm=lambda: None):
+def incident(service, project, version, folder, seconds=5, harm=lambda: None):
     """Record a service that answered with v2 and then with another version, or after something else harmed it."""
     source, start = Samples(), time.time()
     source.scrape(service)
