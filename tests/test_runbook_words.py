@@ -14,13 +14,13 @@ from test_postmortem import content, recorded
 from lepton_kit.diagnosis import judgement
 from lepton_kit.ops.drill_results import write_results
 from lepton_kit.runs.manifest import Manifest, all_runs
-from lepton_kit.telemetry.recordings import write_recording
+from lepton_kit.telemetry.recordings import read_recording, write_recording
 
 RUNBOOKS = sorted(path.stem for path in (ROOT / "runbooks").glob("*.ipynb"))
 OTHER = {  # an incident of another kind than the one that ships with the runbook
     "drift-watch": lambda folder: variants.wrong_unit(100),
     "incident-diagnosis": lambda folder: variants.nulls(),
-    "repair-capacity": lambda folder: variants.slow(),
+    "repair-capacity": lambda folder: read_recording(ROOT / "runbooks/recordings/missing-values"),
     "repair-data": lambda folder: variants.wrong_unit(100),
     "repair-model": lambda folder: variants.damaged_in_service(folder),
     "service-health": lambda folder: variants.failing(),
