@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -218,6 +219,17 @@ def test_a_turned_bit_anywhere_in_a_file_is_noticed(tmp_path):
         assert len(Store(tmp_path).query("requests_total", 0, 2e9)) == 0
     path.write_bytes(content)
     assert len(Store(tmp_path).query("requests_total", 0, 2e9)) == 200
+
+
+def test_a_file_that_states_no_least_and_greatest_metric_is_read_all_the_same(tmp_path):
+    with Store(tmp_path) as store:
+        store.append([*samples(3), Sample("up", {}, NOON, 1.0)])
+    (path,) = parquet(tmp_path)
+    pq.write_table(pq.read_table(path), tmp_path / "bare", write_statistics=False)
+    content = (tmp_path / "bare").read_bytes()
+    (path.parent / f"{path.stem.rpartition('-')[0]}-{zlib.crc32(content)}.parquet").write_bytes(content)
+    path.unlink()
+    assert len(Store(tmp_path).query("requests_total", 0, 2e9)) == 3
 
 
 def test_a_damaged_file_does_not_stop_a_merge(tmp_path, caplog):

@@ -437,7 +437,11 @@ class _Reader:
                 parquet.metadata.row_group(number).column(SCHEMA.names.index("metric")).statistics
                 for number in range(parquet.num_row_groups)
             ]
-            groups = [n for n, end in enumerate(ends) if metric is None or end.min <= metric <= end.max]
+            groups = [
+                number
+                for number, end in enumerate(ends)  # a group that does not state its ends may hold any metric
+                if metric is None or end is None or not end.has_min_max or end.min <= metric <= end.max
+            ]
             return parquet.read_row_groups(groups, columns=SCHEMA.names, use_threads=False).cast(SCHEMA)
 
 
