@@ -23,6 +23,7 @@ def test_a_bad_version_is_noticed_found_rolled_back_and_looked_back_on(demo_proj
     assert (made.verdict, made.error) == ("recovered", ""), told
     assert (made.cause, made.also, made.remedy) == ("model", (), "repair-model")
     assert made.detected_after is not None and made.recovered_after is not None
+    assert made.extra["postmortem"], told
     postmortem = Manifest.load(Path(made.extra["postmortem"]) / FILE)
     assert postmortem.results["cause"].value == "model"
     assert postmortem.results["time_to_recover_s"].value > 0

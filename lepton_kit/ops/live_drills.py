@@ -169,12 +169,16 @@ class _LiveCourse:
 
     def _follow(self, client: httpx.Client, seen: _Seen) -> None:
         """Follow the incidents of the fault to a postmortem, or until the time for the next step is over."""
+        status: Mapping[str, Any] = {}
         while time.monotonic() < self._deadline(seen) and not seen.page:
             status = self._status(client)
             for incident in [*status.get("recent_incidents", ()), *status.get("open_incidents", ())]:
                 if datetime.fromisoformat(incident["starts_at"]).timestamp() > self._struck:
                     self._see(incident, seen)
             time.sleep(0.3)
+        if seen.repaired is not None and not seen.page:
+            fires = ", ".join(sorted({str(one["name"]) for one in status.get("open_incidents", ())})) or "nothing"
+            seen.error = f"no postmortem {LOOKED_BACK_WITHIN_S:g} s after the repair; open at that time: {fires}"
 
     def _deadline(self, seen: _Seen) -> float:
         if seen.repaired is not None:
