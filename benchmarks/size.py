@@ -21,7 +21,7 @@ SKIPPED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tok
 def lines_of_code(source: str) -> int:
     r"""Count the lines that are neither blank, comment nor docstring.
 
-    >>> lines_of_code('def f():\\n    "What it does."\\n\\n    return 1  # why\\n')
+    >>> lines_of_code('def f():\n    "What it does."\n\n    return 1  # why\n')
     2
     """
     docstrings = {
