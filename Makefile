@@ -18,7 +18,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # What lies in reports/ beside the Quarto project itself.
 PUBLISHED := _site _freeze runs incidents drills models listings .quarto .publishing .rendering
 
-.PHONY: help setup demo test drills lab report docs screenshots bench lint format outputs lock clean
+.PHONY: help setup demo test drills lab report docs screenshots bench size lint format outputs lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-11s %s\n", $$1, $$2 }'
@@ -48,6 +48,9 @@ test: setup lint ## check style and types, then run all tests, nbval on every no
 drills: setup ## put every live fault into a running service, and follow each to its recovery (45 minutes)
 	@[ -d models/goog ] || $(BIN)/lepton pipeline goog
 	@$(BIN)/lepton drill --live
+
+size: ## count the lines of the package, part by part, and name what is too long
+	@$(PYTHON) benchmarks/size.py
 
 lint: setup ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .

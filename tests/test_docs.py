@@ -1,6 +1,7 @@
 """README, the pages of docs/, the guide for contributors and the Makefile say what is so."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from lepton_kit.cli import app
 from lepton_kit.diagnosis.evidence import QUESTIONS
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.warm.lease import IDLE_S
+from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.health import _measures
 
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
-PAGES = {"README.md": README, **DOCS}
+PAGES = {"README.md": README, "README.zh.md": (ROOT / "README.zh.md").read_text(), **DOCS}
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = sorted(typer.main.get_command(app).commands)
 
@@ -46,7 +48,7 @@ def test_every_command_in_the_texts_is_there(command):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_of_a_page_leads_somewhere(page):
-    folder = ROOT if page == "README.md" else ROOT / "docs"
+    folder = ROOT / "docs" if page in DOCS else ROOT
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)|src=\"([^\"]+)\"", PAGES[page])
     assert [target for pair in targets if not (folder / (target := pair[0] or pair[1])).exists()] == []
 
@@ -136,3 +138,11 @@ def test_every_make_verb_runs_commands_that_are_there(verb):
         assert command in COMMANDS
     for script in re.findall(r"(?:\(BIN\)/python|for script in) ([\w/*]+\.py)", recipe):
         assert list(ROOT.glob(script))
+
+
+def test_both_readmes_show_the_same_declaration():
+    shown = [
+        tomllib.loads(re.search(r"```toml\n(.*?)```", PAGES[name], re.S)[1]) for name in ("README.md", "README.zh.md")
+    ]
+    assert shown[0] == shown[1]
+    Declaration.model_validate(shown[0]["services"]["scoring"])
