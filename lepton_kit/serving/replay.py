@@ -32,17 +32,20 @@ LATE = 0.05
 """Seconds by which the generator itself may be late in 1 of 100 requests before the summary warns."""
 
 
+Row = Mapping[str, float | str | None]
+
+
 @dataclass(frozen=True)
 class Item:
     """One request to come: its row of features, when its newest data were known (Unix time), and what will come true.
 
-    A value of the row may be None, for a feed that left it out; `actual` is NaN where it is not known. `copies` is how
-    many times more the request is sent under the same id.
+    A value of the row may be None, for a feed that left it out; `actual` is a number or a class, NaN where it is not
+    known. `copies` is how many times more the request is sent under the same id.
     """
 
-    row: Mapping[str, float | None]
+    row: Row
     as_of: float
-    actual: float
+    actual: Any
     copies: int = 0
 
 
@@ -56,8 +59,9 @@ class Plan:
 
     `seconds` and `requests` bound it, whichever comes first; actuals are told `feedback_after` seconds after their
     answer, the last ones at the end; `ratings` is the share of the answers (0 to 1) that also get a rating, which is
-    made up: 4 or 5 where the interval held the actual, 1 or 2 where it did not. `name` stands in the request ids; one
-    that was used before asks the same requests again, and their actuals do not count twice.
+    made up: 4 or 5 where the interval held the actual, 1 or 2 where it did not; answers of other tasks get none. `name`
+    stands in the request ids; one that was used before asks the same requests again, and their actuals do not count
+    twice.
     """
 
     arrivals: Arrivals
@@ -152,24 +156,22 @@ def needed_features(address: str) -> list[str]:
         raise InputError(f"service at {address}: is not one of this kit; it does not describe /v1/predict") from error
 
 
-def feed(table: pd.DataFrame) -> Iterator[tuple[dict[str, float | None], float]]:
+def feed(table: pd.DataFrame) -> Iterator[tuple[Row, Any]]:
     """Give a table's rows of features and what came true (`actual`), in order, and from the first again at the end."""
     features = table.drop(columns="actual")
     names = list(map(str, features))
-    rows = [dict(zip(names, values, strict=True)) for values in features.to_numpy(float).tolist()]
-    return _endless(rows, table["actual"].to_numpy(float).tolist())
+    rows = features.set_axis(names, axis=1).to_dict("records")
+    return _endless(rows, table["actual"].tolist())
 
 
-def _endless(
-    rows: list[dict[str, float | None]], actual: list[float]
-) -> Iterator[tuple[dict[str, float | None], float]]:
+def _endless(rows: list[Row], actual: list[Any]) -> Iterator[tuple[Row, Any]]:
     while True:
         yield from zip(rows, actual, strict=True)
 
 
 def replay(
     address: str,
-    rows: Iterator[tuple[Mapping[str, float | None], float]],
+    rows: Iterator[tuple[Row, Any]],
     plan: Plan,
     change: Change | None = None,
 ) -> Summary:
@@ -203,7 +205,7 @@ class _Replay:
     def __init__(
         self,
         address: str,
-        rows: Iterator[tuple[Mapping[str, float | None], float]],
+        rows: Iterator[tuple[Row, Any]],
         plan: Plan,
         change: Change | None,
     ) -> None:
@@ -266,9 +268,9 @@ class _Replay:
         given = answer.json()
         self._versions[given["version"]] += 1
         told: dict[str, Any] = {"request_id": request_id}
-        if math.isfinite(item.actual):
+        if pd.notna(item.actual):
             told["actual"] = item.actual
-            if is_rated:
+            if is_rated and "forecasts" in given:
                 (forecast,) = given["forecasts"]
                 is_good = forecast["lower"] <= item.actual <= forecast["upper"]
                 told["rating"] = (4 if is_good else 1) + number % 2
