@@ -350,14 +350,14 @@ def _stopped(case: Case) -> str:
     )
     if during >= STANDS_STILL and during >= 2 * before:
         return f"one row makes up {during:.0%} of all since the onset"
-    share = _late(case)
+    share = _stale_share(case)
     is_silent = share >= STANDS_STILL and len(case.during) < LEAST_ROWS
     return f"the newest data were stale in {share:.0%} of the time, and hardly a row came" if is_silent else ""
 
 
 def _late(case: Case) -> str:
     """Say how the newest data came too late, or nothing."""
-    share = _late(case)
+    share = _stale_share(case)
     if share < STANDS_STILL:
         return ""
     return (
@@ -443,7 +443,7 @@ def _rise(case: Case, rows: pd.Series) -> float:
     return float(during.mean() - (before.mean() if len(before) else 0.0)) if len(during) else 0.0
 
 
-def _late(case: Case) -> float:
+def _stale_share(case: Case) -> float:
     """Return the share of the time since the onset in which the newest data were stale, as the service counts it."""
     source, signals = RecordedMetrics(case.recording.metrics), case.recording.signals
     window = case.onset.timestamp(), case.recording.incident.window.end.timestamp()
