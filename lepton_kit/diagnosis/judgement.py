@@ -147,5 +147,5 @@ def derived_html(table: pd.DataFrame) -> str:
 
 
 def _marked(whose: str, colour: str, inner: str) -> str:
-    head = f"<p style='color: {colour}; font-weight: 600; margin: 0'>{whose}</p>"
+    head = f"<p style='font-weight: 600; margin: 0'>{whose}</p>"
     return f"<div style='border-left: 5px solid {colour}; padding: 0.4em 1.2em; margin: 1em 0'>{head}{inner}</div>"
