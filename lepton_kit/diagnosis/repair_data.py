@@ -96,15 +96,6 @@ class DataPlan:
 def plan_data(recording: Recording) -> DataPlan:
     """Say what to do about a feed, from the recording of an incident.
 
-    Parameters
-    ----------
-    recording
-        As `lepton_kit.telemetry.recordings.read_recording` returns it.
-
-    Examples
-    --------
-    Nothing is mended where nothing was recorded:
-
     >>> from lepton_kit.telemetry.recordings import FORMAT, Incident
     >>> incident = Incident(format=FORMAT, id="x", service="demo", versions={"current": "1"},
     ...                     window={"start": "2008-01-01T00:00Z", "end": "2008-02-01T00:00Z"})
@@ -187,20 +178,9 @@ def mends_table(mends: Mends) -> pd.DataFrame:
 def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tuple[Examples, pd.DataFrame]:
     """Return the rows of a recording that a model may learn from, in order of time, and a log of what was left out.
 
-    Rows since the onset are mended as the plan says, and those that it quarantines are left out, as are requests
-    without a known actual or without whole inputs, and all but the first of those that asked for one period.
-
-    Parameters
-    ----------
-    recording
-        The incident.
-    plan
-        As `plan_data` gives it; None where the data are not at fault.
-
-    Returns
-    -------
-    tuple
-        The rows, and the log: `why`, `rows_in`, `rows_out`.
+    Rows since the onset are mended as the plan says (there is none where the data are not at fault), and those that it
+    quarantines are left out, as are requests without a known actual or without whole inputs, and all but the first of
+    those that asked for one period. The log has `why`, `rows_in`, `rows_out`.
     """
     case = build_case(recording)
     if plan is not None:

@@ -14,17 +14,8 @@ NO_SAMPLES = pd.Series(dtype=float, index=pd.DatetimeIndex([], tz="UTC"))
 
 
 def gauge(samples: pd.DataFrame, **labels: str) -> pd.Series:
-    """Return a gauge by time, added up over its series.
+    """Return a gauge by time, added up over its series with these labels, from what `Recording.samples` gives.
 
-    Parameters
-    ----------
-    samples
-        `time`, `labels` (JSON), `value`, as `Recording.samples` gives them.
-    labels
-        Which series count.
-
-    Examples
-    --------
     >>> time = pd.to_datetime([0, 0, 10, 10], unit="s", utc=True)
     >>> held = pd.DataFrame({"time": time, "labels": ['{"pid":"1"}', '{"pid":"2"}'] * 2, "value": [1.0, 2.0, 3.0, 4.0]})
     >>> gauge(held).tolist(), gauge(held, pid="2").tolist()

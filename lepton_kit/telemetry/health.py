@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from lepton_kit.errors import InputError
+from lepton_kit.stats import wilson_interval
 from lepton_kit.telemetry.burn_rates import increase
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, Selector, parse_selector
@@ -184,11 +185,9 @@ def _judged(
 
 
 def _share(hits: pd.Series) -> _Measured:
-    """Return a share with its score interval (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
     if hits.empty:
         return float("nan"), float("nan"), float("nan")
-    interval = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(LEVEL, method="wilson")
-    return float(hits.mean()), float(interval.low), float(interval.high)
+    return float(hits.mean()), *wilson_interval(hits.sum(), len(hits))
 
 
 def _quantile(quantile: float, values: pd.Series) -> _Measured:

@@ -65,25 +65,9 @@ def read_rows(
 ) -> Read:
     """Read the rows of a window from all places of a table, in order of time.
 
-    Parameters
-    ----------
-    places
-        Where the rows are.
-    project
-        What paths are relative to.
-    timestamp
-        The column of the time; None reads all rows, whenever they are from.
-    window
-        The rows that are wanted; beyond `most` every n-th is kept.
-    wanted
-        Names and patterns of the columns that are wanted.
-    what
-        What the rows are, for problems: `requests`.
-
-    Returns
-    -------
-    Read
-        A place that cannot be read is a problem, and the others are used.
+    A place that cannot be read is a problem, and the others are used. Paths are relative to `project`; without a column
+    of the time (`timestamp`) all rows are read. `wanted` are names and patterns of columns; `what` is what the rows
+    are, for problems.
     """
     reads: list[Read] = []
     for place in places:
