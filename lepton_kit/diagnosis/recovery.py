@@ -154,9 +154,9 @@ def _difference(old: Ratio, new: Ratio) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SideEffect:
-    """What a repair did to an objective that did not alert: its indicator before the incident, until the repair and after.
+    """What a repair did to an objective that did not alert: its indicator before the incident, until it, and after.
 
-    `until` is that right before the repair where that is known, else during the incident. A loss that leaves
+    `until` is what it was right before the repair where that is known, else during the incident. A loss that leaves
     the objective kept, such as the few requests that a fresh worker makes wait, is none to undo a repair for; nor is an
     objective that was missed before and is missed as much since. Certain is what the 95 % interval says.
 

@@ -209,11 +209,6 @@ class CapacityPlan:
         return "; ".join(said)
 
     @property
-    def service_time(self) -> float:
-        """Return the mean seconds that a worker was busy with one."""
-        return self.measured.demand.service
-
-    @property
     def predicted_wait(self) -> float:
         """Return the mean wait (s) that the queue model predicts for the workers that will answer."""
         answering = self.workers - self.measured.lost

@@ -111,7 +111,7 @@ def read_query(place: Rows, project: Path, timestamp: str | None, window: Window
                 if timestamp is not None:
                     chunk[TIME] = utc(chunk[timestamp], place.timezone)
                     undated += int(chunk[TIME].isna().sum())
-                    chunk = chunk[chunk[TIME].between(_moment(window.start), _moment(window.end))]
+                    chunk = chunk[chunk[TIME].between(*pd.to_datetime([window.start, window.end], unit="s", utc=True))]
                 kept.add(chunk, len(chunk), _pick_rows)
                 kept.thin(pd.concat, _pick_rows, 2 * window.most)
         engine.dispose()
@@ -135,21 +135,12 @@ def database_address(place: Rows, project: Path) -> str:
 
 
 def _bounds(window: Window, dialect: str) -> dict[str, Any]:
-    moments = {"start": window.start, "end": window.end}
-    times = {name: datetime.fromtimestamp(at, UTC) for name, at in moments.items()}
-    if dialect == "sqlite":  # which has no type for times
-        return {name: f"{time:%Y-%m-%d %H:%M:%S.%f}" for name, time in times.items()} | _unix(moments)
-    return times | _unix(moments)
-
-
-def _unix(moments: dict[str, float]) -> dict[str, float | int]:
-    return {f"{name}_s": at for name, at in moments.items()} | {
-        f"{name}_ms": int(at * 1000) for name, at in moments.items()
-    }
-
-
-def _moment(at: float) -> pd.Timestamp:
-    return pd.Timestamp(at, unit="s", tz="UTC")
+    bounds: dict[str, Any] = {}
+    for name, at in (("start", window.start), ("end", window.end)):
+        time = datetime.fromtimestamp(at, UTC)
+        told = f"{time:%Y-%m-%d %H:%M:%S.%f}" if dialect == "sqlite" else time  # which has no type for times
+        bounds |= {name: told, f"{name}_s": at, f"{name}_ms": int(at * 1000)}
+    return bounds
 
 
 def utc(times: pd.Series, timezone: str) -> pd.Series:

@@ -76,7 +76,8 @@ class Prometheus:
         self.warnings.pop(chosen, None)
         if warnings:
             self.warnings[chosen] = tuple(dict.fromkeys(warnings))
-        return _frame([(*key, *map(np.concatenate, zip(*found[key], strict=True))) for key in sorted(found)])
+        joined = {key: [np.concatenate(part) for part in zip(*parts, strict=True)] for key, parts in found.items()}
+        return _frame([(*key, *joined[key]) for key in sorted(joined)])
 
     def _samples(self, selector: str, start: float, end: float, warnings: list[str]) -> list[_Series]:
         """Return what an instant query of a range selector gives: the samples as they were scraped.
