@@ -19,8 +19,8 @@ from lepton_kit.stats import difference_interval, wilson_interval
 from lepton_kit.telemetry.health import RecordedMetrics, bad_ratio
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.rules import alert_name
-from lepton_kit.telemetry.selectors import Matcher, Selector, parse_selector
-from lepton_kit.telemetry.signals import Signal, preset, presets, role_of
+from lepton_kit.telemetry.selectors import Selector, parse_selector
+from lepton_kit.telemetry.signals import preset, presets, role_of
 from lepton_kit.telemetry.slo import Objective
 
 Verdict = Literal["recovered", "not recovered", "worse", "too few"]
@@ -332,7 +332,8 @@ def _count(rows: pd.DataFrame, selector: Selector) -> float | None:
     role = role_of(selector)
     if role not in STATUSES:
         return None
-    own = {one for signals in map(preset, presets()) if role in signals for one in _matchers(signals[role])}
+    known = [parse_selector(signals[role].selector) for signals in map(preset, presets()) if role in signals]
+    own = {one for series in known for one in series.matchers}
     status, counted = rows["status"], rows["status"].between(*STATUSES[role])
     if role == "invalid":
         counted &= status.ne(429)
@@ -348,7 +349,3 @@ def _count(rows: pd.DataFrame, selector: Selector) -> float | None:
         elif not any(part in one.label for part in OF_A_PLACE):
             return None
     return float(counted.sum())
-
-
-def _matchers(signal: Signal) -> tuple[Matcher, ...]:
-    return parse_selector(signal.selector).matchers

@@ -23,8 +23,8 @@ Alert = dict[str, Any]
 class AlertEvaluator:
     """Evaluates objectives again and again, and remembers since when which alert fires.
 
-    All windows are `time_scale` times shorter; `{alert}` in `runbook_url` stands for the alert's name; `overlap`
-    seconds before the last evaluation are read again, for samples that arrive late.
+    All windows are `time_scale` times shorter; `overlap` seconds before the last evaluation are read again, for samples
+    that arrive late.
     """
 
     def __init__(
@@ -32,7 +32,6 @@ class AlertEvaluator:
         objectives: Sequence[Objective],
         source: Source,
         time_scale: float = 1.0,
-        runbook_url: str = RUNBOOK_URL,
         overlap: float = Memory.OVERLAP,
     ) -> None:
         self.objectives = tuple(objectives)
@@ -41,7 +40,6 @@ class AlertEvaluator:
         self._source = source
         self._memory = Memory(source, overlap)
         self._time_scale = time_scale
-        self._runbook_url = runbook_url
         self._firing: dict[str, Alert] = {}
 
     def evaluate(self, at: float) -> list[Alert]:
@@ -75,7 +73,7 @@ class AlertEvaluator:
         return {
             "status": "firing",
             "labels": labels,
-            "annotations": alert_annotations(objective, self._runbook_url),
+            "annotations": alert_annotations(objective, RUNBOOK_URL),
             "startsAt": time_text(at),
             "endsAt": NOT_ENDED,
             "generatorURL": "",
