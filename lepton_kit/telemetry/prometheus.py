@@ -76,8 +76,11 @@ class Prometheus:
         self.warnings.pop(chosen, None)
         if warnings:
             self.warnings[chosen] = tuple(dict.fromkeys(warnings))
-        joined = {key: [np.concatenate(part) for part in zip(*parts, strict=True)] for key, parts in found.items()}
-        return _frame([(*key, *joined[key]) for key in sorted(joined)])
+        series = []
+        for metric, labels in sorted(found):
+            times, values = (np.concatenate(part) for part in zip(*found[metric, labels], strict=True))
+            series.append((metric, labels, times, values))
+        return _frame(series)
 
     def _samples(self, selector: str, start: float, end: float, warnings: list[str]) -> list[_Series]:
         """Return what an instant query of a range selector gives: the samples as they were scraped.
