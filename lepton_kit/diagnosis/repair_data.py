@@ -21,7 +21,7 @@ from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follo
 from lepton_kit.diagnosis.rows import contract_breaches
 from lepton_kit.diagnosis.units import unit_factors
 from lepton_kit.models.training import Examples
-from lepton_kit.telemetry.health import RecordedMetrics, signal_growth
+from lepton_kit.telemetry.health import signal_growth
 from lepton_kit.telemetry.recordings import FEATURE, Recording
 
 ALIKE, APART = 0.35, 0.4
@@ -425,9 +425,8 @@ def _rise(case: Case, rows: pd.Series) -> float:
 
 def _stale_share(case: Case) -> float:
     """Return the share of the time since the onset in which the newest data were stale, as the service counts it."""
-    source, signals = RecordedMetrics(case.recording.metrics), case.recording.signals
     window = case.onset.timestamp(), case.recording.incident.window.end.timestamp()
-    stale, known = (signal_growth(source, signals.get(role), *window) for role in ("stale_seconds", "watched_seconds"))
+    stale, known = (signal_growth(case.recording, role, *window) for role in ("stale_seconds", "watched_seconds"))
     return stale / known if known > 0 else 0.0
 
 
