@@ -252,9 +252,9 @@ def test_an_incident_of_the_ledger_is_published_listed_and_fed(watched):
     site = build_site(watched)
     page = BeautifulSoup((site.folder / "incidents" / id / "index.html").read_text(), "html.parser")
     assert [link["href"] for link in page.select(".downloads a")] == [
-        "history.json",
-        "manifest.json",
         "notebook.ipynb",
+        "manifest.json",
+        "history.json",
     ]
     assert json.loads((site.folder / "incidents" / id / "history.json").read_text())["id"] == id
     for name in ("index.html", "incidents.html"):

@@ -120,7 +120,7 @@ def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str],
         if card.kind == "incidents" and (made := pdf_of(page, card, reports / card.folder, is_wanted=shown.has_pdf)):
             files[PDF] = made
         if files:
-            page.cells.append(html_cell(downloads_html(sorted(files)), id="downloads"))
+            page.cells.append(html_cell(downloads_html(list(files)), id="downloads"))
         if figure is not None:
             files[FIGURE] = figure.png
             card = replace(card, image_alt=figure.alt)
