@@ -417,7 +417,7 @@ def _display(media_type: str, payload: dict[str, Any], text: str, markup: str | 
 
 
 def _show_figures_as_svg_too() -> None:
-    """Do in a kernel of a run what the kit's own kernels do by themselves (`runs/warm/spare.py`)."""
+    """Do in a kernel of a run what the kit's own kernels do by themselves (`runs/warm/kernel.py`)."""
     if "LEPTON_RUN_DIR" in os.environ and "IPython" in sys.modules:
         from IPython import get_ipython
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from lepton_kit.commands.terminal import new_console
 from lepton_kit.errors import InputError
@@ -56,8 +57,8 @@ def doctor(
     console, wrong = new_console(), 0
     for one in examine(find_project(), services or []):
         wrong += one.state == "wrong"
-        console.print(f"[{COLOURS[one.state]}]{MARKS[one.state]}[/]", end=" ")
         remedy = f"; {one.remedy}" if one.remedy else ""
-        console.print(f"{one.what}: {one.finding}{remedy}", markup=False, highlight=False, soft_wrap=True)
+        line = escape(f"{one.what}: {one.finding}{remedy}")
+        console.print(f"[{COLOURS[one.state]}]{MARKS[one.state]}[/] {line}", highlight=False, soft_wrap=True)
     if wrong:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lepton_kit.commands.terminal import new_console
+from lepton_kit.commands.terminal import say
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -135,13 +135,12 @@ def _newest_of_each_notebook(project: Path) -> list[Manifest]:
 def _build(project: Path, is_full: bool = False) -> Path:
     from lepton_kit.reports.site import build_site
 
-    console = new_console()
     site = build_site(project, is_full=is_full)
     _name(site.left_out)
     if site.note:
-        console.print(site.note, markup=False, highlight=False, soft_wrap=True)
+        say(site.note)
     rendered = f"{site.pages} pages, {len(site.rendered)} of them rendered now, by {site.tool}"
-    console.print(f"report ({rendered}): {site.index}", markup=False, highlight=False, soft_wrap=True)
+    say(f"report ({rendered}): {site.index}")
     return site.folder
 
 
@@ -160,5 +159,5 @@ def _serve(site: Path, port: int) -> None:
 
     # A path, not an open folder: a site that is built meanwhile takes this one's place.
     with ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(site))) as server:
-        new_console().print(f"serving {site} at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", markup=False)
+        say(f"serving {site} at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)")
         server.serve_forever()

@@ -18,10 +18,11 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.notebook import INPUT
 from lepton_kit.runs.comparison import Difference
-from lepton_kit.runs.manifest import Manifest, Result
-from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.ending import recorded_results
+from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
+from lepton_kit.runs.notebooks import installed_kernel, read_notebook
 from lepton_kit.runs.references import is_remote, resolve
-from lepton_kit.runs.runner import NOTEBOOK, installed_kernel, kernel_environment, recorded_results
+from lepton_kit.runs.runner import kernel_environment
 from lepton_kit.runs.shipped import folder_of
 
 WRITTEN_BY_NOTEBOOKS = ("models",)  # copied into the scratch project, so that a check changes nothing

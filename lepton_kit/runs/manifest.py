@@ -25,7 +25,7 @@ from lepton_kit.runs.ledger import Ledger
 Status = Literal[
     "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
 ]
-FILE = "manifest.json"
+FILE, NOTEBOOK = "manifest.json", "notebook.ipynb"
 logger = logging.getLogger(__name__)
 
 
@@ -99,6 +99,14 @@ class Result(Part):
     def is_single(self) -> bool:
         """Whether it is one number, text or truth value."""
         return isinstance(self.value, bool | int | float | str)
+
+    @property
+    def line(self) -> str:
+        """The value in a line, with its unit."""
+        if isinstance(self.value, dict) and self.value.keys() == {"columns", "rows"}:
+            return f"table of {len(self.value['rows'])} rows: {', '.join(self.value['columns'])}"
+        text = f"{self.value:.6g}" if isinstance(self.value, float) else str(self.value)
+        return f"{text} {self.unit}" if self.unit not in ("", "1") else text
 
 
 def title_of(name: str, result: Result) -> str:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from lepton_kit.errors import InputError
 from lepton_kit.runs.check import check_untouched
 from lepton_kit.runs.comparison import compare_results
-from lepton_kit.runs.manifest import Manifest, Result
-from lepton_kit.runs.runner import NOTEBOOK, Event, Request, execute, prepare
+from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
+from lepton_kit.runs.runner import Event, Request, execute, prepare
 from lepton_kit.runs.shipped import folder_of
 
 Verdict = Literal["same", "different", "missing", "new", "not compared"]

@@ -35,7 +35,6 @@ IDLE_S = 600.0
 LIMITING = ("memory.max", "memory.high", "cpu.max", "pids.max", "memory.limit_in_bytes", "cpu.cfs_quota_us")
 UNLIMITED = ("max", "-1", "9223372036854771712")
 _holding: list[int] = []  # pipes whose closing lets a server load what it should
-warm_process = False  # whether this process was forked from a server
 
 
 class Lease:
@@ -45,7 +44,6 @@ class Lease:
         self.connection = connection
         self.pid = 0
         self.exit_status: int | None = None
-        self.kernel: dict[str, Any] | None = None  # how to connect to it, where that was not for who asked to decide
         self.refused: str | None = None  # why the server starts no process for who asks
         self._offered = False
         self._lines = Lines(connection)
@@ -91,7 +89,6 @@ class Lease:
         for message in self._lines.receive():
             self._offered |= "offer" in message
             self.pid = message.get("pid", self.pid)
-            self.kernel = message.get("kernel", self.kernel)
             self.refused = message.get("refused", self.refused)
             self.exit_status = message.get("exit", self.exit_status)
         if self._lines.ended and self.exit_status is None:
@@ -104,7 +101,7 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     Parameters
     ----------
     request
-        What the new process shall do: `kind` is `kernel` or `command`; `argv`, `env`, `cwd` and `umask` are its own.
+        What the new process shall do: `kind` is `kernel` or `command`; `argv`, `env` and `cwd` are its own.
     files
         File descriptors of its standard streams.
     """
@@ -114,7 +111,7 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     connection.settimeout(PATIENCE_S)
     try:
         connection.connect(str(path))
-        send_request(connection, {**request, "limits": limits()}, files)
+        send_request(connection, {**request, "umask": umask(), "limits": limits()}, files)
     except OSError:
         connection.close()
         start_server(environment, after_this=True)
@@ -130,6 +127,12 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
         start_server(environment, after_this=True)
         return "the fork server was out of date"
     return "the fork server is busy"
+
+
+def umask() -> int:
+    """Return which rights this process withholds from the files that it makes."""
+    found = re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(errors="replace"), re.MULTILINE)
+    return int(found[1], 8) if found else 0o077
 
 
 def limits() -> dict[str, str]:

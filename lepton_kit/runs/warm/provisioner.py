@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,6 @@ class LeptonProvisioner(LocalProvisioner):
     """
 
     process: Any = None
-    launches = 0
     warm = Bool(True, help="Whether a kernel may be forked from the fork server.").tag(config=True)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
@@ -84,10 +82,6 @@ class LeptonProvisioner(LocalProvisioner):
         options = LocalProvisioner._scrub_kwargs(kwargs)
         self.process = self._forked(cmd, options) or _started(cmd, options)
         self.pid = self.pgid = self.process.pid
-        self.launches += 1
-        if elsewhere := self.process.lease.kernel:
-            info: Any = {**elsewhere, "key": elsewhere["key"].encode()}
-            self.connection_info = info
         return self.connection_info
 
     async def wait(self) -> int | None:
@@ -108,10 +102,7 @@ class LeptonProvisioner(LocalProvisioner):
             if self.warm:
                 logger.info("an ordinary kernel starts: %s", reason)
             return None
-        request = {
-            "kind": "kernel", "argv": cmd[2:], "env": environment, "cwd": cwd, "umask": _umask(),
-            "spare": self._may_be_elsewhere(),
-        }  # fmt: skip
+        request = {"kind": "kernel", "argv": cmd[2:], "env": environment, "cwd": cwd}
         with Path(os.devnull).open("r+b", buffering=0) as null:
             files = [_number(options.get(name), null.fileno() if number == 0 else number)
                      for number, name in enumerate(("stdin", "stdout", "stderr"))]  # fmt: skip
@@ -120,12 +111,6 @@ class LeptonProvisioner(LocalProvisioner):
             logger.info("an ordinary kernel starts: %s", lease)
             return None
         return GuardedProcess(lease)
-
-    def _may_be_elsewhere(self) -> bool:
-        """Whether the kernel may listen elsewhere than was chosen for it: clients of a restarted one know the place."""
-        info: Mapping[str, Any] = self.connection_info
-        is_local = info.get("transport") == "ipc" or str(info.get("ip")) in ("127.0.0.1", "localhost")
-        return self.launches == 0 and is_local and "curve_publickey" not in info
 
     def _no_fork_because(self, cmd: list[str], environment: dict[str, str], cwd: str) -> str | None:
         if not self.warm:
@@ -167,9 +152,3 @@ def _number(file: Any, default: int) -> int:
     if file is None:
         return default
     return int(file if isinstance(file, int) else file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
