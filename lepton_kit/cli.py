@@ -177,8 +177,8 @@ def runs(
     repair: Annotated[bool, typer.Option("--repair", help="Mark the runs whose process was killed as failed.")] = False,
 ) -> None:
     """List the runs, newest first."""
+    from lepton_kit.runs.ending import repair as repair_runs
     from lepton_kit.runs.manifest import all_runs
-    from lepton_kit.runs.runner import repair as repair_runs
 
     if repair:
         mended = repair_runs(find_project())

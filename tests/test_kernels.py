@@ -377,21 +377,6 @@ def test_a_server_whose_files_changed_is_replaced_and_never_serves_what_it_had(p
         stop_server()
 
 
-def test_a_server_that_is_missed_loads_once_the_kernel_that_started_without_it_has_ended(place, monkeypatch):
-    monkeypatch.setenv("LEPTON_PRELOAD", "bisect")  # a server of its own
-    monkeypatch.setenv("LEPTON_FORKSERVER_WAIT", "600")
-    with Kernel() as kernel:
-        assert not kernel.is_warm
-        assert server_pid() is None
-        kernel.run("import time; time.sleep(1)")
-        assert server_pid() is None
-    deadline = time.monotonic() + 60
-    while (pid := server_pid()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
-
-
 def test_a_server_serves_whatever_its_interpreter_is_called(place, monkeypatch):
     served = socket_path(os.environ)
     executable = Path(sys.executable)

@@ -17,9 +17,10 @@ from helpers import lepton_here, write_notebook
 from stops import DONE, STOPPED
 from test_kernels import gone
 
+from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import Ledger, Owner
 from lepton_kit.runs.manifest import FILE, Manifest, all_runs
-from lepton_kit.runs.runner import Options, Request, execute, has_answered, prepare, repair, run_notebook
+from lepton_kit.runs.runner import Options, Request, execute, has_answered, prepare, run_notebook
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 

@@ -273,11 +273,11 @@ def _read(kind: str, path: Path, details: Mapping[str, Any]) -> Any:
     if kind.startswith("array"):
         from safetensors.numpy import load_file as load_arrays
 
-        held = load_arrays(path)
+        held: dict[str, Any] = load_arrays(path)
     else:
         from safetensors.torch import load_file as load_tensors
 
-        tensors = load_tensors(path)
+        tensors: dict[str, Any] = load_tensors(path)
         held = {key: tensors[key].to(device) for key, device in details["devices"].items()}
     return held if kind.endswith("s") else held["value"]
 

@@ -1,16 +1,19 @@
-"""What became of a run: reads back what its notebook recorded, and judges it."""
+"""What became of a run: reads back what its notebook recorded, and judges it; also where its runner was killed."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.errors import ExpectationFailed
-from lepton_kit.files import sha256_of
+from lepton_kit.errors import ExpectationFailed, InputError
+from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.runs.ledger import Ledger, Owner
 from lepton_kit.runs.manifest import (
     FILE,
     NOTEBOOK,
@@ -23,12 +26,16 @@ from lepton_kit.runs.manifest import (
     Result,
     RunError,
     Status,
-    is_well_formed,
     now,
     well_formed,
 )
 from lepton_kit.runs.notebooks import SKIPPED, is_counted, read_notebook, tags
+from lepton_kit.runs.outcomes import RunnerDied
 from lepton_kit.runs.redaction import Redactor
+from lepton_kit.runs.reserve import reserves_of
+from lepton_kit.secrets import resolve_secrets
+
+logger = logging.getLogger(__name__)
 
 
 def complete(
@@ -147,7 +154,7 @@ def _verdict(
         else:
             message = "the notebook left before this cell ran"
         return "failed", RunError(cell=cell.number, name="SystemExit", message=message)
-    for artifact in (each for each in artifacts if not is_well_formed(each.file)):
+    for artifact in (each for each in artifacts if well_formed(each.file) != each.file):  # as `save` would write it
         message = f"artifact {artifact.file!r}: its name is not UTF-8, so that nothing can name it"
         return "failed", RunError(cell=None, name="InputError", message=message)
     return "succeeded", None
@@ -160,3 +167,94 @@ def recorded_results(cells: list[Any]) -> dict[str, dict[str, Any]]:
         payload["name"]: {key: value for key, value in payload.items() if key != "name"}
         for payload in map(well_formed, payloads(outputs, RESULT))
     }
+
+
+def repair(project: Path) -> list[Manifest]:
+    """Tell the truth about the runs whose runner was killed: their manifests and notebooks say so from now on.
+
+    A run whose files cannot be read, or not be written, is warned of, and keeps nobody from going on.
+
+    Returns
+    -------
+    list of Manifest
+        The runs that were still called running.
+    """
+    ledger, repaired = Ledger(project), []
+    for run_id, owner in ledger.take_over_abandoned():
+        try:
+            manifest = _repaired(run_id, owner, project, ledger)
+        except Exception as error:  # such as a full disk: no run may stop the others
+            logger.warning("run %s could not be repaired: %s", run_id, error)
+            with suppress(InputError):
+                ledger.hand_back(run_id, owner)
+        else:
+            repaired += [manifest] if manifest else []
+    return repaired
+
+
+def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manifest | None:
+    folder = project / "runs" / run_id
+    if not os.path.lexists(folder / FILE) and remove_unbegun(folder):
+        ledger.never_began(run_id)
+        return None
+    try:
+        manifest = Manifest.load(folder / FILE)
+    except InputError as error:
+        logger.warning("run %s has ended, and its process said nothing of it: %s", run_id, error)
+        ledger.ended(run_id, "failed")
+        return None
+    if manifest.status == "running":
+        _remove_half_written(folder)
+        words = f"the process that ran it ({owner.pid} on {owner.host}) has ended without a word"
+        try:
+            _mark_cells_that_did_not_end(folder)
+        except Exception as error:  # whatever the killed process left there
+            logger.warning("run %s: its cells could not be marked: %s", run_id, error)
+        manifest = complete(manifest, folder, "failed", RunnerDied(words), _redactor_again(manifest, project))
+        manifest.save(folder)
+    ledger.ended(run_id, manifest.status)
+    return manifest
+
+
+def _mark_cells_that_did_not_end(folder: Path) -> None:
+    if not (folder / NOTEBOOK).exists():
+        return
+    import nbformat
+
+    notebook = read_notebook(folder / NOTEBOOK)
+    for cell in notebook.cells:
+        noted = cell.metadata.get("papermill", {})
+        if noted.get("status") == "running":
+            noted.update(status="interrupted", exception=True)
+        elif noted.get("status") == "pending":
+            noted["status"] = "not run"
+    write_atomically(folder / NOTEBOOK, nbformat.writes(notebook) + "\n")
+
+
+def _redactor_again(manifest: Manifest, project: Path) -> Redactor | None:
+    try:
+        return Redactor(resolve_secrets(manifest.secrets, project)) if manifest.secrets else None
+    except InputError as error:
+        logger.warning("run %s: its files could not be searched for secrets: %s", manifest.run_id, error)
+        return None
+
+
+def remove_unbegun(folder: Path) -> bool:
+    """Remove the folder of a run without a manifest, unless there are other files in it; return whether it is gone."""
+    try:
+        _remove_half_written(folder)
+        for path in (folder / "artifacts", folder):
+            if path.exists():
+                path.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _remove_half_written(folder: Path) -> None:
+    """Remove what a killed process was writing, and the space that it kept."""
+    for name in (NOTEBOOK, FILE):
+        for half_written in folder.glob(f".{name}.*"):
+            half_written.unlink(missing_ok=True)
+    for reserve in reserves_of(folder):
+        reserve.free()

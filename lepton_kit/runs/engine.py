@@ -6,17 +6,13 @@ wants the engine imports papermill and names it.
 
 from __future__ import annotations
 
-import codecs
 import logging
 import math
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,7 @@ from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionComplete, CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, NotebookExecutionManager
+from papermill.engines import NBClientEngine
 from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 
 from lepton_kit.errors import InputError, LeptonError
@@ -34,10 +30,10 @@ from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.notebooks import is_counted
 from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
-from lepton_kit.runs.outputs import Allowance, beginning_of, note, without_outputs
-from lepton_kit.runs.redaction import Redactor
+from lepton_kit.runs.outputs import Allowance, beginning_of, note
+from lepton_kit.runs.record import TruthfulManager
+from lepton_kit.runs.redaction import Redactor, redacted_file
 from lepton_kit.runs.reserve import Reserve
-from lepton_kit.runs.saver import NotebookSaver
 from lepton_kit.runs.warm.provisioner import LeptonProvisioner
 
 LONGEST_POLL_S = 0.25  # how late a dead kernel, a deadline or a due save may be noticed
@@ -63,108 +59,6 @@ class CellEvent:
     number: int
     total: int
     text: str = ""
-
-
-class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
-    """papermill's record of what became of each cell, without its guesses.
-
-    papermill calls a cell completed whose kernel died, or that was interrupted, and all cells after it too. Here a
-    cell that has ended is `completed`, `failed`, `interrupted` or `not run`.
-    """
-
-    INTERRUPTED = "interrupted"
-    NOT_RUN = "not run"
-
-    def __init__(
-        self,
-        nb: Any,
-        write: Callable[[bytes], None],
-        redactor: Redactor | None,
-        reserve: Reserve | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(nb, **kwargs)
-        self.saver = NotebookSaver(nb, write, redactor)
-        self.reserve = reserve
-        self.is_complete = False
-
-    def save(self, **_: Any) -> None:
-        """Save, if it is due: papermill asks for it after every change.
-
-        What cannot be saved now may be later; the notebook runs on.
-        """
-        try:
-            self.saver.save_if_due()
-        except InputError as error:
-            logger.warning("not saved for now: %s", error)
-            self.saver.put_off()
-
-    def autosave_cell(self) -> None:
-        """Save nothing: the client itself asks for what is due, also while a cell is silent."""
-
-    def cell_ended(self, cell: Any, status: str) -> None:
-        """Note how a cell ended."""
-        noted, ended = cell.metadata.papermill, self.now()
-        noted["end_time"] = ended.isoformat()
-        noted["duration"] = round((ended - datetime.fromisoformat(noted["start_time"])).total_seconds(), 6)
-        noted["status"] = status
-        if status in (self.FAILED, self.INTERRUPTED):
-            noted["exception"] = True
-            self.nb.metadata.papermill["exception"] = True
-        if self.pbar:
-            self.pbar.update(1)
-        self.save()
-
-    def notebook_complete(self, **_: Any) -> None:
-        """Note the notebook's end, and save it a last time; once is enough."""
-        if self.is_complete:
-            return
-        self.is_complete = True
-        self.end_time = self.now()
-        noted = self.nb.metadata.papermill
-        noted["end_time"] = self.end_time.isoformat()
-        noted["duration"] = (self.end_time - self.start_time).total_seconds()
-        for cell in self.nb.cells:
-            said = cell.metadata.papermill
-            said["status"] = {self.PENDING: self.NOT_RUN, self.RUNNING: self.INTERRUPTED}.get(
-                said["status"], said["status"]
-            )
-        self.cleanup_pbar()
-        self._save_last()
-
-    def _save_last(self) -> None:
-        """Save what became of each cell, in any case, and as much of the output as the disk takes.
-
-        Raises
-        ------
-        InputError
-            When output was left out.
-        """
-        try:
-            return self.saver.save()
-        except InputError as error:
-            if self.reserve is None:
-                raise
-            full = error
-        self.reserve.free()
-        whole = [cell.get("outputs") for cell in self.nb.cells]
-        reduced = ([without_outputs(cell, keep_kits_own) for cell in self.nb.cells] for keep_kits_own in (True, False))
-        if not any(map(self._is_saved_with, [whole, *reduced])):
-            raise full
-        less = [cell.get("outputs") for cell in self.nb.cells]
-        if less != whole and not self._is_saved_with(whole):  # the larger file saved before has made room by now
-            self._is_saved_with(less)
-            raise full
-
-    def _is_saved_with(self, outputs: list[Any]) -> bool:
-        for cell, made in zip(self.nb.cells, outputs, strict=True):
-            if "outputs" in cell:
-                cell.outputs = made
-        try:
-            self.saver.save()
-        except InputError:
-            return False
-        return True
 
 
 @dataclass(frozen=True)
@@ -250,7 +144,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.km = self.create_kernel_manager()
         failed = True
         try:
-            self.start_kernel(**options)
+            self.start_new_kernel(**options)
             self._open_channels()
             self._await_kernel()
             failed = not self._run_cells()
@@ -552,7 +446,7 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
         with deferred():  # an interrupt comes in `_poll`: a kernel half started could never be let go
             manager.notebook_start()
             try:
-                with _log_file(options.kernel_log, options.redactor) as log:
+                with redacted_file(options.kernel_log, options.redactor) as log:
                     places = {"env": options.kernel_env, "cwd": options.kernel_cwd, "stdout": log, "stderr": log}
                     client.execute(**{name: value for name, value in places.items() if value is not None})
             except BaseException:
@@ -573,36 +467,6 @@ def _writer(nb: Any, save_path: Path | None, output_path: str | None) -> Callabl
     if path.exists() and not path.is_file():  # such as /dev/null, which a rename would replace
         return lambda content: write_ipynb(nb, output_path)
     return lambda content: write_atomically(path, content)
-
-
-@contextmanager
-def _log_file(path: Path | None, redactor: Redactor | None) -> Iterator[Any]:
-    """Open the kernel's log; where there are secrets, everything goes through the redactor before it is on disk."""
-    if path is None:
-        yield None
-        return
-    if redactor is None:
-        with path.open("ab") as log:
-            yield log
-        return
-    readable, writable = os.pipe()
-    pump = threading.Thread(target=_pump, args=(readable, path, redactor), daemon=True)
-    pump.start()
-    try:
-        with os.fdopen(writable, "wb") as pipe:
-            yield pipe
-    finally:
-        pump.join(timeout=GRACE_S)  # a kept kernel still holds the other end
-
-
-def _pump(readable: int, path: Path, redactor: Redactor) -> None:
-    stream = redactor.stream()
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a character may come in two pieces
-    with os.fdopen(readable, "rb", buffering=0) as pipe, path.open("ab", buffering=0) as log:
-        while content := pipe.read(65536):
-            log.write(stream.feed(decoder.decode(content)).encode(errors="surrogateescape"))
-        rest = stream.feed(decoder.decode(b"", final=True)) + stream.close()
-        log.write(rest.encode(errors="surrogateescape"))
 
 
 def _how(code: int) -> str:

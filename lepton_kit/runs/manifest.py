@@ -46,11 +46,6 @@ def _inside(file: str) -> str:
 RunId = Annotated[str, AfterValidator(_one_name)]
 
 
-def is_well_formed(text: str) -> bool:
-    """Say whether UTF-8 has bytes for a text: it has none for half of a surrogate pair."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def well_formed(value: Any) -> Any:
     r"""Return what JSON holds with every half of a surrogate pair written as its escape.
 
@@ -247,11 +242,6 @@ class Manifest(Part):
         return found
 
 
-def load_run(run_id: str, project: Path) -> Manifest:
-    """Read the manifest of a run by its id; see `Manifest.load`."""
-    return Manifest.load(project / "runs" / single_name(run_id, "run") / FILE)
-
-
 def all_runs(project: Path) -> list[Manifest]:
     """Return the manifests of all runs of a project, newest first; of one that cannot be read a warning tells."""
     found = {}
@@ -309,7 +299,7 @@ def find_run(given: str, project: Path, only: Status | None = None) -> Manifest:
         When none or several runs are meant.
     """
     if SINGLE_NAME.fullmatch(given) and (project / "runs" / given / FILE).is_file():
-        return load_run(given, project)
+        return Manifest.load(project / "runs" / given / FILE)
     runs = {run.run_id: run for run in all_runs(project)}
     newest = (run for run in runs.values() if given in (run.name, "latest") and only in (None, run.status))
     if (found := next(newest, None)) is not None:

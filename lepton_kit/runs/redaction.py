@@ -9,13 +9,16 @@ files also in UTF-16 and UTF-32, and in what zip, gzip, bzip2 and xz pack. What 
 from __future__ import annotations
 
 import base64
+import codecs
 import html
 import json
 import logging
+import os
 import re
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from math import gcd
 from pathlib import Path
@@ -29,6 +32,7 @@ from lepton_kit.runs.unpacked import MOST_BYTES, Allowance, unpacked
 logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 20  # bytes of a file that are searched at a time
+LONGEST_JOIN_S = 2.0  # for the last of a file: a kernel that stays still holds the other end
 SHORTEST_LINE = 8  # characters: lines of a secret of several lines that are secret by themselves
 SEPARATOR = r"(?:\x1b\[[0-9;]*[A-Za-z]|\\u001b\[[0-9;]*[A-Za-z]|\\x1b\[[0-9;]*[A-Za-z]|\r?\n|\\r|\\n)"
 SEPARATORS = re.compile(SEPARATOR)
@@ -181,6 +185,35 @@ class StreamRedactor:
         """Return what was held back: nothing more comes."""
         text, self._held = self._held, ""
         return self._redactor.text(text)
+
+
+@contextmanager
+def redacted_file(path: Path | None, redactor: Redactor | None) -> Iterator[Any]:
+    """Open a file to write to its end; with a redactor, a pipe to it, so that no value of a secret is ever on disk."""
+    if path is None:
+        yield None
+        return
+    if redactor is None:
+        with path.open("ab") as file:
+            yield file
+        return
+    readable, writable = os.pipe()
+    pump = threading.Thread(target=_pump, args=(readable, path, redactor.stream()), daemon=True)
+    pump.start()
+    try:
+        with os.fdopen(writable, "wb") as pipe:
+            yield pipe
+    finally:
+        pump.join(LONGEST_JOIN_S)
+
+
+def _pump(readable: int, path: Path, stream: StreamRedactor) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a character may come in two pieces
+    with os.fdopen(readable, "rb", buffering=0) as pipe, path.open("ab", buffering=0) as log:
+        while content := pipe.read(BLOCK):
+            log.write(stream.feed(decoder.decode(content)).encode(errors="surrogateescape"))
+        rest = stream.feed(decoder.decode(b"", final=True)) + stream.close()
+        log.write(rest.encode(errors="surrogateescape"))
 
 
 def _occurrences(pattern: str, text: str) -> Iterator[tuple[int, int]]:

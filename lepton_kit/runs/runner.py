@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import ExpectationFailed, InputError
-from lepton_kit.files import sha256_of, single_name, write_atomically
+from lepton_kit.files import sha256_of, single_name
 from lepton_kit.runs.beside import VARIABLE as BESIDE
-from lepton_kit.runs.ending import complete
+from lepton_kit.runs.ending import complete, remove_unbegun, repair
 from lepton_kit.runs.interrupts import deferred, deliver, pause
-from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
+from lepton_kit.runs.ledger import LEASE_S, Ledger
 from lepton_kit.runs.manifest import (
     FILE,
     NOTEBOOK,
@@ -351,33 +351,12 @@ def _begin(manifest: Manifest, notebook: Path, project: Path, ledger: Ledger, ke
             take_reserves(folder, manifest, notebook)
             manifest.save(folder)
         except BaseException:
-            _remove_unbegun(folder)
+            remove_unbegun(folder)
             ledger.never_began(manifest.run_id)
             raise
     except OSError as error:
         raise InputError(f"run folder {str(folder)!r} cannot be made: {error.strerror}") from error
     return folder
-
-
-def _remove_unbegun(folder: Path) -> bool:
-    """Remove the folder of a run without a manifest, unless there are other files in it; return whether it is gone."""
-    try:
-        _remove_half_written(folder)
-        for path in (folder / "artifacts", folder):
-            if path.exists():
-                path.rmdir()
-    except OSError:
-        return False
-    return True
-
-
-def _remove_half_written(folder: Path) -> None:
-    """Remove what a killed process was writing, and the space that it kept."""
-    for name in (NOTEBOOK, FILE):
-        for half_written in folder.glob(f".{name}.*"):
-            half_written.unlink(missing_ok=True)
-    for reserve in reserves_of(folder):
-        reserve.free()
 
 
 def kernel_environment(
@@ -508,73 +487,3 @@ def _without_injected(notebook: Any) -> Any:
     """Return a notebook without the values that an earlier run put into it: what is given now counts."""
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
     return notebook
-
-
-def repair(project: Path) -> list[Manifest]:
-    """Tell the truth about the runs whose runner was killed: their manifests and notebooks say so from now on.
-
-    A run whose files cannot be read, or not be written, is warned of, and keeps nobody from going on.
-
-    Returns
-    -------
-    list of Manifest
-        The runs that were still called running.
-    """
-    ledger, repaired = Ledger(project), []
-    for run_id, owner in ledger.take_over_abandoned():
-        try:
-            manifest = _repaired(run_id, owner, project, ledger)
-        except Exception as error:  # such as a full disk: no run may stop the others
-            logger.warning("run %s could not be repaired: %s", run_id, error)
-            with suppress(InputError):
-                ledger.hand_back(run_id, owner)
-        else:
-            repaired += [manifest] if manifest else []
-    return repaired
-
-
-def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manifest | None:
-    folder = project / "runs" / run_id
-    if not os.path.lexists(folder / FILE) and _remove_unbegun(folder):
-        ledger.never_began(run_id)
-        return None
-    try:
-        manifest = Manifest.load(folder / FILE)
-    except InputError as error:
-        logger.warning("run %s has ended, and its process said nothing of it: %s", run_id, error)
-        ledger.ended(run_id, "failed")
-        return None
-    if manifest.status == "running":
-        _remove_half_written(folder)
-        words = f"the process that ran it ({owner.pid} on {owner.host}) has ended without a word"
-        try:
-            _mark_cells_that_did_not_end(folder)
-        except Exception as error:  # whatever the killed process left there
-            logger.warning("run %s: its cells could not be marked: %s", run_id, error)
-        manifest = complete(manifest, folder, "failed", RunnerDied(words), _redactor_again(manifest, project))
-        manifest.save(folder)
-    ledger.ended(run_id, manifest.status)
-    return manifest
-
-
-def _mark_cells_that_did_not_end(folder: Path) -> None:
-    if not (folder / NOTEBOOK).exists():
-        return
-    import nbformat
-
-    notebook = read_notebook(folder / NOTEBOOK)
-    for cell in notebook.cells:
-        noted = cell.metadata.get("papermill", {})
-        if noted.get("status") == "running":
-            noted.update(status="interrupted", exception=True)
-        elif noted.get("status") == "pending":
-            noted["status"] = "not run"
-    write_atomically(folder / NOTEBOOK, nbformat.writes(notebook) + "\n")
-
-
-def _redactor_again(manifest: Manifest, project: Path) -> Redactor | None:
-    try:
-        return Redactor(resolve_secrets(manifest.secrets, project)) if manifest.secrets else None
-    except InputError as error:
-        logger.warning("run %s: its files could not be searched for secrets: %s", manifest.run_id, error)
-        return None

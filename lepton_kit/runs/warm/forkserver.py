@@ -31,7 +31,6 @@ from lepton_kit.runs.warm.guardian import guard, may_start, name_process, remove
 from lepton_kit.runs.warm.wire import receive_request, say
 
 LOOK_S = 0.1
-LONGEST_WAIT_S = 5.0  # for what is done without a server; what takes longer does not notice one that loads
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 FIRST = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "psutil", "tornado.platform.asyncio",
@@ -320,10 +319,7 @@ def _leave() -> None:
 def main() -> None:
     """Serve at a path, while the lock that says so is held."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
-    path, lock, start = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    select.select([start], [], [], float(os.environ.get("LEPTON_FORKSERVER_WAIT", LONGEST_WAIT_S)))
-    os.close(start)
-    serve(path, lock)
+    serve(Path(sys.argv[1]), lock=int(sys.argv[2]))
 
 
 if __name__ == "__main__":

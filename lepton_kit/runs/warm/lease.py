@@ -34,7 +34,6 @@ DEFAULT_PRELOAD = "pandas,pyarrow,matplotlib.pyplot,torch"
 IDLE_S = 600.0
 LIMITING = ("memory.max", "memory.high", "cpu.max", "pids.max", "memory.limit_in_bytes", "cpu.cfs_quota_us")
 UNLIMITED = ("max", "-1", "9223372036854771712")
-_holding: list[int] = []  # pipes whose closing lets a server load what it should
 
 
 class Lease:
@@ -114,7 +113,7 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
         send_request(connection, {**request, "umask": umask(), "limits": limits()}, files)
     except OSError:
         connection.close()
-        start_server(environment, after_this=True)
+        start_server(environment)
         return "the fork server is only starting"
     connection.settimeout(None)
     lease = Lease(connection)
@@ -124,7 +123,7 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     if lease.refused is not None:
         return lease.refused
     if lease.exit_status is not None:  # the server has ended, such as one that was out of date
-        start_server(environment, after_this=True)
+        start_server(environment)
         return "the fork server was out of date"
     return "the fork server is busy"
 
@@ -173,17 +172,8 @@ def _control_groups() -> str:
     return ", ".join(found)
 
 
-def start_server(environment: Mapping[str, str], after_this: bool = False) -> None:
-    """Start a server in the background, unless one is starting already, or a guardian would end it with a kernel.
-
-    Parameters
-    ----------
-    environment
-        The server's own.
-    after_this
-        Let it wait with its imports until `let_servers_load`, or the end of this process: what this process does
-        meanwhile, without a server, needs the processor more.
-    """
+def start_server(environment: Mapping[str, str]) -> None:
+    """Start a server in the background, unless one is starting already, or a guardian would end it with a kernel."""
     if _is_under_guardian():
         return
     path = socket_path(environment)
@@ -194,23 +184,12 @@ def start_server(environment: Mapping[str, str], after_this: bool = False) -> No
         os.close(lock)
         return
     kept = {name: value for name, value in environment.items() if not name.startswith("LEPTON_SECRET_")}
-    start, hold = os.pipe()
     subprocess.Popen(
-        [sys.executable, "-m", "lepton_kit.runs.warm.forkserver", str(path), str(lock), str(start)],
-        cwd="/", env=kept, pass_fds=[lock, start], start_new_session=True,
+        [sys.executable, "-m", "lepton_kit.runs.warm.forkserver", str(path), str(lock)],
+        cwd="/", env=kept, pass_fds=[lock], start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(lock)
-    os.close(start)
-    _holding.append(hold)
-    if not after_this:
-        let_servers_load()
-
-
-def let_servers_load() -> None:
-    """Let the servers that wait for this process go on: what it did without one has ended."""
-    while _holding:
-        os.close(_holding.pop())
 
 
 def socket_path(environment: Mapping[str, str]) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool
 
-from lepton_kit.runs.warm.lease import Lease, is_safe_here, lease_from_server, let_servers_load
+from lepton_kit.runs.warm.lease import Lease, is_safe_here, lease_from_server
 
 GUARDIAN = (  # a bare interpreter: only the standard library, and then where this package lies
     "import sys; sys.path.append(sys.argv.pop(1)); from lepton_kit.runs.warm.guardian import main; main()"
@@ -46,7 +46,6 @@ class GuardedProcess:
         status = self.lease.wait(timeout)
         if status is not None:
             self.lease.close()
-            let_servers_load()
             if self.guardian_process:
                 self.guardian_process.wait()
         return status
