@@ -57,7 +57,7 @@ def options(
 
 
 KernelName = Annotated[
-    str | None, typer.Option("--kernel", "-k", metavar="NAME", help="Run with this kernel, not the notebook's own.")
+    str | None, typer.Option("--kernel", "-k", metavar="NAME", help="Kernel to use instead of the notebook's own.")
 ]
 COLOURS = {"succeeded": "green", "running": "blue"}
 
@@ -104,7 +104,7 @@ def params(
 
 @app.command()
 def run(
-    notebooks: Annotated[list[str], typer.Argument(help="Notebooks' paths, or their names.")],
+    notebooks: Annotated[list[str], typer.Argument(help="Paths or names of notebooks.")],
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A value for a parameter; may be repeated."),
@@ -114,19 +114,19 @@ def run(
         typer.Option(metavar="NAME=VALUE,…", help="Run once for every value; several sweeps give all combinations."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many notebooks run at once.")] = 1,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that a run may take.")] = None,
-    cell_timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that a cell may take.")] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often to try again when time ran out or a kernel died.")] = 0,
-    backoff: Annotated[float, typer.Option(min=0, help="Seconds before the first retry; then doubled.")] = 1,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: who asks with it again gets the same run.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Time limit of a run, in seconds.")] = None,
+    cell_timeout: Annotated[float | None, typer.Option(min=0.001, help="Time limit of a cell, in seconds.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Retries after a timeout or a dead kernel.")] = 0,
+    backoff: Annotated[float, typer.Option(min=0, help="Seconds before the first retry; then doubled each time.")] = 1,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: later calls with it return the same run.")] = None,
     keep_kernel_on_failure: Annotated[
-        bool, typer.Option("--keep-kernel-on-failure", help="Leave a failed run's kernel alive, to look into.")
+        bool, typer.Option("--keep-kernel-on-failure", help="Keep the kernel of a failed run alive for debugging.")
     ] = False,
-    keep_for: Annotated[float, typer.Option(min=1, help="Seconds for which such a kernel stays.")] = 3600,
-    events: Annotated[bool, typer.Option("--events", help="Print what happens as JSON lines, for programs.")] = False,
+    keep_for: Annotated[float, typer.Option(min=1, help="Seconds that such a kernel stays alive.")] = 3600,
+    events: Annotated[bool, typer.Option("--events", help="Print events as JSON lines, for programs.")] = False,
     kernel: KernelName = None,
 ) -> None:
-    """Run notebooks through papermill, each in a run folder of its own."""
+    """Run notebooks with papermill, each in its own run folder."""
     from lepton_kit.runs.notebooks import locate_notebook
     from lepton_kit.runs.pool import run_all
     from lepton_kit.runs.progress import run_progress
@@ -154,11 +154,11 @@ def run(
 
 @app.command()
 def pipeline(
-    name: Annotated[str, typer.Argument(help="A pipeline of lepton.toml.")],
-    force: Annotated[bool, typer.Option("--force", help="Run steps that have not changed, too.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of a pipeline in lepton.toml.")],
+    force: Annotated[bool, typer.Option("--force", help="Also run steps that have not changed.")] = False,
     kernel: KernelName = None,
 ) -> None:
-    """Run the steps of a pipeline; a step that has not changed since it succeeded is skipped."""
+    """Run the steps of a pipeline; steps unchanged since their last success are skipped."""
     from lepton_kit.project.pipeline import find_pipeline, run_pipeline
     from lepton_kit.runs.progress import run_progress
 
@@ -174,7 +174,7 @@ def pipeline(
 @app.command()
 def runs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
-    repair: Annotated[bool, typer.Option("--repair", help="Mark the runs whose process was killed as failed.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mark runs as failed whose process was killed.")] = False,
 ) -> None:
     """List the runs, newest first."""
     from lepton_kit.runs.ending import repair as repair_runs
@@ -201,9 +201,9 @@ def runs(
 @app.command()
 def show(
     run: Annotated[str, typer.Argument(help="A run's id or the end of it, a notebook's name, or `latest`.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Show what a run was given, what it found, and what it left."""
+    """Show a run's parameters, inputs, results and artifacts."""
     from lepton_kit.runs.manifest import find_run
 
     project = find_project()
@@ -228,11 +228,13 @@ def show(
 
 @app.command()
 def check(
-    what: Annotated[list[str] | None, typer.Argument(help="Runs or notebooks; all committed ones if none.")] = None,
-    update: Annotated[bool, typer.Option("--update", help="Keep new outputs as a notebook's committed ones.")] = False,
+    what: Annotated[
+        list[str] | None, typer.Argument(help="Runs or notebooks; all of the project's if omitted.")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Execute the notebooks and save their new outputs.")] = False,
     kernel: KernelName = None,
 ) -> None:
-    """Repeat runs or committed notebooks in a fresh kernel with nbval, and tell whether they reproduce."""
+    """Repeat runs or committed notebooks in a fresh kernel with nbval and report whether the outputs agree."""
     from lepton_kit.runs.check import check_notebook, check_run, update_outputs
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.notebooks import find_notebooks, locate_notebook
@@ -271,7 +273,7 @@ def check(
 
 @app.command()
 def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed.")], kernel: KernelName = None) -> None:
-    """Run a notebook again that did not get to its end, with the checkpoints that it had reached."""
+    """Resume a run that did not succeed, from its checkpoints."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.progress import run_progress
     from lepton_kit.runs.resume import resume as resume_run
@@ -285,7 +287,7 @@ def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed."
 
 @app.command()
 def verify(run: Annotated[str, typer.Argument(help="A run that succeeded.")]) -> None:
-    """Repeat a run from its manifest, and say result by result whether it came out the same."""
+    """Repeat a run from its manifest and compare every result."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.progress import run_progress
     from lepton_kit.runs.verify import verify as verify_run
@@ -308,7 +310,7 @@ def verify(run: Annotated[str, typer.Argument(help="A run that succeeded.")]) ->
 def diff(
     before: Annotated[str, typer.Argument(help="A run.")],
     after: Annotated[str, typer.Argument(help="Another run.")],
-    page: Annotated[Path | None, typer.Option("--html", help="Write a page there, too.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Also write the comparison to this HTML file.")] = None,
 ) -> None:
     """Compare two runs: parameters, inputs, versions, results with their tolerances, sources and outputs."""
     from lepton_kit.files import write_atomically

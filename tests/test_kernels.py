@@ -278,6 +278,24 @@ def test_a_kernel_and_its_descendants_end_with_a_runner_that_was_killed(server, 
     assert len(pids) == 3 and gone(pids)
 
 
+@pytest.mark.parametrize("warm", ["True", "False"])
+def test_a_kernel_that_only_starts_ends_with_a_runner_that_was_killed(server, tmp_path, monkeypatch, warm):
+    startup, begun = tmp_path / "profile_default" / "startup", tmp_path / "begun"
+    startup.mkdir(parents=True)
+    slow = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    (startup / "slow.py").write_text(slow)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    for _ in range(2):
+        begun.unlink(missing_ok=True)
+        with subprocess.Popen([sys.executable, "-c", RUNNER, str(ROOT / "tests"), warm]) as runner:
+            deadline = time.monotonic() + PATIENCE_S
+            while not begun.exists() or not begun.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            runner.kill()
+        assert gone([int(begun.read_text())], 30)
+
+
 def test_a_kept_kernel_outlives_its_runner_for_the_time_asked_for_and_no_longer(server):
     pids = killed_runner("True", "3")
     assert runs(pids[0])

@@ -7,7 +7,7 @@ from lepton_kit.runs.project import find_project
 
 
 def demo() -> None:
-    """Serve a model, let its feed stop, and follow the alert to the recovery and the incident's page."""
+    """Serve a model, stop its data feed, and follow the alert to the recovery and the incident's page."""
     from lepton_kit.ops.demo import demonstrate
 
     made = demonstrate(find_project(), say)

@@ -16,20 +16,20 @@ from lepton_kit.commands.terminal import new_console, say, table
 
 def drill(
     faults: Annotated[
-        list[str] | None, typer.Argument(help="Faults, or pairs such as units+cpu-taken; all, if none.")
+        list[str] | None, typer.Argument(help="Faults, or pairs such as units+cpu-taken; all if omitted.")
     ] = None,
     live: Annotated[bool, typer.Option("--live/--simulated", help="Real processes, or under a virtual clock.")] = False,
-    seed: Annotated[int, typer.Option(help="Of all chance; the same seed gives the same drills.", min=0)] = 0,
-    count: Annotated[int, typer.Option(help="Drills of each fault, over its severities; live: as usual.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same drills.", min=0)] = 0,
+    count: Annotated[int, typer.Option(help="Drills per fault, over its severities (live: its usual one).", min=1)] = 1,
     fault_file: Annotated[
         Path | None, typer.Option(help="A Python file with faults of your own; it is executed, so trust it.")
     ] = None,
     model: Annotated[str, typer.Option(help="Live: the model to serve, which must be promoted.")] = "goog",
     service: Annotated[
-        str | None, typer.Option(help="Live: a declared service, which runs itself, in the model's place.")
+        str | None, typer.Option(help="Live: a declared service that is running, instead of a model.")
     ] = None,
 ) -> None:
-    """Put faults into a healthy service, and follow each to its alert, diagnosis, remedy and recovery."""
+    """Inject faults into a healthy service and follow each to its alert, diagnosis, remedy and recovery."""
     from lepton_kit.ops.drill_results import write_results
     from lepton_kit.ops.drills import Drilled, all_names, drawn_drills, drill_all, known_faults, result_table
     from lepton_kit.ops.faults.edge import EDGE

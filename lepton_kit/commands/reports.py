@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lepton_kit.reports.cards import LeftOut
     from lepton_kit.runs.manifest import Manifest
 
-Full = Annotated[bool, typer.Option("--full", help="Render every page anew, changed or not.")]
+Full = Annotated[bool, typer.Option("--full", help="Render every page again, changed or not.")]
 
 
 def publish(
@@ -36,7 +36,7 @@ def publish(
     drills: Annotated[
         bool, typer.Option("--drills", help="Results of drills: the files given (*.json), or the newest in drills/.")
     ] = False,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Make a PDF of each incident as well.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also make a PDF of each incident.")] = False,
 ) -> None:
     """Publish runs, incidents, models and drills as pages of the report site."""
     from lepton_kit.reports.publish import LeftOutError, publish_runs
@@ -85,7 +85,7 @@ def unpublish(
         list[str], typer.Argument(help="Ids of runs, incidents or drills, the ends of these, or MODEL@VERSION.")
     ],
 ) -> None:
-    """Take pages, and all that lies beside them, away from the report site."""
+    """Remove pages and their files from the report site."""
     from lepton_kit.reports.publish import unpublish as take_away
 
     project = find_project()
@@ -101,7 +101,7 @@ def report(
         bool, typer.Option("--pdf", help="Make the PDFs of published incidents that have none, or have changed.")
     ] = False,
 ) -> None:
-    """Publish each notebook's newest run and the models in use, and render the site: with Quarto, or else plainly."""
+    """Publish each notebook's newest run and the models in use, and render the site (plain HTML without Quarto)."""
     from lepton_kit.ops.executed_pages import publish_promoted
     from lepton_kit.reports.publish import LeftOutError, publish_runs
 

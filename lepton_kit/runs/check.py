@@ -131,20 +131,11 @@ def _run_nbval(
 ) -> subprocess.CompletedProcess[str]:
     # Neither the project's own pytest settings nor an outer pytest's shall reach the inner one.
     environment = {key: value for key, value in environment.items() if not key.startswith("PYTEST_")}
+    plain = ("-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull, "-q", "--color=no", "--tb=short")
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "pytest",
-            "--nbval",
-            "--nbval-kernel-name",
-            kernel,
-            "-p",
-            "lepton_kit.runs.nbval_plugin",
-        ),
-        *("-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull, "--rootdir", str(notebook.parent), "-q"),
-        *("--color=no", "--tb=short", "--lepton-differences", str(differences), str(notebook)),
-    ]
+        sys.executable, "-m", "pytest", "--nbval", "--nbval-kernel-name", kernel, "-p", "lepton_kit.runs.nbval_plugin",
+        *plain, "--rootdir", str(notebook.parent), "--lepton-differences", str(differences), str(notebook),
+    ]  # fmt: skip
     return subprocess.run(command, env=environment, cwd=notebook.parent, capture_output=True, text=True)
 
 

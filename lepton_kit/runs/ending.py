@@ -257,4 +257,4 @@ def _remove_half_written(folder: Path) -> None:
         for half_written in folder.glob(f".{name}.*"):
             half_written.unlink(missing_ok=True)
     for reserve in reserves_of(folder):
-        reserve.free()
+        reserve.unlink(missing_ok=True)

@@ -33,7 +33,6 @@ from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
 from lepton_kit.runs.outputs import Allowance, beginning_of, note
 from lepton_kit.runs.record import TruthfulManager
 from lepton_kit.runs.redaction import Redactor, redacted_file
-from lepton_kit.runs.reserve import Reserve
 from lepton_kit.runs.warm.provisioner import LeptonProvisioner
 
 LONGEST_POLL_S = 0.25  # how late a dead kernel, a deadline or a due save may be noticed
@@ -76,7 +75,7 @@ class EngineOptions:
     redactor
         Takes secrets' values out of everything that is saved or told.
     reserve
-        Space for the last save on a disk that is full by then.
+        File that keeps space for the last save on a disk that is full by then.
     kernel_env, kernel_cwd
         Environment and working directory of the kernel alone: this process' own are not touched.
     kernel_log
@@ -94,7 +93,7 @@ class EngineOptions:
     save_path: Path | None = None
     source_path: Path | None = None
     redactor: Redactor | None = None
-    reserve: Reserve | None = None
+    reserve: Path | None = None
     kernel_env: dict[str, str] | None = None
     kernel_cwd: str | None = None
     kernel_log: Path | None = None
@@ -249,8 +248,10 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         of_cell = time.monotonic() + cell_s if cell_s else float("inf")
         of_run = self.started + run_s if run_s else float("inf")
         if of_cell < of_run:
-            return of_cell, CellTimedOut(self.number, cell_s or 0)
-        return of_run, RunTimedOut(self.number, run_s or 0)
+            said = f"cell {self.number} was stopped: it ran longer than the {cell_s:g} s that a cell may take"
+            return of_cell, CellTimedOut(said)
+        said = f"the run was stopped in cell {self.number}: it took longer than the {run_s or 0:g} s that it may take"
+        return of_run, RunTimedOut(said)
 
     def _await_cell(self, asked: str, cell: Any, index: int, deadline: float) -> dict[str, Any] | None:
         """Take in a cell's output until it has ended; return its reply, or None when the deadline passed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from papermill.engines import NotebookExecutionManager
@@ -15,7 +16,6 @@ from papermill.engines import NotebookExecutionManager
 from lepton_kit.errors import InputError
 from lepton_kit.runs.outputs import without_outputs
 from lepton_kit.runs.redaction import Redactor
-from lepton_kit.runs.reserve import Reserve
 from lepton_kit.runs.saver import NotebookSaver
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
         nb: Any,
         write: Callable[[bytes], None],
         redactor: Redactor | None,
-        reserve: Reserve | None = None,
+        reserve: Path | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(nb, **kwargs)
@@ -102,7 +102,7 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
             if self.reserve is None:
                 raise
             full = error
-        self.reserve.free()
+        self.reserve.unlink(missing_ok=True)
         whole = [cell.get("outputs") for cell in self.nb.cells]
         reduced = ([without_outputs(cell, keep_kits_own) for cell in self.nb.cells] for keep_kits_own in (True, False))
         if not any(map(self._is_saved_with, [whole, *reduced])):

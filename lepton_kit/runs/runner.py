@@ -324,7 +324,7 @@ def _attempt(
         with _heartbeat(lambda: ledger.still_runs(folder.name)):
             status, error = _execute_through_papermill(plan, folder, variables, tell, options, redactor)
         for reserve in reserves_of(folder):
-            reserve.free()
+            reserve.unlink(missing_ok=True)
         manifest = complete(manifest, folder, status, error, redactor)
         manifest.save(folder)
         try:
@@ -424,9 +424,9 @@ def _execute_through_papermill(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from lepton_kit.runs.literals import write_all_literals
+    from lepton_kit.runs.literals import LiteralTranslator
 
-    write_all_literals()
+    papermill.translators.papermill_translators.register("python", LiteralTranslator)
     # papermill guesses parameters with a regular expression and warns where it cannot; ours are checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
 

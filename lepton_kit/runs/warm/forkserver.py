@@ -259,17 +259,13 @@ def _open_standard_streams() -> None:
 def _run_kernel(argv: list[str]) -> int:
     from lepton_kit.runs.warm.kernel import KernelApp
 
-    _use_backend_as_asked()
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE
     app: Any = KernelApp.instance()
     # ipykernel read its parent's number from the environment when it was imported, which was before this process was.
     app.initialize([*argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
     app.run_to_its_end()
     return 0
-
-
-def _use_backend_as_asked() -> None:
-    if matplotlib := sys.modules.get("matplotlib"):
-        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE
 
 
 def _run_command(argv: list[str]) -> int:
