@@ -6,15 +6,14 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from lepton_kit import __version__
 from lepton_kit.commands import act, approve, begin, demo, drill, incidents, objectives, reports, serving, watch
-from lepton_kit.commands.terminal import WIDE, new_console, print_lines, say
+from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs, say
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.runs.ids import short_id
@@ -216,14 +215,14 @@ def show(
         "started": f"{made.started:%Y-%m-%d %H:%M:%S} UTC", "took": f"{made.duration_s} s",
         "folder": str(made.folder(project)),
     }  # fmt: skip
-    _print_pairs(made.run_id, facts)
-    _print_pairs("parameters", made.parameters)
-    _print_pairs("inputs", {i.ref: f"sha256 {i.sha256[:12]}" if i.sha256 else "" for i in made.inputs})
-    _print_pairs("results", {name: result.line for name, result in made.results.items()})
-    _print_pairs("expectations", {e.message: "met" if e.passed else f"BROKEN {e.values}" for e in made.expectations})
-    _print_pairs("artifacts", {a.file: f"{a.bytes:,} bytes, sha256 {a.sha256[:12]}" for a in made.artifacts})
+    print_pairs(made.run_id, facts)
+    print_pairs("parameters", made.parameters)
+    print_pairs("inputs", {i.ref: f"sha256 {i.sha256[:12]}" if i.sha256 else "" for i in made.inputs})
+    print_pairs("results", {name: result.line for name, result in made.results.items()})
+    print_pairs("expectations", {e.message: "met" if e.passed else f"BROKEN {e.values}" for e in made.expectations})
+    print_pairs("artifacts", {a.file: f"{a.bytes:,} bytes, sha256 {a.sha256[:12]}" for a in made.artifacts})
     if made.error:
-        _print_pairs("error", {f"code cell {made.error.cell}": f"{made.error.name}: {made.error.message}"})
+        print_pairs("error", {f"code cell {made.error.cell}": f"{made.error.name}: {made.error.message}"})
 
 
 @app.command()
@@ -405,14 +404,6 @@ def _relative(text: str, project: Path) -> str:
         return text
     resolved = path.resolve()
     return str(resolved.relative_to(project) if resolved.is_relative_to(project) else resolved)
-
-
-def _print_pairs(heading: str, pairs: dict[str, Any]) -> None:
-    if pairs:
-        table = Table(box=None, show_header=False, padding=(0, 2), title=escape(heading), title_justify="left")
-        for name, value in pairs.items():
-            table.add_row(escape(name), escape(str(value)))
-        new_console().print(table)
 
 
 def _print_end(made: Manifest, project: Path, with_results: bool = False) -> None:

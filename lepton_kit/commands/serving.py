@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console, table
+from lepton_kit.commands.terminal import print_pairs
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -116,20 +115,16 @@ def _print_summary(made: Summary) -> None:
     def counted(counts: dict[str, int]) -> str:
         return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
 
-    listed = table("load", "")
-    for name, value in (
-        ("arrivals", made.source),
-        ("sent", f"{made.sent} in {made.seconds:.1f} s ({made.rate:.1f}/s)"),
-        ("answered", f"{made.answered}; by status {counted(made.by_status)}; by version {counted(made.by_version)}"),
-        ("latency", f"p50 {made.latency_p50:.1f} ms, p95 {made.latency_p95:.1f} ms, p99 {made.latency_p99:.1f} ms,"
-         " from the time a request was due to the end of its answer"),
-        ("feedback", counted(made.feedback)),
-        ("generator", f"p99 {made.late_p99:.1f} ms late"),
-    ):  # fmt: skip
-        listed.add_row(name, escape(value))
-    if made.warning:
-        listed.add_row("[yellow]warning[/]", escape(made.warning))
-    new_console().print(listed)
+    facts = {
+        "arrivals": made.source,
+        "sent": f"{made.sent} in {made.seconds:.1f} s ({made.rate:.1f}/s)",
+        "answered": f"{made.answered}; by status {counted(made.by_status)}; by version {counted(made.by_version)}",
+        "latency": f"p50 {made.latency_p50:.1f} ms, p95 {made.latency_p95:.1f} ms, p99 {made.latency_p99:.1f} ms,"
+        " from the time a request was due to the end of its answer",
+        "feedback": counted(made.feedback),
+        "generator": f"p99 {made.late_p99:.1f} ms late",
+    }
+    print_pairs("load", facts | ({"warning": made.warning} if made.warning else {}))
 
 
 def deploy(

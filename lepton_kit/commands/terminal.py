@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 PIPED_WIDTH = 200
@@ -36,6 +37,15 @@ def table(*headings: str) -> Table:
     for heading in headings:
         made.add_column(heading, overflow="fold", no_wrap=heading in ("run", "notebook", "parameter"))
     return made
+
+
+def print_pairs(heading: str, pairs: Mapping[str, object]) -> None:
+    """Print named facts, if there are any."""
+    if pairs:
+        made = Table(box=None, show_header=False, padding=(0, 2), title=escape(heading), title_justify="left")
+        for name, value in pairs.items():
+            made.add_row(escape(name), escape(str(value)))
+        new_console().print(made)
 
 
 def print_lines(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

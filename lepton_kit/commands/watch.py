@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from lepton_kit.commands.terminal import WIDE, new_console, print_lines, table
+from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs
 from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.project import find_project
 
@@ -65,18 +64,14 @@ def _print_list(facts: Sequence[Facts]) -> None:
 
 
 def _print_one(one: Facts) -> None:
-    console = new_console()
     runs = [f"{job['run_id'] or job['notebook']} {job['status'] or job['state']}" for job in one["runs"]]
-    listed = table("incident", one["id"])
     pairs = {
-        "alert": one["name"], "summary": one["summary"], "service": one["service"], "severity": one["severity"],
-        "status": one["status"], "began": one["starts_at"], "ended": one["ends_at"] or "", "runs": "\n".join(runs),
-        "repairs": "\n".join(_repairs(one)), "note": one["note"], "recording": one["recording"] or "none",
+        "incident": one["id"], "alert": one["name"], "summary": one["summary"], "service": one["service"],
+        "severity": one["severity"], "status": one["status"], "began": one["starts_at"], "ended": one["ends_at"],
+        "runs": "\n".join(runs), "repairs": "\n".join(_repairs(one)), "note": one["note"],
+        "recording": one["recording"] or "none",
     }  # fmt: skip
-    for name, value in pairs.items():
-        if value:
-            listed.add_row(name, escape(str(value)))
-    console.print(listed)
+    print_pairs("incident", {name: value for name, value in pairs.items() if value})
     print(json.dumps(one["alert"], indent=1))
 
 

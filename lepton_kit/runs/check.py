@@ -46,14 +46,20 @@ def check_run(run: Manifest, project: Path, kernel: str | None = None) -> Check:
     InputError
         When the run did not succeed, or its folder or an input is no longer what it was.
     """
-    if run.status != "succeeded":
-        raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
     check_untouched(run, project)
     return _check(run.folder(project) / NOTEBOOK, run.run_id, project, folder_of(run.notebook, project), kernel)
 
 
 def check_untouched(run: Manifest, project: Path) -> None:
-    """Compare what lies in a run's folder, and its inputs, with what its manifest says of them."""
+    """Compare what lies in a run's folder, and its inputs, with what its manifest says of them.
+
+    Raises
+    ------
+    InputError
+        When the run did not succeed, or something is no longer what it was.
+    """
+    if run.status != "succeeded":
+        raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
     folder = run.folder(project)
     files = {folder / "artifacts" / artifact.file: artifact.sha256 for artifact in run.artifacts}
     for path, sha256 in {folder / NOTEBOOK: run.executed_sha256, **files}.items():

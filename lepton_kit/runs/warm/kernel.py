@@ -7,8 +7,6 @@ from typing import Any
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 
-from lepton_kit.runs.figures import also_as_svg
-
 ANSWER_S = 2.0
 
 
@@ -21,12 +19,6 @@ class KernelApp(IPKernelApp):
         context.sockopts[zmq.SNDHWM] = 0
         app.init_iopub(context)
         del context.sockopts[zmq.SNDHWM]
-
-    def init_code(self) -> None:
-        """Run a user's start-up files, once figures are shown as they are kept."""
-        app: Any = super()
-        also_as_svg(self.shell)
-        app.init_code()
 
     def run_to_its_end(self) -> None:
         """Run the kernel's loop until it has been asked to shut down, and has answered.
