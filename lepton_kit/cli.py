@@ -138,7 +138,7 @@ def run(
     requests = [Request(path, _from_here(values, path, project), kernel=kernel) for path in paths for values in given]
     plans = [prepare(request, project) for request in requests]
     if key is not None and len(plans) > 1:
-        raise InputError(f"--key {key!r}: stands for one run, and {len(plans)} are asked for")
+        raise InputError(f"--key {key!r}: identifies one run, but this would start {len(plans)}")
     options = Options(cell_timeout, timeout, retries, backoff, key, keep_for if keep_kernel_on_failure else None)
     with run_progress(new_console(), len(plans), sys.stdout if events else None) as tell:
         if workers > 1 and len(plans) > 1:

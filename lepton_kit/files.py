@@ -36,10 +36,10 @@ def single_name(name: str, what: str) -> str:
     >>> single_name("../victim", "run")
     Traceback (most recent call last):
     ...
-    lepton_kit.errors.InputError: run '../victim': must be a single name, without '/', '\' or a dot in front
+    lepton_kit.errors.InputError: run '../victim': must be a single name, without '/', '\' or a leading dot
     """
     if not isinstance(name, str) or not SINGLE_NAME.fullmatch(name):
-        raise InputError(f"{what} {str(name)[:300]!r}: must be a single name, without '/', '\\' or a dot in front")
+        raise InputError(f"{what} {str(name)[:300]!r}: must be a single name, without '/', '\\' or a leading dot")
     return name
 
 

@@ -64,7 +64,9 @@ def check_untouched(run: Manifest, project: Path) -> None:
     files = {folder / "artifacts" / artifact.file: artifact.sha256 for artifact in run.artifacts}
     for path, sha256 in {folder / NOTEBOOK: run.executed_sha256, **files}.items():
         if not path.is_file() or sha256_of(path) != sha256:
-            raise InputError(f"run {run.run_id!r}: {path} is not what the run left; it proves nothing any more")
+            raise InputError(
+                f"run {run.run_id!r}: {path} has changed since the run wrote it, so the run cannot be repeated"
+            )
     recorded = recorded_results(read_notebook(folder / NOTEBOOK).cells)
     if {name: Result(**result) for name, result in recorded.items()} != run.results:
         raise InputError(f"run {run.run_id!r}: the results in its manifest are not those in its notebook")

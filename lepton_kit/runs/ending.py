@@ -200,12 +200,12 @@ def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manif
     try:
         manifest = Manifest.load(folder / FILE)
     except InputError as error:
-        logger.warning("run %s has ended, and its process said nothing of it: %s", run_id, error)
+        logger.warning("run %s was left by its process and cannot be read: %s", run_id, error)
         ledger.ended(run_id, "failed")
         return None
     if manifest.status == "running":
         _remove_half_written(folder)
-        words = f"the process that ran it ({owner.pid} on {owner.host}) has ended without a word"
+        words = f"the process that ran it ({owner.pid} on {owner.host}) ended without reporting how the run went"
         try:
             _mark_cells_that_did_not_end(folder)
         except Exception as error:  # whatever the killed process left there

@@ -140,7 +140,7 @@ def locate_notebook(given: str, project: Path) -> Path:
     if len(meant) == 1:
         return known[meant[0]]
     if meant:
-        raise InputError(f"notebook {given!r}: {len(meant)} names begin so: {', '.join(meant)}")
+        raise InputError(f"notebook {given!r}: matches {len(meant)} notebooks: {', '.join(meant)}")
     close = difflib.get_close_matches(Path(given).name.removesuffix(".ipynb"), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     there = f"there are: {', '.join(names) or 'none'}"

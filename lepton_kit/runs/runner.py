@@ -246,7 +246,7 @@ def has_answered(run_id: str, project: Path) -> bool:
     try:
         run = Manifest.load(path)
     except InputError as error:
-        logger.warning("run %s counts as broken off: %s", run_id, error)
+        logger.warning("run %s counts as interrupted: %s", run_id, error)
         return False
     return run.status in ANSWERS and (run.error is None or run.error.name != RunnerDied.__name__)
 
@@ -439,11 +439,8 @@ def _execute_through_papermill(
 
     try:
         deliver()
-        notebook = chosen_cells(_without_injected(read_notebook(plan.notebook)), plan.shown)
-        spec = {"name": plan.kernel.name, "display_name": plan.kernel.title, "language": plan.kernel.language}
-        notebook.metadata["kernelspec"] = spec  # whoever opens it has the kernel that ran it
         papermill.execute_notebook(
-            notebook,
+            _notebook_to_run(plan),
             None,  # the engine saves, atomically
             parameters=plan.values,
             engine_name="lepton",
@@ -465,7 +462,7 @@ def _execute_through_papermill(
             warm=options.warm,
         )
     except PapermillExecutionError as error:
-        if not _has_failed(folder / NOTEBOOK):
+        if not read_notebook(folder / NOTEBOOK).metadata.papermill.exception:
             return "succeeded", None  # the notebook expects this error: the cell is tagged `raises-exception`
         return ("expectation_failed" if error.ename == ExpectationFailed.__name__ else "failed"), error
     except TimedOut as error:
@@ -479,11 +476,11 @@ def _execute_through_papermill(
     return "succeeded", None
 
 
-def _has_failed(notebook: Path) -> bool:
-    return bool(read_notebook(notebook).metadata.papermill.exception)
-
-
-def _without_injected(notebook: Any) -> Any:
-    """Return a notebook without the values that an earlier run put into it: what is given now counts."""
+def _notebook_to_run(plan: Plan) -> Any:
+    """Read the plan's notebook; values that an earlier run put into it are left out, as what is given now counts."""
+    notebook = read_notebook(plan.notebook)
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
+    notebook = chosen_cells(notebook, plan.shown)
+    spec = {"name": plan.kernel.name, "display_name": plan.kernel.title, "language": plan.kernel.language}
+    notebook.metadata["kernelspec"] = spec  # whoever opens it has the kernel that ran it
     return notebook
