@@ -84,8 +84,6 @@ class EngineOptions:
         Called at the start and the end of each code cell, and with its last line of output now and then.
     keep_kernel, on_kept
         For how many seconds the kernel of a failed run stays; `on_kept` is told its connection file.
-    warm
-        Whether the kernel may come from the fork server.
     """
 
     cell_timeout: float | None = None
@@ -100,7 +98,6 @@ class EngineOptions:
     on_event: Callable[[CellEvent], None] = lambda event: None
     keep_kernel: float | None = None
     on_kept: Callable[[str], None] = lambda connection_file: None
-    warm: bool = True
 
 
 class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
@@ -114,7 +111,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
     kc: Any
 
     def __init__(self, nb_man: TruthfulManager, options: EngineOptions, start_timeout: float, **traits: Any) -> None:
-        super().__init__(nb_man, warm=options.warm, **traits)
+        super().__init__(nb_man, **traits)
         self.options = options
         self.start_timeout = start_timeout
         self.keep_kernel = options.keep_kernel

@@ -89,8 +89,6 @@ class Options:
         run that succeeded, failed or broke an expectation; after any other end it can be run again.
     keep_kernel
         For how many seconds the kernel of a run that did not succeed stays alive, for a person to look into.
-    warm
-        Whether the kernel may be forked from the fork server.
     """
 
     cell_timeout: float | None = None
@@ -99,7 +97,6 @@ class Options:
     backoff: float = 1.0
     idempotency_key: str | None = None
     keep_kernel: float | None = None
-    warm: bool = True
 
 
 DEFAULTS = Options()
@@ -459,7 +456,6 @@ def _execute_through_papermill(
             keep_kernel=options.keep_kernel,
             on_kept=on_kept,
             on_event=on_cell,
-            warm=options.warm,
         )
     except PapermillExecutionError as error:
         if not read_notebook(folder / NOTEBOOK).metadata.papermill.exception:
