@@ -183,7 +183,8 @@ def start_server(environment: Mapping[str, str]) -> None:
     except OSError:  # the one that is starting, or runs and is busy, holds it for as long as it lives
         os.close(lock)
         return
-    kept = {name: value for name, value in environment.items() if not name.startswith("LEPTON_SECRET_")}
+    its_own = ("LEPTON_PRELOAD", "LEPTON_FORKSERVER_IDLE")  # nothing of the run that misses it
+    kept = {name: value for name, value in environment.items() if not name.startswith("LEPTON_") or name in its_own}
     subprocess.Popen(
         [sys.executable, "-m", "lepton_kit.runs.warm.forkserver", str(path), str(lock)],
         cwd="/", env=kept, pass_fds=[lock], start_new_session=True,
