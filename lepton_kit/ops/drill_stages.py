@@ -29,7 +29,6 @@ from lepton_kit.ops.actions import Values, run_action
 from lepton_kit.ops.demo import RATE
 from lepton_kit.ops.drills import Drill
 from lepton_kit.ops.faults import Fault
-from lepton_kit.ops.faults.edge import EdgeFault
 from lepton_kit.ops.load import find_arrivals, loaded
 from lepton_kit.ops.proxy import proxied
 from lepton_kit.ops.services import Running, start_service
@@ -234,7 +233,7 @@ class Declared:
         LeptonError
             When the version cannot be deployed.
         """
-        if isinstance(self.fault, EdgeFault) and self.fault.deploys:
+        if self.fault.deploys:
             assert self.declaration.drill is not None
             values = Values(version=self.declaration.drill.bad_version)
             key = f"services.{self.name}.actions.deploy"
@@ -278,7 +277,7 @@ def declared(project: Path, fault: Fault, name: str) -> Declared:
     """
     settings = declared_settings(project, name)
     declaration = Settings.model_validate(tomllib.loads(settings)).services[name]
-    drill, deploys = declaration.drill, isinstance(fault, EdgeFault) and fault.deploys
+    drill, deploys = declaration.drill, fault.deploys
     if drill is None or declaration.address is None:
         raise InputError(f"services.{name}: a live drill needs 'address', 'drill.start' and 'drill.traffic'")
     if deploys and (drill.bad_version is None or "deploy" not in declaration.actions):

@@ -30,13 +30,14 @@ SEQUENCES, CACHE = 8, 2048
 ENGLISH = "the a model answer question token cache queue because when then slow fast good server reader text line"
 GERMAN = "der die das Modell Antwort Frage weil wenn dann langsam schnell gut Rechner Leser Text Zeile und nicht"
 WORDS = {"en": ENGLISH.split(), "de": GERMAN.split()}
+KNOWN = {name: {word.lower() for word in words} for name, words in WORDS.items()}
 FINISHED = Literal["stop", "length", "abort"]
 
 
 def language_of(text: str) -> str:
     """Return the language that most words of a text are known in; `other` where none is."""
     said = [word.strip(".,?!").lower() for word in text.split()]
-    counts = {name: sum(word in {one.lower() for one in words} for word in said) for name, words in WORDS.items()}
+    counts = {name: sum(word in words for word in said) for name, words in KNOWN.items()}
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else "other"
 

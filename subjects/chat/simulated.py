@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lepton_kit.ops.faults import Fault
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram
 from lepton_kit.telemetry.recordings import FEATURE
 from subjects.chat.engine import CACHE, PER_PROMPT_TOKEN, PER_SEQUENCE, SEQUENCES, STEP, WORDS, language_of
@@ -50,6 +49,10 @@ class SimulatedChat(Simulated):
     def take_version(self, is_bad: bool) -> None:
         """Serve the version that makes up half of its words, or one that answers as the first."""
         self._made_up = 0.5 if is_bad else 0.02
+
+    def size(self, workers: int) -> None:
+        """Let so many replicas run."""
+        self.workers = workers
 
     def ask(self, count: int) -> pd.DataFrame:
         """Let readers ask."""
@@ -149,8 +152,3 @@ class SimulatedChat(Simulated):
         told = held[held["actual"].notna()]
         for text, is_so in (("yes", told["actual"] >= 4), ("no", told["actual"] < 4)):
             yield counter(rated, {"good": text}, told["told_at"][is_so].to_numpy())
-
-
-def plant(fault: Fault | None, seed: int, scratch: Path) -> SimulatedChat:
-    """Return a healthy service."""
-    return SimulatedChat(seed, scratch)

@@ -113,6 +113,12 @@ class SimulatedService:
         self._files[version] = forecaster
         self._serve(version, note)
 
+    def deploy_next(self, is_bad: bool) -> None:
+        """Put the version in service into service again, under another name."""
+        if is_bad:
+            raise InputError("fault 'bad-version': forecasters have bad versions of their own, such as 'wrong-version'")
+        self.deploy(self.current(), "released again")
+
     def corrupt(self, forecaster: Forecaster) -> None:
         """Let the running workers answer with this one; their version's files stay as they are."""
         self._served = forecaster
