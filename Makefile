@@ -18,7 +18,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # What lies in reports/ beside the Quarto project itself.
 PUBLISHED := _site _freeze runs incidents drills models listings .quarto .publishing .rendering
 
-.PHONY: help setup demo test drills lab report screenshots bench lint format outputs lock clean
+.PHONY: help setup demo test drills lab report docs screenshots bench size lint format outputs lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-11s %s\n", $$1, $$2 }'
@@ -49,6 +49,9 @@ drills: setup ## put every live fault into a running service, and follow each to
 	@[ -d models/goog ] || $(BIN)/lepton pipeline goog
 	@$(BIN)/lepton drill --live
 
+size: ## count the lines of the package, part by part, and name what is too long
+	@$(PYTHON) benchmarks/size.py
+
 lint: setup ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -63,6 +66,9 @@ lab: setup ## open the notebooks in JupyterLab
 
 report: setup ## render the newest run of each notebook as a website
 	@$(BIN)/lepton report
+
+docs: setup ## write the reference of commands, docs/commands.md, from the code
+	@$(BIN)/python -m typer lepton_kit.cli utils docs --name lepton --output docs/commands.md
 
 screenshots: setup ## take README's screenshots (needs Chromium, and what make demo left)
 	@$(BIN)/python reports/screenshots/take.py

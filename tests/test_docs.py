@@ -1,48 +1,61 @@
-"""README, the guide for contributors and the Makefile say what is so."""
+"""README, the pages of docs/, the guide for contributors and the Makefile say what is so."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer.main
 from helpers import ROOT
+from typer.cli import app as typer_cli
+from typer.testing import CliRunner
 
 from lepton_kit.cli import app
 from lepton_kit.diagnosis.evidence import QUESTIONS
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.warm.lease import IDLE_S
+from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.health import _measures
 
 README = (ROOT / "README.md").read_text()
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {"README.md": README, "README.zh.md": (ROOT / "README.zh.md").read_text(), **DOCS}
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMMANDS = sorted(typer.main.get_command(app).commands)
 
 
-@pytest.mark.parametrize("verb", sorted(set(re.findall(r"make ([a-z]+)\b", README.split("## Layout")[0])) - {"make"}))
+@pytest.mark.parametrize("verb", sorted(set(re.findall(r"make ([a-z]+)\b", README)) - {"make"}))
 def test_every_make_verb_in_the_readme_is_there_and_has_help(verb):
     if verb == "and":  # "Python, make and a few minutes"
         return
     assert re.search(rf"(?m)^{verb}:.*## ", MAKEFILE)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_in_the_readme(command):
-    assert f"`lepton {command}" in README
+def test_the_readme_is_read_in_a_few_minutes():
+    assert len(README.split()) <= 900
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"`?lepton ([a-z]+) ?", README)) - {"command"}))
-def test_every_command_in_the_readme_is_there(command):
+def test_the_reference_of_commands_is_what_the_code_says():
+    made = CliRunner().invoke(typer_cli, ["lepton_kit.cli", "utils", "docs", "--name", "lepton"])
+    assert made.exit_code == 0, made.output
+    assert DOCS["commands.md"].strip() == made.stdout.strip(), "run `make docs`"
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`?lepton ([a-z]+) ?", "".join(PAGES.values())))))
+def test_every_command_in_the_texts_is_there(command):
     assert command in COMMANDS
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)|src=\"([^\"]+)\"", README))))
-def test_every_link_in_the_readme_leads_somewhere(target):
-    assert (ROOT / (target[0] or target[1])).exists()
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page):
+    folder = ROOT / "docs" if page in DOCS else ROOT
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)|src=\"([^\"]+)\"", PAGES[page])
+    assert [target for pair in targets if not (folder / (target := pair[0] or pair[1])).exists()] == []
 
 
-TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
+GUIDES = {name: (ROOT / name).read_text() for name in ("ARCHITECTURE.md", "CONTRIBUTING.md")}
+TEXTS = {**PAGES, **GUIDES}
 COMMAND = typer.main.get_command(app)
-ROWS = re.findall(r"(?m)^\| (`lepton .*?) \| (.*) \|$", README)
 
 
 def options_of(command):
@@ -52,13 +65,7 @@ def options_of(command):
     return {**mine, **{option: default for one in below for option, default in options_of(one).items()}}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].split("`")[1])
-def test_every_option_that_the_readme_tells_of_a_command_is_one_of_it(row):
-    named = {word for name in re.findall(r"`lepton (\w+)", row[0]) for word in options_of(COMMAND.commands[name])}
-    assert set(re.findall(r"(?<![\w-])--[a-z-]+", " ".join(row))) <= named
-
-
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", sorted({*TEXTS} - {"commands.md"}))
 def test_every_option_variable_and_make_verb_of_the_texts_is_there(text):
     code = "".join(path.read_text() for path in (ROOT / "lepton_kit").rglob("*.py")) + MAKEFILE
     words = TEXTS[text].replace("npm install --no-save --prefix .axe axe-core", "").replace("papermill --engine", "")
@@ -69,37 +76,43 @@ def test_every_option_variable_and_make_verb_of_the_texts_is_there(text):
 
 def test_the_addresses_and_times_that_the_readme_tells_are_the_defaults():
     ports = {name: options_of(COMMAND.commands[name])["--port"] for name in ("serve", "watch")}
-    shown = re.findall(r"(?m)^lepton (serve|watch)\b.*# http://127\.0\.0\.1:(\d+)", README)
+    shown = re.findall(r"(?m)^lepton (serve|watch)\b.*# http://127\.0\.0\.1:(\d+)", DOCS["services.md"])
     assert {name: int(port) for name, port in shown} == ports
     grace = (ROOT / "lepton_kit/runs/engine.py").read_text()  # which papermill alone imports
-    assert "has two seconds to clean up" in README and "GRACE_S = 2.0" in grace
-    assert "alive for an hour" in README and options_of(COMMAND.commands["run"])["--keep-for"] == 3600
-    assert "after ten idle minutes" in README and IDLE_S == 600
+    assert "has two seconds to clean up" in DOCS["runs.md"] and "GRACE_S = 2.0" in grace
+    assert "alive for an hour" in DOCS["runs.md"] and options_of(COMMAND.commands["run"])["--keep-for"] == 3600
+    assert "after ten idle minutes" in DOCS["runs.md"] and IDLE_S == 600
 
 
 def test_the_numbers_that_the_readme_tells_are_counted():
-    assert "| Is the service as stable as it was? Nine measures" in README and len(_measures(None)) == 9
-    assert "some forty questions" in README and len(QUESTIONS) == pytest.approx(40, abs=3)
+    assert "| Is the service as stable as it was? Nine measures" in DOCS["notebooks.md"] and len(_measures(None)) == 9
+    assert "some forty questions" in DOCS["incidents.md"] and len(QUESTIONS) == pytest.approx(40, abs=3)
 
 
-@pytest.mark.parametrize("command", [words for row, _ in ROWS for words in re.findall(r"`(lepton [^`]*)`", row)])
-def test_every_command_as_the_readme_writes_it_has_all_that_the_command_requires(command):
-    name, *words = command.split()[1:]
-    asked = COMMAND.commands[name]
-    if words and words[0] in getattr(asked, "commands", {}):
-        asked, words = asked.commands[words[0]], words[1:]
-    required = [one for one in asked.params if one.required]
-    given = [word for word in words if word[0] != "-"]
-    assert all(set(one.opts) & set(words) for one in required if one.param_type_name == "option")
-    assert len(given) >= sum(one.param_type_name == "argument" for one in required)
-
-
-def test_every_file_that_the_guide_names_is_there():
-    guide = TEXTS["CONTRIBUTING.md"].replace("`runs/<run id>/`", "")
-    named = {
-        name for name in re.findall(r"`([\w./-]+\.(?:py|toml|yml|json|md|lock|ipynb))`", guide) if "NAME" not in name
+COMMAND_LINES = sorted(
+    {
+        " ".join(line.split("#")[0].split())
+        for text in [README, *(text for name, text in DOCS.items() if name != "commands.md")]
+        for line in re.findall(r"(?m)`(lepton [^`]*)`|^(lepton .*)$", text)
+        for line in line
+        if line
     }
+)
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_every_option_of_a_command_in_the_texts_is_one_of_it(line):
+    name = line.split()[1]
+    assert set(re.findall(r"(?<![\w-])--?[a-z-]+", line)) <= set(options_of(COMMAND.commands[name]))
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_file_that_a_guide_names_is_there(guide):
+    text = GUIDES[guide].replace("`runs/<run id>/`", "")
+    inline = re.findall(r"`([\w./-]+\.(?:py|toml|yml|json|md|lock|ipynb))`", text)
+    drawn = re.findall(r"(?m)(?<![\w*/-])[a-z]\w*/[\w/]+\.py", text)
     places = [ROOT, ROOT / "lepton_kit", *(path for path in (ROOT / "lepton_kit").rglob("*") if path.is_dir())]
+    named = {name for name in [*inline, *drawn] if "NAME" not in name}
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 
 
@@ -125,3 +138,11 @@ def test_every_make_verb_runs_commands_that_are_there(verb):
         assert command in COMMANDS
     for script in re.findall(r"(?:\(BIN\)/python|for script in) ([\w/*]+\.py)", recipe):
         assert list(ROOT.glob(script))
+
+
+def test_both_readmes_show_the_same_declaration():
+    shown = [
+        tomllib.loads(re.search(r"```toml\n(.*?)```", PAGES[name], re.S)[1]) for name in ("README.md", "README.zh.md")
+    ]
+    assert shown[0] == shown[1]
+    Declaration.model_validate(shown[0]["services"]["scoring"])

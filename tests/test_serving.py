@@ -136,7 +136,7 @@ def test_metrics_of_both_workers_are_added_up(service):
 
 
 def test_the_docs_of_the_api_are_where_the_readme_says_and_name_every_route(service):
-    [path] = re.findall(r"docs of its API at (/\w+)", (ROOT / "README.md").read_text())
+    [path] = re.findall(r"docs of its API at (/\w+)", (ROOT / "docs/services.md").read_text())
     page = service.client.get(path)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     for route, methods in service.client.get("/openapi.json").json()["paths"].items():
