@@ -36,6 +36,7 @@ from lepton_kit.telemetry.recordings import (
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.signals import signals_of
 from lepton_kit.telemetry.slo import Objective, read_objectives
+from subjects.machine import DRAIN_SECONDS
 
 HERE = Path(__file__).parent
 SCRAPE_EVERY, SETTLES = 2.0, 10.0
@@ -174,8 +175,12 @@ class Simulated:
             self._fault = None
 
     def settle(self) -> None:
-        """Let the clock run until what was done has its effect."""
-        self.advance(SETTLES)
+        """Let the clock run until what was done has its effect, and what waited then is answered."""
+        self.advance(float(np.clip(self.drained_at() - self.now, SETTLES, DRAIN_SECONDS)))
+
+    def drained_at(self) -> float:
+        """Return when all that waits now is answered."""
+        raise NotImplementedError
 
     # --- what it shows
 

@@ -155,7 +155,7 @@ def test_a_verdict_claims_no_more_than_was_seen(true, named, is_alerted, has_act
     [
         ("scoring", "stale-feed", 0.8, "data", "recovered"),
         ("scoring", "bad-version", 0.8, "model", "recovered"),
-        ("chat", "queue-saturation", 0.9, "compute", "recovered"),
+        ("chat", "queue-saturation", 0.6, "compute", "recovered"),
         ("chat", "same-version", 0.8, "none", "left alone"),
     ],
 )

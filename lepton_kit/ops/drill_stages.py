@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 
@@ -63,42 +62,6 @@ def remedies(may_have: str = "") -> str:
     more = {"data": "", "model": "", "compute": may_have}
     told = [REMEDY.format(cause=cause, observed=OBSERVED_S, more=text) for cause, text in more.items()]
     return "most_per_hour = 100\nleast_probability = 0.5\n" + "".join(told)
-
-
-class Stage(Protocol):
-    """What a course needs."""
-
-    @property
-    def project(self) -> Path:
-        """Return the root of the drill's own project."""
-        ...
-
-    @property
-    def fault(self) -> Fault:
-        """Return what is injected."""
-        ...
-
-    @property
-    def remedies(self) -> str:
-        """Return the policies of the remedies."""
-        ...
-
-    @property
-    def above(self) -> Mapping[str, str]:
-        """Return variables of `lepton watch`."""
-        ...
-
-    def running(self) -> contextlib.AbstractContextManager[str]:
-        """Run the service, and give its address."""
-        ...
-
-    def asked(self) -> contextlib.AbstractContextManager[None]:
-        """Let it be asked."""
-        ...
-
-    def strike(self) -> None:
-        """Let the fault begin."""
-        ...
 
 
 # --- the reference server ---------------------------------------------------------------------------------------------
@@ -265,6 +228,9 @@ class Declared:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+Stage = Served | Declared
 
 
 def declared(project: Path, fault: Fault, name: str) -> Declared:

@@ -114,8 +114,8 @@ class Drilled:
         return self.verdict in GOOD_ENDS
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        return asdict(self)
+        """Return it as JSON can hold it; results of earlier builds name no service, and are given back as they were."""
+        return {name: value for name, value in asdict(self).items() if value or name != "service"}
 
 
 def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str, type[Fault]] = FAULTS) -> list[Drill]:

@@ -1,6 +1,6 @@
 """A stand-in for a text-generation engine: it queues, batches and emits tokens in the time that its formula says.
 
-It holds no language model. Time passes in steps, as in an engine with continuous batching: a step takes
+It holds no language model. Time passes in steps, as in an engine with continuous batching: a step of a replica takes
 
     STEP + PER_SEQUENCE · running sequences + PER_PROMPT_TOKEN · prompt tokens that enter with it     seconds,
 
@@ -130,7 +130,8 @@ class Engine:
                 self._come.clear()
                 await self._come.wait()
             entered = self._enter()
-            await asyncio.sleep(STEP + PER_SEQUENCE * len(self.running) + PER_PROMPT_TOKEN * entered)
+            shared = PER_SEQUENCE * len(self.running) + PER_PROMPT_TOKEN * entered
+            await asyncio.sleep(STEP + shared / self.replicas)
             for sequence in list(self.running):
                 self._emit(sequence)
             self._gauge()

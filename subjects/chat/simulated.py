@@ -54,6 +54,10 @@ class SimulatedChat(Simulated):
         """Let so many replicas run."""
         self.workers = workers
 
+    def drained_at(self) -> float:
+        """Return when all that waits now has entered the batch."""
+        return self._clock
+
     def ask(self, count: int) -> pd.DataFrame:
         """Let readers ask."""
         texts = [prompt(self._chance) for _ in range(count)]
@@ -109,7 +113,8 @@ class SimulatedChat(Simulated):
                 running.append(waiting.popleft())
                 entered[one] = clock
                 prefilled += int(prompts[one])
-            clock += (STEP + PER_SEQUENCE * len(running) + PER_PROMPT_TOKEN * prefilled) / (1 - self._taken)
+            shared = PER_SEQUENCE * len(running) + PER_PROMPT_TOKEN * prefilled
+            clock += (STEP + shared / self.workers) / (1 - self._taken)
             for one in list(running):
                 first[one] = clock if np.isnan(first[one]) else first[one]
                 left[one] -= 1

@@ -15,7 +15,7 @@ import skops.io
 
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram
 from lepton_kit.telemetry.recordings import FEATURE
-from subjects.prices.simulated.machine import Machine, Setting
+from subjects.machine import Machine, Setting
 from subjects.scoring.manage import LOOKUP
 from subjects.scoring.model import NUMBERS, rows, train
 from subjects.simulated import Simulated
@@ -71,6 +71,10 @@ class SimulatedScoring(Simulated):
     def size(self, workers: int) -> None:
         """Let so many slots be there."""
         self._machine.size(workers, self.setting.queue_limit, self.now)
+
+    def drained_at(self) -> float:
+        """Return when all that waits now is decided."""
+        return self._machine.drained_at(self.now)
 
     def take_version(self, is_bad: bool) -> None:
         """Serve the bad version, or one that is the good one again."""

@@ -43,8 +43,9 @@ from lepton_kit.telemetry.recordings import (
     Versions,
     Window,
 )
-from subjects.prices.simulated.machine import DRAIN_SECONDS, START_SECONDS, Machine, Setting, drawn_setting
+from subjects.machine import DRAIN_SECONDS, START_SECONDS, Machine
 from subjects.prices.simulated.requests import Asked, Requests, changed
+from subjects.prices.simulated.setting import Setting, drawn_setting
 from subjects.prices.simulated.telemetry import Telemetry
 from subjects.prices.simulated.world import Days, trained_files, world
 
