@@ -41,10 +41,7 @@ def golden_rows(golden: pd.DataFrame) -> pd.DataFrame:
 def golden_deviation(model: Model, golden: pd.DataFrame) -> float:
     """Return how far a model's answers lie from the golden ones; 0 is bit for bit. See `deviation`.
 
-    Raises
-    ------
-    InputError
-        When the golden examples hold no rows, or no answers of the model's task.
+    Raises InputError when the golden examples hold no rows, or no answers of the model's task.
     """
     rows, names = golden_rows(golden), model.task.columns(golden)
     if rows.empty or not names:

@@ -61,10 +61,7 @@ class Forecasts:
     async def ask(self, model: Model, values: np.ndarray) -> Answers:
         """Return a model's answers to some rows, as `model.answers` gives them.
 
-        Raises
-        ------
-        Overloaded
-            When as many requests wait as may.
+        Raises Overloaded when as many requests wait as may.
         """
         if self._count >= self.limit:
             raise Overloaded(max(1, math.ceil(self._count * self._seconds)))

@@ -61,11 +61,6 @@ class Loaded:
         return prediction_model(self.model, self.mender.mends.fill if self.mender else ())
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The features of a row."""
-        return self.model.columns
-
-    @property
     def numerical(self) -> tuple[str, ...]:
         """The features of a row that hold numbers."""
         return tuple(name for name in self.model.columns if name not in self.model.categorical)
