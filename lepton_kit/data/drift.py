@@ -161,11 +161,6 @@ def spread_ratio(reference: ArrayLike, current: ArrayLike) -> tuple[float, float
 def drift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
     """Compare every column of two tables: numbers by their distributions, categories by their shares.
 
-    Parameters
-    ----------
-    reference, current
-        Tables with the same columns.
-
     Returns
     -------
     DataFrame

@@ -149,8 +149,6 @@ class Mender:
     ----------
     mends
         What shall be done; what they say of other columns is left out.
-    columns
-        The features of a row, in their order.
     reference
         Rows that the model learnt from; without them every row counts as faulty, and no value is out of its range.
 

@@ -68,16 +68,10 @@ def distil(
 
     Parameters
     ----------
-    teacher
-        The model to say the same as.
     features
         Rows to ask it about (n, columns): those that it learnt from, never those that will judge the student.
     model, width
         The student's body; a linear one has no width.
-    steps
-        Steps of the optimiser, at most.
-    seed
-        Of the student's first weights.
 
     Raises
     ------
@@ -129,12 +123,8 @@ def footprints(forecasters: Mapping[str, Forecaster], features: pd.DataFrame, re
 
     Parameters
     ----------
-    forecasters
-        Models by name.
     features
         Rows to ask about; they are repeated to `BATCH` rows.
-    repeats
-        How often each is timed.
 
     Returns
     -------

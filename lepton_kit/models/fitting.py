@@ -93,14 +93,8 @@ def fit(kind: str, learnt: Examples, contract: Contract, task: Task, folder: Pat
 
     Parameters
     ----------
-    kind
-        One of `KINDS`.
-    learnt
-        Rows to learn from, as `examples_of` returns them.
     contract
         Which features hold numbers and which categories; a category that was never seen counts as none.
-    task
-        Of the target.
     seed
         Of all chance: the same rows and seed give the same model.
 

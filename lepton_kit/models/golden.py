@@ -14,17 +14,7 @@ AGREEMENT = 1e-6
 
 
 def golden_examples(model: Model, features: pd.DataFrame, rows: int = 5) -> pd.DataFrame:
-    """Return the last rows of features (`feature_<name>`) with the model's answers (the columns of its task).
-
-    Parameters
-    ----------
-    model
-        The model to remember.
-    features
-        Rows of features (n, columns), by date where they follow on each other.
-    rows
-        How many of them to keep.
-    """
+    """Return the last rows of features (`feature_<name>`) with the model's answers (the columns of its task)."""
     inputs = features.tail(rows)
     if inputs.empty:
         raise InputError("golden examples need at least one row of features")

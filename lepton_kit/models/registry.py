@@ -34,13 +34,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 class Registry:
-    """All versions of all models under one folder.
-
-    Parameters
-    ----------
-    root
-        The folder; it need not exist yet.
-    """
+    """All versions of all models under one folder, which need not exist yet."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -59,16 +53,10 @@ class Registry:
 
         Parameters
         ----------
-        name
-            The model's name: small letters, digits, `-` and `_`.
         card
             The model card: parameters, metrics, the run that made it, and under `data` what it was learnt from, such
             as hashes and days; under `compressed_from` the version that it stands in for, where it is a smaller model
             of one; `created` (UTC) is added.
-        model
-            Of any flavor.
-        golden
-            Rows and answers, as `lepton_kit.models.golden.golden_examples` gives them.
         reference
             Rows that the model learnt from: its features, and `actual`. At most `MOST_REFERENCE` are kept, evenly
             taken; drift is measured against them.

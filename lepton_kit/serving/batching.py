@@ -43,8 +43,6 @@ class Forecasts:
     ----------
     limit
         Requests that may wait; the next one is refused. It may be changed while the thread works.
-    metrics
-        Where the queue's length and the times are noted.
     """
 
     def __init__(self, limit: int, metrics: ServiceMetrics) -> None:

@@ -86,13 +86,7 @@ class VersionMetrics:
 
 
 class ServiceMetrics:
-    """All metrics of one worker.
-
-    Parameters
-    ----------
-    registry
-        Where they are registered; a fresh one unless given.
-    """
+    """All metrics of one worker, in a fresh registry unless one is given."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()

@@ -166,12 +166,8 @@ def replay(address: str, rows: Rows, plan: Plan, change: Change | None = None) -
 
     Parameters
     ----------
-    address
-        As `check_address` returns it.
     rows
         As `feed` gives them: one per request, with its actual value.
-    plan
-        Arrival times, bounds and feedback.
     change
         What is done to each item before it is sent; the newest data of an unchanged one are as old as its due time.
 

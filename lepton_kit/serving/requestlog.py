@@ -96,8 +96,6 @@ class RequestLog:
 
     Parameters
     ----------
-    folder
-        The folder of the log; made where it is absent.
     backlog
         Requests that may wait for the disk; `is_full` says when no more shall be taken.
     """

@@ -86,13 +86,7 @@ def with_mends(loaded: Loaded, config: ServiceConfig, mends: Mends) -> Loaded:
 
 
 class Worker:
-    """What one worker process holds.
-
-    Parameters
-    ----------
-    config
-        The service's settings.
-    """
+    """What one worker process holds."""
 
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
