@@ -1,7 +1,7 @@
 """What a notebook calls: record results, state expectations, read inputs, leave artifacts.
 
 Everything recorded is an ordinary output of the cell, under a media type of its own. So the executed notebook alone
-holds its results, whoever ran it: JupyterLab, papermill, nbval or `lepton run`.
+holds its results, in whatever it ran: JupyterLab, papermill, nbval or `lepton run`.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def _plain_dict(value: dict[Any, Any], name: str) -> dict[str, Any]:
 
 def _plain_times(value: Any) -> Any:
     """Return numpy's times and durations as ISO 8601 has them; its own `tolist` counts nanoseconds."""
-    import pandas as pd  # whoever holds such values has it, but for a bare numpy
+    import pandas as pd  # where such values are it is installed, but for a bare numpy
 
     if value.ndim:
         return [_plain_times(item) for item in value]
@@ -368,11 +368,7 @@ def _as_text(value: Any, unit: str = "") -> str:
     if (table := _table(value)) is not None:
         return f"\n{table.to_string(index=False)}"
     if hasattr(value, "tolist"):
-        value = (
-            plain(value, "")
-            if getattr(value, "dtype", None) is not None and value.dtype.kind in "Mm"
-            else value.tolist()
-        )
+        value = plain(value, "")
     text = _number_text(value) if isinstance(value, float) else str(value)
     return f"{text} {unit}" if unit not in ("", "1") else text
 
@@ -414,17 +410,3 @@ def _display(media_type: str, payload: dict[str, Any], text: str, markup: str | 
     if markup is not None:
         bundle["text/html"] = markup
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
-
-
-def _show_figures_as_svg_too() -> None:
-    """Do in a kernel of a run what the kit's own kernels do by themselves (`runs/warm/spare.py`)."""
-    if "LEPTON_RUN_DIR" in os.environ and "IPython" in sys.modules:
-        from IPython import get_ipython
-
-        from lepton_kit.runs.figures import also_as_svg
-
-        if (shell := get_ipython()) is not None:
-            also_as_svg(shell)
-
-
-_show_figures_as_svg_too()

@@ -21,7 +21,7 @@ from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follo
 from lepton_kit.diagnosis.rows import contract_breaches
 from lepton_kit.diagnosis.units import unit_factors
 from lepton_kit.models.training import Examples
-from lepton_kit.telemetry.health import RecordedMetrics, signal_growth
+from lepton_kit.telemetry.health import signal_growth
 from lepton_kit.telemetry.recordings import FEATURE, Recording
 
 ALIKE, APART = 0.35, 0.4
@@ -95,15 +95,6 @@ class DataPlan:
 
 def plan_data(recording: Recording) -> DataPlan:
     """Say what to do about a feed, from the recording of an incident.
-
-    Parameters
-    ----------
-    recording
-        As `lepton_kit.telemetry.recordings.read_recording` returns it.
-
-    Examples
-    --------
-    Nothing is mended where nothing was recorded:
 
     >>> from lepton_kit.telemetry.recordings import FORMAT, Incident
     >>> incident = Incident(format=FORMAT, id="x", service="demo", versions={"current": "1"},
@@ -187,20 +178,9 @@ def mends_table(mends: Mends) -> pd.DataFrame:
 def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tuple[Examples, pd.DataFrame]:
     """Return the rows of a recording that a model may learn from, in order of time, and a log of what was left out.
 
-    Rows since the onset are mended as the plan says, and those that it quarantines are left out, as are requests
-    without a known actual or without whole inputs, and all but the first of those that asked for one period.
-
-    Parameters
-    ----------
-    recording
-        The incident.
-    plan
-        As `plan_data` gives it; None where the data are not at fault.
-
-    Returns
-    -------
-    tuple
-        The rows, and the log: `why`, `rows_in`, `rows_out`.
+    Rows since the onset are mended as the plan says (there is none where the data are not at fault), and those that it
+    quarantines are left out, as are requests without a known actual or without whole inputs, and all but the first of
+    those that asked for one period. The log has `why`, `rows_in`, `rows_out`.
     """
     case = build_case(recording)
     if plan is not None:
@@ -282,32 +262,20 @@ def _followers(rows: pd.DataFrame) -> dict[str, str]:
 def _matched(
     was: pd.DataFrame, before: Sequence[tuple[str, ...]], now: pd.DataFrame, after: Sequence[tuple[str, ...]]
 ) -> dict[str, str]:
-    """Return for each column the one that now holds its values."""
+    """Return for each column the one that now holds its values: itself, unless both chains of a move are clear."""
     source = {name: name for chain in before for name in chain}
     for length in {len(chain) for chain in before}:
         rows, columns = ([one for one in side if len(one) == length] for side in (before, after))
         if len(rows) != len(columns):
             continue  # the lags of a chain are lost: nothing tells which is which
         distance = np.array([[_distance(was, one, now, other) for other in columns] for one in rows])
-        for one, other in _assigned(distance, rows, columns):
-            source.update(zip(one, other, strict=True))
+        own = np.array([[set(one) == set(other) for other in columns] for one in rows])
+        for row, column in zip(*linear_sum_assignment(distance - AT_HOME * own), strict=True):
+            at_home = distance[row][own[row]]
+            may_leave = own[row, column] or not at_home.size or at_home[0] >= APART
+            if may_leave and distance[row, column] <= ALIKE:
+                source.update(zip(rows[row], columns[column], strict=True))
     return source
-
-
-def _assigned(
-    distance: np.ndarray, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
-) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return the chains that moved, each with the one that holds it now, where both are clear."""
-    own = np.array([[set(one) == set(other) for other in columns] for one in rows])
-    chosen = linear_sum_assignment(distance - AT_HOME * own)
-    found = []
-    for row, column in zip(*chosen, strict=True):
-        stays = own[row, column]
-        at_home = distance[row][own[row]]
-        clear = distance[row, column] <= ALIKE and (stays or not at_home.size or at_home[0] >= APART)
-        if clear and rows[row] != columns[column]:
-            found.append((rows[row], columns[column]))
-    return found
 
 
 def _distance(was: pd.DataFrame, one: Sequence[str], now: pd.DataFrame, other: Sequence[str]) -> float:
@@ -445,9 +413,8 @@ def _rise(case: Case, rows: pd.Series) -> float:
 
 def _stale_share(case: Case) -> float:
     """Return the share of the time since the onset in which the newest data were stale, as the service counts it."""
-    source, signals = RecordedMetrics(case.recording.metrics), case.recording.signals
     window = case.onset.timestamp(), case.recording.incident.window.end.timestamp()
-    stale, known = (signal_growth(source, signals.get(role), *window) for role in ("stale_seconds", "watched_seconds"))
+    stale, known = (signal_growth(case.recording, role, *window) for role in ("stale_seconds", "watched_seconds"))
     return stale / known if known > 0 else 0.0
 
 

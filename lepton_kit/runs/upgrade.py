@@ -43,7 +43,7 @@ def parse(content: bytes) -> Any:
     if not 1 <= major <= FORMAT[0]:
         raise ValueError(f"its format is {major}; known are 1 to {FORMAT[0]}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nbformat warns of what is mended below
+        warnings.simplefilter("ignore")  # nbformat warns of what is repaired below
         try:
             if major < FORMAT[0]:
                 document = nbformat.convert(nbformat.versions[major].to_notebook_json(document), FORMAT[0])
@@ -123,19 +123,13 @@ def _output(output: dict[str, Any]) -> dict[str, Any]:
     kind = output["output_type"]
     if kind == "stream":
         name = output.get("name")
-        return {
-            "output_type": kind,
-            "name": name if isinstance(name, str) else "stdout",
-            "text": _text(output.get("text")),
-        }
+        name = name if isinstance(name, str) else "stdout"
+        return {"output_type": kind, "name": name, "text": _text(output.get("text"))}
     if kind == "error":
         lines = output.get("traceback")
+        lines = [_text(line) for line in lines] if isinstance(lines, list) else []
         named = {part: _text(output.get(part)) for part in ("ename", "evalue")}
-        return {
-            "output_type": kind,
-            **named,
-            "traceback": [_text(line) for line in lines] if isinstance(lines, list) else [],
-        }
+        return {"output_type": kind, **named, "traceback": lines}
     made = {"output_type": kind, "data": _data(output.get("data")), "metadata": _object(output.get("metadata"))}
     return made | ({"execution_count": _count(output)} if kind == "execute_result" else {})
 

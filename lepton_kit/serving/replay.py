@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import math
 import time
 import uuid
@@ -31,7 +32,6 @@ MOST_WAITING = 1000
 LATE = 0.05
 """Seconds by which the generator itself may be late in 1 of 100 requests before the summary warns."""
 
-
 Row = Mapping[str, float | str | None]
 
 
@@ -48,6 +48,9 @@ class Item:
     actual: Any
     copies: int = 0
 
+
+Rows = Iterator[tuple[Row, Any]]
+"""Rows of features with what will come true of each."""
 
 Change = Callable[[Item, float], Item]
 """Takes an item and the seconds since the load began; returns what is sent. Faults are such changes."""
@@ -140,10 +143,7 @@ def check_address(address: str, is_remote_allowed: bool = False) -> str:
 def needed_features(address: str) -> list[str]:
     """Ask a service which features a row must hold.
 
-    Raises
-    ------
-    InputError
-        When there is no such service at the address, or it does not answer.
+    Raises InputError when there is no such service at the address, or it does not answer.
     """
     try:
         answer = httpx.get(f"{address}/openapi.json", timeout=TIMEOUT)
@@ -156,35 +156,19 @@ def needed_features(address: str) -> list[str]:
         raise InputError(f"service at {address}: is not one of this kit; it does not describe /v1/predict") from error
 
 
-def feed(table: pd.DataFrame) -> Iterator[tuple[Row, Any]]:
+def feed(table: pd.DataFrame) -> Rows:
     """Give a table's rows of features and what came true (`actual`), in order, and from the first again at the end."""
-    features = table.drop(columns="actual")
-    names = list(map(str, features))
-    rows = features.set_axis(names, axis=1).to_dict("records")
-    return _endless(rows, table["actual"].tolist())
+    rows = table.drop(columns="actual").rename(columns=str).to_dict("records")
+    return itertools.cycle(zip(rows, table["actual"].tolist(), strict=True))
 
 
-def _endless(rows: list[Row], actual: list[Any]) -> Iterator[tuple[Row, Any]]:
-    while True:
-        yield from zip(rows, actual, strict=True)
-
-
-def replay(
-    address: str,
-    rows: Iterator[tuple[Row, Any]],
-    plan: Plan,
-    change: Change | None = None,
-) -> Summary:
+def replay(address: str, rows: Rows, plan: Plan, change: Change | None = None) -> Summary:
     """Drive load at a service and return what came of it.
 
     Parameters
     ----------
-    address
-        As `check_address` returns it.
     rows
         As `feed` gives them: one per request, with its actual value.
-    plan
-        Arrival times, bounds and feedback.
     change
         What is done to each item before it is sent; the newest data of an unchanged one are as old as its due time.
 
@@ -202,18 +186,10 @@ def replay(
 
 
 class _Replay:
-    def __init__(
-        self,
-        address: str,
-        rows: Iterator[tuple[Row, Any]],
-        plan: Plan,
-        change: Change | None,
-    ) -> None:
+    def __init__(self, address: str, rows: Rows, plan: Plan, change: Change | None) -> None:
         self._address, self._rows, self._plan, self._change = address, rows, plan, change
         self._made = Summary(plan.arrivals.source)
-        self._statuses: Counter[str] = Counter()
-        self._versions: Counter[str] = Counter()
-        self._feedback: Counter[str] = Counter()
+        self._statuses, self._versions, self._feedback = Counter[str](), Counter[str](), Counter[str]()
         self._latencies: list[float] = []
         self._lateness: list[float] = []
         self._waiting = 0

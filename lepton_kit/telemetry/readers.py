@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.models.tasks import PROBA
+from lepton_kit.telemetry.columns import is_category
 from lepton_kit.telemetry.databases import TIME, Read, Window, flat, utc
 from lepton_kit.telemetry.declaration import Columns, Declaration, Metric, Rows, short_name
 from lepton_kit.telemetry.recordings import FEATURE, TOPOLOGY_COLUMNS, printable
@@ -84,26 +85,10 @@ def read_requests(
     most: int = MOST_REQUESTS,
     known: Mapping[str, pd.Series] | None = None,
 ) -> Read:
-    """Read the requests of a window with the columns of a recording, and what came true of them.
+    """Read the requests of a window (Unix seconds) with the columns of a recording, and what came true of them.
 
-    Parameters
-    ----------
-    declaration
-        Where the requests are, and the roles of their columns.
-    project
-        What paths are relative to.
-    start, end
-        The window, Unix seconds, both included.
-    most
-        Rows that are kept at most; of more, every n-th.
-    known
-        Texts that the model was trained on, by feature: words that are none of theirs are out of its vocabulary.
-
-    Returns
-    -------
-    Read
-        `time`, `request_id`, `version`, `status`, `latency_ms`, `feature_<name>`, the prediction columns of the task,
-        `actual`, `actual_time`, `rating`, `feedback`; empty where no requests are declared, or none can be read.
+    Of more than `most` rows every n-th is kept. Words that are none of the `known` texts of a feature are out of its
+    vocabulary. Empty where no requests are declared, or none can be read.
     """
     if not declaration.requests:
         return Read(pd.DataFrame())
@@ -272,13 +257,8 @@ def _is_one_of(name: str, short: str, patterns: Sequence[str]) -> bool:
 
 
 def _feature(table: _Table, name: str) -> pd.Series:
-    """Return a feature as numbers, or as text where most of its known values are text."""
-    values = table.raw[name]
-    if pd.api.types.is_numeric_dtype(values):
-        return values.astype(float)
-    known = values.dropna()
-    numbers = pd.to_numeric(known, errors="coerce")
-    if len(known) and numbers.isna().mean() > 0.5:
+    """Return a feature as numbers, or as text where its first values are text."""
+    if is_category(table.raw[name]):
         return table.texts(name, "features").replace("", None)
     return table.numbers(name, "features")
 

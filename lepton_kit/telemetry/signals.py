@@ -181,20 +181,13 @@ def preset(name: str) -> Mapping[str, Signal]:
 def signals_of(declaration: Declaration, labels: Mapping[str, str] | None = None) -> dict[str, Signal]:
     """Return the signals of a service by role: its own selectors, then its presets, the first named above the others.
 
-    Parameters
-    ----------
-    declaration
-        What the service says of itself.
-    labels
-        The labels that its series carry: every selector but those of the machine is narrowed to them.
+    Every selector but those of the machine is narrowed to the labels that the service's series carry.
 
-    Examples
-    --------
     >>> from lepton_kit.telemetry.declaration import Declaration
     >>> given = Declaration(signals={"preset": ["vllm", "dcgm"], "queue_length": "waiting"})
     >>> found = signals_of(given, {"job": "chat"})
-    >>> found["queue_length"].selector, found["saturation"].selector, found["gpu_utilisation"].selector
-    ('waiting{job="chat"}', 'vllm:kv_cache_usage_perc{job="chat"}', 'DCGM_FI_DEV_GPU_UTIL')
+    >>> found["queue_length"].selector, found["gpu_utilisation"].selector
+    ('waiting{job="chat"}', 'DCGM_FI_DEV_GPU_UTIL')
     """
     found = {"up": Signal(selector="up")}
     for name in reversed(declaration.signals.preset):
@@ -209,15 +202,15 @@ def series_of(signals: Mapping[str, Signal]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parts))
 
 
-def role_of(selector: selectors.Selector, signals: Mapping[str, Signal] | None = None) -> str:
-    """Return the role that the series of a selector have, by a service's signals, else by those of a known server.
+def role_of(selector: selectors.Selector) -> str:
+    """Return the role that the series of a selector have by the signals of a known server.
 
     Of several, the one that asks for the most of what the selector asks for; empty where none has the metric.
 
     >>> role_of(parse_selector('http_requests_total{status=~"5..",job="x"}')), role_of(parse_selector("mine"))
     ('errors', '')
     """
-    for known in (signals or {}, *map(preset, presets())):
+    for known in map(preset, presets()):
         fitting = {
             role: sum(one in selector.matchers for one in own.matchers)
             - 2 * len(set(own.matchers) - {*selector.matchers})

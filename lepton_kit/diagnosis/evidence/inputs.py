@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
+    NEEDS,
     Evidence,
     NotCheckedError,
     answer,
@@ -58,10 +61,45 @@ def missing_values(case: Case) -> Evidence:
     return _breach(case, "missing")
 
 
-@evidence(needs=("requests.features", "requests.target"), time_series=True)
+@evidence(needs=("requests.features",))
 def stale_values(case: Case) -> Evidence:
-    """Answer whether more rows than before repeat the last ones though new ones were due: `more` or `no more`."""
+    """Answer whether rows repeat each other as they did not before: `more` or `no more`.
+
+    Where rows follow on each other, those count that repeat the last ones though new ones were due. Elsewhere it is
+    looked for one row that took the place of others, as a feed sends it that stands still: it comes more often, and
+    others more seldom, while as many come in all.
+    """
+    if not case.recording.incident.declaration.time_series:
+        return _one_row(case)
+    if lacking := NEEDS["requests.target"].lacking(case):
+        raise NotCheckedError(lacking)
     return _breach(case, "stale")
+
+
+TAKEN, AS_MANY = 0.1, 1.25
+"""Least share of all that one row must have taken, and how many times as many rows as before are still as many."""
+
+
+def _one_row(case: Case) -> Evidence:
+    rows = case.inputs.join(case.categories)
+    code = pd.Series(pd.util.hash_pandas_object(rows, index=False).to_numpy(), index=rows.index)
+    hits = code == code.loc[case.during.index].mode().iloc[0] if len(case.during) else code == 0
+    found = share_rose(
+        case, hits, TAKEN,
+        lambda before, since: f"the row that came most often since made up {before:.1%} before and {since:.1%} since",
+        ("more", "no more"),
+    )  # fmt: skip
+    if found.finding != "more":
+        return found
+    window, onset = case.recording.incident.window, case.onset
+    seconds = {"before": (onset - window.start).total_seconds(), "since": (window.end - onset).total_seconds()}
+    sides = {"before": hits.loc[case.before.index], "since": hits.loc[case.during.index]}
+    came = {name: len(side) / max(1.0, seconds[name]) for name, side in sides.items()}
+    others = {name: (~side).sum() / max(1.0, seconds[name]) for name, side in sides.items()}
+    has_taken_over = others["since"] <= (1 - found.effect / 2) * others["before"]
+    if has_taken_over and came["since"] <= AS_MANY * came["before"]:
+        return found
+    return replace(found, finding="no more", summary=f"{found.summary}, beside the others", onset=None)
 
 
 @evidence(needs=("requests.features",))
@@ -129,9 +167,10 @@ def freshness(case: Case) -> Evidence:
     newest = newest[newest > 0]
     if newest.empty:
         raise NotCheckedError("no request told the time of its newest data")
-    ages = data_age(newest)
+    now = pd.DatetimeIndex(newest.index).as_unit("us").asi8 / 1e6
+    ages = pd.Series(now - newest.to_numpy(float), newest.index)
     before, during = scrapes_of(case, ages)
-    stopped = stands_still(split(newest, case.onset)[1])
+    stopped = float(split(newest, case.onset)[1].diff().iloc[1:].eq(0).mean())
     summary = (
         f"the newest data were {before.median():.3g} s old before, {during.median():.3g} s since, and stood still in "
         f"{stopped:.0%} of the scrapes since"
@@ -142,29 +181,6 @@ def freshness(case: Case) -> Evidence:
 
 
 STANDING = 0.5
-
-
-def data_age(newest: pd.Series) -> pd.Series:
-    """Return how old the newest data were at each scrape, s.
-
-    >>> time = pd.to_datetime([100, 110, 120], unit="s", utc=True)
-    >>> data_age(pd.Series([99.0, 109.0, 109.0], time)).tolist()
-    [1.0, 1.0, 11.0]
-    """
-    return pd.Series(_seconds(newest.index) - newest.to_numpy(float), index=newest.index)
-
-
-def stands_still(newest: pd.Series) -> float:
-    """Return the share of scrapes at which the time of the newest data was what it was at the scrape before.
-
-    >>> stands_still(pd.Series([1.0, 2.0, 2.0, 2.0]))
-    0.6666666666666666
-    """
-    return float(newest.diff().iloc[1:].eq(0).mean()) if len(newest) > 1 else 0.0
-
-
-def _seconds(times: pd.Index) -> np.ndarray:
-    return pd.DatetimeIndex(times).as_unit("us").asi8 / 1e6
 
 
 @evidence(needs=("signals.input_problems", "signals.input_rows"))
