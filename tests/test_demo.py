@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import copy_project, lepton
+from helpers import copy_project, lepton, unhurried
 from monitors import alertmanager, needs_alertmanager, needs_prometheus, prometheus
 from services import Service, project_with_model, serving, wait_for
 from watching import Watching, watching
@@ -22,7 +22,6 @@ from lepton_kit.telemetry.rules import prometheus_rules
 from lepton_kit.telemetry.slo import read_objectives
 
 FRESHNESS = "GoogFreshnessBudgetBurn"
-LIMIT_S, SLOWEST_S = "0.1", "2.5"  # buckets of the latency's histogram
 SCALE, BEARER = 600, "a bearer's secret"
 WATCH = f"time_scale = {SCALE}\ntoken = 'env:WATCH_TOKEN'\nsource = '{{source}}'\n"
 
@@ -32,9 +31,7 @@ def whole_project(project: Path) -> Path:
     """A project with a promoted model, and this repository's settings, objectives, runbook and report site."""
     project_with_model(project)
     copy_project(project, "slo", "runbooks", "reports")
-    slow = project / "slo/latency.yaml"  # other tests take cores: how fast answers come is not what is tested here
-    slow.write_text(slow.read_text().replace(f'le="{LIMIT_S}"', f'le="{SLOWEST_S}"'))
-    return project
+    return unhurried(project)
 
 
 def test_a_feed_that_stops_is_alerted_diagnosed_and_published_by_the_kit_alone(whole_project):
