@@ -22,7 +22,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.telemetry.health import RecordedMetrics, grown, signal_growth, signal_mean
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import parse_selector
-from lepton_kit.telemetry.signals import Signal, preset, presets
+from lepton_kit.telemetry.signals import preset, presets
 from lepton_kit.telemetry.slo import Objective
 
 SOURCES = (
@@ -77,12 +77,6 @@ def tolerated_refusals(objectives: Sequence[Objective]) -> float:
 
     Objectives that do not count a refused request as bad, such as those of the forecasts, do not matter; where none
     does, it is what `Needs` has.
-
-    Examples
-    --------
-    >>> good, total = parse_selector('requests_total{status="200"}'), parse_selector("requests_total")
-    >>> round(tolerated_refusals([Objective("a", "A", "demo", "", 0.99, 3600, "good", good, total, 10)]), 6)
-    0.001
     """
     budgets = [one.budget for one in objectives if is_hurt_by_refusals(one)]
     return PART_OF_BUDGET * min(budgets) if budgets else Needs().refused
@@ -122,15 +116,6 @@ def smaller_of(version: str, card: Mapping[str, Any], measured: Measured) -> Sma
 
     Only the model's part of a request becomes shorter: reading and checking it takes as long as before (Amdahl 1967).
 
-    Parameters
-    ----------
-    version, card
-        As the registry has them.
-    measured
-        What was measured of the present version.
-
-    Examples
-    --------
     >>> card = {"compression": {"may_stand_in": True, "times_as_fast": {"us_per_row": 4.0}}}
     >>> measured = Measured(Demand(10, 0.1), 1, 1, 0.0, 0.8, 0.0, 1.0, 1.0, 1.0)
     >>> smaller_of("v3", card, measured)
@@ -224,11 +209,6 @@ class CapacityPlan:
         return "; ".join(said)
 
     @property
-    def service_time(self) -> float:
-        """Return the mean seconds that a worker was busy with one."""
-        return self.measured.demand.service
-
-    @property
     def predicted_wait(self) -> float:
         """Return the mean wait (s) that the queue model predicts for the workers that will answer."""
         answering = self.workers - self.measured.lost
@@ -245,22 +225,14 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     one is added, as what makes it hang may do so again. Where one request alone takes a worker longer than it may, as
     behind a slow disk, none is added: they would all be as slow.
 
-    Parameters
-    ----------
-    recording
-        As `lepton_kit.telemetry.recordings.read_recording` returns it.
-    needs
-        What is wanted, and what is allowed.
-    smaller
-        A compressed version that may take the present one's place.
-
     Raises
     ------
     InputError
         When too few requests were recorded since the onset to measure what is asked of the service.
     """
     measured = measure(build_case(recording))
-    needs = _with_room_for(measured.workers, needs or Needs())
+    needs = needs or Needs()
+    needs = replace(needs, most_workers=max(needs.most_workers, measured.workers))  # there was room for those
     options = option_table(measured.demand, needs, smaller)
     allowed = options[options["workers"] >= measured.workers]
     enough = allowed[allowed["enough"]]
@@ -281,11 +253,6 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
         reasons=_reasons(measured, needs, chosen, is_futile),
         is_futile=is_futile,
     )
-
-
-def _with_room_for(workers: int, needs: Needs) -> Needs:
-    """Return the needs with room for the workers that there were: they had it."""
-    return replace(needs, most_workers=max(needs.most_workers, workers))
 
 
 def queue_limit(service: float, needs: Needs) -> int:
@@ -331,16 +298,15 @@ def measure(case: Case) -> Measured:
     window, onset = recording.incident.window, case.onset.timestamp()
     before, since = (window.start.timestamp(), onset), (onset, window.end.timestamp())
     _check_measured(case)
-    source, signals = RecordedMetrics(recording.metrics), recording.signals
-    workers, left = _workers(case, is_before=True), _workers(case, is_before=False)
+    workers, left = _workers(case)
     service = _service_time(case, case.during, since, left)
     rate, earlier_rate = _rate(case, case.during, since), _rate(case, case.before, before)
-    in_model = signal_mean(source, signals.get("service_time"), *since)
+    in_model = signal_mean(recording, "service_time", *since)
     return Measured(
-        demand=Demand(rate, service, arrival_scv(case.during["time"]), _service_scv(source, signals, since)),
+        demand=Demand(rate, service, arrival_scv(case.during["time"]), _service_scv(recording, since)),
         workers=max(workers, left),
         left=left,
-        wait=signal_mean(source, signals.get("queue_time"), *since),
+        wait=signal_mean(recording, "queue_time", *since),
         model_share=float(np.minimum(1.0, in_model / service)),
         refused=float(case.during["status"].eq(429).mean()),
         rate_growth=rate / earlier_rate if earlier_rate else float("nan"),
@@ -372,8 +338,7 @@ def _answered(requests: pd.DataFrame) -> pd.DataFrame:
 
 def _rate(case: Case, requests: pd.DataFrame, window: tuple[float, float]) -> float:
     """Return the requests per second: by the service's own counter, or by those that were recorded."""
-    source, seconds = RecordedMetrics(case.recording.metrics), window[1] - window[0]
-    counted = signal_growth(source, case.recording.signals.get("requests_total"), *window)
+    seconds, counted = window[1] - window[0], signal_growth(case.recording, "requests_total", *window)
     return (counted if counted > 0 else len(requests)) / seconds if seconds > 0 else 0.0
 
 
@@ -381,45 +346,21 @@ def _service_time(case: Case, requests: pd.DataFrame, window: tuple[float, float
     """Return the mean seconds that a worker was busy with a request; NaN where none was answered.
 
     That is its latency less its wait in the queue; where the wait is not measured, the time of the model, or all
-    workers' time at work for each request.
+    workers' time at work for each request. It is no less than what the quickest request took, which hardly waited, and
+    no more than all workers' time for each answered request (the utilisation law; Denning and Buzen, "The operational
+    analysis of queueing network models", ACM Computing Surveys 10(3), 1978).
     """
-    answered, signals = _answered(requests), case.recording.signals
+    recording, answered = case.recording, _answered(requests)
     if answered.empty:
         return float("nan")
-    source, most = RecordedMetrics(case.recording.metrics), workers * (window[1] - window[0]) / len(answered)
-    wait = signal_mean(source, signals.get("queue_time"), *window)
+    most = workers * (window[1] - window[0]) / len(answered)
+    wait = signal_mean(recording, "queue_time", *window)
     if not math.isnan(wait):
         quickest = float(_answered(case.requests)["latency_ms"].min()) / 1000
-        return service_time(answered, wait, quickest, most)
-    in_model = signal_mean(source, signals.get("service_time"), *window)
-    busy = signal_growth(source, signals.get("busy_seconds"), *window) / len(answered)
+        return min(max(float(answered["latency_ms"].mean()) / 1000 - wait, quickest), most)
+    in_model = signal_mean(recording, "service_time", *window)
+    busy = signal_growth(recording, "busy_seconds", *window) / len(answered)
     return float(np.nanmin([in_model if in_model > 0 else busy, most]))
-
-
-def service_time(answered: pd.DataFrame, wait: float, quickest: float, most: float) -> float:
-    """Return the mean seconds that a worker was busy with a request: its latency less its wait in the queue.
-
-    Workers cannot have been busy for longer than they were there (the utilisation law; Denning and Buzen, "The
-    operational analysis of queueing network models", ACM Computing Surveys 10(3), 1978).
-
-    Parameters
-    ----------
-    answered
-        Requests with their `latency_ms`.
-    wait
-        Mean seconds in the queue.
-    quickest
-        Seconds that the quickest request took, which hardly waited; none keeps a worker busy for less on average.
-    most
-        Seconds of all workers' time for each answered request.
-
-    Examples
-    --------
-    >>> rows = pd.DataFrame({"latency_ms": [30.0, 50.0]})
-    >>> service_time(rows, wait=0.01, quickest=0.01, most=1.0), service_time(rows, wait=0.04, quickest=0.01, most=0.02)
-    (0.03, 0.01)
-    """
-    return min(float(max((answered["latency_ms"] / 1000).mean() - wait, quickest)), most)
 
 
 def arrival_scv(times: pd.Series) -> float:
@@ -432,20 +373,23 @@ def arrival_scv(times: pd.Series) -> float:
     return float(gaps.var(ddof=0) / gaps.mean() ** 2) if len(gaps) and gaps.mean() > 0 else 1.0
 
 
-def _service_scv(source: RecordedMetrics, signals: Mapping[str, Signal], window: tuple[float, float]) -> float:
+def _service_scv(recording: Recording, window: tuple[float, float]) -> float:
     """Return the squared coefficient of variation of the model's times, from the middles of their histogram's buckets.
 
     It is 1 (exponential) where no histogram was recorded.
     """
-    signal = signals.get("service_time")
+    source, signal = RecordedMetrics(recording.metrics), recording.signals.get("service_time")
     bucket = parse_selector(signal.parts("histogram").get("bucket", signal.selector)) if signal else None
     if bucket is None:
         return 1.0
-    held = source.query(str(bucket), *window)
-    bounds = sorted({float(json.loads(labels).get("le", "inf")) for labels in held["labels"].unique()})
-    if len(bounds) < 2:
+    labels = source.query(str(bucket), *window)["labels"].unique()
+    ends = dict(
+        sorted((float(end), end) for text in labels if (end := json.loads(text).get("le")))
+    )  # as number, as text
+    if len(ends) < 2:
         return 1.0
-    below = np.array([grown(source, bucket.within({"le": _le(bound, held)}), *window) for bound in bounds])
+    bounds = list(ends)
+    below = np.array([grown(source, bucket.within({"le": end}), *window) for end in ends.values()])
     counts = np.maximum(np.diff(below, prepend=0.0), 0.0)
     edges = np.array([0.0, *bounds[:-1], bounds[-1] if math.isfinite(bounds[-1]) else 2 * bounds[-2]])
     middles = (edges[1:] + edges[:-1]) / 2
@@ -455,17 +399,12 @@ def _service_scv(source: RecordedMetrics, signals: Mapping[str, Signal], window:
     return float(np.average((middles - mean) ** 2, weights=counts)) / mean**2
 
 
-def _le(bound: float, held: pd.DataFrame) -> str:
-    """Return a bound as the label has it."""
-    texts = (json.loads(labels)["le"] for labels in held["labels"].unique())
-    return str(next(text for text in texts if float(text) == bound))
-
-
-def _workers(case: Case, is_before: bool) -> int:
-    """Return how many workers answered at first, or at the end of the recording; one at least."""
+def _workers(case: Case) -> tuple[int, int]:
+    """Return how many workers answered at first, and at the end of the recording; one at least."""
     answering = answering_workers(case.recording)
-    count = expected_workers(answering) if is_before else answering[answering.index >= case.onset].tail(5).median()
-    return max(1, round(count)) if count > 0 else 1
+    counts = expected_workers(answering), answering[answering.index >= case.onset].tail(5).median()
+    first, last = (max(1, round(count)) if count > 0 else 1 for count in counts)
+    return first, last
 
 
 def _memory_growth(case: Case) -> float:
