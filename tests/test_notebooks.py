@@ -13,10 +13,9 @@ from helpers import ROOT, lepton
 from lepton_kit.notebook import RESULT, payloads
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.check import check_notebook
-from lepton_kit.runs.manifest import finished_runs
+from lepton_kit.runs.manifest import NOTEBOOK, finished_runs
 from lepton_kit.runs.notebooks import SKIPPED, find_notebooks, tags
 from lepton_kit.runs.parameters import read_parameters
-from lepton_kit.runs.runner import NOTEBOOK
 
 NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in find_notebooks(ROOT)]
 STORY = [name for name in NOTEBOOKS if name.startswith("notebooks/") and "00" not in name]
