@@ -14,7 +14,9 @@ from declared import course
 from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.ops.actions import Values, run_action
 from lepton_kit.ops.faults.base import Fault
-from lepton_kit.ops.faults.edge import BadVersion, Crowd, Scaled
+from lepton_kit.ops.faults.compute import QueueSaturation
+from lepton_kit.ops.faults.data import Scaled
+from lepton_kit.ops.faults.model import BadVersion
 from lepton_kit.telemetry.recordings import Recording
 
 
@@ -40,14 +42,8 @@ def test_a_column_ten_times_too_large_is_data_and_the_restarted_feed_ends_it(tmp
     assert "smoothness" in next(item.summary for item in diagnosis.evidence if item.name == "units")
 
 
-class Queue(Crowd):
-    """So many that a loaded machine needs no luck."""
-
-    usual = 1.0
-
-
 def test_a_queue_is_compute_with_queue_saturation_and_first_token_answered(tmp_path):
-    with course(tmp_path, "chat", Queue()) as one:
+    with course(tmp_path, "chat", QueueSaturation()) as one:
         one.healthy(80)
         one.scrapes(25)
         one.strike()
