@@ -1,4 +1,4 @@
-"""`lepton demo`: one incident from its beginning to its recovery and its page."""
+"""`lepton demo`: an incident of each of two services, from its beginning to its recovery and its page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lepton_kit.runs.project import find_project
 
 
 def demo() -> None:
-    """Serve a model, let its feed stop, and follow the alert to the recovery and the incident's page."""
+    """Let the feeds of two services go wrong, and follow the alerts to the recoveries and the incidents' pages."""
     from lepton_kit.ops.demo import demonstrate
 
     console = new_console()
@@ -15,5 +15,5 @@ def demo() -> None:
     def announce(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    made = demonstrate(find_project(), announce)
-    announce(f"incident page: {made.page.as_uri()}")
+    for made in demonstrate(find_project(), announce):
+        announce(f"incident of {made.service}: {made.page.as_uri()}")

@@ -38,7 +38,7 @@ def capture(
     settings = read_settings(project)
     declaration, promises = declared(project, service, settings), promises_of(service, settings, project)
     opened = open_source(source or settings.watch.source, project)
-    held = freeze(service, declaration, project, opened, *window, output, promises=promises)
+    held = freeze(service, declaration, project, opened, *window, output, (), promises, settings.capture.key)
     console = new_console()
     console.print(f"recording {escape(str(output))}: {len(held.requests)} requests, {len(held.metrics)} samples")
     provenance = held.incident.provenance

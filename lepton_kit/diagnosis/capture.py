@@ -77,6 +77,7 @@ def capture(
     folder: Path,
     alerts: Sequence[Mapping[str, Any]] = (),
     promises: Sequence[Promise] = (),
+    key: str | None = None,
 ) -> Recording:
     """Freeze an incident of a service into a new recording.
 
@@ -99,6 +100,8 @@ def capture(
         The alerts that led here, each as in the `alerts` of an Alertmanager webhook (version 4).
     promises
         The service's objectives.
+    key
+        Where the key is (`env:NAME`, `file:PATH`) that the recording is encrypted with; without it it is not.
 
     Returns
     -------
@@ -141,14 +144,14 @@ def capture(
             models=served.models,
             signals=signals_of(declaration, declaration.series(name)),
         )
-        return _write(_cleaned(recording, private), private, notes, folder)
+        return _write(_cleaned(recording, private), private, notes, folder, key)
 
 
-def _write(recording: Recording, private: Private, notes: _Notes, folder: Path) -> Recording:
+def _write(recording: Recording, private: Private, notes: _Notes, folder: Path, key: str | None) -> Recording:
     said = [tuple(map(private.scrub, lines)) for lines in (notes.measured, notes.derived, notes.problems)]
     given = {"provenance": Provenance(measured=said[0], derived=said[1]), "problems": tuple(dict.fromkeys(said[2]))}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_recording(replace(recording, incident=recording.incident.model_copy(update=given)), folder)
+    write_recording(replace(recording, incident=recording.incident.model_copy(update=given)), folder, key=key)
     return read_recording(folder)
 
 

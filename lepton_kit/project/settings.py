@@ -130,6 +130,12 @@ class Schedule(Section):
     evidence_hours: float = Field(default=48, gt=0, le=24 * 90)
 
 
+class Capture(Section):
+    """How recordings are kept: `key` is where the key is (`env:NAME`, `file:PATH`) that they are encrypted with."""
+
+    key: str | None = None
+
+
 class Watch(Section):
     """How `lepton watch` works.
 
@@ -197,6 +203,7 @@ class Settings(Section):
     remedies: Remedies = Remedies()
     postmortem: Postmortem | None = None
     watch: Watch = Watch()
+    capture: Capture = Capture()
 
     def series_of(self, service: str) -> dict[str, str]:
         """Return the labels that the series of a service carry; none of a service that the settings do not name."""

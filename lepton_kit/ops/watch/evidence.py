@@ -90,7 +90,8 @@ def _freeze(
         return folder
     declaration = declared(project, name, settings)
     source, promises = source_of(settings, project), promises_of(name, settings, project)
-    capture(name, declaration, project, source, start, time.time(), folder, alerts, promises)
+    key = settings.capture.key
+    capture(name, declaration, project, source, start, time.time(), folder, alerts, promises, key)
     return folder
 
 
