@@ -44,12 +44,12 @@ from typing import Any
 import numpy as np
 from results import write_section
 
+from lepton_kit.data.mends import Mends
 from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT, Architecture, Forecaster, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import change_wish
 from lepton_kit.serving.following import await_workers
-from lepton_kit.serving.mends import Mends
 from subjects.prices.features import next_day_return, price_features
 from subjects.prices.sources import read_prices
 

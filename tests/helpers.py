@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -11,11 +12,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import nbformat
 import pytest
+from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 240.0
@@ -89,6 +93,17 @@ def lepton_here(*words: str, project: Path, **environment: str) -> subprocess.Co
         stream.seek(0)
     assert isinstance(code, int)
     return subprocess.CompletedProcess(command, code, told.read(), errors.read())
+
+
+def figures_of(notebook: Path) -> dict[str, Callable[..., Axes]]:
+    """Return what a notebook's own cells define to draw its figures: what takes `axes` and returns them, by name."""
+    code = [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+    tree = [line for source in code if "axes" in source or "import " in source for line in ast.parse(source).body]
+    drawing = [one for one in tree if isinstance(one, ast.FunctionDef) and "axes" in (w.arg for w in one.args.args)]
+    imports = [one for one in tree if isinstance(one, ast.Import | ast.ImportFrom)] if drawing else []
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module([*imports, *drawing], []), str(notebook), "exec"), names)
+    return {one.name: names[one.name] for one in drawing if isinstance(one.body[-1], ast.Return)}
 
 
 def truth_of(recording: Path) -> dict[str, object]:

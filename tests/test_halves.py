@@ -8,7 +8,7 @@ from helpers import ROOT
 
 import lepton_kit
 
-DOMAIN = ("data", "models", "serving", "telemetry", "diagnosis", "plots")
+DOMAIN = ("data", "models", "serving", "telemetry", "diagnosis", "plots", "stats")
 MACHINERY = ("runs", "reports", "notebook")
 NOT_FOR_DOMAIN = ("papermill", "nbclient", "nbformat", "jupyter_client", "IPython", "lepton_kit.cli", "lepton_kit.ops")
 # What `import lepton_kit as lk` offers to notebooks is machinery too.

@@ -8,10 +8,10 @@ import pydantic
 import pytest
 from services import project_with_model, read_requests, row, serving, wait_for
 
+from lepton_kit.data.mends import Mender, Mends
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import Wish, begin, change_wish, read_reports, read_wish
-from lepton_kit.serving.mends import Mender, Mends
 from lepton_kit.serving.quarantine import FILE, Quarantine
 
 

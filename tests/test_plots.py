@@ -6,17 +6,20 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT, figures_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from lepton_kit import plots
+from lepton_kit.runs.notebooks import find_notebooks
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.slo import Objective
 
@@ -93,7 +96,7 @@ def spreads(data: Data) -> pd.DataFrame:
 
 def happened(data: Data) -> pd.DataFrame:
     count = 2 * data.names
-    kind = [list(plots.LANES)[i % len(plots.LANES)] for i in range(count)]
+    kind = [("signal", "alert", "run", "decision", "action")[i % 5] for i in range(count)]
     event = [
         f"runbook {i} was started on the recording of $the$ <b>incident</b>, and went on for long" for i in range(count)
     ]
@@ -104,51 +107,58 @@ def forecast(data: Data) -> pd.DataFrame:
     return of_times(data, lower=(-0.03, -0.01), upper=(0.01, 0.03))
 
 
+SHARED = {
+    name: function
+    for name, function in inspect.getmembers(plots, inspect.isfunction)
+    if function.__module__ == plots.__name__ and inspect.signature(function).return_annotation == "Axes"
+}
+OF_NOTEBOOKS = {name: function for path in find_notebooks(ROOT) for name, function in figures_of(path).items()}
+figures = SimpleNamespace(**SHARED, **OF_NOTEBOOKS)
 DRAWINGS: dict[str, Callable] = {
-    "column_over_time": lambda d, ax: plots.column_over_time(
+    "column_over_time": lambda d, ax: figures.column_over_time(
         d.series(-1, 1), d.series(-1, 1), d.events(), "log return per day", ax, d.window
     ),
-    "confusion_matrix": lambda d, ax: plots.confusion_matrix(
+    "confusion_matrix": lambda d, ax: figures.confusion_matrix(
         pd.DataFrame(d.values(0, 99, d.names**2).reshape(d.names, d.names), d.labels, d.labels), ax
     ),
-    "coverage_over_time": lambda d, ax: plots.coverage_over_time(
+    "coverage_over_time": lambda d, ax: figures.coverage_over_time(
         {name: d.series(0.5, 1) for name in d.labels}, 0.85, d.events(), ax, d.window
     ),
-    "drift_distances": lambda d, ax: plots.drift_distances(
+    "drift_distances": lambda d, ax: figures.drift_distances(
         of_names(d, wasserstein=(0, 30), wasserstein_before=(0, 1)).rename_axis("column").reset_index()
         .assign(news=np.arange(d.names) % 2 == 0), 0.25, ax,
     ),
-    "error_budgets": lambda d, ax: plots.error_budgets(
+    "error_budgets": lambda d, ax: figures.error_budgets(
         of_names(d, budget_left=(-40, 1)).rename_axis("objective").reset_index(), ax
     ),
-    "forecast_interval": lambda d, ax: plots.forecast_interval(forecast(d), d.series(-0.05, 0.05), ax, d.window),
-    "incident_timeline": lambda d, ax: plots.incident_timeline(happened(d), d.events(), ax),
-    "indicator_over_time": lambda d, ax: plots.indicator_over_time(
+    "forecast_interval": lambda d, ax: figures.forecast_interval(forecast(d), d.series(-0.05, 0.05), ax, d.window),
+    "incident_timeline": lambda d, ax: figures.incident_timeline(happened(d), d.events(), ax),
+    "indicator_over_time": lambda d, ax: figures.indicator_over_time(
         ranges(d, 0.9, 1, ["share", "low", "high"], d.points).assign(time=d.times), OBJECTIVE, d.events(), d.window, ax
     ),
-    "missing_by_feature": lambda d, ax: plots.missing_by_feature(of_names(d, before=(0, 0.1), since=(0, 1)), ax),
-    "recovery_intervals": lambda d, ax: plots.recovery_intervals(
+    "missing_by_feature": lambda d, ax: figures.missing_by_feature(of_names(d, before=(0, 0.1), since=(0, 1)), ax),
+    "recovery_intervals": lambda d, ax: figures.recovery_intervals(
         ranges(d, 0.8, 1, ["share", "low", "high"], d.names).assign(period=d.labels), OBJECTIVE, ax
     ),
-    "reliability_curve": lambda d, ax: plots.reliability_curve(
+    "reliability_curve": lambda d, ax: figures.reliability_curve(
         of_names(d, stated=(0.4, 1), right=(0.4, 1)).assign(drills=range(1000, 1000 + d.names)), ax
     ),
-    "requests_over_time": lambda d, ax: plots.requests_over_time(
-        of_times(d, **dict.fromkeys(plots.OUTCOMES, (0, 20))), d.events()["onset"], ax
+    "requests_over_time": lambda d, ax: figures.requests_over_time(
+        of_times(d, **dict.fromkeys(("answered", "wrong", "overloaded", "failed"), (0, 20))), d.events()["onset"], ax
     ),
-    "response_time_over_time": lambda d, ax: plots.response_time_over_time(
+    "response_time_over_time": lambda d, ax: figures.response_time_over_time(
         of_times(d, p50=(2, 9), p95=(10, 3000)), d.events()["onset"], ax
     ),
-    "share_intervals": lambda d, ax: plots.share_intervals(
+    "share_intervals": lambda d, ax: figures.share_intervals(
         ranges(d, -0.3, 0.3, ["value", "lower", "upper"], d.names).assign(label=d.labels), ax, 0.1
     ),
-    "signal_onsets": lambda d, ax: plots.signal_onsets(
+    "signal_onsets": lambda d, ax: figures.signal_onsets(
         pd.DataFrame({"signal": d.labels, "since": d.window[0] + pd.to_timedelta(d.values(0, 100), unit="s")}),
         d.events(), d.window, ax,
     ),
-    "sizes_by_feature": lambda d, ax: plots.sizes_by_feature(of_names(d, came=(0, 1e8), used=(0.5, 2)), ax),
-    "spread_changes": lambda d, ax: plots.spread_changes(spreads(d), 1.5, ax),
-    "waits_by_workers": lambda d, ax: plots.waits_by_workers(waits(d), (2, 0.3), 0.05, ax),
+    "sizes_by_feature": lambda d, ax: figures.sizes_by_feature(of_names(d, came=(0, 1e8), used=(0.5, 2)), ax),
+    "spread_changes": lambda d, ax: figures.spread_changes(spreads(d), 1.5, ax),
+    "waits_by_workers": lambda d, ax: figures.waits_by_workers(waits(d), (2, 0.3), 0.05, ax),
 }  # fmt: skip
 CASES = {
     "three names in two minutes": Data(),
@@ -207,8 +217,7 @@ def units_missing(axes) -> list[str]:
 
 
 def test_every_figure_is_drawn_here():
-    public = {n for n, f in inspect.getmembers(plots, inspect.isfunction) if f.__module__ == plots.__name__}
-    assert {name for name in public if not name.startswith("_")} - {"use_theme"} == set(DRAWINGS)
+    assert {*SHARED, *OF_NOTEBOOKS} - {"legend"} == set(DRAWINGS)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -276,15 +285,15 @@ def test_names_of_events_lie_neither_on_each_other_nor_on_a_line(first, apart):
 def test_what_lies_beyond_an_axis_is_marked_and_said():
     table = pd.DataFrame({"spread_ratio": [1e9, 1e-9, 2.0, 1.0]}, ["a", "b", "c", "actual"])
     with mpl.rc_context(plots.THEME):
-        axes = plots.spread_changes(table, 1.5, Figure().add_subplot())
+        axes = figures.spread_changes(table, 1.5, Figure().add_subplot())
     markers = {line.get_marker(): list(line.get_xdata()) for line in axes.lines if line.get_marker() in "<>"}
-    assert markers == {"<": [1 / plots.FURTHEST_RATIO], ">": [plots.FURTHEST_RATIO]}
+    assert markers == {"<": [0.01], ">": [100.0]}
     assert "beyond the axis" in axes.get_legend().get_title().get_text()
 
 
 def test_of_many_features_the_most_moved_are_shown_and_the_others_counted():
     table = pd.DataFrame({"before": 0.0, "since": np.arange(33) / 40}, [f"f{i}" for i in range(33)])
     with mpl.rc_context(plots.THEME):
-        axes = plots.missing_by_feature(table, Figure().add_subplot())
+        axes = figures.missing_by_feature(table, Figure().add_subplot())
     assert [label.get_text() for label in axes.get_yticklabels()] == [f"f{i}" for i in range(21, 33)]
     assert axes.get_legend().get_title().get_text() == "the 12 most changed of 33; 21 are not drawn"

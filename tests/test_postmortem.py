@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from helpers import ROOT, figures_of
 
-from lepton_kit import plots
 from lepton_kit.diagnosis import history as histories
 from lepton_kit.diagnosis import judgement as judgements
 from lepton_kit.diagnosis import postmortem
@@ -247,7 +247,8 @@ def test_hostile_text_in_a_history_is_made_visible():
 def test_the_timeline_is_drawn_with_every_event_and_milestone():
     told = history()
     fig, axes = plt.subplots()
-    plots.incident_timeline(postmortem.timeline(told), {"onset": postmortem.milestones(told).onset, "end": None}, axes)
+    draw = figures_of(ROOT / "runbooks/postmortem.ipynb")["incident_timeline"]
+    draw(postmortem.timeline(told), {"onset": postmortem.milestones(told).onset, "end": None}, axes)
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert len(shown) == len(postmortem.timeline(told))
     assert "set state: workers 1 → 2" in shown

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 
+from lepton_kit.data.mends import Mends
 from lepton_kit.diagnosis.queueing import Demand, bounded, erlang_c, mean_wait
 from lepton_kit.diagnosis.remedies import (
     Needs,
@@ -26,7 +27,6 @@ from lepton_kit.diagnosis.remedies import (
 from lepton_kit.diagnosis.repair_capacity import Measured, option_table, smaller_of, tolerated_refusals
 from lepton_kit.diagnosis.repair_data import exchanged_columns, rows_to_learn_from, unit_factors
 from lepton_kit.errors import InputError
-from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.recordings import feature_columns, read_recording
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.features import price_features

@@ -13,11 +13,11 @@ from helpers import ROOT, copy_folders, lepton
 from live import Load, Samples
 from services import ADMIN, captured, keep_model, project_with_model, serving
 
+from lepton_kit.data.mends import Mends
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.operator import read_actions
 from lepton_kit.runs.manifest import find_run
 from lepton_kit.serving.control import change_wish, read_wish
-from lepton_kit.serving.mends import Mends
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pandas as pd
 import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from lepton_kit.data.mends import Mends
 from lepton_kit.errors import InputError
-from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.recordings import Promise, printable
 
 FORMAT: Literal["lepton-incident-history/1"] = "lepton-incident-history/1"

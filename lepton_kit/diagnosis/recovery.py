@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.serving.canary import difference_interval, wilson_interval
+from lepton_kit.stats import difference_interval, wilson_interval
 from lepton_kit.telemetry.health import RecordedMetrics, bad_ratio
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.rules import alert_name
@@ -25,8 +25,6 @@ from lepton_kit.telemetry.slo import Objective
 
 Verdict = Literal["recovered", "not recovered", "worse", "too few"]
 LEAST_EVENTS = 20
-Z = 1.959963984540054
-"""Quantile of the normal distribution of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Ratio:
     @property
     def interval(self) -> tuple[float, float]:
         """The score interval of the share (Wilson 1927), 95 %; from 0 to 1 of nothing."""
-        return wilson_interval(self.good, self.total, Z) if self.total else (0.0, 1.0)
+        return wilson_interval(self.good, self.total)
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def _verdict(
 def _difference(old: Ratio, new: Ratio) -> tuple[float, float]:
     if not (old.total and new.total):
         return -1.0, 1.0
-    return difference_interval((old.good, old.total), (new.good, new.total), Z)
+    return difference_interval((old.good, old.total), (new.good, new.total))
 
 
 @dataclass(frozen=True)

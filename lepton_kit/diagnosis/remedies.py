@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from lepton_kit.data.mends import NO_MENDS, Mends
 from lepton_kit.diagnosis.means import Means, Step, Way, means_of
 from lepton_kit.diagnosis.plans import REMEDIES
 from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, Smaller, plan_capacity
 from lepton_kit.diagnosis.repair_data import DataPlan, plan_data
 from lepton_kit.diagnosis.repair_model import ModelPlan, plan_model
-from lepton_kit.serving.mends import NO_MENDS, Mends
 
 __all__ = [
     "REMEDIES",

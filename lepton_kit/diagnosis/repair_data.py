@@ -15,11 +15,11 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from lepton_kit.data.drift import kolmogorov_smirnov
+from lepton_kit.data.mends import LAST, Mends, listed
 from lepton_kit.diagnosis.case import Case, build_case, replay
 from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows, varying
 from lepton_kit.diagnosis.rows import contract_breaches
 from lepton_kit.models.training import Examples
-from lepton_kit.serving.mends import LAST, Mends, listed
 from lepton_kit.telemetry.health import RecordedMetrics, signal_growth
 from lepton_kit.telemetry.recordings import FEATURE, Recording
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lepton_kit.data.mends import Mends
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
@@ -25,7 +26,6 @@ from lepton_kit.ops.watch.approvals import this_user
 from lepton_kit.project.declarations import declared
 from lepton_kit.runs.ledger import FILE as LEDGER
 from lepton_kit.serving.control import service_folder
-from lepton_kit.serving.mends import Mends
 from lepton_kit.telemetry.declaration import Command, Http
 
 if TYPE_CHECKING:

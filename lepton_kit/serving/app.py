@@ -22,13 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+from lepton_kit.data.mends import Mender
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Answers, Overloaded
 from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
 from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, note_deployment, read_reports, read_wish
 from lepton_kit.serving.edge import Edge
-from lepton_kit.serving.mends import Mender
 from lepton_kit.serving.metrics import CONTENT_TYPE
 from lepton_kit.serving.protocol import inferred, metadata, rows_asked
 from lepton_kit.serving.requestlog import Answered

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.tasks import TASKS, Task
+from lepton_kit.stats import difference_interval
 
 Verdict = Literal["worse", "not worse", "not known"]
 
@@ -193,33 +194,6 @@ def judge(
         _shares(missed, (old.actuals - old.inside, old.actuals), (new.actuals - new.inside, new.actuals),
                 rule.coverage_margin, rule.z),
     ]  # fmt: skip
-
-
-def wilson_interval(hits: float, of: float, z: float) -> tuple[float, float]:
-    """Return the score interval of a share (Wilson 1927).
-
-    >>> [round(bound, 3) for bound in wilson_interval(1, 10, 1.96)]
-    [0.018, 0.404]
-    """
-    share, spread = hits / of, z * z / of
-    center = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
-    return max(0.0, center - half), min(1.0, center + half)
-
-
-def difference_interval(old: tuple[float, float], new: tuple[float, float], z: float) -> tuple[float, float]:
-    """Return the interval of the difference of two shares, new minus old: Newcombe (1998), method 10.
-
-    >>> [round(bound, 4) for bound in difference_interval(old=(48, 80), new=(56, 70), z=1.96)]
-    [0.0524, 0.3339]
-    """
-    (old_low, old_high), (new_low, new_high) = wilson_interval(*old, z), wilson_interval(*new, z)
-    old_share, new_share = old[0] / old[1], new[0] / new[1]
-    difference = new_share - old_share
-    return (
-        difference - math.hypot(new_share - new_low, old_high - old_share),
-        difference + math.hypot(new_high - new_share, old_share - old_low),
-    )
 
 
 def quantile_interval(slower: Mapping[float, float], quantile: float, z: float) -> tuple[float, float, float]:

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lepton_kit.data.mends import NO_MENDS, Mends
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
-from lepton_kit.serving.mends import NO_MENDS, Mends
 
 MOST_WORKERS = 64
 MOST_QUEUED = 100_000

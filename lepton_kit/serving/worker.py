@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from pydantic import BaseModel
 
+from lepton_kit.data.mends import NO_MENDS, Mender, Mends
 from lepton_kit.data.ranges import allowed_range
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import Model
@@ -21,7 +22,6 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Forecasts
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import Report, Wish, newest_data, read_wish, write_report
-from lepton_kit.serving.mends import NO_MENDS, Mender, Mends
 from lepton_kit.serving.metrics import ServiceMetrics, reserve_files
 from lepton_kit.serving.quarantine import Quarantine
 from lepton_kit.serving.requestlog import RequestLog

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lepton_kit.data.mends import NO_MENDS, Mender
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
@@ -30,7 +31,6 @@ from lepton_kit.ops.faults import Fault
 from lepton_kit.ops.simulated_metrics import samples, selected
 from lepton_kit.ops.simulation import EPOCH, utc
 from lepton_kit.serving.arrivals import Arrivals
-from lepton_kit.serving.mends import NO_MENDS, Mender
 from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import (
     FORMAT,
