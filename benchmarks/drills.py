@@ -64,7 +64,7 @@ def scored(drill: Drill) -> Scored:
     def keep(recording: Recording, _: Struck) -> None:
         seen.append(recording)
 
-    made = drill_simulated(drill, read_objectives(ROOT / "slo"), on_recording=keep)
+    made = drill_simulated(drill, read_objectives(ROOT / "slo/goog"), on_recording=keep)
     seconds = time.perf_counter() - began
     case = build_case(seen[0])
     known = Known(gather(case), frozenset(made.causes))  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ TYPES = {
     "scoring": (*ANY, "scaled-column", "renamed-category", "stale-feed", "nulls", "lost-worker"),
     "chat": ANY,
 }
-OBJECTIVES = {"prices": "slo", "scoring": "subjects/scoring/slo", "chat": "subjects/chat/slo"}
+OBJECTIVES = {"prices": "slo/goog", "scoring": "subjects/scoring/slo", "chat": "subjects/chat/slo"}
 SURE = 0.8
 """From this probability on a repair starts by itself (`remedies.least_probability`)."""
 

@@ -40,7 +40,7 @@ def whole_project(project: Path) -> Path:
     """A project with a promoted model, and this repository's settings, objectives, runbook and report site."""
     project_with_model(project)
     copy_project(project, "slo", "runbooks", "reports", "subjects")
-    slow = project / "slo/latency.yaml"  # other tests take cores: how fast answers come is not what is tested here
+    slow = project / "slo/goog/latency.yaml"  # other tests take cores: how fast answers come is not what is tested here
     slow.write_text(slow.read_text().replace(f'le="{LIMIT_S}"', f'le="{SLOWEST_S}"'))
     slow = project / "subjects/scoring/slo/latency.yaml"
     slow.write_text(slow.read_text().replace('le="0.5"', 'le="10.0"'))
@@ -73,7 +73,9 @@ def test_feeds_that_go_wrong_are_alerted_diagnosed_repaired_and_published_by_the
 @needs_alertmanager
 def test_the_same_with_prometheus_and_alertmanager_in_place_of_the_embedded_store_and_evaluator(whole_project):
     project = whole_project
-    (project / "rules.yml").write_text(prometheus_rules(read_objectives(project / "slo"), "http://127.0.0.1", SCALE))
+    (project / "rules.yml").write_text(
+        prometheus_rules(read_objectives(project / "slo/goog"), "http://127.0.0.1", SCALE)
+    )
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(serving(project, "--workers", "2", "--fresh-for", "4"))
         source = stack.enter_context(

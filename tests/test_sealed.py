@@ -108,7 +108,6 @@ def test_what_is_captured_is_sealed_by_the_projects_key_and_the_doctor_holds_it_
     settings = "[capture]\nkey = 'env:RECORDING_KEY'\n[services.shop]\nlogs = 'app.log'\n"
     (project / "lepton.toml").write_text(settings)
     (project / "app.log").write_text(f'{{"time": "{pd.Timestamp.now("UTC").isoformat()}", "message": "{PLANTED}"}}\n')
-    (project / "telemetry").mkdir()
     made = lepton_here("capture", "shop", "-o", "kept", project=project, RECORDING_KEY=KEY)
     assert made.returncode == 0, made.stderr
     assert parts_with(project / "kept", PLANTED) == set()

@@ -52,7 +52,7 @@ def drill(
     made = (
         drill_live(drills, project, known, tell, model, service)
         if live
-        else drill_all(drills, project / "slo", fault_file)
+        else drill_all(drills, project / "slo" / model, fault_file)
     )
     for one in made:
         done.append(one)
