@@ -19,8 +19,9 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, single_name, write_atomically
 from lepton_kit.ops.operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
+from lepton_kit.ops.watch.jobs import Job
 from lepton_kit.ops.watch.objectives import alerted_objective
-from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.rehearsals import read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.project.settings import Settings

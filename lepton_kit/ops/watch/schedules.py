@@ -14,7 +14,8 @@ from pathlib import Path
 from cronsim import CronSim, CronSimError
 
 from lepton_kit.errors import InputError
-from lepton_kit.ops.watch.queue import Queue, Start
+from lepton_kit.ops.watch.jobs import Start
+from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
 from lepton_kit.project.settings import Schedule, Settings
 
@@ -90,7 +91,7 @@ class Schedules:
 class Cron:
     """A cron expression of five fields in a time zone, as Debian's cron takes it: 0 and 7 are Sunday.
 
-    A time of day that a change of clocks repeats is due the first time it comes; one that it leaves out, when the clocks
+    A time of day that a change of clocks repeats is due the first time it comes; one that it leaves out, when they
     have changed. With every hour (`*`) it is due at each such minute that really comes.
 
     Raises

@@ -21,8 +21,9 @@ from typing import Any
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
+from lepton_kit.ops.watch.jobs import Job
 from lepton_kit.ops.watch.policy import SERVICE, Policy
-from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
