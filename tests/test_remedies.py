@@ -25,7 +25,8 @@ from lepton_kit.diagnosis.remedies import (
     plan_model,
 )
 from lepton_kit.diagnosis.repair_capacity import Measured, option_table, smaller_of, tolerated_refusals
-from lepton_kit.diagnosis.repair_data import exchanged_columns, rows_to_learn_from, unit_factors
+from lepton_kit.diagnosis.repair_data import exchanged_columns, rows_to_learn_from
+from lepton_kit.diagnosis.units import unit_factors
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import feature_columns, read_recording
 from lepton_kit.telemetry.slo import read_objectives
@@ -93,9 +94,9 @@ def test_a_unit_is_found_where_only_some_rows_have_it_and_only_they_are_rescaled
     faulty = [name for name in since if not name.startswith("volume")]
     came = since.copy()
     came.loc[hit, faulty] *= 100
-    factors = unit_factors(sound, came)
-    assert factors == pytest.approx(dict.fromkeys(faulty, 0.01))
-    used = Mends(scale=factors).applied(came, sound)
+    factors, _ = unit_factors(sound, came)
+    assert factors == dict.fromkeys(faulty, 100)
+    used = Mends(scale=dict.fromkeys(faulty, 0.01)).applied(came, sound)
     assert np.isclose(used, since).all(axis=1).mean() > 0.99
 
 
@@ -122,8 +123,8 @@ def test_a_reversed_order_of_days_is_found_by_how_values_pass_from_row_to_row(da
 def test_a_sound_feed_has_no_exchanged_columns_and_no_other_unit(days):
     sound, since = days
     assert exchanged_columns(sound, since) == {}
-    assert unit_factors(sound, since) == {}
-    assert unit_factors(sound, 3 * since) == {}  # a market three times as wild
+    assert unit_factors(sound, since)[0] == {}
+    assert unit_factors(sound, 3 * since)[0] == {}  # a market three times as wild
 
 
 def test_missing_values_are_filled_and_the_rows_that_lack_all_are_not_learnt_from():

@@ -22,8 +22,7 @@ range. That a fault lies where callees do not explain the caller is the rule of 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.recordings import TOPOLOGY_COLUMNS, printable
+from lepton_kit.telemetry.recordings import TOPOLOGY_COLUMNS
 
 USUAL = 3.0
 """A robust score up to here is usual: the three standard deviations of Shewhart's control chart."""
@@ -160,95 +159,29 @@ def localise(
     >>> localise(metrics, topology, Symptom("web", "latency", since=600)).ranking[0].component
     'store'
     """
-    _check(metrics, normal, topology, symptom, volume)
-    metrics = _as_numbers(metrics)
+    if topology[list(TOPOLOGY_COLUMNS)].isna().any(axis=None):
+        raise InputError("topology: an edge lacks its caller or callee; each must name both")
+    if (symptom.component, symptom.metric) not in metrics:
+        raise InputError(f"{_named(symptom)}: not in the metrics")
+    metrics = _finite(metrics)
     window = _window(metrics.index, symptom.since)
-    normal = metrics[window.before] if normal is None else _as_numbers(normal)
-    series = _judge_series(metrics, normal, symptom, window)
-    components = _judge_components(metrics, series, topology, symptom, window, volume)
+    normal = metrics[window.before] if normal is None else _finite(normal)
+    worse, deviation, found = _judge_series(metrics, normal, symptom, window)
+    leading = _leading_metrics(found, symptom.metric)
+    impact = _impact(metrics, deviation, leading, symptom.metric, window, volume)
+    components = _judge_components(found, worse, leading, impact, topology, symptom)
     ranked = components.sort_values("score", ascending=False, kind="stable")
-    metrics_of = _suspect_metrics(series.found, metrics.index, window)
+    metrics_of = _suspect_metrics(found, metrics.index, window)
     suspects = tuple(_suspect(row, metrics_of[row["component"]]) for row in ranked.to_dict("records"))
     return Localisation(symptom, suspects, _not_judged(metrics, topology, components.index))
 
 
-def wide_metrics(samples: pd.DataFrame, topology: pd.DataFrame) -> pd.DataFrame:
-    """Return samples as a table with one row per step of time and columns (component, metric).
-
-    Parameters
-    ----------
-    samples
-        Columns `time`, `metric`, `labels` (a JSON object as text), `value`, as in a recording.
-    topology
-        Tells which label names components: the one with most values among its `caller` and `callee`.
-
-    Examples
-    --------
-    >>> times = pd.to_datetime(["2026-01-01T00:00Z", "2026-01-01T00:01Z"])
-    >>> samples = pd.DataFrame({"time": times, "metric": "requests_total", "labels": '{"part": "web"}',
-    ...                         "value": [7.0, 9.0]})
-    >>> wide_metrics(samples, pd.DataFrame({"caller": ["web"], "callee": ["db"]}))["web"].squeeze().tolist()
-    [nan, 2.0]
-    """
-    samples = samples[~samples["metric"].str.endswith(NOT_READ)]
-    known = {text: _labels(text) for text in samples["labels"].unique()}
-    label = _component_label(list(known.values()), topology)
-    components = {text: labels.get(label) for text, labels in known.items()}
-    named = samples.assign(
-        component=samples["labels"].map(components).astype(object),
-        series=samples["metric"].astype(str) + samples["labels"].astype(str),
-    ).dropna(subset=["component"])
-    named["time"] = named["time"].dt.floor(_sampling_step(named))
-    groups = named.groupby(["component", "metric"], sort=False)
-    columns = {(str(component), str(metric)): _one_metric(own, str(metric)) for (component, metric), own in groups}
-    return _with_means(columns)
+def _finite(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype(float).replace([np.inf, -np.inf], np.nan)
 
 
-# --- the table ----------------------------------------------------------------------------------------------------
-
-
-def _check(
-    metrics: pd.DataFrame, normal: pd.DataFrame | None, topology: pd.DataFrame, symptom: Symptom, volume: str | None
-) -> None:
-    _check_table(metrics, "metrics")
-    if normal is not None:
-        _check_table(normal, "normal")
-    if len(metrics) < 2 or not metrics.index.is_monotonic_increasing or metrics.index.has_duplicates:
-        raise InputError(f"metrics: {len(metrics)} rows; must be at least 2, in order of time, each time once")
-    if missing := [column for column in TOPOLOGY_COLUMNS if column not in topology]:
-        raise InputError(f"topology: lacks column {', '.join(missing)}; it has {_listed(topology.columns)}")
-    if topology[list(TOPOLOGY_COLUMNS)].isna().any(axis=None):
-        raise InputError("topology: an edge lacks its caller or callee; each must name both")
-    if (symptom.component, symptom.metric) not in metrics.columns:
-        known = metrics.columns[metrics.columns.get_level_values(0) == symptom.component].get_level_values(1)
-        allowed = f"it has {_listed(known)}" if len(known) else "no such component is in the metrics"
-        raise InputError(f"{_named(symptom)}: not in the metrics; {allowed}")
-    names = metrics.columns.get_level_values(1).unique()
-    if volume is not None and volume not in names:
-        raise InputError(f"volume {volume!r}: no such metric; the metrics are {_listed(names)}")
-
-
-def _check_table(table: pd.DataFrame, name: str) -> None:
-    if table.columns.nlevels != 2:
-        raise InputError(f"{name}: columns have {table.columns.nlevels} level(s); must have 2, (component, metric)")
-    if table.columns.has_duplicates:
-        twice = table.columns[table.columns.duplicated()][0]
-        raise InputError(
-            f"{name}: column {_listed(twice)} is there more than once; each (component, metric) must be once"
-        )
-    for column, dtype in table.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(dtype):
-            raise InputError(f"{name}: column {column!r} holds {dtype}; must hold numbers")
-
-
-def _listed(names: Iterable[object]) -> str:
-    return printable(", ".join(map(str, names)), 200)
-
-
-def _as_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table as one block of floats, in which what is not finite is missing."""
-    values = table.to_numpy(dtype=float)
-    return pd.DataFrame(np.where(np.isfinite(values), values, np.nan), index=table.index, columns=table.columns)
+def _named(symptom: Symptom) -> str:
+    return f"symptom {symptom.component!r}, {symptom.metric!r}"
 
 
 @dataclass(frozen=True)
@@ -270,14 +203,10 @@ class _Window:
 
 
 def _window(index: pd.Index, since: float | pd.Timestamp) -> _Window:
-    try:
-        if isinstance(index, pd.DatetimeIndex):
-            times, at = (index - index[0]).total_seconds(), (pd.Timestamp(since) - index[0]).total_seconds()
-        else:
-            times, at = index - index[0], float(since - index[0])
-    except TypeError as error:
-        raise InputError(f"symptom since {since!r}: must be a time as in the metrics ({index.dtype})") from error
-    window = _Window(np.asarray(times, dtype=float), float(np.median(np.diff(times))), at)
+    seconds = [one.total_seconds() if isinstance(one, pd.Timedelta) else float(one) for one in index - index[0]]
+    passed = since - index[0]
+    at = passed.total_seconds() if isinstance(passed, pd.Timedelta) else float(passed)
+    window = _Window(np.array(seconds), float(np.median(np.diff(seconds))), at)
     if window.before.all():
         raise InputError(f"symptom since {since}: must not be after the metrics, {index[0]} to {index[-1]}")
     return window
@@ -286,25 +215,27 @@ def _window(index: pd.Index, since: float | pd.Timestamp) -> _Window:
 # --- each series by itself ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Series:
-    """All series that can be judged.
+def _judge_series(
+    metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom, window: _Window
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Judge all series that can be judged.
 
-    `worse` has the form of the metrics: by how much a series lies on the bad side of its normal value, negative on the
-    good one. `deviation` is what of that is bad, and more than before the symptom. `found` has one row per series:
-    `normal`, `peak`, `robust_score`, `strength`, `correlation`, `onset` (seconds since the first row, NaN where it
-    stayed usual), `lateness`.
+    Returns
+    -------
+    tuple
+        By how much each lies on the bad side of its normal value, in the form of the metrics (negative on the good
+        one); what of that is bad, and more than before the symptom; and a row per series: `normal`, `peak`,
+        `robust_score`, `strength`, `correlation`, `onset` (seconds since the first row, NaN where it stayed usual),
+        `lateness`.
     """
-
-    worse: pd.DataFrame
-    deviation: pd.DataFrame
-    found: pd.DataFrame
-
-
-def _judge_series(metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom, window: _Window) -> _Series:
     target = (symptom.component, symptom.metric)
     normal = normal.reindex(columns=metrics.columns)
-    _check_symptom(metrics[target][~window.before], normal[target], symptom)
+    known = normal[target].count(), metrics[target][~window.before].count()
+    if known[0] < LEAST_NORMAL or not known[1]:
+        raise InputError(
+            f"{_named(symptom)}: {known[0]} values in the normal period and {known[1]} since {symptom.since}; must be "
+            f"at least {LEAST_NORMAL} and 1"
+        )
     enough = (normal.notna().sum() >= LEAST_NORMAL) & metrics[~window.before].notna().any()
     metrics, normal = metrics.loc[:, enough], normal.loc[:, enough]
     median, scale = normal.median(), _scale(normal)
@@ -329,7 +260,7 @@ def _judge_series(metrics: pd.DataFrame, normal: pd.DataFrame, symptom: Symptom,
             "lateness": onset.map(lambda one: window.lateness(one, of_symptom), na_action="ignore").fillna(UNKNOWN),
         }
     )
-    return _Series(worse, deviation, found)
+    return worse, deviation, found
 
 
 def _onset(unusual: NDArray[np.bool_], window: _Window) -> float:
@@ -339,18 +270,6 @@ def _onset(unusual: NDArray[np.bool_], window: _Window) -> float:
         return float("nan")
     usual_before = np.flatnonzero(~unusual[: since[0]])
     return float(window.times[usual_before[-1] + 1 if len(usual_before) else 0])
-
-
-def _named(symptom: Symptom) -> str:
-    return f"symptom {symptom.component!r}, {symptom.metric!r}"
-
-
-def _check_symptom(since: pd.Series, normal: pd.Series, symptom: Symptom) -> None:
-    if normal.count() < LEAST_NORMAL or not since.count():
-        raise InputError(
-            f"{_named(symptom)}: {normal.count()} values in the normal period and {since.count()} since "
-            f"{symptom.since}; must be at least {LEAST_NORMAL} and 1"
-        )
 
 
 def _beyond_before(deviation: pd.DataFrame, target: tuple[str, str], window: _Window) -> pd.DataFrame:
@@ -409,31 +328,29 @@ def _correlation(table: pd.DataFrame, with_series: pd.Series) -> pd.Series:
 
 
 def _judge_components(
-    metrics: pd.DataFrame,
-    series: _Series,
+    found: pd.DataFrame,
+    worse: pd.DataFrame,
+    leading: dict[str, str],
+    impact: pd.Series,
     topology: pd.DataFrame,
     symptom: Symptom,
-    window: _Window,
-    volume: str | None,
 ) -> pd.DataFrame:
     """Return one row per component: its leading metric, the parts of its score, what explains it, and its position."""
-    leading = _leading_metrics(series.found, symptom.metric)
-    keys = pd.MultiIndex.from_tuples(list(leading.items()))
-    found = series.found.loc[keys].droplevel(1)
-    impact = _impact(metrics, series.deviation, leading, symptom.metric, window, volume)
-    graph = _Graph(topology)
-    correlation = series.worse[list(leading.items())].droplevel(1, axis=1).corr(min_periods=LEAST_CORRELATED)
-    explains = _explains(correlation, found["strength"], impact, graph)
-    place = pd.Series({name: graph.place(name, symptom.component) for name in leading})
+    keys = list(leading.items())
+    own = found.loc[pd.MultiIndex.from_tuples(keys)].droplevel(1)
+    below = _below(topology)
+    correlation = worse[keys].droplevel(1, axis=1).corr(min_periods=LEAST_CORRELATED)
+    explains = _explains(correlation, own["strength"], impact, below)
+    place = pd.Series({name: _place(name, symptom.component, below) for name in leading})
     table = pd.DataFrame(
         {
             "component": list(leading),
             "metric": list(leading.values()),
-            "strength": found["strength"],
+            "strength": own["strength"],
             "impact": (impact / impact.max()).fillna(UNKNOWN) if impact.max() > 0 else UNKNOWN,
             "own": 1 - explains.max(),
-            "correlation": _as_share(found["correlation"]),
-            "onset": 1 - found["lateness"],
+            "correlation": _as_share(own["correlation"]),
+            "onset": 1 - own["lateness"],
             "position": place.map({AT: 1.0, BELOW: 1.0, ELSEWHERE: OFF_PATH, NOT_IN_GRAPH: UNKNOWN}),
         },
         index=list(leading),
@@ -477,52 +394,48 @@ def _impact(
     return impact
 
 
-def _explains(correlation: pd.DataFrame, strength: pd.Series, impact: pd.Series, graph: _Graph) -> pd.DataFrame:
+def _explains(
+    correlation: pd.DataFrame, strength: pd.Series, impact: pd.Series, below: dict[str, set[str]]
+) -> pd.DataFrame:
     """Return how much each component (row) explains of the deviation of each one above it (column), 0 of others.
 
     All that lie below one are asked, not its callees alone: one between may not be measured, or vary too much to tell.
+    Within a cycle a fault shows both ways, which explains nothing.
     """
     names = correlation.index
-    below = [[graph.explains(callee, caller) for caller in names] for callee in names]
+    is_below = [
+        [callee in below.get(caller, ()) and caller not in below[callee] for caller in names] for callee in names
+    ]
     together = correlation.clip(lower=0).fillna(UNKNOWN).to_numpy()
     amount = impact.where(impact > 0).to_numpy()
     share = np.minimum(impact.to_numpy()[:, None] / amount, 1.0)
     explains = strength.to_numpy()[:, None] * together * np.where(np.isnan(share), UNKNOWN, share)
-    return pd.DataFrame(np.where(below, explains, 0.0), index=names, columns=names)
+    return pd.DataFrame(np.where(is_below, explains, 0.0), index=names, columns=names)
 
 
 AT, BELOW, ELSEWHERE, NOT_IN_GRAPH = "at the symptom", "below the symptom", "elsewhere", "not in the graph"
 PARTS = ("strength", "impact", "own", "correlation", "onset", "position")
 
 
-class _Graph:
-    """The call graph: what each component calls, directly or through others, and so can suffer from."""
-
-    def __init__(self, topology: pd.DataFrame) -> None:
-        self.called = topology.groupby("caller")["callee"].agg(set).to_dict()
-        self.names = {*topology["caller"], *topology["callee"]}
-        self.below = {name: self._below(name) for name in self.names}
-
-    def _below(self, name: str) -> set[str]:
-        below: set[str] = set()
-        todo = [name]
+def _below(topology: pd.DataFrame) -> dict[str, set[str]]:
+    """Return what each component of the call graph calls, directly or through others, and so can suffer from."""
+    called = topology.groupby("caller")["callee"].agg(set).to_dict()
+    below: dict[str, set[str]] = {}
+    for name in {*topology["caller"], *topology["callee"]}:
+        below[name], todo = set(), [name]
         while todo:
-            new = self.called.get(todo.pop(), set()) - below
-            below |= new
+            new = called.get(todo.pop(), set()) - below[name]
+            below[name] |= new
             todo += new
-        return below
+    return below
 
-    def explains(self, callee: str, caller: str) -> bool:
-        """Tell whether a fault of one shows in another; within a cycle it shows both ways, which explains nothing."""
-        return callee in self.below.get(caller, ()) and caller not in self.below[callee]
 
-    def place(self, name: str, symptom: str) -> str:
-        """Return where a component lies, seen from the symptom."""
-        if name == symptom:
-            return AT
-        if name not in self.names or symptom not in self.names:
-            return NOT_IN_GRAPH
-        return BELOW if name in self.below[symptom] else ELSEWHERE
+def _place(name: str, symptom: str, below: dict[str, set[str]]) -> str:
+    if name == symptom:
+        return AT
+    if not {name, symptom} <= below.keys():
+        return NOT_IN_GRAPH
+    return BELOW if name in below[symptom] else ELSEWHERE
 
 
 # --- in words -----------------------------------------------------------------------------------------------------
@@ -572,63 +485,3 @@ def _not_judged(metrics: pd.DataFrame, topology: pd.DataFrame, judged: pd.Index)
         for name in named
         if name not in judged
     }
-
-
-# --- samples of a recording -----------------------------------------------------------------------------------------
-
-COUNTED = ("_total", "_count", "_sum")
-"""Endings of series that only ever grow."""
-
-NOT_READ = ("_bucket", "_created")
-"""Endings of series that say nothing here: a histogram is read by its mean."""
-
-
-def _component_label(labels: list[dict[str, str]], topology: pd.DataFrame) -> str:
-    components = {*topology["caller"], *topology["callee"]}
-    known = pd.Series([key for one in labels for key, value in one.items() if value in components], dtype=object)
-    if known.empty:
-        keys = sorted({key for one in labels for key in one})
-        raise InputError(
-            f"metrics: no label names a component of the topology ({_listed(sorted(components))}); "
-            f"the labels are {_listed(keys) or 'none'}"
-        )
-    return str(known.value_counts().index[0])
-
-
-def _labels(text: str) -> dict[str, str]:
-    try:
-        labels = json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"metrics: labels = {printable(str(text), 80)}: must be a JSON object") from error
-    if not isinstance(labels, dict):
-        raise InputError(f"metrics: labels = {printable(str(text), 80)}: must be a JSON object")
-    return {str(key): str(value) for key, value in labels.items()}
-
-
-def _sampling_step(samples: pd.DataFrame) -> pd.Timedelta:
-    """Return the time between samples of one series: the median over all of them, in whole seconds."""
-    between = samples.groupby("series")["time"].diff().dt.total_seconds().median()
-    if np.isnan(between):
-        raise InputError("metrics: no series has two samples; a window needs several")
-    return pd.Timedelta(seconds=max(1, round(between)))
-
-
-def _one_metric(samples: pd.DataFrame, metric: str) -> pd.Series:
-    """Return one metric of a component by time: the sum of increases of its counters, or the mean of its gauges."""
-    by_series = samples.groupby(["time", "series"])["value"].last().unstack()
-    if not metric.endswith(COUNTED):
-        return by_series.mean(axis=1)
-    grown = by_series.diff()
-    since_restart = grown.where(grown >= 0, by_series).where(grown.notna())  # a counter that restarts, restarts from 0
-    return since_restart.sum(axis=1, min_count=1)
-
-
-def _with_means(columns: dict[tuple[str, str], pd.Series]) -> pd.DataFrame:
-    """Return the columns as a table, and the mean of each histogram or summary: growth of its sum over its count."""
-    means = {}
-    for component, metric in columns:
-        base = metric.removesuffix("_sum")
-        if metric.endswith("_sum") and (component, f"{base}_count") in columns:
-            count = columns[component, f"{base}_count"]
-            means[component, f"{base}_mean"] = columns[component, metric] / count.where(count > 0)
-    return pd.concat(columns | means, axis=1).sort_index()

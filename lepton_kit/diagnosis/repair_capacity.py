@@ -77,12 +77,6 @@ def tolerated_refusals(objectives: Sequence[Objective]) -> float:
 
     Objectives that do not count a refused request as bad, such as those of the forecasts, do not matter; where none
     does, it is what `Needs` has.
-
-    Examples
-    --------
-    >>> good, total = parse_selector('requests_total{status="200"}'), parse_selector("requests_total")
-    >>> round(tolerated_refusals([Objective("a", "A", "demo", "", 0.99, 3600, "good", good, total, 10)]), 6)
-    0.001
     """
     budgets = [one.budget for one in objectives if is_hurt_by_refusals(one)]
     return PART_OF_BUDGET * min(budgets) if budgets else Needs().refused
@@ -122,15 +116,6 @@ def smaller_of(version: str, card: Mapping[str, Any], measured: Measured) -> Sma
 
     Only the model's part of a request becomes shorter: reading and checking it takes as long as before (Amdahl 1967).
 
-    Parameters
-    ----------
-    version, card
-        As the registry has them.
-    measured
-        What was measured of the present version.
-
-    Examples
-    --------
     >>> card = {"compression": {"may_stand_in": True, "times_as_fast": {"us_per_row": 4.0}}}
     >>> measured = Measured(Demand(10, 0.1), 1, 1, 0.0, 0.8, 0.0, 1.0, 1.0, 1.0)
     >>> smaller_of("v3", card, measured)
@@ -245,22 +230,14 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     one is added, as what makes it hang may do so again. Where one request alone takes a worker longer than it may, as
     behind a slow disk, none is added: they would all be as slow.
 
-    Parameters
-    ----------
-    recording
-        As `lepton_kit.telemetry.recordings.read_recording` returns it.
-    needs
-        What is wanted, and what is allowed.
-    smaller
-        A compressed version that may take the present one's place.
-
     Raises
     ------
     InputError
         When too few requests were recorded since the onset to measure what is asked of the service.
     """
     measured = measure(build_case(recording))
-    needs = _with_room_for(measured.workers, needs or Needs())
+    needs = needs or Needs()
+    needs = replace(needs, most_workers=max(needs.most_workers, measured.workers))  # there was room for those
     options = option_table(measured.demand, needs, smaller)
     allowed = options[options["workers"] >= measured.workers]
     enough = allowed[allowed["enough"]]
@@ -281,11 +258,6 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
         reasons=_reasons(measured, needs, chosen, is_futile),
         is_futile=is_futile,
     )
-
-
-def _with_room_for(workers: int, needs: Needs) -> Needs:
-    """Return the needs with room for the workers that there were: they had it."""
-    return replace(needs, most_workers=max(needs.most_workers, workers))
 
 
 def queue_limit(service: float, needs: Needs) -> int:
@@ -332,7 +304,7 @@ def measure(case: Case) -> Measured:
     before, since = (window.start.timestamp(), onset), (onset, window.end.timestamp())
     _check_measured(case)
     source, signals = RecordedMetrics(recording.metrics), recording.signals
-    workers, left = _workers(case, is_before=True), _workers(case, is_before=False)
+    workers, left = _workers(case)
     service = _service_time(case, case.during, since, left)
     rate, earlier_rate = _rate(case, case.during, since), _rate(case, case.before, before)
     in_model = signal_mean(source, signals.get("service_time"), *since)
@@ -399,22 +371,10 @@ def _service_time(case: Case, requests: pd.DataFrame, window: tuple[float, float
 def service_time(answered: pd.DataFrame, wait: float, quickest: float, most: float) -> float:
     """Return the mean seconds that a worker was busy with a request: its latency less its wait in the queue.
 
-    Workers cannot have been busy for longer than they were there (the utilisation law; Denning and Buzen, "The
-    operational analysis of queueing network models", ACM Computing Surveys 10(3), 1978).
+    At least `quickest`, what the quickest request took, which hardly waited; at most `most`, all workers' time for each
+    answered request (the utilisation law; Denning and Buzen, "The operational analysis of queueing network models", ACM
+    Computing Surveys 10(3), 1978).
 
-    Parameters
-    ----------
-    answered
-        Requests with their `latency_ms`.
-    wait
-        Mean seconds in the queue.
-    quickest
-        Seconds that the quickest request took, which hardly waited; none keeps a worker busy for less on average.
-    most
-        Seconds of all workers' time for each answered request.
-
-    Examples
-    --------
     >>> rows = pd.DataFrame({"latency_ms": [30.0, 50.0]})
     >>> service_time(rows, wait=0.01, quickest=0.01, most=1.0), service_time(rows, wait=0.04, quickest=0.01, most=0.02)
     (0.03, 0.01)
@@ -441,11 +401,14 @@ def _service_scv(source: RecordedMetrics, signals: Mapping[str, Signal], window:
     bucket = parse_selector(signal.parts("histogram").get("bucket", signal.selector)) if signal else None
     if bucket is None:
         return 1.0
-    held = source.query(str(bucket), *window)
-    bounds = sorted({float(json.loads(labels).get("le", "inf")) for labels in held["labels"].unique()})
-    if len(bounds) < 2:
+    labels = source.query(str(bucket), *window)["labels"].unique()
+    ends = dict(
+        sorted((float(end), end) for text in labels if (end := json.loads(text).get("le")))
+    )  # as number, as text
+    if len(ends) < 2:
         return 1.0
-    below = np.array([grown(source, bucket.within({"le": _le(bound, held)}), *window) for bound in bounds])
+    bounds = list(ends)
+    below = np.array([grown(source, bucket.within({"le": end}), *window) for end in ends.values()])
     counts = np.maximum(np.diff(below, prepend=0.0), 0.0)
     edges = np.array([0.0, *bounds[:-1], bounds[-1] if math.isfinite(bounds[-1]) else 2 * bounds[-2]])
     middles = (edges[1:] + edges[:-1]) / 2
@@ -455,17 +418,12 @@ def _service_scv(source: RecordedMetrics, signals: Mapping[str, Signal], window:
     return float(np.average((middles - mean) ** 2, weights=counts)) / mean**2
 
 
-def _le(bound: float, held: pd.DataFrame) -> str:
-    """Return a bound as the label has it."""
-    texts = (json.loads(labels)["le"] for labels in held["labels"].unique())
-    return str(next(text for text in texts if float(text) == bound))
-
-
-def _workers(case: Case, is_before: bool) -> int:
-    """Return how many workers answered at first, or at the end of the recording; one at least."""
+def _workers(case: Case) -> tuple[int, int]:
+    """Return how many workers answered at first, and at the end of the recording; one at least."""
     answering = answering_workers(case.recording)
-    count = expected_workers(answering) if is_before else answering[answering.index >= case.onset].tail(5).median()
-    return max(1, round(count)) if count > 0 else 1
+    counts = expected_workers(answering), answering[answering.index >= case.onset].tail(5).median()
+    first, last = (max(1, round(count)) if count > 0 else 1 for count in counts)
+    return first, last
 
 
 def _memory_growth(case: Case) -> float:

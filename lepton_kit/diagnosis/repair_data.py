@@ -19,12 +19,10 @@ from lepton_kit.data.mends import LAST, Mends, listed
 from lepton_kit.diagnosis.case import Case, build_case, replay
 from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows, varying
 from lepton_kit.diagnosis.rows import contract_breaches
+from lepton_kit.diagnosis.units import unit_factors
 from lepton_kit.models.training import Examples
 from lepton_kit.telemetry.health import RecordedMetrics, signal_growth
 from lepton_kit.telemetry.recordings import FEATURE, Recording
-
-CLEAR_UNIT = 0.25
-"""A factor is a power of ten where its logarithm lies this close to a whole number."""
 
 ALIKE, APART = 0.35, 0.4
 """Kolmogorov–Smirnov distance up to which two samples may be of one feature, and from which on they are not."""
@@ -118,9 +116,9 @@ def plan_data(recording: Recording) -> DataPlan:
     mends = _mends(case, sound)
     used = _used(case, mends, sound)
     breaches = contract_breaches(used).loc[case.during.index]
-    lost = [said for said in (stopped(case), repeated(case)) if said]
-    behind = [] if lost or mends else [said for said in (late(case),) if said]
-    if not mends and (wrong := wrong_actuals(case)):
+    lost = [said for said in (_stopped(case), _repeated(case)) if said]
+    behind = [] if lost or mends else [said for said in (_late(case),) if said]
+    if not mends and (wrong := _wrong_actuals(case)):
         lost.append(wrong)
         breaches = breaches.assign(actuals=True)
     left = breaches[["missing", "out_of_range"]].any(axis=1)
@@ -150,10 +148,7 @@ def plan_data(recording: Recording) -> DataPlan:
 def size_table(recording: Recording, plan: DataPlan) -> pd.DataFrame:
     """Return the median size of each feature since the onset, times that of the sound rows before it.
 
-    Returns
-    -------
-    DataFrame
-        Index: feature; `came`, as the rows came, and `used`, as they would be with the plan's mends.
+    Its columns are `came`, as the rows came, and `used`, as they would be with the plan's mends.
     """
     case = build_case(recording)
     sound = _baseline(case)
@@ -164,12 +159,9 @@ def size_table(recording: Recording, plan: DataPlan) -> pd.DataFrame:
 
 
 def missing_table(recording: Recording) -> pd.DataFrame:
-    """Return the share of rows in which each feature is missing; a row that was refused lacks all, as it was recorded.
+    """Return the share of rows in which each feature is missing, `before` and `since` the onset.
 
-    Returns
-    -------
-    DataFrame
-        Index: feature; `before` and `since` the onset, 0 to 1.
+    A row that was refused lacks all, as it was recorded.
     """
     case = build_case(recording)
     sides = {"before": case.before, "since": case.during}
@@ -230,58 +222,6 @@ def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tu
     return Examples(inputs, kept.set_index("time")["actual"]), log
 
 
-def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, float]:
-    """Return for each feature that came in another unit the power of ten that brings it back.
-
-    A feature's size is its absolute value over the usual one. Rows in which half of the features that grew (or shrank)
-    lie beyond what sound rows showed are in another unit; only where the median size in these rows is nearly a power
-    of ten, for most of those features, is the fit clear. So a market that became wilder is no change of the unit, and
-    a feed that counts some rows otherwise is seen.
-
-    Examples
-    --------
-    >>> values = pd.DataFrame({"return_0": np.linspace(-0.02, 0.03, 60)})
-    >>> unit_factors(values, 100 * values), unit_factors(values, 3 * values)
-    ({'return_0': 0.01}, {})
-    """
-    names = [name for name in map(str, since) if name in sound]
-    if min(len(sound), len(since)) < LEAST_ROWS or not names:
-        return {}
-    usual = sound[names].abs().median()
-    was, now = ((side[names].abs() / usual).where(lambda size: size > 0).map(np.log10) for side in (sound, since))
-    grown_ones = _rescaled(was, now, now > was.quantile(0.99))
-    return grown_ones or _rescaled(was, now, now < was.quantile(0.01))
-
-
-def _rescaled(was: pd.DataFrame, now: pd.DataFrame, beyond: pd.DataFrame) -> dict[str, float]:
-    """Return the factors of the features that often lie beyond what they were, by the rows in which most of them do.
-
-    `was` and `now` are logarithms of sizes, before and since.
-    """
-    moved = [name for name in map(str, now) if beyond[name].mean() >= LEAST_RISE]
-    hit = beyond[moved].mean(axis=1) >= 0.5 if moved else pd.Series(False, index=now.index)
-    if hit.sum() < LEAST_ROWS / 2:
-        return {}
-    powers = {name: _power_of_ten(now.loc[hit, name]) for name in moved}
-    clear = [name for name in moved if powers[name]]
-    alike = [name for name in clear if _spread_alike(was[name].dropna(), now.loc[hit, name].dropna())]
-    if 2 * len(alike) <= len(moved):
-        return {}
-    return {name: float(10.0 ** -powers[name]) for name in clear}  # what moves slowly is spread otherwise in each year
-
-
-def _power_of_ten(size: pd.Series) -> int:
-    """Return the whole number that the median of logarithms of sizes is nearly, or 0."""
-    middle = float(size.median())
-    power = round(middle) if np.isfinite(middle) else 0
-    return power if abs(middle - power) <= CLEAR_UNIT else 0
-
-
-def _spread_alike(was: pd.Series, now: pd.Series) -> bool:
-    """Tell whether two samples are spread alike about their medians."""
-    return kolmogorov_smirnov(was - was.median(), now - now.median())[0] <= ALIKE
-
-
 def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str]:
     """Return pairs of features whose values came in each other's column.
 
@@ -289,8 +229,6 @@ def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str
     changed order of the lags is seen in the order of the chain, and a chain is compared with others as a whole, by
     the distribution of its values (Kolmogorov–Smirnov distance, assignment of least total distance).
 
-    Examples
-    --------
     >>> rng = np.random.default_rng(0)
     >>> rows = pd.DataFrame({"return_0": rng.normal(0, 1, 80), "range_0": rng.gamma(3, 1, 80)})
     >>> exchanged_columns(rows, rows.rename(columns={"return_0": "range_0", "range_0": "return_0"}))
@@ -300,9 +238,10 @@ def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str
     if min(len(sound), len(since.dropna())) < LEAST_ROWS or len(names) < 2:
         return {}
     was, now = sound[names], since[names].dropna()
-    if len(out := _out_of_place(was, now)) >= LEAST_ROWS:
-        now = out
-    before, after = chains(was), chains(now)
+    out = ((now < was.min()) | (now > was.max())).any(axis=1)  # beyond all that sound rows ever showed
+    if out.mean() >= 2 * LEAST_RISE and out.sum() >= LEAST_ROWS:
+        now = now[out]
+    before, after = _chains(was), _chains(now)
     if sorted(map(len, before)) != sorted(map(len, after)):  # rows that do not follow on each other
         after = before  # so the lags count as being in their order
     source = _matched(was, before, now, after)
@@ -312,21 +251,8 @@ def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str
     return {name: taken for name, taken in moved.items() if names.index(name) < names.index(taken)}
 
 
-def _out_of_place(sound: pd.DataFrame, since: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a value that lies beyond all that sound rows ever showed, where they are more than a few."""
-    beyond = ((since < sound.min()) | (since > sound.max())).any(axis=1)
-    return since[beyond] if beyond.mean() >= 2 * LEAST_RISE else since.head(0)
-
-
-def chains(rows: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return the columns in groups in which each holds what the one before it held in the row before.
-
-    Examples
-    --------
-    >>> value = pd.Series(np.random.default_rng(0).normal(size=50))
-    >>> chains(pd.DataFrame({"a_0": value, "a_1": value.shift(1), "b": value**2}).dropna())
-    [('a_0', 'a_1'), ('b',)]
-    """
+def _chains(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the columns in groups in which each holds what the one before it held in the row before."""
     follower = _followers(rows)
     heads = [name for name in map(str, rows) if name not in set(follower.values())]
     found = []
@@ -388,21 +314,16 @@ def _distance(was: pd.DataFrame, one: Sequence[str], now: pd.DataFrame, other: S
     return kolmogorov_smirnov(was[list(one)].to_numpy().ravel(), now[list(other)].to_numpy().ravel())[0]
 
 
-def fillings(since: pd.DataFrame, sound: pd.DataFrame) -> dict[str, float | str]:
+def _fillings(since: pd.DataFrame, sound: pd.DataFrame) -> dict[str, float | str]:
     """Return what takes the place of each feature that is missing at times: the last value, or the usual one.
 
     Whichever would have been nearer to the true values of the sound rows, on average. Every feature is filled where
     most of them are missing at times, as the rest is then only lucky so far; and where rows are missing as a whole,
     which may have been refused for any of their values.
 
-    Examples
-    --------
     >>> sound = pd.DataFrame({"trend": np.arange(40.0), "noise": np.tile([1.0, -1.0, 0.0, 0.0], 10)})
-    >>> fillings(pd.DataFrame({"trend": [40.0, np.nan], "noise": [np.nan, 0.0]}), sound)
+    >>> _fillings(pd.DataFrame({"trend": [40.0, np.nan], "noise": [np.nan, 0.0]}), sound)
     {'trend': 'last', 'noise': 0.0}
-    >>> lucky = pd.DataFrame({"a": [np.nan, 1, 1], "b": [1, np.nan, 1], "c": [1.0, 1.0, 1.0]})
-    >>> list(fillings(lucky, pd.DataFrame(dict.fromkeys("abc", [1.0, 1.0]))))
-    ['a', 'b', 'c']
     """
     absent = _absent(since)
     partly = absent[~absent.all(axis=1)].any()
@@ -418,22 +339,25 @@ def _filling(sound: pd.Series) -> float | str:
     return LAST if by_last < by_usual else usual
 
 
-def stopped(case: Case) -> str:
+def _stopped(case: Case) -> str:
     """Say how the feed stands still, or nothing."""
     stale = _rise(case, case.breaches["stale"])
     if stale >= LEAST_RISE:
         return f"{stale:.0%} more rows than before repeat the last values, though new ones were due"
-    before, during = (_most_frequent(case.inputs.loc[side.index].dropna()) for side in (case.before, case.during))
+    before, during = (
+        rows.value_counts(normalize=True).iloc[0] if rows.size else 0.0  # of the row that comes most often
+        for rows in (case.inputs.loc[side.index].dropna() for side in (case.before, case.during))
+    )
     if during >= STANDS_STILL and during >= 2 * before:
         return f"one row makes up {during:.0%} of all since the onset"
-    share = _late(case)
+    share = _stale_share(case)
     is_silent = share >= STANDS_STILL and len(case.during) < LEAST_ROWS
     return f"the newest data were stale in {share:.0%} of the time, and hardly a row came" if is_silent else ""
 
 
-def late(case: Case) -> str:
+def _late(case: Case) -> str:
     """Say how the newest data came too late, or nothing."""
-    share = _late(case)
+    share = _stale_share(case)
     if share < STANDS_STILL:
         return ""
     return (
@@ -442,18 +366,13 @@ def late(case: Case) -> str:
     )
 
 
-def _most_frequent(rows: pd.DataFrame) -> float:
-    """Return the share of the row that comes most often."""
-    return float(rows.value_counts(normalize=True).iloc[0]) if len(rows) and len(rows.columns) else 0.0
-
-
-def repeated(case: Case) -> str:
+def _repeated(case: Case) -> str:
     """Say how many requests were sent twice, or nothing."""
     rise = _rise(case, case.breaches["duplicated"])
     return f"{rise:.0%} more requests than before carry an id that was answered already" if rise >= LEAST_RISE else ""
 
 
-def wrong_actuals(case: Case) -> str:
+def _wrong_actuals(case: Case) -> str:
     """Say how the actuals disagree with the inputs that are made of them, or nothing.
 
     Before the onset an actual stands among the inputs of a later row. Where it no longer does, and the inputs among
@@ -494,14 +413,14 @@ def _baseline(case: Case) -> pd.DataFrame:
 
 def _mends(case: Case, sound: pd.DataFrame) -> Mends:
     since = case.recording.features(case.during)
-    scale = unit_factors(sound, since)
+    scale = {name: 1 / factor for name, factor in unit_factors(sound, since)[0].items()}
     swap = exchanged_columns(sound, Mends(scale=scale).applied(since, sound))
     exchanged = Mends(swap=swap).exchanged()
     mends = Mends(scale={exchanged.get(name, name): factor for name, factor in scale.items()}, swap=swap)
     missing = _absent(case.recording.features(case.requests)).any(axis=1).set_axis(case.requests.index)
     if _rise(case, missing) < LEAST_RISE:
         return mends
-    return mends.model_copy(update={"fill": fillings(mends.applied(since, sound), sound)})
+    return mends.model_copy(update={"fill": _fillings(mends.applied(since, sound), sound)})
 
 
 def _absent(features: pd.DataFrame) -> pd.DataFrame:
@@ -524,7 +443,7 @@ def _rise(case: Case, rows: pd.Series) -> float:
     return float(during.mean() - (before.mean() if len(before) else 0.0)) if len(during) else 0.0
 
 
-def _late(case: Case) -> float:
+def _stale_share(case: Case) -> float:
     """Return the share of the time since the onset in which the newest data were stale, as the service counts it."""
     source, signals = RecordedMetrics(case.recording.metrics), case.recording.signals
     window = case.onset.timestamp(), case.recording.incident.window.end.timestamp()

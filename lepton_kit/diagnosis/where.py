@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lepton_kit.diagnosis.localisation import LEAST_NORMAL, Localisation, Symptom, localise, wide_metrics
+from lepton_kit.diagnosis.localisation import LEAST_NORMAL, Localisation, Symptom, localise
 from lepton_kit.diagnosis.recovery import alerted_objective
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.recordings import Recording, printable
 
 FEWEST_VALUES, FEWEST_SINCE = 5, 2
 """Values of a metric that are needed before the onset, and since, to say how far it moved."""
@@ -26,13 +27,6 @@ def where(recording: Recording, onset: pd.Timestamp) -> Localisation | str:
     recording's service, or else in those that nobody calls. Where it names no metric that was recorded there, it is the
     one that moved furthest since the onset. As many rows before the onset as since are compared with those since; what
     lies before them is the normal period.
-
-    Parameters
-    ----------
-    recording
-        As `lepton_kit.telemetry.recordings.read_recording` returns it.
-    onset
-        Since when the incident is, UTC.
 
     Examples
     --------
@@ -135,30 +129,9 @@ def entries(recording: Recording) -> tuple[str, ...]:
 
 
 def symptom_of(metrics: pd.DataFrame, places: Sequence[tuple[str, str]], onset: pd.Timestamp) -> Symptom:
-    """Return that of some metrics which moved furthest at the onset; where it is one, that.
+    """Return that of some metrics (component, metric) which moved furthest at the onset; where it is one, that.
 
     How far is the distance of the medians, in the spread before (median absolute deviation).
-
-    Parameters
-    ----------
-    metrics
-        A row per time; columns (component, metric), as `wide_metrics` gives them.
-    places
-        Components and metrics of which one is the symptom.
-    onset
-        Since when the incident is.
-
-    Raises
-    ------
-    InputError
-        When there are several, and none has enough values on either side of the onset.
-
-    Examples
-    --------
-    >>> times = pd.date_range("2026-01-01", periods=20, freq="min", tz="UTC")
-    >>> metrics = pd.DataFrame({("web", "latency"): [0.1, 0.2] * 5 + [0.9, 0.8] * 5, ("web", "rate"): [3.0, 4.0] * 10})
-    >>> symptom_of(metrics.set_index(times), list(metrics.columns), times[10]).metric
-    'latency'
     """
     if len(places) == 1:
         return Symptom(*places[0], onset)
@@ -185,16 +158,9 @@ def _distance(values: pd.Series, onset: pd.Timestamp) -> float | None:
 def suspects_table(found: Localisation) -> pd.DataFrame:
     """Return a row per suspected component for people: place, score, the metric that counted, and the reasons."""
     rows = [
-        {
-            "component": one.component,
-            "score": one.score,
-            "metric": one.metrics[0].metric,
-            "from": one.metrics[0].normal,
-            "to": one.metrics[0].peak,
-            "robust score": one.metrics[0].robust_score,
-            "why": "; ".join(one.reasons[1:]),
-        }
+        (one.component, one.score, first.metric, first.normal, first.peak, first.robust_score, "; ".join(why))
         for one in found.ranking
+        for first, why in [(one.metrics[0], one.reasons[1:])]
     ]
     return pd.DataFrame(rows, columns=["component", "score", "metric", "from", "to", "robust score", "why"])
 
@@ -217,3 +183,83 @@ def as_dict(found: Localisation | str) -> dict[str, Any]:
         ],
         "not_judged": dict(found.not_judged),
     }
+
+
+# --- the samples of a recording as one table ------------------------------------------------------------------------
+
+COUNTED = ("_total", "_count", "_sum")
+"""Endings of series that only ever grow."""
+
+NOT_READ = ("_bucket", "_created")
+"""Endings of series that say nothing here: a histogram is read by its mean."""
+
+
+def wide_metrics(samples: pd.DataFrame, topology: pd.DataFrame) -> pd.DataFrame:
+    """Return samples as a table with one row per step of time and columns (component, metric).
+
+    Parameters
+    ----------
+    samples
+        Columns `time`, `metric`, `labels` (a JSON object as text), `value`, as in a recording.
+    topology
+        Tells which label names components: the one with most values among its `caller` and `callee`.
+
+    Examples
+    --------
+    >>> times = pd.to_datetime(["2026-01-01T00:00Z", "2026-01-01T00:01Z"])
+    >>> samples = pd.DataFrame({"time": times, "metric": "requests_total", "labels": '{"part": "web"}',
+    ...                         "value": [7.0, 9.0]})
+    >>> wide_metrics(samples, pd.DataFrame({"caller": ["web"], "callee": ["db"]}))["web"].squeeze().tolist()
+    [nan, 2.0]
+    """
+    samples = samples[~samples["metric"].str.endswith(NOT_READ)]
+    known = {text: {key: str(one) for key, one in json.loads(text).items()} for text in samples["labels"].unique()}
+    label = _component_label(known.values(), {*topology["caller"], *topology["callee"]})
+    named = samples.assign(
+        component=samples["labels"].map({text: labels.get(label) for text, labels in known.items()}).astype(object),
+        series=samples["metric"].astype(str) + samples["labels"].astype(str),
+    ).dropna(subset=["component"])
+    named["time"] = named["time"].dt.floor(_sampling_step(named))
+    groups = named.groupby(["component", "metric"], sort=False)
+    return _with_means({(str(one), str(metric)): _one_metric(own, str(metric)) for (one, metric), own in groups})
+
+
+def _component_label(labels: Iterable[dict[str, str]], components: set[str]) -> str:
+    found = list(labels)
+    known = pd.Series([key for one in found for key, value in one.items() if value in components], dtype=object)
+    if known.empty:
+        keys = ", ".join(sorted({key for one in found for key in one})) or "none"
+        raise InputError(
+            f"metrics: no label names a component of the topology ({printable(', '.join(sorted(components)), 200)}); "
+            f"the labels are {printable(keys, 200)}"
+        )
+    return str(known.value_counts().index[0])
+
+
+def _sampling_step(samples: pd.DataFrame) -> pd.Timedelta:
+    """Return the time between samples of one series: the median over all of them, in whole seconds."""
+    between = samples.groupby("series")["time"].diff().dt.total_seconds().median()
+    if np.isnan(between):
+        raise InputError("metrics: no series has two samples; a window needs several")
+    return pd.Timedelta(seconds=max(1, round(between)))
+
+
+def _one_metric(samples: pd.DataFrame, metric: str) -> pd.Series:
+    """Return one metric of a component by time: the sum of increases of its counters, or the mean of its gauges."""
+    by_series = samples.groupby(["time", "series"])["value"].last().unstack()
+    if not metric.endswith(COUNTED):
+        return by_series.mean(axis=1)
+    grown = by_series.diff()
+    since_restart = grown.where(grown >= 0, by_series).where(grown.notna())  # a counter that restarts, restarts from 0
+    return since_restart.sum(axis=1, min_count=1)
+
+
+def _with_means(columns: dict[tuple[str, str], pd.Series]) -> pd.DataFrame:
+    """Return the columns as a table, and the mean of each histogram or summary: growth of its sum over its count."""
+    means = {}
+    for component, metric in columns:
+        base = metric.removesuffix("_sum")
+        if metric.endswith("_sum") and (component, f"{base}_count") in columns:
+            count = columns[component, f"{base}_count"]
+            means[component, f"{base}_mean"] = columns[component, metric] / count.where(count > 0)
+    return pd.concat(columns | means, axis=1).sort_index()

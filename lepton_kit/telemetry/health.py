@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,6 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.tasks import Task
 from lepton_kit.telemetry.burn_rates import increase
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, Selector, parse_selector
@@ -107,40 +107,14 @@ def last_periods(recording: Recording, minutes: float = 0.0) -> Periods:
     return Periods(end - 2 * length, end - length, end)
 
 
-def share_interval(hits: int, total: int, level: float = LEVEL) -> tuple[float, float]:
-    """Return the score interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927); (nan, nan) of nothing.
-
-    >>> low, high = share_interval(0, 100)
-    >>> low, round(high, 3)
-    (0.0, 0.037)
-    """
-    if total == 0:
-        return float("nan"), float("nan")
-    interval = stats.binomtest(hits, total).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def quantile_interval(values: ArrayLike, quantile: float, level: float = LEVEL) -> tuple[float, float]:
     """Return the distribution-free interval of a quantile, between two order statistics.
 
     The number of values below the true quantile is binomial, which gives the ranks (Hahn and Meeker, Statistical
-    Intervals, 1991, section 5.2). With too few values for a bound it is infinite.
+    Intervals, 1991, section 5.2). With too few values for a bound it is infinite; missing values are left out.
 
-    Parameters
-    ----------
-    values
-        Measurements (n,); missing ones are left out.
-    quantile
-        Between 0 and 1.
-    level
-        Least confidence, between 0 and 1.
-
-    Examples
-    --------
-    >>> quantile_interval(np.arange(1, 101), 0.5)
-    (40.0, 61.0)
-    >>> quantile_interval(np.arange(1, 101), 0.99)
-    (97.0, inf)
+    >>> quantile_interval(np.arange(1, 101), 0.5), quantile_interval(np.arange(1, 101), 0.99)
+    ((40.0, 61.0), (97.0, inf))
     """
     kept = np.sort(np.asarray(values, dtype=float))
     kept = kept[np.isfinite(kept)]
@@ -165,99 +139,69 @@ def yardsticks(recording: Recording, periods: Periods) -> pd.DataFrame:
         interval of `now`), `cases` (how many measurements `now` rests on), and `verdict`: `worse`, `better`, `alike`
         (the intervals of both periods overlap) or `not known`.
     """
-    rows = []
-    for name, unit, is_up_good, measure in _measures(recording.task):
-        was = measure(periods.before(recording.requests), periods.before(recording.metrics))
-        now = measure(periods.now(recording.requests), periods.now(recording.metrics))
-        verdict = _verdict(was, now, is_up_good)
-        rows.append((name, unit, was.value, now.value, now.low, now.high, now.cases, verdict))
+    requests, metrics, task = recording.requests, recording.metrics, recording.task
+    time, status = requests["time"], requests["status"]
+    known = status.dropna()
+    latency = requests.loc[~status.ge(400), "latency_ms"]
+    given = requests.head(0) if task is None else requests[task.answered(requests)]
+    right = pd.Series(dtype=float) if task is None else 1 - task.misses(requests)
+    rating = requests["rating"] if "rating" in requests else requests["latency_ms"].head(0)
+    measured: tuple[tuple[str, str, bool, pd.Series, _Measure], ...] = (
+        ("availability", "share", True, known.lt(500) & known.ne(429), _share),
+        *((f"response time {name}", "ms", False, latency, partial(_quantile, q)) for name, q in QUANTILES.items()),
+        ("error rate", "share", False, known.ge(400), _share),
+        ("actuals known", "share", True, given["actual"].notna(), _share),
+        ("right answers", "share", True, right, _share),
+        ("rating", "1 to 5", True, rating, _mean),
+    )
+    up = metrics[metrics["metric"] == "up"]
+    rows = [("uptime", "share", *_judged(up["value"], up["time"], periods, _share, True))]
+    for name, unit, is_up_good, values, measure in measured:
+        rows.append((name, unit, *_judged(values, time.loc[values.index], periods, measure, is_up_good)))
     columns = ["yardstick", "unit", "before", "now", "low", "high", "cases", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    value: float
-    low: float
-    high: float
-    cases: int
+_Measured = tuple[float, float, float]
+"""A value, and the ends of its interval."""
+_Measure = Callable[[pd.Series], _Measured]
+
+
+def _judged(
+    values: pd.Series, time: pd.Series, periods: Periods, measure: _Measure, is_up_good: bool
+) -> tuple[float, float, float, float, int, str]:
+    """Return what a measure gives before and now, with its interval, the number of cases, and the verdict."""
+    table = pd.DataFrame({"time": time, "value": values.astype(float)}).dropna()
+    before, now = (side["value"] for side in (periods.before(table), periods.now(table)))
+    (was, was_low, was_high), (value, low, high) = measure(before), measure(now)
+    if np.isnan([was_low, was_high, low, high]).any():
+        verdict = "not known"
+    elif low <= was_high and was_low <= high:
+        verdict = "alike"
+    else:
+        verdict = "better" if (value > was) == is_up_good else "worse"
+    return was, value, low, high, len(now), verdict
 
 
 def _share(hits: pd.Series) -> _Measured:
-    known = hits.dropna()
-    value = float(known.mean()) if len(known) else float("nan")
-    return _Measured(value, *share_interval(int(known.sum()), len(known)), len(known))
+    """Return a share with its score interval (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
+    if hits.empty:
+        return float("nan"), float("nan"), float("nan")
+    interval = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(LEVEL, method="wilson")
+    return float(hits.mean()), float(interval.low), float(interval.high)
 
 
-def _verdict(was: _Measured, now: _Measured, is_up_good: bool) -> str:
-    if np.isnan([was.low, was.high, now.low, now.high]).any():
-        return "not known"
-    if now.low <= was.high and was.low <= now.high:
-        return "alike"
-    return "better" if (now.value > was.value) == is_up_good else "worse"
+def _quantile(quantile: float, values: pd.Series) -> _Measured:
+    return float(values.quantile(quantile)), *quantile_interval(values, quantile)
 
 
-def uptime(_: pd.DataFrame, metrics: pd.DataFrame) -> _Measured:
-    """Return the share of scrapes that the service answered (Prometheus' `up`)."""
-    return _share(metrics.loc[metrics["metric"] == "up", "value"])
-
-
-def availability(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
-    """Return the share of requests that the service neither failed (5xx) nor refused for its load (429)."""
-    known = requests["status"].dropna()
-    return _share((known.lt(500) & known.ne(429)).astype(float))
-
-
-def error_rate(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
-    """Return the share of requests without an answer, whoever was at fault."""
-    return _share(requests["status"].dropna().ge(400).astype(float))
-
-
-def response_time(requests: pd.DataFrame, quantile: float) -> _Measured:
-    """Return a quantile of the time of answered requests, in ms."""
-    answered = requests.loc[~requests["status"].ge(400), "latency_ms"].dropna()
-    value = float(answered.quantile(quantile)) if len(answered) else float("nan")
-    return _Measured(value, *quantile_interval(answered, quantile), len(answered))
-
-
-def actuals_known(requests: pd.DataFrame, task: Task | None) -> _Measured:
-    """Return the share of answers whose actual value came back."""
-    given = requests.head(0) if task is None else requests[task.answered(requests)]
-    return _share(given["actual"].notna().astype(float))
-
-
-def right_answers(requests: pd.DataFrame, task: Task | None) -> _Measured:
-    """Return the share of judged answers that were right, as the task sees it."""
-    return _share(pd.Series(dtype=float) if task is None else 1 - task.misses(requests))
-
-
-def rating(requests: pd.DataFrame, _: pd.DataFrame) -> _Measured:
-    """Return the mean rating, 1 to 5, with Student's interval of a mean."""
-    given = requests["rating"].dropna() if "rating" in requests else pd.Series(dtype=float)
-    if len(given) < 2:
-        return _Measured(float(given.mean()), float("nan"), float("nan"), len(given))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(given) - 1) * given.std() / np.sqrt(len(given)))
-    mean = float(given.mean())
-    return _Measured(mean, max(1.0, mean - reach), min(5.0, mean + reach), len(given))
-
-
-_Measure = Callable[[pd.DataFrame, pd.DataFrame], _Measured]
-
-
-def _measures(task: Task | None) -> tuple[tuple[str, str, bool, _Measure], ...]:
-    """Return each yardstick: its name, its unit, whether more of it is better, and how it is measured."""
-    return (
-        ("uptime", "share", True, uptime),
-        ("availability", "share", True, availability),
-        *(
-            (f"response time {name}", "ms", False, lambda requests, _, q=quantile: response_time(requests, q))
-            for name, quantile in QUANTILES.items()
-        ),
-        ("error rate", "share", False, error_rate),
-        ("actuals known", "share", True, lambda requests, _: actuals_known(requests, task)),
-        ("right answers", "share", True, lambda requests, _: right_answers(requests, task)),
-        ("rating", "1 to 5", True, rating),
-    )
+def _mean(values: pd.Series) -> _Measured:
+    """Return a mean of 1 to 5 with Student's interval."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std() / np.sqrt(len(values)))
+    return mean, max(1.0, mean - reach), min(5.0, mean + reach)
 
 
 KINDS: Mapping[str, tuple[int, ...]] = {"refused as wrong (4xx)": (400, 499), "failed (5xx)": (500, 599)}
@@ -273,12 +217,9 @@ def errors_by_kind(requests: pd.DataFrame, periods: Periods) -> pd.DataFrame:
     kind[status.eq(429)] = OVERLOADED
     table = requests.assign(kind=kind)
     names = [*KINDS, OVERLOADED]
-    counts = {side: part["kind"].value_counts() for side, part in _sides(table, periods)}
+    sides = {"before": periods.before(table), "now": periods.now(table)}
+    counts = {side: part["kind"].value_counts() for side, part in sides.items()}
     return pd.DataFrame({"kind": names, **{s: c.reindex(names, fill_value=0).to_numpy() for s, c in counts.items()}})
-
-
-def _sides(table: pd.DataFrame, periods: Periods) -> list[tuple[str, pd.DataFrame]]:
-    return [("before", periods.before(table)), ("now", periods.now(table))]
 
 
 def objective_table(objectives: Sequence[Objective], metrics: pd.DataFrame, periods: Periods) -> pd.DataFrame:

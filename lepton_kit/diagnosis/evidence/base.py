@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce, wraps
 from typing import Literal
 
 import pandas as pd
 from scipy import stats
 
-from lepton_kit.data.drift import change_point
+from lepton_kit.data.drift import TwoSample, change_point
 from lepton_kit.diagnosis.case import Case, onset_table
 from lepton_kit.diagnosis.onset import by_time, onset_of
+from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import FORMER, feature_columns
 
 Cause = Literal["data", "model", "compute", "none", "unknown"]
@@ -43,9 +44,20 @@ class Evidence:
         return self.finding not in (NOT_CHECKED, NOT_APPLICABLE)
 
 
-def not_checked(name: str, why: str) -> Evidence:
-    """Return the evidence of a question that could not be answered."""
-    return Evidence(name, NOT_CHECKED, why)
+class NotCheckedError(InputError):
+    """Why a question cannot be answered of a case."""
+
+
+def answer(
+    finding: str,
+    summary: str,
+    effect: float = float("nan"),
+    unit: str = "",
+    p_value: float | None = None,
+    onset: pd.Timestamp | None = None,
+) -> Evidence:
+    """Return what a question found; it becomes the evidence of its name."""
+    return Evidence("", finding, summary, float(effect), unit, p_value, onset)
 
 
 # --- what a question needs --------------------------------------------------------------------------------------------
@@ -119,8 +131,12 @@ def evidence(needs: tuple[str, ...] = (), time_series: bool = False) -> Callable
             if time_series and not case.recording.incident.declaration.time_series:
                 return Evidence(name, NOT_APPLICABLE, OF_ROWS_IN_ORDER)
             lacking = [_lacking(case, need) for need in needs]
-            known = dict.fromkeys(text for text in lacking if text)
-            return not_checked(name, "; ".join(known)) if known else ask(case)
+            if known := dict.fromkeys(text for text in lacking if text):
+                return Evidence(name, NOT_CHECKED, "; ".join(known))
+            try:
+                return replace(ask(case), name=name)
+            except NotCheckedError as why:
+                return Evidence(name, NOT_CHECKED, str(why))
 
         REGISTERED.append(question)
         return question
@@ -141,19 +157,40 @@ def _lacking(case: Case, need: str) -> str:
 # --- what questions share ---------------------------------------------------------------------------------------------
 
 
-def too_few(case: Case, before: pd.Series | pd.DataFrame, during: pd.Series | pd.DataFrame, what: str) -> str:
-    """Say what is lacking where either side has fewer rows than are needed; nothing where both have enough."""
+def need_rows(case: Case, before: pd.Series | pd.DataFrame, during: pd.Series | pd.DataFrame, what: str) -> None:
+    """Raise a `NotCheckedError` where either side has fewer rows than are needed."""
     least = case.criteria.least_rows
-    enough = len(before) >= least and len(during) >= least
-    return (
-        ""
-        if enough
-        else f"{len(before)} {what} before the onset and {len(during)} since; {least} are needed on each side"
-    )
+    if min(len(before), len(during)) < least:
+        raise NotCheckedError(
+            f"{len(before)} {what} before the onset and {len(during)} since; {least} are needed on each side"
+        )
+
+
+def compared(case: Case) -> TwoSample:
+    """Return how well a classifier tells the inputs since the onset from those before."""
+    found = case.two_sample
+    if isinstance(found, str):
+        raise NotCheckedError(found)
+    return found
+
+
+FEWEST_SCRAPES = 5
+
+
+def scrapes_of(case: Case, series: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Return the values of a series of scrapes before the onset and since; a `NotCheckedError` where they are few."""
+    before, during = split(series, case.onset)
+    if min(len(before), len(during)) < FEWEST_SCRAPES:
+        raise NotCheckedError(f"{len(before)} scrapes before the onset and {len(during)} since")
+    return before, during
+
+
+def split(series: pd.Series, onset: pd.Timestamp) -> tuple[pd.Series, pd.Series]:
+    """Return the values of a series by time before a moment, and from it on."""
+    return series[series.index < onset], series[series.index >= onset]
 
 
 def share_rose(
-    name: str,
     case: Case,
     hits: pd.Series,
     least: float,
@@ -180,23 +217,15 @@ def share_rose(
         The symptom of `onset_table` that shows the same share, if any: a change point of it counts wherever it lies.
     """
     before, during = (hits[hits.index.isin(side.index)] for side in (case.before, case.during))
-    if few := too_few(case, before, during, what):
-        return not_checked(name, few)
-    rise, p_value = float(during.mean() - before.mean()), share_p_value(before, during)
+    need_rows(case, before, during, what)
+    was, since, p_value = float(before.mean()), float(during.mean()), share_p_value(before, during)
     if symptom is not None:
         p_value = honest_p_value(case, symptom, p_value)
-    rose = rise >= least and p_value < case.criteria.alpha
+    rose = since - was >= least and p_value < case.criteria.alpha
     rose = rose or (symptom is not None and counts_by_itself(case, symptom))
     series = by_time(hits, pd.DatetimeIndex(case.requests.loc[hits.index, "time"]))
-    return Evidence(
-        name=name,
-        finding=findings[0] if rose else findings[1],
-        summary=told(float(before.mean()), float(during.mean())),
-        effect=rise,
-        unit="change of share",
-        p_value=p_value,
-        onset=onset_in(series, case) if rose else None,
-    )
+    onset = onset_in(series, case) if rose else None
+    return answer(findings[0 if rose else 1], told(was, since), since - was, "change of share", p_value, onset)
 
 
 def share_p_value(before: pd.Series, during: pd.Series) -> float:

@@ -10,16 +10,20 @@ from scipy import stats
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
+    FEWEST_SCRAPES,
     NEEDS,
     Evidence,
+    NotCheckedError,
+    answer,
     counts_by_itself,
     evidence,
     honest_p_value,
-    not_checked,
+    need_rows,
     onset_in,
+    scrapes_of,
     share_p_value,
     share_rose,
-    too_few,
+    split,
 )
 from lepton_kit.diagnosis.onset import MISSING, answering_workers, by_time, expected_workers, failed, log_latency
 from lepton_kit.diagnosis.samples import NO_SAMPLES, gauge, growth, mean_seconds
@@ -37,10 +41,9 @@ def latency(case: Case) -> Evidence:
     latency, the means of the service's own histogram are compared.
     """
     if NEEDS["requests.latency_ms"].lacking(case):
-        return _answers_later("latency", case, "latency")
+        return _answers_later(case, "latency")
     before, during = (np.exp(log_latency(side)).dropna() for side in (case.before, case.during))
-    if few := too_few(case, before, during, "measured latencies"):
-        return not_checked("latency", few)
+    need_rows(case, before, during, "measured latencies")
     was, since = before.quantile([0.5, 0.95]), during.quantile([0.5, 0.95])
     tails = before > was[0.95], during > was[0.95]
     burst_p = float(stats.mannwhitneyu(*map(_stretches, tails)).pvalue)
@@ -56,7 +59,7 @@ def latency(case: Case) -> Evidence:
     grew = _grew(case, ratio, p_value) or counts_by_itself(case, "latency")
     if grew and since[0.95] < case.criteria.unfelt_ms:
         summary, grew = f"{summary}: nobody waits for less than {case.criteria.unfelt_ms:g} ms", False
-    return _compute_evidence("latency", case, summary, ratio, p_value, series, grew)
+    return _grown(case, summary, ratio, p_value, series, grew)
 
 
 STRETCHES = 10
@@ -67,45 +70,46 @@ def _stretches(hits: pd.Series) -> np.ndarray:
     return np.array([part.mean() for part in np.array_split(hits.to_numpy(), STRETCHES)])
 
 
-def _answers_later(name: str, case: Case, role: str) -> Evidence:
+def _answers_later(case: Case, role: str) -> Evidence:
     """Answer by the signal of a histogram whether its mean of a scrape grew, to a time that is felt."""
-    if lacking := case.recording.lacking(role):
-        return not_checked(name, lacking)
+    _need_signals(case, role)
     series = mean_seconds(case.recording, role)
-    before, during = _split(series, case.onset)
-    if min(len(before), len(during)) < FEWEST_SCRAPES:
-        return not_checked(name, _few_scrapes(before, during))
+    before, during = scrapes_of(case, series)
     was, since = 1000 * float(before.median()), 1000 * float(during.median())
     p_value = float(stats.mannwhitneyu(before, during).pvalue)
     grew = _grew(case, since / was, p_value) and since >= case.criteria.unfelt_ms
     told = f"{ROLES[role].meaning}: {was:.3g} ms before and {since:.3g} ms since (median of the scrapes' means)"
-    return _compute_evidence(name, case, told, since / was, p_value, series, grew)
+    return _grown(case, told, since / was, p_value, series, grew)
+
+
+def _need_signals(case: Case, *roles: str) -> None:
+    if lacking := case.recording.lacking(*roles):
+        raise NotCheckedError(lacking)
 
 
 @evidence(needs=("signals.time_to_first_token",))
 def time_to_first_token(case: Case) -> Evidence:
     """Answer whether the first token of an answer came later: `grew` or `steady`."""
-    return _answers_later("time_to_first_token", case, "time_to_first_token")
+    return _answers_later(case, "time_to_first_token")
 
 
 @evidence(needs=("signals.time_per_output_token",))
 def time_per_output_token(case: Case) -> Evidence:
     """Answer whether the tokens of an answer came slower: `grew` or `steady`."""
-    return _answers_later("time_per_output_token", case, "time_per_output_token")
+    return _answers_later(case, "time_per_output_token")
 
 
 @evidence(needs=("signals.queue_length",))
 def queue(case: Case) -> Evidence:
     """Answer whether a queue grew: `grew` or `steady`."""
     values = gauge(case.recording.samples("queue_length"))
-    before, during = _split(values, case.onset)
-    if few := too_few(case, before, during, "values of the queue"):
-        return not_checked("queue", few)
+    before, during = split(values, case.onset)
+    need_rows(case, before, during, "values of the queue")
     # One waiting request more on either side, so that an empty queue has a ratio too.
     ratio = float((during.mean() + 1) / (before.mean() + 1))
     p_value = float(stats.mannwhitneyu(before, during).pvalue)
     summary = f"mean queue {before.mean():.3g} before and {during.mean():.3g} since"
-    return _compute_evidence("queue", case, summary, ratio, p_value, values, _grew(case, ratio, p_value))
+    return _grown(case, summary, ratio, p_value, values, _grew(case, ratio, p_value))
 
 
 @evidence()
@@ -116,9 +120,9 @@ def errors(case: Case) -> Evidence:
     its status, the service's own counters do.
     """
     if NEEDS["requests.status"].lacking(case):
-        return _counted_share("errors", case)
+        return _counted_share(case, "errors")
     return share_rose(
-        "errors", case, failed(case.requests), case.criteria.error_share,
+        case, failed(case.requests), case.criteria.error_share,
         lambda before, since: f"{before:.1%} of requests failed before and {since:.1%} since", symptom="errors",
     )  # fmt: skip
 
@@ -127,11 +131,8 @@ def _grew(case: Case, ratio: float, p_value: float) -> bool:
     return ratio >= case.criteria.slower_factor and p_value < case.criteria.alpha
 
 
-def _compute_evidence(
-    name: str, case: Case, summary: str, effect: float, p_value: float, series: pd.Series, grew: bool
-) -> Evidence:
-    since = onset_in(series, case) if grew else None
-    return Evidence(name, "grew" if grew else "steady", summary, effect, "×", p_value, since)
+def _grown(case: Case, told: str, ratio: float, p_value: float, series: pd.Series, grew: bool) -> Evidence:
+    return answer("grew" if grew else "steady", told, ratio, "×", p_value, onset_in(series, case) if grew else None)
 
 
 @evidence()
@@ -141,9 +142,9 @@ def refusals(case: Case) -> Evidence:
     These are the statuses 429, 502, 503 and 504; or what the service's own counters say.
     """
     if NEEDS["requests.status"].lacking(case):
-        return _counted_share("refusals", case)
+        return _counted_share(case, "refusals")
     return share_rose(
-        "refusals", case, case.requests["status"].isin(OVERLOADED), case.criteria.error_share,
+        case, case.requests["status"].isin(OVERLOADED), case.criteria.error_share,
         lambda before, since: f"{before:.1%} of requests were refused for the load before and {since:.1%} since",
     )  # fmt: skip
 
@@ -151,23 +152,26 @@ def refusals(case: Case) -> Evidence:
 OVERLOADED = (429, 502, 503, 504)
 
 
-def _counted_share(role: str, case: Case) -> Evidence:
+def _counted_share(case: Case, role: str) -> Evidence:
     """Answer by the service's own counters whether more requests of a kind came, of all that it counts."""
-    if lacking := case.recording.lacking(role, "requests_total"):
-        return not_checked(role, lacking)
+    _need_signals(case, role, "requests_total")
     kind, every = (growth(case.recording.samples(name)) for name in (role, "requests_total"))
-    table = [[float(side.sum()) for side in _split(series, case.onset)] for series in (kind, every)]
-    table[1] = [max(one, all_) for one, all_ in zip(*table, strict=True)]  # some servers count answers alone
-    if min(table[1]) < case.criteria.least_rows:
-        counts = f"{table[1][0]:.0f} requests before the onset and {table[1][1]:.0f} since"
-        return not_checked(role, f"{counts}; {case.criteria.least_rows} are needed on each side")
-    was, since = (one / all_ for one, all_ in zip(*table, strict=True))
-    others = [all_ - one for one, all_ in zip(*table, strict=True)]
-    p_value = float(stats.fisher_exact(np.round([table[0], others]).astype(int)).pvalue)
+    counted = [float(side.sum()) for side in split(kind, case.onset)]
+    others = [max(0.0, float(side.sum()) - own) for side, own in zip(split(every, case.onset), counted, strict=True)]
+    totals = [own + other for own, other in zip(counted, others, strict=True)]  # some servers count answers alone
+    _need_counted(case, totals)
+    was, since = (own / total for own, total in zip(counted, totals, strict=True))
+    p_value = float(stats.fisher_exact(np.round([counted, others]).astype(int)).pvalue)
     grew = since - was >= case.criteria.error_share and p_value < case.criteria.alpha
     told = f"{ROLES[role].meaning}: {was:.1%} of all before and {since:.1%} since, as the service counts them"
     onset = onset_in(kind, case) if grew else None
-    return Evidence(role, "grew" if grew else "steady", told, since - was, "change of share", p_value, onset)
+    return answer("grew" if grew else "steady", told, since - was, "change of share", p_value, onset)
+
+
+def _need_counted(case: Case, counts: list[float]) -> None:
+    if min(counts) < case.criteria.least_rows:
+        told = f"{counts[0]:.0f} requests before the onset and {counts[1]:.0f} since"
+        raise NotCheckedError(f"{told}; {case.criteria.least_rows} are needed on each side")
 
 
 @evidence(needs=("signals.queue_time", "signals.service_time"))
@@ -177,33 +181,16 @@ def queue_or_model(case: Case) -> Evidence:
     From the service's own sums of the time in the queue and in the model. Waiting alone is too much load for the
     workers there are; computing alone is a processor taken away, or a slower model.
     """
-    times = {"waiting": mean_seconds(case.recording, "queue_time")}
-    times["computing"] = mean_seconds(case.recording, "service_time")
-    split = {name: _split(series, case.onset) for name, series in times.items()}
-    fewest = min(split.values(), key=lambda sides: min(map(len, sides)))
-    if min(map(len, fewest)) < FEWEST_SCRAPES:
-        return not_checked("queue_or_model", _few_scrapes(*fewest))
-    means = {name: tuple(1000 * float(side.mean()) for side in sides) for name, sides in split.items()}
-    grew = [name for name, sides in split.items() if _takes_longer(*sides, case)]
-    return Evidence(
-        name="queue_or_model",
-        finding="both" if len(grew) == 2 else grew[0] if grew else "neither",
-        summary=f"mean time in the queue {means['waiting'][0]:.3g} ms before and {means['waiting'][1]:.3g} ms since; "
-        f"in the model {means['computing'][0]:.3g} ms and {means['computing'][1]:.3g} ms",
-        effect=max(after / before if before > 0 else 1.0 for before, after in means.values()),
-        unit="×",
+    roles = {"waiting": "queue_time", "computing": "service_time"}
+    sides = {name: scrapes_of(case, mean_seconds(case.recording, role)) for name, role in roles.items()}
+    means = {name: [1000 * float(side.mean()) for side in both] for name, both in sides.items()}
+    grew = [name for name, both in sides.items() if _takes_longer(*both, case)]
+    summary = (
+        f"mean time in the queue {means['waiting'][0]:.3g} ms before and {means['waiting'][1]:.3g} ms since; in the "
+        f"model {means['computing'][0]:.3g} ms and {means['computing'][1]:.3g} ms"
     )
-
-
-FEWEST_SCRAPES = 5
-
-
-def _few_scrapes(before: pd.Series, during: pd.Series) -> str:
-    return f"{len(before)} scrapes before the onset and {len(during)} since"
-
-
-def _split(series: pd.Series, onset: pd.Timestamp) -> tuple[pd.Series, pd.Series]:
-    return series[series.index < onset], series[series.index >= onset]
+    ratio = max(after / before if before > 0 else 1.0 for before, after in means.values())
+    return answer("both" if len(grew) == 2 else grew[0] if grew else "neither", summary, ratio, "×")
 
 
 def _takes_longer(before: pd.Series, during: pd.Series, case: Case) -> bool:
@@ -221,18 +208,15 @@ def memory(case: Case) -> Evidence:
     """Answer whether the workers' memory kept growing since the onset: `grew` or `steady`."""
     largest = case.recording.samples("memory").groupby("time")["value"].max()
     if len(largest) < 2 * FEWEST_SCRAPES:
-        return not_checked("memory", f"{len(largest)} samples of the workers' memory")
+        raise NotCheckedError(f"{len(largest)} samples of the workers' memory")
     rise, keeps = memory_growth(largest)
     grew = rise >= LEAK and keeps >= KEEPS
-    return Evidence(
-        name="memory",
-        finding="grew" if grew else "steady",
-        summary=f"memory of the largest worker {largest.iloc[0] / 2**20:.4g} MiB at first, at most "
-        f"{largest.max() / 2**20:.4g} MiB; it rose in {keeps:.0%} of the stretches that it changed in",
-        effect=rise,
-        unit="part of the memory at first",
-        onset=onset_in(largest, case) if grew else None,
+    summary = (
+        f"memory of the largest worker {largest.iloc[0] / 2**20:.4g} MiB at first, at most {largest.max() / 2**20:.4g} "
+        f"MiB; it rose in {keeps:.0%} of the stretches that it changed in"
     )
+    onset = onset_in(largest, case) if grew else None
+    return answer("grew" if grew else "steady", summary, rise, "part of the memory at first", onset=onset)
 
 
 LEAK, KEEPS = 0.2, 0.7
@@ -262,21 +246,17 @@ def restarts(case: Case) -> Evidence:
     """
     lacking = [case.recording.lacking(role) for role in ("restarts", "start_time")]
     if all(lacking):
-        return not_checked("restarts", "; ".join(lacking))
+        raise NotCheckedError("; ".join(lacking))
     if lacking[0]:
         times = case.recording.samples("start_time").pivot_table(index="time", columns="labels", values="value")
         grown = times.diff().gt(1.0).sum(axis=1)  # s; the same start is told to less
     else:
         grown = growth(case.recording.samples("restarts"))
     started = float(grown.sum())
-    return Evidence(
-        name="restarts",
-        finding="restarted" if started >= 1 else "none",
-        summary=f"{started:.0f} workers were started within the window",
-        effect=started,
-        unit="workers",
-        onset=pd.Timestamp(grown[grown > 0].index[0]) if started >= 1 else None,
-    )
+    summary = f"{started:.0f} workers were started within the window"
+    if started < 1:
+        return answer("none", summary, started, "workers")
+    return answer("restarted", summary, started, "workers", onset=pd.Timestamp(grown[grown > 0].index[0]))
 
 
 @evidence()
@@ -284,17 +264,12 @@ def workers(case: Case) -> Evidence:
     """Answer whether workers were lost: `fewer` or `as many`; from those that answer, and whether scrapes did."""
     answering, up = answering_workers(case.recording), gauge(case.recording.samples("up"))
     if answering.empty and up.empty:
-        return not_checked("workers", case.recording.lacking("workers", "up"))
+        raise NotCheckedError(case.recording.lacking("workers", "up"))
     lost, since = workers_lost(answering)
     down = float((up < up.max()).mean()) if len(up) else 0.0
-    return Evidence(
-        name="workers",
-        finding="fewer" if max(lost, down) >= MISSING else "as many",
-        summary=f"{lost:.0%} of the workers missing on average since the first was; {down:.0%} of the scrapes failed",
-        effect=max(lost, down),
-        unit="share",
-        onset=since if lost >= MISSING else None,
-    )
+    finding = "fewer" if max(lost, down) >= MISSING else "as many"
+    summary = f"{lost:.0%} of the workers missing on average since the first was; {down:.0%} of the scrapes failed"
+    return answer(finding, summary, max(lost, down), "share", onset=since if lost >= MISSING else None)
 
 
 FEWEST_MISSING = 3
@@ -329,21 +304,14 @@ def saturation(case: Case) -> Evidence:
     told, used = next(((told, used) for told, used in _loads(case) if len(used)), ("", NO_SAMPLES))
     if used.empty:
         roles = ("saturation", "workers", "busy_seconds", "gpu_utilisation", "idle_seconds")
-        return not_checked("saturation", case.recording.lacking(*roles))
-    before, during = _split(used, case.onset)
-    if min(len(before), len(during)) < FEWEST_SCRAPES:
-        return not_checked("saturation", _few_scrapes(before, during))
+        raise NotCheckedError(case.recording.lacking(*roles))
+    before, during = scrapes_of(case, used)
     was, since = float(before.median()), float(during.median())
     rose = since >= case.criteria.slower_factor * was and since >= NOTABLE
     is_full = since >= SATURATED
-    return Evidence(
-        name="saturation",
-        finding="saturated" if is_full and since > 1.2 * was else "rising" if rose else "full" if is_full else "idle",
-        summary=f"{told}: {was:.0%} before and {since:.0%} since",
-        effect=since,
-        unit="share",
-        onset=onset_in(used, case) if rose else None,
-    )
+    finding = "saturated" if is_full and since > 1.2 * was else "rising" if rose else "full" if is_full else "idle"
+    summary = f"{told}: {was:.0%} before and {since:.0%} since"
+    return answer(finding, summary, since, "share", onset=onset_in(used, case) if rose else None)
 
 
 SATURATED, NOTABLE = 0.8, 0.2
@@ -363,17 +331,8 @@ def _loads(case: Case) -> Iterator[tuple[str, pd.Series]]:
 
 
 def utilisation(busy: pd.Series, workers: pd.Series) -> pd.Series:
-    """Return which share of their time workers were at work between scrapes.
+    """Return which share of their time workers were at work, from seconds of work since the scrape before.
 
-    Parameters
-    ----------
-    busy
-        Seconds of work since the scrape before, by time.
-    workers
-        Workers at each scrape.
-
-    Examples
-    --------
     >>> time = pd.to_datetime([10, 20], unit="s", utc=True)
     >>> utilisation(pd.Series([5.0, 16.0], time), pd.Series([2.0, 2.0], time)).tolist()
     [nan, 0.8]
@@ -393,20 +352,13 @@ def arrivals(case: Case) -> Evidence:
     counts = [float(len(case.before)), float(len(case.during))]
     if case.requests.empty and not case.recording.lacking("requests_total"):
         grown = growth(case.recording.samples("requests_total"))
-        counts = [float(side.sum()) for side in _split(grown, case.onset)]
-    if min(counts) < case.criteria.least_rows:
-        told = f"{counts[0]:.0f} requests before the onset and {counts[1]:.0f} since"
-        return not_checked("arrivals", f"{told}; {case.criteria.least_rows} are needed on each side")
+        counts = [float(side.sum()) for side in split(grown, case.onset)]
+    _need_counted(case, counts)
     was = counts[0] / max((case.onset - pd.Timestamp(window.start)).total_seconds(), 1e-9)
     since = counts[1] / max((pd.Timestamp(window.end) - case.onset).total_seconds(), 1e-9)
     ratio = since / was
-    return Evidence(
-        name="arrivals",
-        finding="surged" if ratio >= SURGE else "fell" if ratio <= 1 / SURGE else "steady",
-        summary=f"{was:.3g} requests a second before and {since:.3g} since",
-        effect=ratio,
-        unit="×",
-    )
+    finding = "surged" if ratio >= SURGE else "fell" if ratio <= 1 / SURGE else "steady"
+    return answer(finding, f"{was:.3g} requests a second before and {since:.3g} since", ratio, "×")
 
 
 SURGE = 1.5

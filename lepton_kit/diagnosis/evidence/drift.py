@@ -9,9 +9,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lepton_kit.data.drift import MOST_CATEGORIES, chi_squared, drift_table, kolmogorov_smirnov
+from lepton_kit.data.drift import MOST_CATEGORIES, TwoSample, chi_squared, drift_table, kolmogorov_smirnov
 from lepton_kit.diagnosis.case import Case, answered_by, sampled
-from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked, onset_in, too_few
+from lepton_kit.diagnosis.evidence.base import (
+    Evidence,
+    NotCheckedError,
+    answer,
+    compared,
+    evidence,
+    need_rows,
+    onset_in,
+)
 from lepton_kit.diagnosis.onset import Criteria, actual_size
 from lepton_kit.diagnosis.relations import asked_anew
 from lepton_kit.diagnosis.rows import actuals_by_period
@@ -30,21 +38,21 @@ def inputs_and_actuals(case: Case) -> Evidence:
     """
     moved = movement(case)
     if moved is None:
-        return not_checked("inputs_and_actuals", "too few requests with inputs and known actuals on each side")
+        raise NotCheckedError("too few requests with inputs and known actuals on each side")
     inputs, actual = moved.drop(index="actual"), moved.loc["actual"].to_dict()
     finding = _what_moved(inputs, actual, case.criteria)
-    return Evidence(
-        name="inputs_and_actuals",
-        finding=finding,
-        summary=f"spread of the inputs × {inputs['spread_ratio'].median():.2f} (median of {len(inputs)}; "
-        f"from {inputs['spread_ratio'].min():.2f} to {inputs['spread_ratio'].max():.2f}), "
-        f"of the actuals × {actual['spread_ratio']:.2f}; means moved by up to {inputs['mean_shift'].abs().max():.2f} "
-        f"and {abs(actual['mean_shift']):.2f} standard deviations",
-        effect=float(actual["spread_ratio"]),
-        unit="× spread of the actuals",
-        p_value=float(actual["spread_p"]),
-        onset=onset_in(actual_size(case.recording), case),
+    summary = (
+        f"spread of the inputs × {inputs['spread_ratio'].median():.2f} (median of {len(inputs)}; from "
+        f"{inputs['spread_ratio'].min():.2f} to {inputs['spread_ratio'].max():.2f}), of the actuals × "
+        f"{actual['spread_ratio']:.2f}; means moved by up to {inputs['mean_shift'].abs().max():.2f} and "
+        f"{abs(actual['mean_shift']):.2f} standard deviations"
     )
+    ratio, p_value, onset = (
+        actual["spread_ratio"],
+        float(actual["spread_p"]),
+        onset_in(actual_size(case.recording), case),
+    )
+    return answer(finding, summary, ratio, "× spread of the actuals", p_value, onset)
 
 
 def movement(case: Case) -> pd.DataFrame | None:
@@ -83,21 +91,14 @@ def actuals(case: Case) -> Evidence:
     0 on, if it did not before, and not by chance: that of n independent values has a variance of 1/n (Bartlett, 1946).
     """
     before, during = (actuals_by_period(side) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "known actuals"):
-        return not_checked("actuals", few)
+    need_rows(case, before, during, "known actuals")
     if before.nunique() < 2 or during.nunique() < 2:
-        return not_checked("actuals", "the actuals never vary")
+        raise NotCheckedError("the actuals never vary")
     was, since = before.autocorr(), during.autocorr()
     p_value = float(stats.norm.cdf(since * np.sqrt(len(during))))
     reverting = since <= -case.criteria.reverting < was and p_value < case.criteria.alpha
-    return Evidence(
-        name="actuals",
-        finding="reverting" if reverting else "not reverting",
-        summary=f"correlation of each actual with the one before it {was:.2f} before and {since:.2f} since",
-        effect=since,
-        unit="lag-1 autocorrelation",
-        p_value=p_value,
-    )
+    summary = f"correlation of each actual with the one before it {was:.2f} before and {since:.2f} since"
+    return answer("reverting" if reverting else "not reverting", summary, since, "lag-1 autocorrelation", p_value)
 
 
 def _inputs_with_actual(case: Case, side: pd.DataFrame) -> pd.DataFrame:
@@ -152,12 +153,11 @@ def drift(case: Case) -> Evidence:
     divided by the number of features. Categories have no distance: PSI and χ² decide.
     """
     sides = case.whole_inputs
-    if few := too_few(case, *sides, "whole rows"):
-        return not_checked("drift", few)
+    need_rows(case, *sides, "whole rows")
     sides = sampled(sides[0], MOST_JUDGED), sampled(sides[1], MOST_JUDGED)
     table, categories = drift_table(*sides), moved_categories(case)
     if not (len(table) or len(categories)):
-        return not_checked("drift", "the requests hold no features")
+        raise NotCheckedError("the requests hold no features")
     by_chance = 9 * sum(1 / len(side) for side in sides)
     moved = (table["psi"] - by_chance >= PSI) & (table["wasserstein"] >= DISTANCE)
     p_values = pd.Series({name: shift_p_value(sides[0][name], sides[1][name]) for name in table.index}, dtype=float)
@@ -166,14 +166,9 @@ def drift(case: Case) -> Evidence:
     told = [f"{name} (PSI {row.psi:.2f}, Wasserstein {row.wasserstein:.2f} sd)" for name, row in worst.iterrows()]
     told += [f"{name} (a category, PSI {row.psi:.2f})" for name, row in categories.iterrows() if row.moved]
     count = int(moved.sum() + categories["moved"].sum())
-    return Evidence(
-        name="drift",
-        finding="drifted" if count else "steady",
-        summary=f"{count} of {len(table) + len(categories)} features moved; the most: {', '.join(told) or 'none'}",
-        effect=float(pd.concat([table["psi"], categories["psi"]]).max()),
-        unit="PSI",
-        p_value=float(pd.concat([p_values, categories["chi2_p"]]).min()),
-    )
+    summary = f"{count} of {len(table) + len(categories)} features moved; the most: {', '.join(told) or 'none'}"
+    psi, p_value = pd.concat([table["psi"], categories["psi"]]).max(), pd.concat([p_values, categories["chi2_p"]]).min()
+    return answer("drifted" if count else "steady", summary, psi, "PSI", float(p_value))
 
 
 def moved_categories(case: Case) -> pd.DataFrame:
@@ -208,19 +203,14 @@ APART = 0.65
 @evidence(needs=("requests.features",))
 def joint_drift(case: Case) -> Evidence:
     """Answer whether a classifier tells the rows since the onset from those before: `told apart` or `alike`."""
-    found = case.two_sample
-    if isinstance(found, str):
-        return not_checked("joint_drift", found)
-    is_apart = found.auc >= APART and found.p_value < case.criteria.alpha
+    found = compared(case)
     driving = ", ".join(f"{name} {share:.0%}" for name, share in found.drivers.head(3).items())
-    return Evidence(
-        name="joint_drift",
-        finding="told apart" if is_apart else "alike",
-        summary=f"a classifier tells the rows apart with an area under the ROC curve of {found.auc:.2f}; by {driving}",
-        effect=found.auc,
-        unit="AUC",
-        p_value=found.p_value,
-    )
+    summary = f"a classifier tells the rows apart with an area under the ROC curve of {found.auc:.2f}; by {driving}"
+    return answer("told apart" if _is_apart(found, case) else "alike", summary, found.auc, "AUC", found.p_value)
+
+
+def _is_apart(found: TwoSample, case: Case) -> bool:
+    return found.auc >= APART and found.p_value < case.criteria.alpha
 
 
 @evidence(needs=("requests.target",))
@@ -233,8 +223,7 @@ def label_drift(case: Case) -> Evidence:
     before, during = (
         actuals_by_period(side) if of_order else side["actual"].dropna() for side in (case.before, case.during)
     )
-    if few := too_few(case, before, during, "known actuals"):
-        return not_checked("label_drift", few)
+    need_rows(case, before, during, "known actuals")
     row = drift_table(before.to_frame(), during.to_frame()).iloc[0]
     is_class = np.isnan(row["wasserstein"])
     by_chance = (9 if not is_class else before.nunique()) * (1 / len(before) + 1 / len(during))
@@ -244,14 +233,9 @@ def label_drift(case: Case) -> Evidence:
         f", Wasserstein {row['wasserstein']:.2f} sd, mean moved by {row['mean_shift']:.2f} sd, "
         f"spread × {row['spread_ratio']:.2f}"
     )  # fmt: skip
-    return Evidence(
-        name="label_drift",
-        finding="drifted" if row["psi"] - by_chance >= PSI and is_far and p_value < case.criteria.alpha else "steady",
-        summary=f"actuals: PSI {row['psi']:.2f}{told}",
-        effect=float(row["psi"]),
-        unit="PSI",
-        p_value=p_value,
-    )
+    drifted = row["psi"] - by_chance >= PSI and is_far and p_value < case.criteria.alpha
+    summary = f"actuals: PSI {row['psi']:.2f}{told}"
+    return answer("drifted" if drifted else "steady", summary, row["psi"], "PSI", p_value)
 
 
 MEAN_ERROR = 0.5
@@ -269,34 +253,22 @@ def concept_drift(case: Case) -> Evidence:
     Žliobaitė, Bifet, Pechenizkiy and Bouchachia, "A survey on concept drift adaptation", ACM Computing Surveys 46(4),
     2014, call the former real drift, the latter virtual).
     """
-    found = case.two_sample
-    if isinstance(found, str):
-        return not_checked("concept_drift", found)
-    errors = {role: scaled_errors(case, role) for role in ("current", "last_good")}
-    for role, sides in errors.items():
-        if few := too_few(
-            case, *sides, f"rows with a known actual and an answer of the {role.replace('_', ' ')} version"
-        ):
-            return not_checked("concept_drift", few)
-    rows = {
-        role: drift_table(*(side.to_frame("error") for side in sides)).loc["error"].to_dict()
-        for role, sides in errors.items()
-    }
+    found, rows = compared(case), {}
+    for role in ("current", "last_good"):
+        sides = scaled_errors(case, role)
+        need_rows(case, *sides, f"rows with a known actual and an answer of the {role.replace('_', ' ')} version")
+        rows[role] = drift_table(*(side.to_frame("error") for side in sides)).loc["error"].to_dict()
     moved = [role for role, row in rows.items() if _errors_moved(row, case.criteria)]
-    is_apart = found.auc >= APART and found.p_value < case.criteria.alpha
+    is_apart, both = _is_apart(found, case), len(moved) == len(rows)
     yardstick, current = rows["last_good"], rows["current"]
-    both = len(moved) == len(rows)
-    return Evidence(
-        name="concept_drift",
-        finding="held" if not moved else "by one version" if not both else "inputs moved" if is_apart else "changed",
-        summary=f"errors of the last good version on rows before and since: spread × {yardstick['spread_ratio']:.2f}, "
-        f"mean moved by {yardstick['mean_shift']:.2f} standard deviations; of the current one × "
-        f"{current['spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before "
-        f"(AUC {found.auc:.2f})",
-        effect=float(yardstick["spread_ratio"]),
-        unit="× spread of the errors",
-        p_value=float(min(yardstick["ks_p"], yardstick["spread_p"])),
+    finding = "held" if not moved else "by one version" if not both else "inputs moved" if is_apart else "changed"
+    summary = (
+        f"errors of the last good version on rows before and since: spread × {yardstick['spread_ratio']:.2f}, mean "
+        f"moved by {yardstick['mean_shift']:.2f} standard deviations; of the current one × "
+        f"{current['spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before (AUC {found.auc:.2f})"
     )
+    p_value = float(min(yardstick["ks_p"], yardstick["spread_p"]))
+    return answer(finding, summary, yardstick["spread_ratio"], "× spread of the errors", p_value)
 
 
 def scaled_errors(case: Case, role: str) -> tuple[pd.Series, pd.Series]:

@@ -6,18 +6,29 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case
-from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked, onset_in, share_rose, too_few
+from lepton_kit.diagnosis.evidence.base import (
+    Evidence,
+    NotCheckedError,
+    answer,
+    evidence,
+    need_rows,
+    onset_in,
+    scrapes_of,
+    share_rose,
+    split,
+)
 from lepton_kit.diagnosis.onset import OUT_OF_ORDER
 from lepton_kit.diagnosis.rows import BREACHES
 from lepton_kit.diagnosis.samples import growth
+from lepton_kit.diagnosis.units import unit_factor, unit_factors
 
 
 @evidence(needs=("requests.features",))
 def contract(case: Case) -> Evidence:
     """Answer whether more inputs than before break their contract: `broken` or `kept`."""
     before, during = case.breaches.loc[case.before.index], case.breaches.loc[case.during.index]
-    if why := too_few(case, before, during, "requests") or case.unreadable:
-        return not_checked("contract", why)
+    need_rows(case, before, during, "requests")
+    _need_readable(case)
     rise = during.mean() - before.mean()
     worst = str(rise.idxmax())
     unknown = "" if len(case.recording.reference) else "; ranges not known, as there are no reference rows"
@@ -29,7 +40,12 @@ def contract(case: Case) -> Evidence:
             return f"no promise is broken more often than before{unknown}"
         return f"largest rise: {worst} ({BREACHES[worst]}), from {was:.1%} to {since:.1%} of rows{unknown}"
 
-    return share_rose("contract", case, case.breaches[worst], case.criteria.broken_share, told, ("broken", "kept"))
+    return share_rose(case, case.breaches[worst], case.criteria.broken_share, told, ("broken", "kept"))
+
+
+def _need_readable(case: Case) -> None:
+    if case.unreadable:
+        raise NotCheckedError(case.unreadable)
 
 
 # --- one promise at a time --------------------------------------------------------------------------------------------
@@ -38,7 +54,8 @@ def contract(case: Case) -> Evidence:
 @evidence(needs=("requests.features",))
 def missing_values(case: Case) -> Evidence:
     """Answer whether more rows than before lack a value: `more` or `no more`."""
-    return not_checked("missing_values", case.unreadable) if case.unreadable else _breach(case, "missing")
+    _need_readable(case)
+    return _breach(case, "missing")
 
 
 @evidence(needs=("requests.features", "requests.target"), time_series=True)
@@ -55,74 +72,31 @@ def duplicated_requests(case: Case) -> Evidence:
 
 def _breach(case: Case, breach: str) -> Evidence:
     return share_rose(
-        {"missing": "missing_values", "stale": "stale_values", "duplicated": "duplicated_requests"}[breach],
         case, case.breaches[breach], case.criteria.broken_share,
         lambda before, since: f"{BREACHES[breach]}: {before:.1%} of rows before and {since:.1%} since",
         ("more", "no more"),
     )  # fmt: skip
 
 
-UNITS = (10.0, 60.0, 100.0, 1000.0, 3600.0, 10_000.0, 1e6)
-"""Factors between two units that are taken for one another: percent and shares, minutes and hours, thousandths."""
-
-NEAR = 2.0
-"""A change of the size by a factor between this many times less and more than one of `UNITS` is taken for that."""
-
-
-def unit_factor(before: pd.Series, during: pd.Series) -> float | None:
-    """Return the factor between two units by which the size of a feature changed; None where it changed by none.
-
-    All three quartiles of the absolute values must have changed by about that factor: a market moves them by far less
-    than any of `UNITS`, and a feed that is stuck has but one value. Quartiles need no row to leave its range.
-
-    >>> returns = pd.Series([0.01, -0.02, 0.015, -0.01])
-    >>> unit_factor(returns, 100 * returns), unit_factor(returns, 3 * returns), unit_factor(returns, returns / 1000)
-    (100.0, None, 0.001)
-    """
-    was, since = (side.abs().replace([0, np.inf], np.nan).quantile([0.25, 0.5, 0.75]) for side in (before, during))
-    change = np.log((since / was).to_numpy())
-    if not np.isfinite(change).all():
-        return None
-    nearest = min(UNITS, key=lambda unit: abs(abs(change[1]) - np.log(unit)))
-    if (np.abs(np.abs(change) - np.log(nearest)) > np.log(NEAR)).any():
-        return None
-    return nearest if change[1] > 0 else 1 / nearest
-
-
-def unit_factors(before: pd.DataFrame, since: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
-    """Return the factor of each feature that came in another unit than before, and than the training rows hold.
-
-    A service that asks about other things since the onset changes sizes too; what the model learnt from tells.
-    """
-    found = {str(name): unit_factor(before[name], since[name]) for name in since}
-    told = {name: factor for name, factor in found.items() if factor is not None}
-    learnt = {name: unit_factor(reference[name], since[name]) for name in told if name in reference}
-    return {name: factor for name, factor in told.items() if learnt.get(name, factor) is not None}
-
-
 @evidence(needs=("requests.features",))
 def units(case: Case) -> Evidence:
     """Answer whether features came in another unit, and by which factor: `another unit` or `same unit`.
 
-    All rows are compared, and by themselves those beyond the training rows' range, as only some may be at fault.
+    A service that asks about other things since the onset changes sizes too: what the model learnt from tells.
     """
     before, during = (case.anew(case.inputs.loc[side.index]) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "rows of inputs that are not asked again"):
-        return not_checked("units", few)
+    need_rows(case, before, during, "rows of inputs that are not asked again")
+    told, odd = unit_factors(before, during)
     learnt = case.recording.reference.select_dtypes("number")
-    beyond = during[case.breaches.loc[during.index, "out_of_range"]]
-    factors, odd = unit_factors(before, during, learnt), during
-    if not factors and len(beyond) >= case.criteria.broken_share * len(during):
-        factors, odd = unit_factors(before, beyond, learnt), beyond
+    factors = {
+        name: factor for name, factor in told.items() if name not in learnt or unit_factor(learnt[name], odd[name])
+    }
+    summary = f"{len(factors)} of {during.shape[1]} features changed by a factor between units"
+    if not factors:
+        return answer("same unit", summary, 1.0, "×")
     listed = ", ".join(f"{name} × {factor:g}" for name, factor in list(factors.items())[:5])
-    return Evidence(
-        name="units",
-        finding="another unit" if factors else "same unit",
-        summary=f"{len(factors)} of {during.shape[1]} features changed by a factor between units"
-        + (f": {listed} (in {len(odd)} of {len(during)} rows)" if factors else ""),
-        effect=float(max(factors.values(), key=lambda factor: abs(np.log(factor)))) if factors else 1.0,
-        unit="×",
-    )
+    largest = max(factors.values(), key=lambda factor: abs(np.log(factor)))
+    return answer("another unit", f"{summary}: {listed} (in {len(odd)} of {len(during)} rows)", largest, "×")
 
 
 @evidence(needs=("requests.features",), time_series=True)
@@ -133,9 +107,9 @@ def relations(case: Case) -> Evidence:
     market breaks it, but a feed does that is stale, swaps columns, counts in another unit, or whose actuals are wrong.
     """
     if case.following.empty:
-        return not_checked("relations", "no value agrees with one of the row before it")
+        raise NotCheckedError("no value agrees with one of the row before it")
     return share_rose(
-        "relations", case, ~case.following.astype(bool), OUT_OF_ORDER,
+        case, ~case.following.astype(bool), OUT_OF_ORDER,
         lambda before, since: f"{1 - before:.0%} of the rows before and {1 - since:.0%} since follow on another one, "
         "in all values that agreed at first",
         ("broken", "kept"), "requests that are not asked again",
@@ -154,24 +128,20 @@ def freshness(case: Case) -> Evidence:
     newest = case.recording.samples("newest_data").groupby("time")["value"].max()
     newest = newest[newest > 0]
     if newest.empty:
-        return not_checked("freshness", "no request told the time of its newest data")
+        raise NotCheckedError("no request told the time of its newest data")
     ages = data_age(newest)
-    before, during = ages[ages.index < case.onset], ages[ages.index >= case.onset]
-    if min(len(before), len(during)) < FEWEST_SCRAPES:
-        return not_checked("freshness", f"{len(before)} scrapes before the onset and {len(during)} since")
-    stopped = stands_still(newest[newest.index >= case.onset])
-    return Evidence(
-        name="freshness",
-        finding="stale" if stopped >= STANDING else "fresh",
-        summary=f"the newest data were {before.median():.3g} s old before, {during.median():.3g} s since, and stood "
-        f"still in {stopped:.0%} of the scrapes since",
-        effect=stopped,
-        unit="share of scrapes",
-        onset=onset_in(ages, case) if stopped >= STANDING else None,
+    before, during = scrapes_of(case, ages)
+    stopped = stands_still(split(newest, case.onset)[1])
+    summary = (
+        f"the newest data were {before.median():.3g} s old before, {during.median():.3g} s since, and stood still in "
+        f"{stopped:.0%} of the scrapes since"
     )
+    is_stale = stopped >= STANDING
+    onset = onset_in(ages, case) if is_stale else None
+    return answer("stale" if is_stale else "fresh", summary, stopped, "share of scrapes", onset=onset)
 
 
-FEWEST_SCRAPES, STANDING = 5, 0.5
+STANDING = 0.5
 
 
 def data_age(newest: pd.Series) -> pd.Series:
@@ -209,13 +179,10 @@ def input_problems(case: Case) -> Evidence:
     rates = {problem: _rates(growth(counted, problem=problem), asked, case) for problem in COUNTED_PROBLEMS}
     worst = max(rates, key=lambda problem: rates[problem][1] - rates[problem][0])
     was, since = rates[worst]
-    return Evidence(
-        name="input_problems",
-        finding=worst.replace("_", " ") if since - was >= case.criteria.broken_share else "no more",
-        summary=f"largest rise: {worst.replace('_', ' ')}, from {was:.2g} to {since:.2g} values a row",
-        effect=since - was,
-        unit="values a row",
-    )
+    told = worst.replace("_", " ")
+    summary = f"largest rise: {told}, from {was:.2g} to {since:.2g} values a row"
+    finding = told if since - was >= case.criteria.broken_share else "no more"
+    return answer(finding, summary, since - was, "values a row")
 
 
 COUNTED_PROBLEMS = ("missing", "unseen", "out_of_range")

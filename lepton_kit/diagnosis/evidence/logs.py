@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case
-from lepton_kit.diagnosis.evidence.base import Evidence, evidence
+from lepton_kit.diagnosis.evidence.base import Evidence, answer, evidence
 from lepton_kit.telemetry.health import Periods
 from lepton_kit.telemetry.logs import digest
 from lepton_kit.telemetry.recordings import printable
@@ -27,16 +27,12 @@ def log_templates(case: Case) -> Evidence:
     told = [
         f"{printable(str(row['template']), LONGEST_SHOWN)!r} ({row['now']} lines)" for row in marked.to_dict("records")
     ]
-    return Evidence(
-        name="log_templates",
-        finding=str(marked["mark"].iloc[0]) if len(marked) else "usual",
-        summary=f"{len(marked)} kinds of warnings or errors are new or burst: {'; '.join(told[:3])}"
-        if len(marked)
-        else f"no kind of warning or error is new or bursts, in {len(logs)} lines",
-        effect=float(marked["now"].sum()),
-        unit="lines",
-        onset=_first(alarming, case) if len(marked) else None,
-    )
+    if marked.empty:
+        return answer("usual", f"no kind of warning or error is new or bursts, in {len(logs)} lines", 0.0, "lines")
+    summary = f"{len(marked)} kinds of warnings or errors are new or burst: {'; '.join(told[:3])}"
+    since = alarming.loc[alarming["time"] >= case.onset, "time"]
+    onset = pd.Timestamp(since.iloc[0]) if len(since) else None
+    return answer(str(marked["mark"].iloc[0]), summary, marked["now"].sum(), "lines", onset=onset)
 
 
 def remarkable(digested: pd.DataFrame) -> pd.DataFrame:
@@ -47,8 +43,3 @@ def remarkable(digested: pd.DataFrame) -> pd.DataFrame:
     ['b']
     """
     return digested[digested["mark"].isin(["new", "bursting"]) & (digested["now"] >= FEWEST_LINES)]
-
-
-def _first(lines: pd.DataFrame, case: Case) -> pd.Timestamp | None:
-    since = lines.loc[lines["time"] >= case.onset, "time"]
-    return pd.Timestamp(since.iloc[0]) if len(since) else None

@@ -11,11 +11,13 @@ from scipy import stats
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
     Evidence,
+    NotCheckedError,
+    answer,
+    compared,
     evidence,
-    not_checked,
+    need_rows,
     onset_in,
     share_rose,
-    too_few,
 )
 from lepton_kit.diagnosis.onset import by_time
 from lepton_kit.diagnosis.rows import is_whole
@@ -70,25 +72,17 @@ def error_decomposition(case: Case) -> Evidence:
     The error is the task's loss; the yardstick is the last good version, replayed.
     """
     before, during = (paired_scores(case, side) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "judged requests"):
-        return not_checked("error_decomposition", few)
-    found = case.two_sample
-    if isinstance(found, str):
-        return not_checked("error_decomposition", found)
-    parts = decompose_error(before, during, found.odds)
+    need_rows(case, before, during, "judged requests")
+    parts = decompose_error(before, during, compared(case).odds)
     share = parts.rise / max(float(before["served"].mean()), SMALLEST_LOSS)
     p_value = float(stats.mannwhitneyu(before["served"], during["served"]).pvalue)
     largest = max(("inputs", "relation", "model"), key=lambda name: float(getattr(parts, name)))
     rose = share >= RISE and p_value < case.criteria.alpha
-    return Evidence(
-        name="error_decomposition",
-        finding=largest if rose else "no rise",
-        summary=f"mean {case.task.loss_name} {share:+.0%}; of the rise {parts.inputs:+.2g} is due to the inputs, "
-        f"{parts.relation:+.2g} to the relation and {parts.model:+.2g} to the model",
-        effect=share,
-        unit="part of the score before",
-        p_value=p_value,
+    summary = (
+        f"mean {case.task.loss_name} {share:+.0%}; of the rise {parts.inputs:+.2g} is due to the inputs, "
+        f"{parts.relation:+.2g} to the relation and {parts.model:+.2g} to the model"
     )
+    return answer(largest if rose else "no rise", summary, share, "part of the score before", p_value)
 
 
 RISE = 0.2
@@ -105,21 +99,18 @@ def replay_of_last_good(case: Case) -> Evidence:
     judged = case.during.index.intersection(case.replayed["current"].index)
     actual = case.requests.loc[judged, "actual"].dropna()
     if len(actual) < case.criteria.least_rows:
-        return not_checked("replay_of_last_good", f"{len(actual)} requests with whole inputs and a known actual")
+        raise NotCheckedError(f"{len(actual)} requests with whole inputs and a known actual")
     current, last_good = (case.replayed[role].loc[actual.index] for role in ("current", "last_good"))
     held = tuple(float(case.task.hit(answers, actual).mean()) for answers in (current, last_good))
     difference = float(case.task.distance(current, last_good).mean())
     finding = _replay_finding(held[0], held[1], difference, case)
     if finding == "differ" and case.recording.incident.versions.stands_in_for:
         finding = "differ as a stand-in"
-    return Evidence(
-        name="replay_of_last_good",
-        finding=finding,
-        summary=f"on the same {len(actual)} rows {held[0]:.1%} of the current version's answers and {held[1]:.1%} of "
-        f"the last good one's are {case.task.promise}; they differ by {difference:.2f} {case.task.unit}",
-        effect=difference,
-        unit=case.task.unit,
+    summary = (
+        f"on the same {len(actual)} rows {held[0]:.1%} of the current version's answers and {held[1]:.1%} of the last "
+        f"good one's are {case.task.promise}; they differ by {difference:.2f} {case.task.unit}"
     )
+    return answer(finding, summary, difference, case.task.unit)
 
 
 def _replay_finding(current: float, last_good: float, difference: float, case: Case) -> str:
@@ -142,20 +133,17 @@ def replay_score(case: Case) -> Evidence:
     """
     scores = paired_scores(case, case.during)
     if len(scores) < case.criteria.least_rows:
-        return not_checked("replay_score", f"{len(scores)} requests with whole inputs, an answer and a known actual")
+        raise NotCheckedError(f"{len(scores)} requests with whole inputs, an answer and a known actual")
     difference = scores["served"] - scores["last_good"]
     worse = float(difference.mean() / max(scores["last_good"].mean(), SMALLEST_LOSS))
     p_value = float(stats.wilcoxon(difference).pvalue) if difference.ne(0).any() else 1.0
     counts = abs(worse) >= BETTER and p_value < case.criteria.alpha
-    return Evidence(
-        name="replay_score",
-        finding="alike" if not counts else "last good better" if worse > 0 else "current better",
-        summary=f"mean {case.task.loss_name} on {len(scores)} rows: {scores['served'].mean():.4g} served, "
-        f"{scores['last_good'].mean():.4g} by the last good version ({worse:+.0%})",
-        effect=worse,
-        unit="part of the score",
-        p_value=p_value,
+    finding = "alike" if not counts else "last good better" if worse > 0 else "current better"
+    summary = (
+        f"mean {case.task.loss_name} on {len(scores)} rows: {scores['served'].mean():.4g} served, "
+        f"{scores['last_good'].mean():.4g} by the last good version ({worse:+.0%})"
     )
+    return answer(finding, summary, worse, "part of the score", p_value)
 
 
 BETTER, SMALLEST_LOSS = 0.1, 1e-9
@@ -177,20 +165,15 @@ def served_version(case: Case) -> Evidence:
     own = case.requests[case.requests["version"] == case.recording.incident.versions.current]
     answered = own[case.task.answered(own)].index.intersection(case.replayed["current"].index)
     if len(answered) < case.criteria.least_rows:
-        return not_checked("served_version", f"{len(answered)} answered requests of the current version")
+        raise NotCheckedError(f"{len(answered)} answered requests of the current version")
     recorded = case.requests.loc[answered, case.task.columns(case.requests)]
     apart = case.task.distance(recorded, case.replayed["current"].loc[answered]) > case.task.same
-    differs = bool(apart.mean() >= case.criteria.broken_share)
-    return Evidence(
-        name="served_version",
-        finding="differs" if differs else "matches",
-        summary=f"{apart.mean():.1%} of {len(answered)} recorded answers are not what the version's files give",
-        effect=float(apart.mean()),
-        unit="share of answers",
-        onset=onset_in(by_time(apart, pd.DatetimeIndex(case.requests.loc[answered, "time"])), case)
-        if differs
-        else None,
-    )
+    share = float(apart.mean())
+    summary = f"{share:.1%} of {len(answered)} recorded answers are not what the version's files give"
+    if share < case.criteria.broken_share:
+        return answer("matches", summary, share, "share of answers")
+    onset = onset_in(by_time(apart, pd.DatetimeIndex(case.requests.loc[answered, "time"])), case)
+    return answer("differs", summary, share, "share of answers", onset=onset)
 
 
 @evidence(needs=("task", "requests"))
@@ -202,23 +185,21 @@ def outputs(case: Case) -> Evidence:
     whole = case.inputs.index[is_whole(case.recording)]
     chosen = case.requests["status"].lt(400) | case.requests["status"].isna()
     before, during = (side[chosen.loc[side.index] & side.index.isin(whole)] for side in (case.before, case.during))
-    if few := too_few(case, before, during, "answered requests"):
-        return not_checked("outputs", few)
+    need_rows(case, before, during, "answered requests")
     empty, empty_before = (~case.task.answered(side) for side in (during, before))
     rise = float(empty.mean() - empty_before.mean())
     left = variation_left(*(_as_numbers(case, side) for side in (before, during)))
     inputs_left = variation_left(case.inputs.loc[before.index], case.inputs.loc[during.index])
     collapsed = left < COLLAPSED <= inputs_left
-    is_empty = by_time(~case.task.answered(case.requests), pd.DatetimeIndex(case.requests["time"]))
-    return Evidence(
-        name="outputs",
-        finding="not finite" if rise >= case.criteria.broken_share else "collapsed" if collapsed else "sound",
-        summary=f"{empty.mean():.1%} of the answers since the onset are no numbers; the rest vary {left:.2g} times as "
-        "much as before",
-        effect=rise if rise > 0 else left,
-        unit="change of share" if rise > 0 else "×",
-        onset=onset_in(is_empty, case) if rise >= case.criteria.broken_share else None,
+    summary = (
+        f"{empty.mean():.1%} of the answers since the onset are no numbers; the rest vary {left:.2g} times as much as "
+        "before"
     )
+    effect = (rise, "change of share") if rise > 0 else (left, "×")
+    if rise < case.criteria.broken_share:
+        return answer("collapsed" if collapsed else "sound", summary, *effect)
+    is_empty = by_time(~case.task.answered(case.requests), pd.DatetimeIndex(case.requests["time"]))
+    return answer("not finite", summary, *effect, onset=onset_in(is_empty, case))
 
 
 def _as_numbers(case: Case, side: pd.DataFrame) -> pd.DataFrame:
@@ -249,7 +230,7 @@ def model_errors(case: Case) -> Evidence:
     The service answers 500 where its model raised an error or gave no number.
     """
     return share_rose(
-        "model_errors", case, case.requests["status"].eq(500), case.criteria.error_share,
+        case, case.requests["status"].eq(500), case.criteria.error_share,
         lambda before, since: f"the model failed {before:.1%} of requests before and {since:.1%} since",
     )  # fmt: skip
 
@@ -263,12 +244,9 @@ def checksums(case: Case) -> Evidence:
     current = case.recording.incident.versions.current
     hold = case.recording.incident.checksums.get(current)
     if hold is None:
-        return not_checked("checksums", "nothing notes whether the checksums of the version in service hold")
-    return Evidence(
-        name="checksums",
-        finding="hold" if hold else "do not hold",
-        summary=f"the files of {current} {'have' if hold else 'do not have'} the checksums that the registry keeps",
-    )
+        raise NotCheckedError("nothing notes whether the checksums of the version in service hold")
+    summary = f"the files of {current} {'have' if hold else 'do not have'} the checksums that the registry keeps"
+    return answer("hold" if hold else "do not hold", summary)
 
 
 @evidence(needs=("requests.version",))
@@ -278,25 +256,19 @@ def answering_version(case: Case) -> Evidence:
     A `stand-in` is the compressed form of the version that answered before.
     """
     before, during = (side.loc[case.answered[side.index], "version"] for side in (case.before, case.during))
-    if few := too_few(case, before, during, "answered requests"):
-        return not_checked("answering_version", few)
+    need_rows(case, before, during, "answered requests")
     usual = str(before.mode().iloc[0])
     was, since = float(before.ne(usual).mean()), float(during.ne(usual).mean())
-    changed = since - was >= case.criteria.broken_share
+    summary = f"{since:.1%} of the answers since the onset are of another version than {usual}, before {was:.1%}"
+    if since - was < case.criteria.broken_share:
+        return answer("the same", summary, since - was, "change of share")
     others = set(during[during.ne(usual)])
     stands_in = usual == case.recording.incident.versions.stands_in_for and all(
         _is_stand_in(case, version) for version in others
     )
-    return Evidence(
-        name="answering_version",
-        finding="the same" if not changed else "stand-in" if stands_in else _unless_alike(case, others, "changed"),
-        summary=f"{since:.1%} of the answers since the onset are of another version than {usual}, before {was:.1%}",
-        effect=since - was,
-        unit="change of share",
-        onset=onset_in(by_time(case.requests["version"].ne(usual), pd.DatetimeIndex(case.requests["time"])), case)
-        if changed
-        else None,
-    )
+    is_other = by_time(case.requests["version"].ne(usual), pd.DatetimeIndex(case.requests["time"]))
+    finding = "stand-in" if stands_in else _unless_alike(case, others, "changed")
+    return answer(finding, summary, since - was, "change of share", onset=onset_in(is_other, case))
 
 
 @evidence(needs=("deployments",))
@@ -309,25 +281,23 @@ def deployment(case: Case) -> Evidence:
     """
     window = case.recording.incident.window
     if not (known := case.deployments):
-        return Evidence("deployment", "no deployment", "the service was first started within the window: no change")
+        return answer("no deployment", "the service was first started within the window: no change")
     latest = min(case.onset + dated_early(case), pd.Timestamp(window.end))
     inside = [item for item in known if window.start <= item.time <= latest]
     last = max(inside or known, key=lambda item: item.time)
     ago = case.onset - pd.Timestamp(last.time)
     amount, unit = in_its_unit(ago)
     side = "before" if amount >= 0 else "after"
-    return Evidence(
-        name="deployment",
-        finding="no deployment"
-        if not inside
-        else "stand-in"
+    finding = (
+        "stand-in"
         if _is_stand_in(case, last.version)
-        else _unless_alike(case, {item.version for item in inside}, "deployed"),
-        summary=f"{len(inside)} within the window; the last, {last.version}, {abs(amount):.0f} {unit} {side} the onset",
-        effect=amount,
-        unit=f"{unit} before the onset",
-        onset=pd.Timestamp(last.time) if inside else None,
+        else _unless_alike(case, {item.version for item in inside}, "deployed")
     )
+    told = f"{len(inside)} within the window; the last, {last.version}, {abs(amount):.0f} {unit} {side} the onset"
+    unit = f"{unit} before the onset"
+    if not inside:
+        return answer("no deployment", told, amount, unit)
+    return answer(finding, told, amount, unit, onset=pd.Timestamp(last.time))
 
 
 def _is_stand_in(case: Case, version: str) -> bool:

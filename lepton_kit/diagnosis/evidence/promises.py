@@ -8,12 +8,13 @@ from scipy import stats
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
     Evidence,
+    NotCheckedError,
+    answer,
     evidence,
     honest_p_value,
-    not_checked,
+    need_rows,
     onset_in,
     share_p_value,
-    too_few,
 )
 from lepton_kit.diagnosis.onset import misses
 from lepton_kit.diagnosis.recovery import Ratio, alerted_objective, counts_hits, sli_ratio
@@ -46,17 +47,12 @@ def objective(case: Case) -> Evidence:
     if not judged:
         told = ", ".join(one.title for one in worst)
         if alerted is None:
-            return not_checked("objective", f"too few events since the onset to judge {told}")
-        return Evidence("objective", UNCLEAR, f"{told}: fewer than {alerted.minimum} events since the onset")
+            raise NotCheckedError(f"too few events since the onset to judge {told}")
+        return answer(UNCLEAR, f"{told}: fewer than {alerted.minimum} events since the onset")
     one, held = min(judged.items(), key=lambda item: item[1].share - item[0].target)
     is_missed = held.share < one.target if alerted else held.interval[1] < one.target
-    return Evidence(
-        name="objective",
-        finding=_kind(one) if is_missed else "kept",
-        summary=f"{one.title}: {held.share:.2%} of {held.total:.0f} events good; {one.target:.2%} are promised",
-        effect=held.share - one.target,
-        unit="share above the objective",
-    )
+    summary = f"{one.title}: {held.share:.2%} of {held.total:.0f} events good; {one.target:.2%} are promised"
+    return answer(_kind(one) if is_missed else "kept", summary, held.share - one.target, "share above the objective")
 
 
 def _kind(one: Objective) -> str:
@@ -79,21 +75,16 @@ def promise(case: Case) -> Evidence:
     `held` does not speak for the model: an interval that became far too wide holds everything.
     """
     before, during = (misses(case.recording, side) for side in (case.before, case.during))
-    if few := too_few(case, before, during, "judged requests"):
-        return not_checked("promise", few)
+    need_rows(case, before, during, "judged requests")
     p_value = honest_p_value(case, "misses", share_p_value(before, during))
     held_before, held = 1 - before.mean(), 1 - during.mean()
     finding = "held" if held >= case.promised else "fell" if p_value < case.criteria.alpha else "unclear"
-    return Evidence(
-        name="promise",
-        finding=finding,
-        summary=f"{held_before:.1%} of the answers before and {held:.1%} since were ones {case.task.promise}; "
-        f"objective {case.promised:.0%}",
-        effect=held - held_before,
-        unit="change of share",
-        p_value=p_value,
-        onset=onset_in(misses(case.recording, case.requests), case),
+    summary = (
+        f"{held_before:.1%} of the answers before and {held:.1%} since were ones {case.task.promise}; objective "
+        f"{case.promised:.0%}"
     )
+    onset = onset_in(misses(case.recording, case.requests), case)
+    return answer(finding, summary, held - held_before, "change of share", p_value, onset)
 
 
 LOWER_RATING = 0.5
@@ -105,16 +96,10 @@ def ratings(case: Case) -> Evidence:
     """Answer whether users rate the answers lower than before: `fell` or `steady`."""
     known = case.requests.dropna(subset=["rating"])
     before, during = (known.loc[known.index.isin(side.index), "rating"] for side in (case.before, case.during))
-    if few := too_few(case, before, during, "ratings"):
-        return not_checked("ratings", few)
+    need_rows(case, before, during, "ratings")
     p_value = float(stats.mannwhitneyu(before, during, alternative="greater").pvalue)
     fell = during.mean() <= before.mean() - LOWER_RATING and p_value < case.criteria.alpha
-    return Evidence(
-        name="ratings",
-        finding="fell" if fell else "steady",
-        summary=f"mean rating {before.mean():.2f} before and {during.mean():.2f} since, of {len(known)} ratings",
-        effect=float(during.mean() - before.mean()),
-        unit="of 1 to 5",
-        p_value=p_value,
-        onset=onset_in(known.set_index("time")["rating"], case) if fell else None,
-    )
+    summary = f"mean rating {before.mean():.2f} before and {during.mean():.2f} since, of {len(known)} ratings"
+    onset = onset_in(known.set_index("time")["rating"], case) if fell else None
+    change = during.mean() - before.mean()
+    return answer("fell" if fell else "steady", summary, change, "of 1 to 5", p_value, onset)

@@ -6,7 +6,7 @@ import logging
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence import compute, drift, inputs, logs, model, promises, timing
-from lepton_kit.diagnosis.evidence.base import REGISTERED, Evidence, Question, not_checked
+from lepton_kit.diagnosis.evidence.base import NOT_CHECKED, REGISTERED, Evidence, Question
 from lepton_kit.telemetry.recordings import printable
 
 logger = logging.getLogger(__name__)
@@ -26,4 +26,4 @@ def _answer(question: Question, case: Case) -> Evidence:
     except Exception as error:  # recordings hold whatever clients sent: the other questions decide without this one
         name = question.__name__
         logger.warning("question %s of recording %s failed", name, case.recording.incident.id, exc_info=True)
-        return not_checked(name, f"failed: {type(error).__name__}: {printable(str(error), 200)}")
+        return Evidence(name, NOT_CHECKED, f"failed: {type(error).__name__}: {printable(str(error), 200)}")

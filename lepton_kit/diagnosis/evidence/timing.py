@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, onset_table
-from lepton_kit.diagnosis.evidence.base import Evidence, evidence, not_checked
+from lepton_kit.diagnosis.evidence.base import Evidence, NotCheckedError, answer, evidence
 from lepton_kit.diagnosis.evidence.model import dated_early, in_its_unit
 
 OF = {
@@ -53,23 +53,17 @@ def first_signal(case: Case) -> Evidence:
     little after the symptom (`dated_early`) counts as with it.
     """
     if case.before.empty or case.during.empty:
-        return not_checked("first_signal", "no requests before the onset, or none since")
+        raise NotCheckedError("no requests before the onset, or none since")
     order = signal_order(case)
     if order.empty:
-        return Evidence("first_signal", "nothing moved", "no signal moved")
+        return answer("nothing moved", "no signal moved")
     early = order[(order["of"] != "symptom") & (order["before_symptom"] >= -dated_early(case).total_seconds())]
     told = "; ".join(f"{row['signal']} {since_text(row['before_symptom'])}" for row in early.head(4).to_dict("records"))
     if early.empty:
-        return Evidence("first_signal", "symptom alone", "nothing else moved before the symptom, or with it")
+        return answer("symptom alone", "nothing else moved before the symptom, or with it")
     first = early.iloc[0]
-    return Evidence(
-        name="first_signal",
-        finding=f"{first['of']} first",
-        summary=told,
-        effect=float(first["before_symptom"]),
-        unit="s before the symptom",
-        onset=pd.Timestamp(first["since"]),
-    )
+    ahead, onset = float(first["before_symptom"]), pd.Timestamp(first["since"])
+    return answer(f"{first['of']} first", told, ahead, "s before the symptom", onset=onset)
 
 
 def since_text(seconds: float) -> str:
