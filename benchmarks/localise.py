@@ -151,8 +151,9 @@ def recording_of(issue: Issue) -> Recording:
 
 
 def scores(issue: Issue) -> pd.DataFrame:
-    """Return the table of `localise`."""
-    return localise(issue.metrics, issue.topology, issue.symptom, issue.normal, volume=VOLUME).table
+    """Return the components of an issue with the parts of their scores."""
+    found = localise(issue.metrics, issue.topology, issue.symptom, issue.normal, volume=VOLUME)
+    return pd.DataFrame([{"component": one.component, **one.parts} for one in found.ranking])
 
 
 # --- what others do, in a few lines each --------------------------------------------------------------------------

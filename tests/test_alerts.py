@@ -241,13 +241,13 @@ def watched(target, rules, alertmanager_address):
 @needs_prometheus
 @needs_alertmanager
 def test_embedded_alerts_are_those_of_a_real_prometheus_and_alertmanager_on_the_same_live_series(tmp_path):
-    objective, url = availability(), "http://runbooks.example/{alert}"
+    objective = availability()
     rules = tmp_path / "rules.yml"
-    rules.write_text(prometheus_rules([objective], url, SCALE))
+    rules.write_text(prometheus_rules([objective], time_scale=SCALE))
     ours, stop = [], threading.Event()
     with metrics_target() as target, metrics_target() as hook, Store(tmp_path / "telemetry") as store:
         traffic, receiver = Traffic(target), Receiver(hook)
-        evaluator = AlertEvaluator([objective], store, SCALE, url)
+        evaluator = AlertEvaluator([objective], store, SCALE)
 
         def watch():
             while not stop.wait(0.25):

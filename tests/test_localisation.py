@@ -158,12 +158,11 @@ def test_reasons_say_what_was_measured():
     assert first.reasons[-1] == "below the symptom"
 
 
-def test_the_table_has_the_score_and_its_parts():
-    table = localise(shop(slow="cache"), TOPOLOGY, SLOW, volume="requests").table
-    parts = ["strength", "impact", "own", "correlation", "onset", "position"]
-    assert list(table.columns) == ["component", "score", "metric", *parts, "place"]
-    assert np.allclose(table["score"], table[parts].prod(axis=1))
-    assert ((table[parts] >= 0) & (table[parts] <= 1)).all(axis=None)
+def test_a_score_is_the_product_of_its_parts():
+    for one in localise(shop(slow="cache"), TOPOLOGY, SLOW, volume="requests").ranking:
+        assert list(one.parts) == ["strength", "impact", "own", "correlation", "onset", "position"]
+        assert one.score == pytest.approx(np.prod(list(one.parts.values())))
+        assert all(0 <= part <= 1 for part in one.parts.values())
 
 
 # --- names and order mean nothing -----------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from lepton_kit.diagnosis.recovery import (
     LEAST_PERIODS,
     MOST_PERIODS,
     Ratio,
+    SideEffect,
     judge_recovery,
     objective_of,
-    side_effect,
     sli_over_time,
     sli_ratio,
 )
@@ -82,7 +82,7 @@ def test_the_intervals_are_told_with_the_verdict():
     ],
 )
 def test_another_objective_is_worse_where_it_fell_and_is_missed_both_for_certain(until, after, is_worse):
-    assert side_effect(OBJECTIVES["latency"], WELL, until, after).is_worse == is_worse
+    assert SideEffect(OBJECTIVES["latency"], WELL, until, after).is_worse == is_worse
 
 
 def test_wrong_numbers_are_named():

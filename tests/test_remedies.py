@@ -377,7 +377,7 @@ def test_a_bounded_queue_refuses_what_a_simulated_one_does(arrival_scv, service_
 def test_where_there_is_no_room_the_queue_is_bounded_so_that_the_accepted_are_answered_in_time():
     plan = plan_capacity(overloaded(), Needs(wait=0.05, in_time=1.0, most_workers=1))
     assert plan.workers == 1
-    assert plan.queue_limit == math.floor(1.0 / plan.service_time)
+    assert plan.queue_limit == math.floor(1.0 / plan.measured.demand.service)
     assert "refuses" in plan.reasons[-1]
 
 

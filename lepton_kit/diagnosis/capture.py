@@ -43,28 +43,12 @@ from lepton_kit.telemetry.recordings import (
     write_recording,
 )
 from lepton_kit.telemetry.rules import alert_name
-from lepton_kit.telemetry.selectors import Source, parse_selector
+from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.signals import more_of, series_of, signals_of
 from lepton_kit.telemetry.texts import described
 
 MOST_SAMPLES, MOST_REFERENCE, MOST_ALERTS = 500_000, 2_000, 50
 """Rows of each part that a recording holds at most; together some 30 MB as compressed Parquet and JSON."""
-
-
-@dataclass
-class _Notes:
-    """How each part came to be, for the provenance, and what was wrong with it."""
-
-    measured: list[str] = field(default_factory=list)
-    derived: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def take(self, read: Read, what: str) -> pd.DataFrame:
-        """Note how a table was read, and return it."""
-        self.problems += read.problems
-        if read.step > 1:
-            self.derived.append(f"{what}: 1 in {read.step} of {read.total} rows is kept")
-        return read.table
 
 
 def capture(
@@ -83,10 +67,8 @@ def capture(
 
     Parameters
     ----------
-    name
-        The service's name.
-    declaration
-        What it says of itself: where its evidence is.
+    name, declaration
+        The service, and what it says of itself: where its evidence is.
     project
         The folder that paths of the declaration are relative to.
     source
@@ -103,11 +85,6 @@ def capture(
     key
         Where the key is (`env:NAME`, `file:PATH`) that the recording is encrypted with; without it it is not.
 
-    Returns
-    -------
-    Recording
-        As `read_recording(folder)` gives it.
-
     Raises
     ------
     InputError
@@ -115,48 +92,36 @@ def capture(
     """
     if not (math.isfinite(start) and math.isfinite(end) and start < end):
         raise InputError(f"window from {start} to {end}: must be two times in Unix seconds, the first one earlier")
-    notes, private = _Notes(), Private.of(declaration, project)
-    told = _alerts(alerts, notes)
-    raw = _raw(declaration, project, start, end, private, notes)
-    deployments = _deployments(declaration, project, source, name, raw, start, end, notes)
+    asked = _Capture(name, declaration, project, source, start, end, Private.of(declaration, project))
+    told = asked.alerts(alerts)
+    raw = asked.raw_requests()
+    deployments = asked.deployments(raw)
     with tempfile.TemporaryDirectory() as scratch:
         served = served_models(declaration, project, _handled(raw, declaration, deployments), Path(scratch))
-        notes.measured += served.measured
-        notes.derived += served.derived
+        asked.measured += served.measured
+        asked.derived += served.derived
         recording = Recording(
             incident=Incident(
                 format=FORMAT,
                 id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
                 service=name,
                 declaration=without_secrets(declaration, project),
-                window=Window(start=_utc(start), end=_utc(end)),
+                window=Window(start=datetime.fromtimestamp(start, UTC), end=datetime.fromtimestamp(end, UTC)),
                 versions=served.versions,
                 alerts=told,
                 deployments=deployments,
                 promises=tuple(promises),
                 checksums=served.checksums,
             ),
-            requests=_requests(raw, declaration, served, notes),
-            metrics=_samples(source, name, declaration, told, promises, start, end, notes),
-            reference=_reference(served, declaration, private, notes),
-            logs=_logs(declaration, project, start, end, private, notes),
-            topology=notes.take(read_topology(declaration, project), "topology"),
+            requests=asked.requests(raw, served),
+            metrics=asked.samples(told, promises),
+            reference=asked.reference(served),
+            logs=asked.logs(),
+            topology=asked.take(read_topology(declaration, project), "topology"),
             models=served.models,
             signals=signals_of(declaration, declaration.series(name)),
         )
-        return _write(_cleaned(recording, private), private, notes, folder, key)
-
-
-def _write(recording: Recording, private: Private, notes: _Notes, folder: Path, key: str | None) -> Recording:
-    said = [tuple(map(private.scrub, lines)) for lines in (notes.measured, notes.derived, notes.problems)]
-    given = {"provenance": Provenance(measured=said[0], derived=said[1]), "problems": tuple(dict.fromkeys(said[2]))}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_recording(replace(recording, incident=recording.incident.model_copy(update=given)), folder, key=key)
-    return read_recording(folder)
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+        return asked.write(recording, folder, key)
 
 
 # --- privacy ----------------------------------------------------------------------------------------------------------
@@ -188,57 +153,182 @@ def _shown(value: Any, project: Path) -> Any:
     return Path(plain).name if plain.startswith("/") else plain
 
 
-def _cleaned(recording: Recording, private: Private) -> Recording:
-    """Return a recording with no private value in what came from elsewhere than the requests and the log."""
-    if not private.columns:
-        return recording
-    held = recording.incident
-    alerts = tuple(
-        one.model_copy(update={part: private.cleaned(getattr(one, part)) for part in ("labels", "annotations")})
-        for one in held.alerts
-    )
-    notes = tuple(one.model_copy(update={"note": private.scrub(one.note)}) for one in held.deployments)
-    incident = held.model_copy(update={"alerts": alerts, "deployments": notes})
-    labels = {text: json.dumps(private.cleaned(json.loads(text))) for text in recording.metrics["labels"].unique()}
-    metrics = recording.metrics.assign(labels=recording.metrics["labels"].map(labels))
-    return replace(recording, incident=incident, metrics=metrics)
+# --- the parts of a recording -----------------------------------------------------------------------------------------
 
 
-# --- requests ---------------------------------------------------------------------------------------------------------
+@dataclass
+class _Capture:
+    """What is captured, and how each part came to be: for the provenance, and what was wrong with it."""
 
+    name: str
+    declaration: Declaration
+    project: Path
+    source: Source | None
+    start: float
+    end: float
+    private: Private
+    measured: list[str] = field(default_factory=list)
+    derived: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
-def _raw(
-    declaration: Declaration, project: Path, start: float, end: float, private: Private, notes: _Notes
-) -> pd.DataFrame:
-    if not declaration.requests:
-        notes.measured.append("no requests: the declaration names none")
-        return pd.DataFrame()
-    read = raw_requests(declaration, project, start, end, MOST_REQUESTS)
-    if private.columns and read.step > 1:
-        notes.problems.append("private values of requests that are left out are not looked for in the log")
-    return private.cover(notes.take(read, "requests"))
+    def take(self, read: Read, what: str) -> pd.DataFrame:
+        """Note how a table was read, and return it."""
+        self.problems += read.problems
+        if read.step > 1:
+            self.derived.append(f"{what}: 1 in {read.step} of {read.total} rows is kept")
+        return read.table
 
+    def write(self, recording: Recording, folder: Path, key: str | None) -> Recording:
+        """Write a recording without a private value, encrypted where there is a key, and read it."""
+        recording = self._cleaned(recording)
+        measured, derived, problems = (
+            tuple(map(self.private.scrub, lines)) for lines in (self.measured, self.derived, self.problems)
+        )
+        given = {
+            "provenance": Provenance(measured=measured, derived=derived),
+            "problems": tuple(dict.fromkeys(problems)),
+        }
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_recording(replace(recording, incident=recording.incident.model_copy(update=given)), folder, key=key)
+        return read_recording(folder)
 
-def _requests(raw: pd.DataFrame, declaration: Declaration, served: Served, notes: _Notes) -> pd.DataFrame:
-    if raw.empty:
-        if declaration.requests:
-            notes.measured.append("no requests in the window")
-        return raw
-    columns = declaration.columns.model_copy(
-        update={name: _present(getattr(declaration.columns, name), raw) for name in ("features", "categorical", "text")}
-        if declaration.private
-        else {}
-    )
-    texts = {} if served.reference is None else {str(name): served.reference[name] for name in served.reference}
-    table = notes.take(canonical(raw, declaration.model_copy(update={"columns": columns}), texts), "requests")
-    known = table["actual"].notna().sum()
-    notes.measured.append(f"requests: {len(table)} rows, {known} of them with a target that is known")
-    return table.assign(time=table["time"].dt.as_unit("us"))
+    def _cleaned(self, recording: Recording) -> Recording:
+        """Return a recording with no private value in what came from elsewhere than the requests and the log."""
+        private, held = self.private, recording.incident
+        if not private.columns:
+            return recording
+        alerts = tuple(
+            one.model_copy(update={part: private.cleaned(getattr(one, part)) for part in ("labels", "annotations")})
+            for one in held.alerts
+        )
+        notes = tuple(one.model_copy(update={"note": private.scrub(one.note)}) for one in held.deployments)
+        incident = held.model_copy(update={"alerts": alerts, "deployments": notes})
+        labels = {text: json.dumps(private.cleaned(json.loads(text))) for text in recording.metrics["labels"].unique()}
+        metrics = recording.metrics.assign(labels=recording.metrics["labels"].map(labels))
+        return replace(recording, incident=incident, metrics=metrics)
 
+    def raw_requests(self) -> pd.DataFrame:
+        """Return the requests under their own names, without private columns."""
+        if not self.declaration.requests:
+            self.measured.append("no requests: the declaration names none")
+            return pd.DataFrame()
+        read = raw_requests(self.declaration, self.project, self.start, self.end, MOST_REQUESTS)
+        if self.private.columns and read.step > 1:
+            self.problems.append("private values of requests that are left out are not looked for in the log")
+        return self.private.cover(self.take(read, "requests"))
 
-def _present(patterns: Sequence[str], raw: pd.DataFrame) -> tuple[str, ...]:
-    """Return the patterns without the columns that are left out as private."""
-    return tuple(one for one in patterns if "*" in one or one in raw)
+    def requests(self, raw: pd.DataFrame, served: Served) -> pd.DataFrame:
+        """Return the requests with the columns of a recording; nothing is asked of private columns, which are gone."""
+        if raw.empty:
+            if self.declaration.requests:
+                self.measured.append("no requests in the window")
+            return raw
+        columns = self.declaration.columns
+        if self.declaration.private:
+            own = {name: getattr(columns, name) for name in ("features", "categorical", "text")}
+            there = {name: tuple(one for one in held if "*" in one or one in raw) for name, held in own.items()}
+            columns = columns.model_copy(update=there)
+        texts = {} if served.reference is None else {str(name): served.reference[name] for name in served.reference}
+        declared = self.declaration.model_copy(update={"columns": columns})
+        table = self.take(canonical(raw, declared, texts), "requests")
+        known = table["actual"].notna().sum()
+        self.measured.append(f"requests: {len(table)} rows, {known} of them with a target that is known")
+        return table.assign(time=table["time"].dt.as_unit("us"))
+
+    def reference(self, served: Served) -> pd.DataFrame:
+        """Return rows that the version in service learnt from; texts of them as what can be said of them."""
+        if served.reference is None:
+            return pd.DataFrame()
+        step = max(1, math.ceil(len(served.reference) / MOST_REFERENCE))  # every n-th row, so that shares stay
+        if step > 1:
+            self.derived.append(f"reference: 1 in {step} of {len(served.reference)} rows is kept")
+        covered = self.private.cover(served.reference.iloc[::step])
+        named = {part for name in self.declaration.columns.text for part in (name, name.rpartition(".")[2])}
+        texts = [name for name in covered if named & {name, f"inputs.{name}"}]
+        told = {
+            key: values for name in texts for key, values in described(covered[name], str(name), covered[name]).items()
+        }
+        return covered.drop(columns=texts).assign(**told)
+
+    def deployments(self, raw: pd.DataFrame) -> tuple[Deployment, ...]:
+        """Return what is declared of deployments, or else what the requests show."""
+        if self.declaration.deployments is not None:
+            series = self.declaration.series(self.name)
+            found, problems = read_deployments(
+                self.declaration, self.project, self.source, series, self.start, self.end
+            )
+            self.problems += problems
+            made = [_deployment(*one) for one in found]
+            before = [None, *(one.version for one in made)]
+            known = [one for one, last in zip(made, before, strict=False) if one.version != last]
+            if known or not problems:
+                self.measured.append(f"deployments: {len(known)} changes of the version in the service's record")
+                return tuple(known[-MOST_ALERTS:])
+        column = self.declaration.columns.version
+        firsts = pd.Series(dtype=object)
+        if column in raw:
+            firsts = raw.groupby(raw[column].astype(str))[TIME].min().sort_values().iloc[1:]
+        seen = f"{len(firsts)} seen in the requests" if len(firsts) else "none seen"
+        self.derived.append(f"deployments: no record of them; {seen}")
+        return tuple(_deployment(time, str(version), "its first request") for version, time in firsts.items())
+
+    def samples(self, alerts: Sequence[Alert], promises: Sequence[Promise]) -> pd.DataFrame:
+        """Return the samples of the service's series; where there are none, of those that carry no service's name."""
+        if self.source is None:
+            self.measured.append("no metrics: there is no source of telemetry")
+            return self._queried([])
+        labels = self.declaration.series(self.name)
+        kept = self._queried(self._wanted(alerts, promises, labels))
+        whose = ", ".join(f"{label} = {value}" for label, value in labels.items())
+        if kept.empty and not self.declaration.match:
+            found = self._queried(self._wanted(alerts, promises, {}))
+            kept = found[[not {"job", "service"} & json.loads(text).keys() for text in found["labels"]]]
+            whose = "no named service: none of them is named so"
+        if kept.empty:
+            self.measured.append("no metrics: the source holds no sample of them in the window")
+            return kept
+        series = kept.groupby(["metric", "labels"]).ngroups
+        self.measured.append(f"metrics: {len(kept)} samples of {series} series of {whose}")
+        if (step := math.ceil(len(kept) / MOST_SAMPLES)) > 1:
+            kept = kept[kept.groupby(["metric", "labels"]).cumcount() % step == 0]
+            self.derived.append(f"metrics: 1 in {step} samples of each series is kept")
+        return kept.assign(time=kept["time"].dt.as_unit("us")).sort_values("time", kind="stable", ignore_index=True)
+
+    def _wanted(self, alerts: Sequence[Alert], promises: Sequence[Promise], labels: Mapping[str, str]) -> list[str]:
+        """Return the selectors to ask for: of the objective that alerted, of the others, of the signals."""
+        fired = {alert.labels.get("slo") for alert in alerts} | {alert.name for alert in alerts}
+        objectives = [one.objective() for one in promises]
+        first = sorted(objectives, key=lambda one: not {one.name, alert_name(one)} & fired)
+        counted = [str(one.within(labels)) for objective in first for one in (objective.selector, objective.total)]
+        signals = [*series_of(signals_of(self.declaration, labels)), *more_of(self.declaration, labels)]
+        return list(dict.fromkeys([*counted, *signals]))
+
+    def _queried(self, selectors: Sequence[str]) -> pd.DataFrame:
+        found = [self.source.query(one, self.start, self.end) for one in selectors] if self.source else []
+        if not (parts := [part for part in found if len(part)]):
+            return pd.DataFrame(columns=list(METRIC_COLUMNS)).astype({"value": float})
+        table: pd.DataFrame = pd.concat(parts, ignore_index=True)[list(METRIC_COLUMNS)]
+        return table.drop_duplicates(["metric", "labels", "time"], ignore_index=True)
+
+    def logs(self) -> pd.DataFrame:
+        """Return the log lines, whose words are left out where no request tells which of them are private."""
+        private = self.private
+        read = read_logs(self.declaration, self.project, self.start, self.end, MOST_LINES, private.cleaned)
+        table = self.take(read, "log lines")
+        if len(table) and private.columns and not private.knows_values:
+            table = table.assign(message=HIDDEN, fields="{}")
+            self.problems.append("logs: their words are left out, as no request tells which of them are private")
+        if self.declaration.logs is None:
+            self.measured.append("no log lines: the declaration names no log")
+        else:
+            self.measured.append(f"logs: {len(table)} lines" if len(table) else "no log lines in the window")
+        return table
+
+    def alerts(self, given: Sequence[Mapping[str, Any]]) -> tuple[Alert, ...]:
+        """Return the alerts as a recording holds them."""
+        if len(given) > MOST_ALERTS:
+            self.derived.append(f"alerts: the first {MOST_ALERTS} of {len(given)}")
+        return tuple(_alert(one) for one in given[:MOST_ALERTS])
 
 
 def _handled(raw: pd.DataFrame, declaration: Declaration, deployments: Sequence[Deployment]) -> list[str]:
@@ -254,126 +344,8 @@ def _handled(raw: pd.DataFrame, declaration: Declaration, deployments: Sequence[
     return [str(one) for one in (newest if len(newest) else named)[column]]
 
 
-def _thinned(table: pd.DataFrame, most: int, what: str, notes: _Notes) -> pd.DataFrame:
-    """Keep every n-th row, so that shares and times stay what they were."""
-    step = max(1, math.ceil(len(table) / most))
-    if step > 1:
-        notes.derived.append(f"{what}: 1 in {step} of {len(table)} rows is kept")
-    return table.iloc[::step]
-
-
-def _reference(served: Served, declaration: Declaration, private: Private, notes: _Notes) -> pd.DataFrame:
-    """Return rows that the version in service learnt from; texts of them as what can be said of them."""
-    if served.reference is None:
-        return pd.DataFrame()
-    covered = private.cover(_thinned(served.reference, MOST_REFERENCE, "reference", notes))
-    texts = [
-        name for name in covered if any(one in (name, f"inputs.{name}") for one in _last(declaration.columns.text))
-    ]
-    told = {key: values for name in texts for key, values in described(covered[name], str(name), covered[name]).items()}
-    return covered.drop(columns=texts).assign(**told)
-
-
-def _last(names: Sequence[str]) -> list[str]:
-    return [part for name in names for part in (name, name.rpartition(".")[2])]
-
-
-def _deployments(
-    declaration: Declaration, project: Path, source: Source | None, name: str, raw: pd.DataFrame, start: float,
-    end: float, notes: _Notes,
-) -> tuple[Deployment, ...]:  # fmt: skip
-    """Return what is declared of deployments, or else what the requests show."""
-    if declaration.deployments is not None:
-        found, problems = read_deployments(declaration, project, source, declaration.series(name), start, end)
-        notes.problems += problems
-        made = [_deployment(*one) for one in found]
-        known = [one for one, last in zip(made, [None, *made], strict=False) if not last or last.version != one.version]
-        if known or not problems:
-            notes.measured.append(f"deployments: {len(known)} changes of the version in the service's record")
-            return tuple(known[-MOST_ALERTS:])
-    column = declaration.columns.version
-    firsts = raw.groupby(raw[column].astype(str))[TIME].min().sort_values().iloc[1:] if column in raw else pd.Series()
-    notes.derived.append(
-        "deployments: no record of them; " + (f"{len(firsts)} seen in the requests" if len(firsts) else "none seen")
-    )
-    return tuple(_deployment(time, str(version), "its first request") for version, time in firsts.items())
-
-
 def _deployment(time: pd.Timestamp, version: str, note: str) -> Deployment:
     return Deployment(time=time.to_pydatetime(), version=as_version(version), note=note)
-
-
-# --- metrics ----------------------------------------------------------------------------------------------------------
-
-
-def _samples(
-    source: Source | None, name: str, declaration: Declaration, alerts: Sequence[Alert], promises: Sequence[Promise],
-    start: float, end: float, notes: _Notes,
-) -> pd.DataFrame:  # fmt: skip
-    """Return the samples of the service's series; where there are none, of those that carry no service's name."""
-    nothing = pd.DataFrame(columns=list(METRIC_COLUMNS)).astype({"value": float})
-    if source is None:
-        notes.measured.append("no metrics: there is no source of telemetry")
-        return nothing
-    labels = declaration.series(name)
-    kept = _queried(source, _wanted(declaration, alerts, promises, labels), start, end)
-    whose = ", ".join(f"{label} = {value}" for label, value in labels.items())
-    if kept.empty and not declaration.match:
-        found = _queried(source, _wanted(declaration, alerts, promises, {}), start, end)
-        kept = found[[not {"job", "service"} & json.loads(text).keys() for text in found["labels"]]]
-        whose = "no named service: none of them is named so"
-    if kept.empty:
-        notes.measured.append("no metrics: the source holds no sample of them in the window")
-        return nothing
-    series = kept.groupby(["metric", "labels"]).ngroups
-    notes.measured.append(f"metrics: {len(kept)} samples of {series} series of {whose}")
-    if (step := math.ceil(len(kept) / MOST_SAMPLES)) > 1:
-        kept = kept[kept.groupby(["metric", "labels"]).cumcount() % step == 0]
-        notes.derived.append(f"metrics: 1 in {step} samples of each series is kept")
-    return kept.assign(time=kept["time"].dt.as_unit("us")).sort_values("time", kind="stable", ignore_index=True)
-
-
-def _wanted(
-    declaration: Declaration, alerts: Sequence[Alert], promises: Sequence[Promise], labels: Mapping[str, str]
-) -> list[str]:
-    """Return the selectors to ask for: of the objective that alerted, of the others, of the signals."""
-    fired = {alert.labels.get("slo") for alert in alerts} | {alert.name for alert in alerts}
-    objectives = [one.objective() for one in promises]
-    first = sorted(objectives, key=lambda one: not {one.name, alert_name(one)} & fired)
-    counted = [str(one.within(labels)) for objective in first for one in (objective.selector, objective.total)]
-    signals = [*series_of(signals_of(declaration, labels)), *more_of(declaration, labels)]
-    return list(dict.fromkeys([*counted, *signals]))
-
-
-def _queried(source: Source, selectors: Sequence[str], start: float, end: float) -> pd.DataFrame:
-    parts = [part for one in selectors if len(part := source.query(str(parse_selector(one)), start, end))]
-    if not parts:
-        return pd.DataFrame(columns=list(METRIC_COLUMNS))
-    table: pd.DataFrame = pd.concat(parts, ignore_index=True)[list(METRIC_COLUMNS)]
-    return table.drop_duplicates(["metric", "labels", "time"], ignore_index=True)
-
-
-# --- log lines and alerts ---------------------------------------------------------------------------------------------
-
-
-def _logs(
-    declaration: Declaration, project: Path, start: float, end: float, private: Private, notes: _Notes
-) -> pd.DataFrame:
-    table = notes.take(read_logs(declaration, project, start, end, MOST_LINES, private.cleaned), "log lines")
-    if len(table) and private.columns and not private.knows_values:
-        table = table.assign(message=HIDDEN, fields="{}")
-        notes.problems.append("logs: their words are left out, as no request tells which of them are private")
-    if declaration.logs is None:
-        notes.measured.append("no log lines: the declaration names no log")
-    else:
-        notes.measured.append(f"logs: {len(table)} lines" if len(table) else "no log lines in the window")
-    return table
-
-
-def _alerts(given: Sequence[Mapping[str, Any]], notes: _Notes) -> tuple[Alert, ...]:
-    if len(given) > MOST_ALERTS:
-        notes.derived.append(f"alerts: the first {MOST_ALERTS} of {len(given)}")
-    return tuple(_alert(one) for one in given[:MOST_ALERTS])
 
 
 def _alert(given: Mapping[str, Any]) -> Alert:

@@ -262,7 +262,7 @@ def onset_table(case: Case) -> pd.DataFrame:
     rows = []
     for symptom, change in case.changes:
         if change:
-            counts = change.p_value < case.criteria.alpha and symptom.is_large(change.before, change.after)
+            counts = symptom.counts(change, case.criteria.alpha)
             before, after = change.before, change.after
             if symptom.unit == "×":
                 before, after = float(np.exp(before)), float(np.exp(after))

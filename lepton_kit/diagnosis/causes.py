@@ -110,12 +110,7 @@ class Diagnosis:
     def act(self, objective: Objective | None = None, recording: str = "") -> NextAction:
         """Return what to do next: the plan of the repair that comes first, or what a person does.
 
-        Parameters
-        ----------
-        objective
-            The one that alerted: a repair that acts on it comes first.
-        recording
-            Where the recording lies, for the command.
+        A repair that acts on the objective that alerted comes first; `recording` is where it lies, for the command.
         """
         causes = (self.cause, *self.also)
         return after_diagnosis(causes, objective, self.case, recording) or NextAction(self.advice)
@@ -162,22 +157,10 @@ class Diagnosis:
 def diagnose(
     recording: Recording, criteria: Criteria | None = None, likelihoods: Likelihoods | Path | str | None = None
 ) -> Diagnosis:
-    """Say what caused an incident.
+    """Say what caused an incident: `data`, `model`, `compute`, `none` (no fault), or `unknown`.
 
-    Parameters
-    ----------
-    recording
-        As `lepton_kit.telemetry.recordings.read_recording` returns it.
-    criteria
-        From where on an effect counts.
-    likelihoods
-        The table that ranks the causes, or the file of an operator's own one; the one that ships with the kit unless
-        given.
-
-    Returns
-    -------
-    Diagnosis
-        Its cause is `data`, `model`, `compute`, `none` (no fault), or `unknown` (the evidence does not decide).
+    `criteria` say from where on an effect counts; `likelihoods` is the table that ranks the causes, or the file of an
+    operator's own one.
 
     Raises
     ------

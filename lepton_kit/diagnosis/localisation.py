@@ -99,17 +99,6 @@ class Localisation:
     ranking: tuple[Suspect, ...]
     not_judged: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def table(self) -> pd.DataFrame:
-        """Return the ranking: `component`, `score`, `metric` (the one that counted), the parts, `place`."""
-        rows = [
-            {"component": one.component, "score": one.score, "metric": one.metrics[0].metric}
-            | dict(one.parts)
-            | {"place": one.place}
-            for one in self.ranking
-        ]
-        return pd.DataFrame(rows)
-
 
 def localise(
     metrics: pd.DataFrame,

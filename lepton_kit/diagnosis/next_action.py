@@ -44,18 +44,9 @@ def repair_command(runbook: str, recording: str, service: str) -> str:
 def of_incident(
     incident: str, repairs: Sequence[RepairStage], diagnosed: NextAction | None, diagnose: str
 ) -> NextAction:
-    """Return what is to be done next about an open incident.
+    """Return what is to be done next about an open incident, whose repairs are in the order in which they come.
 
-    Parameters
-    ----------
-    incident
-        Its id.
-    repairs
-        In the order in which they come.
-    diagnosed
-        What its diagnosis advises; None where none has succeeded.
-    diagnose
-        The command that diagnoses the incident.
+    `diagnosed` is what its diagnosis advises, None where none has succeeded; `diagnose` the command that does.
     """
     by_stage = {stage: [one for one in repairs if one.stage == stage] for stage in ("running", "waiting", "queued")}
     if by_stage["running"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -106,6 +106,10 @@ class Symptom:
     unit: str
     is_large: Callable[[float, float], bool]
 
+    def counts(self, change: ChangePoint | None, alpha: float) -> TypeGuard[ChangePoint]:
+        """Tell whether a change of the series is large, and not by chance."""
+        return change is not None and change.p_value < alpha and self.is_large(change.before, change.after)
+
 
 def symptoms(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> tuple[Symptom, ...]:
     """Return the symptoms in the order in which they are believed: what users notice comes first."""
@@ -164,23 +168,20 @@ def changes_of(
     """Give each symptom with its change point, where it has one."""
     for symptom in symptoms(recording, breaches, criteria):
         depth = DEEPEST if symptom.name == "misses" else 0
-        yield symptom, _change(symptom.series, symptom.is_large, criteria.alpha, depth)
+        yield symptom, _change(symptom, symptom.series, criteria.alpha, depth)
 
 
 DEEPEST = 3
 """So often the misses are cut in two where their clearest change is none for the worse: in months they come and go."""
 
 
-def _change(
-    series: pd.Series, is_large: Callable[[float, float], bool], alpha: float, depth: int
-) -> ChangePoint | None:
+def _change(symptom: Symptom, series: pd.Series, alpha: float, depth: int) -> ChangePoint | None:
     """Return the change of a series, or where it is a clear one that is not large the first large one on its sides."""
     change = change_point(series)
-    if change is None or depth == 0 or change.p_value >= alpha or is_large(change.before, change.after):
+    if change is None or depth == 0 or change.p_value >= alpha or symptom.counts(change, alpha):
         return change
     for part in (series.dropna().iloc[: change.position], series.dropna().iloc[change.position :]):
-        inner = _change(part, is_large, alpha / 2, depth - 1)
-        if inner is not None and inner.p_value < alpha / 2 and is_large(inner.before, inner.after):
+        if symptom.counts(inner := _change(symptom, part, alpha / 2, depth - 1), alpha / 2):
             return inner
     return change
 
@@ -199,7 +200,7 @@ def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria)
     found = {
         symptom.name: onset_of(change)
         for symptom, change in changes_of(recording, breaches, criteria)
-        if change and change.p_value < criteria.alpha and symptom.is_large(change.before, change.after)
+        if symptom.counts(change, criteria.alpha)
     }
     if seen is not None:  # known to a period: what requests show within that is known better
         near = {name: at for name, at in found.items() if seen.first <= at <= seen.last}

@@ -45,16 +45,10 @@ CURES: Mapping[str, tuple[Cause, ...]] = {
 def cures(objective: Objective) -> tuple[Cause, ...]:
     """Return the causes whose repair acts on an objective; none where that is not known of its metric.
 
-    Examples
-    --------
     >>> from lepton_kit.telemetry.selectors import parse_selector
-    >>> def of(good, total):
-    ...     pair = parse_selector(good), parse_selector(total)
-    ...     return cures(Objective("a", "A", "demo", "", 0.99, 3600, "good", *pair, 10))
-    >>> of('http_server_request_duration_seconds_bucket{le="0.1"}', "http_server_request_duration_seconds_count")
+    >>> one = parse_selector("vllm:time_to_first_token_seconds_bucket"), parse_selector("vllm:request_success_total")
+    >>> cures(Objective("a", "A", "demo", "", 0.99, 3600, "good", *one, 10))
     ('compute',)
-    >>> of("vllm:time_to_first_token_seconds_bucket", "vllm:time_to_first_token_seconds_count"), of("tasks_ok", "tasks")
-    (('compute',), ())
     """
     return ("compute",) if is_hurt_by_refusals(objective) else CURES.get(role_of(objective.selector), ())
 
@@ -74,16 +68,7 @@ def after_diagnosis(
 ) -> NextAction | None:
     """Return the repair that comes first, with its plan, and name those that follow; None where nothing is to repair.
 
-    Parameters
-    ----------
-    causes
-        As the diagnosis named them, the likeliest first.
-    objective
-        The one that alerted, where it is known.
-    case
-        What was diagnosed.
-    recording
-        Where its recording lies, for the command.
+    `causes` are as the diagnosis named them, the likeliest first; `recording` is where it lies, for the command.
     """
     repaired: list[Cause] = [cause for cause in REMEDIES if cause in causes]
     repaired.sort(key=in_order(causes, objective).index)

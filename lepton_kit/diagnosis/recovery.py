@@ -19,8 +19,8 @@ from lepton_kit.stats import difference_interval, wilson_interval
 from lepton_kit.telemetry.health import RecordedMetrics, bad_ratio
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.rules import alert_name
-from lepton_kit.telemetry.selectors import Matcher, Selector, parse_selector
-from lepton_kit.telemetry.signals import Signal, preset, presets, role_of
+from lepton_kit.telemetry.selectors import Selector, parse_selector
+from lepton_kit.telemetry.signals import preset, presets, role_of
 from lepton_kit.telemetry.slo import Objective
 
 Verdict = Literal["recovered", "not recovered", "worse", "too few"]
@@ -100,32 +100,17 @@ def judge_recovery(
     least: float = LEAST_EVENTS,
     until: Ratio | None = None,
 ) -> Recovery:
-    """Say whether an indicator recovered.
+    """Say whether an indicator recovered, by what it was before the incident, during it, and after the repair.
 
     It did when what is seen after the repair may come from a service that keeps its objective, is not certainly below
     what it was before the incident, and is certainly better than during it; or where it keeps its objective for
     certain. It became worse when it is certainly below what it was during the incident, and below what it was right
-    before the repair: an incident that was still getting worse is not made worse by a repair that does nothing. Certain
-    is what the 95 % interval says.
+    before the repair (`until`): an incident that was still getting worse is not made worse by a repair that does
+    nothing. Certain is what the 95 % interval says; at least `least` events are needed after the repair.
 
-    Parameters
-    ----------
-    before, during, after
-        The indicator before the incident, from its onset to the repair, and since the repair took effect.
-    objective
-        The share of good events that is promised, between 0 and 1.
-    least
-        Events that are needed after the repair.
-    until
-        The indicator right before the repair; that of the incident where it is not known.
-
-    Examples
-    --------
     >>> was, bad = Ratio(990, 1000), Ratio(60, 100)
     >>> judge_recovery(was, bad, Ratio(199, 200), 0.99).verdict
     'recovered'
-    >>> judge_recovery(was, bad, Ratio(140, 200), 0.99).verdict
-    'not recovered'
     >>> judge_recovery(was, bad, Ratio(60, 200), 0.99).verdict
     'worse'
     >>> judge_recovery(was, bad, Ratio(60, 200), 0.99, until=Ratio(10, 40)).verdict
@@ -169,17 +154,32 @@ def _difference(old: Ratio, new: Ratio) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SideEffect:
-    """What a repair did to an objective that did not alert.
+    """What a repair did to an objective that did not alert: its indicator before the incident, until it, and after.
 
-    `until` is the indicator up to the repair: right before it where that is known, else during the incident. `change`
-    is by how much it is better since, as low and high end of Newcombe's interval; (−1, 1) of nothing.
+    `until` is what it was right before the repair where that is known, else during the incident. A loss that leaves
+    the objective kept, such as the few requests that a fresh worker makes wait, is none to undo a repair for; nor is an
+    objective that was missed before and is missed as much since. Certain is what the 95 % interval says.
+
+    A queue that is made shorter answers in time those that it takes, and refuses a tenth:
+
+    >>> from lepton_kit.telemetry.selectors import parse_selector
+    >>> asked = parse_selector("asked_total")
+    >>> kept = Objective("demo-availability", "Availability", "demo", "", 0.999, 86400, "bad", asked, asked, 20)
+    >>> SideEffect(kept, Ratio(1000, 1000), Ratio(300, 300), Ratio(270, 300)).is_worse
+    True
+    >>> SideEffect(kept, Ratio(1000, 1000), Ratio(300, 300), Ratio(299, 300)).is_worse
+    False
     """
 
     objective: Objective
     before: Ratio
     until: Ratio
     after: Ratio
-    change: tuple[float, float]
+
+    @property
+    def change(self) -> tuple[float, float]:
+        """By how much it is better since, as low and high end of Newcombe's interval; (−1, 1) of nothing."""
+        return _difference(self.until, self.after)
 
     @property
     def is_judged(self) -> bool:
@@ -195,35 +195,6 @@ class SideEffect:
     def is_worse(self) -> bool:
         """Whether it is below what it was up to the repair, and misses its objective: both for certain."""
         return self.is_judged and self.change[1] < 0 and self.is_missed
-
-
-def side_effect(objective: Objective, before: Ratio, until: Ratio, after: Ratio) -> SideEffect:
-    """Say what a repair did to an objective that did not alert.
-
-    A loss that leaves the objective kept, such as the few requests that a fresh worker makes wait, is none to undo a
-    repair for; nor is an objective that was missed before and is missed as much since. Certain is what the 95 %
-    interval says.
-
-    Parameters
-    ----------
-    objective
-        The objective, with the events that it needs to be judged.
-    before, until, after
-        Its indicator before the incident, up to the repair, and since the repair took effect.
-
-    Examples
-    --------
-    A queue that is made shorter answers in time those that it takes, and refuses a tenth:
-
-    >>> from lepton_kit.telemetry.selectors import parse_selector
-    >>> asked = parse_selector("asked_total")
-    >>> kept = Objective("demo-availability", "Availability", "demo", "", 0.999, 86400, "bad", asked, asked, 20)
-    >>> side_effect(kept, Ratio(1000, 1000), Ratio(300, 300), Ratio(270, 300)).is_worse
-    True
-    >>> side_effect(kept, Ratio(1000, 1000), Ratio(300, 300), Ratio(299, 300)).is_worse
-    False
-    """
-    return SideEffect(objective, before, until, after, _difference(until, after))
 
 
 def sli_ratio(recording: Recording, objective: Objective, start: pd.Timestamp, end: pd.Timestamp) -> Ratio:
@@ -361,7 +332,8 @@ def _count(rows: pd.DataFrame, selector: Selector) -> float | None:
     role = role_of(selector)
     if role not in STATUSES:
         return None
-    own = {one for signals in map(preset, presets()) if role in signals for one in _matchers(signals[role])}
+    known = [parse_selector(signals[role].selector) for signals in map(preset, presets()) if role in signals]
+    own = {one for series in known for one in series.matchers}
     status, counted = rows["status"], rows["status"].between(*STATUSES[role])
     if role == "invalid":
         counted &= status.ne(429)
@@ -377,7 +349,3 @@ def _count(rows: pd.DataFrame, selector: Selector) -> float | None:
         elif not any(part in one.label for part in OF_A_PLACE):
             return None
     return float(counted.sum())
-
-
-def _matchers(signal: Signal) -> tuple[Matcher, ...]:
-    return parse_selector(signal.selector).matchers

@@ -26,20 +26,10 @@ FIRST, FEWEST = 0.25, 20
 def following(table: pd.DataFrame) -> pd.Series:
     """Tell for each row whether it follows on another one in all values that agreed at first.
 
-    Parameters
-    ----------
-    table
-        Inputs and `actual`, in order of time. Rows that repeat a recent one in all are left out: they are asked again.
-        Those whose actual is not known, where others are, may be followed, but are not judged: whoever floods a service
-        tells none.
+    `table` holds inputs and `actual`, in order of time. Rows that repeat a recent one in all are left out: they are
+    asked again. Those whose actual is not known, where others are, may be followed, but are not judged: whoever floods
+    a service tells none. Empty where no values agree, or too few rows tell.
 
-    Returns
-    -------
-    Series
-        Booleans by the index of the table; empty where no values agree, or too few rows tell.
-
-    Examples
-    --------
     >>> today = pd.Series(np.arange(100.0))
     >>> table = pd.DataFrame({"yesterday": today.shift().where(today < 80, -1.0), "actual": today})
     >>> kept = following(table)

@@ -22,7 +22,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.telemetry.health import RecordedMetrics, grown, signal_growth, signal_mean
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import parse_selector
-from lepton_kit.telemetry.signals import Signal, preset, presets
+from lepton_kit.telemetry.signals import preset, presets
 from lepton_kit.telemetry.slo import Objective
 
 SOURCES = (
@@ -209,11 +209,6 @@ class CapacityPlan:
         return "; ".join(said)
 
     @property
-    def service_time(self) -> float:
-        """Return the mean seconds that a worker was busy with one."""
-        return self.measured.demand.service
-
-    @property
     def predicted_wait(self) -> float:
         """Return the mean wait (s) that the queue model predicts for the workers that will answer."""
         answering = self.workers - self.measured.lost
@@ -303,16 +298,15 @@ def measure(case: Case) -> Measured:
     window, onset = recording.incident.window, case.onset.timestamp()
     before, since = (window.start.timestamp(), onset), (onset, window.end.timestamp())
     _check_measured(case)
-    source, signals = RecordedMetrics(recording.metrics), recording.signals
     workers, left = _workers(case)
     service = _service_time(case, case.during, since, left)
     rate, earlier_rate = _rate(case, case.during, since), _rate(case, case.before, before)
-    in_model = signal_mean(source, signals.get("service_time"), *since)
+    in_model = signal_mean(recording, "service_time", *since)
     return Measured(
-        demand=Demand(rate, service, arrival_scv(case.during["time"]), _service_scv(source, signals, since)),
+        demand=Demand(rate, service, arrival_scv(case.during["time"]), _service_scv(recording, since)),
         workers=max(workers, left),
         left=left,
-        wait=signal_mean(source, signals.get("queue_time"), *since),
+        wait=signal_mean(recording, "queue_time", *since),
         model_share=float(np.minimum(1.0, in_model / service)),
         refused=float(case.during["status"].eq(429).mean()),
         rate_growth=rate / earlier_rate if earlier_rate else float("nan"),
@@ -344,8 +338,7 @@ def _answered(requests: pd.DataFrame) -> pd.DataFrame:
 
 def _rate(case: Case, requests: pd.DataFrame, window: tuple[float, float]) -> float:
     """Return the requests per second: by the service's own counter, or by those that were recorded."""
-    source, seconds = RecordedMetrics(case.recording.metrics), window[1] - window[0]
-    counted = signal_growth(source, case.recording.signals.get("requests_total"), *window)
+    seconds, counted = window[1] - window[0], signal_growth(case.recording, "requests_total", *window)
     return (counted if counted > 0 else len(requests)) / seconds if seconds > 0 else 0.0
 
 
@@ -353,33 +346,21 @@ def _service_time(case: Case, requests: pd.DataFrame, window: tuple[float, float
     """Return the mean seconds that a worker was busy with a request; NaN where none was answered.
 
     That is its latency less its wait in the queue; where the wait is not measured, the time of the model, or all
-    workers' time at work for each request.
+    workers' time at work for each request. It is no less than what the quickest request took, which hardly waited, and
+    no more than all workers' time for each answered request (the utilisation law; Denning and Buzen, "The operational
+    analysis of queueing network models", ACM Computing Surveys 10(3), 1978).
     """
-    answered, signals = _answered(requests), case.recording.signals
+    recording, answered = case.recording, _answered(requests)
     if answered.empty:
         return float("nan")
-    source, most = RecordedMetrics(case.recording.metrics), workers * (window[1] - window[0]) / len(answered)
-    wait = signal_mean(source, signals.get("queue_time"), *window)
+    most = workers * (window[1] - window[0]) / len(answered)
+    wait = signal_mean(recording, "queue_time", *window)
     if not math.isnan(wait):
         quickest = float(_answered(case.requests)["latency_ms"].min()) / 1000
-        return service_time(answered, wait, quickest, most)
-    in_model = signal_mean(source, signals.get("service_time"), *window)
-    busy = signal_growth(source, signals.get("busy_seconds"), *window) / len(answered)
+        return min(max(float(answered["latency_ms"].mean()) / 1000 - wait, quickest), most)
+    in_model = signal_mean(recording, "service_time", *window)
+    busy = signal_growth(recording, "busy_seconds", *window) / len(answered)
     return float(np.nanmin([in_model if in_model > 0 else busy, most]))
-
-
-def service_time(answered: pd.DataFrame, wait: float, quickest: float, most: float) -> float:
-    """Return the mean seconds that a worker was busy with a request: its latency less its wait in the queue.
-
-    At least `quickest`, what the quickest request took, which hardly waited; at most `most`, all workers' time for each
-    answered request (the utilisation law; Denning and Buzen, "The operational analysis of queueing network models", ACM
-    Computing Surveys 10(3), 1978).
-
-    >>> rows = pd.DataFrame({"latency_ms": [30.0, 50.0]})
-    >>> service_time(rows, wait=0.01, quickest=0.01, most=1.0), service_time(rows, wait=0.04, quickest=0.01, most=0.02)
-    (0.03, 0.01)
-    """
-    return min(float(max((answered["latency_ms"] / 1000).mean() - wait, quickest)), most)
 
 
 def arrival_scv(times: pd.Series) -> float:
@@ -392,12 +373,12 @@ def arrival_scv(times: pd.Series) -> float:
     return float(gaps.var(ddof=0) / gaps.mean() ** 2) if len(gaps) and gaps.mean() > 0 else 1.0
 
 
-def _service_scv(source: RecordedMetrics, signals: Mapping[str, Signal], window: tuple[float, float]) -> float:
+def _service_scv(recording: Recording, window: tuple[float, float]) -> float:
     """Return the squared coefficient of variation of the model's times, from the middles of their histogram's buckets.
 
     It is 1 (exponential) where no histogram was recorded.
     """
-    signal = signals.get("service_time")
+    source, signal = RecordedMetrics(recording.metrics), recording.signals.get("service_time")
     bucket = parse_selector(signal.parts("histogram").get("bucket", signal.selector)) if signal else None
     if bucket is None:
         return 1.0

@@ -21,7 +21,7 @@ from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follo
 from lepton_kit.diagnosis.rows import contract_breaches
 from lepton_kit.diagnosis.units import unit_factors
 from lepton_kit.models.training import Examples
-from lepton_kit.telemetry.health import RecordedMetrics, signal_growth
+from lepton_kit.telemetry.health import signal_growth
 from lepton_kit.telemetry.recordings import FEATURE, Recording
 
 ALIKE, APART = 0.35, 0.4
@@ -95,15 +95,6 @@ class DataPlan:
 
 def plan_data(recording: Recording) -> DataPlan:
     """Say what to do about a feed, from the recording of an incident.
-
-    Parameters
-    ----------
-    recording
-        As `lepton_kit.telemetry.recordings.read_recording` returns it.
-
-    Examples
-    --------
-    Nothing is mended where nothing was recorded:
 
     >>> from lepton_kit.telemetry.recordings import FORMAT, Incident
     >>> incident = Incident(format=FORMAT, id="x", service="demo", versions={"current": "1"},
@@ -187,20 +178,9 @@ def mends_table(mends: Mends) -> pd.DataFrame:
 def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tuple[Examples, pd.DataFrame]:
     """Return the rows of a recording that a model may learn from, in order of time, and a log of what was left out.
 
-    Rows since the onset are mended as the plan says, and those that it quarantines are left out, as are requests
-    without a known actual or without whole inputs, and all but the first of those that asked for one period.
-
-    Parameters
-    ----------
-    recording
-        The incident.
-    plan
-        As `plan_data` gives it; None where the data are not at fault.
-
-    Returns
-    -------
-    tuple
-        The rows, and the log: `why`, `rows_in`, `rows_out`.
+    Rows since the onset are mended as the plan says (there is none where the data are not at fault), and those that it
+    quarantines are left out, as are requests without a known actual or without whole inputs, and all but the first of
+    those that asked for one period. The log has `why`, `rows_in`, `rows_out`.
     """
     case = build_case(recording)
     if plan is not None:
@@ -445,9 +425,8 @@ def _rise(case: Case, rows: pd.Series) -> float:
 
 def _stale_share(case: Case) -> float:
     """Return the share of the time since the onset in which the newest data were stale, as the service counts it."""
-    source, signals = RecordedMetrics(case.recording.metrics), case.recording.signals
     window = case.onset.timestamp(), case.recording.incident.window.end.timestamp()
-    stale, known = (signal_growth(source, signals.get(role), *window) for role in ("stale_seconds", "watched_seconds"))
+    stale, known = (signal_growth(case.recording, role, *window) for role in ("stale_seconds", "watched_seconds"))
     return stale / known if known > 0 else 0.0
 
 

@@ -11,8 +11,6 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import load_model
 from lepton_kit.telemetry.recordings import Recording
 
-"""What the provenance of a recording says of a version whose files are not those that were registered."""
-
 
 @dataclass(frozen=True)
 class ModelPlan:

@@ -17,23 +17,12 @@ BREACHES = {
 }
 
 
-def is_finite(table: pd.DataFrame) -> np.ndarray:
-    """Tell for each row whether all its values are finite numbers.
-
-    >>> is_finite(pd.DataFrame({"a": [1.0, np.nan], "b": [2.0, 3.0]})).tolist()
-    [True, False]
-    """
-    every: np.ndarray = np.isfinite(table.to_numpy(float)).all(axis=1)
-    return every
-
-
 def is_whole(recording: Recording) -> np.ndarray:
     """Tell for each request whether it has a number in every numeric feature but those that training rows may lack."""
     features = recording.features(recording.requests)
     optional = [name for name in features if name in recording.reference and recording.reference[name].isna().any()]
-    whole: np.ndarray = is_finite(features.drop(columns=optional)) & ~np.isinf(features[optional].to_numpy(float)).any(
-        axis=1
-    )
+    values, may_lack = features.drop(columns=optional).to_numpy(float), features[optional].to_numpy(float)
+    whole: np.ndarray = np.isfinite(values).all(axis=1) & ~np.isinf(may_lack).any(axis=1)
     return whole
 
 

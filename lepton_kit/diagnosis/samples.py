@@ -14,17 +14,8 @@ NO_SAMPLES = pd.Series(dtype=float, index=pd.DatetimeIndex([], tz="UTC"))
 
 
 def gauge(samples: pd.DataFrame, **labels: str) -> pd.Series:
-    """Return a gauge by time, added up over its series.
+    """Return a gauge by time, added up over its series with these labels, from what `Recording.samples` gives.
 
-    Parameters
-    ----------
-    samples
-        `time`, `labels` (JSON), `value`, as `Recording.samples` gives them.
-    labels
-        Which series count.
-
-    Examples
-    --------
     >>> time = pd.to_datetime([0, 0, 10, 10], unit="s", utc=True)
     >>> held = pd.DataFrame({"time": time, "labels": ['{"pid":"1"}', '{"pid":"2"}'] * 2, "value": [1.0, 2.0, 3.0, 4.0]})
     >>> gauge(held).tolist(), gauge(held, pid="2").tolist()
@@ -63,19 +54,9 @@ def _with_labels(samples: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFra
     return samples[samples["labels"].isin(fitting)]
 
 
-def ratio_of_growth(above: pd.Series, below: pd.Series) -> pd.Series:
-    """Return how much one counter grew for each that another grew, by time; missing where the other did not grow.
-
-    >>> time = pd.to_datetime([10, 20], unit="s", utc=True)
-    >>> ratio_of_growth(pd.Series([1.0, 3.0], time), pd.Series([10.0, 0.0], time)).tolist()
-    [0.1, nan]
-    """
-    above, below = above.align(below, join="inner")
-    ratio: pd.Series = above / below.where(below > 0)
-    return ratio.replace([np.inf, -np.inf], np.nan)
-
-
 def mean_seconds(recording: Recording, role: str) -> pd.Series:
     """Return the mean of what a histogram's signal counted since the scrape before, s; without those of no event."""
     total, count = (growth(recording.samples(role, part)) for part in ("sum", "count"))
-    return ratio_of_growth(total, count).dropna()
+    total, count = total.align(count, join="inner")
+    mean: pd.Series = (total / count.where(count > 0)).replace([np.inf, -np.inf], np.nan).dropna()
+    return mean

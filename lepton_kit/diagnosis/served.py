@@ -35,18 +35,9 @@ class Served:
 
 
 def served_models(declaration: Declaration, project: Path, handled: Sequence[str], scratch: Path) -> Served:
-    """Find the versions of a service, and copy their files into a folder.
+    """Find the versions of a service, and copy their files into the folder `scratch`.
 
-    Parameters
-    ----------
-    declaration
-        Where the model is: its name in the registry, or where its versions are.
-    project
-        What paths are relative to.
-    handled
-        The versions that took requests, the last one last.
-    scratch
-        Where files are copied to.
+    `handled` are the versions that took requests, the last one last.
     """
     served = Served()
     places = _registered(declaration, project, handled, served)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-UNITS = (10.0, 60.0, 100.0, 1000.0, 3600.0, 10_000.0, 1e6)
+UNITS = (60.0, 3600.0, *(10.0**power for power in range(1, 10)))
 """Factors between two units that are taken for one another."""
 
 BOTH_WAYS = (*UNITS, *(1 / unit for unit in UNITS))

@@ -25,7 +25,6 @@ from lepton_kit.diagnosis.recovery import (
     Verdict,
     judge_recovery,
     objective_of,
-    side_effect,
     sli_ratio,
 )
 from lepton_kit.diagnosis.remedies import (
@@ -193,7 +192,7 @@ class Trouble:
             before, during = self._periods(one)
             known = (until or {}).get(one.name, Ratio(0, 0))
             latest = known if known.total >= one.minimum else during
-            effects.append(side_effect(one, before, latest, sli_ratio(after, one, start, end)))
+            effects.append(SideEffect(one, before, latest, sli_ratio(after, one, start, end)))
         excused = recovery.verdict == "recovered"
         harmed = [one for one in effects if one.is_worse and not (excused and self.costs(one.objective))]
         return Judged(recovery, tuple(effects), tuple(harmed))

@@ -23,18 +23,8 @@ Alert = dict[str, Any]
 class AlertEvaluator:
     """Evaluates objectives again and again, and remembers since when which alert fires.
 
-    Parameters
-    ----------
-    objectives
-        As `lepton_kit.telemetry.slo.read_objectives` gives them.
-    source
-        Where their counters' samples are.
-    time_scale
-        All windows are this many times shorter.
-    runbook_url
-        The address of an alert's runbook, in which `{alert}` stands for the alert's name.
-    overlap
-        Seconds before the last evaluation that are read again, for samples that arrive late.
+    All windows are `time_scale` times shorter; `overlap` seconds before the last evaluation are read again, for samples
+    that arrive late.
     """
 
     def __init__(
@@ -42,7 +32,6 @@ class AlertEvaluator:
         objectives: Sequence[Objective],
         source: Source,
         time_scale: float = 1.0,
-        runbook_url: str = RUNBOOK_URL,
         overlap: float = Memory.OVERLAP,
     ) -> None:
         self.objectives = tuple(objectives)
@@ -51,24 +40,13 @@ class AlertEvaluator:
         self._source = source
         self._memory = Memory(source, overlap)
         self._time_scale = time_scale
-        self._runbook_url = runbook_url
         self._firing: dict[str, Alert] = {}
 
     def evaluate(self, at: float) -> list[Alert]:
-        """Return the alerts that fire, and once each of those that fired at the last evaluation and do no more.
+        """Return the alerts that fire at a time (Unix seconds), and once each of those that did before and do no more.
 
-        Parameters
-        ----------
-        at
-            The time, in Unix seconds; nothing later is read.
-
-        Returns
-        -------
-        list of dict
-            As in `alerts` of an Alertmanager webhook (version 4): `status` (`firing` or `resolved`), `labels`,
-            `annotations`, `startsAt`, `endsAt`, `generatorURL` and `fingerprint`.
-
-        An alert of an objective whose samples the source refuses stays as it was; `statuses` says why.
+        They are as in `alerts` of an Alertmanager webhook (version 4). An alert of an objective whose samples the
+        source refuses stays as it was; `statuses` says why.
         """
         self.statuses = evaluate_all(self.objectives, self._source, at, self._time_scale, self._memory)
         wanted = [self._alert(status.objective, severity, at) for status in self.statuses for severity in status.firing]
@@ -95,7 +73,7 @@ class AlertEvaluator:
         return {
             "status": "firing",
             "labels": labels,
-            "annotations": alert_annotations(objective, self._runbook_url),
+            "annotations": alert_annotations(objective, RUNBOOK_URL),
             "startsAt": time_text(at),
             "endsAt": NOT_ENDED,
             "generatorURL": "",

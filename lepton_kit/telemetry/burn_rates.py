@@ -110,26 +110,11 @@ def scaled(seconds: float, time_scale: float) -> float:
 def evaluate(
     objective: Objective, source: Source, at: float, time_scale: float = 1.0, memory: Memory | None = None
 ) -> Status:
-    """Say how an objective stands.
+    """Say how an objective stands at a time (Unix seconds); nothing later is read.
 
-    Parameters
-    ----------
-    objective
-        The objective.
-    source
-        Where its counters' samples are.
-    at
-        The time, in Unix seconds; nothing later is read.
-    time_scale
-        All windows are this many times shorter.
-    memory
-        What earlier evaluations on this source have read, so that this one reads only what is new.
-
-    Returns
-    -------
-    Status
-        Where the source refuses the samples it has no `burns`, and `unmeasured` says why: one objective that cannot
-        be measured keeps no other from being so.
+    All windows are `time_scale` times shorter. With a `memory` of earlier evaluations on this source only what is new
+    is read. Where the source refuses the samples the status has no `burns`, and `unmeasured` says why: one objective
+    that cannot be measured keeps no other from being so.
     """
     lengths = {scaled(length, time_scale) for w in WINDOWS for length in (w.long, w.short)}
     budget_window = scaled(objective.window, time_scale)
@@ -172,17 +157,8 @@ def _silence(objective: Objective, total: Iterable[_Counter], since: float) -> U
 def increase(times: np.ndarray, values: np.ndarray, start: float, end: float) -> float | None:
     """Return by how much a counter grew in a window, extrapolated to its borders; None with fewer than two samples.
 
-    Parameters
-    ----------
-    times
-        Unix seconds (n,), rising.
-    values
-        The counter (n,); where it falls it was restarted from 0.
-    start, end
-        The window, Unix seconds, both included.
+    `times` (Unix seconds) rise; where a value falls the counter was restarted from 0. The window includes both ends.
 
-    Examples
-    --------
     >>> round(increase(np.array([0.0, 15.0, 30.0, 45.0]), np.array([5.0, 10.0, 0.0, 5.0]), 0.0, 45.0), 6)
     10.0
     """

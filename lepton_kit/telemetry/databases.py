@@ -45,25 +45,35 @@ class Read:
 
 @dataclass
 class Kept:
-    """Every n-th of rows that come piece by piece; n doubles whenever there are twice as many as wanted."""
+    """Every n-th of rows that come piece by piece; n doubles whenever there are twice as many as wanted.
+
+    `pick` takes rows out of a piece, and `join` puts pieces together.
+    """
 
     most: int
+    pick: Callable[[Any, slice], Any]
+    join: Callable[[list[Any]], Any]
     parts: list[Any] = field(default_factory=list)
     total: int = 0
     step: int = 1
 
-    def add(self, part: Any, length: int, pick: Callable[[Any, slice], Any]) -> None:
-        """Take a piece of so many rows; `pick` takes rows out of it."""
+    def add(self, part: Any) -> None:
+        """Take a piece."""
         first = -self.total % self.step
-        self.total += length
-        if first < length:
-            self.parts.append(pick(part, slice(first, length, self.step)))
+        self.total += len(part)
+        if first < len(part):
+            self.parts.append(self.pick(part, slice(first, len(part), self.step)))
+        self._thin(2 * self.most)
 
-    def thin(self, join: Callable[[list[Any]], Any], pick: Callable[[Any, slice], Any], most: int) -> None:
-        """Keep every second row, until there are no more than `most`."""
+    def whole(self) -> Any | None:
+        """Return the rows that are kept as one; None of none."""
+        self._thin(self.most)
+        return self.join(self.parts) if self.parts else None
+
+    def _thin(self, most: int) -> None:
         while sum(map(len, self.parts)) > most:
-            whole = join(self.parts)
-            self.parts, self.step = [pick(whole, slice(0, len(whole), 2))], self.step * 2
+            rows = self.join(self.parts)
+            self.parts, self.step = [self.pick(rows, slice(0, len(rows), 2))], self.step * 2
 
 
 def short(error: Exception) -> str:
@@ -90,7 +100,7 @@ def read_query(place: Rows, project: Path, timestamp: str | None, window: Window
     """Read a query's rows in chunks, so that no more than are kept are in memory; `:start` and `:end` are filled in."""
     import sqlalchemy
 
-    kept, undated = Kept(window.most), 0
+    kept, undated = Kept(window.most, lambda table, which: table.iloc[which], pd.concat), 0
     try:
         address = database_address(place, project)
         engine = sqlalchemy.create_engine(address)
@@ -111,20 +121,15 @@ def read_query(place: Rows, project: Path, timestamp: str | None, window: Window
                 if timestamp is not None:
                     chunk[TIME] = utc(chunk[timestamp], place.timezone)
                     undated += int(chunk[TIME].isna().sum())
-                    chunk = chunk[chunk[TIME].between(_moment(window.start), _moment(window.end))]
-                kept.add(chunk, len(chunk), _pick_rows)
-                kept.thin(pd.concat, _pick_rows, 2 * window.most)
+                    chunk = chunk[chunk[TIME].between(*pd.to_datetime([window.start, window.end], unit="s", utc=True))]
+                kept.add(chunk)
         engine.dispose()
-        kept.thin(pd.concat, _pick_rows, window.most)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise InputError(f"query {str(place.query)[:60]!r}: {short(error)}") from error
     problems = [f"{what}: {undated} rows have no time in column {timestamp!r}, and are left out"] if undated else []
-    table = pd.concat(kept.parts, ignore_index=True) if kept.parts else pd.DataFrame()
-    return Read(table, tuple(problems), kept.total, kept.step)
-
-
-def _pick_rows(table: pd.DataFrame, which: slice) -> pd.DataFrame:
-    return table.iloc[which]
+    table = kept.whole()
+    whole = pd.DataFrame() if table is None else table.reset_index(drop=True)
+    return Read(whole, tuple(problems), kept.total, kept.step)
 
 
 def database_address(place: Rows, project: Path) -> str:
@@ -135,21 +140,12 @@ def database_address(place: Rows, project: Path) -> str:
 
 
 def _bounds(window: Window, dialect: str) -> dict[str, Any]:
-    moments = {"start": window.start, "end": window.end}
-    times = {name: datetime.fromtimestamp(at, UTC) for name, at in moments.items()}
-    if dialect == "sqlite":  # which has no type for times
-        return {name: f"{time:%Y-%m-%d %H:%M:%S.%f}" for name, time in times.items()} | _unix(moments)
-    return times | _unix(moments)
-
-
-def _unix(moments: dict[str, float]) -> dict[str, float | int]:
-    return {f"{name}_s": at for name, at in moments.items()} | {
-        f"{name}_ms": int(at * 1000) for name, at in moments.items()
-    }
-
-
-def _moment(at: float) -> pd.Timestamp:
-    return pd.Timestamp(at, unit="s", tz="UTC")
+    bounds: dict[str, Any] = {}
+    for name, at in (("start", window.start), ("end", window.end)):
+        time = datetime.fromtimestamp(at, UTC)
+        told = f"{time:%Y-%m-%d %H:%M:%S.%f}" if dialect == "sqlite" else time  # which has no type for times
+        bounds |= {name: told, f"{name}_s": at, f"{name}_ms": int(at * 1000)}
+    return bounds
 
 
 def utc(times: pd.Series, timezone: str) -> pd.Series:

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from lepton_kit.errors import InputError
+from lepton_kit.stats import wilson_interval
 from lepton_kit.telemetry.burn_rates import increase
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, Selector, parse_selector
-from lepton_kit.telemetry.signals import Signal
 from lepton_kit.telemetry.slo import Objective
 
 LEVEL = 0.95
@@ -184,11 +184,9 @@ def _judged(
 
 
 def _share(hits: pd.Series) -> _Measured:
-    """Return a share with its score interval (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
     if hits.empty:
         return float("nan"), float("nan"), float("nan")
-    interval = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(LEVEL, method="wilson")
-    return float(hits.mean()), float(interval.low), float(interval.high)
+    return float(hits.mean()), *wilson_interval(hits.sum(), len(hits))
 
 
 def _quantile(quantile: float, values: pd.Series) -> _Measured:
@@ -273,18 +271,21 @@ def grown(source: RecordedMetrics, selector: Selector, start: float, end: float)
     return total
 
 
-def signal_growth(source: RecordedMetrics, signal: Signal | None, start: float, end: float) -> float:
+def signal_growth(recording: Recording, role: str, start: float, end: float) -> float:
     """Return how much the counter of a signal grew, in the unit of its role; NaN where there is no such signal."""
+    signal = recording.signals.get(role)
+    source = RecordedMetrics(recording.metrics)
     return grown(source, parse_selector(signal.selector), start, end) * signal.scale if signal else float("nan")
 
 
-def signal_mean(source: RecordedMetrics, signal: Signal | None, start: float, end: float) -> float:
+def signal_mean(recording: Recording, role: str, start: float, end: float) -> float:
     """Return the mean of the values of a histogram's signal, in the unit of its role; NaN where it has none."""
-    parts = signal.parts("histogram") if signal else {}
-    total, count = (
-        grown(source, parse_selector(parts[part]), start, end) if parts else 0.0 for part in ("sum", "count")
-    )
-    return total * signal.scale / count if signal and count else float("nan")
+    signal, source = recording.signals.get(role), RecordedMetrics(recording.metrics)
+    if signal is None:
+        return float("nan")
+    parts = signal.parts("histogram")
+    total, count = (grown(source, parse_selector(parts[part]), start, end) for part in ("sum", "count"))
+    return total * signal.scale / count if count else float("nan")
 
 
 def _target(labels: str) -> tuple[str | None, ...]:
@@ -328,8 +329,7 @@ _SHOWN = {"p50": 0.5, "p95": 0.95}
 
 def metered_requests(recording: Recording, periods: Periods) -> float:
     """Return how many requests the service's own counter shows in both periods; NaN without any."""
-    source, start, end = RecordedMetrics(recording.metrics), periods.start.timestamp(), periods.end.timestamp()
-    counted = signal_growth(source, recording.signals.get("requests_total"), start, end)
+    counted = signal_growth(recording, "requests_total", periods.start.timestamp(), periods.end.timestamp())
     return counted if counted > 0 else float("nan")
 
 

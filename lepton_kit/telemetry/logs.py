@@ -76,14 +76,7 @@ def _masked(message: str) -> str:
 
 
 def digest(logs: pd.DataFrame, periods: Periods) -> pd.DataFrame:
-    """Count the templates of log lines in a period and in the one before it.
-
-    Parameters
-    ----------
-    logs
-        `time`, `level`, `message`.
-    periods
-        The two periods.
+    """Count the templates of log lines (`time`, `level`, `message`) in a period and in the one before it.
 
     Returns
     -------
@@ -137,14 +130,9 @@ def read_logs(
 ) -> Read:  # fmt: skip
     """Read the log lines of a window: JSON lines, or plain text that begins with a time.
 
-    `clean` is given what a line holds, and returns what of it may be told.
-
-    Of too many lines every n-th is kept: of those of level INFO and below, sooner than of the others.
-
-    Returns
-    -------
-    Read
-        `time`, `level`, `message`, `fields` (JSON text), in order of time.
+    `time`, `level`, `message`, `fields` (JSON text), in order of time. `clean` is given what a line holds, and returns
+    what of it may be told. Of too many lines every n-th is kept: of those of level INFO and below, sooner than of the
+    others.
     """
     if declaration.logs is None:
         return Read(pd.DataFrame(columns=list(LOG_COLUMNS)))

@@ -21,18 +21,9 @@ PIECE = 1024 * 1024
 
 
 def part_of(path: Path, timestamp: str, timezone: str, window: Window, scratch: Path) -> Path:
-    """Return a copy of the part of a file that holds a window, or the file where it is small, or not in order of time.
+    """Return a copy (in `scratch`) of the part of a file of JSON lines that holds a window.
 
-    Parameters
-    ----------
-    path
-        JSON lines.
-    timestamp, timezone
-        The field of the time, and the zone of times without one.
-    window
-        What is wanted.
-    scratch
-        Where the copy goes.
+    The file itself where it is small, or not in order of the time in its field `timestamp`.
     """
     size = path.stat().st_size if path.is_file() else 0
     if size < LARGE or path.suffix in (".gz", ".zst"):

@@ -51,13 +51,7 @@ class Prometheus:
         )
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
-        """Return the raw samples of the selected series from `start` to `end` (Unix seconds, both included).
-
-        Returns
-        -------
-        DataFrame
-            Columns `time` (UTC, milliseconds), `metric`, `labels` (JSON text) and `value`, in order of metric,
-            labels and time.
+        """Return the raw samples of the selected series, as every `Source` does.
 
         Raises
         ------
@@ -82,16 +76,11 @@ class Prometheus:
         self.warnings.pop(chosen, None)
         if warnings:
             self.warnings[chosen] = tuple(dict.fromkeys(warnings))
-        return _frame(
-            [
-                (
-                    *key,
-                    np.concatenate([times for times, _ in found[key]]),
-                    np.concatenate([held for _, held in found[key]]),
-                )
-                for key in sorted(found)
-            ]
-        )
+        series = []
+        for metric, labels in sorted(found):
+            times, values = (np.concatenate(part) for part in zip(*found[metric, labels], strict=True))
+            series.append((metric, labels, times, values))
+        return _frame(series)
 
     def _samples(self, selector: str, start: float, end: float, warnings: list[str]) -> list[_Series]:
         """Return what an instant query of a range selector gives: the samples as they were scraped.

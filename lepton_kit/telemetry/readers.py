@@ -84,26 +84,10 @@ def read_requests(
     most: int = MOST_REQUESTS,
     known: Mapping[str, pd.Series] | None = None,
 ) -> Read:
-    """Read the requests of a window with the columns of a recording, and what came true of them.
+    """Read the requests of a window (Unix seconds) with the columns of a recording, and what came true of them.
 
-    Parameters
-    ----------
-    declaration
-        Where the requests are, and the roles of their columns.
-    project
-        What paths are relative to.
-    start, end
-        The window, Unix seconds, both included.
-    most
-        Rows that are kept at most; of more, every n-th.
-    known
-        Texts that the model was trained on, by feature: words that are none of theirs are out of its vocabulary.
-
-    Returns
-    -------
-    Read
-        `time`, `request_id`, `version`, `status`, `latency_ms`, `feature_<name>`, the prediction columns of the task,
-        `actual`, `actual_time`, `rating`, `feedback`; empty where no requests are declared, or none can be read.
+    Of more than `most` rows every n-th is kept. Words that are none of the `known` texts of a feature are out of its
+    vocabulary. Empty where no requests are declared, or none can be read.
     """
     if not declaration.requests:
         return Read(pd.DataFrame())

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -65,25 +65,9 @@ def read_rows(
 ) -> Read:
     """Read the rows of a window from all places of a table, in order of time.
 
-    Parameters
-    ----------
-    places
-        Where the rows are.
-    project
-        What paths are relative to.
-    timestamp
-        The column of the time; None reads all rows, whenever they are from.
-    window
-        The rows that are wanted; beyond `most` every n-th is kept.
-    wanted
-        Names and patterns of the columns that are wanted.
-    what
-        What the rows are, for problems: `requests`.
-
-    Returns
-    -------
-    Read
-        A place that cannot be read is a problem, and the others are used.
+    A place that cannot be read is a problem, and the others are used. Paths are relative to `project`; without a column
+    of the time (`timestamp`) all rows are read. `wanted` are names and patterns of columns; `what` is what the rows
+    are, for problems.
     """
     reads: list[Read] = []
     for place in places:
@@ -218,7 +202,8 @@ class _Reader:
             problems = self._problems(timestamp, undated, future, shown, kept.total)
         except duckdb.Error as error:
             raise InputError(f"{self.place}: not readable as {self.kind} ({short(error)})") from error
-        table = _flat_lines(kept.parts) if self.kind == "jsonl" else _flat_batches(kept.parts)
+        rows = kept.whole()
+        table = pd.DataFrame() if rows is None else _flat_lines(rows) if self.kind == "jsonl" else _flat_columns(rows)
         return Read(table, tuple(problems), kept.total, kept.step)
 
     def _relation(self) -> str:
@@ -263,9 +248,8 @@ class _Reader:
 
     def _kept(self, query: str, most: int) -> tuple[Kept, int, int, str]:
         """Return the rows of the window, how many have no time, and how many are from the future."""
-        kept, undated, future, shown = Kept(most), 0, 0, ""
-        now = pa.scalar(datetime.now(UTC).timestamp() + 60, pa.float64()).as_py()
-        limit = pa.scalar(pd.Timestamp(now, unit="s", tz="UTC"), pa.timestamp("us", "UTC"))
+        kept, undated, future, shown = Kept(most, _pick, _join), 0, 0, ""
+        limit = pa.scalar(datetime.now(UTC) + timedelta(minutes=1), pa.timestamp("us", "UTC"))
         for batch in self.database.sql(query).to_arrow_reader(CHUNK):
             table = pa.Table.from_batches([batch])
             time = table[TIME].cast(pa.timestamp("us", "UTC"))
@@ -278,9 +262,7 @@ class _Reader:
             if number := pa.compute.sum(late).as_py():
                 future += number
                 table = table.filter(pa.compute.invert(late))
-            kept.add(table, len(table), _pick_arrow)
-            kept.thin(_join_arrow, _pick_arrow, 2 * most)
-        kept.thin(_join_arrow, _pick_arrow, most)
+            kept.add(table)
         return kept, undated, future, shown
 
     def _problems(self, timestamp: str | None, undated: int, future: int, shown: str, total: int) -> Iterator[str]:
@@ -325,11 +307,11 @@ class _Reader:
         return Read(pd.DataFrame(), (problem,))
 
 
-def _join_arrow(parts: list[pa.Table]) -> pa.Table:
+def _join(parts: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(parts, promote_options="permissive")
 
 
-def _pick_arrow(table: pa.Table, which: slice) -> pa.Table:
+def _pick(table: pa.Table, which: slice) -> pa.Table:
     return table.take(list(range(*which.indices(len(table)))))
 
 
@@ -382,17 +364,12 @@ def _text(text: str) -> str:
 # --- flat columns -----------------------------------------------------------------------------------------------------
 
 
-def _flat_lines(parts: Sequence[pa.Table]) -> pd.DataFrame:
-    rows = [flat(json.loads(line)) for part in parts for line in part[LINE].to_pylist()]
-    times = [time for part in parts for time in part[TIME].to_pylist()]
-    table = pd.DataFrame(rows)
-    return table.assign(**{TIME: pd.Series(times, dtype="datetime64[us, UTC]")}) if len(table) else table
+def _flat_lines(lines: pa.Table) -> pd.DataFrame:
+    table = pd.DataFrame([flat(json.loads(line)) for line in lines[LINE].to_pylist()])
+    return table.assign(**{TIME: pd.Series(lines[TIME].to_pylist(), dtype="datetime64[us, UTC]")})
 
 
-def _flat_batches(parts: Sequence[pa.Table]) -> pd.DataFrame:
-    if not parts:
-        return pd.DataFrame()
-    table = _join_arrow(list(parts))
+def _flat_columns(table: pa.Table) -> pd.DataFrame:
     while any(pa.types.is_struct(column.type) for column in table.schema):
         table = table.flatten()
     flattened: pd.DataFrame = table.to_pandas()

@@ -28,16 +28,9 @@ def alert_name(objective: Objective) -> str:
 
 
 def prometheus_rules(objectives: Sequence[Objective], runbook_url: str = RUNBOOK_URL, time_scale: float = 1.0) -> str:
-    """Return a rule file (YAML).
+    """Return a rule file (YAML); `{alert}` in the address of the runbooks stands for an alert's name.
 
-    Parameters
-    ----------
-    objectives
-        As `lepton_kit.telemetry.slo.read_objectives` gives them.
-    runbook_url
-        The address of an alert's runbook, in which `{alert}` stands for the alert's name.
-    time_scale
-        All windows are this many times shorter; rules are then evaluated as many times more often, at most each second.
+    All windows are `time_scale` times shorter; rules are then evaluated as many times more often, at most each second.
     """
     interval = f"{max(1, round(30 / time_scale))}s"
     count = Counter(one.name for one in objectives)  # two services may call theirs the same

@@ -107,12 +107,7 @@ class Scraper:
         self._troubles: dict[str, str] = {}
 
     def scrape_once(self, at: float | None = None) -> list[Scraped]:
-        """Scrape all targets side by side, and put their samples on the disk.
-
-        Parameters
-        ----------
-        at
-            The time to note for the samples, in Unix seconds; the present unless given.
+        """Scrape all targets side by side, and put their samples on the disk, dated `at` (Unix seconds), or now.
 
         Raises
         ------
@@ -190,7 +185,11 @@ class Scraper:
             else:
                 native = sum(one.value is None for one in found)
                 if misdated := len(found) - native - len(samples):
-                    samples, error = [], _words_misdated(misdated)  # a part would look like the whole
+                    samples = []  # a part would look like the whole
+                    error = (
+                        f"unreadable: {misdated} samples are dated more than {PAST / 60:.0f} minutes before the scrape "
+                        f"or {FUTURE / 60:.0f} minutes after it"
+                    )
         told = {"up": float(error is None), "scrape_duration_seconds": body.seconds}
         ours = [Sample(name, own, at, value) for name, value in told.items()]
         scraped = Scraped(job, own["instance"], error is None, body.seconds, len(samples), error, native)
@@ -209,18 +208,10 @@ class Scraper:
 
 
 def parse(text: str, own: Mapping[str, str], at: float, content_type: str = "text/plain") -> list[Sample]:
-    """Return the samples of what a target answered.
+    """Return the samples of what a target answered, in OpenMetrics or in Prometheus' text format, as it says.
 
-    Parameters
-    ----------
-    text
-        In OpenMetrics or in Prometheus' text format.
-    own
-        Labels that every sample gets; one of the target's own of the same name is called `exported_…`.
-    at
-        The time of samples that carry none, in Unix seconds.
-    content_type
-        Of the answer; it says which format the text is in.
+    Every sample gets the labels `own`; one of the target's of the same name is called `exported_…`. Those without a
+    time are of `at` (Unix seconds).
 
     Raises
     ------
@@ -259,13 +250,6 @@ def _taken(found: Sequence[exposed.Sample], own: Mapping[str, str], at: float) -
             kept = {f"exported_{label}" if label in own else label: held for label, held in one.labels.items()}
             taken.append(Sample(one.name, {**kept, **own}, when, float(one.value)))
     return taken
-
-
-def _words_misdated(count: int) -> str:
-    return (
-        f"unreadable: {count} samples are dated more than {PAST / 60:.0f} minutes before the scrape or "
-        f"{FUTURE / 60:.0f} minutes after it"
-    )
 
 
 def _metrics_address(job: str, address: str) -> httpx.URL:

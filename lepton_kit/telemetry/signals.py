@@ -209,15 +209,15 @@ def series_of(signals: Mapping[str, Signal]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parts))
 
 
-def role_of(selector: selectors.Selector, signals: Mapping[str, Signal] | None = None) -> str:
-    """Return the role that the series of a selector have, by a service's signals, else by those of a known server.
+def role_of(selector: selectors.Selector) -> str:
+    """Return the role that the series of a selector have by the signals of a known server.
 
     Of several, the one that asks for the most of what the selector asks for; empty where none has the metric.
 
     >>> role_of(parse_selector('http_requests_total{status=~"5..",job="x"}')), role_of(parse_selector("mine"))
     ('errors', '')
     """
-    for known in (signals or {}, *map(preset, presets())):
+    for known in map(preset, presets()):
         fitting = {
             role: sum(one in selector.matchers for one in own.matchers)
             - 2 * len(set(own.matchers) - {*selector.matchers})

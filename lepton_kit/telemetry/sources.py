@@ -12,16 +12,9 @@ from lepton_kit.telemetry.store import Store
 
 
 def open_source(where: str | Path, root: Path = Path(), timeout: float = 30.0) -> Source:
-    """Return the source of samples at a place.
+    """Return the source at a Prometheus server's address (http, https), or in the folder of an embedded store.
 
-    Parameters
-    ----------
-    where
-        An http or https address of a Prometheus server, or the folder of an embedded store.
-    root
-        What a folder is relative to.
-    timeout
-        Seconds that an answer of a server may take.
+    A folder is relative to `root`; an answer of a server may take `timeout` seconds.
 
     Raises
     ------

@@ -105,12 +105,9 @@ class Store:
         self.close()
 
     def append(self, samples: Iterable[Sample] | pd.DataFrame) -> None:
-        """Take samples; the next `flush` puts them on the disk. This store's own queries see them at once.
+        """Take samples, or a table of them as `query` returns; the next `flush` puts them on the disk.
 
-        Parameters
-        ----------
-        samples
-            `Sample`s, or a table with the columns that `query` returns.
+        This store's own queries see them at once.
 
         Raises
         ------
@@ -164,13 +161,7 @@ class Store:
                 self._reader.sets_aside = False
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
-        """Return the raw samples of the selected series from `start` to `end` (Unix seconds, both included).
-
-        Returns
-        -------
-        DataFrame
-            Columns `time` (UTC, milliseconds), `metric`, `labels` (JSON text) and `value`, in order of metric,
-            labels and time.
+        """Return the raw samples of the selected series, as every `Source` does, in order of metric, labels and time.
 
         Raises
         ------

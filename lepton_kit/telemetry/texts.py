@@ -52,24 +52,11 @@ def language(text: str) -> str:
 
 
 def described(texts: pd.Series, prefix: str, known: pd.Series | None) -> dict[str, pd.Series]:
-    """Return what stands in a table for a column of text.
+    """Return what stands in a table for a column of text, each under a prefix; missing texts stay missing.
 
-    Parameters
-    ----------
-    texts
-        The texts (n,); missing ones stay missing.
-    prefix
-        What the columns' names begin with; a `_` follows where there is one.
-    known
-        Texts that the model was trained on; None where none are known, and then nothing tells which words are new.
+    `length` (characters), `language`, `tokens` (words), and, where `known` texts tell which words are new,
+    `out_of_vocabulary` (0 to 1).
 
-    Returns
-    -------
-    dict
-        `length` (characters), `language`, `tokens` (words), and `out_of_vocabulary` (0 to 1), each under the prefix.
-
-    Examples
-    --------
     >>> told = described(pd.Series(["the cat is here", None]), "note", pd.Series(["the cat"]))
     >>> {name: values.tolist() for name, values in told.items() if "language" not in name}
     {'note_length': [15.0, nan], 'note_tokens': [4.0, nan], 'note_out_of_vocabulary': [0.5, nan]}

@@ -204,15 +204,13 @@ def share_rose(
     Parameters
     ----------
     hits
-        Booleans by the index of the case's requests; of those that are judged.
+        Booleans by the index of the case's requests; of those that are judged (`what` they are, in the plural).
     least
         Least rise of the share that counts.
     told
         Makes the summary from the share before and since.
     findings
         What is found where it rose, and where it did not.
-    what
-        What the hits are of, in the plural.
     symptom
         The symptom of `onset_table` that shows the same share, if any: a change point of it counts wherever it lies.
     """

@@ -129,9 +129,10 @@ def freshness(case: Case) -> Evidence:
     newest = newest[newest > 0]
     if newest.empty:
         raise NotCheckedError("no request told the time of its newest data")
-    ages = data_age(newest)
+    now = pd.DatetimeIndex(newest.index).as_unit("us").asi8 / 1e6
+    ages = pd.Series(now - newest.to_numpy(float), newest.index)
     before, during = scrapes_of(case, ages)
-    stopped = stands_still(split(newest, case.onset)[1])
+    stopped = float(split(newest, case.onset)[1].diff().iloc[1:].eq(0).mean())
     summary = (
         f"the newest data were {before.median():.3g} s old before, {during.median():.3g} s since, and stood still in "
         f"{stopped:.0%} of the scrapes since"
@@ -142,29 +143,6 @@ def freshness(case: Case) -> Evidence:
 
 
 STANDING = 0.5
-
-
-def data_age(newest: pd.Series) -> pd.Series:
-    """Return how old the newest data were at each scrape, s.
-
-    >>> time = pd.to_datetime([100, 110, 120], unit="s", utc=True)
-    >>> data_age(pd.Series([99.0, 109.0, 109.0], time)).tolist()
-    [1.0, 1.0, 11.0]
-    """
-    return pd.Series(_seconds(newest.index) - newest.to_numpy(float), index=newest.index)
-
-
-def stands_still(newest: pd.Series) -> float:
-    """Return the share of scrapes at which the time of the newest data was what it was at the scrape before.
-
-    >>> stands_still(pd.Series([1.0, 2.0, 2.0, 2.0]))
-    0.6666666666666666
-    """
-    return float(newest.diff().iloc[1:].eq(0).mean()) if len(newest) > 1 else 0.0
-
-
-def _seconds(times: pd.Index) -> np.ndarray:
-    return pd.DatetimeIndex(times).as_unit("us").asi8 / 1e6
 
 
 @evidence(needs=("signals.input_problems", "signals.input_rows"))

@@ -23,7 +23,8 @@ def log_templates(case: Case) -> Evidence:
     logs, window = case.recording.logs, case.recording.incident.window
     periods = Periods(pd.Timestamp(window.start), case.onset, pd.Timestamp(window.end))
     alarming = logs[logs["level"].str.upper().isin(ALARMING)]
-    marked = remarkable(digest(alarming, periods))
+    found = digest(alarming, periods)
+    marked = found[found["mark"].isin(["new", "bursting"]) & (found["now"] >= FEWEST_LINES)]
     told = [
         f"{printable(str(row['template']), LONGEST_SHOWN)!r} ({row['now']} lines)" for row in marked.to_dict("records")
     ]
@@ -33,13 +34,3 @@ def log_templates(case: Case) -> Evidence:
     since = alarming.loc[alarming["time"] >= case.onset, "time"]
     onset = pd.Timestamp(since.iloc[0]) if len(since) else None
     return answer(str(marked["mark"].iloc[0]), summary, marked["now"].sum(), "lines", onset=onset)
-
-
-def remarkable(digested: pd.DataFrame) -> pd.DataFrame:
-    """Return the templates that are new in at least a few lines, or burst.
-
-    >>> told = pd.DataFrame({"template": ["a", "b", "c"], "now": [1, 40, 9], "mark": ["new", "bursting", ""]})
-    >>> remarkable(told)["template"].tolist()
-    ['b']
-    """
-    return digested[digested["mark"].isin(["new", "bursting"]) & (digested["now"] >= FEWEST_LINES)]

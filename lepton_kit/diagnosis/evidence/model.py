@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -23,18 +21,8 @@ from lepton_kit.diagnosis.onset import by_time
 from lepton_kit.diagnosis.rows import is_whole
 
 
-@dataclass(frozen=True)
-class Parts:
-    """A rise of the mean loss, and the parts of it that the inputs, the relation and the model have; they add up."""
-
-    rise: float
-    inputs: float
-    relation: float
-    model: float
-
-
-def decompose_error(before: pd.DataFrame, during: pd.DataFrame, odds: pd.Series) -> Parts:
-    """Split the rise of an error into the shift of the inputs, of the relation, and the model.
+def decompose_error(before: pd.DataFrame, during: pd.DataFrame, odds: pd.Series) -> dict[str, float]:
+    """Split the rise of a mean loss into what the inputs, the relation and the model have of it; they add up.
 
     A yardstick model that did not change tells them apart (Cai, Namkoong and Yadlowsky, Diagnosing Model Performance
     Under Distribution Shift, 2023, in the form of Zhang, Singh, Ghassemi and Joshi, ICML 2023): what its error would
@@ -55,14 +43,13 @@ def decompose_error(before: pd.DataFrame, during: pd.DataFrame, odds: pd.Series)
     >>> before = pd.DataFrame({"served": [1.0, 1.0], "last_good": [1.0, 1.0]})
     >>> during = pd.DataFrame({"served": [3.0, 3.0], "last_good": [1.0, 1.0]})
     >>> decompose_error(before, during, pd.Series([1.0, 1.0]))
-    Parts(rise=2.0, inputs=0.0, relation=0.0, model=2.0)
+    {'inputs': 0.0, 'relation': 0.0, 'model': 2.0}
     """
-    was, since = before.mean(), during.mean()
+    rise = during.mean() - before.mean()
     weights = odds.reindex(before.index).fillna(1.0)
-    reweighted = float((before["last_good"] * weights).sum() / weights.sum())
-    rise, yardstick = since - was, float(since["last_good"] - was["last_good"])
-    inputs = reweighted - float(was["last_good"])
-    return Parts(float(rise["served"]), inputs, yardstick - inputs, float(rise["served"]) - yardstick)
+    inputs = float((before["last_good"] * weights).sum() / weights.sum()) - float(before["last_good"].mean())
+    yardstick, served = float(rise["last_good"]), float(rise["served"])
+    return {"inputs": inputs, "relation": yardstick - inputs, "model": served - yardstick}
 
 
 @evidence(needs=("task", "requests.features", "requests.target", "model.last_good"))
@@ -74,13 +61,13 @@ def error_decomposition(case: Case) -> Evidence:
     before, during = (paired_scores(case, side) for side in (case.before, case.during))
     need_rows(case, before, during, "judged requests")
     parts = decompose_error(before, during, compared(case).odds)
-    share = parts.rise / max(float(before["served"].mean()), SMALLEST_LOSS)
+    share = sum(parts.values()) / max(float(before["served"].mean()), SMALLEST_LOSS)
     p_value = float(stats.mannwhitneyu(before["served"], during["served"]).pvalue)
-    largest = max(("inputs", "relation", "model"), key=lambda name: float(getattr(parts, name)))
+    largest = max(parts, key=parts.__getitem__)
     rose = share >= RISE and p_value < case.criteria.alpha
     summary = (
-        f"mean {case.task.loss_name} {share:+.0%}; of the rise {parts.inputs:+.2g} is due to the inputs, "
-        f"{parts.relation:+.2g} to the relation and {parts.model:+.2g} to the model"
+        f"mean {case.task.loss_name} {share:+.0%}; of the rise {parts['inputs']:+.2g} is due to the inputs, "
+        f"{parts['relation']:+.2g} to the relation and {parts['model']:+.2g} to the model"
     )
     return answer(largest if rose else "no rise", summary, share, "part of the score before", p_value)
 
