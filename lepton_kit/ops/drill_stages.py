@@ -40,7 +40,7 @@ from lepton_kit.telemetry.slo import read_objectives
 LOAD_S = 3600.0
 """Seconds of load at most: it ends with the drill."""
 
-STARTED_S = 120.0
+STARTED_S = 240.0
 RATE, OBSERVED_S, FRESH_S, WORKERS = 25.0, 20.0, 4.0, 2
 RESTART = 'actions.restart_feed = ["true"]\n'
 """How the replayed feed is restarted: the record of the action is enough (`Strike`)."""
