@@ -36,10 +36,11 @@ from results import write_section
 
 from lepton_kit.errors import LeptonError
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs
 from lepton_kit.runs.pool import run_all
-from lepton_kit.runs.runner import Request, execute, prepare, repair
+from lepton_kit.runs.runner import Request, execute, prepare
 
 SUBREAPER = 36  # of Linux' prctl(2)
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)

@@ -6,16 +6,14 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from lepton_kit import __version__
 from lepton_kit.commands import act, approve, begin, demo, drill, incidents, objectives, reports, serving, watch
-from lepton_kit.commands.terminal import WIDE, new_console, print_lines
+from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs, say
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.runs.ids import short_id
@@ -39,25 +37,12 @@ app = typer.Typer(
 )
 
 
-app.command()(begin.init)
-app.command()(begin.copy)
-app.command()(begin.doctor)
-app.command()(serving.register)
-app.command()(serving.serve)
-app.command()(watch.watch)
-app.command()(watch.incidents)
-app.command()(approve.approve)
-app.command()(serving.replay)
-app.command()(serving.deploy)
-app.command()(serving.rollback)
-app.command()(serving.undo)
-app.command()(act.act)
-app.command()(incidents.capture)
-app.command()(demo.demo)
-app.command()(drill.drill)
-app.command()(reports.publish)
-app.command()(reports.unpublish)
-app.command()(reports.report)
+for command in (
+    begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents,
+    approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
+    demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report,
+):  # fmt: skip
+    app.command()(command)
 app.add_typer(objectives.app, name="slo")
 
 
@@ -70,9 +55,8 @@ def options(
     """Notebooks and runbooks that keep AI services stable."""
 
 
-console = new_console()
 KernelName = Annotated[
-    str | None, typer.Option("--kernel", "-k", metavar="NAME", help="Run with this kernel, not the notebook's own.")
+    str | None, typer.Option("--kernel", "-k", metavar="NAME", help="Kernel to use instead of the notebook's own.")
 ]
 COLOURS = {"succeeded": "green", "running": "blue"}
 
@@ -91,7 +75,7 @@ def list_notebooks() -> None:
         except InputError as error:  # the others are listed all the same
             title = f"✗ {str(error).partition(': ')[2]}"
         table.add_row(escape(name_of(path, project)), escape(title))
-    console.print(table)
+    new_console().print(table)
 
 
 @app.command()
@@ -114,12 +98,12 @@ def params(
     table = new_table("parameter", "type", "default", "meaning")
     for p in parameters:
         table.add_row(p.name, escape(p.annotation), escape(repr(p.default)), escape(p.help))
-    console.print(table)
+    new_console().print(table)
 
 
 @app.command()
 def run(
-    notebooks: Annotated[list[str], typer.Argument(help="Notebooks' paths, or their names.")],
+    notebooks: Annotated[list[str], typer.Argument(help="Paths or names of notebooks.")],
     parameter: Annotated[
         list[str] | None,
         typer.Option("--parameter", "-p", metavar="NAME VALUE", help="A value for a parameter; may be repeated."),
@@ -129,19 +113,19 @@ def run(
         typer.Option(metavar="NAME=VALUE,…", help="Run once for every value; several sweeps give all combinations."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many notebooks run at once.")] = 1,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that a run may take.")] = None,
-    cell_timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that a cell may take.")] = None,
-    retries: Annotated[int, typer.Option(min=0, help="How often to try again when time ran out or a kernel died.")] = 0,
-    backoff: Annotated[float, typer.Option(min=0, help="Seconds before the first retry; then doubled.")] = 1,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: who asks with it again gets the same run.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, help="Time limit of a run, in seconds.")] = None,
+    cell_timeout: Annotated[float | None, typer.Option(min=0.001, help="Time limit of a cell, in seconds.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Retries after a timeout or a dead kernel.")] = 0,
+    backoff: Annotated[float, typer.Option(min=0, help="Seconds before the first retry; then doubled each time.")] = 1,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: later calls with it return the same run.")] = None,
     keep_kernel_on_failure: Annotated[
-        bool, typer.Option("--keep-kernel-on-failure", help="Leave a failed run's kernel alive, to look into.")
+        bool, typer.Option("--keep-kernel-on-failure", help="Keep the kernel of a failed run alive for debugging.")
     ] = False,
-    keep_for: Annotated[float, typer.Option(min=1, help="Seconds for which such a kernel stays.")] = 3600,
-    events: Annotated[bool, typer.Option("--events", help="Print what happens as JSON lines, for programs.")] = False,
+    keep_for: Annotated[float, typer.Option(min=1, help="Seconds that such a kernel stays alive.")] = 3600,
+    events: Annotated[bool, typer.Option("--events", help="Print events as JSON lines, for programs.")] = False,
     kernel: KernelName = None,
 ) -> None:
-    """Run notebooks through papermill, each in a run folder of its own."""
+    """Run notebooks with papermill, each in its own run folder."""
     from lepton_kit.runs.notebooks import locate_notebook
     from lepton_kit.runs.pool import run_all
     from lepton_kit.runs.progress import run_progress
@@ -154,13 +138,13 @@ def run(
     requests = [Request(path, _from_here(values, path, project), kernel=kernel) for path in paths for values in given]
     plans = [prepare(request, project) for request in requests]
     if key is not None and len(plans) > 1:
-        raise InputError(f"--key {key!r}: stands for one run, and {len(plans)} are asked for")
+        raise InputError(f"--key {key!r}: identifies one run, but this would start {len(plans)}")
     options = Options(cell_timeout, timeout, retries, backoff, key, keep_for if keep_kernel_on_failure else None)
-    with run_progress(console, len(plans), sys.stdout if events else None) as progress:
+    with run_progress(new_console(), len(plans), sys.stdout if events else None) as tell:
         if workers > 1 and len(plans) > 1:
-            runs = run_all(plans, project, workers, progress.on_event, options)
+            runs = run_all(plans, project, workers, tell, options)
         else:
-            runs = [execute(plan, project, progress.on_event, options) for plan in plans]
+            runs = [execute(plan, project, tell, options) for plan in plans]
     if not events:
         for made in runs:
             _print_end(made, project, with_results=True)
@@ -169,38 +153,39 @@ def run(
 
 @app.command()
 def pipeline(
-    name: Annotated[str, typer.Argument(help="A pipeline of lepton.toml.")],
-    force: Annotated[bool, typer.Option("--force", help="Run steps that have not changed, too.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of a pipeline in lepton.toml.")],
+    force: Annotated[bool, typer.Option("--force", help="Also run steps that have not changed.")] = False,
     kernel: KernelName = None,
 ) -> None:
-    """Run the steps of a pipeline; a step that has not changed since it succeeded is skipped."""
+    """Run the steps of a pipeline; steps unchanged since their last success are skipped."""
     from lepton_kit.project.pipeline import find_pipeline, run_pipeline
     from lepton_kit.runs.progress import run_progress
 
     project = find_project()
-    with run_progress(console, len(find_pipeline(name, project).steps)) as progress:
-        steps = run_pipeline(name, project, force=force, kernel=kernel, on_event=progress.on_event)
+    with run_progress(new_console(), len(find_pipeline(name, project).steps)) as tell:
+        steps = run_pipeline(name, project, force=force, kernel=kernel, on_event=tell)
     _print_end(steps[-1].run, project)
     if steps[-1].run.status != "succeeded" and any(step.skipped for step in steps):
-        console.print(f"  unchanged steps were skipped; `lepton pipeline {name} --force` runs them again", markup=False)
+        say(f"  unchanged steps were skipped; `lepton pipeline {name} --force` runs them again")
     _exit_unless_all_succeeded([step.run for step in steps])
 
 
 @app.command()
 def runs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
-    repair: Annotated[bool, typer.Option("--repair", help="Mark the runs whose process was killed as failed.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mark runs as failed whose process was killed.")] = False,
 ) -> None:
     """List the runs, newest first."""
+    from lepton_kit.runs.ending import repair as repair_runs
     from lepton_kit.runs.manifest import all_runs
-    from lepton_kit.runs.runner import repair as repair_runs
 
     if repair:
         mended = repair_runs(find_project())
         for made in mended:
             _print_end(made, find_project())
-        console.print(f"repaired: {len(mended)} runs", highlight=False)
+        say(f"repaired: {len(mended)} runs")
         return
+    console = new_console()
     is_wide = console.width >= WIDE
     rows = []
     for made in all_runs(find_project())[:limit]:
@@ -215,9 +200,9 @@ def runs(
 @app.command()
 def show(
     run: Annotated[str, typer.Argument(help="A run's id or the end of it, a notebook's name, or `latest`.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Show what a run was given, what it found, and what it left."""
+    """Show a run's parameters, inputs, results and artifacts."""
     from lepton_kit.runs.manifest import find_run
 
     project = find_project()
@@ -230,23 +215,25 @@ def show(
         "started": f"{made.started:%Y-%m-%d %H:%M:%S} UTC", "took": f"{made.duration_s} s",
         "folder": str(made.folder(project)),
     }  # fmt: skip
-    _print_pairs(made.run_id, facts)
-    _print_pairs("parameters", made.parameters)
-    _print_pairs("inputs", {i.ref: f"sha256 {i.sha256[:12]}" if i.sha256 else "" for i in made.inputs})
-    _print_pairs("results", {name: _short(result.value, result.unit) for name, result in made.results.items()})
-    _print_pairs("expectations", {e.message: "met" if e.passed else f"BROKEN {e.values}" for e in made.expectations})
-    _print_pairs("artifacts", {a.file: f"{a.bytes:,} bytes, sha256 {a.sha256[:12]}" for a in made.artifacts})
+    print_pairs(made.run_id, facts)
+    print_pairs("parameters", made.parameters)
+    print_pairs("inputs", {i.ref: f"sha256 {i.sha256[:12]}" if i.sha256 else "" for i in made.inputs})
+    print_pairs("results", {name: result.line for name, result in made.results.items()})
+    print_pairs("expectations", {e.message: "met" if e.passed else f"BROKEN {e.values}" for e in made.expectations})
+    print_pairs("artifacts", {a.file: f"{a.bytes:,} bytes, sha256 {a.sha256[:12]}" for a in made.artifacts})
     if made.error:
-        _print_pairs("error", {f"code cell {made.error.cell}": f"{made.error.name}: {made.error.message}"})
+        print_pairs("error", {f"code cell {made.error.cell}": f"{made.error.name}: {made.error.message}"})
 
 
 @app.command()
 def check(
-    what: Annotated[list[str] | None, typer.Argument(help="Runs or notebooks; all committed ones if none.")] = None,
-    update: Annotated[bool, typer.Option("--update", help="Keep new outputs as a notebook's committed ones.")] = False,
+    what: Annotated[
+        list[str] | None, typer.Argument(help="Runs or notebooks; all of the project's if omitted.")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Execute the notebooks and save their new outputs.")] = False,
     kernel: KernelName = None,
 ) -> None:
-    """Repeat runs or committed notebooks in a fresh kernel with nbval, and tell whether they reproduce."""
+    """Repeat runs or committed notebooks in a fresh kernel with nbval and report whether the outputs agree."""
     from lepton_kit.runs.check import check_notebook, check_run, update_outputs
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.notebooks import find_notebooks, locate_notebook
@@ -259,7 +246,7 @@ def check(
         is_notebook = name.endswith(".ipynb")
         if update:
             update_outputs(locate_notebook(name, project), project, kernel)
-            console.print(f"{name}: outputs updated", markup=False, highlight=False)
+            say(f"{name}: outputs updated")
             continue
         try:
             made = (
@@ -271,49 +258,49 @@ def check(
             if len(names) == 1:
                 raise
             failed += 1  # the others are checked all the same
-            console.print(f"✗ {error}", markup=False, highlight=False, soft_wrap=True)
+            say(f"✗ {error}")
             continue
         failed += not made.passed
-        console.print(f"{'✓' if made.passed else '✗'} {made.name}: {'reproduces' if made.passed else 'differs'}")
+        say(f"{'✓' if made.passed else '✗'} {made.name}: {'reproduces' if made.passed else 'differs'}")
         for difference in made.differences:
-            console.print(f"  {made.name}: {difference}", markup=False, highlight=False, soft_wrap=True)
+            say(f"  {made.name}: {difference}")
         if not made.passed and not made.differences:
-            console.print(made.report, markup=False, highlight=False, soft_wrap=True)
+            say(made.report)
     if failed:
         raise typer.Exit(1)
 
 
 @app.command()
 def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed.")], kernel: KernelName = None) -> None:
-    """Run a notebook again that did not get to its end, with the checkpoints that it had reached."""
+    """Resume a run that did not succeed, from its checkpoints."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.progress import run_progress
     from lepton_kit.runs.resume import resume as resume_run
 
     project = find_project()
-    with run_progress(console, 1) as progress:
-        made = resume_run(find_run(run, project), project, progress.on_event, kernel=kernel)
+    with run_progress(new_console(), 1) as tell:
+        made = resume_run(find_run(run, project), project, tell, kernel=kernel)
     _print_end(made, project)
     _exit_unless_all_succeeded([made])
 
 
 @app.command()
 def verify(run: Annotated[str, typer.Argument(help="A run that succeeded.")]) -> None:
-    """Repeat a run from its manifest, and say result by result whether it came out the same."""
+    """Repeat a run from its manifest and compare every result."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.progress import run_progress
     from lepton_kit.runs.verify import verify as verify_run
 
     project = find_project()
-    with run_progress(console, 1) as progress:
-        found = verify_run(find_run(run, project, only="succeeded"), project, progress.on_event)
+    with run_progress(new_console(), 1) as tell:
+        found = verify_run(find_run(run, project, only="succeeded"), project, tell)
     _print_end(found.repeated, project)
     for pair in found.results:
         mark = "✓" if pair.verdict in ("same", "not compared") else "✗"
-        console.print(f"{mark} {pair.name}: {pair.verdict}", markup=False, highlight=False)
+        say(f"{mark} {pair.name}: {pair.verdict}")
         for difference in pair.differences:
-            console.print(f"  {difference}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{found.run.run_id}: {'same' if found.is_same else 'different'}", markup=False, highlight=False)
+            say(f"  {difference}")
+    say(f"{found.run.run_id}: {'same' if found.is_same else 'different'}")
     if not found.is_same:
         raise typer.Exit(1)
 
@@ -322,16 +309,16 @@ def verify(run: Annotated[str, typer.Argument(help="A run that succeeded.")]) ->
 def diff(
     before: Annotated[str, typer.Argument(help="A run.")],
     after: Annotated[str, typer.Argument(help="Another run.")],
-    page: Annotated[Path | None, typer.Option("--html", help="Write a page there, too.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Also write the comparison to this HTML file.")] = None,
 ) -> None:
     """Compare two runs: parameters, inputs, versions, results with their tolerances, sources and outputs."""
     from lepton_kit.files import write_atomically
-    from lepton_kit.runs.diff import as_html
     from lepton_kit.runs.diff import diff as diff_runs
     from lepton_kit.runs.manifest import find_run
 
     project = find_project()
     found = diff_runs(find_run(before, project), find_run(after, project), project)
+    console = new_console(record=page is not None)
     for heading, (columns, rows) in found.sections().items():
         table = new_table(*columns)
         table.title, table.title_justify = heading, "left"
@@ -340,8 +327,8 @@ def diff(
         console.print(table)
     console.print(found.notebook or "sources and outputs: the same", markup=False, highlight=False, soft_wrap=True)
     if page:
-        write_atomically(page, as_html(found))
-        console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+        write_atomically(page, console.export_html())
+        say(f"page: {page}")
     if not found.is_same:
         raise typer.Exit(1)
 
@@ -350,8 +337,6 @@ def main() -> None:
     """Run the command line; what a person can mend is one message, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that knows no ✓ shall see ?
-    global console  # this module may have been imported long before, in a process with another terminal
-    console = new_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends runs as Ctrl-C does
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -360,7 +345,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except LeptonError as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        message = f"[red]error:[/] {escape(str(error))}"
+        new_console(stderr=True).print(message, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
 
 
@@ -420,36 +406,17 @@ def _relative(text: str, project: Path) -> str:
     return str(resolved.relative_to(project) if resolved.is_relative_to(project) else resolved)
 
 
-def _coloured(status: str) -> str:
-    return f"[{COLOURS.get(status, 'red')}]{status}[/]"
-
-
-def _print_pairs(heading: str, pairs: dict[str, Any]) -> None:
-    if pairs:
-        table = Table(box=None, show_header=False, padding=(0, 2), title=escape(heading), title_justify="left")
-        for name, value in pairs.items():
-            table.add_row(escape(name), escape(str(value)))
-        console.print(table)
-
-
-def _short(value: Any, unit: str) -> str:
-    if isinstance(value, dict) and value.keys() == {"columns", "rows"}:
-        return f"table of {len(value['rows'])} rows: {', '.join(value['columns'])}"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return f"{text} {unit}" if unit not in ("", "1") else text
-
-
 def _print_end(made: Manifest, project: Path, with_results: bool = False) -> None:
     from lepton_kit.reports.facts import conclusion, headlines
 
-    console.print(f"{_coloured(made.status)} {made.run_id}", highlight=False)
+    colour = COLOURS.get(made.status, "red")
+    new_console().print(f"[{colour}]{made.status}[/] {made.run_id}", highlight=False)
     for title, value in [*conclusion(made), *headlines(made)] if with_results else []:
-        console.print(f"  {title}: {value}", markup=False, highlight=False, soft_wrap=True)
+        say(f"  {title}: {value}")
     if made.error:
         where = f"code cell {made.error.cell}: " if made.error.cell is not None else ""
-        text = f"  {where}{made.error.name}: {made.error.message}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"  {made.folder(project)}", markup=False, highlight=False, soft_wrap=True)
+        say(f"  {where}{made.error.name}: {made.error.message}")
+    say(f"  {made.folder(project)}")
 
 
 def _exit_unless_all_succeeded(runs: list[Manifest]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
+import secrets
 from pathlib import Path
 
 from lepton_kit.errors import InputError
@@ -36,10 +36,10 @@ def single_name(name: str, what: str) -> str:
     >>> single_name("../victim", "run")
     Traceback (most recent call last):
     ...
-    lepton_kit.errors.InputError: run '../victim': must be a single name, without '/', '\' or a dot in front
+    lepton_kit.errors.InputError: run '../victim': must be a single name, without '/', '\' or a leading dot
     """
     if not isinstance(name, str) or not SINGLE_NAME.fullmatch(name):
-        raise InputError(f"{what} {str(name)[:300]!r}: must be a single name, without '/', '\\' or a dot in front")
+        raise InputError(f"{what} {str(name)[:300]!r}: must be a single name, without '/', '\\' or a leading dot")
     return name
 
 
@@ -51,12 +51,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.sha256(os.fsencode(listing)).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # there is no other way to ask
-    os.umask(mask)
-    return mask
 
 
 def write_atomically(path: Path, text: str | bytes) -> None:
@@ -74,14 +68,14 @@ def write_atomically(path: Path, text: str | bytes) -> None:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+        if path.exists():
+            temporary.chmod(path.stat().st_mode)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -368,11 +368,7 @@ def _as_text(value: Any, unit: str = "") -> str:
     if (table := _table(value)) is not None:
         return f"\n{table.to_string(index=False)}"
     if hasattr(value, "tolist"):
-        value = (
-            plain(value, "")
-            if getattr(value, "dtype", None) is not None and value.dtype.kind in "Mm"
-            else value.tolist()
-        )
+        value = plain(value, "")
     text = _number_text(value) if isinstance(value, float) else str(value)
     return f"{text} {unit}" if unit not in ("", "1") else text
 
@@ -414,17 +410,3 @@ def _display(media_type: str, payload: dict[str, Any], text: str, markup: str | 
     if markup is not None:
         bundle["text/html"] = markup
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
-
-
-def _show_figures_as_svg_too() -> None:
-    """Do in a kernel of a run what the kit's own kernels do by themselves (`runs/warm/spare.py`)."""
-    if "LEPTON_RUN_DIR" in os.environ and "IPython" in sys.modules:
-        from IPython import get_ipython
-
-        from lepton_kit.runs.figures import also_as_svg
-
-        if (shell := get_ipython()) is not None:
-            also_as_svg(shell)
-
-
-_show_figures_as_svg_too()

@@ -6,10 +6,11 @@ A file `missed` holds the objectives that a repair finds missed after it.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from helpers import write_notebook
+from helpers import ROOT, write_notebook
 from watching import alert
 
 from lepton_kit.ops.watch.jobs import Start
@@ -41,11 +42,13 @@ parameters = { what = "compute" }
 """
 DIAGNOSIS = """
 import json
+import shutil
 for name, value in json.loads(says).items():
     lk.record(name, value)
 """
 REPAIR = """
 import json
+import shutil
 import time
 with lk.path("repairs.log").open("a") as log:
     log.write(f"{what} of {service}\\n")
@@ -100,3 +103,29 @@ def propose(queue: Queue, *proposals: Proposal, number: int = 1, most: int = 3, 
     assert job.kind == "alert", "a repair was there to run before the diagnosis"
     queue.end(job, f"run-{job.number}", "succeeded", proposals, most)
     return posted.incident
+
+
+def lay_incident(project: Path, judgement: str = "", number: int = 9, **results: Any) -> str:
+    """Put the shipped incident, which is over, into a project's ledger; return its id.
+
+    `results` are what its diagnosis recorded.
+    """
+    shipped = ROOT / "runbooks" / "recordings" / "stale-feed-repaired"
+    queue = Queue(project)
+    posted = {status: Alert.model_validate(alert(number, status)) for status in ("firing", "resolved")}
+    for one in posted.values():
+        queue.receive([one], "webhook", Everything())
+    id = posted["firing"].incident
+    queue.end(queue.take(), "run-9", "succeeded")
+    over = {"id": id, "is_over": True, "frozen": "2027-01-01T00:00Z", "cost_per_minute": 12, "currency": "EUR"}
+    history = json.loads((shipped / "history.json").read_text()) | over
+    diagnosis = next(job for job in history["jobs"] if job["kind"] == "alert")
+    diagnosis["run"]["results"] |= {name: {"value": value} for name, value in results.items()}
+    folder = project / "incidents" / id
+    for source, target in (("recording", folder), ("after", project / "incidents" / f"{id}-recovery")):
+        shutil.copytree(shipped / source, target / "recording")
+        about = target / "recording" / "incident.json"
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"id": id}))
+    (folder / "history.json").write_text(json.dumps(history))
+    (folder / "judgement.md").write_text(judgement)
+    return id

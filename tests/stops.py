@@ -18,9 +18,10 @@ from pathlib import Path
 
 import papermill
 
+from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs
-from lepton_kit.runs.runner import Request, execute, prepare, repair
+from lepton_kit.runs.runner import Request, execute, prepare
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.symlink"}
 STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec"}

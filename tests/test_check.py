@@ -145,7 +145,7 @@ def test_a_run_whose_notebook_artifact_or_manifest_was_altered_proves_nothing(pr
     for file in ("notebook.ipynb", "artifacts/a"):
         content = (folder / file).read_bytes()
         (folder / file).write_bytes(content + b" ")
-        with pytest.raises(InputError, match=rf"{file} is not what the run left"):
+        with pytest.raises(InputError, match=rf"{file} has changed since the run wrote it"):
             check_run(run, project)
         (folder / file).write_bytes(content)
 

@@ -97,7 +97,7 @@ def test_a_notebook_is_known_by_the_beginning_of_its_name_and_a_misspelt_one_is_
     assert "days" in lepton_here("params", "07", project=story).stdout
     assert lepton_here("params", "story", project=story).returncode == 0  # a whole name is none's beginning
     several = lepton_here("params", "stor", project=story)
-    assert (several.returncode, "2 names begin so: storage, story" in several.stderr) == (2, True)
+    assert (several.returncode, "matches 2 notebooks: storage, story" in several.stderr) == (2, True)
     for given in ("stoory", "notebooks/stoory.ipynb"):
         wrong = lepton_here("run", given, project=story)
         assert (wrong.returncode, "did you mean 'story'?" in wrong.stderr) == (2, True)
@@ -129,7 +129,7 @@ def test_a_run_is_known_by_its_short_id_to_every_command_and_several_that_are_me
     for words in (*([command, short] for command in commands), ["diff", short, run_id]):
         wrong = lepton_here(*words, project=story)
         assert (wrong.returncode, run_id in wrong.stderr, twin.name in wrong.stderr) == (2, True, True), words
-    with pytest.raises(InputError, match="2 are meant"):
+    with pytest.raises(InputError, match="matches 2"):
         resolve(f"run:{short}/text.txt", story)
 
 

@@ -9,10 +9,11 @@ import pytest
 from helpers import lepton, lepton_here, write_notebook
 
 from lepton_kit.errors import InputError
+from lepton_kit.runs.ending import repair
 from lepton_kit.runs.manifest import Manifest, all_runs
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.parameters import json_schema, parse_parameters, read_parameters
-from lepton_kit.runs.runner import Request, repair, run_notebook
+from lepton_kit.runs.runner import Request, run_notebook
 
 NAMED = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 

@@ -48,7 +48,7 @@ def test_short_ids_are_taken_by_every_command_and_several_that_are_meant_are_nam
     copy_folders(project, "reports")
     for words in (["incidents", "20261125"], ["publish", "--incident", "20261125"]):
         wrong = lepton_here(*words, project=project)
-        assert (wrong.returncode, "are meant" in wrong.stderr) == (2, True), words
+        assert (wrong.returncode, "matches" in wrong.stderr) == (2, True), words
         assert ids[1] in wrong.stderr and ids[2] in wrong.stderr
     for words in (["incidents", "none"], ["publish", "--incident", "none"], ["approve", short(ids[1])]):
         assert lepton_here(*words, project=project).returncode == 2

@@ -25,7 +25,6 @@ from nbclient import NotebookClient
 
 from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.forkserver import KEPT
 from lepton_kit.runs.warm.lease import limits, socket_path, start_server
 from lepton_kit.runs.warm.wire import Lines, say, send_request
 
@@ -279,6 +278,24 @@ def test_a_kernel_and_its_descendants_end_with_a_runner_that_was_killed(server, 
     assert len(pids) == 3 and gone(pids)
 
 
+@pytest.mark.parametrize("warm", ["True", "False"])
+def test_a_kernel_that_only_starts_ends_with_a_runner_that_was_killed(server, tmp_path, monkeypatch, warm):
+    startup, begun = tmp_path / "profile_default" / "startup", tmp_path / "begun"
+    startup.mkdir(parents=True)
+    slow = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    (startup / "slow.py").write_text(slow)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    for _ in range(2):
+        begun.unlink(missing_ok=True)
+        with subprocess.Popen([sys.executable, "-c", RUNNER, str(ROOT / "tests"), warm]) as runner:
+            deadline = time.monotonic() + PATIENCE_S
+            while not begun.exists() or not begun.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            runner.kill()
+        assert gone([int(begun.read_text())], 30)
+
+
 def test_a_kept_kernel_outlives_its_runner_for_the_time_asked_for_and_no_longer(server):
     pids = killed_runner("True", "3")
     assert runs(pids[0])
@@ -378,21 +395,6 @@ def test_a_server_whose_files_changed_is_replaced_and_never_serves_what_it_had(p
         stop_server()
 
 
-def test_a_server_that_is_missed_loads_once_the_kernel_that_started_without_it_has_ended(place, monkeypatch):
-    monkeypatch.setenv("LEPTON_PRELOAD", "bisect")  # a server of its own
-    monkeypatch.setenv("LEPTON_FORKSERVER_WAIT", "600")
-    with Kernel() as kernel:
-        assert not kernel.is_warm
-        assert server_pid() is None
-        kernel.run("import time; time.sleep(1)")
-        assert server_pid() is None
-    deadline = time.monotonic() + 60
-    while (pid := server_pid()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
-
-
 def test_a_server_serves_whatever_its_interpreter_is_called(place, monkeypatch):
     served = socket_path(os.environ)
     executable = Path(sys.executable)
@@ -425,7 +427,7 @@ def test_thirty_kernels_leave_no_process_and_no_open_file(server):
         if number == 0:  # what is opened once, such as zmq's context, is open now
             files, children = this.num_fds(), len(this.children(recursive=True))
     assert this.num_fds() <= files + 2
-    assert len(this.children(recursive=True)) <= children + 2 * KEPT  # spare kernels and their guardians
+    assert len(this.children(recursive=True)) <= children + 2  # the last guardians are ending
 
 
 def test_plain_nbclient_gets_the_kernels_of_the_kernelspec(server):
@@ -437,56 +439,17 @@ def test_plain_nbclient_gets_the_kernels_of_the_kernelspec(server):
     assert gone([pid, guardian])
 
 
-def spares(seconds: float = 20) -> list[int]:
-    """The pids of the kernels that wait in the fork server, as soon as both are ready."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = [
-            process.pid for process in psutil.Process(server_pid()).children(recursive=True) if is_ready_kernel(process)
-        ]
-        if len(found) == KEPT:
-            return found
-        time.sleep(0.05)
-    tree = psutil.Process(server_pid()).children(recursive=True) if server_pid() else []
-    raise AssertionError(f"no {KEPT} spare kernels wait, but {[(p.name(), p.status(), p.num_threads()) for p in tree]}")
-
-
-def is_ready_kernel(process: psutil.Process) -> bool:
-    try:
-        parent = process.parent()
-        is_guarded = parent is not None and parent.name() == "lepton-guardian"
-        return is_guarded and process.name() == "python" and process.num_threads() > 1
-    except psutil.NoSuchProcess:  # another test's, which ends just now
-        return False
-
-
-def test_the_second_kernel_is_the_one_that_waited_and_is_in_its_own_place(server, tmp_path, monkeypatch):
-    with Kernel():  # the fixture's was asked for with another environment: pytest notes in it which phase it is in
-        pass
-    waiting = spares()
+def test_a_warm_kernel_is_in_its_own_place(server, tmp_path, monkeypatch):
     monkeypatch.setenv("LEPTON_RUN_DIR", "here")
     with Kernel(cwd=str(tmp_path), env=dict(os.environ)) as kernel:
         pid = kernel.process.pid
-        assert pid in waiting
         assert kernel.run("import os; print(os.getcwd(), os.environ['LEPTON_RUN_DIR'])") == f"{tmp_path} here"
         assert kernel.run("%pwd\nprint(_dh)") == f"[{tmp_path!r}]"
         assert kernel.run("import sys; print(sys.argv[1:2], '_' in dir())") == "['-f'] True"
     assert gone([pid])
-    assert pid not in spares()
 
 
-def test_kernels_that_waited_do_not_repeat_each_others_random_numbers(server):
-    source = "import random, numpy, torch; print(random.random(), numpy.random.rand(), torch.rand(1).item())"
-    drawn = []
-    for _ in range(2):
-        spares()
-        with Kernel() as kernel:
-            drawn.append(kernel.run(source).split())
-    assert not set(drawn[0]) & set(drawn[1])
-
-
-def test_a_figure_of_a_kernel_that_waited_is_shown_once_and_is_the_first(server):
-    spares()
+def test_a_figure_of_a_warm_kernel_is_shown_once_and_is_the_first(server):
     source = "import matplotlib.pyplot as plt\nprint(plt.get_fignums())\nplt.plot([1, 2]); print(plt.gcf().number)"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=KERNEL)
     LocalClient(notebook).execute()
@@ -500,47 +463,17 @@ def test_start_up_files_run_in_the_folder_of_who_takes_the_kernel(server, tmp_pa
     startup.mkdir(parents=True)
     (startup / "first.py").write_text("import os; begun = [*globals().get('begun', []), os.getcwd()]")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    for _ in range(2):  # the first makes the server keep one with this environment
-        with Kernel(cwd="/usr") as kernel:
-            assert kernel.run("print(begun)") == "['/usr']"
-        spares()
-
-
-def test_a_kernel_asked_for_with_another_environment_is_not_the_one_that_waited(server, monkeypatch):
-    waiting = spares()
-    monkeypatch.setenv("COLOUR", "blue")
-    with Kernel() as kernel:
-        assert kernel.process.pid not in waiting
-        assert kernel.run("import os; print(os.environ['COLOUR'])") == "blue"
-    assert gone(waiting)
-
-
-def test_a_kernel_that_was_killed_while_it_waited_is_replaced(server):
-    first, second = spares()
-    os.kill(first, signal.SIGKILL)
-    assert gone([first])
-    assert second in spares()
+    with Kernel(cwd="/usr") as kernel:
+        assert kernel.run("print(begun)") == "['/usr']"
 
 
 def test_a_restarted_kernel_answers_at_the_same_place(server):
-    spares()
     with Kernel() as kernel:
         before = kernel.manager.get_connection_info()
         run_sync(kernel.manager.restart_kernel)(now=True)
         kernel.client.wait_for_ready(timeout=PATIENCE_S)
         assert kernel.run("print(1)") == "1"
         assert kernel.manager.get_connection_info() == before
-
-
-def test_a_kernel_that_waits_ends_with_its_server_and_leaves_no_socket(place):
-    server = wait_for_server()
-    waiting = spares()
-    os.kill(server, signal.SIGKILL)
-    assert gone([server, *waiting])
-    deadline = time.monotonic() + 5
-    while (left := list(place.rglob("spare-*"))) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not left
 
 
 def test_a_kernel_ends_by_itself_though_its_answer_to_the_shutdown_takes_a_while(server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,15 +12,15 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from helpers import lepton_here, write_notebook
 from stops import DONE, STOPPED
-from test_kernels import gone, runs
+from test_kernels import gone
 
+from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import Ledger, Owner
 from lepton_kit.runs.manifest import FILE, Manifest, all_runs
-from lepton_kit.runs.runner import Options, Request, execute, has_answered, prepare, repair, run_notebook
+from lepton_kit.runs.runner import Options, Request, execute, has_answered, prepare, run_notebook
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -65,8 +66,14 @@ def pool_of_slow_runs(project: Path) -> subprocess.Popen[str]:
     )
 
 
-def group_of(pid: int) -> list[int]:
-    return [process.pid for process in psutil.process_iter() if runs(process.pid) and os.getpgid(process.pid) == pid]
+def processes_of(project: Path) -> list[int]:
+    """Kernels of the project's runs, and what those started."""
+    told = f"LEPTON_PROJECT={project}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found += [int(entry.parent.name)] if told in entry.read_bytes().split(b"\0") else []
+    return found
 
 
 def wait_until(condition) -> None:
@@ -76,27 +83,25 @@ def wait_until(condition) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("send", [lambda pid: os.killpg(pid, signal.SIGINT), lambda pid: os.kill(pid, signal.SIGTERM)])
-@pytest.mark.parametrize("began", [0, 1])
-def test_a_pool_that_is_stopped_while_its_workers_only_start_ends_at_once(project, send, began):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_runs_at_once_that_are_stopped_while_they_only_start_end_and_say_so(project, stop):
     process = pool_of_slow_runs(project)
-    wait_until(lambda: len(group_of(process.pid)) > 2)  # the pool's process, its tracker of resources, a worker
-    wait_until(lambda: len(list(project.glob(f"runs/*/{FILE}"))) >= began)
-    send(process.pid)
+    wait_until(lambda: list(project.glob(f"runs/*/{FILE}")))
+    process.send_signal(stop)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in told
-    assert {run.status for run in all_runs(project)} <= {"cancelled"}
-    assert gone(group_of(process.pid))
+    assert {run.status for run in all_runs(project)} == {"cancelled"}
+    assert gone(processes_of(project))
 
 
-def test_a_pool_whose_process_is_killed_leaves_no_worker_and_no_run_that_goes_on(project):
+def test_runs_at_once_whose_process_is_killed_leave_no_kernel_and_are_marked_by_the_next(project):
     process = pool_of_slow_runs(project)
     wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
     process.kill()
     process.communicate()
-    assert gone(group_of(process.pid), 60)
-    assert [run.status for run in all_runs(project)] == ["cancelled", "cancelled"]
+    assert gone(processes_of(project), 60)
+    assert [run.status for run in repair(project)] == ["failed", "failed"]
 
 
 def killed_run(project: Path) -> Path:

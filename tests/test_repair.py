@@ -11,9 +11,10 @@ import psutil
 import pytest
 from helpers import PATIENCE_S, lepton, lepton_here, write_notebook
 
+from lepton_kit.runs.ending import recorded_results, repair
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs, find_run
-from lepton_kit.runs.runner import Options, Request, prepare, recorded_results, repair, run_notebook
+from lepton_kit.runs.runner import Options, Request, prepare, run_notebook
 
 RUNNER = """
 import sys

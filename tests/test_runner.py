@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -318,36 +317,13 @@ def test_a_manifest_that_cannot_be_read_hides_no_other_run(project, story, caplo
     assert "broken" in caplog.text
 
 
-def test_runs_on_a_pool_of_processes_keep_their_order_and_their_folders(project, story):
+def test_runs_at_once_keep_their_order_and_their_folders(project, story):
     plans = [prepare(Request(story, {"days": str(days)}), project) for days in (1, 2, 3)]
     events = []
     runs = run_all(plans, project, workers=2, on_event=events.append)
     assert [run.results["double"].value for run in runs] == [2, 4, 6]
     assert len({run.run_id for run in runs}) == 3
     assert [event.kind for event in events].count("run_ended") == 3
-
-
-def test_a_killed_worker_ends_the_runs_that_went_on_and_all_others_are_run(project):
-    cells = ["from pathlib import Path", "import time", "if n == 2: Path(lk.path('kill')).touch(); time.sleep(600)"]
-    path = write_notebook(project / "notebooks/n.ipynb", cells, "n: int = 0")
-    plans = [prepare(Request(path, {"n": str(n)}), project) for n in (1, 2, 3, 4)]
-    started = []
-
-    def kill_worker():
-        while not (project / "kill").exists():
-            time.sleep(0.02)
-        with Ledger(project)._transaction() as ledger:
-            query = "SELECT pid FROM runs WHERE run_id = ?"
-            [(pid,)] = ledger.execute(query, [started[1].run_id]).fetchall()
-        os.kill(pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_worker)
-    killer.start()
-    runs = run_all(plans, project, 1, lambda event: started.append(event) if event.kind == "run_started" else None)
-    killer.join()
-    assert [run.status for run in runs] == ["succeeded", "failed", "succeeded", "succeeded"]
-    assert runs[1].error.name == "RunnerDied"
-    assert [run.parameters["n"] for run in runs] == [1, 2, 3, 4]
 
 
 def test_papermill_itself_can_use_the_engine(project, story):

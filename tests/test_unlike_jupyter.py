@@ -8,9 +8,9 @@ from helpers import lepton, lepton_here, write_notebook
 from lepton_kit.errors import InputError
 from lepton_kit.project.pipeline import run_pipeline
 from lepton_kit.runs.manifest import all_runs
-from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.notebooks import installed_kernel, read_notebook
 from lepton_kit.runs.resume import resume
-from lepton_kit.runs.runner import Request, installed_kernel, prepare, run_notebook
+from lepton_kit.runs.runner import Request, prepare, run_notebook
 from lepton_kit.runs.verify import verify
 
 

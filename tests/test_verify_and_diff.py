@@ -2,7 +2,7 @@ import pytest
 from helpers import lepton_here, write_notebook
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.diff import as_html, diff
+from lepton_kit.runs.diff import diff
 from lepton_kit.runs.runner import Request, run_notebook
 from lepton_kit.runs.verify import verify
 
@@ -72,15 +72,14 @@ def test_a_diff_names_parameters_inputs_results_sources_and_outputs(project, sto
     assert [change.name for change in found.inputs] == ["table"]
     assert {pair.name: pair.verdict for pair in found.results}["rows"] == "different"
     assert "+  print(text, 'more')" in found.notebook
-    page = as_html(found)
-    assert HOSTILE not in page
-    assert "&lt;script&gt;" in page
-    assert "http" not in page
 
 
 def test_the_command_shows_a_diff_and_writes_the_page(project, story, steady):
-    other = run_notebook(Request(story, {"n": 2}), project)
+    other = run_notebook(Request(story, {"n": 2, "text": HOSTILE}), project)
     made = lepton_here("diff", steady.run_id, other.run_id, "--html", "diff.html", project=project)
     assert made.returncode == 1
     assert "different: rows: was" in made.stdout
-    assert "<table>" in (project / "diff.html").read_text()
+    page = (project / "diff.html").read_text()
+    assert "different: rows: was" in page
+    assert HOSTILE not in page and "&lt;script&gt;" in page
+    assert "http" not in page

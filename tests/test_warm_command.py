@@ -27,9 +27,11 @@ def test_a_warm_command_prints_and_ends_as_an_ordinary_one(warm, project):
     write_notebook(project / "notebooks" / "good.ipynb", ["lk.record('x', 1, '1')"])
     write_notebook(project / "notebooks" / "bad.ipynb", ["1 / 0"])
     for words, code in ((["list"], 0), (["run", "good"], 0), (["run", "bad"], 1), (["run", "none"], 2)):
-        ended = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=PATIENCE_S)
-        cold = {**os.environ, "LEPTON_WARM": "0"}
-        as_ever = subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=PATIENCE_S, env=cold)
+        warm_one, cold = dict(os.environ), {**os.environ, "LEPTON_WARM": "0"}  # without readline's own COLUMNS
+        ended, as_ever = (
+            subprocess.run([*LEPTON, *words], capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
+            for environment in (warm_one, cold)
+        )
         assert ended.returncode == as_ever.returncode == code, ended.stdout + ended.stderr
         assert len(ended.stdout.splitlines()) == len(as_ever.stdout.splitlines())
 

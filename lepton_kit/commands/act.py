@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def act(
     service: Annotated[str, typer.Argument(help="A service of lepton.toml, or one that `lepton serve` runs.")],
     action: Annotated[str, typer.Argument(help=f"{', '.join(get_args(ActionName))}.")],
-    workers: Annotated[int | None, typer.Option(help="What {workers} is filled with.")] = None,
-    version: Annotated[str | None, typer.Option(help="What {version} is filled with.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Value for {workers}.")] = None,
+    version: Annotated[str | None, typer.Option(help="Value for {version}.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the command or the request; do nothing.")] = False,
     note: Annotated[str, typer.Option(help="Why, for the records.")] = "asked for by hand",
 ) -> None:
-    """Do what a service declares under `actions`, and write it down, so that `lepton undo` takes it back."""
+    """Run an action that the service declares, and record it so that `lepton undo` can reverse it."""
     from lepton_kit.ops.actions import Values
     from lepton_kit.ops.operator import operator_of
 

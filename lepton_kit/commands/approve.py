@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def approve(
-    incident: Annotated[str | None, typer.Argument(help="An incident's id, or the end of it; all if none.")] = None,
+    incident: Annotated[str | None, typer.Argument(help="An incident's id, or the end of it; all if omitted.")] = None,
     reject: Annotated[bool, typer.Option("--reject", help="Reject the repair instead.")] = False,
-    cause: Annotated[str | None, typer.Option(help="Of two repairs of one incident, only that of this cause.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who decides; user and host unless given.")] = None,
+    cause: Annotated[str | None, typer.Option(help="Decide only the repair for this cause.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who decides; user and host if omitted.")] = None,
     note: Annotated[str, typer.Option(help="Why, for the records.")] = "",
 ) -> None:
-    """List the repairs that wait for a person, or approve or reject those of an incident."""
+    """List the repairs that wait for approval, or approve or reject those of an incident."""
     from lepton_kit.ops.watch.approvals import make_decision, this_user
     from lepton_kit.ops.watch.queue import Queue
 

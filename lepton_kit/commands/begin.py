@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from lepton_kit.commands.terminal import new_console
 from lepton_kit.errors import InputError
@@ -15,12 +16,12 @@ from lepton_kit.runs.project import find_project
 def init(
     folder: Annotated[Path, typer.Argument(help="The project's folder.")] = Path(),
     service: Annotated[str | None, typer.Option(help="The name of the service to declare.")] = None,
-    task: Annotated[str | None, typer.Option(help="What its model does, such as classification_binary.")] = None,
-    address: Annotated[str | None, typer.Option(help="Where it answers, such as http://127.0.0.1:8200.")] = None,
-    signals: Annotated[list[str] | None, typer.Option(help="A preset of its metrics; may be repeated.")] = None,
-    example: Annotated[str | None, typer.Option(help="Begin with an example: prices, scoring or chat.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of its model, such as classification_binary.")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of the service, such as http://127.0.0.1:8200.")] = None,
+    signals: Annotated[list[str] | None, typer.Option(help="Preset for its metrics; may be repeated.")] = None,
+    example: Annotated[str | None, typer.Option(help="Start from an example: prices, scoring or chat.")] = None,
 ) -> None:
-    """Begin a project: a commented lepton.toml, objectives for the service, and a README."""
+    """Create a project: a commented lepton.toml, objectives for the service, and a README."""
     from lepton_kit.project.begin import begin
 
     given = {"task": task, "address": address, "signals": tuple(signals or ())}
@@ -34,9 +35,9 @@ def init(
 
 
 def copy(
-    notebooks: Annotated[list[str], typer.Argument(help="Notebooks or runbooks of the kit, by their names.")],
+    notebooks: Annotated[list[str], typer.Argument(help="Names of notebooks or runbooks of the kit.")],
 ) -> None:
-    """Copy notebooks of the kit into the project, to change them there."""
+    """Copy notebooks of the kit into the project so that you can change them."""
     from lepton_kit.project.begin import copy_notebook
 
     for name in notebooks:
@@ -48,16 +49,18 @@ MARKS = {"ok": "✓", "wrong": "✗", "absent": "–"}
 
 
 def doctor(
-    services: Annotated[list[str] | None, typer.Argument(help="Services; all that are declared if none.")] = None,
+    services: Annotated[
+        list[str] | None, typer.Argument(help="Services to check; all declared ones if omitted.")
+    ] = None,
 ) -> None:
-    """Hold the declarations of services against reality: one line for each thing, and what to do."""
+    """Check the declared services against reality: one line per finding, with what to do."""
     from lepton_kit.project.doctor import examine
 
     console, wrong = new_console(), 0
     for one in examine(find_project(), services or []):
         wrong += one.state == "wrong"
-        console.print(f"[{COLOURS[one.state]}]{MARKS[one.state]}[/]", end=" ")
         remedy = f"; {one.remedy}" if one.remedy else ""
-        console.print(f"{one.what}: {one.finding}{remedy}", markup=False, highlight=False, soft_wrap=True)
+        line = escape(f"{one.what}: {one.finding}{remedy}")
+        console.print(f"[{COLOURS[one.state]}]{MARKS[one.state]}[/] {line}", highlight=False, soft_wrap=True)
     if wrong:
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lepton_kit.commands.terminal import new_console
 from lepton_kit.runs.project import find_project
 
 

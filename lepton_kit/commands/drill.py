@@ -11,64 +11,60 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console, table
+from lepton_kit.commands.terminal import new_console, say, table
 
 
 def drill(
     faults: Annotated[
-        list[str] | None, typer.Argument(help="Faults, or pairs such as units+cpu-taken; all, if none.")
+        list[str] | None, typer.Argument(help="Faults, or pairs such as units+cpu-taken; all if omitted.")
     ] = None,
     live: Annotated[bool, typer.Option("--live/--simulated", help="Real processes, or under a virtual clock.")] = False,
-    seed: Annotated[int, typer.Option(help="Of all chance; the same seed gives the same drills.", min=0)] = 0,
-    count: Annotated[int, typer.Option(help="Drills of each fault, over its severities; live: as usual.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same drills.", min=0)] = 0,
+    count: Annotated[int, typer.Option(help="Drills per fault, over its severities (live: its usual one).", min=1)] = 1,
     fault_file: Annotated[
         Path | None, typer.Option(help="A Python file with faults of your own; it is executed, so trust it.")
     ] = None,
     model: Annotated[str, typer.Option(help="Live: the model to serve, which must be promoted.")] = "goog",
     service: Annotated[
-        str | None, typer.Option(help="Live: a declared service, which runs itself, in the model's place.")
+        str | None, typer.Option(help="Live: a declared service that is running, instead of a model.")
     ] = None,
 ) -> None:
-    """Put faults into a healthy service, and follow each to its alert, diagnosis, remedy and recovery."""
+    """Inject faults into a healthy service and follow each to its alert, diagnosis, remedy and recovery."""
     from lepton_kit.ops.drill_results import write_results
     from lepton_kit.ops.drills import Drilled, all_names, drawn_drills, drill_all, known_faults, result_table
     from lepton_kit.ops.faults.edge import EDGE
     from lepton_kit.ops.live_drills import drill_live, live_names
     from lepton_kit.runs.project import find_project
 
-    console, project = new_console(), find_project()
+    project = find_project()
     live = live or service is not None
     known = known_faults(fault_file) if service is None else dict(EDGE)
     names = faults or (live_names(known) if live else all_names(known))
     drills = drawn_drills(names, count, seed, known)
     if live:
         drills = [replace(one, severity=None) for one in drills]
-    console.print(f"{len(drills)} {'live' if live else 'simulated'} drills, seed {seed}", markup=False, highlight=False)
-
-    def tell(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    say(f"{len(drills)} {'live' if live else 'simulated'} drills, seed {seed}")
     done: list[Drilled] = []
     made = (
-        drill_live(drills, project, known, tell, model, service)
+        drill_live(drills, project, known, say, model, service)
         if live
         else drill_all(drills, project / "slo" / model, fault_file)
     )
     for one in made:
         done.append(one)
         mark = "✓" if one.is_as_it_should_be else "✗"
-        tell(f"{mark} {len(done)}/{len(drills)} {one.fault} ({one.severity:.2f}): {one.verdict}")
+        say(f"{mark} {len(done)}/{len(drills)} {one.fault} ({one.severity:.2f}): {one.verdict}")
     shown = result_table(done)
     printed = table(*shown.columns)
     for row in shown.itertuples(index=False):
         printed.add_row(*(escape(str(value)) for value in row))
-    console.print(printed)
+    new_console().print(printed)
     words = ["lepton", "drill", *(faults or []), "--live" if live else "--simulated", f"--seed={seed}"]
     words += [f"--count={count}"] + [f"--fault-file={fault_file}"] * (fault_file is not None)
     told = {name: known[name].description for one in names for name in one.split("+")}
     results = write_results(done, project / "drills", seed, live, shlex.join(words), told)
-    tell(f"results: {results}")
-    tell(f"a page of them: lepton publish --drills {shlex.quote(os.path.relpath(results))}")
+    say(f"results: {results}")
+    say(f"a page of them: lepton publish --drills {shlex.quote(os.path.relpath(results))}")
     if bad := [one for one in done if not one.is_as_it_should_be]:
-        tell(f"{len(bad)} of {len(done)} drills did not end as they should")
+        say(f"{len(bad)} of {len(done)} drills did not end as they should")
         raise typer.Exit(1)

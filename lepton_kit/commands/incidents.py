@@ -17,11 +17,11 @@ def capture(
     service: Annotated[str, typer.Argument(help="A service's name, as in lepton.toml or services/.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the recording to write.")],
     begin: Annotated[
-        str, typer.Option("--from", help="UTC time such as 2026-11-25T03:00, or so long ago: 30m.")
+        str, typer.Option("--from", help="UTC time such as 2026-11-25T03:00, or an age such as 30m.")
     ] = "1h",
-    until: Annotated[str, typer.Option("--to", help="As --from; now unless given.")] = "now",
+    until: Annotated[str, typer.Option("--to", help="End, in the same form.")] = "now",
     source: Annotated[
-        str | None, typer.Option(help="Folder of the telemetry store, or a Prometheus' address; that of lepton.toml.")
+        str | None, typer.Option(help="Telemetry store's folder or a Prometheus address; from lepton.toml if omitted.")
     ] = None,
 ) -> None:
     """Freeze an incident of a service into a recording, for the runbooks to read."""
@@ -63,5 +63,7 @@ def _seconds(option: str, text: str) -> float:
     try:
         moment = pd.Timestamp(text)
     except ValueError as error:
-        raise InputError(f"{option} {text!r}: must be a time such as 2026-11-25T03:00, or so long ago: 30m") from error
+        raise InputError(
+            f"{option} {text!r}: must be a time such as 2026-11-25T03:00, or an age such as 30m"
+        ) from error
     return float((moment.tz_localize("UTC") if moment.tzinfo is None else moment).timestamp())

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Service level objectives (slo/<service>/*.yaml, OpenSLO v1).", no_args_is_help=True)
 Where = Annotated[
     str | None,
-    typer.Option("--source", help="Folder of the telemetry store, or a Prometheus' address; that of lepton.toml."),
+    typer.Option("--source", help="Telemetry store's folder or a Prometheus address; from lepton.toml if omitted."),
 ]
 
 
 @app.command("list")
 def list_objectives(source: Where = None) -> None:
-    """List the objectives of all services, and which of them are not measured, and why."""
+    """List the objectives of all services, and why some of them are not measured."""
     project = find_project()
     settings = read_settings(project)
     objectives = _declared(settings, project)
@@ -49,13 +49,14 @@ def list_objectives(source: Where = None) -> None:
 
 @app.command("rules")
 def rules(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed unless given.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed if omitted.")] = None,
     runbook_url: Annotated[
-        str | None, typer.Option(help="Address of runbooks, {alert} for the alert's name; that of `lepton watch`.")
+        str | None,
+        typer.Option(help="Runbook URL, with {alert} for the alert's name; that of `lepton watch` if omitted."),
     ] = None,
-    time_scale: Annotated[float, typer.Option(help="Shorten all windows so many times, for demonstrations.")] = 1.0,
+    time_scale: Annotated[float, typer.Option(help="Divide all windows by this factor, for demonstrations.")] = 1.0,
 ) -> None:
-    """Write Prometheus recording and alerting rules of the objectives, each on the series of its service."""
+    """Write Prometheus recording and alerting rules for the objectives, each on the series of its service."""
     from lepton_kit.files import write_atomically
     from lepton_kit.ops.watch.objectives import own_series
     from lepton_kit.telemetry.rules import RUNBOOK_URL, prometheus_rules
@@ -73,9 +74,9 @@ def rules(
 @app.command("status")
 def status(
     source: Where = None,
-    time_scale: Annotated[float, typer.Option(help="Shorten all windows so many times, for demonstrations.")] = 1.0,
+    time_scale: Annotated[float, typer.Option(help="Divide all windows by this factor, for demonstrations.")] = 1.0,
 ) -> None:
-    """Show each objective's burn rates, the alerts that they raise, and the error budget that is left."""
+    """Show each objective's burn rates, firing alerts and remaining error budget."""
     from lepton_kit.telemetry.burn_rates import WINDOWS
     from lepton_kit.telemetry.rules import window_name
 

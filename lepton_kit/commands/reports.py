@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lepton_kit.commands.terminal import new_console
+from lepton_kit.commands.terminal import say
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lepton_kit.reports.cards import LeftOut
     from lepton_kit.runs.manifest import Manifest
 
-Full = Annotated[bool, typer.Option("--full", help="Render every page anew, changed or not.")]
+Full = Annotated[bool, typer.Option("--full", help="Render every page again, changed or not.")]
 
 
 def publish(
@@ -36,7 +36,7 @@ def publish(
     drills: Annotated[
         bool, typer.Option("--drills", help="Results of drills: the files given (*.json), or the newest in drills/.")
     ] = False,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Make a PDF of each incident as well.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also make a PDF of each incident.")] = False,
 ) -> None:
     """Publish runs, incidents, models and drills as pages of the report site."""
     from lepton_kit.reports.publish import LeftOutError, publish_runs
@@ -85,7 +85,7 @@ def unpublish(
         list[str], typer.Argument(help="Ids of runs, incidents or drills, the ends of these, or MODEL@VERSION.")
     ],
 ) -> None:
-    """Take pages, and all that lies beside them, away from the report site."""
+    """Remove pages and their files from the report site."""
     from lepton_kit.reports.publish import unpublish as take_away
 
     project = find_project()
@@ -101,7 +101,7 @@ def report(
         bool, typer.Option("--pdf", help="Make the PDFs of published incidents that have none, or have changed.")
     ] = False,
 ) -> None:
-    """Publish each notebook's newest run and the models in use, and render the site: with Quarto, or else plainly."""
+    """Publish each notebook's newest run and the models in use, and render the site (plain HTML without Quarto)."""
     from lepton_kit.ops.executed_pages import publish_promoted
     from lepton_kit.reports.publish import LeftOutError, publish_runs
 
@@ -135,13 +135,12 @@ def _newest_of_each_notebook(project: Path) -> list[Manifest]:
 def _build(project: Path, is_full: bool = False) -> Path:
     from lepton_kit.reports.site import build_site
 
-    console = new_console()
     site = build_site(project, is_full=is_full)
     _name(site.left_out)
     if site.note:
-        console.print(site.note, markup=False, highlight=False, soft_wrap=True)
+        say(site.note)
     rendered = f"{site.pages} pages, {len(site.rendered)} of them rendered now, by {site.tool}"
-    console.print(f"report ({rendered}): {site.index}", markup=False, highlight=False, soft_wrap=True)
+    say(f"report ({rendered}): {site.index}")
     return site.folder
 
 
@@ -160,5 +159,5 @@ def _serve(site: Path, port: int) -> None:
 
     # A path, not an open folder: a site that is built meanwhile takes this one's place.
     with ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(site))) as server:
-        new_console().print(f"serving {site} at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", markup=False)
+        say(f"serving {site} at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)")
         server.serve_forever()

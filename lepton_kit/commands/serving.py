@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console, table
+from lepton_kit.commands.terminal import print_pairs
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -17,19 +16,21 @@ if TYPE_CHECKING:
 
 
 def register(
-    name: Annotated[str, typer.Argument(help="What the model is called in the registry (models/).")],
-    folder: Annotated[Path, typer.Argument(help="The folder of the model, or its file.")],
+    name: Annotated[str, typer.Argument(help="Name of the model in the registry (models/).")],
+    folder: Annotated[Path, typer.Argument(help="Folder or file of the model.")],
     flavor: Annotated[
-        str | None, typer.Option(help="kit, onnx, skops, torch.export or mlflow; else by the files.")
+        str | None, typer.Option(help="kit, onnx, skops, torch.export or mlflow; detected from the files if omitted.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="classification_binary, regression, …; else by model.json.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="Rows that it learnt from, with what came true.")] = None,
-    golden: Annotated[Path | None, typer.Option(help="Rows with the answers that it must give.")] = None,
-    target: Annotated[str | None, typer.Option(help="The column of the reference that came true.")] = None,
-    note: Annotated[str, typer.Option(help="What it is for, for its card.")] = "",
-    promote: Annotated[bool, typer.Option("--promote", help="Make it the version in use.")] = False,
+    task: Annotated[
+        str | None, typer.Option(help="classification_binary, regression, …; from model.json if omitted.")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Training rows with their true outcomes.")] = None,
+    golden: Annotated[Path | None, typer.Option(help="Rows with the answers that the model must give.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column of --reference with the true outcomes.")] = None,
+    note: Annotated[str, typer.Option(help="Note for the model card.")] = "",
+    promote: Annotated[bool, typer.Option("--promote", help="Put the new version into use.")] = False,
 ) -> None:
-    """Keep a model of any maker as a new version in the registry."""
+    """Add a model to the registry as a new version."""
     from lepton_kit.models.registering import register as keep
     from lepton_kit.models.registry import Registry
     from lepton_kit.models.tasks import task_of
@@ -45,11 +46,11 @@ def serve(
     model: Annotated[str, typer.Argument(help="A model of the registry (models/), or MODEL@VERSION.")],
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen at; loopback unless given.")] = "127.0.0.1",
-    name: Annotated[str | None, typer.Option(help="The service's name; the model's unless given.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="Name of the service; the model's name if omitted.")] = None,
     queue_limit: Annotated[int, typer.Option(help="Requests that may wait in a worker; more are told to wait.")] = 64,
     fresh_for: Annotated[float, typer.Option(help="Seconds after which the newest data count as stale.")] = 5 * 86400,
-    parent: Annotated[int | None, typer.Option(help="Id of a process to stop with.")] = None,
+    parent: Annotated[int | None, typer.Option(help="Stop when the process with this id ends.")] = None,
 ) -> None:
     """Serve the promoted version of a model over HTTP."""
     from lepton_kit.serving.config import ServiceConfig
@@ -83,15 +84,15 @@ def replay(
     rate: Annotated[float | None, typer.Option(help="Requests per second, on average.")] = None,
     speed: Annotated[float | None, typer.Option(help="How many times as fast as real arrivals.")] = None,
     source: Annotated[str | None, typer.Option(help="Table of the rows to send.")] = None,
-    feedback_after: Annotated[float, typer.Option(help="Seconds until an actual value is told.")] = 5.0,
+    feedback_after: Annotated[float, typer.Option(help="Seconds until the actual value is reported.")] = 5.0,
     ratings: Annotated[float, typer.Option(help="Share of answers that get a made-up rating, 0 to 1.")] = 0.0,
     fault: Annotated[str | None, typer.Option(help="A fault to inject: stale-feed, units, …")] = None,
     fault_after: Annotated[float, typer.Option(help="Seconds until the fault begins.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the generator, the ratings and the fault.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the generator, the ratings and the fault.")] = 0,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow an address off this machine.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Drive load at a service: real arrival times, rows of its subject, and actual values told later."""
+    """Send load to a service: real arrival times, rows of its subject, and actual values reported later."""
     import json
 
     from lepton_kit.ops.load import Injection, drive, find_arrivals
@@ -114,31 +115,25 @@ def _print_summary(made: Summary) -> None:
     def counted(counts: dict[str, int]) -> str:
         return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
 
-    listed = table("load", "")
-    for name, value in (
-        ("arrivals", made.source),
-        ("sent", f"{made.sent} in {made.seconds:.1f} s ({made.rate:.1f}/s)"),
-        ("answered", f"{made.answered}; by status {counted(made.by_status)}; by version {counted(made.by_version)}"),
-        ("latency", f"p50 {made.latency_p50:.1f} ms, p95 {made.latency_p95:.1f} ms, p99 {made.latency_p99:.1f} ms,"
-         " from the time a request was due to the end of its answer"),
-        ("feedback", counted(made.feedback)),
-        ("generator", f"p99 {made.late_p99:.1f} ms late"),
-    ):  # fmt: skip
-        listed.add_row(name, escape(value))
-    if made.warning:
-        listed.add_row("[yellow]warning[/]", escape(made.warning))
-    new_console().print(listed)
+    facts = {
+        "arrivals": made.source,
+        "sent": f"{made.sent} in {made.seconds:.1f} s ({made.rate:.1f}/s)",
+        "answered": f"{made.answered}; by status {counted(made.by_status)}; by version {counted(made.by_version)}",
+        "latency": f"p50 {made.latency_p50:.1f} ms, p95 {made.latency_p95:.1f} ms, p99 {made.latency_p99:.1f} ms,"
+        " from the time a request was due to the end of its answer",
+        "feedback": counted(made.feedback),
+        "generator": f"p99 {made.late_p99:.1f} ms late",
+    }
+    print_pairs("load", facts | ({"warning": made.warning} if made.warning else {}))
 
 
 def deploy(
     service: Annotated[str, typer.Argument(help="A running service's name.")],
-    version: Annotated[str, typer.Argument(help="The version to bring in; the promoted one unless given.")] = "current",
+    version: Annotated[str, typer.Argument(help="Version to deploy; the promoted one if omitted.")] = "current",
     steps: Annotated[str, typer.Option(help="Growing shares of the requests, in percent.")] = "5,25,50,100",
-    step_seconds: Annotated[
-        float, typer.Option(help="How long each step lasts, with the service's own requests.")
-    ] = 60,
+    step_seconds: Annotated[float, typer.Option(help="Seconds per step, under the service's own requests.")] = 60,
 ) -> None:
-    """Bring a version into a running service by steps while both are compared; promote it, or roll it back."""
+    """Deploy a version to a running service in steps, compare it with the old one, and promote it or roll it back."""
     from lepton_kit.ops.deployment import deploy_to
 
     made = deploy_to(service, find_project(), version, _shares(steps), step_seconds)
@@ -151,7 +146,7 @@ def rollback(
     service: Annotated[str, typer.Argument(help="A service's name, or a model's.")],
     reason: Annotated[str, typer.Option(help="Why, for the records.")] = "asked for by hand",
 ) -> None:
-    """Take a service back to its earlier good version, whether it runs or not."""
+    """Roll a service back to its last good version, whether it is running or not."""
     from lepton_kit.ops.deployment import rollback as take_back
 
     print(take_back(service, find_project(), "lepton rollback", reason))
@@ -159,7 +154,7 @@ def rollback(
 
 def undo(
     service: Annotated[str, typer.Argument(help="A running service's name.")],
-    by: Annotated[str | None, typer.Option(help="Who decides; user and host unless given.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who decides; user and host if omitted.")] = None,
     note: Annotated[str, typer.Option(help="Why, for the records.")] = "",
 ) -> None:
     """Take back the last action of a repair on a service: its version, size and mends are as they were before."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 PIPED_WIDTH = 200
@@ -14,23 +15,37 @@ WIDE = 120
 """Columns from which on a list shows what a terminal of 80 has no room for."""
 
 
-def new_console(*, stderr: bool = False) -> Console:
-    """Return a console for standard output (or errors) as it is now.
+def new_console(*, stderr: bool = False, record: bool = False) -> Console:
+    """Return a console for standard output (or errors) as it is now; one that records can be exported as a page.
 
     What is piped is not folded, unless `COLUMNS` says where.
     """
     stream = sys.stderr if stderr else sys.stdout
     given = os.environ.get("COLUMNS", "")
     width = None if stream.isatty() or given.isdecimal() else PIPED_WIDTH
-    return Console(stderr=stderr, width=width)
+    return Console(stderr=stderr, width=width, record=record)
+
+
+def say(line: str, *, stderr: bool = False) -> None:
+    """Print a line as it is: nothing in it is markup, and it is not folded."""
+    new_console(stderr=stderr).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def table(*headings: str) -> Table:
-    """Return an empty table with headings."""
+    """Return an empty table with headings; what is put into it is markup."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for heading in headings:
         made.add_column(heading, overflow="fold", no_wrap=heading in ("run", "notebook", "parameter"))
     return made
+
+
+def print_pairs(heading: str, pairs: Mapping[str, object]) -> None:
+    """Print named facts, if there are any."""
+    if pairs:
+        made = Table(box=None, show_header=False, padding=(0, 2), title=escape(heading), title_justify="left")
+        for name, value in pairs.items():
+            made.add_row(escape(name), escape(str(value)))
+        new_console().print(made)
 
 
 def print_lines(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from lepton_kit.commands.terminal import WIDE, new_console, print_lines, table
+from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs
 from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.project import find_project
 
@@ -19,23 +18,23 @@ Facts = Mapping[str, Any]
 
 def watch(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8088,
-    host: Annotated[str, typer.Option(help="Address to listen at; loopback unless given.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Take alerts from anybody on this machine, where no secret is set.")
+        bool, typer.Option("--insecure", help="Accept alerts from any process on this machine if no secret is set.")
     ] = False,
 ) -> None:
-    """Receive alerts, watch services and keep schedules: each starts its runbook."""
+    """Receive alerts, watch services and run schedules: each starts its runbook."""
     from lepton_kit.ops.watch.app import watch as watch_project
 
     watch_project(find_project(), host, port, insecure, announce=lambda line: print(line, flush=True))
 
 
 def incidents(
-    incident: Annotated[str | None, typer.Argument(help="An incident's id, or the end of it; all if none.")] = None,
+    incident: Annotated[str | None, typer.Argument(help="An incident's id, or the end of it; all if omitted.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the incidents, newest first; or show what one's alert was, its runs and its recording."""
+    """List the incidents, newest first, or show one incident's alert, runs and recording."""
     from lepton_kit.ops.watch.queue import Queue
     from lepton_kit.ops.watch.status import incident_facts
 
@@ -65,18 +64,14 @@ def _print_list(facts: Sequence[Facts]) -> None:
 
 
 def _print_one(one: Facts) -> None:
-    console = new_console()
     runs = [f"{job['run_id'] or job['notebook']} {job['status'] or job['state']}" for job in one["runs"]]
-    listed = table("incident", one["id"])
     pairs = {
-        "alert": one["name"], "summary": one["summary"], "service": one["service"], "severity": one["severity"],
-        "status": one["status"], "began": one["starts_at"], "ended": one["ends_at"] or "", "runs": "\n".join(runs),
-        "repairs": "\n".join(_repairs(one)), "note": one["note"], "recording": one["recording"] or "none",
+        "incident": one["id"], "alert": one["name"], "summary": one["summary"], "service": one["service"],
+        "severity": one["severity"], "status": one["status"], "began": one["starts_at"], "ended": one["ends_at"],
+        "runs": "\n".join(runs), "repairs": "\n".join(_repairs(one)), "note": one["note"],
+        "recording": one["recording"] or "none",
     }  # fmt: skip
-    for name, value in pairs.items():
-        if value:
-            listed.add_row(name, escape(str(value)))
-    console.print(listed)
+    print_pairs("incident", {name: value for name, value in pairs.items() if value})
     print(json.dumps(one["alert"], indent=1))
 
 

@@ -44,6 +44,7 @@ class Case:
 
     `replayed` holds one table per version that could be loaded (`current`, `last_good`): the answers of its task to
     every request whose inputs keep the contract, with the index of `requests`. `unreplayed` says why one is not there.
+    `changes` holds each symptom with its change point, where it has one.
     """
 
     recording: Recording
@@ -51,6 +52,7 @@ class Case:
     dated: Onset
     requests: pd.DataFrame
     breaches: pd.DataFrame
+    changes: tuple[tuple[Symptom, ChangePoint | None], ...]
     replayed: dict[str, pd.DataFrame]
     unreplayed: dict[str, str]
 
@@ -151,11 +153,6 @@ class Case:
         """Tell for each request whether its values follow on an earlier one's, as they did at first."""
         return following(self.inputs.assign(actual=self.requests["actual"]))
 
-    @cached_property
-    def changes(self) -> tuple[tuple[Symptom, ChangePoint | None], ...]:
-        """Return each symptom with its change point, where it has one."""
-        return tuple(changes_of(self.recording, self.breaches, self.criteria))
-
 
 def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
     """Split the requests of a recording at the onset, and replay them.
@@ -164,15 +161,15 @@ def build_case(recording: Recording, criteria: Criteria | None = None) -> Case:
     """
     criteria = criteria or Criteria()
     recording = settled(within_window(recording))
-    breaches = contract_breaches(recording)
-    dated = find_onset(recording, breaches, criteria)
-    is_broken = breaches.to_numpy(bool).any(axis=1)
-    sound = is_whole(recording) & ~is_broken
     if recording.task is not None and recording.task.name == "text" and "rating" in recording.requests:
         told = recording.requests["actual"].fillna(recording.requests["rating"])  # readers judge a text
         recording = replace(recording, requests=recording.requests.assign(actual=told))
+    breaches = contract_breaches(recording)
+    changes = tuple(changes_of(recording, breaches, criteria))
+    dated = find_onset(recording, changes, criteria)
+    sound = is_whole(recording) & ~breaches.to_numpy(bool).any(axis=1)
     replayed, unreplayed = replays(recording, recording.requests[sound])
-    return Case(recording, criteria, dated, recording.requests, breaches, replayed, unreplayed)
+    return Case(recording, criteria, dated, recording.requests, breaches, changes, replayed, unreplayed)
 
 
 def settled(recording: Recording) -> Recording:

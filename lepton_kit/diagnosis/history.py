@@ -18,6 +18,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import Promise, printable
 
 FORMAT: Literal["lepton-incident-history/1"] = "lepton-incident-history/1"
+RUNS = {"alert": "diagnosis", "remedy": "repair", "recovery": "recovery check", "postmortem": "postmortem"}
 Text = Annotated[str, AfterValidator(printable)]
 
 
@@ -92,6 +93,23 @@ class Job(_Part):
     why: Text = ""
     plan: Text = ""
     decisions: tuple[Decision, ...] = ()
+
+    def result(self, name: str) -> Any:
+        """Return what its run recorded under a name; None where it did not."""
+        return self.run.results[name].value if self.run and name in self.run.results else None
+
+    @property
+    def what(self) -> str:
+        """Return what it is, in words."""
+        return f"{RUNS[self.kind]} of {self.name}" if self.kind == "remedy" else RUNS[self.kind]
+
+    @property
+    def let_by(self) -> str:
+        """Return who let it: the policy, or the person who decided last."""
+        if self.decisions:
+            last = self.decisions[-1]
+            return f"{'approved' if last.is_approved else 'rejected'} by {last.by}"
+        return "policy" if self.is_automatic else "nobody"
 
 
 class Action(_Part):

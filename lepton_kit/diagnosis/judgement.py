@@ -104,19 +104,34 @@ JUDGED, DERIVED = "#CC79A7", "#0072B2"
 """Colours of the line beside what people judged, and beside what a machine derived (Okabe and Ito's palette)."""
 
 
-def judged_html(judgement: Judgement) -> str:
+def judged_html(judgement: Judgement, file: str = "judgement.md") -> str:
     r"""Return what people wrote as HTML that shows it and means nothing else, marked as theirs.
 
-    >>> judged = parse_judgement("## What went well\n\n<script>alert(1)</script>")
+    Where nobody has written anything yet, it says that it belongs into the `file`.
+
+    >>> judged = parse_judgement("## What went well\n\n<script>alert(1)</script>\n\n- early\n- to the right team")
     >>> "<script>" in judged_html(judged), "Judged by people" in judged_html(judged)
     (False, True)
+    >>> "<li>early</li><li>to the right team</li>" in judged_html(judged)
+    True
     """
     written = "".join(
-        f"<h4>{escape(name)}</h4><p style='white-space: pre-line'>{escape(body or UNWRITTEN)}</p>"
+        f"<h3>{escape(name)}</h3>{''.join(map(_part_html, body.split(chr(10) * 2)))}"
         for name, body in judgement.sections.items()
+        if body
     )
-    listed = judgement.actions.to_html(index=False, border=0) if len(judgement.actions) else f"<p>{UNWRITTEN}</p>"
-    return _marked("Judged by people", JUDGED, f"{written}<h4>{SECTIONS[-1]}</h4>{listed}")
+    if len(judgement.actions):
+        written += f"<h3>{SECTIONS[-1]}</h3>{judgement.actions.to_html(index=False, border=0)}"
+    nothing = f"<p>Nobody has written anything yet; it belongs into {escape(file)}.</p>"
+    return _marked("Judged by people", JUDGED, written or nothing)
+
+
+def _part_html(part: str) -> str:
+    """Return a paragraph, or the list that all its lines make."""
+    lines = part.strip().split("\n")
+    if all(line.startswith(("- ", "* ")) for line in lines):
+        return f"<ul>{''.join(f'<li>{escape(line[2:].strip())}</li>' for line in lines)}</ul>"
+    return f"<p>{escape(part.strip())}</p>"
 
 
 def derived_html(table: pd.DataFrame) -> str:
@@ -132,5 +147,5 @@ def derived_html(table: pd.DataFrame) -> str:
 
 
 def _marked(whose: str, colour: str, inner: str) -> str:
-    head = f"<p style='color: {colour}; font-weight: 600; margin: 0'>{whose}</p>"
+    head = f"<p style='font-weight: 600; margin: 0'>{whose}</p>"
     return f"<div style='border-left: 5px solid {colour}; padding: 0.4em 1.2em; margin: 1em 0'>{head}{inner}</div>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
@@ -186,7 +186,9 @@ def _change(symptom: Symptom, series: pd.Series, alpha: float, depth: int) -> Ch
     return change
 
 
-def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria) -> Onset:
+def find_onset(
+    recording: Recording, changes: Sequence[tuple[Symptom, ChangePoint | None]], criteria: Criteria
+) -> Onset:
     """Return when the incident began, and what that time rests on.
 
     The SLI of the objective that alerted comes first, and dates the onset to one of its periods; a symptom of the
@@ -197,11 +199,7 @@ def find_onset(recording: Recording, breaches: pd.DataFrame, criteria: Criteria)
     """
     alerted = min((pd.Timestamp(alert.starts_at) for alert in recording.incident.alerts), default=None)
     seen = sli_onset(recording, criteria)
-    found = {
-        symptom.name: onset_of(change)
-        for symptom, change in changes_of(recording, breaches, criteria)
-        if symptom.counts(change, criteria.alpha)
-    }
+    found = {symptom.name: onset_of(change) for symptom, change in changes if symptom.counts(change, criteria.alpha)}
     if seen is not None:  # known to a period: what requests show within that is known better
         near = {name: at for name, at in found.items() if seen.first <= at <= seen.last}
         found = near or {f"the SLI of {seen.title}": seen.since}

@@ -91,12 +91,8 @@ def milestones(history: History) -> Milestones:
 def _mitigated(history: History) -> pd.Timestamp | None:
     if done := [utc(action.time) for action in history.actions if action.outcome == "done"]:
         return min(done)
-    applied = [job.ended for job in history.jobs if job.ended and _result(job, "applied") is True]
+    applied = [job.ended for job in history.jobs if job.ended and job.result("applied") is True]
     return utc(min(applied)) if applied else None
-
-
-def _result(job: Job, name: str) -> Any:
-    return job.run.results[name].value if job.run and name in job.run.results else None
 
 
 def signals(history: History) -> list[tuple[pd.Timestamp, str]]:
@@ -107,18 +103,18 @@ def signals(history: History) -> list[tuple[pd.Timestamp, str]]:
     said = history.diagnosed
     causes = _texts(said.get("cause")) + _texts(said.get("also"))
     found = []
-    for row in _rows(said.get("evidence")):
+    for row in rows_of(said.get("evidence")):
         speaks = any(row.get(cause) == "+" for cause in causes)
         p_value = row.get("p")  # what has none is not a matter of chance
         is_chance = isinstance(p_value, int | float) and p_value >= ALPHA
         if speaks and row.get("since") and not is_chance:
             found.append((utc(row["since"]), f"{row['evidence']}: {row['finding']}"))
-    moved = [row for row in _rows(said.get("onsets")) if row.get("counts") and row.get("since")]
+    moved = [row for row in rows_of(said.get("onsets")) if row.get("counts") and row.get("since")]
     return found or [(utc(row["since"]), f"{row['symptom']} moves") for row in moved]
 
 
-def _rows(table: Any) -> list[dict[str, Any]]:
-    """Return the rows of a recorded table; none where it is no table."""
+def rows_of(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table that a run recorded; none where it is no table."""
     if not isinstance(table, dict) or table.keys() != {"columns", "rows"}:
         return []
     return [dict(zip(table["columns"], values, strict=True)) for values in table["rows"]]
@@ -163,27 +159,23 @@ def _alert(history: History) -> Iterator[_Row]:
         yield utc(alert.ends_at), "alert", f"{alert.name} ends", "alert"
 
 
-RUNS = {"alert": "diagnosis", "remedy": "repair", "recovery": "recovery check", "postmortem": "postmortem"}
-
-
 def _runs(history: History) -> Iterator[_Row]:
     for job in history.jobs:
-        name = f"{RUNS[job.kind]} of {job.name}" if job.kind == "remedy" else RUNS[job.kind]
         source = job.run.run_id if job.run else "ledger"
         if job.why:
-            yield utc(job.queued), "run", f"{name} waits: {job.why}", "ledger"
+            yield utc(job.queued), "run", f"{job.what} waits: {job.why}", "ledger"
         if job.started and job.run:
-            yield utc(job.started), "run", f"{name} begins", source
+            yield utc(job.started), "run", f"{job.what} begins", source
         if job.ended and job.kind != "postmortem":
-            yield utc(job.ended), "run", f"{name} {_came_to(job)}", source
+            yield utc(job.ended), "run", f"{job.what} {_came_to(job)}", source
 
 
 def _came_to(job: Job) -> str:
     if job.state != "ended":
         return f"is not made: {job.error}"
     found = {
-        "alert": ("cause", _result(job, "cause")),
-        "remedy": ("verdict", _result(job, "verdict")),
+        "alert": ("cause", job.result("cause")),
+        "remedy": ("verdict", job.result("verdict")),
     }.get(job.kind, ("", None))
     said = f", {found[0]}: {found[1]}" if found[1] else ""
     return f"ends ({job.status}{said})"
@@ -349,9 +341,9 @@ def repairs(history: History) -> pd.DataFrame:
     """
     rows = [
         (
-            job.name, job.notebook, _let_by(job), _state(job),
-            _plain(_result(job, "action")) or (f"planned: {job.plan}" if job.plan else ""),
-            *(_plain(_result(job, name)) for name in ("applied", "verdict", "rolled_back")),
+            job.name, job.notebook, job.let_by, _state(job),
+            _plain(job.result("action")) or (f"planned: {job.plan}" if job.plan else ""),
+            *(_plain(job.result(name)) for name in ("applied", "verdict", "rolled_back")),
         )
         for job in history.jobs
         if job.kind == "remedy"
@@ -360,20 +352,13 @@ def repairs(history: History) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _let_by(job: Job) -> str:
-    if job.decisions:
-        last = job.decisions[-1]
-        return f"{'approved' if last.is_approved else 'rejected'} by {last.by}"
-    return "policy" if job.is_automatic else "nobody"
-
-
 def _state(job: Job) -> str:
     return str(job.status) if job.state == "ended" else f"{job.state}: {job.error}" if job.error else job.state
 
 
 def actions(history: History) -> pd.DataFrame:
     """Return what was done to the service: `time`, `action`, `why`, `let by` (the policy, or a person), `run`."""
-    let_by = {job.run.run_id: _let_by(job) for job in history.jobs if job.run and job.kind == "remedy"}
+    let_by = {job.run.run_id: job.let_by for job in history.jobs if job.run and job.kind == "remedy"}
     rows = [
         (utc(one.time), one.what, one.why, one.by or let_by.get(one.run, "not known"), one.run)
         for one in history.actions

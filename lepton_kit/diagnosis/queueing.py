@@ -20,17 +20,10 @@ from lepton_kit.errors import InputError
 
 @dataclass(frozen=True)
 class Demand:
-    """What is asked of the workers.
+    """What is asked of the workers: requests per second, and mean seconds that one keeps a worker busy.
 
-    Parameters
-    ----------
-    rate
-        Requests per second.
-    service
-        Mean seconds that a worker is busy with one.
-    arrival_scv, service_scv
-        Squared coefficients of variation (variance over squared mean) of the gaps between arrivals, and of the service
-        times; 1 is exponential, 0 a clock.
+    `arrival_scv` and `service_scv` are squared coefficients of variation (variance over squared mean) of the gaps
+    between arrivals, and of the service times; 1 is exponential, 0 a clock.
     """
 
     rate: float
@@ -39,10 +32,10 @@ class Demand:
     service_scv: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, lowest in (("rate", 0.0), ("service", 0.0), ("arrival_scv", 0.0), ("service_scv", 0.0)):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= lowest) or (name in ("rate", "service") and value == 0):
-                raise InputError(f"{name} = {value!r}: must be a number {'above' if 'scv' not in name else 'from'} 0")
+        for name, value in vars(self).items():
+            may_be_zero = name.endswith("_scv")
+            if not (math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))):
+                raise InputError(f"{name} = {value!r}: must be a number {'from' if may_be_zero else 'above'} 0")
 
     @property
     def load(self) -> float:
@@ -55,17 +48,8 @@ class Demand:
 
 
 def erlang_c(load: float, workers: int) -> float:
-    """Return the probability that a request must wait in M/M/c; 1 where the workers do not suffice.
+    """Return the probability that a request must wait in M/M/c under a load in erlangs; 1 where workers are too few.
 
-    Parameters
-    ----------
-    load
-        Offered load, erlangs.
-    workers
-        Number of workers, at least 1.
-
-    Examples
-    --------
     Erlang's own table: 2 erlangs on 3 lines wait with probability 4/9.
 
     >>> round(erlang_c(2.0, 3), 4)
@@ -106,15 +90,6 @@ def bounded(demand: Demand, workers: int, room: int) -> tuple[float, float]:
     Exact for M/M/c/K. Other variabilities stretch the room: half their sum is how many times as far as in M/M/c a queue
     sways, so that a room for `room` requests is like one for `room` divided by it (heavy traffic; Whitt 2004). Without
     a bound the wait is that of `mean_wait`.
-
-    Parameters
-    ----------
-    demand
-        What is asked of the workers.
-    workers
-        Number of workers.
-    room
-        Requests that may wait in all.
 
     Examples
     --------

@@ -224,11 +224,8 @@ def sli_over_time(recording: Recording, objective: Objective) -> pd.DataFrame:
     recording too short for `LEAST_PERIODS` of them, fewer events do, as long as each has `LEAST_DRAWN`: the intervals
     say how little that is. They begin and end where metrics were read, so that no increase is cut in two.
 
-    Returns
-    -------
-    DataFrame
-        `time` (the middle of the period, UTC), `share` of good events, `low` and `high` (its 95 % interval), `events`;
-        no row for a period without events.
+    Columns are `time` (the middle of the period, UTC), `share` of good events, `low` and `high` (its 95 % interval) and
+    `events`; there is no row for a period without events.
     """
     window = recording.incident.window
     start, end = (pd.Timestamp(one).tz_convert("UTC") for one in (window.start, window.end))

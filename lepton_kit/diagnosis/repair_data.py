@@ -262,32 +262,20 @@ def _followers(rows: pd.DataFrame) -> dict[str, str]:
 def _matched(
     was: pd.DataFrame, before: Sequence[tuple[str, ...]], now: pd.DataFrame, after: Sequence[tuple[str, ...]]
 ) -> dict[str, str]:
-    """Return for each column the one that now holds its values."""
+    """Return for each column the one that now holds its values: itself, unless both chains of a move are clear."""
     source = {name: name for chain in before for name in chain}
     for length in {len(chain) for chain in before}:
         rows, columns = ([one for one in side if len(one) == length] for side in (before, after))
         if len(rows) != len(columns):
             continue  # the lags of a chain are lost: nothing tells which is which
         distance = np.array([[_distance(was, one, now, other) for other in columns] for one in rows])
-        for one, other in _assigned(distance, rows, columns):
-            source.update(zip(one, other, strict=True))
+        own = np.array([[set(one) == set(other) for other in columns] for one in rows])
+        for row, column in zip(*linear_sum_assignment(distance - AT_HOME * own), strict=True):
+            at_home = distance[row][own[row]]
+            may_leave = own[row, column] or not at_home.size or at_home[0] >= APART
+            if may_leave and distance[row, column] <= ALIKE:
+                source.update(zip(rows[row], columns[column], strict=True))
     return source
-
-
-def _assigned(
-    distance: np.ndarray, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
-) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Return the chains that moved, each with the one that holds it now, where both are clear."""
-    own = np.array([[set(one) == set(other) for other in columns] for one in rows])
-    chosen = linear_sum_assignment(distance - AT_HOME * own)
-    found = []
-    for row, column in zip(*chosen, strict=True):
-        stays = own[row, column]
-        at_home = distance[row][own[row]]
-        clear = distance[row, column] <= ALIKE and (stays or not at_home.size or at_home[0] >= APART)
-        if clear and rows[row] != columns[column]:
-            found.append((rows[row], columns[column]))
-    return found
 
 
 def _distance(was: pd.DataFrame, one: Sequence[str], now: pd.DataFrame, other: Sequence[str]) -> float:

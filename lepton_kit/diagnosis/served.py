@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,15 @@ class Served:
     measured: list[str] = field(default_factory=list)
     derived: list[str] = field(default_factory=list)
 
+    @contextmanager
+    def noting(self, what: str, folder: Path) -> Iterator[None]:
+        """Note what could not be had where an error says why, without the path of this machine (`folder`)."""
+        try:
+            yield
+        except (InputError, OSError) as error:
+            said = str(error).replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
+            self.derived.append(f"{what} ({printable(said.replace(str(folder), folder.name), 200)})")
+
 
 def served_models(declaration: Declaration, project: Path, handled: Sequence[str], scratch: Path) -> Served:
     """Find the versions of a service, and copy their files into the folder `scratch`.
@@ -43,7 +53,7 @@ def served_models(declaration: Declaration, project: Path, handled: Sequence[str
     places = _registered(declaration, project, handled, served)
     if places is None:
         places = _declared(declaration, project, handled, served)
-    _copy(places, declaration, project, scratch, served)
+    _copy(places, declaration, scratch, served)
     return served
 
 
@@ -67,41 +77,32 @@ def _registered(
     model, registry = declaration.registered, Registry(project / declaration.registry)
     if model is None:
         return None
-    try:
+    promoted = last_good = None
+    with served.noting("version in use: unknown", registry.root):
         promoted = registry.current(model)
-    except InputError as error:
-        promoted = None
-        served.derived.append(f"version in use: unknown ({_without(error, registry.root)})")
     current = _current(handled, promoted, "the registry", served)
-    try:
+    with served.noting("no last good version", registry.root):
         last_good = registry.incumbent(model, current)
         served.derived.append(
             f"last good version: {last_good}, promoted before and not rolled back"
             if last_good
             else f"no last good version: the registry knows no promotion but that of {current}"
         )
-    except InputError as error:
-        last_good = None
-        served.derived.append(f"no last good version: {_without(error, registry.root)}")
     served.versions = Versions(
         current=current, last_good=last_good, stands_in_for=_teacher(registry, model, current, served)
     )
     places = {}
     for version in dict.fromkeys(one for one in (current, last_good) if one):
-        try:
+        with served.noting(f"models/{version}: left out", registry.root):
             places[version] = registry.folder(model, version)
-        except InputError as error:
-            served.derived.append(f"models/{version}: left out ({_without(error, registry.root)})")
     return places
 
 
 def _teacher(registry: Registry, model: str, version: str, served: Served) -> str | None:
     """Return the version that a compressed one was made from, by its card."""
-    try:
+    teacher = None
+    with served.noting(f"whether {version} stands in for another: unknown", registry.root):
         teacher = registry.card(model, version).get(COMPRESSED_FROM)
-    except InputError as error:
-        served.derived.append(f"whether {version} stands in for another: unknown ({_without(error, registry.root)})")
-        return None
     if teacher:
         served.derived.append(f"{version} stands in for {teacher}: its card says that it was compressed from it")
     return str(teacher) if teacher else None
@@ -143,7 +144,7 @@ def _place(place: str, project: Path) -> Path:
     return Path(place) if "://" in place else Path(os.path.realpath(project / place))
 
 
-def _copy(places: dict[str, Path], declaration: Declaration, project: Path, scratch: Path, served: Served) -> None:
+def _copy(places: dict[str, Path], declaration: Declaration, scratch: Path, served: Served) -> None:
     """Copy the files of the versions; one that cannot be loaded is left out, and named."""
     task = None if declaration.task is None else task_of(declaration.task)
     flavor = None if isinstance(declaration.model, str | None) else declaration.model.flavor
@@ -151,16 +152,17 @@ def _copy(places: dict[str, Path], declaration: Declaration, project: Path, scra
         if ":/" in str(place):
             served.derived.append(f"models/{version}: not copied, as it answers at an address")
             continue
-        try:
+        with served.noting(f"models/{version}: left out", place.parent):
             if not place.exists():
                 raise InputError(f"{place.name}: no such folder")
             copied = _copied(place, scratch / version)
             load_model(copied, task, flavor)
-        except (InputError, OSError) as error:
-            served.derived.append(f"models/{version}: left out ({_without(error, place.parent)})")
-            continue
-        served.models[version] = copied
-        _verify(version, place, served)
+            served.models[version] = copied
+        if version in served.models and (place / CHECKSUMS).is_file():
+            served.checksums[version] = False
+            with served.noting(f"models/{version}: its checksums do not hold", place.parent):
+                verify_checksums(place)
+                served.checksums[version] = True
     if served.models:
         hold = "; their checksums hold" if served.checksums and all(served.checksums.values()) else ""
         served.measured.append(f"models: {', '.join(served.models)}, copied{hold}")
@@ -174,17 +176,6 @@ def _copied(place: Path, target: Path) -> Path:
     else:
         shutil.copytree(place, target, ignore=shutil.ignore_patterns(*BESIDE, ".*"))
     return target
-
-
-def _verify(version: str, place: Path, served: Served) -> None:
-    if not (place / CHECKSUMS).is_file():
-        return
-    try:
-        verify_checksums(place)
-        served.checksums[version] = True
-    except InputError as error:
-        served.checksums[version] = False
-        served.derived.append(f"models/{version}: its checksums do not hold ({_without(error, place.parent)})")
 
 
 def _keep_reference(place: Path | None, served: Served) -> None:
@@ -210,10 +201,3 @@ def as_version(text: str) -> str:
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100]
     return plain or "unknown"
-
-
-def _without(error: Exception, folder: Path) -> str:
-    """Return an error's words without the path of this machine."""
-    return printable(
-        str(error).replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "").replace(str(folder), folder.name), 200
-    )

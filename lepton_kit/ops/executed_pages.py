@@ -19,7 +19,7 @@ from lepton_kit.reports.cards import Card, published
 from lepton_kit.reports.publish import card_of, publish_as, reports_folder
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.notebooks import locate_notebook
-from lepton_kit.runs.runner import Request, execute, prepare
+from lepton_kit.runs.runner import Options, Request, execute, prepare
 
 MODELS = "models"
 DECISION = "decision.json"
@@ -90,7 +90,7 @@ def publish_drills(project: Path, path: Path) -> Card:
         raise InputError(f"{path}: its name becomes that of its page: only letters, digits, '-', '_' and '.'")
     whole = path.resolve()
     given = whole.relative_to(project).as_posix() if whole.is_relative_to(project) else str(whole)
-    run = _run_of(project, "drill-scores", {"results": given})
+    run = _succeeded(project, "drill-scores", {"results": given})
     said = {name: result.value for name, result in run.results.items()}
     card = replace(
         card_of(run),
@@ -106,7 +106,7 @@ def publish_drills(project: Path, path: Path) -> Card:
             "ended": f"{said['ended_well']} of {count}",
         },
     )  # fmt: skip
-    return publish_as(card, run, project, _with_pages(project))
+    return publish_as(card, run, project, with_pages(project))
 
 
 def _publish(project: Path, registry: Registry, name: str, wanted: set[str]) -> list[Card]:
@@ -117,11 +117,13 @@ def _publish(project: Path, registry: Registry, name: str, wanted: set[str]) -> 
     }
     decisions = _decisions(project, name)
     runs = {
-        version: _run_of(project, "model-card", _parameters(project, registry, name, version, decisions.get(version)))
+        version: _succeeded(
+            project, "model-card", _parameters(project, registry, name, version, decisions.get(version))
+        )
         for version in registry.versions(name)
         if version in wanted | again
     }
-    known = _with_pages(project)
+    known = with_pages(project)
     return [
         publish_as(_model_card(run, registry.card(name, version)), run, project, known) for version, run in runs.items()
     ]
@@ -177,15 +179,29 @@ def _decisions(project: Path, name: str) -> dict[str, Path]:
     return found
 
 
-def _with_pages(project: Path) -> set[str]:
+def with_pages(project: Path) -> set[str]:
+    """Return the ids of the runs that have a page."""
     return {card.id for card in published(reports_folder(project)) if card.kind == "runs"}
 
 
-def _run_of(project: Path, runbook: str, parameters: Mapping[str, Any]) -> Manifest:
-    """Return the run of a runbook with these parameters: an earlier one, where nothing that it reads has changed."""
-    notebook = locate_notebook(f"runbooks/{runbook}.ipynb", project)
-    plan = prepare(Request(notebook, parameters, given_by="lepton publish", trigger=TRIGGER), project)
-    run = unchanged_run(plan, project) or execute(plan, project)
+def run_of(project: Path, runbook: str, parameters: Mapping[str, Any], timeout: float | None = None) -> Manifest:
+    """Return a run of a runbook with these parameters: an earlier one that succeeded, where it has read the same.
+
+    Parameters
+    ----------
+    project, runbook
+        The project, and the runbook by its path or name.
+    parameters
+        What it is given.
+    timeout
+        How many seconds it may take; None is for ever.
+    """
+    plan = prepare(Request(locate_notebook(runbook, project), parameters, "lepton publish", trigger=TRIGGER), project)
+    return unchanged_run(plan, project) or execute(plan, project, options=Options(timeout=timeout))
+
+
+def _succeeded(project: Path, runbook: str, parameters: Mapping[str, Any]) -> Manifest:
+    run = run_of(project, f"runbooks/{runbook}.ipynb", parameters)
     if run.status != "succeeded":
         why = run.error.message if run.error else run.status
         raise LeptonError(f"{runbook}: run {run.run_id} {run.status.replace('_', ' ')}: {why}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import zip_longest
 from typing import Any
@@ -11,15 +9,11 @@ from typing import Any
 import pandas as pd
 
 from lepton_kit.diagnosis import postmortem
-from lepton_kit.diagnosis.history import History, Job, utc
-from lepton_kit.diagnosis.judgement import Judgement
+from lepton_kit.diagnosis.history import History, utc
 from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
-from lepton_kit.reports.blocks import Figure
 from lepton_kit.reports.facts import duration
-from lepton_kit.reports.pictures import Picture
 from lepton_kit.reports.values import sure
 from lepton_kit.runs.parameters import run_command
-from lepton_kit.telemetry.recordings import Recording
 
 CAUSE_WORDS = {
     "data": "the data at fault", "model": "the model at fault", "compute": "the compute at fault",
@@ -27,38 +21,24 @@ CAUSE_WORDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Incident:
-    """All that a page is made of.
+def facts_of(history: History, recording: str | None) -> dict[str, str]:
+    """Return the facts of an incident by name, empty where there is nothing to say.
 
-    `figure` is the decisive one, which stands for the page in listings too.
-    `recorded` is where its recording lies in the project, `after` the recording of what followed, `previous` the
-    history of the last incident of the same alert, `linked` are the runs that have a page on the same site.
+    Parameters
+    ----------
+    history
+        The incident's.
+    recording
+        Where its recording lies in the project, if it has one.
     """
-
-    history: History
-    judgement: Judgement
-    recorded: str
-    recording: Recording | None
-    after: Recording | None
-    figure: Figure | None
-    drawn_timeline: Picture | None
-    previous: History | None
-    cost_per_minute: float | None
-    currency: str
-    linked: Collection[str] = ()
-
-
-def facts_of(incident: Incident) -> dict[str, str]:
-    """Return the facts on top of the page, by name; empty where there is nothing to say."""
-    history, times = incident.history, postmortem.milestones(incident.history)
+    times = postmortem.milestones(history)
     said = history.diagnosed
     probability = said.get("probability")
     how_sure = f" ({sure(probability)} sure)" if isinstance(probability, float) else ""
     also = ", ".join(_list(said.get("also")))
     lasted = times.time_to_recover
     is_over = history.alert.status == "resolved"
-    action = next_action(incident)
+    action = next_action(history, recording)
     return {
         "Incident": history.id,
         "Service": history.service,
@@ -67,6 +47,7 @@ def facts_of(incident: Incident) -> dict[str, str]:
         "Cause": f"{said.get('cause', 'not diagnosed')}{how_sure}" + (f", and {also}" if also else ""),
         "Next action": action.what if action else "",
         "Command": action.command if action else "",
+        "Approval": "; ".join(_approvals(history)),
         "Began": moment_words(times.onset),
         "Noticed": moment_words(times.alerted),
         "Over": moment_words(times.recovered),
@@ -86,36 +67,38 @@ def scale_words(scale: float) -> str:
     return f"demo time ×{scale:g}: all windows are {scale:g} times shorter, 10 s stand for {duration(10 * scale)}"
 
 
-def next_action(incident: Incident) -> NextAction | None:
+def _approvals(history: History) -> list[str]:
+    """Return for each repair that is not the policy's alone who decided on it, or that it waits for a decision."""
+    said = []
+    for job in (job for job in history.jobs if job.kind == "remedy"):
+        if job.state == "waiting":
+            said.append(f"pending: {job.what}" + (f" ({job.why})" if job.why else ""))
+        elif job.decisions:
+            said.append(f"{job.what} {job.let_by}")
+    return said
+
+
+def next_action(history: History, recording: str | None) -> NextAction | None:
     """Return what is to be done next about an incident that is open; None of one that is over."""
-    history = incident.history
     if history.alert.status == "resolved":
         return None
     repairs = [
         RepairStage(
-            job.name,
-            job.notebook,
-            job.state,
-            str(_recorded(job, "action") or job.plan),
-            str(_recorded(job, "verdict") or ""),
+            job.name, job.notebook, job.state, str(job.result("action") or job.plan), str(job.result("verdict") or "")
         )
         for job in history.jobs
         if job.kind == "remedy"
     ]
     looks = [job for job in history.jobs if job.kind == "alert"]
-    given = {"recording": incident.recorded} if incident.recording is not None else {}
+    given = {"recording": recording} if recording is not None else {}
     diagnose = run_command(looks[0].notebook, given) if looks else ""
     advised = history.diagnosed.get("next_action")
     return of_incident(history.id, repairs, NextAction(str(advised)) if advised else None, diagnose)
 
 
-def _recorded(job: Job, name: str) -> Any:
-    return job.run.results[name].value if job.run and name in job.run.results else None
-
-
-def in_short(incident: Incident) -> str:
+def in_short(history: History, recording: str | None) -> list[str]:
     """Return what happened in a few sentences, from what runs recorded alone."""
-    history, times = incident.history, postmortem.milestones(incident.history)
+    times = postmortem.milestones(history)
     said = history.diagnosed
     began = times.onset or times.alerted
     happened = history.alert.summary or f"{history.alert.name} on {history.service}"
@@ -136,11 +119,11 @@ def in_short(incident: Incident) -> str:
         sentences.append(f"It was over {duration(times.time_to_recover)} after it began.")
     elif history.alert.status == "firing":
         sentences.append("Ongoing.")
-        if (action := next_action(incident)) is not None:
+        if (action := next_action(history, recording)) is not None:
             sentences.append(f"Next: {action.what}")
     if history.time_scale != 1:
         sentences.append(f"All in demo time ×{history.time_scale:g}.")
-    return " ".join(sentences)
+    return sentences
 
 
 def _list(value: Any) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -43,8 +44,18 @@ def facts_html(run: Manifest) -> str:
         "Results": _named({name: as_text(shown) for name, shown in headlines(run)}) + _left_out(run),
         "Expectations": _expectations(run.expectations),
     }
+    return facts_table(facts)
+
+
+def facts_table(facts: Mapping[str, str]) -> str:
+    """Return facts (HTML by name) as a table, without those that say nothing."""
     rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts.items() if value)
     return f'<table {PLAIN_TABLE} class="facts"><tbody>{rows}</tbody></table>'
+
+
+def moment_html(value: str) -> str:
+    """Return a time in UTC that a script of the page tells in the reader's own zone too."""
+    return f'<time datetime="{as_text(value.removesuffix(" UTC").replace(" ", "T"))}Z">{as_text(value)}</time>'
 
 
 def provenance_html(run: Manifest, published: Collection[str]) -> str:
@@ -64,32 +75,40 @@ def provenance_html(run: Manifest, published: Collection[str]) -> str:
         "Software": _software(run),
         "Host": f"{as_text(run.environment.host)} ({as_text(run.environment.platform)})",
     }
-    rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts.items())
     inputs = [[_input(each, published), _hash(each.sha256)] for each in run.inputs]
     left = [[f"<code>{as_text(each.file)}</code>", f"{each.bytes:,} B", _hash(each.sha256)] for each in run.artifacts]
     return (
-        f'<div class="provenance"><table {PLAIN_TABLE} class="facts"><tbody>{rows}</tbody></table>'
+        f'<div class="provenance">{facts_table(facts)}'
         + (f"<h3>Inputs</h3>{table(inputs, ['Input', 'SHA-256'], 'files')}" if inputs else "")
         + (f"<h3>Artifacts</h3>{table(left, ['File', 'Size', 'SHA-256'], 'files')}" if left else "")
         + f'<h3>Repeat it</h3><pre class="command">{as_text(repeat_commands(run))}</pre></div>'
     )
 
 
-def results_html(run: Manifest, previous: Manifest | None, published: Collection[str]) -> str:
+@dataclass(frozen=True)
+class Before:
+    """An earlier run whose results stand beside those of another; `address` is its page on the site, if it has one."""
+
+    run: Manifest
+    words: str
+    address: str = ""
+
+
+def results_html(run: Manifest, earlier: Before | None) -> str:
     """Return a table of all single results with their units, beside those of an earlier run, as HTML; or nothing.
 
     Results that hold tables and lists are left to the notebook; one that the earlier run had not shows a dash.
     """
     if not (single := _singles(run)):
         return ""
-    if previous is None:
+    if earlier is None:
         rows = [
             [as_text(title_of(name, each)), as_text(_shown(each.value, each.unit)), as_text(_unit(each))]
             for name, each in single.items()
         ]
         return table(rows, ["Result", "Value", "Unit"], "files results")
-    before = _singles(previous)
-    pairs = {pair.name: pair.verdict for pair in pair_results(previous.results, run.results)}
+    before = _singles(earlier.run)
+    pairs = {pair.name: pair.verdict for pair in pair_results(earlier.run.results, run.results)}
     rows = [
         [
             as_text(title_of(name, each)), as_text(_shown(each.value, each.unit)), as_text(_unit(each)),
@@ -98,13 +117,9 @@ def results_html(run: Manifest, previous: Manifest | None, published: Collection
         ]
         for name, each in single.items()
     ]  # fmt: skip
-    words = f"the run before, {utc(previous.started)}"
-    linked = (
-        f'<a href="../../runs/{quote(previous.run_id)}/index.html">{words}</a>'
-        if previous.run_id in published
-        else words
-    )
-    compare = f"lepton diff {previous.run_id} {run.run_id}"
+    words = as_text(earlier.words)
+    linked = f'<a href="{earlier.address}">{words}</a>' if earlier.address else words
+    compare = f"lepton diff {earlier.run.run_id} {run.run_id}"
     return (
         table(rows, ["Result", "Value", "Unit", "Before", "Change"], "files results")
         + f'<p class="quiet">Compared with {linked}. <code>{as_text(compare)}</code> compares all of both.</p>'

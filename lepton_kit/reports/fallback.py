@@ -61,7 +61,7 @@ def render_page(reports: Path, folder: Path, target: Path, card: Card) -> None:
     page = nbformat.read(folder / PAGE, as_version=4)
     _write(
         _frame(reports), target / "index.html", map(html_of, page.cells[1:]), root="../../", title=as_text(card.title),
-        description=as_text(card.description) if card.kind == "runs" else "",  # an incident's page begins with it
+        description=as_text(card.description),
     )  # fmt: skip
 
 

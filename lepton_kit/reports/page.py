@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card
 from lepton_kit.reports.facts import (
     STATUS_WORDS,
-    downloads_html,
+    Before,
     duration,
     facts_html,
     headlines,
@@ -34,9 +34,9 @@ def make_page(
     run: Manifest,
     project: Path,
     published: Collection[str],
-    files: Sequence[str] = (),
-    previous: Manifest | None = None,
+    before: Before | None = None,
     card: Card | None = None,
+    header: str = "",
 ) -> tuple[Any, Picture | None]:
     """Return the page of a run as a notebook, and the picture that stands for it in listings.
 
@@ -46,12 +46,12 @@ def make_page(
         The run and its project.
     published
         Ids of all runs that have a page on the same site.
-    files
-        Names of the files beside the page that a reader may take along.
-    previous
-        The run of the same notebook whose results are shown beside this one's.
+    before
+        The run whose results are shown beside this one's.
     card
         What the page is the page of, where that is not the run itself; its title and words stand on top.
+    header
+        The facts of that, as HTML; else those of the run.
 
     Raises
     ------
@@ -63,21 +63,22 @@ def make_page(
     except InputError as error:  # a run may end before its notebook is saved: its page says so
         cells, figure = [html_cell(f"<p>There is no executed notebook to show: {as_text(error)}</p>")], None
     else:
+        if header:  # the page is about something else than the notebook asks in its first cell
+            notebook.cells = [cell for number, cell in enumerate(notebook.cells) if number or cell.cell_type == "code"]
         try:
             cells = story_cells(notebook, published, partial(_beside, project, run.notebook))
             figure = first_figure(notebook)
         except InputError as error:
             raise InputError(f"run {run.run_id}: {error}") from error
     page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    results = results_html(run, previous, published)
+    results = results_html(run, before)
     page.cells = [
         new_raw_cell(f"---\n{yaml.safe_dump(front_matter(run, figure, card), allow_unicode=True, sort_keys=False)}---"),
-        html_cell(facts_html(run)),
+        html_cell(header or facts_html(run)),
         *cells,
         *([heading_cell(2, "Results"), html_cell(results)] if results else []),
         heading_cell(2, "Provenance"),
         html_cell(provenance_html(run, published)),
-        *([html_cell(downloads_html(files))] if files else []),
     ]
     for number, cell in enumerate(page.cells):
         cell["id"] = f"cell-{number}"  # the same run gives the same page

@@ -6,15 +6,19 @@ import glob
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card, LeftOut, place, published, take_away
+from lepton_kit.reports.facts import Before, downloads_html, utc
 from lepton_kit.reports.page import categories, make_page, summary
+from lepton_kit.reports.pdf import PDF, pdf_of
+from lepton_kit.reports.story import html_cell
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.shipped import shipped
@@ -73,7 +77,21 @@ def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
     return made
 
 
-def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str]) -> Card:
+@dataclass(frozen=True)
+class Shown:
+    """What the page of a run shows besides the run.
+
+    `header` are the facts of what it is the page of, as HTML, `files` what lies beside it, by name. `before` is the
+    run whose results are compared, else the run before. `has_pdf` says that a PDF is made where there is none yet.
+    """
+
+    header: str = ""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    before: Before | None = None
+    has_pdf: bool = False
+
+
+def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str], shown: Shown | None = None) -> Card:
     """Publish a run under a card: its own, or that of what the run is the page of, such as a version of a model.
 
     Parameters
@@ -84,21 +102,29 @@ def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str])
         A run that has ended, and its project.
     known
         Ids of all runs that have a page on the same site.
+    shown
+        What the page shows besides.
 
     Raises
     ------
     InputError
         When the page cannot be made.
     """
+    shown, reports = shown or Shown(), reports_folder(project)
     with tempfile.TemporaryDirectory(prefix="lepton-publish-") as scratch:
-        files = downloads(run, project, Path(scratch))
+        files = downloads(run, project, Path(scratch)) | dict(shown.files)
         if card.kind != "runs":  # which lists what it left behind; the page of a model or of drills offers it
             files |= {one.file: run.folder(project) / "artifacts" / one.file for one in run.artifacts}
-        page, figure = make_page(run, project, known, list(files), previous_run(run, project), card)
+        before = shown.before or _before(run, project, known)
+        page, figure = make_page(run, project, known, before, card, shown.header)
+        if card.kind == "incidents" and (made := pdf_of(page, card, reports / card.folder, is_wanted=shown.has_pdf)):
+            files[PDF] = made
+        if files:
+            page.cells.append(html_cell(downloads_html(list(files)), id="downloads"))
         if figure is not None:
             files[FIGURE] = figure.png
             card = replace(card, image_alt=figure.alt)
-        return place(reports_folder(project), card, page, files)
+        return place(reports, card, page, files)
 
 
 def unpublish(project: Path, names: Collection[str]) -> list[Card]:
@@ -161,6 +187,13 @@ def measured(run: Manifest) -> list[dict[str, Any]]:
         return []
     rows = [dict(zip(held["columns"], row, strict=True)) for row in held["rows"]]
     return [{name: row[name] for name in YARDSTICK} for row in rows]
+
+
+def _before(run: Manifest, project: Path, known: Collection[str]) -> Before | None:
+    if (found := previous_run(run, project)) is None:
+        return None
+    address = f"../../runs/{quote(found.run_id)}/index.html" if found.run_id in known else ""
+    return Before(found, f"the run before, {utc(found.started)}", address)
 
 
 def previous_run(run: Manifest, project: Path) -> Manifest | None:

@@ -12,9 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from lepton_kit.errors import InputError, LeptonError
 
@@ -67,7 +64,7 @@ def render(quarto: Quarto, folder: Path, target: Path, on_line: Callable[[str], 
         encoding="utf-8", errors="replace", env={**os.environ, "QUARTO_PYTHON": sys.executable},
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        for line in map(_without_colours, process.stdout):
+        for line in map(without_colours, process.stdout):
             last.append(line)
             on_line(line)
     if process.returncode != 0:
@@ -107,32 +104,6 @@ def let_work_from_a_folder(site: Path) -> None:
         markup = re.sub(r'<script src="[^"]*/tabsets\.js" type="module"></script>\n?', "", markup)
         markup = re.sub(r'(<script src="[^"]*/quarto\.js") type="module">', r"\1 defer>", markup)
         page.write_text(markup, encoding="utf-8")
-
-
-PDF_FORMAT = {
-    "typst": {"papersize": "a4", "margin": {"x": "2cm", "y": "2cm"}, "fontsize": "9.5pt", "section-numbering": ""}
-}
-
-
-def render_pdf(quarto: Quarto, folder: Path, matter: dict[str, Any], words: str) -> bytes:
-    """Return a page of Markdown as a PDF through typst; its pictures lie in the folder, which is written into.
-
-    Raises
-    ------
-    LeptonError
-        When Quarto fails; the message ends with its last lines.
-    """
-    matter_text = yaml.safe_dump({**matter, "format": PDF_FORMAT}, allow_unicode=True, sort_keys=False)
-    (folder / "page.qmd").write_text(f"---\n{matter_text}---\n\n{words}", encoding="utf-8")
-    command = [str(quarto.program), "render", "page.qmd", "--to", "typst"]
-    run = subprocess.run(
-        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
-    )
-    made = folder / "page.pdf"
-    if run.returncode != 0 or not made.is_file():
-        told = _without_colours((run.stdout + run.stderr)[-2000:])
-        raise LeptonError(f"Quarto {quarto.version} could not make the PDF (exit {run.returncode}):\n{told}")
-    return made.read_bytes()
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -191,7 +162,8 @@ def _version(program: Path) -> str:
     return asked.stdout.strip()
 
 
-def _without_colours(line: str) -> str:
+def without_colours(line: str) -> str:
+    """Return what a program wrote to a terminal as plain text."""
     return re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()
 
 

@@ -71,9 +71,9 @@ def story_cells(
     return [*cells, html_cell(_fold(codes, language))] if codes else cells
 
 
-def html_cell(markup: str) -> Any:
+def html_cell(markup: str, **more: str) -> Any:
     """Return a cell that shows finished HTML."""
-    return new_markdown_cell(f"{RAW_START}{guard(markup)}{RAW_END}")
+    return new_markdown_cell(f"{RAW_START}{guard(markup)}{RAW_END}", **more)
 
 
 def heading_cell(level: int, markup: str, anchor: str = "") -> Any:

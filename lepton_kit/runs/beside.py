@@ -1,4 +1,4 @@
-"""What a kernel of ours does first: modules beside the notebook, and the project's subjects, can be imported.
+"""What a kernel of ours does first: it can import modules beside the notebook and the subjects, and keeps SVG.
 
 A run works in a folder of its own, so that its files are its own. What JupyterLab finds in the notebook's folder is
 found otherwise: modules by `import`, files by `lk.input` and `lk.path`, as a failed `open` says.
@@ -17,6 +17,11 @@ def _lepton_startup():
         sys.path.insert(1 if sys.path[:1] == [""] else 0, beside)
     if project not in sys.path:
         sys.path.append(project)  # its subjects
+    try:
+        from lepton_kit.runs.figures import also_as_svg
+        also_as_svg(get_ipython())
+    except ImportError:
+        pass
 
     def with_advice(shell, kind, error, trace, tb_offset=None):
         # Not every library says which file it was, but in its words.

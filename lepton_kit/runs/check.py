@@ -18,10 +18,11 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.notebook import INPUT
 from lepton_kit.runs.comparison import Difference
-from lepton_kit.runs.manifest import Manifest, Result
-from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.ending import recorded_results
+from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
+from lepton_kit.runs.notebooks import installed_kernel, read_notebook
 from lepton_kit.runs.references import is_remote, resolve
-from lepton_kit.runs.runner import NOTEBOOK, installed_kernel, kernel_environment, recorded_results
+from lepton_kit.runs.runner import kernel_environment
 from lepton_kit.runs.shipped import folder_of
 
 WRITTEN_BY_NOTEBOOKS = ("models",)  # copied into the scratch project, so that a check changes nothing
@@ -45,19 +46,27 @@ def check_run(run: Manifest, project: Path, kernel: str | None = None) -> Check:
     InputError
         When the run did not succeed, or its folder or an input is no longer what it was.
     """
-    if run.status != "succeeded":
-        raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
     check_untouched(run, project)
     return _check(run.folder(project) / NOTEBOOK, run.run_id, project, folder_of(run.notebook, project), kernel)
 
 
 def check_untouched(run: Manifest, project: Path) -> None:
-    """Compare what lies in a run's folder, and its inputs, with what its manifest says of them."""
+    """Compare what lies in a run's folder, and its inputs, with what its manifest says of them.
+
+    Raises
+    ------
+    InputError
+        When the run did not succeed, or something is no longer what it was.
+    """
+    if run.status != "succeeded":
+        raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
     folder = run.folder(project)
     files = {folder / "artifacts" / artifact.file: artifact.sha256 for artifact in run.artifacts}
     for path, sha256 in {folder / NOTEBOOK: run.executed_sha256, **files}.items():
         if not path.is_file() or sha256_of(path) != sha256:
-            raise InputError(f"run {run.run_id!r}: {path} is not what the run left; it proves nothing any more")
+            raise InputError(
+                f"run {run.run_id!r}: {path} has changed since the run wrote it, so the run cannot be repeated"
+            )
     recorded = recorded_results(read_notebook(folder / NOTEBOOK).cells)
     if {name: Result(**result) for name, result in recorded.items()} != run.results:
         raise InputError(f"run {run.run_id!r}: the results in its manifest are not those in its notebook")
@@ -130,20 +139,11 @@ def _run_nbval(
 ) -> subprocess.CompletedProcess[str]:
     # Neither the project's own pytest settings nor an outer pytest's shall reach the inner one.
     environment = {key: value for key, value in environment.items() if not key.startswith("PYTEST_")}
+    plain = ("-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull, "-q", "--color=no", "--tb=short")
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "pytest",
-            "--nbval",
-            "--nbval-kernel-name",
-            kernel,
-            "-p",
-            "lepton_kit.runs.nbval_plugin",
-        ),
-        *("-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull, "--rootdir", str(notebook.parent), "-q"),
-        *("--color=no", "--tb=short", "--lepton-differences", str(differences), str(notebook)),
-    ]
+        sys.executable, "-m", "pytest", "--nbval", "--nbval-kernel-name", kernel, "-p", "lepton_kit.runs.nbval_plugin",
+        *plain, "--rootdir", str(notebook.parent), "--lepton-differences", str(differences), str(notebook),
+    ]  # fmt: skip
     return subprocess.run(command, env=environment, cwd=notebook.parent, capture_output=True, text=True)
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import sha256_of
+from lepton_kit.files import sha256_of, write_atomically
 
 ALLOWED = (
     "a DataFrame, a Series, a tensor, an array, a dict of only tensors or only arrays, or what JSON holds "
@@ -78,7 +79,8 @@ def store(
         _write(name, kind, value, draft)
         _check_comes_back(name, kind, value, draft, details)
         sha256, size = sha256_of(draft), draft.stat().st_size
-        _sync(draft)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
@@ -132,22 +134,15 @@ def reuse(
     if reason := why_not(stored, source, key, project):
         return None, None, reason
     try:
-        value = load(stored, source)
-        keep(stored, source, folder)
+        value = _read(stored.kind, source / stored.file, stored.details)
+        _keep(stored, source, folder)
     except Exception as error:  # whatever makes it unusable, computing it again is right, and the line says why
         return None, None, f"its file cannot be read here: {error}"
     return value, stored, None
 
 
-def load(stored: Stored, folder: Path) -> Any:
-    """Read a value back."""
-    return _read(stored.kind, folder / stored.file, stored.details)
-
-
-def keep(stored: Stored, source: Path, folder: Path) -> None:
+def _keep(stored: Stored, source: Path, folder: Path) -> None:
     """Put a reused checkpoint into the new run's folder too, so that this run can be resumed in its turn."""
-    import shutil
-
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / stored.file
     target.unlink(missing_ok=True)
@@ -204,33 +199,32 @@ def _kind(name: str, value: Any) -> tuple[str, dict[str, Any]]:
         if value.name is not None and not isinstance(value.name, str):
             raise InputError(f"checkpoint {name!r}: the Series' name {value.name!r} must be text or None")
         return "series", {**details, "name": value.name}
-    for kind, found in (
-        ("tensor", torch is not None and torch.Tensor), ("array", numpy is not None and numpy.ndarray),
-    ):  # fmt: skip
-        if found and isinstance(value, found):
-            return kind, _devices({"value": value}) if kind == "tensor" else {}
-        if found and isinstance(value, dict) and value and all(isinstance(each, found) for each in value.values()):
-            _check_keys(name, value)
-            return f"{kind}s", _devices(value) if kind == "tensor" else {}
+    classes = {"tensor": torch and torch.Tensor, "array": numpy and numpy.ndarray}
+    for kind, one in ((kind, one) for kind, one in classes.items() if one):
+        if isinstance(value, dict) and value and all(isinstance(each, one) for each in value.values()):
+            _check_json(name, dict.fromkeys(value), "the value")
+            kind = f"{kind}s"
+        elif not isinstance(value, one):
+            continue
+        held = _several(kind, value)
+        return kind, {"devices": {key: str(each.device) for key, each in held.items()}} if one is classes[
+            "tensor"
+        ] else {}
     _check_json(name, value, "the value")
     return "json", {}
 
 
-def _devices(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return {"devices": {key: str(tensor.device) for key, tensor in tensors.items()}}
-
-
-def _check_keys(name: str, value: dict[Any, Any]) -> None:
-    for key in value:
-        if type(key) is not str:
-            raise InputError(f"checkpoint {name!r}: key {key!r} is a {type(key).__name__}; keys must be text")
+def _several(kind: str, value: Any) -> dict[str, Any]:
+    """Return tensors or arrays by name, as safetensors keeps them; one by itself is called `value`."""
+    return value if kind.endswith("s") else {"value": value}
 
 
 def _check_json(name: str, value: Any, place: str) -> None:
     """Refuse what JSON would not give back as it was (a tuple would come back as a list)."""
     if type(value) is dict:
-        _check_keys(name, value)
         for key, item in value.items():
+            if type(key) is not str:
+                raise InputError(f"checkpoint {name!r}: key {key!r} is a {type(key).__name__}; keys must be text")
             _check_json(name, item, f"{place}[{key!r}]")
     elif type(value) is list:
         for index, item in enumerate(value):
@@ -243,34 +237,27 @@ def _check_json(name: str, value: Any, place: str) -> None:
 
 def _write(name: str, kind: str, value: Any, path: Path) -> None:
     try:
-        if kind == "frame":
-            value.to_parquet(path, engine="pyarrow")
-        elif kind == "series":
-            value.to_frame("value").to_parquet(path, engine="pyarrow")
+        if kind in ("frame", "series"):
+            (value if kind == "frame" else value.to_frame("value")).to_parquet(path, engine="pyarrow")
         elif kind == "json":
             path.write_text(json.dumps(value, ensure_ascii=False, allow_nan=False), encoding="utf-8")
         elif kind.startswith("tensor"):
-            _write_tensors(value if kind == "tensors" else {"value": value}, path)
+            from safetensors.torch import save_file as save_tensors
+
+            tensors = _several(kind, value)
+            if trained := [key for key, tensor in tensors.items() if tensor.requires_grad]:
+                raise InputError(f"tensor {trained[0]!r} requires gradients, which are not stored; give `.detach()`")
+            # copies: tensors that share memory (tied weights) are refused otherwise
+            save_tensors({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path)
         else:
             import numpy
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save_file as save_arrays
 
-            arrays = value if kind == "arrays" else {"value": value}
-            save_file({key: numpy.array(array, order="C") for key, array in arrays.items()}, path)
+            save_arrays({key: numpy.array(array, order="C") for key, array in _several(kind, value).items()}, path)
     except OSError:
         raise
     except Exception as error:  # each library refuses in its own way
         raise InputError(f"checkpoint {name!r}: {type(value).__name__} cannot be stored: {error}") from error
-
-
-def _write_tensors(tensors: Mapping[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    for key, tensor in tensors.items():
-        if tensor.requires_grad:
-            raise InputError(f"tensor {key!r} requires gradients, which are not stored; give `.detach()`")
-    # copies: tensors that share memory (tied weights) are refused otherwise
-    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path)
 
 
 def _read(kind: str, path: Path, details: Mapping[str, Any]) -> Any:
@@ -283,71 +270,42 @@ def _read(kind: str, path: Path, details: Mapping[str, Any]) -> Any:
         if details["freq"]:
             frame.index.freq = details["freq"]  # type: ignore[attr-defined]
         return frame if kind == "frame" else frame["value"].rename(details["name"])
-    if kind in ("array", "arrays"):
+    if kind.startswith("array"):
         from safetensors.numpy import load_file as load_arrays
 
-        arrays = load_arrays(path)
-        return arrays["value"] if kind == "array" else arrays
-    from safetensors.torch import load_file
+        held: dict[str, Any] = load_arrays(path)
+    else:
+        from safetensors.torch import load_file as load_tensors
 
-    tensors = {key: tensor.to(details["devices"][key]) for key, tensor in load_file(path).items()}
-    return tensors["value"] if kind == "tensor" else {key: tensors[key] for key in details["devices"]}
+        tensors: dict[str, Any] = load_tensors(path)
+        held = {key: tensors[key].to(device) for key, device in details["devices"].items()}
+    return held if kind.endswith("s") else held["value"]
 
 
 def _check_comes_back(name: str, kind: str, value: Any, path: Path, details: Mapping[str, Any]) -> None:
     """Read a value back and compare: a resumed run must go on with exactly what was computed."""
     again = _read(kind, path, details)
-    lost = f"checkpoint {name!r}: {{}} does not come back equal from the stored file; allowed: {ALLOWED}"
-    if kind in ("frame", "series"):
-        _check_frame(value, again, lost)
-    elif kind.startswith("tensor"):
-        one, other = (value, again) if kind == "tensors" else ({"value": value}, {"value": again})
-        for key, tensor in one.items():
-            if tensor.dtype != other[key].dtype or not _same_bytes(tensor.cpu(), other[key].cpu()):
-                raise InputError(lost.format(f"tensor {key!r}"))
-    elif kind.startswith("array"):
-        one, other = (value, again) if kind == "arrays" else ({"value": value}, {"value": again})
-        for key, array in one.items():
-            same = array.dtype == other[key].dtype and array.shape == other[key].shape
-            if not same or array.tobytes() != other[key].tobytes():
-                raise InputError(lost.format(f"array {key!r}"))
-
-
-def _same_bytes(one: Any, other: Any) -> bool:
-    if one.shape != other.shape:
-        return False
-    return bool(((one == other) | ((one != one) & (other != other))).all())  # NaN is the same as NaN here
-
-
-def _check_frame(value: Any, again: Any, lost: str) -> None:
-    from pandas.testing import assert_frame_equal, assert_series_equal
-
-    frames = hasattr(value, "columns")
     try:
-        (assert_frame_equal if frames else assert_series_equal)(value, again, check_exact=True)
+        if kind in ("frame", "series"):
+            from pandas.testing import assert_frame_equal, assert_series_equal
+
+            (assert_frame_equal if kind == "frame" else assert_series_equal)(value, again, check_exact=True)
+            assert value.attrs == again.attrs, "its `attrs` differ"
+        elif kind.startswith("tensor"):
+            from torch.testing import assert_close
+
+            assert_close(again, value, rtol=0, atol=0, equal_nan=True)
+        elif kind.startswith("array"):
+            from numpy.testing import assert_array_equal
+
+            for key, array in _several(kind, value).items():
+                assert_array_equal(_several(kind, again)[key], array, strict=True)
     except AssertionError as error:
-        raise InputError(lost.format(_first_lost_column(value, again) if frames else "the Series")) from error
-    if value.attrs != again.attrs:
-        raise InputError(lost.format("`attrs`"))
-
-
-def _first_lost_column(value: Any, again: Any) -> str:
-    from pandas.testing import assert_series_equal
-
-    for number, column in enumerate(value.columns):
-        try:
-            assert_series_equal(value.iloc[:, number], again.iloc[:, number], check_exact=True, check_index=False)
-        except (AssertionError, IndexError):
-            return f"column {column!r} ({value.dtypes.iloc[number]})"
-    return "the index or the columns' names"
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        lost = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"checkpoint {name!r}: does not come back equal from the stored file ({lost}); allowed: {ALLOWED}"
+        ) from error
 
 
 def _write_note(stored: Stored, folder: Path) -> None:
-    from lepton_kit.files import write_atomically
-
     write_atomically(folder / f"{stored.name}{NOTE}", json.dumps(asdict(stored), indent=1) + "\n")

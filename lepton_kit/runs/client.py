@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_core.paths import jupyter_runtime_dir
-from jupyter_core.utils import ensure_async, run_sync
 from nbclient import NotebookClient
 from traitlets import Bool
 
@@ -52,19 +51,3 @@ class LocalClient(NotebookClient):
         client = await super().async_start_new_kernel_client()
         self.prepare_kernel()
         return client
-
-    def start_kernel(self, **options: Any) -> None:
-        """Start the manager's kernel.
-
-        What `start_kernel` of jupyter_client's manager does, save that it sleeps for 10 ms at its end "to ensure tests
-        can capture the state".
-        """
-        run_sync(self._start_kernel)(**options)
-
-    async def _start_kernel(self, **options: Any) -> None:
-        manager: Any = self.km
-        keeps = manager.ipykernel and self.ipython_hist_file
-        extra = [f"--HistoryManager.hist_file={self.ipython_hist_file}"] if keeps else []
-        command, options = await ensure_async(manager.pre_start_kernel(extra_arguments=extra, **options))
-        await ensure_async(manager._launch_kernel(command, **options))
-        await ensure_async(manager.post_start_kernel(**options))

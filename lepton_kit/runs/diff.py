@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.runs.manifest import Manifest, Result
+from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
 from lepton_kit.runs.notebooks import is_counted, read_notebook
-from lepton_kit.runs.runner import NOTEBOOK
 from lepton_kit.runs.verify import ResultPair, pair_results
 
 SHOWN = 60  # characters of a value in a table
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --gone: #d1242f22; --come: #1a7f3722; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto }
-th, td { text-align: left; padding: .25rem .75rem; border-bottom: 1px solid var(--line); vertical-align: top }
-code, pre { font: 14px/1.45 ui-monospace, monospace }
-pre { overflow-x: auto; border: 1px solid var(--line); padding: 1rem }
-.gone { background: var(--gone); display: block } .come { background: var(--come); display: block }
-"""
 
 
 @dataclass(frozen=True)
@@ -80,23 +67,6 @@ def diff(before: Manifest, after: Manifest, project: Path) -> RunDiff:
         versions=_changes(_versions(before), _versions(after)),
         results=pair_results(before.results, after.results),
         notebook=_notebook_diff(before.folder(project) / NOTEBOOK, after.folder(project) / NOTEBOOK),
-    )
-
-
-def as_html(found: RunDiff) -> str:
-    """Return a page that needs nothing else; whatever text a run left is shown as text."""
-    parts = [f"<h1>{_escaped(found.before.title)}: two runs</h1>"]
-    for heading, (columns, rows) in found.sections().items():
-        head = "".join(f"<th scope='col'>{_escaped(column)}</th>" for column in columns)
-        body = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        parts.append(f"<h2>{_escaped(heading.capitalize())}</h2><table><tr>{head}</tr>{body}</table>")
-    parts.append("<h2>Sources and outputs</h2>")
-    parts.append(f"<pre>{_marked(found.notebook)}</pre>" if found.notebook else "<p>The same in both runs.</p>")
-    title = _escaped(f"{found.before.run_id} and {found.after.run_id}")
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
     )
 
 
@@ -157,32 +127,14 @@ def _is_recorded(output: Any) -> bool:
     return any(media_type.startswith("application/vnd.lepton.") for media_type in output.get("data", {}))
 
 
-def _marked(text: str) -> str:
-    """Mark the lines that one of the runs has not."""
-    kinds = {"-": "gone", "+": "come"}
-    lines = [(kinds.get(line[:1]), _escaped(line)) for line in text.splitlines()]
-    return "".join(f"<span class='{kind}'>{line}</span>" if kind else f"{line}\n" for kind, line in lines)
-
-
 def _took(run: Manifest) -> str:
     return f"{run.duration_s} s"
 
 
 def _shown(result: Result | None) -> str:
-    if result is None:
-        return "–"
-    value = result.value
-    if isinstance(value, dict) and value.keys() == {"columns", "rows"}:
-        return f"table of {len(value['rows'])} rows"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-    return f"{text} {result.unit}" if result.unit not in ("", "1") else text
+    text = "–" if result is None else result.line
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _verdict(pair: ResultPair) -> str:
     return f"{pair.verdict}: {'; '.join(pair.differences[:3])}" if pair.differences else pair.verdict
-
-
-def _escaped(text: str) -> str:
-    printable = "".join(character if character.isprintable() or character == " " else "�" for character in text)
-    return html.escape(printable)

@@ -6,16 +6,13 @@ wants the engine imports papermill and names it.
 
 from __future__ import annotations
 
-import codecs
 import logging
 import math
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionComplete, CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, NotebookExecutionManager
+from papermill.engines import NBClientEngine
 from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 
 from lepton_kit.errors import InputError, LeptonError
@@ -33,10 +30,9 @@ from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.notebooks import is_counted
 from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
-from lepton_kit.runs.outputs import Allowance, beginning_of, note, without_outputs
-from lepton_kit.runs.redaction import Redactor
-from lepton_kit.runs.reserve import Reserve
-from lepton_kit.runs.saver import NotebookSaver
+from lepton_kit.runs.outputs import Allowance, beginning_of, note
+from lepton_kit.runs.record import TruthfulManager
+from lepton_kit.runs.redaction import Redactor, redacted_file
 from lepton_kit.runs.warm.provisioner import LeptonProvisioner
 
 LONGEST_POLL_S = 0.25  # how late a dead kernel, a deadline or a due save may be noticed
@@ -64,126 +60,44 @@ class CellEvent:
     text: str = ""
 
 
-class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
-    """papermill's record of what became of each cell, without its guesses.
+@dataclass(frozen=True)
+class EngineOptions:
+    """What `lepton run` asks of the engine, beside what papermill passes.
 
-    papermill calls a cell completed whose kernel died, or that was interrupted, and all cells after it too. Here a
-    cell that has ended is `completed`, `failed`, `interrupted` or `not run`.
+    Parameters
+    ----------
+    cell_timeout, run_timeout
+        How long, in seconds, a cell may run, and the whole run, counted from its kernel's start; None is for ever.
+    save_path
+        Where to save; by default at papermill's `output_path`.
+    source_path
+        Where the notebook was read from, if papermill was given it read already.
+    redactor
+        Takes secrets' values out of everything that is saved or told.
+    reserve
+        File that keeps space for the last save on a disk that is full by then.
+    kernel_env, kernel_cwd
+        Environment and working directory of the kernel alone: this process' own are not touched.
+    kernel_log
+        File for what the kernel's process itself writes, outside of any cell; by default it goes to the terminal.
+    on_event
+        Called at the start and the end of each code cell, and with its last line of output now and then.
+    keep_kernel, on_kept
+        For how many seconds the kernel of a failed run stays; `on_kept` is told its connection file.
     """
 
-    INTERRUPTED = "interrupted"
-    NOT_RUN = "not run"
-
-    def __init__(
-        self,
-        nb: Any,
-        write: Callable[[bytes], None],
-        redactor: Redactor | None,
-        reserve: Reserve | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(nb, **kwargs)
-        self.saver = NotebookSaver(nb, write, redactor)
-        self.reserve = reserve
-        self.is_complete = False
-
-    def save(self, **_: Any) -> None:
-        """Save, if it is due: papermill asks for it after every change.
-
-        What cannot be saved now may be later; the notebook runs on.
-        """
-        try:
-            self.saver.save_if_due()
-        except InputError as error:
-            logger.warning("not saved for now: %s", error)
-            self.saver.put_off()
-
-    def autosave_cell(self) -> None:
-        """Save nothing: the client itself asks for what is due, also while a cell is silent."""
-
-    def cell_start(self, cell: Any, cell_index: int, **kwargs: Any) -> None:
-        """Note that a cell starts."""
-        self.saver.changed(cell_index)
-        super().cell_start(cell, cell_index, **kwargs)
-
-    def cell_ended(self, cell: Any, index: int, status: str) -> None:
-        """Note how a cell ended."""
-        self.saver.changed(index)
-        noted = cell.metadata.papermill
-        noted["end_time"] = self.now().isoformat()
-        noted["duration"] = round(_seconds_since(noted["start_time"], self.now()), 6)
-        noted["status"] = status
-        if status in (self.FAILED, self.INTERRUPTED):
-            noted["exception"] = True
-            self.nb.metadata.papermill["exception"] = True
-        if self.pbar:
-            self.pbar.update(1)
-        self.save()
-
-    def notebook_complete(self, **_: Any) -> None:
-        """Note the notebook's end, and save it a last time; once is enough."""
-        if self.is_complete:
-            return
-        self.is_complete = True
-        self.end_time = self.now()
-        noted = self.nb.metadata.papermill
-        noted["end_time"] = self.end_time.isoformat()
-        noted["duration"] = (self.end_time - self.start_time).total_seconds()
-        for index, cell in enumerate(self.nb.cells):
-            if cell.metadata.papermill["status"] in (self.PENDING, self.RUNNING):
-                never = cell.metadata.papermill["status"] == self.PENDING
-                cell.metadata.papermill["status"] = self.NOT_RUN if never else self.INTERRUPTED
-                self.saver.changed(index)
-        self.cleanup_pbar()
-        self._save_last()
-
-    def _save_last(self) -> None:
-        """Save what became of each cell, in any case, and as much of the output as the disk takes.
-
-        Raises
-        ------
-        InputError
-            When output was left out.
-        """
-        try:
-            return self.saver.save()
-        except InputError as error:
-            if self.reserve is None:
-                raise
-            full = error
-        self.reserve.free()
-        with suppress(InputError):
-            return self.saver.save()
-        outputs = [cell.get("outputs") for cell in self.nb.cells]
-        for keep_kits_own in (True, False):
-            self._set_outputs([made and without_outputs(cell, keep_kits_own)
-                               for cell, made in zip(self.nb.cells, outputs, strict=True)])  # fmt: skip
-            with suppress(InputError):
-                self.saver.save()
-                break
-        else:
-            raise full
-        bare = [cell.get("outputs") for cell in self.nb.cells]
-        self._set_outputs(outputs)
-        with suppress(InputError):  # now that the larger file saved before has made room
-            return self.saver.save()
-        self._set_outputs(bare)
-        raise full
-
-    def _set_outputs(self, outputs: list[Any]) -> None:
-        for index, (cell, made) in enumerate(zip(self.nb.cells, outputs, strict=True)):
-            if made is not None:
-                cell.outputs = made
-                self.saver.changed(index)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long things may take, in seconds; None is for ever."""
-
-    start_s: float
-    cell_s: float | None
-    run_s: float | None
+    cell_timeout: float | None = None
+    run_timeout: float | None = None
+    save_path: Path | None = None
+    source_path: Path | None = None
+    redactor: Redactor | None = None
+    reserve: Path | None = None
+    kernel_env: dict[str, str] | None = None
+    kernel_cwd: str | None = None
+    kernel_log: Path | None = None
+    on_event: Callable[[CellEvent], None] = lambda event: None
+    keep_kernel: float | None = None
+    on_kept: Callable[[str], None] = lambda connection_file: None
 
 
 class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
@@ -196,20 +110,11 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
     km: Any  # nbclient calls them optional; here they are there from the start of `execute` on
     kc: Any
 
-    def __init__(
-        self,
-        nb_man: TruthfulManager,
-        limits: Limits,
-        on_event: Callable[[CellEvent], None] | None = None,
-        keep_kernel: float | None = None,
-        on_kept: Callable[[str], None] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(nb_man, **kwargs)
-        self.limits = limits
-        self.on_event = on_event or (lambda event: None)
-        self.keep_kernel = keep_kernel
-        self.on_kept = on_kept or (lambda connection_file: None)
+    def __init__(self, nb_man: TruthfulManager, options: EngineOptions, start_timeout: float, **traits: Any) -> None:
+        super().__init__(nb_man, **traits)
+        self.options = options
+        self.start_timeout = start_timeout
+        self.keep_kernel = options.keep_kernel
         self.started = time.monotonic()
         self.total = sum(map(is_counted, self.nb.cells))
         self.number = 0
@@ -235,7 +140,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         self.km = self.create_kernel_manager()
         failed = True
         try:
-            self.start_kernel(**options)
+            self.start_new_kernel(**options)
             self._open_channels()
             self._await_kernel()
             failed = not self._run_cells()
@@ -246,12 +151,6 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         finally:
             self._let_go(failed)
         return self.nb
-
-    def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
-        """Show something else where a cell, also one that has ended, shows this display."""
-        super()._update_display_id(display_id, msg)
-        for index in self._display_id_map.get(display_id, {}):
-            self.nb_man.saver.changed(index)
 
     def _open_channels(self) -> None:
         self.kc = self.km.blocking_client()
@@ -266,7 +165,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
 
     def _await_kernel(self) -> None:
         """Wait until the kernel answers and its output arrives."""
-        deadline = self.started + self.limits.start_s
+        deadline = self.started + self.start_timeout
         ask_again, heard, info = 0.0, False, None
         while not (info and heard):
             now = time.monotonic()
@@ -274,7 +173,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                 self.kc.kernel_info()
                 ask_again = now + (ASK_AGAIN_S if info else 1.0)
             if now > deadline:
-                raise DeadKernelError(f"Kernel did not answer within {self.limits.start_s:g} s of its start")
+                raise DeadKernelError(f"Kernel did not answer within {self.start_timeout:g} s of its start")
             self._poll(until=min(ask_again, deadline))
             heard |= any(True for _ in self._received(self.iopub))
             for message in self._received(self.shell):
@@ -290,12 +189,12 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         for index, cell in enumerate(self.nb.cells):
             if cell.cell_type != "code":
                 self.nb_man.cell_start(cell, index)
-                self.nb_man.cell_ended(cell, index, self.nb_man.COMPLETED)
+                self.nb_man.cell_ended(cell, self.nb_man.COMPLETED)
                 continue
             self.number += is_counted(cell)
             if self.skip_cells_with_tag in cell.metadata.get("tags", []):
                 continue
-            self.on_event(CellEvent("started", self.number, self.total))
+            self.options.on_event(CellEvent("started", self.number, self.total))
             self.nb_man.cell_start(cell, index)
             status = self.nb_man.INTERRUPTED
             try:
@@ -307,8 +206,8 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                 self._join_chunks(cell)
                 if left_out := self.allowance.end_cell():
                     cell.outputs.append(note(left_out))
-                self.nb_man.cell_ended(cell, index, status)
-                self.on_event(CellEvent("ended", self.number, self.total))
+                self.nb_man.cell_ended(cell, status)
+                self.options.on_event(CellEvent("ended", self.number, self.total))
             if status == self.nb_man.FAILED:
                 return False  # papermill itself reads the error from the cell's outputs
         return True
@@ -342,12 +241,14 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
 
     def _deadline(self) -> tuple[float, TimedOut]:
         """Return when the cell that starts now must have ended, and what it means if it has not."""
-        cell_s, run_s = self.limits.cell_s, self.limits.run_s
+        cell_s, run_s = self.options.cell_timeout, self.options.run_timeout
         of_cell = time.monotonic() + cell_s if cell_s else float("inf")
         of_run = self.started + run_s if run_s else float("inf")
         if of_cell < of_run:
-            return of_cell, CellTimedOut(self.number, cell_s or 0)
-        return of_run, RunTimedOut(self.number, run_s or 0)
+            said = f"cell {self.number} was stopped: it ran longer than the {cell_s:g} s that a cell may take"
+            return of_cell, CellTimedOut(said)
+        said = f"the run was stopped in cell {self.number}: it took longer than the {run_s or 0:g} s that it may take"
+        return of_run, RunTimedOut(said)
 
     def _await_cell(self, asked: str, cell: Any, index: int, deadline: float) -> dict[str, Any] | None:
         """Take in a cell's output until it has ended; return its reply, or None when the deadline passed."""
@@ -370,7 +271,6 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             if time.monotonic() >= self.nb_man.saver.due:
                 if self.has_news:
                     self._join_chunks(cell)
-                    self.nb_man.saver.changed(index)
                     self.has_news = False
                     self.nb_man.save()
                 else:
@@ -426,7 +326,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         if lines := [line for line in tail.splitlines() if line.strip()]:
             redactor = self.nb_man.saver.redactor
             line = redactor.text(lines[-1]) if redactor else lines[-1]
-            self.on_event(CellEvent("output", self.number, self.total, line[-200:]))
+            self.options.on_event(CellEvent("output", self.number, self.total, line[-200:]))
             self.next_output_event = now + 1 / EVENTS_PER_SECOND
 
     def _stop_cell(self, asked: str, cell: Any, index: int) -> None:
@@ -483,7 +383,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self.km.provisioner.keep(self.keep_kernel)
             self.km._connection_file_written = False  # the manager would remove it, and nobody could attach
             self.kc.stop_channels()
-            self.on_kept(self.km.connection_file)
+            self.options.on_kept(self.km.connection_file)
             return
         try:
             if not failed:
@@ -513,103 +413,46 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
         output_path: str | None = None,
         progress_bar: bool | dict[str, Any] = True,
         log_output: bool = False,
-        autosave_cell_every: int = 30,  # papermill passes it; ours saves each second
-        save_path: Path | None = None,
-        source_path: Path | None = None,
-        redactor: Redactor | None = None,
-        reserve: Reserve | None = None,
-        **kwargs: Any,
+        start_timeout: float = 60,
+        execution_timeout: float | None = None,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        **given: Any,
     ) -> Any:
         """Execute a notebook that papermill has parameterised, and save it as it goes.
 
         Parameters
         ----------
-        nb, kernel_name, output_path, progress_bar, log_output, autosave_cell_every
+        nb, kernel_name, output_path, progress_bar, log_output, stdout_file, stderr_file
             As papermill passes them.
-        save_path
-            Where to save; by default at papermill's `output_path`.
-        source_path
-            Where the notebook was read from, if papermill was given it read already.
-        redactor
-            Takes secrets' values out of everything that is saved or told.
-        reserve
-            Space for the last save on a disk that is full by then.
-        **kwargs
-            See `execute_managed_notebook`.
+        start_timeout, execution_timeout
+            How long, in seconds, the kernel may take to start, and a cell to run (papermill's names).
+        **given
+            The fields of `EngineOptions`, and what papermill passes beside.
         """
-        if source_path is not None:
-            nb.metadata.papermill["input_path"] = str(source_path)
-        write = _writer(nb, save_path, output_path)
-        manager = TruthfulManager(nb, write, redactor, reserve, progress_bar=progress_bar, log_output=log_output)
+        known = {field.name for field in fields(EngineOptions)}
+        options = EngineOptions(**{name: value for name, value in given.items() if name in known})
+        if options.cell_timeout is None:
+            options = replace(options, cell_timeout=execution_timeout)
+        if options.source_path is not None:
+            nb.metadata.papermill["input_path"] = str(options.source_path)
+        write = _writer(nb, options.save_path, output_path)
+        manager = TruthfulManager(nb, write, options.redactor, options.reserve,
+                                  progress_bar=progress_bar, log_output=log_output)  # fmt: skip
+        client = LeptonClient(manager, options, start_timeout, kernel_name=kernel_name, log_output=log_output,
+                              stdout_file=stdout_file, stderr_file=stderr_file)  # fmt: skip
         with deferred():  # an interrupt comes in `_poll`: a kernel half started could never be let go
             manager.notebook_start()
             try:
-                cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
+                with redacted_file(options.kernel_log, options.redactor) as log:
+                    places = {"env": options.kernel_env, "cwd": options.kernel_cwd, "stdout": log, "stderr": log}
+                    client.execute(**{name: value for name, value in places.items() if value is not None})
             except BaseException:
                 with suppress(InputError):  # why it ended comes first
                     manager.notebook_complete()
                 raise
             manager.notebook_complete()
         return manager.nb
-
-    @classmethod
-    def execute_managed_notebook(
-        cls,
-        nb_man: TruthfulManager,
-        kernel_name: str,
-        *,
-        start_timeout: float = 60,
-        execution_timeout: float | None = None,
-        cell_timeout: float | None = None,
-        run_timeout: float | None = None,
-        kernel_env: dict[str, str] | None = None,
-        kernel_cwd: str | None = None,
-        kernel_log: Path | None = None,
-        on_event: Callable[[CellEvent], None] | None = None,
-        keep_kernel: float | None = None,
-        on_kept: Callable[[str], None] | None = None,
-        warm: bool = True,
-        log_output: bool = False,
-        stdout_file: Any = None,
-        stderr_file: Any = None,
-        **_papermills_own: Any,
-    ) -> None:
-        """Execute a notebook that papermill has parameterised.
-
-        Parameters
-        ----------
-        nb_man, kernel_name, log_output, stdout_file, stderr_file
-            As papermill passes them.
-        start_timeout, execution_timeout, cell_timeout, run_timeout
-            How long, in seconds, the kernel may take to start, a cell to run (papermill's name and the kit's), and the
-            whole run, counted from the kernel's start.
-        kernel_env, kernel_cwd
-            Environment and working directory of the kernel alone: this process' own are not touched.
-        kernel_log
-            File for what the kernel's process itself writes, outside of any cell; by default it goes to the terminal.
-        on_event
-            Called at the start and the end of each code cell, and with its last line of output now and then.
-        keep_kernel, on_kept
-            For how many seconds the kernel of a failed run stays; `on_kept` is told its connection file.
-        warm
-            Whether the kernel may come from the fork server.
-        """
-        cell_s = execution_timeout if cell_timeout is None else cell_timeout
-        client = LeptonClient(
-            nb_man,
-            Limits(start_timeout, cell_s, run_timeout),
-            on_event=on_event,
-            keep_kernel=keep_kernel,
-            on_kept=on_kept,
-            kernel_name=kernel_name,
-            log_output=log_output,
-            stdout_file=stdout_file,
-            stderr_file=stderr_file,
-            **({"warm": warm} if "warm" in LocalClient.class_traits() else {}),
-        )
-        with _log_file(kernel_log, nb_man.saver.redactor) as log:
-            options = {"env": kernel_env, "cwd": kernel_cwd, "stdout": log, "stderr": log}
-            client.execute(**{key: value for key, value in options.items() if value is not None})
 
 
 def _writer(nb: Any, save_path: Path | None, output_path: str | None) -> Callable[[bytes], None]:
@@ -624,43 +467,9 @@ def _writer(nb: Any, save_path: Path | None, output_path: str | None) -> Callabl
     return lambda content: write_atomically(path, content)
 
 
-@contextmanager
-def _log_file(path: Path | None, redactor: Redactor | None) -> Iterator[Any]:
-    """Open the kernel's log; where there are secrets, everything goes through the redactor before it is on disk."""
-    if path is None:
-        yield None
-        return
-    if redactor is None:
-        with path.open("ab") as log:
-            yield log
-        return
-    readable, writable = os.pipe()
-    pump = threading.Thread(target=_pump, args=(readable, path, redactor), daemon=True)
-    pump.start()
-    try:
-        with os.fdopen(writable, "wb") as pipe:
-            yield pipe
-    finally:
-        pump.join(timeout=GRACE_S)  # a kept kernel still holds the other end
-
-
-def _pump(readable: int, path: Path, redactor: Redactor) -> None:
-    stream = redactor.stream()
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a character may come in two pieces
-    with os.fdopen(readable, "rb", buffering=0) as pipe, path.open("ab", buffering=0) as log:
-        while content := pipe.read(65536):
-            log.write(stream.feed(decoder.decode(content)).encode(errors="surrogateescape"))
-        rest = stream.feed(decoder.decode(b"", final=True)) + stream.close()
-        log.write(rest.encode(errors="surrogateescape"))
-
-
 def _how(code: int) -> str:
     """Say how a process ended: by which signal, or with which exit status."""
     if code >= 0:
         return f" (exit status {code})" if code else ""
     name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
     return f" (killed by {name}{'; out of memory?' if -code == signal.SIGKILL else ''})"
-
-
-def _seconds_since(start: str, now: Any) -> float:
-    return float((now - type(now).fromisoformat(start)).total_seconds())

@@ -51,5 +51,5 @@ def the_one(given: str, ids: Collection[str], what: str, listed_by: str, but: st
         if meant:
             more = f" and {len(meant) - MOST_NAMED} more" if len(meant) > MOST_NAMED else ""
             named = ", ".join(meant[:MOST_NAMED])
-            raise InputError(f"{what} {given!r}: {len(meant)} are meant: {named}{more}; type more of one")
+            raise InputError(f"{what} {given!r}: matches {len(meant)}: {named}{more}; type more characters")
     raise InputError(f"{what} {given!r}: none of the {len(ids)} {what}s{but}; `{listed_by}` lists them")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +53,8 @@ class _Deferred:
 
 
 _now: _Deferred | None = None
+_stop = threading.Event()
+_this_thread = threading.local()
 
 
 @contextmanager
@@ -85,9 +88,35 @@ def deferred() -> Iterator[None]:
 
 
 def deliver() -> None:
-    """Hand the signals that were noted to their handlers, which may raise KeyboardInterrupt."""
-    if _now is not None and _is_deferred() and threading.current_thread() is threading.main_thread():
-        _now.deliver()
+    """Hand the signals that were noted to their handlers, which may raise KeyboardInterrupt.
+
+    In another thread than the main one raise it, once, when `stoppable_threads` says so.
+    """
+    if threading.current_thread() is threading.main_thread():
+        if _now is not None and _is_deferred():
+            _now.deliver()
+    elif _stop.is_set() and not getattr(_this_thread, "is_stopped", False):
+        _this_thread.is_stopped = True
+        raise KeyboardInterrupt
+
+
+def pause(seconds: float) -> None:
+    """Wait, or be interrupted."""
+    if threading.current_thread() is threading.main_thread():
+        time.sleep(seconds)
+    else:
+        _stop.wait(seconds)
+    deliver()
+
+
+@contextmanager
+def stoppable_threads() -> Iterator[Callable[[], None]]:
+    """Yield what interrupts the other threads of this process, each where it next calls `deliver`."""
+    _stop.clear()
+    try:
+        yield _stop.set
+    finally:
+        _stop.clear()
 
 
 def _is_deferred() -> bool:

@@ -36,7 +36,7 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 ADVICE_FULL = "free some space on its disk and leave the file where it is: it holds the idempotency keys"
 ADVICE_RIGHTS = "give this user the right to read and write it and its folder"
 ADVICE_BROKEN = (
-    "bring it back from a backup; if there is none, move it away: the next run makes a new one, which knows no "
+    "restore it from a backup; if there is none, move it away: the next run makes a new one, which knows no "
     "idempotency key, so that what was done for a key may be done again"
 )
 ADVICE = {

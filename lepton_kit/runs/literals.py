@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from papermill.translators import PythonTranslator, papermill_translators
+from papermill.translators import PythonTranslator
 
 
 class LiteralTranslator(PythonTranslator):  # type: ignore[misc]
@@ -33,8 +33,3 @@ class LiteralTranslator(PythonTranslator):  # type: ignore[misc]
     def translate_dict(cls, value: dict[Any, Any]) -> str:
         """Return a dict as source."""
         return f"{{{', '.join(f'{cls.translate(key)}: {cls.translate(item)}' for key, item in value.items())}}}"
-
-
-def write_all_literals() -> None:
-    """Let papermill write Python notebooks' parameters so, in this process."""
-    papermill_translators.register("python", LiteralTranslator)

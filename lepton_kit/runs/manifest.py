@@ -25,7 +25,7 @@ from lepton_kit.runs.ledger import Ledger
 Status = Literal[
     "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
 ]
-FILE = "manifest.json"
+FILE, NOTEBOOK = "manifest.json", "notebook.ipynb"
 logger = logging.getLogger(__name__)
 
 
@@ -44,11 +44,6 @@ def _inside(file: str) -> str:
 
 
 RunId = Annotated[str, AfterValidator(_one_name)]
-
-
-def is_well_formed(text: str) -> bool:
-    """Say whether UTF-8 has bytes for a text: it has none for half of a surrogate pair."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def well_formed(value: Any) -> Any:
@@ -99,6 +94,14 @@ class Result(Part):
     def is_single(self) -> bool:
         """Whether it is one number, text or truth value."""
         return isinstance(self.value, bool | int | float | str)
+
+    @property
+    def line(self) -> str:
+        """The value in a line, with its unit."""
+        if isinstance(self.value, dict) and self.value.keys() == {"columns", "rows"}:
+            return f"table of {len(self.value['rows'])} rows: {', '.join(self.value['columns'])}"
+        text = f"{self.value:.6g}" if isinstance(self.value, float) else str(self.value)
+        return f"{text} {self.unit}" if self.unit not in ("", "1") else text
 
 
 def title_of(name: str, result: Result) -> str:
@@ -239,11 +242,6 @@ class Manifest(Part):
         return found
 
 
-def load_run(run_id: str, project: Path) -> Manifest:
-    """Read the manifest of a run by its id; see `Manifest.load`."""
-    return Manifest.load(project / "runs" / single_name(run_id, "run") / FILE)
-
-
 def all_runs(project: Path) -> list[Manifest]:
     """Return the manifests of all runs of a project, newest first; of one that cannot be read a warning tells."""
     found = {}
@@ -301,7 +299,7 @@ def find_run(given: str, project: Path, only: Status | None = None) -> Manifest:
         When none or several runs are meant.
     """
     if SINGLE_NAME.fullmatch(given) and (project / "runs" / given / FILE).is_file():
-        return load_run(given, project)
+        return Manifest.load(project / "runs" / given / FILE)
     runs = {run.run_id: run for run in all_runs(project)}
     newest = (run for run in runs.values() if given in (run.name, "latest") and only in (None, run.status))
     if (found := next(newest, None)) is not None:

@@ -1,4 +1,4 @@
-"""Reads notebooks: their cells, title and parameters cell."""
+"""Reads notebooks: their cells, title, language and kernel; finds them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ SKIPPED, NBVAL_SKIPPED = "skip-execution", "nbval-skip"
 """The tags of nbclient and of nbval for a cell that is not to be run."""
 
 CONDITION = re.compile(r"(if|unless):(\w+)=(.+)")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that is installed here; `instead_of` is the one that the notebook names, where that is not."""
+
+    name: str
+    title: str
+    language: str
+    instead_of: str | None = None
 
 
 def read_notebook(path: Path) -> Any:
@@ -129,8 +140,38 @@ def locate_notebook(given: str, project: Path) -> Path:
     if len(meant) == 1:
         return known[meant[0]]
     if meant:
-        raise InputError(f"notebook {given!r}: {len(meant)} names begin so: {', '.join(meant)}")
+        raise InputError(f"notebook {given!r}: matches {len(meant)} notebooks: {', '.join(meant)}")
     close = difflib.get_close_matches(Path(given).name.removesuffix(".ipynb"), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     there = f"there are: {', '.join(names) or 'none'}"
     raise InputError(f"notebook {given!r}: no such file, and no notebook of that name ({there}){hint}")
+
+
+def installed_kernel(notebook: Any, origin: str, asked: str | None = None) -> Kernel:
+    """Return the kernel that runs a notebook here: the one asked for, its own, or this Python's for Python.
+
+    Raises
+    ------
+    InputError
+        When the kernel asked for is not installed, or the notebook is of another language than Python and its own is
+        not, or names one that is not installed and no language.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    manager = KernelSpecManager()
+    named = notebook.metadata.get("kernelspec", {}).get("name")
+    language = language_of(notebook)
+    wanted = asked or named or ("python3" if language in ("", "python") else None)
+    try:
+        if wanted is not None:
+            spec = manager.get_kernel_spec(wanted)
+            return Kernel(wanted, spec.display_name, spec.language)
+    except NoSuchKernel:
+        if asked is None and language == "python":
+            here = manager.get_kernel_spec("python3")
+            return Kernel("python3", here.display_name, here.language, instead_of=named)
+    known = ", ".join(sorted(manager.find_kernel_specs())) or "none"
+    said = f"its kernel {wanted!r} is not installed" if asked is None else f"kernel {asked!r} is not installed"
+    if language not in ("", "python"):
+        said = f"its language is {language}, and {said if wanted else 'it names no kernel'}"
+    raise InputError(f"{origin}: {said} (installed are: {known}; `--kernel NAME` runs it with another)")

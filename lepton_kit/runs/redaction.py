@@ -9,13 +9,16 @@ files also in UTF-16 and UTF-32, and in what zip, gzip, bzip2 and xz pack. What 
 from __future__ import annotations
 
 import base64
+import codecs
 import html
 import json
 import logging
+import os
 import re
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from math import gcd
 from pathlib import Path
@@ -29,12 +32,10 @@ from lepton_kit.runs.unpacked import MOST_BYTES, Allowance, unpacked
 logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 20  # bytes of a file that are searched at a time
+LONGEST_JOIN_S = 2.0  # for the last of a file: a kernel that stays still holds the other end
 SHORTEST_LINE = 8  # characters: lines of a secret of several lines that are secret by themselves
 SEPARATOR = r"(?:\x1b\[[0-9;]*[A-Za-z]|\\u001b\[[0-9;]*[A-Za-z]|\\x1b\[[0-9;]*[A-Za-z]|\r?\n|\\r|\\n)"
 SEPARATORS = re.compile(SEPARATOR)
-BROKEN_OFF = re.compile(  # a separator of which a stream has not yet brought the end
-    r"(?:\r|(?:\x1b|\\u001b|\\x1b)(?:\[[0-9;]*)?|\\(?:x1?|u(?:0(?:01?)?)?)?)$"
-)
 WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 ENCODERS: tuple[tuple[Callable[[bytes], bytes], int], ...] = (  # with the bits of each character
     (base64.b64encode, 6), (base64.urlsafe_b64encode, 6), (base64.b32encode, 5), (base64.b32hexencode, 5)
@@ -112,13 +113,13 @@ class Redactor:
             text = tail + block.decode("utf-8", "surrogateescape")
             if places := self._places(text):
                 return places[0][2]
-            tail = text[-self._widest :] if self._widest else ""
+            tail = text[max(0, len(text) - self._widest) :]
         return None
 
     def split(self, text: str) -> tuple[str, str]:
-        """Split a text that goes on: into what can be shown by now, redacted, and what may be a value's beginning."""
+        """Split a text that goes on: into what can be shown by now, redacted, and so much as may begin a value."""
         places = self._places(text)
-        end = len(text) - self._begun(text[-self._widest :] if self._widest else "")
+        end = max(0, len(text) - self._widest)
         end = min([end, *(start for start, stop, _ in places if stop > end)])
         return self._marked(text[:end], [place for place in places if place[1] <= end]), text[end:]
 
@@ -135,12 +136,7 @@ class Redactor:
 
     def _places(self, text: str) -> list[tuple[int, int, str]]:
         """Return where values stand (start, stop, name), in order; places that overlap are one."""
-        found = [
-            (*place, name)
-            for pattern, name in self._names.items()
-            if pattern in text
-            for place in _occurrences(pattern, text)
-        ]
+        found = [(*place, name) for pattern, name in self._names.items() for place in _occurrences(pattern, text)]
         if SEPARATORS.search(text):
             found += self._separated(text)
         places: list[tuple[int, int, str]] = []
@@ -157,7 +153,6 @@ class Redactor:
         found = [
             (*place, self._names[pattern])
             for plain, pattern in self._plain.items()
-            if plain in stripped
             for place in _occurrences(plain, stripped)
         ]
         if not found:
@@ -172,16 +167,6 @@ class Redactor:
             return position + gone[bisect_right(kept, position) - 1]
 
         return [(at(start), at(stop - 1) + 1, name) for start, stop, name in found]
-
-    def _begun(self, text: str) -> int:
-        """Return how many characters at the end of a text may be the beginning of a value."""
-        begun = max((_overlap(text, pattern) for pattern in self._names), default=0)
-        code = BROKEN_OFF.search(text)
-        for whole in {text, text[: code.start()] if code else text}:
-            stripped = SEPARATORS.sub("", whole)
-            if characters := max((_overlap(stripped, pattern) for pattern in self._plain), default=0):
-                begun = max(begun, len(text) - _position_before(whole, characters))
-        return begun
 
 
 class StreamRedactor:
@@ -200,6 +185,35 @@ class StreamRedactor:
         """Return what was held back: nothing more comes."""
         text, self._held = self._held, ""
         return self._redactor.text(text)
+
+
+@contextmanager
+def redacted_file(path: Path | None, redactor: Redactor | None) -> Iterator[Any]:
+    """Open a file to write to its end; with a redactor, a pipe to it, so that no value of a secret is ever on disk."""
+    if path is None:
+        yield None
+        return
+    if redactor is None:
+        with path.open("ab") as file:
+            yield file
+        return
+    readable, writable = os.pipe()
+    pump = threading.Thread(target=_pump, args=(readable, path, redactor.stream()), daemon=True)
+    pump.start()
+    try:
+        with os.fdopen(writable, "wb") as pipe:
+            yield pipe
+    finally:
+        pump.join(LONGEST_JOIN_S)
+
+
+def _pump(readable: int, path: Path, stream: StreamRedactor) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a character may come in two pieces
+    with os.fdopen(readable, "rb", buffering=0) as pipe, path.open("ab", buffering=0) as log:
+        while content := pipe.read(BLOCK):
+            log.write(stream.feed(decoder.decode(content)).encode(errors="surrogateescape"))
+        rest = stream.feed(decoder.decode(b"", final=True)) + stream.close()
+        log.write(rest.encode(errors="surrogateescape"))
 
 
 def _occurrences(pattern: str, text: str) -> Iterator[tuple[int, int]]:
@@ -267,26 +281,3 @@ def _aligned_forms(raw: bytes) -> Iterator[str]:
             last = (before + len(raw)) * 8 // bits
             yield encode(b"\0" * before + raw).decode()[first:last]
         yield encode(raw).decode()  # with what fills it up
-
-
-def _overlap(text: str, pattern: str) -> int:
-    """Return the length of the longest end of a text with which a pattern begins, without being it."""
-    start = max(0, len(text) - len(pattern) + 1)
-    head = pattern[:1]
-    while (start := text.find(head, start)) >= 0:
-        if pattern.startswith(text[start : start + 8]) and pattern.startswith(text[start:]):
-            return len(text) - start
-        start += 1
-    return 0
-
-
-def _position_before(text: str, characters: int) -> int:
-    """Return where the last so many characters of a text begin, separators not counted."""
-    ends = [(match.start(), match.end()) for match in SEPARATORS.finditer(text)]
-    position = len(text)
-    while characters:
-        if ends and ends[-1][1] == position:
-            position = ends.pop()[0]
-        else:
-            position, characters = position - 1, characters - 1
-    return position

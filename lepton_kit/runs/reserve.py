@@ -10,40 +10,12 @@ from lepton_kit.runs.manifest import Manifest
 LAST_WORDS = 128 * 1024  # bytes of a manifest, or of a notebook beyond its source; a few pages of the ledger among them
 
 
-class Reserve:
-    """A file of nothing, which gives way to what must be written.
+def reserves_of(folder: Path) -> tuple[Path, Path]:
+    """Return the files of nothing that give way to a run's notebook, and to its manifest with the ledger's row.
 
-    Parameters
-    ----------
-    path
-        Where; a run that was killed leaves it there, for its repair.
+    A run that was killed leaves them there, for its repair.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def take(self, size: int) -> None:
-        """Keep so many bytes.
-
-        Raises
-        ------
-        OSError
-            When there is no such space.
-        """
-        with self.path.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.write(bytes(size))
-
-    def free(self) -> None:
-        """Give the space back."""
-        self.path.unlink(missing_ok=True)
-
-
-def reserves_of(folder: Path) -> tuple[Reserve, Reserve]:
-    """Return the reserves of a run: of its notebook, and of its manifest with the ledger's row."""
-    return Reserve(folder / ".reserve-notebook"), Reserve(folder / ".reserve-manifest")
+    return folder / ".reserve-notebook", folder / ".reserve-manifest"
 
 
 def take_reserves(folder: Path, manifest: Manifest, notebook: Path) -> None:
@@ -54,6 +26,10 @@ def take_reserves(folder: Path, manifest: Manifest, notebook: Path) -> None:
     OSError
         When the disk has not even that: the run would only be lost.
     """
-    for_notebook, for_manifest = reserves_of(folder)
-    for_notebook.take(LAST_WORDS + 2 * notebook.stat().st_size)
-    for_manifest.take(LAST_WORDS + 2 * len(manifest.model_dump_json()))
+    sizes = notebook.stat().st_size, len(manifest.model_dump_json())
+    for reserve, size in zip(reserves_of(folder), sizes, strict=True):
+        with reserve.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, LAST_WORDS + 2 * size)
+            else:
+                file.write(bytes(LAST_WORDS + 2 * size))

@@ -9,14 +9,13 @@ from pathlib import Path
 from lepton_kit.errors import InputError
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import locate_notebook
-from lepton_kit.runs.runner import DEFAULTS, Event, Options, Request, execute, prepare
+from lepton_kit.runs.runner import Event, Request, execute, prepare
 
 
 def resume(
     run: Manifest,
     project: Path,
     on_event: Callable[[Event], None] | None = None,
-    options: Options = DEFAULTS,
     kernel: str | None = None,
 ) -> Manifest:
     """Run a run's notebook again with its parameters; `lk.checkpoint` takes what is still valid from it.
@@ -46,4 +45,4 @@ def resume(
         trigger=f"resume:{run.run_id}",
         kernel=kernel,
     )
-    return execute(replace(prepare(request, project), resumed_from=run.run_id), project, on_event, options)
+    return execute(replace(prepare(request, project), resumed_from=run.run_id), project, on_event)

@@ -8,46 +8,35 @@ import logging
 import os
 import random
 import secrets
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import ExpectationFailed, InputError
-from lepton_kit.files import sha256_of, single_name, write_atomically
-from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.files import sha256_of, single_name
 from lepton_kit.runs.beside import VARIABLE as BESIDE
-from lepton_kit.runs.interrupts import deferred, deliver
-from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
+from lepton_kit.runs.ending import complete, remove_unbegun, repair
+from lepton_kit.runs.interrupts import deferred, deliver, pause
+from lepton_kit.runs.ledger import LEASE_S, Ledger
 from lepton_kit.runs.manifest import (
     FILE,
-    Artifact,
-    CellRun,
-    Expectation,
+    NOTEBOOK,
     Input,
     Manifest,
-    Part,
-    Result,
-    RunError,
     Status,
     code_sha256,
     environment,
     git_state,
-    is_well_formed,
     now,
     packages,
-    well_formed,
 )
 from lepton_kit.runs.notebooks import (
-    SKIPPED,
+    Kernel,
     chosen_cells,
-    is_counted,
-    language_of,
+    installed_kernel,
     read_notebook,
     source_sha256,
     tags,
@@ -62,7 +51,6 @@ from lepton_kit.runs.shipped import name_of
 from lepton_kit.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
-NOTEBOOK = "notebook.ipynb"
 RETRIED: tuple[Status, ...] = ("kernel_died", "timed_out")  # the machine's failures; the notebook's own would recur
 ANSWERS: tuple[Status, ...] = ("succeeded", "failed", "expectation_failed")  # these stand for an idempotency key
 
@@ -101,8 +89,6 @@ class Options:
         run that succeeded, failed or broke an expectation; after any other end it can be run again.
     keep_kernel
         For how many seconds the kernel of a run that did not succeed stays alive, for a person to look into.
-    warm
-        Whether the kernel may be forked from the fork server.
     """
 
     cell_timeout: float | None = None
@@ -111,20 +97,9 @@ class Options:
     backoff: float = 1.0
     idempotency_key: str | None = None
     keep_kernel: float | None = None
-    warm: bool = True
 
 
 DEFAULTS = Options()
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel that is installed here; `instead_of` is the one that the notebook names, where that is not."""
-
-    name: str
-    title: str
-    language: str
-    instead_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -234,34 +209,31 @@ def execute(
     options: Options = DEFAULTS,
 ) -> Manifest:
     """Run what `prepare` checked, in a new run folder; or return the run that answers the idempotency key already."""
-    tell = _teller(on_event)
+
+    def tell(event: Event) -> None:
+        if on_event is not None:
+            with suppress(OSError):  # who listens may be gone, such as `head`: a run goes on without
+                on_event(event)
+
     repair(project)
     if (key := options.idempotency_key) is None:
         return _with_retries(plan, project, tell, options)
     ledger = Ledger(project)
     while (claim := ledger.claim(key)).state == "busy":
-        time.sleep(0.2)
+        pause(0.2)
     if claim.run_id and (claim.state == "done" or has_answered(claim.run_id, project)):
         run = Manifest.load(project / "runs" / claim.run_id / FILE)
         ledger.finish(key, run.run_id)
         tell(Event("run_skipped", run.run_id, plan.name, status=run.status))
         return run
-    with _lease(ledger, key):
-        run = _with_retries(plan, project, tell, options)
-        if run.status in ANSWERS:
-            ledger.finish(key, run.run_id)
+    with _heartbeat(lambda: ledger.renew(key)):
+        try:
+            run = _with_retries(plan, project, tell, options)
+            if run.status in ANSWERS:
+                ledger.finish(key, run.run_id)
+        finally:
+            ledger.release(key)  # unless something has answered it
     return run
-
-
-def _teller(on_event: Callable[[Event], None] | None) -> Callable[[Event], None]:
-    """Return what tells events to who may no longer listen, such as `head` or a full disk: a run goes on without."""
-
-    def tell(event: Event) -> None:
-        if on_event is not None:
-            with suppress(OSError):
-                on_event(event)
-
-    return tell
 
 
 def has_answered(run_id: str, project: Path) -> bool:
@@ -271,19 +243,9 @@ def has_answered(run_id: str, project: Path) -> bool:
     try:
         run = Manifest.load(path)
     except InputError as error:
-        logger.warning("run %s counts as broken off: %s", run_id, error)
+        logger.warning("run %s counts as interrupted: %s", run_id, error)
         return False
     return run.status in ANSWERS and (run.error is None or run.error.name != RunnerDied.__name__)
-
-
-@contextmanager
-def _lease(ledger: Ledger, key: str) -> Iterator[None]:
-    """Renew a claim while its run goes on, and give it up if nothing has answered it by then."""
-    with _heartbeat(lambda: ledger.renew(key)):
-        try:
-            yield
-        finally:
-            ledger.release(key)
 
 
 @contextmanager
@@ -315,7 +277,7 @@ def _with_retries(plan: Plan, project: Path, tell: Callable[[Event], None], opti
         wait = options.backoff * 2**retry * random.uniform(1, 1.1)
         text = f"{run.status}; attempt {retry + 2} of {options.retries + 1} in {wait:.1f} s"
         tell(Event("run_retried", run.run_id, plan.name, status=run.status, text=text))
-        time.sleep(wait)
+        pause(wait)
         run = _attempt(plan, project, tell, options, run)
     return run
 
@@ -327,12 +289,27 @@ def _attempt(
     values = resolve_secrets(plan.secrets, project)
     redactor = Redactor(values) if values else None
     ledger = Ledger(project)
-    manifest = _first_manifest(plan, project, _new_id(plan.name)).model_copy(
-        update={
-            "attempt": earlier.attempt + 1 if earlier else 1,
-            "retry_of": earlier.run_id if earlier else None,
-            "options": asdict(options),
-        }
+    manifest = Manifest(
+        run_id=f"{now():%Y%m%dT%H%M%SZ}-{plan.name}-{secrets.token_hex(3)}",
+        notebook=name_of(plan.notebook, project),
+        name=plan.name,
+        title=plan.title,
+        notebook_sha256=sha256_of(plan.notebook),
+        code_sha256=code_sha256(),
+        key=plan.key,
+        status="running",
+        trigger=plan.trigger,
+        started=now(),
+        parameters=plan.shown,
+        given=sorted(plan.values),
+        inputs=plan.inputs,
+        git=git_state(project),
+        environment=environment(plan.kernel.name),
+        secrets=plan.secrets,
+        resumed_from=plan.resumed_from,
+        attempt=earlier.attempt + 1 if earlier else 1,
+        retry_of=earlier.run_id if earlier else None,
+        options=asdict(options),
     )
     with deferred():  # an interrupt finds a run that has begun and can say how it ended, or none
         folder = _begin(manifest, plan.notebook, project, ledger, options.idempotency_key)
@@ -340,11 +317,11 @@ def _attempt(
         if plan.kernel.instead_of is not None:
             text = f"its kernel {plan.kernel.instead_of!r} is not installed here; it runs with {plan.kernel.name!r}"
             tell(Event("kernel_replaced", manifest.run_id, plan.name, text=text))
-        environment = kernel_environment(project, folder, plan.beside, plan, values)
+        variables = kernel_environment(project, folder, plan.beside, plan, values)
         with _heartbeat(lambda: ledger.still_runs(folder.name)):
-            status, error = _execute_through_papermill(plan, folder, environment, tell, options, redactor)
+            status, error = _execute_through_papermill(plan, folder, variables, tell, options, redactor)
         for reserve in reserves_of(folder):
-            reserve.free()
+            reserve.unlink(missing_ok=True)
         manifest = complete(manifest, folder, status, error, redactor)
         manifest.save(folder)
         try:
@@ -371,33 +348,12 @@ def _begin(manifest: Manifest, notebook: Path, project: Path, ledger: Ledger, ke
             take_reserves(folder, manifest, notebook)
             manifest.save(folder)
         except BaseException:
-            _remove_unbegun(folder)
+            remove_unbegun(folder)
             ledger.never_began(manifest.run_id)
             raise
     except OSError as error:
         raise InputError(f"run folder {str(folder)!r} cannot be made: {error.strerror}") from error
     return folder
-
-
-def _remove_unbegun(folder: Path) -> bool:
-    """Remove the folder of a run without a manifest, unless there are other files in it; return whether it is gone."""
-    try:
-        _remove_half_written(folder)
-        for path in (folder / "artifacts", folder):
-            if path.exists():
-                path.rmdir()
-    except OSError:
-        return False
-    return True
-
-
-def _remove_half_written(folder: Path) -> None:
-    """Remove what a killed process was writing, and the space that it kept."""
-    for name in (NOTEBOOK, FILE):
-        for half_written in folder.glob(f".{name}.*"):
-            half_written.unlink(missing_ok=True)
-    for reserve in reserves_of(folder):
-        reserve.free()
 
 
 def kernel_environment(
@@ -447,67 +403,10 @@ def _key(source: str, values: dict[str, Any], inputs: list[Input]) -> str | None
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def installed_kernel(notebook: Any, origin: str, asked: str | None = None) -> Kernel:
-    """Return the kernel that runs a notebook here: the one asked for, its own, or this Python's for Python.
-
-    Raises
-    ------
-    InputError
-        When the kernel asked for is not installed, or the notebook is of another language than Python and its own is
-        not, or names one that is not installed and no language.
-    """
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
-    manager = KernelSpecManager()
-    named = notebook.metadata.get("kernelspec", {}).get("name")
-    language = language_of(notebook)
-    wanted = asked or named or ("python3" if language in ("", "python") else None)
-    try:
-        if wanted is not None:
-            spec = manager.get_kernel_spec(wanted)
-            return Kernel(wanted, spec.display_name, spec.language)
-    except NoSuchKernel:
-        if asked is None and language == "python":
-            here = manager.get_kernel_spec("python3")
-            return Kernel("python3", here.display_name, here.language, instead_of=named)
-    known = ", ".join(sorted(manager.find_kernel_specs())) or "none"
-    said = f"its kernel {wanted!r} is not installed" if asked is None else f"kernel {asked!r} is not installed"
-    if language not in ("", "python"):
-        said = f"its language is {language}, and {said if wanted else 'it names no kernel'}"
-    raise InputError(f"{origin}: {said} (installed are: {known}; `--kernel NAME` runs it with another)")
-
-
 def _modules_sha256(folder: Path) -> str:
     """Return a hash of the modules beside a notebook, or of the subjects: what it imports of them is a part of it."""
     found = [path for path in sorted(folder.glob("*")) if path.suffix == ".py" or (path / "__init__.py").is_file()]
     return "".join(f"{path.name} {sha256_of(path)}\n" for path in found)
-
-
-def _new_id(name: str) -> str:
-    return f"{now():%Y%m%dT%H%M%SZ}-{name}-{secrets.token_hex(3)}"
-
-
-def _first_manifest(plan: Plan, project: Path, run_id: str) -> Manifest:
-    path = plan.notebook
-    return Manifest(
-        run_id=run_id,
-        notebook=name_of(path, project),
-        name=plan.name,
-        title=plan.title,
-        notebook_sha256=sha256_of(path),
-        code_sha256=code_sha256(),
-        key=plan.key,
-        status="running",
-        trigger=plan.trigger,
-        started=now(),
-        parameters=plan.shown,
-        given=sorted(plan.values),
-        inputs=plan.inputs,
-        git=git_state(project),
-        environment=environment(plan.kernel.name),
-        secrets=plan.secrets,
-        resumed_from=plan.resumed_from,
-    )
 
 
 def _execute_through_papermill(
@@ -522,9 +421,9 @@ def _execute_through_papermill(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from lepton_kit.runs.literals import write_all_literals
+    from lepton_kit.runs.literals import LiteralTranslator
 
-    write_all_literals()
+    papermill.translators.papermill_translators.register("python", LiteralTranslator)
     # papermill guesses parameters with a regular expression and warns where it cannot; ours are checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
@@ -537,11 +436,8 @@ def _execute_through_papermill(
 
     try:
         deliver()
-        notebook = chosen_cells(_without_injected(read_notebook(plan.notebook)), plan.shown)
-        spec = {"name": plan.kernel.name, "display_name": plan.kernel.title, "language": plan.kernel.language}
-        notebook.metadata["kernelspec"] = spec  # whoever opens it has the kernel that ran it
         papermill.execute_notebook(
-            notebook,
+            _notebook_to_run(plan),
             None,  # the engine saves, atomically
             parameters=plan.values,
             engine_name="lepton",
@@ -560,10 +456,9 @@ def _execute_through_papermill(
             keep_kernel=options.keep_kernel,
             on_kept=on_kept,
             on_event=on_cell,
-            warm=options.warm,
         )
     except PapermillExecutionError as error:
-        if not _has_failed(folder / NOTEBOOK):
+        if not read_notebook(folder / NOTEBOOK).metadata.papermill.exception:
             return "succeeded", None  # the notebook expects this error: the cell is tagged `raises-exception`
         return ("expectation_failed" if error.ename == ExpectationFailed.__name__ else "failed"), error
     except TimedOut as error:
@@ -577,237 +472,11 @@ def _execute_through_papermill(
     return "succeeded", None
 
 
-def _has_failed(notebook: Path) -> bool:
-    return bool(read_notebook(notebook).metadata.papermill.exception)
-
-
-def _without_injected(notebook: Any) -> Any:
-    """Return a notebook without the values that an earlier run put into it: what is given now counts."""
+def _notebook_to_run(plan: Plan) -> Any:
+    """Read the plan's notebook; values that an earlier run put into it are left out, as what is given now counts."""
+    notebook = read_notebook(plan.notebook)
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
+    notebook = chosen_cells(notebook, plan.shown)
+    spec = {"name": plan.kernel.name, "display_name": plan.kernel.title, "language": plan.kernel.language}
+    notebook.metadata["kernelspec"] = spec  # whoever opens it has the kernel that ran it
     return notebook
-
-
-def complete(
-    manifest: Manifest, folder: Path, status: Status, error: BaseException | None, redactor: Redactor | None
-) -> Manifest:
-    """Return the manifest of a run that has ended, without the value of any secret."""
-    leak = _removed_leak(folder, redactor) if redactor else None
-    try:
-        manifest = _read_back(manifest, folder, status, error)
-    except Exception as unreadable:  # what the run left cannot be read back: the manifest must say that, not `running`
-        wrong = RunError(cell=None, name=type(unreadable).__name__, message=str(unreadable))
-        if error is not None:  # why it ended comes first: whether it may be run again hangs on that
-            message = f"{error}; and what it left cannot be read back: {wrong.name}: {unreadable}"
-            wrong = RunError(cell=None, name=getattr(error, "ename", type(error).__name__), message=message)
-        manifest = _ended(manifest, "failed" if status == "succeeded" else status, wrong)
-    if leak:
-        manifest = manifest.model_copy(update={"status": "failed", "error": leak})
-    return (_without_secrets(manifest, redactor) if redactor else manifest).well_formed()
-
-
-def _without_secrets(manifest: Manifest, redactor: Redactor) -> Manifest:
-    """Take the values of secrets out of what the notebook said; times, hashes and sizes are the kit's own words."""
-
-    def clean(part: Part, *fields: str) -> Any:
-        return part.model_copy(update={field: redactor.json(getattr(part, field)) for field in fields})
-
-    said: Manifest = clean(manifest, "title", "parameters", "checkpoints")
-    return said.model_copy(
-        update={
-            "inputs": [clean(each, "ref") for each in manifest.inputs],
-            "results": {redactor.text(name): clean(each, "value", "unit") for name, each in manifest.results.items()},
-            "expectations": [clean(each, "message", "values") for each in manifest.expectations],
-            "artifacts": [clean(each, "file") for each in manifest.artifacts],
-            "error": manifest.error and clean(manifest.error, "name", "message"),
-        }
-    )
-
-
-def _removed_leak(folder: Path, redactor: Redactor) -> RunError | None:
-    """Remove the files into which, or into whose names, the notebook wrote a secret; the engine's own are free of them.
-
-    A folder comes before what lies in it.
-    """
-    removed = []
-    for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts)):
-        if not os.path.lexists(path):  # it went with the folder around it
-            continue
-        name = path.relative_to(folder).as_posix()
-        if secret := redactor.found_in_name(name) or _secret_held(path, folder, redactor):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            removed.append(f"{redactor.text(name)!r} (secret {secret!r})")
-    message = f"the notebook wrote secrets into files, which were removed: {', '.join(sorted(removed))}"
-    return RunError(cell=None, name="SecretLeaked", message=message) if removed else None
-
-
-def _secret_held(path: Path, folder: Path, redactor: Redactor) -> str | None:
-    if path.is_symlink():
-        return redactor.found_in_name(str(path.readlink()))
-    is_ours = path in (folder / NOTEBOOK, folder / FILE)
-    return redactor.found_in(path) if path.is_file() and not is_ours else None
-
-
-def _read_back(manifest: Manifest, folder: Path, status: Status, error: BaseException | None) -> Manifest:
-    """Read back from the executed notebook what the run recorded, and say how it ended."""
-    cells = _executed_cells(folder / NOTEBOOK)
-    outputs = [output for cell in cells for output in cell.outputs]
-    known = {i.ref for i in manifest.inputs}
-    noted = [Input(**payload) for payload in payloads(outputs, INPUT)]
-    expectations = [Expectation(**payload) for payload in payloads(outputs, EXPECTATION)]
-    runs = [_cell_run(number, cell) for number, cell in _numbered(cells)]
-    run_error = _run_error(cells, error)
-    artifacts = _artifacts(folder / "artifacts")
-    if status == "succeeded":
-        meant = [run for run, cell in zip(runs, cells, strict=True) if SKIPPED not in tags(cell)]
-        status, run_error = _verdict(expectations, meant, artifacts)
-    return _ended(manifest, status, run_error).model_copy(
-        update={
-            "inputs": manifest.inputs + [i for i in noted if i.ref not in known],
-            "results": {name: Result(**result) for name, result in recorded_results(cells).items()},
-            "expectations": expectations,
-            "artifacts": artifacts,
-            "checkpoints": list(payloads(outputs, CHECKPOINT)),
-            "executed_sha256": sha256_of(folder / NOTEBOOK) if (folder / NOTEBOOK).exists() else None,
-            "cells": runs,
-        }
-    )
-
-
-def _ended(manifest: Manifest, status: Status, error: RunError | None) -> Manifest:
-    ended = now()
-    took = round((ended - manifest.started).total_seconds(), 3)
-    return manifest.model_copy(update={"status": status, "ended": ended, "duration_s": took, "error": error})
-
-
-def _verdict(
-    expectations: list[Expectation], cells: list[CellRun], artifacts: list[Artifact]
-) -> tuple[Status, RunError | None]:
-    """Judge a notebook that raised nothing: it may have swallowed a broken expectation, or left by `sys.exit()`."""
-    for broken in (each for each in expectations if not each.passed):
-        message = f"expected: {broken.message}; got {broken.values}"
-        return "expectation_failed", RunError(cell=None, name=ExpectationFailed.__name__, message=message)
-    for cell in (each for each in cells if each.status != "completed"):
-        if cell.status == "failed":  # papermill takes no exit for an error whose status is 0
-            message = "this cell left the notebook (sys.exit): no cell after it ran"
-        else:
-            message = "the notebook left before this cell ran"
-        return "failed", RunError(cell=cell.number, name="SystemExit", message=message)
-    for artifact in (each for each in artifacts if not is_well_formed(each.file)):
-        message = f"artifact {artifact.file!r}: its name is not UTF-8, so that nothing can name it"
-        return "failed", RunError(cell=None, name="InputError", message=message)
-    return "succeeded", None
-
-
-def repair(project: Path) -> list[Manifest]:
-    """Tell the truth about the runs whose runner was killed: their manifests and notebooks say so from now on.
-
-    A run whose files cannot be read, or not be written, is warned of, and keeps nobody from going on.
-
-    Returns
-    -------
-    list of Manifest
-        The runs that were still called running.
-    """
-    ledger, repaired = Ledger(project), []
-    for run_id, owner in ledger.take_over_abandoned():
-        try:
-            manifest = _repaired(run_id, owner, project, ledger)
-        except Exception as error:  # such as a full disk: no run may stop the others
-            logger.warning("run %s could not be repaired: %s", run_id, error)
-            with suppress(InputError):
-                ledger.hand_back(run_id, owner)
-        else:
-            repaired += [manifest] if manifest else []
-    return repaired
-
-
-def _repaired(run_id: str, owner: Owner, project: Path, ledger: Ledger) -> Manifest | None:
-    folder = project / "runs" / run_id
-    if not os.path.lexists(folder / FILE) and _remove_unbegun(folder):
-        ledger.never_began(run_id)
-        return None
-    try:
-        manifest = Manifest.load(folder / FILE)
-    except InputError as error:
-        logger.warning("run %s has ended, and its process said nothing of it: %s", run_id, error)
-        ledger.ended(run_id, "failed")
-        return None
-    if manifest.status == "running":
-        _remove_half_written(folder)
-        words = f"the process that ran it ({owner.pid} on {owner.host}) has ended without a word"
-        try:
-            _mark_cells_that_did_not_end(folder)
-        except Exception as error:  # whatever the killed process left there
-            logger.warning("run %s: its cells could not be marked: %s", run_id, error)
-        manifest = complete(manifest, folder, "failed", RunnerDied(words), _redactor_again(manifest, project))
-        manifest.save(folder)
-    ledger.ended(run_id, manifest.status)
-    return manifest
-
-
-def _mark_cells_that_did_not_end(folder: Path) -> None:
-    if not (folder / NOTEBOOK).exists():
-        return
-    import nbformat
-
-    notebook = read_notebook(folder / NOTEBOOK)
-    for cell in notebook.cells:
-        noted = cell.metadata.get("papermill", {})
-        if noted.get("status") == "running":
-            noted.update(status="interrupted", exception=True)
-        elif noted.get("status") == "pending":
-            noted["status"] = "not run"
-    write_atomically(folder / NOTEBOOK, nbformat.writes(notebook) + "\n")
-
-
-def _redactor_again(manifest: Manifest, project: Path) -> Redactor | None:
-    try:
-        return Redactor(resolve_secrets(manifest.secrets, project)) if manifest.secrets else None
-    except InputError as error:
-        logger.warning("run %s: its files could not be searched for secrets: %s", manifest.run_id, error)
-        return None
-
-
-def recorded_results(cells: list[Any]) -> dict[str, dict[str, Any]]:
-    """Return the results recorded in cells' outputs, by name; the last one recorded under a name counts."""
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    return {
-        payload["name"]: {key: value for key, value in payload.items() if key != "name"}
-        for payload in map(well_formed, payloads(outputs, RESULT))
-    }
-
-
-def _artifacts(folder: Path) -> list[Artifact]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        Artifact(file=path.relative_to(folder).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size)
-        for path in files
-    ]
-
-
-def _executed_cells(notebook: Path) -> list[Any]:
-    """Return the code cells that papermill saved: none when it failed before its first save."""
-    if not notebook.exists():
-        return []
-    return [cell for cell in read_notebook(notebook).cells if cell.cell_type == "code"]
-
-
-def _numbered(cells: list[Any]) -> list[tuple[int, Any]]:
-    """Return code cells with their numbers in the notebook as it was written; added values count as its parameters."""
-    return list(zip(accumulate(map(is_counted, cells)), cells, strict=True))
-
-
-def _cell_run(number: int, cell: Any) -> CellRun:
-    noted = cell.metadata.get("papermill", {})
-    return CellRun(number=number, status=noted.get("status", "not run"), duration_s=noted.get("duration"))
-
-
-def _run_error(cells: list[Any], error: BaseException | None) -> RunError | None:
-    if error is None:
-        return None
-    failed = (n for n, cell in _numbered(cells) if cell.metadata.get("papermill", {}).get("exception"))
-    return RunError(
-        cell=next(failed, None),
-        name=getattr(error, "ename", type(error).__name__),
-        message=str(getattr(error, "evalue", error)),
-    )

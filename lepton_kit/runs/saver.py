@@ -1,4 +1,4 @@
-"""Saves a notebook while it runs: whole or not at all, at most once a second, and only what changed is written anew."""
+"""Saves a notebook while it runs: whole or not at all, at most once a second, in at most a tenth of the time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOTED = {"kernelspec", "language_info", "papermill", "execution", "tags"}  # wha
 
 
 class NotebookSaver:
-    """Saves a notebook whenever that is due; the JSON of cells that did not change since is kept from the last time.
+    """Saves a notebook whenever that is due.
 
     Parameters
     ----------
@@ -51,11 +51,6 @@ class NotebookSaver:
         self.write = write
         self.redactor = redactor
         self.due = 0.0
-        self._written_cells: dict[int, bytes] = {}
-
-    def changed(self, index: int) -> None:
-        """Note that a cell is no longer what was saved last."""
-        self._written_cells.pop(index, None)
 
     def save_if_due(self) -> bool:
         """Save, if the last save is long enough ago; return whether it was."""
@@ -83,29 +78,14 @@ class NotebookSaver:
 
     def as_json(self, running: bool = False) -> bytes:
         """Return the notebook as nbformat writes it."""
-        cells = [self._cell_json(index, running) for index in range(len(self.notebook.cells))]
-        # sort_keys puts the cells first, so theirs is the first place that reads so
-        frame = NotebookNode({**self.notebook, "metadata": copy.deepcopy(self.notebook.metadata), "cells": []})
+        notebook = copy.deepcopy(self.notebook)
         if self.redactor:
-            _redact_metadata(frame.metadata, self.redactor)
-        before, empty, after = _dumps(strip_transient(frame)).partition(b'"cells": []')
-        filled = b'"cells": [\n  ' + b",\n  ".join(cells) + b"\n ]" if cells else empty
-        return before + filled + after + b"\n"
-
-    def _cell_json(self, index: int, running: bool) -> bytes:
-        if (written := self._written_cells.get(index)) is not None:
-            return written
-        cell = copy.deepcopy(self.notebook.cells[index])
-        cut = running and self.redactor is not None and _hold_back(cell, self.redactor)
-        cell.metadata.pop("trusted", None)
-        if self.redactor:
-            redact_cell(cell, self.redactor)
-        [cell] = split_lines(NotebookNode(cells=[cell])).cells
-        # No JSON string holds a raw line break, so every one of them is followed by an indent of ours.
-        written = _dumps(cell).replace(b"\n", b"\n  ")
-        if not cut:  # what was held back belongs to the cell as soon as nothing more comes
-            self._written_cells[index] = written
-        return written
+            _redact_metadata(notebook.metadata, self.redactor)
+            for cell in notebook.cells:
+                if running:
+                    _hold_back(cell, self.redactor)
+                redact_cell(cell, self.redactor)
+        return _dumps(split_lines(strip_transient(notebook))) + b"\n"
 
 
 def redact_cell(cell: NotebookNode, redactor: Redactor) -> None:
@@ -132,15 +112,12 @@ def _redact_metadata(metadata: NotebookNode, redactor: Redactor) -> None:
         metadata.papermill.parameters = redactor.json(metadata.papermill.parameters)
 
 
-def _hold_back(cell: NotebookNode, redactor: Redactor) -> bool:
-    """Cut off what may be the first half of a secret, whose second half is still to come; return whether it may be."""
-    if cell.metadata.get("papermill", {}).get("status") != "running":
-        return False
-    for output in cell.get("outputs", [])[-1:]:
-        if output.output_type == "stream" and (held := redactor.split(output.text)[1]):
-            output.text = output.text[: -len(held)]
-            return True
-    return False
+def _hold_back(cell: NotebookNode, redactor: Redactor) -> None:
+    """Cut off what may be the first half of a secret, whose second half is still to come."""
+    if cell.metadata.get("papermill", {}).get("status") == "running":
+        for output in cell.get("outputs", [])[-1:]:
+            if output.output_type == "stream" and (held := redactor.split(output.text)[1]):
+                output.text = output.text[: -len(held)]
 
 
 def _dumps(node: Any) -> bytes:

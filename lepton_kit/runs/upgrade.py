@@ -123,19 +123,13 @@ def _output(output: dict[str, Any]) -> dict[str, Any]:
     kind = output["output_type"]
     if kind == "stream":
         name = output.get("name")
-        return {
-            "output_type": kind,
-            "name": name if isinstance(name, str) else "stdout",
-            "text": _text(output.get("text")),
-        }
+        name = name if isinstance(name, str) else "stdout"
+        return {"output_type": kind, "name": name, "text": _text(output.get("text"))}
     if kind == "error":
         lines = output.get("traceback")
+        lines = [_text(line) for line in lines] if isinstance(lines, list) else []
         named = {part: _text(output.get(part)) for part in ("ename", "evalue")}
-        return {
-            "output_type": kind,
-            **named,
-            "traceback": [_text(line) for line in lines] if isinstance(lines, list) else [],
-        }
+        return {"output_type": kind, **named, "traceback": lines}
     made = {"output_type": kind, "data": _data(output.get("data")), "metadata": _object(output.get("metadata"))}
     return made | ({"execution_count": _count(output)} if kind == "execute_result" else {})
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lepton_kit.errors import InputError
 from lepton_kit.runs.check import check_untouched
 from lepton_kit.runs.comparison import compare_results
-from lepton_kit.runs.manifest import Manifest, Result
-from lepton_kit.runs.runner import NOTEBOOK, Event, Request, execute, prepare
+from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
+from lepton_kit.runs.runner import Event, Request, execute, prepare
 from lepton_kit.runs.shipped import folder_of
 
 Verdict = Literal["same", "different", "missing", "new", "not compared"]
@@ -53,8 +52,6 @@ def verify(run: Manifest, project: Path, on_event: Callable[[Event], None] | Non
     InputError
         When the run did not succeed, or its folder or an input is no longer what it was.
     """
-    if run.status != "succeeded":
-        raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be verified")
     check_untouched(run, project)
     request = Request(
         run.folder(project) / NOTEBOOK,
@@ -78,9 +75,5 @@ def _pair(name: str, before: Result | None, after: Result | None) -> ResultPair:
         return ResultPair(name, before, after, "new" if before is None else "missing", [])
     if not before.compare:
         return ResultPair(name, before, after, "not compared", [])
-    found = compare_results({name: _payload(before)}, {name: _payload(after)})
+    found = compare_results({name: before.model_dump()}, {name: after.model_dump()})
     return ResultPair(name, before, after, "different" if found else "same", [str(each) for each in found])
-
-
-def _payload(result: Result) -> dict[str, Any]:
-    return result.model_dump()

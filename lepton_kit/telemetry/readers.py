@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.models.tasks import PROBA
+from lepton_kit.telemetry.columns import is_category
 from lepton_kit.telemetry.databases import TIME, Read, Window, flat, utc
 from lepton_kit.telemetry.declaration import Columns, Declaration, Metric, Rows, short_name
 from lepton_kit.telemetry.recordings import FEATURE, TOPOLOGY_COLUMNS, printable
@@ -256,13 +257,8 @@ def _is_one_of(name: str, short: str, patterns: Sequence[str]) -> bool:
 
 
 def _feature(table: _Table, name: str) -> pd.Series:
-    """Return a feature as numbers, or as text where most of its known values are text."""
-    values = table.raw[name]
-    if pd.api.types.is_numeric_dtype(values):
-        return values.astype(float)
-    known = values.dropna()
-    numbers = pd.to_numeric(known, errors="coerce")
-    if len(known) and numbers.isna().mean() > 0.5:
+    """Return a feature as numbers, or as text where its first values are text."""
+    if is_category(table.raw[name]):
         return table.texts(name, "features").replace("", None)
     return table.numbers(name, "features")
 

@@ -181,20 +181,13 @@ def preset(name: str) -> Mapping[str, Signal]:
 def signals_of(declaration: Declaration, labels: Mapping[str, str] | None = None) -> dict[str, Signal]:
     """Return the signals of a service by role: its own selectors, then its presets, the first named above the others.
 
-    Parameters
-    ----------
-    declaration
-        What the service says of itself.
-    labels
-        The labels that its series carry: every selector but those of the machine is narrowed to them.
+    Every selector but those of the machine is narrowed to the labels that the service's series carry.
 
-    Examples
-    --------
     >>> from lepton_kit.telemetry.declaration import Declaration
     >>> given = Declaration(signals={"preset": ["vllm", "dcgm"], "queue_length": "waiting"})
     >>> found = signals_of(given, {"job": "chat"})
-    >>> found["queue_length"].selector, found["saturation"].selector, found["gpu_utilisation"].selector
-    ('waiting{job="chat"}', 'vllm:kv_cache_usage_perc{job="chat"}', 'DCGM_FI_DEV_GPU_UTIL')
+    >>> found["queue_length"].selector, found["gpu_utilisation"].selector
+    ('waiting{job="chat"}', 'DCGM_FI_DEV_GPU_UTIL')
     """
     found = {"up": Signal(selector="up")}
     for name in reversed(declaration.signals.preset):

@@ -35,7 +35,7 @@ from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.webhook import Gate, Webhook, field_reasons, make_gate
 from lepton_kit.project.settings import Settings, read_settings
-from lepton_kit.runs.runner import repair
+from lepton_kit.runs.ending import repair
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.telemetry.sealed import check_key
 

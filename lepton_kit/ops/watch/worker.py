@@ -27,11 +27,12 @@ from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
+from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import LEASE_S
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import read_parameters
-from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare, repair
+from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare
 
 logger = logging.getLogger("lepton.watch")
 REPORT = "report"

@@ -12,7 +12,6 @@ import gc
 import importlib
 import io
 import os
-import secrets
 import select
 import signal
 import socket
@@ -28,13 +27,10 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.guardian import CONFIRMED, guard, guard_spare, may_start, name_process, remove_connection
-from lepton_kit.runs.warm.wire import Lines, receive_request, say, send_request
+from lepton_kit.runs.warm.guardian import guard, may_start, name_process, remove_connection
+from lepton_kit.runs.warm.wire import receive_request, say
 
-KEPT = 2  # a run that is asked for while another has only begun finds one, too
-QUIET_S = 0.3
 LOOK_S = 0.1
-LONGEST_WAIT_S = 5.0  # for what is done without a server; what takes longer does not notice one that loads
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 FIRST = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "psutil", "tornado.platform.asyncio",
@@ -42,7 +38,7 @@ FIRST = (
     "IPython.core.debugger", "IPython.extensions.storemagic", "nbformat.v4", "nbclient", "papermill", "sqlite3",
     "jupyter_client.asynchronous", "jupyter_client.blocking", "lepton_kit.cli", "lepton_kit.notebook",
     "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.sweeps", "lepton_kit.runs.warm.provisioner",
-    "lepton_kit.runs.warm.spare", "ipykernel.kernelspec", "encodings.unicode_escape",
+    "lepton_kit.runs.warm.kernel", "ipykernel.kernelspec", "encodings.unicode_escape",
 )  # fmt: skip
 
 
@@ -65,13 +61,12 @@ def serve(path: Path, lock: int) -> NoReturn:
     loaded.add()
     idle_s = float(os.environ.get("LEPTON_FORKSERVER_IDLE", lease.IDLE_S))
     last_asked = time.monotonic()
-    spares = Spares(path)
     gc.freeze()
     while time.monotonic() - last_asked < idle_s:
         if select.select([listener], [], [], 0 if waiting else min(LOOK_S, idle_s))[0]:
             if (asked := _asked(listener)) and not _refused(*asked):
                 last_asked = time.monotonic()
-                if not path.exists() or not _answer(*asked, spares, loaded):
+                if not path.exists() or not _answer(*asked, loaded):
                     break
         elif waiting:
             _preload(waiting.pop(0))
@@ -82,8 +77,6 @@ def serve(path: Path, lock: int) -> NoReturn:
             gc.freeze()
         elif not path.exists():
             break
-        if not waiting:
-            spares.renew(is_quiet=time.monotonic() - last_asked > QUIET_S)
     path.unlink(missing_ok=True)
     fcntl.flock(lock, fcntl.LOCK_UN)  # who asked last sees the connection close, and may start the next one at once
     os._exit(0)
@@ -131,62 +124,6 @@ def _exercise() -> None:
         axes.legend()
         for kind in ("png", "svg"):
             figure.savefig(io.BytesIO(), format=kind, bbox_inches="tight")
-
-
-class Spares:
-    """Kernels that are ready and that nobody has asked for yet: at most `KEPT`, all like the last that was asked for.
-
-    To make one takes as much of the processor as a small run. So it is made when nothing was asked for a moment ago,
-    which may still run; or when there is none left, because the next run would wait for it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.wanted: dict[str, Any] | None = None
-        self.controls: list[socket.socket] = []
-
-    def take(self, request: dict[str, Any], connection: socket.socket, files: list[int]) -> socket.socket | None:
-        """Give a spare to who asks; return where to confirm that, or None where there is no spare that fits."""
-        from lepton_kit.runs.warm.spare import shape_of
-
-        if request["kind"] != "kernel" or (shape := shape_of(request)) is None:
-            return None
-        if self.wanted is None or shape_of(self.wanted) != shape:
-            while self.controls:
-                self.controls.pop().close()  # one that nobody took ends by that
-        self.wanted = request
-        while self.controls:
-            control = self.controls.pop(0)
-            try:
-                send_request(control, request, [connection.fileno(), *files])
-            except OSError:  # it was killed
-                control.close()
-            else:
-                return control
-        return None
-
-    def renew(self, is_quiet: bool) -> None:
-        """Make a spare, if it is time for one."""
-        from lepton_kit.runs.warm import spare
-
-        for ended in select.select(self.controls, [], [], 0)[0]:  # it says nothing before it is taken: it was killed
-            self.controls.remove(ended)
-            ended.close()
-        if self.wanted is None or len(self.controls) >= (KEPT if is_quiet else 1):
-            return
-        request = self.wanted
-        ours, theirs = socket.socketpair()
-        address = self.path.with_name(f"spare-{secrets.token_hex(6)}")
-        if os.fork() == 0:
-            _close_all_but(theirs.fileno())
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-            def run(task: socket.socket) -> int:
-                return _run_spare(task, request, address, is_quiet)
-
-            guard_spare(theirs, run, lambda: spare.remove_sockets(address))
-        theirs.close()
-        self.controls.append(ours)
 
 
 class _Loaded:
@@ -247,21 +184,14 @@ def _refused(connection: socket.socket, request: Mapping[str, Any], files: list[
     return True
 
 
-def _answer(
-    connection: socket.socket, request: dict[str, Any], files: list[int], spares: Spares, loaded: _Loaded
-) -> bool:
-    """Have what is asked for done by a guardian, a waiting one or a new one; return whether this server may go on."""
-    control = spares.take(request, connection, files)
-    if loaded.have_changed() or _is_unsafe():  # while the spare takes on its task: there are thousands of files
+def _answer(connection: socket.socket, request: dict[str, Any], files: list[int], loaded: _Loaded) -> bool:
+    """Have what is asked for done in a fork, under a guardian; return whether this server may go on."""
+    if loaded.have_changed() or _is_unsafe():
         return False
-    if control is not None:
-        with suppress(OSError):
-            control.sendall(CONFIRMED)
-        control.close()
-    elif os.fork() == 0:
+    if os.fork() == 0:
         _close_all_but(connection.fileno(), *files)  # the lock above all: it says whether a server lives
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if not may_start(connection, Lines(connection)):
+        if not may_start(connection):
             os._exit(0)
         run = {"kernel": _run_kernel, "command": _run_command}[request["kind"]]
         is_command, argv = request["kind"] == "command", request["argv"]
@@ -292,60 +222,26 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list[str]], int]) -> int:
     """Make this forked process what a new one would be, and run."""
-    _begin(files, request["env"], kept=[])
-    _use_threads_as_asked()
-    _take_on(request)
-    try:
-        return run(request["argv"])
-    finally:
-        _leave()
-
-
-def _run_spare(task: socket.socket, request: dict[str, Any], address: Path, has_time: bool) -> int:
-    """Be a kernel that is ready, in the place of one that was asked for; its own place is given when it is taken."""
-    from lepton_kit.runs.warm import spare
-
-    null = [os.open(os.devnull, os.O_RDWR) for _ in range(3)]
-    _begin(null, spare.in_common(request["env"]), kept=[task.fileno()])
-    os.umask(request["umask"])
-    _use_backend_as_asked()
-    _use_threads_as_asked()
-    gc.enable()
-    try:
-        return spare.wait_and_run(task, address, has_time, on_taken=_be_taken)
-    finally:
-        _leave()
-
-
-def _be_taken(request: Mapping[str, Any]) -> None:
-    from lepton_kit.runs.warm.spare import may_differ
-
-    os.environ.update({name: value for name, value in request["env"].items() if may_differ(name)})
-    _take_on(request)
-
-
-def _begin(files: list[int], environment: Mapping[str, str], kept: list[int]) -> None:
-    """Leave behind what the server has open, and what its environment says."""
-    lease.warm_process = True
     for number, file in enumerate(files):
         os.dup2(file, number)
     _open_standard_streams()
     name_process("python")
-    _close_all_but(*kept)
+    _close_all_but()
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(request["env"])
     time.tzset()
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False  # what the server's imports left to do at its own end (torch: a hundred operators)
-
-
-def _take_on(request: Mapping[str, Any]) -> None:
-    """Take on what a process has of its own from its start."""
+    _use_threads_as_asked()
     os.umask(request["umask"])
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
     _renew_random_generators()
     gc.enable()
+    try:
+        return run(request["argv"])
+    finally:
+        _leave()
 
 
 def _open_standard_streams() -> None:
@@ -361,19 +257,15 @@ def _open_standard_streams() -> None:
 
 
 def _run_kernel(argv: list[str]) -> int:
-    from lepton_kit.runs.warm.spare import KernelApp
+    from lepton_kit.runs.warm.kernel import KernelApp
 
-    _use_backend_as_asked()
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE
     app: Any = KernelApp.instance()
     # ipykernel read its parent's number from the environment when it was imported, which was before this process was.
     app.initialize([*argv[1:], f"--IPKernelApp.parent_handle={os.getppid()}"])
     app.run_to_its_end()
     return 0
-
-
-def _use_backend_as_asked() -> None:
-    if matplotlib := sys.modules.get("matplotlib"):
-        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE
 
 
 def _run_command(argv: list[str]) -> int:
@@ -423,10 +315,7 @@ def _leave() -> None:
 def main() -> None:
     """Serve at a path, while the lock that says so is held."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
-    path, lock, start = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    select.select([start], [], [], float(os.environ.get("LEPTON_FORKSERVER_WAIT", LONGEST_WAIT_S)))
-    os.close(start)
-    serve(path, lock)
+    serve(Path(sys.argv[1]), lock=int(sys.argv[2]))
 
 
 if __name__ == "__main__":

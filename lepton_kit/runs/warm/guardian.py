@@ -22,11 +22,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from lepton_kit.runs.warm.wire import Lines, receive_request, say, send_request
+from lepton_kit.runs.warm.wire import Lines, say
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # of Linux' prctl(2)
 NAME = "lepton-guardian"  # 15 bytes at most
-CONFIRMED = b"confirmed"
 STOP_S = 10.0  # how long a command may take to end by itself after it was asked to
 
 
@@ -51,73 +50,21 @@ def guard(
         Called when the child and all that descends from it are gone.
     """
     _become_guardian(clean_up)
-    child = _start(run, closing=[lease])
+    child = _start(run, lease)
     _close_standard_streams()
     say(lease, pid=child)
-    _see_through(lease, Lines(lease), child, ask_first, clean_up)
+    _watch(lease, child, ask_first)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    _kill_descendants()
+    clean_up()
+    say(lease, exit=code)
+    os._exit(0)
 
 
-def guard_spare(control: socket.socket, run: Callable[[socket.socket], int], clean_up: Callable[[], None]) -> NoReturn:
-    """Run something in a child process before there is a lease on it, and guard it as soon as there is.
-
-    Parameters
-    ----------
-    control
-        Where the lease will come from, with the request and the standard streams of who takes the child, and then
-        `CONFIRMED`; when it closes before that, the child is killed.
-    run
-        What the child does, given a socket on which it receives the request, and answers `{"kernel": …}`.
-    clean_up
-        Called when the child and all that descends from it are gone.
-    """
-    _become_guardian(clean_up)
-    ours, theirs = socket.socketpair()
-    child = _start(lambda: run(theirs), closing=[control, ours])
-    theirs.close()
-    _close_standard_streams()
-    try:
-        if not _is_taken(control, child):
-            raise ConnectionError("the child has ended before")
-        request, files = receive_request(control)
-        lease = socket.socket(fileno=files[0])
-        lines = Lines(lease)
-        if not may_start(lease, lines):
-            raise ConnectionError("who asked has gone")
-        send_request(ours, request, files[1:])
-        for file in files[1:]:
-            os.close(file)
-        answer = Lines(ours).receive()
-        if control.recv(len(CONFIRMED)) != CONFIRMED:
-            raise ConnectionError("the server's files have changed")
-        control.close()
-    except OSError:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        _kill_descendants()
-        clean_up()
-        os._exit(0)
-    ours.close()
-    say(lease, pid=child, **(answer[0] if answer else {}))
-
-    def clean_up_for_both() -> None:
-        clean_up()
-        remove_connection(request["argv"])
-
-    _see_through(lease, lines, child, ask_first=False, clean_up=clean_up_for_both)
-
-
-def _is_taken(control: socket.socket, child: int) -> bool:
-    """Wait until something comes from the server, or the child ends; return whether it still lives."""
-    process = os.pidfd_open(child)
-    try:
-        return process not in select.select([control.fileno(), process], [], [])[0]
-    finally:
-        os.close(process)
-
-
-def may_start(lease: socket.socket, lines: Lines) -> bool:
+def may_start(lease: socket.socket) -> bool:
     """Offer to start what was asked for; return whether who asked accepts, because it has not lost patience."""
     say(lease, offer=1)
+    lines = Lines(lease)
     while not lines.ended:
         if any("go" in line for line in lines.receive()):
             return True
@@ -145,14 +92,13 @@ def _become_reaper() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _start(run: Callable[[], int], closing: list[socket.socket]) -> int:
+def _start(run: Callable[[], int], lease: socket.socket) -> int:
     """Start a child and return its number once it has a group of its own and hears signals: none is lost or fails."""
     parent = os.getpid()
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
-        for connection in closing:
-            connection.close()
+        lease.close()
         os.close(readable)
         _become_child(parent)
         os.close(writable)
@@ -161,17 +107,6 @@ def _start(run: Callable[[], int], closing: list[socket.socket]) -> int:
     os.read(readable, 1)
     os.close(readable)
     return child
-
-
-def _see_through(
-    lease: socket.socket, lines: Lines, child: int, ask_first: bool, clean_up: Callable[[], None]
-) -> NoReturn:
-    _watch(lease, lines, child, ask_first)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    _kill_descendants()
-    clean_up()
-    say(lease, exit=code)
-    os._exit(0)
 
 
 def name_process(name: str) -> None:
@@ -206,9 +141,9 @@ def _status_of(run: Callable[[], int]) -> int:
                 stream.flush()
 
 
-def _watch(lease: socket.socket, lines: Lines, child: int, ask_first: bool) -> None:
+def _watch(lease: socket.socket, child: int, ask_first: bool) -> None:
     """Wait for the child's end, and bring it about when the lease ends."""
-    process = os.pidfd_open(child)
+    lines, process = Lines(lease), os.pidfd_open(child)
     poller = select.poll()
     poller.register(process, select.POLLIN)
     poller.register(lease, select.POLLIN | select.POLLHUP)

@@ -34,8 +34,6 @@ DEFAULT_PRELOAD = "pandas,pyarrow,matplotlib.pyplot,torch"
 IDLE_S = 600.0
 LIMITING = ("memory.max", "memory.high", "cpu.max", "pids.max", "memory.limit_in_bytes", "cpu.cfs_quota_us")
 UNLIMITED = ("max", "-1", "9223372036854771712")
-_holding: list[int] = []  # pipes whose closing lets a server load what it should
-warm_process = False  # whether this process was forked from a server
 
 
 class Lease:
@@ -45,7 +43,6 @@ class Lease:
         self.connection = connection
         self.pid = 0
         self.exit_status: int | None = None
-        self.kernel: dict[str, Any] | None = None  # how to connect to it, where that was not for who asked to decide
         self.refused: str | None = None  # why the server starts no process for who asks
         self._offered = False
         self._lines = Lines(connection)
@@ -91,7 +88,6 @@ class Lease:
         for message in self._lines.receive():
             self._offered |= "offer" in message
             self.pid = message.get("pid", self.pid)
-            self.kernel = message.get("kernel", self.kernel)
             self.refused = message.get("refused", self.refused)
             self.exit_status = message.get("exit", self.exit_status)
         if self._lines.ended and self.exit_status is None:
@@ -104,7 +100,7 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     Parameters
     ----------
     request
-        What the new process shall do: `kind` is `kernel` or `command`; `argv`, `env`, `cwd` and `umask` are its own.
+        What the new process shall do: `kind` is `kernel` or `command`; `argv`, `env` and `cwd` are its own.
     files
         File descriptors of its standard streams.
     """
@@ -114,10 +110,10 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     connection.settimeout(PATIENCE_S)
     try:
         connection.connect(str(path))
-        send_request(connection, {**request, "limits": limits()}, files)
+        send_request(connection, {**request, "umask": umask(), "limits": limits()}, files)
     except OSError:
         connection.close()
-        start_server(environment, after_this=True)
+        start_server(environment)
         return "the fork server is only starting"
     connection.settimeout(None)
     lease = Lease(connection)
@@ -127,9 +123,15 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     if lease.refused is not None:
         return lease.refused
     if lease.exit_status is not None:  # the server has ended, such as one that was out of date
-        start_server(environment, after_this=True)
+        start_server(environment)
         return "the fork server was out of date"
     return "the fork server is busy"
+
+
+def umask() -> int:
+    """Return which rights this process withholds from the files that it makes."""
+    found = re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(errors="replace"), re.MULTILINE)
+    return int(found[1], 8) if found else 0o077
 
 
 def limits() -> dict[str, str]:
@@ -170,17 +172,8 @@ def _control_groups() -> str:
     return ", ".join(found)
 
 
-def start_server(environment: Mapping[str, str], after_this: bool = False) -> None:
-    """Start a server in the background, unless one is starting already, or a guardian would end it with a kernel.
-
-    Parameters
-    ----------
-    environment
-        The server's own.
-    after_this
-        Let it wait with its imports until `let_servers_load`, or the end of this process: what this process does
-        meanwhile, without a server, needs the processor more.
-    """
+def start_server(environment: Mapping[str, str]) -> None:
+    """Start a server in the background, unless one is starting already, or a guardian would end it with a kernel."""
     if _is_under_guardian():
         return
     path = socket_path(environment)
@@ -190,24 +183,14 @@ def start_server(environment: Mapping[str, str], after_this: bool = False) -> No
     except OSError:  # the one that is starting, or runs and is busy, holds it for as long as it lives
         os.close(lock)
         return
-    kept = {name: value for name, value in environment.items() if not name.startswith("LEPTON_SECRET_")}
-    start, hold = os.pipe()
+    its_own = ("LEPTON_PRELOAD", "LEPTON_FORKSERVER_IDLE")  # nothing of the run that misses it
+    kept = {name: value for name, value in environment.items() if not name.startswith("LEPTON_") or name in its_own}
     subprocess.Popen(
-        [sys.executable, "-m", "lepton_kit.runs.warm.forkserver", str(path), str(lock), str(start)],
-        cwd="/", env=kept, pass_fds=[lock, start], start_new_session=True,
+        [sys.executable, "-m", "lepton_kit.runs.warm.forkserver", str(path), str(lock)],
+        cwd="/", env=kept, pass_fds=[lock], start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(lock)
-    os.close(start)
-    _holding.append(hold)
-    if not after_this:
-        let_servers_load()
-
-
-def let_servers_load() -> None:
-    """Let the servers that wait for this process go on: what it did without one has ended."""
-    while _holding:
-        os.close(_holding.pop())
 
 
 def socket_path(environment: Mapping[str, str]) -> Path:

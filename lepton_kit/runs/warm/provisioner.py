@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool
 
-from lepton_kit.runs.warm.lease import Lease, is_safe_here, lease_from_server, let_servers_load
+from lepton_kit.runs.warm.lease import Lease, is_safe_here, lease_from_server
 
 GUARDIAN = (  # a bare interpreter: only the standard library, and then where this package lies
     "import sys; sys.path.append(sys.argv.pop(1)); from lepton_kit.runs.warm.guardian import main; main()"
@@ -47,7 +46,6 @@ class GuardedProcess:
         status = self.lease.wait(timeout)
         if status is not None:
             self.lease.close()
-            let_servers_load()
             if self.guardian_process:
                 self.guardian_process.wait()
         return status
@@ -74,7 +72,6 @@ class LeptonProvisioner(LocalProvisioner):
     """
 
     process: Any = None
-    launches = 0
     warm = Bool(True, help="Whether a kernel may be forked from the fork server.").tag(config=True)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
@@ -84,10 +81,6 @@ class LeptonProvisioner(LocalProvisioner):
         options = LocalProvisioner._scrub_kwargs(kwargs)
         self.process = self._forked(cmd, options) or _started(cmd, options)
         self.pid = self.pgid = self.process.pid
-        self.launches += 1
-        if elsewhere := self.process.lease.kernel:
-            info: Any = {**elsewhere, "key": elsewhere["key"].encode()}
-            self.connection_info = info
         return self.connection_info
 
     async def wait(self) -> int | None:
@@ -108,10 +101,7 @@ class LeptonProvisioner(LocalProvisioner):
             if self.warm:
                 logger.info("an ordinary kernel starts: %s", reason)
             return None
-        request = {
-            "kind": "kernel", "argv": cmd[2:], "env": environment, "cwd": cwd, "umask": _umask(),
-            "spare": self._may_be_elsewhere(),
-        }  # fmt: skip
+        request = {"kind": "kernel", "argv": cmd[2:], "env": environment, "cwd": cwd}
         with Path(os.devnull).open("r+b", buffering=0) as null:
             files = [_number(options.get(name), null.fileno() if number == 0 else number)
                      for number, name in enumerate(("stdin", "stdout", "stderr"))]  # fmt: skip
@@ -120,12 +110,6 @@ class LeptonProvisioner(LocalProvisioner):
             logger.info("an ordinary kernel starts: %s", lease)
             return None
         return GuardedProcess(lease)
-
-    def _may_be_elsewhere(self) -> bool:
-        """Whether the kernel may listen elsewhere than was chosen for it: clients of a restarted one know the place."""
-        info: Mapping[str, Any] = self.connection_info
-        is_local = info.get("transport") == "ipc" or str(info.get("ip")) in ("127.0.0.1", "localhost")
-        return self.launches == 0 and is_local and "curve_publickey" not in info
 
     def _no_fork_because(self, cmd: list[str], environment: dict[str, str], cwd: str) -> str | None:
         if not self.warm:
@@ -167,9 +151,3 @@ def _number(file: Any, default: int) -> int:
     if file is None:
         return default
     return int(file if isinstance(file, int) else file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
