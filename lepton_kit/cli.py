@@ -180,10 +180,10 @@ def runs(
     from lepton_kit.runs.manifest import all_runs
 
     if repair:
-        mended = repair_runs(find_project())
-        for made in mended:
+        repaired = repair_runs(find_project())
+        for made in repaired:
             _print_end(made, find_project())
-        say(f"repaired: {len(mended)} runs")
+        say(f"repaired: {len(repaired)} runs")
         return
     console = new_console()
     is_wide = console.width >= WIDE
@@ -334,9 +334,9 @@ def diff(
 
 
 def main() -> None:
-    """Run the command line; what a person can mend is one message, never a traceback."""
+    """Run the command line; an error that a person can fix is one message, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that knows no ✓ shall see ?
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without ✓ shows ?
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends runs as Ctrl-C does
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)

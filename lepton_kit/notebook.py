@@ -1,7 +1,7 @@
 """What a notebook calls: record results, state expectations, read inputs, leave artifacts.
 
 Everything recorded is an ordinary output of the cell, under a media type of its own. So the executed notebook alone
-holds its results, whoever ran it: JupyterLab, papermill, nbval or `lepton run`.
+holds its results, in whatever it ran: JupyterLab, papermill, nbval or `lepton run`.
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def _plain_dict(value: dict[Any, Any], name: str) -> dict[str, Any]:
 
 def _plain_times(value: Any) -> Any:
     """Return numpy's times and durations as ISO 8601 has them; its own `tolist` counts nanoseconds."""
-    import pandas as pd  # whoever holds such values has it, but for a bare numpy
+    import pandas as pd  # where such values are it is installed, but for a bare numpy
 
     if value.ndim:
         return [_plain_times(item) for item in value]

@@ -419,6 +419,19 @@ def test_an_idle_server_ends(place, monkeypatch):
     assert server_pid() is None
 
 
+def test_a_server_carries_nothing_of_the_run_that_started_it(place, monkeypatch):
+    monkeypatch.setenv("LEPTON_PRELOAD", "bisect")
+    monkeypatch.setenv("LEPTON_RUN_DIR", "/here")
+    start_server(os.environ)
+    deadline = time.monotonic() + PATIENCE_S
+    while (pid := server_pid()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    own = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"LEPTON_PRELOAD=bisect" in own and b"LEPTON_RUN_DIR" not in own
+    stop_server()
+
+
 def test_thirty_kernels_leave_no_process_and_no_open_file(server):
     this = psutil.Process()
     for number in range(31):

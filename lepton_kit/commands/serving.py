@@ -157,7 +157,7 @@ def undo(
     by: Annotated[str | None, typer.Option(help="Who decides; user and host if omitted.")] = None,
     note: Annotated[str, typer.Option(help="Why, for the records.")] = "",
 ) -> None:
-    """Take back the last action of a repair on a service: its version, size and mends are as they were before."""
+    """Undo the last repair action on a service: its version, workers and input fixes are restored."""
     from lepton_kit.ops.operator import undo as take_back
     from lepton_kit.ops.watch.approvals import this_user
 

@@ -137,7 +137,7 @@ def _check(notebook: Path, name: str, project: Path, beside: Path, kernel: str |
 def _run_nbval(
     notebook: Path, differences: Path, environment: dict[str, str], kernel: str
 ) -> subprocess.CompletedProcess[str]:
-    # Neither the project's own pytest settings nor an outer pytest's shall reach the inner one.
+    # The inner pytest must see neither the project's own settings nor those of an outer pytest.
     environment = {key: value for key, value in environment.items() if not key.startswith("PYTEST_")}
     plain = ("-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull, "-q", "--color=no", "--tb=short")
     command = [

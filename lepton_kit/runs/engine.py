@@ -1,7 +1,7 @@
 """The papermill engine `lepton`: tells the truth about every cell, keeps deadlines, saves whole files seldom.
 
-papermill loads this module by its entry point while it is being imported itself. So nothing else imports it: whoever
-wants the engine imports papermill and names it.
+papermill loads this module by its entry point while it is being imported itself. So nothing else imports it: code
+that wants the engine imports papermill and names it.
 """
 
 from __future__ import annotations

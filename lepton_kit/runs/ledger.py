@@ -219,7 +219,7 @@ class Ledger:
 
 
 def _advice(error: sqlite3.Error | OSError) -> str:
-    """Say what mends a ledger that cannot be used; it holds the idempotency keys, so it is given up last."""
+    """Say how to repair a ledger that cannot be used; it holds the idempotency keys, so giving it up comes last."""
     if isinstance(error, OSError):
         return ADVICE_FULL if error.errno in NO_SPACE else ADVICE_RIGHTS
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # beyond that are the kinds of a kind

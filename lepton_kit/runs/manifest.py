@@ -347,7 +347,7 @@ def code_sha256() -> str:
 
 def packages() -> dict[str, str]:
     """Return the versions of all installed packages by name."""
-    # Whoever installs or removes a package makes or removes an entry of one of these folders.
+    # Installing or removing a package makes or removes an entry of one of these folders.
     folders = (Path(entry or ".") for entry in sys.path)
     return _packages(tuple((str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()))
 

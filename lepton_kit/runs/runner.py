@@ -326,7 +326,7 @@ def _attempt(
         manifest.save(folder)
         try:
             ledger.ended(manifest.run_id, manifest.status)
-        except InputError as full:  # the manifest says it, and whoever repairs later reads it there
+        except InputError as full:  # the manifest says it, and a later repair reads it there
             logger.warning("%s", full)
         tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
     if isinstance(error, KeyboardInterrupt):
@@ -337,7 +337,7 @@ def _attempt(
 def _begin(manifest: Manifest, notebook: Path, project: Path, ledger: Ledger, key: str | None) -> Path:
     """Make a run's row in the ledger, then its folder, then its first manifest; where one cannot be made, none stays.
 
-    Whoever is killed in between leaves a row without a manifest: `repair` knows by it that nothing has begun.
+    A process killed in between leaves a row without a manifest: `repair` knows by it that nothing has begun.
     """
     folder = manifest.folder(project)
     try:
@@ -467,7 +467,7 @@ def _execute_through_papermill(
         return "kernel_died", error
     except KeyboardInterrupt as error:
         return "cancelled", error
-    except Exception as error:  # whatever it was, the manifest shall name it and not read `running` for ever
+    except Exception as error:  # the manifest must name it, and not read `running` for ever
         return "failed", error
     return "succeeded", None
 
@@ -478,5 +478,5 @@ def _notebook_to_run(plan: Plan) -> Any:
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
     notebook = chosen_cells(notebook, plan.shown)
     spec = {"name": plan.kernel.name, "display_name": plan.kernel.title, "language": plan.kernel.language}
-    notebook.metadata["kernelspec"] = spec  # whoever opens it has the kernel that ran it
+    notebook.metadata["kernelspec"] = spec  # it opens with the kernel that ran it
     return notebook

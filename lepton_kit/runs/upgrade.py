@@ -43,7 +43,7 @@ def parse(content: bytes) -> Any:
     if not 1 <= major <= FORMAT[0]:
         raise ValueError(f"its format is {major}; known are 1 to {FORMAT[0]}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nbformat warns of what is mended below
+        warnings.simplefilter("ignore")  # nbformat warns of what is repaired below
         try:
             if major < FORMAT[0]:
                 document = nbformat.convert(nbformat.versions[major].to_notebook_json(document), FORMAT[0])

@@ -1,7 +1,8 @@
 """A kernel's guardian: its parent process, which leaves nothing of it behind.
 
-Whoever starts a kernel holds a lease, one end of a socket. When the lease ends (also because its holder was killed), or
-when the kernel exits, the guardian kills the kernel and every process that descends from it, however far it went away.
+The process that starts a kernel holds a lease, one end of a socket. When the lease ends (also because its holder was
+killed), or when the kernel exits, the guardian kills the kernel and every process that descends from it, however far
+it went away.
 The guardian has a parent that does nothing but wait for it: where it is killed, that one kills what it leaves.
 
 This file and those it imports use the standard library alone: a guardian is a bare interpreter, there in milliseconds.

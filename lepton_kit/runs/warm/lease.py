@@ -62,7 +62,7 @@ class Lease:
     def take_up(self, patience: float) -> bool:
         """Wait for the offer to start the process and accept it; return whether there was one in time.
 
-        Only what was accepted is started, so whoever loses patience can do the work alone and it is done once.
+        Only what was accepted is started, so a client that loses patience can do the work itself and it is done once.
         """
         deadline = time.monotonic() + patience
         while not self._offered and self.exit_status is None and self._readable(max(0.0, deadline - time.monotonic())):
@@ -100,7 +100,7 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
     Parameters
     ----------
     request
-        What the new process shall do: `kind` is `kernel` or `command`; `argv`, `env` and `cwd` are its own.
+        What the new process does: `kind` is `kernel` or `command`; `argv`, `env` and `cwd` are its own.
     files
         File descriptors of its standard streams.
     """
