@@ -1,9 +1,11 @@
-"""How well faults are diagnosed and repaired: `python benchmarks/drills.py [--count 12] [--seed 0]`.
+"""How well faults are diagnosed and repaired: `python benchmarks/drills.py [--count 7] [--seed 0]`.
 
-Simulated drills of every fault, over the range of its severities: what fired, what the diagnosis named, whether its
-remedy was the right one, and whether the objective came back. What is learnt (the temperature that makes the
-probabilities honest) is learnt without the type of fault that is scored, and so are the baselines. Writes a section of
-RESULTS.md, and the drills into `drills/`, from where `lepton publish --drills` takes them.
+Simulated drills of three services whose models, columns and metrics have nothing in common, as `lepton drill` goes
+through them: of every fault that each can have, over the range of its severities, what fired, what the diagnosis named,
+whether its remedy was the right one, and whether the objective came back. What is learnt (the temperature that makes
+the probabilities honest) is learnt without the type of fault that is scored, whichever service it struck, and so are
+the baselines, which know the price service alone. Writes a section of RESULTS.md, and the drills into `drills/`, from
+where `lepton publish --drills` takes them.
 """
 
 from __future__ import annotations
@@ -29,19 +31,20 @@ from calibration import Known, calibrate
 
 from benchmarks.results import PATH, write_section
 from lepton_kit.data.drift import drift_table
-from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import Diagnosis, conclude
-from lepton_kit.diagnosis.evidence import gather
 from lepton_kit.diagnosis.likelihoods import read_likelihoods
 from lepton_kit.models.tasks import covered
 from lepton_kit.ops.drill_results import write_results
 from lepton_kit.ops.drill_scores import SCORED, by_type, confusion, drill_rows, reliability, scores
-from lepton_kit.ops.drills import Drill, Drilled, all_names, drawn_drills, drill_simulated, known_faults
-from lepton_kit.ops.simulation import Struck
+from lepton_kit.ops.drills import Drill, Drilled, drawn_drills, drill_simulated, known_faults, one_thread
+from lepton_kit.ops.simulation import find_simulation
 from lepton_kit.telemetry.recordings import Recording
-from lepton_kit.telemetry.slo import read_objectives
 
 ROOT = Path(__file__).parents[1]
+SERVICES = ("goog", "scoring", "chat")
+BASELINES = "goog"
+"""The service whose signs the baselines know."""
+
 SCORED_BY = "first diagnoses, by a temperature that was fitted without the type of fault which is scored"
 
 
@@ -56,20 +59,16 @@ class Scored:
     seconds: float
 
 
-def scored(drill: Drill) -> Scored:
+def scored(service: str, drill: Drill) -> Scored:
     """Go through a drill, and keep what its first diagnosis saw."""
-    seen: list[Recording] = []
+    seen: list[Diagnosis] = []
     began = time.perf_counter()
-
-    def keep(recording: Recording, _: Struck) -> None:
-        seen.append(recording)
-
-    made = drill_simulated(drill, read_objectives(ROOT / "slo/goog"), on_recording=keep)
+    made = drill_simulated(drill, find_simulation(ROOT, service), on_diagnosis=seen.append)
     seconds = time.perf_counter() - began
-    case = build_case(seen[0])
-    known = Known(gather(case), frozenset(made.causes))  # type: ignore[arg-type]
+    case = seen[0].case
+    known = Known(seen[0].evidence, frozenset(made.causes))  # type: ignore[arg-type]
     slim = replace(case, recording=replace(case.recording, metrics=case.recording.metrics.head(0), models={}))
-    return Scored(made, known, slim, signs_of(seen[0]), seconds)
+    return Scored(made, known, slim, signs_of(case.recording) if service == BASELINES else {}, seconds)
 
 
 # --- baselines ----------------------------------------------------------------------------------------------------
@@ -146,20 +145,23 @@ def leave_one_out(all_scored: Sequence[Scored]) -> tuple[list[Drilled], pd.DataF
 
 def _judged(asked: Sequence[Scored], rest: Sequence[Scored]) -> tuple[list[Drilled], pd.DataFrame]:
     table = calibrate([one.known for one in rest], read_likelihoods())
+    drilled = [_named_by(conclude(one.case, one.known.evidence, table), one.drilled) for one in asked]
+    rows = drill_rows(drilled).assign(service=[one.service for one in drilled])
+    asked, rest = ([one for one in side if one.signs] for side in (asked, rest))
+    if not (asked and rest):
+        return drilled, rows
     signs, learnt = (pd.DataFrame([one.signs for one in side]) for side in (asked, rest))
     first = [one.drilled.causes[0] for one in rest]
     healthy = learnt[[one.drilled.causes == ("none",) for one in rest]]
     tree = DecisionTreeClassifier(max_depth=5, random_state=0).fit(learnt.fillna(0), first)
-    drilled = [_named_by(conclude(one.case, one.known.evidence, table), one.drilled) for one in asked]
-    rows = drill_rows(drilled).assign(
-        **{
-            "threshold rules": [by_threshold(one.signs) for one in asked],
-            "N-sigma": by_sigma(signs, healthy),
-            "decision tree": [str(cause) for cause in tree.predict(signs.fillna(0))],
-            "majority": pd.Series(first).mode().iloc[0],
-        }
-    )
-    return drilled, rows
+    told = {
+        "threshold rules": [by_threshold(one.signs) for one in asked],
+        "N-sigma": by_sigma(signs, healthy),
+        "decision tree": [str(cause) for cause in tree.predict(signs.fillna(0))],
+        "majority": [pd.Series(first).mode().iloc[0]] * len(asked),
+    }
+    baselines = pd.DataFrame(told, index=rows.index[rows["service"] == BASELINES])
+    return drilled, rows.join(baselines)
 
 
 def _named_by(found: Diagnosis, drilled: Drilled) -> Drilled:
@@ -173,24 +175,38 @@ METHODS = {"kit": "named", **{name: name for name in ("decision tree", "threshol
 def report(rows: pd.DataFrame, seconds: Sequence[float], seed: int) -> str:
     """Return the section of RESULTS.md."""
     alerted = rows[rows["alert"] != ""]
+    types = by_type(rows.assign(fault=rows["service"] + ": " + rows["fault"]))
     parts = [
         "## Drills: which cause, which remedy, and whether it recovers",
-        f"`python benchmarks/drills.py` · {len(rows)} simulated drills of {rows['fault'].nunique()} types, "
-        f"seed {seed}; {np.mean(seconds):.1f} s each (wall clock, side by side). Each type is scored with a "
-        "temperature, and baselines, that were fitted without it. Of two faults at once either counts as the "
-        "first. The likelihood ratios were chosen by reason, and corrected on drills of the same simulator with other "
-        "seeds.",
-        _markdown(pd.DataFrame({name: scores(rows, column) for name, column in METHODS.items()}).T, "method"),
+        f"`python benchmarks/drills.py` · {len(rows)} simulated drills of {rows['fault'].nunique()} types of faults in "
+        f"{rows['service'].nunique()} services, seed {seed}; {np.mean(seconds):.1f} s each (wall clock). Each type is "
+        "scored with a temperature, and baselines, that were fitted without it. Of two faults at once either counts as "
+        "the first. A false repair is a benign drill of which any cause is named. The likelihood ratios were chosen by "
+        "reason, and corrected on drills of the same simulators with other seeds.",
+        _markdown(_by_service(rows), "service"),
         f"The same of the {len(alerted)} drills in which an alert fired:",
-        _markdown(pd.DataFrame({name: scores(alerted, column) for name, column in METHODS.items()}).T, "method"),
-        "Confusion of the kit (rows: true, columns: named):",
+        _markdown(_by_service(alerted), "service"),
+        *_beside_baselines(rows[rows["service"] == BASELINES]),
+        "Confusion (rows: true, columns: named):",
         _markdown(confusion(rows), "true"),
         "By type of fault:",
-        _markdown(by_type(rows), "fault"),
+        _markdown(types, "fault"),
         "How sure it is, and how right (reliability):",
         _markdown(reliability(rows).set_index("probability"), "probability"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _beside_baselines(prices: pd.DataFrame) -> list[str]:
+    if prices.empty:
+        return []
+    table = pd.DataFrame({name: scores(prices, column) for name, column in METHODS.items()}).T
+    return ["Beside baselines, which know the signs of the price service alone:", _markdown(table, "method")]
+
+
+def _by_service(rows: pd.DataFrame) -> pd.DataFrame:
+    parts = {"all": rows, **dict(iter(rows.groupby("service", sort=False)))}
+    return pd.DataFrame({name: {"drills": len(part), **scores(part)} for name, part in parts.items()}).T
 
 
 def _markdown(table: pd.DataFrame, heading: str) -> str:
@@ -210,19 +226,28 @@ def _cell(value: Any) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Go through the drills, and write what came of them."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=12, help="drills of each type")
+    parser.add_argument("--count", type=int, default=7, help="drills of each type")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--types", nargs="*", help="types of faults; all unless given")
+    parser.add_argument("--services", nargs="*", default=SERVICES)
+    parser.add_argument("--types", nargs="*", help="types of faults; all that a service can have unless given")
     parser.add_argument("--results", type=Path, default=PATH)
     chosen = parser.parse_args(arguments)
-    drills = drawn_drills(chosen.types or ["", *all_names()], chosen.count, chosen.seed)
+    asked = [
+        (service, drill)
+        for service in chosen.services
+        for drill in drawn_drills(
+            chosen.types or ["", *find_simulation(ROOT, service).faults], chosen.count, chosen.seed
+        )
+    ]
     made: list[Scored] = []
-    with ProcessPoolExecutor(chosen.processes, initializer=_one_thread) as pool:
-        for number, one in enumerate(pool.map(scored, drills), 1):
+    with ProcessPoolExecutor(chosen.processes, initializer=one_thread) as pool:
+        for number, one in enumerate(pool.map(scored, *zip(*asked, strict=True)), 1):
             made.append(one)
-            told = f"{one.drilled.fault} ({one.drilled.severity:.2f}): {one.drilled.cause} → {one.drilled.verdict}"
-            print(f"{number}/{len(drills)} {told} [{one.seconds:.1f} s]", flush=True)
+            held = one.drilled
+            told = f"{held.service}: {held.fault} ({held.severity:.2f}): {held.cause} {held.probability:.3f}"
+            mark = "  " if held.is_as_it_should_be else "✗ "
+            print(f"{mark}{number}/{len(asked)} {told} → {held.verdict} [{one.seconds:.1f} s]", flush=True)
     drilled, rows = leave_one_out(made)
     command = shlex.join(["python", "benchmarks/drills.py", *arguments])
     told = {name: fault.description for name, fault in known_faults().items()}
@@ -231,12 +256,6 @@ def main(arguments: Sequence[str]) -> int:
     write_section(text, chosen.results)
     print(f"{text}\nresults: {held} (`lepton publish --drills` makes a page of them)")
     return 0
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":

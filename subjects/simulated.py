@@ -6,7 +6,7 @@ Rows, answers and the machine are each subject's own. Names of metrics are those
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lepton_kit.diagnosis.means import Way
+from lepton_kit.diagnosis.remedies import State
+from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import Fault
-from lepton_kit.ops.faults.edge import EdgeFault
 from lepton_kit.ops.simulated_metrics import Series, samples, selected
 from lepton_kit.ops.simulation import EPOCH, utc
 from lepton_kit.project.settings import Settings
@@ -34,24 +36,20 @@ from lepton_kit.telemetry.recordings import (
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.signals import signals_of
 from lepton_kit.telemetry.slo import Objective, read_objectives
+from subjects.machine import DRAIN_SECONDS
 
 HERE = Path(__file__).parent
-SCRAPE_EVERY = 2.0
-
-
-class SameVersion(EdgeFault):
-    """A version that answers alike is deployed."""
-
-    name = "same-version"
-    cause = "none"
-    description = "a version that answers exactly as the one before is deployed"
-    deploys = True
+SCRAPE_EVERY, SETTLES = 2.0, 10.0
 
 
 class Simulated:
-    """A service under a clock of its own; `answer` and `series` are a subject's."""
+    """A service under a clock of its own; `answer` and `series` are a subject's.
+
+    Its actions are those that it declares. Versions are `v1`, and what a fault deploys after it.
+    """
 
     name = ""
+    workers: int
     rate = 6.0
     told_after = 5.0
     kind = ""
@@ -70,6 +68,7 @@ class Simulated:
         self._parts: list[pd.DataFrame] = []
         self._fault: Fault | None = None
         self._state: dict[str, Any] = {}
+        self._bad = set[str]()
         self._surge: Callable[[float], float] = lambda _: 1.0
         self._surge_from, self._flood, self._count = 0.0, 0.0, 0
 
@@ -78,11 +77,17 @@ class Simulated:
     def inject(self, fault: Fault) -> None:
         """Let a fault begin."""
         self._fault = fault
-        if isinstance(fault, EdgeFault) and fault.deploys:
-            self.last_good, self.version = self.version, "v2"
-            self.deployments.append((self.now, "v2"))
-            self.take_version(is_bad=fault.cause == "model")
         fault.strike(self)  # type: ignore[arg-type]
+
+    def deploy_next(self, is_bad: bool) -> None:
+        """Put the next version into service."""
+        self.last_good, self._bad = self.version, {*self._bad, "v2"} if is_bad else self._bad
+        self._serve("v2")
+
+    def _serve(self, version: str) -> None:
+        self.version = version
+        self.deployments.append((self.now, version))
+        self.take_version(is_bad=version in self._bad)
 
     def surge(self, factor: Callable[[float], float]) -> None:
         """Multiply the usual rate by a function of the time since now."""
@@ -91,7 +96,11 @@ class Simulated:
     # --- a subject's own
 
     def take_version(self, is_bad: bool) -> None:
-        """Put the next version into service."""
+        """Answer as `self.version` does from now on."""
+        raise NotImplementedError
+
+    def size(self, workers: int) -> None:
+        """Let so many workers answer."""
         raise NotImplementedError
 
     def ask(self, count: int) -> pd.DataFrame:
@@ -137,6 +146,41 @@ class Simulated:
             told += [{**item.row, "time": row["time"], "actual": row["actual"]}]
             told += [{**item.row, "time": row["time"], "actual": np.nan}] * item.copies
         return pd.DataFrame(told)
+
+    # --- what a remedy may do
+
+    @property
+    def ways(self) -> Collection[Way]:
+        """Return the actions that it declares."""
+        return self.declaration.actions
+
+    def state(self) -> State:
+        """Return what the service is doing."""
+        return State(self.version, self.workers)
+
+    def set_state(self, state: State, why: str) -> None:
+        """Bring the service to a version and a size."""
+        if state.version not in (None, self.version):
+            self._serve(str(state.version))
+        if state.workers not in (None, self.workers):
+            self.size(int(state.workers or 1))
+
+    def restart_workers(self, why: str) -> None:
+        """Refuse: it declares no such action."""
+        raise InputError(f"service {self.name!r}: no action restart is declared")
+
+    def act_on_feed(self, way: Way, why: str) -> None:
+        """Restart the feed, which ends such faults of it as a restart can end."""
+        if self._fault is not None and self._fault.is_restartable:
+            self._fault = None
+
+    def settle(self) -> None:
+        """Let the clock run until what was done has its effect, and what waited then is answered."""
+        self.advance(float(np.clip(self.drained_at() - self.now, SETTLES, DRAIN_SECONDS)))
+
+    def drained_at(self) -> float:
+        """Return when all that waits now is answered."""
+        raise NotImplementedError
 
     # --- what it shows
 

@@ -16,7 +16,6 @@ from monitors import free_port
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.ops.drill_stages import Declared, declared
 from lepton_kit.ops.faults import Fault, find_fault
-from lepton_kit.ops.faults.edge import EDGE
 from lepton_kit.project.begin import begin
 from lepton_kit.project.settings import read_settings
 from lepton_kit.telemetry.alerts import AlertEvaluator
@@ -123,7 +122,7 @@ class Course:
 @contextlib.contextmanager
 def course(project: Path, name: str, fault: Fault | str) -> Iterator[Course]:
     """Run a subject with a fault that has not begun."""
-    found = find_fault(fault, 3, known=EDGE) if isinstance(fault, str) else fault
+    found = find_fault(fault, 3) if isinstance(fault, str) else fault
     stage = declared(subject_project(project, name), found, name)
     with stage.running() as address, stage.asked(), Store(stage.project / "telemetry") as store:
         objectives = [one.within({"job": name}) for one in read_objectives(project / stage.declaration.objectives)]

@@ -62,6 +62,7 @@ def test_a_mistake_in_what_is_declared_is_one_error_that_names_it_and_leaves_no_
 @pytest.mark.parametrize("example", examples())
 def test_an_example_is_a_project_of_its_own(tmp_path, example):
     begin(tmp_path, example=example)
+    assert all((tmp_path / "subjects" / name).is_file() for name in ("simulated.py", "machine.py"))  # for its drills
     settings = read_settings(tmp_path)
     assert len(settings.services) == 1
     for declared in settings.services.values():

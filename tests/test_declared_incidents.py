@@ -31,7 +31,9 @@ from watching import Watching, watching
 
 from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.ops.faults.base import Fault
-from lepton_kit.ops.faults.edge import BadVersion, Crowd, Scaled
+from lepton_kit.ops.faults.compute import QueueSaturation
+from lepton_kit.ops.faults.data import Scaled
+from lepton_kit.ops.faults.model import BadVersion
 from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.telemetry.recordings import Recording, read_recording
@@ -122,14 +124,8 @@ def results_of(project: Path, job: dict[str, Any]) -> dict[str, Any]:
     return {name: one.value for name, one in Manifest.load(project / "runs" / job["run_id"] / FILE).results.items()}
 
 
-class Queue(Crowd):
-    """So many that a loaded machine needs no luck."""
-
-    usual = 1.0
-
-
 def test_a_queue_is_compute_with_queue_saturation_and_first_token_answered(tmp_path):
-    with course(tmp_path, "chat", Queue()) as one:
+    with course(tmp_path, "chat", QueueSaturation()) as one:
         one.healthy(80)
         one.scrapes(25)
         one.strike()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,10 +17,11 @@ from lepton_kit.errors import InputError
 from lepton_kit.ops import drills
 from lepton_kit.ops.drill_results import write_results
 from lepton_kit.ops.drill_stages import drill_project
-from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table
-from lepton_kit.ops.faults import FAULTS, PAIRS, Fault
+from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table, verdict_of
+from lepton_kit.ops.faults import FAULTS, Fault
 from lepton_kit.ops.live_drills import drill_live, live_names
 from lepton_kit.ops.repairs import Trouble, rehearse, ways_recorded
+from lepton_kit.ops.simulation import find_simulation
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.telemetry.recordings import read_recording
 from lepton_kit.telemetry.slo import read_objectives
@@ -35,6 +35,11 @@ def objectives():
     return read_objectives(ROOT / "slo/goog")
 
 
+@pytest.fixture(scope="module")
+def prices():
+    return find_simulation(ROOT, "goog")
+
+
 @pytest.mark.parametrize(
     ("fault", "severity", "cause", "ends"),
     [
@@ -46,9 +51,9 @@ def objectives():
         ("", None, "none", "left alone"),
     ],
 )
-def test_a_fault_is_found_repaired_and_its_objective_comes_back(fault, severity, cause, ends, objectives):
+def test_a_fault_is_found_repaired_and_its_objective_comes_back(fault, severity, cause, ends, prices):
     told = []
-    made = drill_simulated(Drill(fault, severity, 4), objectives, tell=told.append)
+    made = drill_simulated(Drill(fault, severity, 4), prices, tell=told.append)
     assert (made.cause, made.verdict) == (cause, ends), told
     assert made.is_as_it_should_be
     assert bool(made.alert) == (ends == "recovered")
@@ -80,10 +85,10 @@ class BusyNeighbour(Fault):
 KNOWN = {**FAULTS, "late-feed": LateFeed, "busy-neighbour": BusyNeighbour}
 
 
-def test_a_feed_that_is_late_is_not_restarted_and_no_repair_is_called_worse(objectives):
+def test_a_feed_that_is_late_is_not_restarted_and_no_repair_is_called_worse(objectives, prices):
     recordings = []
     made = drill_simulated(
-        Drill("late-feed", 1.0, 4), objectives, KNOWN, on_recording=lambda one, _: recordings.append(one)
+        Drill("late-feed", 1.0, 4), prices, KNOWN, on_diagnosis=lambda one: recordings.append(one.case.recording)
     )
     assert (made.cause, made.alert) == ("data", "GoogFreshnessBudgetBurn")
     assert made.actions == ()
@@ -97,15 +102,15 @@ def test_a_feed_that_is_late_is_not_restarted_and_no_repair_is_called_worse(obje
 
 
 @pytest.mark.parametrize("severity", [0.5, 0.6, 0.7])
-def test_a_neighbour_that_comes_and_goes_is_never_no_fault_while_its_alert_fires(severity, objectives):
-    made = drill_simulated(Drill("busy-neighbour", severity, 11), objectives, KNOWN)
+def test_a_neighbour_that_comes_and_goes_is_never_no_fault_while_its_alert_fires(severity, prices):
+    made = drill_simulated(Drill("busy-neighbour", severity, 11), prices, KNOWN)
     assert made.alert == "GoogLatencyBudgetBurn"
     assert made.cause in ("compute", "unknown")
 
 
-def test_where_one_request_takes_too_long_no_workers_are_added_and_the_plan_says_so(objectives):
+def test_where_one_request_takes_too_long_no_workers_are_added_and_the_plan_says_so(prices):
     recordings = []
-    drill_simulated(Drill("cpu-taken", 1.0, 4), objectives, on_recording=lambda one, _: recordings.append(one))
+    drill_simulated(Drill("cpu-taken", 1.0, 4), prices, on_diagnosis=lambda one: recordings.append(one.case.recording))
     plan = plan_capacity(recordings[0])
     assert plan.is_futile and plan.workers == plan.measured.workers
     assert plan.action.startswith("no number of workers helps")
@@ -113,28 +118,66 @@ def test_where_one_request_takes_too_long_no_workers_are_added_and_the_plan_says
     assert plan.queue_limit > 1  # sized for a request as it was before
 
 
-def test_two_faults_at_once_are_both_repaired(objectives):
-    made = drill_simulated(Drill("nulls+cpu-taken", 0.8, 4), objectives)
+def test_two_faults_at_once_are_both_repaired(prices):
+    made = drill_simulated(Drill("nulls+cpu-taken", 0.8, 4), prices)
     assert {made.cause, *made.also} == {"data", "compute"}
     assert "fill" in " ".join(made.actions)
     assert "workers" in " ".join(made.actions)
 
 
-def test_a_drill_that_raised_no_alert_is_not_called_repaired_and_no_recovery_is_claimed(objectives):
-    made = drill_simulated(Drill("nulls", 0.5, 4), objectives)
-    course = drills._Course(Drill("nulls", 0.5, 4), unalerted(), objectives, None, print, print)
-    verdict = course._verdict(["data"], ["filled"], "")
-    assert verdict == "acted without an alert" in VERDICTS
-    assert "repaired" not in VERDICTS
-    assert made.detected_after <= made.diagnosed_after <= made.recovered_after  # all since the fault began
+def test_times_of_a_drill_count_since_the_fault(prices):
+    made = drill_simulated(Drill("nulls", 0.5, 4), prices)
+    assert made.detected_after <= made.diagnosed_after <= made.recovered_after
     assert made.time_to_recover == pytest.approx(made.recovered_after - made.detected_after)
 
 
-def unalerted():
-    """What struck a service when no alert fired."""
-    return SimpleNamespace(
-        service=None, fault=SimpleNamespace(causes={"data"}), false_alarms=(), alerted=None, alerts=(), began=0.0
-    )
+@pytest.mark.parametrize(
+    ("true", "named", "is_alerted", "has_acted", "recovery", "ends"),
+    [
+        ({"data"}, "data", True, True, "recovered", "recovered"),
+        ({"data"}, "data", False, True, "", "acted without an alert"),  # no recovery is claimed
+        ({"data"}, "data", True, True, "worse", "not recovered"),
+        ({"data"}, "unknown", True, False, "", "asked a person"),
+        ({"data"}, "none", True, False, "", "wrong cause"),
+        ({"data"}, "none", False, False, "", "unnoticed"),
+        ({"data", "compute"}, "compute", True, True, "recovered", "recovered"),
+        ({"none"}, "none", False, False, "", "left alone"),
+        ({"none"}, "compute", True, True, "recovered", "false repair"),
+    ],
+)
+def test_a_verdict_claims_no_more_than_was_seen(true, named, is_alerted, has_acted, recovery, ends):
+    assert verdict_of(true, named, is_alerted, has_acted, recovery) == ends in VERDICTS
+    assert verdict_of(true, named, is_alerted, has_acted, recovery, is_false_alarm=True) == "false alarm"
+
+
+@pytest.mark.parametrize(
+    ("service", "fault", "severity", "cause", "ends"),
+    [
+        ("scoring", "stale-feed", 0.8, "data", "recovered"),
+        ("scoring", "bad-version", 0.8, "model", "recovered"),
+        ("chat", "queue-saturation", 0.6, "compute", "recovered"),
+        ("chat", "same-version", 0.8, "none", "left alone"),
+    ],
+)
+def test_a_declared_service_is_drilled_by_the_simulation_of_its_subject(service, fault, severity, cause, ends):
+    told = []
+    made = drill_simulated(Drill(fault, severity, 4), find_simulation(ROOT, service), tell=told.append)
+    assert (made.service, made.cause, made.verdict) == (service, cause, ends), told
+
+
+def test_a_fault_that_a_simulated_service_cannot_have_is_refused_with_those_that_it_can():
+    chat = find_simulation(ROOT, "chat")
+    with pytest.raises(InputError, match=r"'lost-worker'.*'chat' cannot have it, but bad-version"):
+        drill_simulated(Drill("bad-version+lost-worker", None, 0), chat)
+    assert set(FAULTS) >= {part for name in chat.faults for part in name.split("+")}
+
+
+def test_a_service_without_a_simulation_is_named(project):
+    (project / "lepton.toml").write_text('[services.mine]\naddress = "http://127.0.0.1:1"\n')
+    with pytest.raises(InputError, match=r"'mine'.*has no subject with plant"):
+        find_simulation(project, "mine")
+    with pytest.raises(InputError, match=r"lepton\.toml: has no subject"):
+        find_simulation(project)
 
 
 def test_a_live_drill_has_a_site_of_its_own_without_the_pages_of_the_project(project):
@@ -152,25 +195,25 @@ def test_a_live_drill_has_a_site_of_its_own_without_the_pages_of_the_project(pro
     assert (made / "models/goog").is_dir()  # the registry is no part of the site
 
 
-def test_the_same_drill_ends_the_same(objectives):
-    first, again = (drill_simulated(Drill("nulls", 0.5, 9), objectives) for _ in range(2))
+def test_the_same_drill_ends_the_same(prices):
+    first, again = (drill_simulated(Drill("nulls", 0.5, 9), prices) for _ in range(2))
     assert first == again
 
 
-def test_a_remedy_that_names_the_wrong_cause_is_no_good_end(objectives, monkeypatch):
+def test_a_remedy_that_names_the_wrong_cause_is_no_good_end(prices, monkeypatch):
     def wrong(recording, likelihoods=None):
         return dataclasses.replace(diagnose(recording), cause="model", also=(), remedy="repair-model")
 
     monkeypatch.setattr(drills, "diagnose", wrong)
-    made = drill_simulated(Drill("nulls", 0.5, 4), objectives)
+    made = drill_simulated(Drill("nulls", 0.5, 4), prices)
     assert (made.verdict, made.is_as_it_should_be) == ("wrong cause", False)
-    benign = drill_simulated(Drill("surge", 0.5, 4), objectives)
+    benign = drill_simulated(Drill("surge", 0.5, 4), prices)
     assert (benign.verdict, benign.is_as_it_should_be) == ("false repair", False)
 
 
-def test_a_remedy_that_does_nothing_leaves_the_objective_broken(objectives, monkeypatch):
+def test_a_remedy_that_does_nothing_leaves_the_objective_broken(prices, monkeypatch):
     monkeypatch.setattr(drills, "carry_out", lambda *_: ("nothing that helps",))
-    made = drill_simulated(Drill("diverged-retrain", 0.9, 4), objectives)
+    made = drill_simulated(Drill("diverged-retrain", 0.9, 4), prices)
     assert (made.verdict, made.recovery, made.recovered_after) == ("not recovered", "not recovered", None)
 
 
@@ -182,11 +225,11 @@ def test_drills_go_evenly_through_the_severities():
     assert made == drawn_drills(["units"], 10, seed=3) != drawn_drills(["units"], 10, seed=4)
     with pytest.raises(InputError, match="count"):
         drawn_drills(["units"], 0, seed=0)
-    assert len(drawn_drills(PAIRS, 2, 0)) == 2 * len(PAIRS)
+    assert len(drawn_drills(["units+cpu-taken", "nulls"], 2, 0)) == 4
 
 
-def test_results_are_written_and_shown(tmp_path, objectives):
-    made = drill_simulated(Drill("nulls", 0.5, 4), objectives)
+def test_results_are_written_and_shown(tmp_path, prices):
+    made = drill_simulated(Drill("nulls", 0.5, 4), prices)
     written = json.loads(write_results([made], tmp_path / "drills", 4, live=False).read_text())
     assert written["drills"][0]["verdict"] == made.verdict
     shown = result_table([made]).iloc[0]

@@ -16,7 +16,7 @@ from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, 
 from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.diagnosis.relations import following
 from lepton_kit.models.forecasters import load_forecaster
-from lepton_kit.telemetry.recordings import Incident, Recording
+from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording
 
 FROM, ROWS = variants.FAULT_FROM, variants.ROWS
 SINCE = np.arange(ROWS) >= FROM
@@ -226,7 +226,7 @@ def test_a_compressed_version_that_stands_in_is_no_changed_model(tmp_path):
     with_criteria = [replace(case, criteria=Criteria(output_difference=0.02)) for case in (known, unknown)]
     findings = [model.replay_of_last_good(case).finding for case in with_criteria]
     assert findings == ["differ as a stand-in", "differ"]
-    odds = [next(r.probability for r in conclude(c, gather(c)).ranking if r.cause == "model") for c in (known, unknown)]
+    odds = [next(r.probability for r in conclude(c, gather(c)).ranking if r.cause == "model") for c in with_criteria]
     assert odds[0] < odds[1] / 3
 
 
@@ -462,3 +462,35 @@ def test_rows_that_a_busy_service_takes_out_of_order_among_those_of_a_crowd_brea
     )
     requests = pd.concat([before, mixed, crowd]).sort_values("time", ignore_index=True)
     assert inputs.relations(build_case(replace(recording, requests=requests))).finding == "kept"
+
+
+def table_of_rows(one_row: float, rate_since: float = 6.0) -> Recording:
+    """A service whose rows do not follow on each other: from half of its time on one row has a share of them."""
+    rng = np.random.default_rng(0)
+    before = np.arange(0, 300, 1 / 6)
+    since = 300 + np.arange(0, 300, 1 / rate_since)
+    rows = pd.DataFrame({"feature_a": rng.normal(size=len(before) + len(since)), "feature_b": 0.0})
+    is_one = (np.arange(len(rows)) >= len(before)) & (rng.random(len(rows)) < one_row)
+    rows.loc[is_one, "feature_a"] = 0.5
+    start = pd.Timestamp("2026-01-01T00:00Z")
+    time = start + pd.to_timedelta(np.concatenate([before, since]), unit="s")
+    requests = rows.assign(
+        time=time, request_id=[f"r{place}" for place in range(len(rows))], version="v1", status=200.0
+    )
+    requests = requests.assign(latency_ms=10.0, rating=np.where(time >= start + pd.Timedelta(minutes=5), 1.0, 5.0))
+    window = {"start": start, "end": start + pd.Timedelta(minutes=10)}
+    declaration = {"columns": {"features": "inputs.*", "rating": "rating"}, "requests": {"path": "log.jsonl"}}
+    incident = Incident(
+        format=FORMAT, id="x", service="demo", versions={"current": "v1"}, window=window, declaration=declaration
+    )
+    return Recording(incident, requests=requests)
+
+
+@pytest.mark.parametrize(
+    ("one_row", "rate_since", "finding"), [(0.5, 6.0, "more"), (0.0, 6.0, "no more"), (0.5, 12.0, "no more")]
+)
+def test_where_rows_do_not_follow_on_each_other_one_row_that_takes_the_place_of_others_is_stale(
+    one_row, rate_since, finding
+):
+    found = inputs.stale_values(build_case(table_of_rows(one_row, rate_since)))
+    assert found.finding == finding, found.summary

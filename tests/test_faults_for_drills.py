@@ -13,12 +13,13 @@ from services import features, project_with_model, row
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.faults import FAULTS, PAIRS, Pair, find_fault, injected, read_fault_file
+from lepton_kit.ops.faults import FAULTS, Pair, find_fault, injected, read_fault_file
 from lepton_kit.ops.faults.compute import CpuTaken, LostWorker
-from lepton_kit.ops.faults.model import BadVersion
+from lepton_kit.ops.faults.model import SpoiltVersion
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import Report, Wish, begin, read_deployments, read_wish, write_report
 from lepton_kit.serving.replay import Item
+from subjects.prices import DRILLED
 
 OWN = """
 from lepton_kit.ops.faults import Fault
@@ -27,7 +28,7 @@ class Mine(Fault):
 """
 
 
-@pytest.mark.parametrize("name", [*FAULTS, *PAIRS])
+@pytest.mark.parametrize("name", [*FAULTS, *(name for name in DRILLED if "+" in name)])
 def test_every_fault_has_a_cause_a_description_and_severities_that_may_be_drawn(name):
     fault = find_fault(name, 1)
     assert fault.causes <= {"data", "model", "compute", "none"}
@@ -73,6 +74,7 @@ def test_a_file_gives_faults_of_ones_own(tmp_path):
         ("x = (", "cannot be imported"),
         ("x = 1", "defines no class"),
         (OWN.replace('"mine"', '"units"'), "there already"),
+        (OWN.replace('"mine"', '"a+b"'), "its name has a '\\+'"),
         (OWN.replace('"data"', '"gremlins"'), "must be data, model, compute or none"),
     ],
 )
@@ -85,7 +87,10 @@ def test_a_file_that_gives_none_says_why(tmp_path, text, said):
 
 
 def test_one_without_a_live_form_is_not_injected(tmp_path):
-    with pytest.raises(InputError, match="only a simulated service"), injected(find_fault("memory-leak"), 0, tmp_path):
+    with (
+        pytest.raises(InputError, match="nothing that `lepton serve` runs"),
+        injected(find_fault("memory-leak"), 0, tmp_path),
+    ):
         pass
 
 
@@ -99,7 +104,7 @@ def state(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if issubclass(fault, BadVersion)])
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if issubclass(fault, SpoiltVersion)])
 def test_a_bad_version_is_registered_whole_and_put_into_service(state, name):
     registry = Registry(state.parents[1] / "models")
     good = registry.load("goog", "v1").predict(features().tail(200))

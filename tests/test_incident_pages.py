@@ -20,6 +20,7 @@ from lepton_kit.ops.incident_pages import card_of, header_html, publish_incident
 from lepton_kit.ops.incident_summary import in_short
 from lepton_kit.ops.watch.history import freeze_history
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.status import newest_runs
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import read_settings
 from lepton_kit.reports.cards import published
@@ -159,6 +160,7 @@ def test_a_page_is_the_executed_postmortem_under_the_incidents_facts(over):
     assert headings[:5] == ["Meaning", "Impact", "Diagnosis", "Mitigation", "Verify"]
     (run,) = finished_runs(over[0])
     assert (run.name, run.trigger, run.status) == ("postmortem", "publish", "succeeded")
+    assert newest_runs(over[0], 5) == []  # it only makes a page: the status page lists other runs
     text = words_of(page)
     for said in (
         "Time to recover",

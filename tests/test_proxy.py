@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from lepton_kit.ops.faults import Nulls, StaleFeed
 from lepton_kit.ops.faults.base import Fault
-from lepton_kit.ops.faults.edge import Crowd, Dropped, RenamedCategory, Scaled, SlowBodies
+from lepton_kit.ops.faults.compute import Dropped, QueueSaturation, SlowBodies
+from lepton_kit.ops.faults.data import Nulls, RenamedCategory, Scaled, StaleFeed
 from lepton_kit.ops.proxy import proxied
 
 BODY = {"inputs": {"radius": 2.0, "size": "small"}, "more": 1}
@@ -113,7 +113,7 @@ def test_a_stuck_feed_sends_its_first_row_and_one_with_gaps_leaves_values_out(se
 
 
 def test_a_crowd_is_seen_by_the_service(server):
-    with asking(server, Crowd(severity=1.0)) as client:
+    with asking(server, QueueSaturation(severity=1.0)) as client:
         client.post("/score", json=BODY)
         wait_for(lambda: len(server.seen) == 10)
 

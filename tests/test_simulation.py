@@ -18,8 +18,8 @@ from lepton_kit.serving.arrivals import generated
 from lepton_kit.serving.metrics import ServiceMetrics
 from lepton_kit.telemetry.recordings import read_recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
-from subjects.prices.simulated.machine import Setting
 from subjects.prices.simulated.service import SimulatedService
+from subjects.prices.simulated.setting import Setting
 from subjects.prices.simulated.world import KINDS, world
 
 SMALL = Setting(rate=10.0, workers=2, service=0.03)

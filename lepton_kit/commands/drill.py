@@ -18,7 +18,12 @@ def drill(
     faults: Annotated[
         list[str] | None, typer.Argument(help="Faults, or pairs such as units+cpu-taken; all if omitted.")
     ] = None,
-    live: Annotated[bool, typer.Option("--live/--simulated", help="Real processes, or under a virtual clock.")] = False,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--simulated", help="Real processes, or under a virtual clock; live where a service is given."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same drills.", min=0)] = 0,
     count: Annotated[int, typer.Option(help="Drills per fault, over its severities (live: its usual one).", min=1)] = 1,
     fault_file: Annotated[
@@ -26,20 +31,27 @@ def drill(
     ] = None,
     model: Annotated[str, typer.Option(help="Live: the model to serve, which must be promoted.")] = "goog",
     service: Annotated[
-        str | None, typer.Option(help="Live: a declared service that is running, instead of a model.")
+        str | None, typer.Option(help="A declared service; in live drills it runs itself, in the model's place.")
     ] = None,
 ) -> None:
     """Inject faults into a healthy service and follow each to its alert, diagnosis, remedy and recovery."""
     from lepton_kit.ops.drill_results import write_results
-    from lepton_kit.ops.drills import Drilled, all_names, drawn_drills, drill_all, known_faults, result_table
-    from lepton_kit.ops.faults.edge import EDGE
+    from lepton_kit.ops.drills import Drilled, drawn_drills, drill_all, known_faults, result_table
+    from lepton_kit.ops.faults import FAULTS
     from lepton_kit.ops.live_drills import drill_live, live_names
+    from lepton_kit.ops.simulation import find_simulation
     from lepton_kit.runs.project import find_project
 
     project = find_project()
-    live = live or service is not None
-    known = known_faults(fault_file) if service is None else dict(EDGE)
-    names = faults or (live_names(known) if live else all_names(known))
+    live = service is not None if live is None else live
+    known = known_faults(fault_file)
+    if live:
+        names = faults or live_names(known, service)
+    else:
+        simulation = find_simulation(project, service)
+        names = faults or [*simulation.faults, *(name for name in known if name not in FAULTS)]
+        for name in names:
+            simulation.check(name)
     drills = drawn_drills(names, count, seed, known)
     if live:
         drills = [replace(one, severity=None) for one in drills]
@@ -48,7 +60,7 @@ def drill(
     made = (
         drill_live(drills, project, known, say, model, service)
         if live
-        else drill_all(drills, project / "slo" / model, fault_file)
+        else drill_all(drills, project, service, fault_file)
     )
     for one in made:
         done.append(one)
@@ -60,7 +72,8 @@ def drill(
         printed.add_row(*(escape(str(value)) for value in row))
     new_console().print(printed)
     words = ["lepton", "drill", *(faults or []), "--live" if live else "--simulated", f"--seed={seed}"]
-    words += [f"--count={count}"] + [f"--fault-file={fault_file}"] * (fault_file is not None)
+    words += [f"--count={count}"] + [f"--service={service}"] * (service is not None)
+    words += [f"--fault-file={fault_file}"] * (fault_file is not None)
     told = {name: known[name].description for one in names for name in one.split("+")}
     results = write_results(done, project / "drills", seed, live, shlex.join(words), told)
     say(f"results: {results}")

@@ -19,6 +19,10 @@ UNMISTAKABLE, LOOK_AROUND = 3, 100
 """So many values that agree at once are no chance: then the row that is followed may lie so many judged rows before or
 after, as a busy service takes rows out of order, with those of a crowd between them."""
 
+MOST_ALIKE, MOST_STAYING = 0.1, 0.5
+"""A column varies where two of its values are alike with this probability at most, and this share of them at most stays
+from one row to the next."""
+
 FIRST, FEWEST = 0.25, 20
 """The relations are learnt from this part of the rows, the first ones, if they are as many at least."""
 
@@ -81,12 +85,22 @@ def agreement(table: pd.DataFrame) -> pd.Series:
 
 
 def varying(table: pd.DataFrame) -> np.ndarray:
-    """Tell of each column whether more than half of its values are its own, so that one that comes again is no chance.
+    """Tell of each column whether its values are seldom alike, nor stay as they are, so that agreement is no chance.
 
-    >>> varying(pd.DataFrame({"price": [1.0, 2.0, 3.0], "is_open": [1.0, 1.0, 0.0], "unit": 1.0})).tolist()
-    [True, True, False]
+    Days that are asked about in turns come again and again; what tells is that few others have their value.
+
+    >>> rows = {"price": [1.0, 2.0, 3.0] * 9, "is_open": [1.0, 1.0, 0.0] * 9, "unit": 1.0, "hour": np.arange(27) // 3}
+    >>> varying(pd.DataFrame(rows).assign(day=np.arange(27) % 12)).tolist()
+    [False, False, False, False, True]
     """
-    return (table.nunique() > table.count() / 2).to_numpy(bool)
+    return np.array([_is_varying(values) for _, values in table.items()], dtype=bool)
+
+
+def _is_varying(values: pd.Series) -> bool:
+    known = values.dropna()
+    counts, rows = known.value_counts(), max(2, len(known))
+    alike = (counts * (counts - 1)).sum() / (rows * (rows - 1))
+    return bool(alike <= MOST_ALIKE and (known.to_numpy()[1:] == known.to_numpy()[:-1]).mean() <= MOST_STAYING)
 
 
 def _in_lines(values: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:

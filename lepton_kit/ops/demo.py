@@ -29,7 +29,6 @@ import httpx
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.drill_stages import RESTART, Declared, Served, Stage
 from lepton_kit.ops.faults import find_fault
-from lepton_kit.ops.faults.edge import EDGE
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.project.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE, Settings, read_settings
 from lepton_kit.runs.ids import short_id
@@ -164,7 +163,7 @@ def _prepared(project: Path, model: str, example: str) -> tuple[list[_Part], dic
         SERVICES_VARIABLE: told,
     }
     served = Served(project, find_fault("stale-feed", 0), model, 0, fresh_for=FRESH_S, ratings=0.05)
-    scaled = find_fault("scaled-column", 3, known=EDGE)
+    scaled = find_fault("scaled-column", 3)
     declared = Declared(project, scaled, example, settings.services[example])
     return [
         _Part(model, served, "real prices are replayed at it", "the feed of prices stops"),

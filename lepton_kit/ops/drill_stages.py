@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 
@@ -25,7 +24,6 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.actions import Values, command_environment, run_action
 from lepton_kit.ops.drills import Drill
 from lepton_kit.ops.faults import Fault
-from lepton_kit.ops.faults.edge import EdgeFault
 from lepton_kit.ops.load import find_arrivals, loaded
 from lepton_kit.ops.operator import read_actions
 from lepton_kit.ops.proxy import proxied
@@ -61,37 +59,6 @@ def remedies(may_have: str = "") -> str:
     more = {"data": "", "model": "", "compute": may_have}
     told = [REMEDY.format(cause=cause, observed=OBSERVED_S, more=text) for cause, text in more.items()]
     return "most_per_hour = 100\nleast_probability = 0.5\n" + "".join(told)
-
-
-class Stage(Protocol):
-    """What a course needs."""
-
-    @property
-    def project(self) -> Path:
-        """Return the root of the drill's own project."""
-        ...
-
-    @property
-    def fault(self) -> Fault:
-        """Return what is injected."""
-        ...
-
-    @property
-    def remedies(self) -> str:
-        """Return the policies of the remedies."""
-        ...
-
-    def running(self) -> contextlib.AbstractContextManager[str]:
-        """Run the service, and give its address."""
-        ...
-
-    def asked(self) -> contextlib.AbstractContextManager[None]:
-        """Let it be asked."""
-        ...
-
-    def strike(self) -> None:
-        """Let the fault begin."""
-        ...
 
 
 class Strike:
@@ -248,7 +215,7 @@ class Declared:
         LeptonError
             When the version cannot be deployed.
         """
-        if isinstance(self.fault, EdgeFault) and self.fault.deploys:
+        if self.fault.deploys:
             assert self.declaration.drill is not None
             values = Values(version=self.declaration.drill.bad_version)
             key = f"services.{self.name}.actions.deploy"
@@ -280,6 +247,9 @@ class Declared:
                 process.wait()
 
 
+Stage = Served | Declared
+
+
 def declared(project: Path, fault: Fault, name: str) -> Declared:
     """Return the stage of a service that lepton.toml declares, or `subjects/<name>/declaration.toml`.
 
@@ -290,7 +260,7 @@ def declared(project: Path, fault: Fault, name: str) -> Declared:
     """
     settings = declared_settings(project, name)
     declaration = Settings.model_validate(tomllib.loads(settings)).services[name]
-    drill, deploys = declaration.drill, isinstance(fault, EdgeFault) and fault.deploys
+    drill, deploys = declaration.drill, fault.deploys
     if drill is None or declaration.address is None:
         raise InputError(f"services.{name}: a live drill needs 'address', 'drill.start' and 'drill.traffic'")
     if deploys and (drill.bad_version is None or "deploy" not in declaration.actions):

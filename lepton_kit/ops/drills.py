@@ -7,7 +7,7 @@ in earnest: the burn-rate alerts, the diagnosis, the plans of the remedies and t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -20,7 +20,6 @@ import pandas as pd
 
 from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.diagnosis.evidence import Cause
-from lepton_kit.diagnosis.likelihoods import Likelihoods
 from lepton_kit.diagnosis.recovery import objective_of
 from lepton_kit.diagnosis.remedies import (
     REMEDIES,
@@ -35,13 +34,11 @@ from lepton_kit.diagnosis.remedies import (
 )
 from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
 from lepton_kit.errors import InputError
-from lepton_kit.ops.faults import FAULTS, PAIRS, Fault, Pair, find_fault, read_fault_file
+from lepton_kit.ops.faults import FAULTS, Fault, Pair, find_fault, read_fault_file
 from lepton_kit.ops.repairs import Trouble, what_followed
-from lepton_kit.ops.simulation import Plant, Struck, strike
-from lepton_kit.project.subjects import plant_of
-from lepton_kit.runs.project import find_project
+from lepton_kit.ops.simulation import Simulation, Struck, find_simulation, strike
 from lepton_kit.telemetry.recordings import Recording
-from lepton_kit.telemetry.slo import Objective, read_objectives
+from lepton_kit.telemetry.slo import Objective
 
 ASK_AGAIN, MOST_DIAGNOSES = 45.0, 3
 """Seconds after which an undecided diagnosis is made again on what is known by then, and how often at most."""
@@ -64,6 +61,8 @@ VERDICTS = {
     "false alarm": "an alert fired before the fault began",
 }
 """How a drill may end, and what that means; only `GOOD_ENDS` are as they should be."""
+
+Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ class Drilled:
     verdict: str
     error: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    service: str = ""
 
     @property
     def time_to_recover(self) -> float | None:
@@ -114,11 +114,8 @@ class Drilled:
         return self.verdict in GOOD_ENDS
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        return asdict(self)
-
-
-Tell = Callable[[str], object]
+        """Return it as JSON can hold it; results of earlier builds name no service, and are given back as they were."""
+        return {name: value for name, value in asdict(self).items() if value or name != "service"}
 
 
 def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str, type[Fault]] = FAULTS) -> list[Drill]:
@@ -151,28 +148,51 @@ def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str
     drills = []
     for name in names:
         fault = find_fault(name, known=known) if name else None
-        ranges = _ranges(fault)
+        parts = fault.parts if isinstance(fault, Pair) else [fault] if fault else []
         for place in range(count):
             part = (place + rng.random()) / count
-            severity = min(low + (high - low) * part for low, high in ranges) if ranges else None
-            drills.append(Drill(name, severity, int(rng.integers(2**31))))
+            drawn = [low + (high - low) * part for low, high in (one.severities for one in parts)]
+            drills.append(Drill(name, min(drawn, default=None), int(rng.integers(2**31))))
     return drills
 
 
-def _ranges(fault: Fault | None) -> list[tuple[float, float]]:
-    if isinstance(fault, Pair):
-        return [part.severities for part in fault.parts]
-    return [fault.severities] if fault is not None else []
+def verdict_of(
+    true: Collection[str], named: str, is_alerted: bool, has_acted: bool, recovery: str, is_false_alarm: bool = False
+) -> str:
+    """Return how a drill ended, a key of `VERDICTS`.
+
+    Parameters
+    ----------
+    true, named
+        The causes that were at work, and the first one that was named.
+    is_alerted, has_acted
+        Whether an alert fired, and whether anything was done.
+    recovery
+        What became of the objective that alerted.
+    is_false_alarm
+        Whether an alert fired before the fault began.
+    """
+    if is_false_alarm:
+        return "false alarm"
+    if set(true) == {"none"}:
+        return "false repair" if has_acted else "left alone"
+    if named in ("none", "unknown"):
+        if not is_alerted:
+            return "unnoticed"
+        return "asked a person" if named == "unknown" else "wrong cause"
+    if named not in true:
+        return "wrong cause"
+    if not is_alerted:
+        return "acted without an alert"
+    return "recovered" if recovery == "recovered" else "not recovered"
 
 
 def drill_simulated(
     drill: Drill,
-    objectives: Sequence[Objective],
+    simulation: Simulation,
     known: Mapping[str, type[Fault]] = FAULTS,
-    likelihoods: Likelihoods | None = None,
     tell: Tell = lambda _: None,
-    on_recording: Callable[[Recording, Struck], object] = lambda *_: None,
-    plant: Plant | None = None,
+    on_diagnosis: Callable[[Diagnosis], object] = lambda _: None,
 ) -> Drilled:
     """Go through one drill under a virtual clock.
 
@@ -180,23 +200,25 @@ def drill_simulated(
     ----------
     drill
         What shall be drilled.
-    objectives
-        What the service promises.
+    simulation
+        The service, as `find_simulation` gives it.
     known
         The faults that there are.
-    likelihoods
-        The table that the diagnosis decides by; the shipped one unless given.
     tell
         Called with a line for each step.
-    on_recording
-        Called with each recording that is diagnosed, and the service as it is then.
-    plant
-        Makes the service; that of the project's first subject which has one unless given.
+    on_diagnosis
+        Called with each diagnosis, whose case holds its recording.
+
+    Raises
+    ------
+    InputError
+        When the simulated service cannot have such a fault.
     """
+    simulation.check(drill.fault)
     fault = find_fault(drill.fault, drill.seed, drill.severity, known) if drill.fault else None
     with TemporaryDirectory() as scratch:
-        struck = strike(fault, drill.seed, Path(scratch), objectives, plant or plant_of(find_project()))
-        return _Course(drill, struck, objectives, likelihoods, tell, on_recording).run()
+        struck = strike(fault, drill.seed, Path(scratch), simulation.objectives, simulation.plant)
+        return _Course(drill, struck, simulation, tell, on_diagnosis).run()
 
 
 class _Course:
@@ -206,50 +228,47 @@ class _Course:
         self,
         drill: Drill,
         struck: Struck,
-        objectives: Sequence[Objective],
-        likelihoods: Likelihoods | None,
+        simulation: Simulation,
         tell: Tell,
-        on_recording: Callable[[Recording, Struck], object],
+        on_diagnosis: Callable[[Diagnosis], object],
     ) -> None:
-        self._drill, self._struck, self._objectives, self._likelihoods = drill, struck, objectives, likelihoods
-        self._tell, self._on_recording = tell, on_recording
+        self._drill, self._struck, self._simulation = drill, struck, simulation
+        self._tell, self._on_diagnosis = tell, on_diagnosis
         self._service = struck.service
-        self._causes = tuple(sorted(struck.fault.causes if struck.fault else {"none"}))
 
     def run(self) -> Drilled:
         """Diagnose, repair, and judge the recovery."""
+        struck, fault = self._struck, self._struck.fault
         self._say_alert()
         for _ in range(MOST_DIAGNOSES):
             recording, diagnosis = self._diagnose()
             diagnosed_at = self._service.now
-            named = [diagnosis.cause, *diagnosis.also]
-            actions, error = self._repair(recording, named)
-            if self._struck.alerted is None or not (error or diagnosis.cause == "unknown"):
+            actions, error = self._repair(recording, [diagnosis.cause, *diagnosis.also])
+            if struck.alerted is None or not (error or diagnosis.cause == "unknown"):
                 break
             self._service.advance(ASK_AGAIN)  # until more is known
         recovery, recovered_at = self._observe(recording, diagnosis, bool(actions))
-        struck = self._struck
-        detected = struck.alerted if struck.alerted is not None else None
-        fault = struck.fault
+        causes, is_alerted = sorted(fault.causes if fault else {"none"}), struck.alerted is not None
         return Drilled(
             fault=self._drill.fault or "nothing",
             severity=fault.severity if fault else 0.0,
             seed=self._drill.seed,
             kind=self._service.kind,
-            causes=self._causes,
+            causes=tuple(causes),
             alert=str(struck.alerts[0]["labels"]["alertname"]) if struck.alerts else "",
-            detected_after=None if detected is None else round(detected - struck.began, 1),
+            detected_after=struck.since_the_fault(struck.alerted),
             cause=diagnosis.cause,
             also=tuple(diagnosis.also),
             probability=round(float(diagnosis.probability), 4),
             confidence=diagnosis.confidence,
-            diagnosed_after=round(diagnosed_at - struck.began, 1),
+            diagnosed_after=struck.since_the_fault(diagnosed_at) or 0.0,
             remedy=REMEDIES.get(diagnosis.cause, ""),
             actions=actions,
             recovery=recovery,
-            recovered_after=None if recovered_at is None else round(recovered_at - struck.began, 1),
-            verdict=self._verdict(named, actions, recovery),
+            recovered_after=struck.since_the_fault(recovered_at),
+            verdict=verdict_of(causes, diagnosis.cause, is_alerted, bool(actions), recovery, struck.false_alarms > 0),
             error=error,
+            service=self._simulation.service,
         )
 
     def _say_alert(self) -> None:
@@ -262,8 +281,8 @@ class _Course:
 
     def _diagnose(self) -> tuple[Recording, Diagnosis]:
         recording = self._struck.record()
-        self._on_recording(recording, self._struck)
-        diagnosis = diagnose(recording, likelihoods=self._likelihoods)
+        diagnosis = diagnose(recording)
+        self._on_diagnosis(diagnosis)
         found = " and ".join([diagnosis.cause, *diagnosis.also])
         self._tell(f"diagnosis: {found} (probability {diagnosis.probability:.2f})")
         return recording, diagnosis
@@ -272,7 +291,7 @@ class _Course:
         done: list[str] = []
         for cause in named:
             try:
-                done += carry_out(cause, recording, self._service, self._objectives)
+                done += carry_out(cause, recording, self._service, self._simulation.objectives)
             except InputError as error:  # such as no good version to go back to: a person must decide
                 self._tell(f"no remedy: {error}")
                 return tuple(done), str(error)
@@ -286,7 +305,7 @@ class _Course:
         """Return what became of the objective that alerted, and when it was first seen to be back."""
         if not acted or self._struck.alerted is None:
             return "", None
-        trouble = Trouble(recording, diagnosis.onset, objective_of(recording, self._objectives))
+        trouble = Trouble(recording, diagnosis.onset, objective_of(recording, self._simulation.objectives))
         repaired_at, verdict, recovered_at = self._service.now, "", None
         for _ in range(LOOKS):
             self._service.advance(OBSERVED / LOOKS)
@@ -298,22 +317,6 @@ class _Course:
                 break
         self._tell(f"{trouble.objective.title}: {verdict} ({judged.reason})")
         return verdict, recovered_at
-
-    def _verdict(self, named: Sequence[str], actions: Sequence[str], recovery: str) -> str:
-        struck, true = self._struck, set(self._causes)
-        if struck.false_alarms:
-            return "false alarm"
-        if true == {"none"}:
-            return "false repair" if actions else "left alone"
-        if named[0] in ("none", "unknown"):
-            if struck.alerted is None:
-                return "unnoticed"
-            return "asked a person" if named[0] == "unknown" else "wrong cause"
-        if named[0] not in true:
-            return "wrong cause"
-        if struck.alerted is None:
-            return "acted without an alert"
-        return "recovered" if recovery == "recovered" else "not recovered"
 
 
 def carry_out(
@@ -340,7 +343,11 @@ def carry_out(
 
 
 def drill_all(
-    drills: Sequence[Drill], slo: Path, fault_file: Path | None = None, processes: int | None = None
+    drills: Sequence[Drill],
+    project: Path,
+    service: str | None = None,
+    fault_file: Path | None = None,
+    processes: int | None = None,
 ) -> Iterator[Drilled]:
     """Go through simulated drills in processes of their own, and give each as soon as those before it are done.
 
@@ -348,8 +355,8 @@ def drill_all(
     ----------
     drills
         As `drawn_drills` gives them.
-    slo
-        The folder of the objectives.
+    project, service
+        The service, as for `find_simulation`.
     fault_file
         A file with faults of one's own.
     processes
@@ -357,36 +364,27 @@ def drill_all(
     """
     count = min(processes or os.cpu_count() or 1, len(drills))
     if count <= 1:
-        yield from (_drill_here(drill, slo, fault_file) for drill in drills)
+        yield from (_drill_here(drill, project, service, fault_file) for drill in drills)
         return
-    with ProcessPoolExecutor(count, initializer=_one_thread) as pool:
-        yield from pool.map(_drill_here, drills, [slo] * len(drills), [fault_file] * len(drills))
+    with ProcessPoolExecutor(count, initializer=one_thread) as pool:
+        yield from pool.map(_drill_here, drills, *([one] * len(drills) for one in (project, service, fault_file)))
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
+    """Let a process compute in one thread: processes, not threads, share the processors."""
     import torch
 
-    torch.set_num_threads(1)  # processes, not threads, share the processors
+    torch.set_num_threads(1)
 
 
-def _drill_here(drill: Drill, slo: Path, fault_file: Path | None) -> Drilled:
-    return drill_simulated(drill, _objectives(slo), known_faults(fault_file))
-
-
-@lru_cache(maxsize=4)
-def _objectives(slo: Path) -> tuple[Objective, ...]:
-    return tuple(read_objectives(slo))
+def _drill_here(drill: Drill, project: Path, service: str | None, fault_file: Path | None) -> Drilled:
+    return drill_simulated(drill, find_simulation(project, service), known_faults(fault_file))
 
 
 @lru_cache(maxsize=4)
 def known_faults(fault_file: Path | None = None) -> dict[str, type[Fault]]:
     """Return all faults by their names, with those of a file of one's own."""
     return FAULTS | (read_fault_file(fault_file) if fault_file else {})
-
-
-def all_names(known: Mapping[str, type[Fault]] = FAULTS) -> list[str]:
-    """Return the names of all faults, and of the pairs."""
-    return [*known, *PAIRS]
 
 
 def result_table(drilled: Sequence[Drilled]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import SINGLE_NAME
 from lepton_kit.models.registry import Registry, read_candidate
 from lepton_kit.ops.drill_results import read_results
+from lepton_kit.ops.watch.status import PAGE_TRIGGER
 from lepton_kit.project.pipeline import unchanged_run
 from lepton_kit.project.settings import read_settings
 from lepton_kit.reports.cards import Card, published
@@ -24,9 +25,6 @@ from lepton_kit.runs.runner import Options, Request, execute, prepare
 MODELS = "models"
 DECISION = "decision.json"
 """The artifact of an evaluation that says of a version what the gate decided."""
-
-TRIGGER = "publish"
-"""Who starts the runs of such pages: they are listed as what they are the pages of, and not among all runs."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -196,7 +194,9 @@ def run_of(project: Path, runbook: str, parameters: Mapping[str, Any], timeout: 
     timeout
         How many seconds it may take; None is for ever.
     """
-    plan = prepare(Request(locate_notebook(runbook, project), parameters, "lepton publish", trigger=TRIGGER), project)
+    plan = prepare(
+        Request(locate_notebook(runbook, project), parameters, "lepton publish", trigger=PAGE_TRIGGER), project
+    )
     return unchanged_run(plan, project) or execute(plan, project, options=Options(timeout=timeout))
 
 

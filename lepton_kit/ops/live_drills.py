@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from lepton_kit.diagnosis.remedies import REMEDIES
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.demo import watching
 from lepton_kit.ops.drill_stages import Stage, declared, served
-from lepton_kit.ops.drills import Drill, Drilled
+from lepton_kit.ops.drills import Drill, Drilled, Tell, verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
 from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 
@@ -34,16 +34,19 @@ ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 120.0, 300.0, 300.0
 
 TIME_SCALE = 300
 WATCH = f"time_scale = {TIME_SCALE}\nscrape_interval = 0.5\nsource = 'telemetry/drill'\n"
-Tell = Callable[[str], object]
 
 
-def live_names(known: Mapping[str, type[Fault]] = FAULTS) -> list[str]:
-    """Return the faults that a running service can have.
+def live_names(known: Mapping[str, type[Fault]] = FAULTS, service: str | None = None) -> list[str]:
+    """Return the faults that what `lepton serve` runs can have, or a declared service behind a proxy.
 
     >>> "memory-leak" in live_names(), "cpu-taken" in live_names()
     (False, True)
     """
-    return [name for name, fault in known.items() if fault.live]
+    return [name for name, fault in known.items() if _can_have(fault, service)]
+
+
+def _can_have(fault: Fault | type[Fault], service: str | None) -> bool:
+    return fault.live if service is None else fault.proxied
 
 
 def drill_live(
@@ -78,8 +81,9 @@ def drill_live(
     """
     faults = [find_fault(drill.fault, drill.seed, drill.severity, known) for drill in drills]
     for fault in faults:
-        if not fault.live:
-            raise InputError(f"fault {fault.name!r}: has no live form; drill it with --simulated")
+        if not _can_have(fault, service):
+            known_here = ", ".join(live_names(known, service))
+            raise InputError(f"fault {fault.name!r}: has no live form here; simulate it, or drill {known_here}")
     for drill, fault in zip(drills, faults, strict=True):
         tell(f"— {fault.name} ({fault.severity:.2f}): {fault.description}")
         stage = served(project, drill, fault, model) if service is None else declared(project, fault, service)
@@ -98,6 +102,7 @@ class _Seen:
     repaired: float | None = None
     page: str = ""
     error: str = ""
+    is_false_alarm: bool = False
 
 
 class _LiveCourse:
@@ -125,7 +130,7 @@ class _LiveCourse:
                         self._strike()
                         self._follow(client, seen)
                     else:
-                        seen.alert = "false alarm"
+                        seen.alert, seen.is_false_alarm = "false alarm", True
             except LeptonError as error:
                 seen.error = str(error)
                 self._tell(f"error: {error}")
@@ -231,21 +236,12 @@ class _LiveCourse:
             actions=(str(repair["action"]),) if repair else (),
             recovery=recovery,
             recovered_after=_since(self._struck_at, seen.repaired) if recovery == "recovered" else None,
-            verdict=self._verdict(seen, cause, recovery),
+            verdict=verdict_of(
+                self._fault.causes, cause, seen.alerted is not None, bool(repair), recovery, seen.is_false_alarm
+            ),
             error=seen.error,
             extra={"project": str(self._project), "postmortem": seen.page},
         )
-
-    def _verdict(self, seen: _Seen, cause: str, recovery: str) -> str:
-        if seen.alert == "false alarm":
-            return "false alarm"
-        if seen.alerted is None:
-            return "unnoticed"
-        if cause == "unknown":
-            return "asked a person"
-        if cause not in self._fault.causes:
-            return "wrong cause"
-        return "recovered" if recovery == "recovered" else "not recovered"
 
 
 def _since(start: float, end: float | None) -> float | None:

@@ -108,12 +108,12 @@ class _Proxy:
             row.clear()
             row.update(item.row)
             body = json.dumps(told).encode()
-        return body, item.copies
+        return body, item.copies + self._fault.copies
 
     async def _paced(self, body: bytes) -> AsyncIterator[bytes]:
         """Send a body as late as the fault says, or end its connection in the midst of it."""
-        await asyncio.sleep(getattr(self._fault, "delay", 0.0))
-        if self._fault.rng.random() < getattr(self._fault, "dropped", 0.0):
+        await asyncio.sleep(self._fault.delay)
+        if self._fault.rng.random() < self._fault.dropped:
             yield body[:1]
             raise _Cut
         yield body

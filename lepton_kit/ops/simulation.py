@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 
 from lepton_kit.diagnosis.remedies import Operator
-from lepton_kit.ops.faults import Fault
+from lepton_kit.errors import InputError
+from lepton_kit.ops.faults import FAULTS, Fault, Plant
+from lepton_kit.project.settings import read_settings
+from lepton_kit.project.subjects import find_subject
 from lepton_kit.telemetry.alerts import AlertEvaluator
 from lepton_kit.telemetry.recordings import Promise, Recording
-from lepton_kit.telemetry.slo import Objective
+from lepton_kit.telemetry.slo import Objective, read_objectives
 
 EPOCH = pd.Timestamp("2026-01-05T12:00:00Z")
 """When the simulated clock was 0."""
@@ -27,11 +30,9 @@ SETTLES, EVALUATE_EVERY, TIME_SCALE = 30.0, 5.0, 60.0
 """Seconds from an alert to its recording, between evaluations, and how many times the windows are shortened."""
 
 
-class SimulatedService(Operator, Protocol):
-    """A subject's service under a clock of its own, in seconds: it can be asked for its samples, and be repaired."""
+class SimulatedService(Plant, Operator, Protocol):
+    """A subject's service under a clock of its own, in seconds: it can be harmed, asked for samples, and repaired."""
 
-    now: float
-    rng: np.random.Generator
     kind: str
 
     def advance(self, seconds: float) -> None:
@@ -57,8 +58,54 @@ class SimulatedService(Operator, Protocol):
         ...
 
 
-Plant = Callable[[Fault | None, int, Path], SimulatedService]
+MakePlant = Callable[[Fault | None, int, Path], SimulatedService]
 """What a subject's `plant` is: a healthy service that the fault can harm, of a seed, with a folder for its files."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A service that can be drilled under a virtual clock.
+
+    `plant` and the names of the `faults` that it can have are its subject's, which calls them `DRILLED`.
+    """
+
+    service: str
+    plant: MakePlant
+    faults: tuple[str, ...]
+    objectives: tuple[Objective, ...]
+
+    def check(self, name: str) -> None:
+        """Refuse a fault of the kit, or a pair, that this service cannot have; faults of one's own are let through.
+
+        Raises
+        ------
+        InputError
+            It names those that it can have.
+        """
+        singles = {part for known in self.faults for part in known.split("+")}
+        for part in name.split("+"):
+            if part in FAULTS and part not in singles:
+                known = ", ".join(self.faults)
+                raise InputError(f"fault {part!r}: a simulated {self.service!r} cannot have it, but {known}")
+
+
+@lru_cache(maxsize=8)
+def find_simulation(project: Path, service: str | None = None) -> Simulation:
+    """Return the simulation that the subject of a service offers; that of the first declared one which has it.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    for name in [service] if service else read_settings(project).services:
+        subject = find_subject(name, project)
+        module: Any = subject.module
+        if hasattr(module, "plant") and hasattr(module, "DRILLED"):
+            objectives = read_objectives(project / subject.declaration.objectives)
+            return Simulation(name, module.plant, tuple(module.DRILLED), tuple(objectives))
+    which = f"service {service!r}" if service else f"{project / 'lepton.toml'}"
+    raise InputError(f"{which}: has no subject with plant(…) and DRILLED, which a simulated drill needs")
 
 
 @dataclass(frozen=True)
@@ -76,6 +123,10 @@ class Struck:
     alerted: float | None
     alerts: tuple[dict[str, Any], ...]
     false_alarms: int
+
+    def since_the_fault(self, time: float | None) -> float | None:
+        """Return the seconds from the fault to a time of the clock, where there is one."""
+        return None if time is None else round(time - self.began, 1)
 
     def record(self, name: str = "drill") -> Recording:
         """Return the recording of the incident, up to now."""
@@ -95,7 +146,7 @@ class Struck:
         return {**held, "severity": fault.severity, "seed": fault.seed, "since": utc(self.began).isoformat()}
 
 
-def strike(fault: Fault | None, seed: int, scratch: Path, objectives: Sequence[Objective], plant: Plant) -> Struck:
+def strike(fault: Fault | None, seed: int, scratch: Path, objectives: Sequence[Objective], plant: MakePlant) -> Struck:
     """Let a healthy simulated service run, put a fault into it, and wait for an alert of the kit's own evaluator.
 
     Parameters

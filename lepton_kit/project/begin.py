@@ -81,6 +81,9 @@ def _copied(example: str, folder: Path) -> list[Path]:
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     if not target.exists():
         shutil.copytree(shipped() / "subjects" / example, target, ignore=ignored)
+    for shared in (shipped() / "subjects").glob("*.py"):  # what several simulations share
+        if not (made := target.parent / shared.name).exists():
+            shutil.copy(shared, made)
     return [target]
 
 

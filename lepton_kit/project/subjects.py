@@ -2,7 +2,8 @@
 
 Such a module offers, as far as it can, `table()`: labelled rows, as they come; `asked(needed, source=None)`: what the
 service is asked, a table of the needed features and of `actual`, in order; and `plant(fault, seed, scratch)`: a service
-for simulated drills (`lepton_kit.ops.simulation.SimulatedService`). Nothing of the kit imports one.
+for simulated drills (`lepton_kit.ops.simulation.SimulatedService`), which can have the faults that `DRILLED` names.
+Nothing of the kit imports one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pandas as pd
 
@@ -87,21 +87,6 @@ def find_subject(name: str, project: Path) -> Subject:
         raise InputError(f"subject = {name!r}: must be a declared service: {', '.join(sorted(services)) or 'none is'}")
     declared = services[name]
     return Subject(name, declared, subject_of(declared.subject, project) if declared.subject else None)
-
-
-def plant_of(project: Path, service: str | None = None) -> Any:
-    """Return what makes a service for simulated drills: the `plant` of its subject, or of the first that has one.
-
-    Raises
-    ------
-    InputError
-        When there is none.
-    """
-    for name, declared in read_settings(project).services.items():
-        is_asked = service in (None, name)
-        if is_asked and declared.subject and hasattr(module := subject_of(declared.subject, project), "plant"):
-            return module.plant
-    raise InputError(f"{project / 'lepton.toml'}: no service has a subject with a plant(…) for simulated drills")
 
 
 def asked_rows(service: str | None, project: Path, needed: Sequence[str], source: str | None = None) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from lepton_kit.telemetry.burn_rates import SEVERITIES, Memory, Status, evaluate
@@ -90,8 +91,11 @@ def evaluate_all(
 ) -> tuple[Status, ...]:
     """Say how each objective stands, as `evaluate` does; a server is asked for several at once, as one may be slow."""
     read = memory or Memory(source)
-    with ThreadPoolExecutor(SIDE_BY_SIDE if isinstance(source, Prometheus) else 1, "objective") as threads:
-        return tuple(threads.map(lambda one: evaluate(one, source, at, time_scale, read), objectives))
+    ask = partial(evaluate, source=source, at=at, time_scale=time_scale, memory=read)
+    if not isinstance(source, Prometheus):
+        return tuple(map(ask, objectives))
+    with ThreadPoolExecutor(SIDE_BY_SIDE, "objective") as threads:
+        return tuple(threads.map(ask, objectives))
 
 
 def fingerprint_of(labels: Mapping[str, str]) -> str:

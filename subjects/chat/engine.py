@@ -1,6 +1,6 @@
 """A stand-in for a text-generation engine: it queues, batches and emits tokens in the time that its formula says.
 
-It holds no language model. Time passes in steps, as in an engine with continuous batching: a step takes
+It holds no language model. Time passes in steps, as in an engine with continuous batching: a step of a replica takes
 
     STEP + PER_SEQUENCE · running sequences + PER_PROMPT_TOKEN · prompt tokens that enter with it     seconds,
 
@@ -30,13 +30,14 @@ SEQUENCES, CACHE = 8, 2048
 ENGLISH = "the a model answer question token cache queue because when then slow fast good server reader text line"
 GERMAN = "der die das Modell Antwort Frage weil wenn dann langsam schnell gut Rechner Leser Text Zeile und nicht"
 WORDS = {"en": ENGLISH.split(), "de": GERMAN.split()}
+KNOWN = {name: {word.lower() for word in words} for name, words in WORDS.items()}
 FINISHED = Literal["stop", "length", "abort"]
 
 
 def language_of(text: str) -> str:
     """Return the language that most words of a text are known in; `other` where none is."""
     said = [word.strip(".,?!").lower() for word in text.split()]
-    counts = {name: sum(word in {one.lower() for one in words} for word in said) for name, words in WORDS.items()}
+    counts = {name: sum(word in words for word in said) for name, words in KNOWN.items()}
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else "other"
 
@@ -129,7 +130,8 @@ class Engine:
                 self._come.clear()
                 await self._come.wait()
             entered = self._enter()
-            await asyncio.sleep(STEP + PER_SEQUENCE * len(self.running) + PER_PROMPT_TOKEN * entered)
+            shared = PER_SEQUENCE * len(self.running) + PER_PROMPT_TOKEN * entered
+            await asyncio.sleep(STEP + shared / self.replicas)
             for sequence in list(self.running):
                 self._emit(sequence)
             self._gauge()

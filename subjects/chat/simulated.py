@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lepton_kit.ops.faults import Fault
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram
 from lepton_kit.telemetry.recordings import FEATURE
 from subjects.chat.engine import CACHE, PER_PROMPT_TOKEN, PER_SEQUENCE, SEQUENCES, STEP, WORDS, language_of
@@ -50,6 +49,14 @@ class SimulatedChat(Simulated):
     def take_version(self, is_bad: bool) -> None:
         """Serve the version that makes up half of its words, or one that answers as the first."""
         self._made_up = 0.5 if is_bad else 0.02
+
+    def size(self, workers: int) -> None:
+        """Let so many replicas run."""
+        self.workers = workers
+
+    def drained_at(self) -> float:
+        """Return when all that waits now has entered the batch."""
+        return self._clock
 
     def ask(self, count: int) -> pd.DataFrame:
         """Let readers ask."""
@@ -106,7 +113,8 @@ class SimulatedChat(Simulated):
                 running.append(waiting.popleft())
                 entered[one] = clock
                 prefilled += int(prompts[one])
-            clock += (STEP + PER_SEQUENCE * len(running) + PER_PROMPT_TOKEN * prefilled) / (1 - self._taken)
+            shared = PER_SEQUENCE * len(running) + PER_PROMPT_TOKEN * prefilled
+            clock += (STEP + shared / self.workers) / (1 - self._taken)
             for one in list(running):
                 first[one] = clock if np.isnan(first[one]) else first[one]
                 left[one] -= 1
@@ -149,8 +157,3 @@ class SimulatedChat(Simulated):
         told = held[held["actual"].notna()]
         for text, is_so in (("yes", told["actual"] >= 4), ("no", told["actual"] < 4)):
             yield counter(rated, {"good": text}, told["told_at"][is_so].to_numpy())
-
-
-def plant(fault: Fault | None, seed: int, scratch: Path) -> SimulatedChat:
-    """Return a healthy service."""
-    return SimulatedChat(seed, scratch)

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from lepton_kit.ops.faults import Fault
     from subjects.prices.simulated.service import SimulatedService
 
+DRILLED = (
+    "stale-feed", "units", "swapped-columns", "nulls", "duplicates", "label-shift",
+    "wrong-version", "stale-scaler", "perturbed-weights", "diverged-retrain", "nan-weights",
+    "cpu-taken", "queue-saturation", "memory-leak", "lost-worker",
+    "surge", "market-shift", "seasonal-growth", "same-version",
+    "units+cpu-taken", "nulls+queue-saturation", "swapped-columns+lost-worker", "wrong-version+cpu-taken",
+    "nan-weights+queue-saturation", "nulls+wrong-version",
+)  # fmt: skip
+"""The faults that a simulated service can have, and pairs of which neither part hides the other."""
+
 
 def asked(needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
     """Return what a service of prices is asked (`subjects.prices.examples.asked`)."""

@@ -21,8 +21,8 @@ from lepton_kit.ops.simulation import strike
 from lepton_kit.runs.project import find_project
 from lepton_kit.telemetry.recordings import Recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
-from subjects.prices.simulated.machine import Setting
 from subjects.prices.simulated.service import SimulatedService
+from subjects.prices.simulated.setting import Setting
 
 FOLLOWED = 60.0
 """Seconds after the repair that are recorded."""

@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import skops.io
 
-from lepton_kit.ops.faults import Fault
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram
 from lepton_kit.telemetry.recordings import FEATURE
-from subjects.prices.simulated.machine import Machine, Setting
+from subjects.machine import Machine, Setting
 from subjects.scoring.manage import LOOKUP
 from subjects.scoring.model import NUMBERS, rows, train
 from subjects.simulated import Simulated
@@ -48,7 +47,7 @@ class SimulatedScoring(Simulated):
         self._model = skops.io.load(self._folders["v1"] / "model.skops")
 
     @property
-    def workers(self) -> int:
+    def workers(self) -> int:  # type: ignore[override]
         """Return the number of slots."""
         return len(self._machine.running)
 
@@ -69,10 +68,18 @@ class SimulatedScoring(Simulated):
         """End so many slots."""
         self._machine.lose(count, self.now)
 
+    def size(self, workers: int) -> None:
+        """Let so many slots be there."""
+        self._machine.size(workers, self.setting.queue_limit, self.now)
+
+    def drained_at(self) -> float:
+        """Return when all that waits now is decided."""
+        return self._machine.drained_at(self.now)
+
     def take_version(self, is_bad: bool) -> None:
         """Serve the bad version, or one that is the good one again."""
-        self._folders["v2"] = trained() / ("bad" if is_bad else "good")
-        self._model = skops.io.load(self._folders["v2"] / "model.skops")
+        self._folders[self.version] = trained() / ("bad" if is_bad else "good")
+        self._model = skops.io.load(self._folders[self.version] / "model.skops")
 
     def ask(self, count: int) -> pd.DataFrame:
         """Draw rows."""
@@ -86,8 +93,9 @@ class SimulatedScoring(Simulated):
         wait, busy = np.zeros(len(asked)), np.zeros(len(asked))
         shape = 1 / self.setting.service_cv**2
         services = self.rng.gamma(shape, self.setting.service / shape, len(asked))
+        times = asked["time"].to_numpy(float)
         for place in np.flatnonzero(valid).tolist():
-            taken = self._machine.take(float(asked["time"].iloc[place]), float(services[place]))
+            taken = self._machine.take(float(times[place]), float(services[place]))
             wait[place], busy[place] = taken or (0.0, 0.0)
         proba = np.full(len(asked), np.nan)
         if valid.any():
@@ -132,8 +140,3 @@ class SimulatedScoring(Simulated):
         return pd.read_parquet(self._folders[self.version] / "reference.parquet").rename(
             columns={"malignant": "actual"}
         )
-
-
-def plant(fault: Fault | None, seed: int, scratch: Path) -> SimulatedScoring:
-    """Return a healthy service."""
-    return SimulatedScoring(seed, scratch)

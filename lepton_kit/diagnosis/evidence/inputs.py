@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
+    NEEDS,
     Evidence,
     NotCheckedError,
     answer,
@@ -58,10 +61,45 @@ def missing_values(case: Case) -> Evidence:
     return _breach(case, "missing")
 
 
-@evidence(needs=("requests.features", "requests.target"), time_series=True)
+@evidence(needs=("requests.features",))
 def stale_values(case: Case) -> Evidence:
-    """Answer whether more rows than before repeat the last ones though new ones were due: `more` or `no more`."""
+    """Answer whether rows repeat each other as they did not before: `more` or `no more`.
+
+    Where rows follow on each other, those count that repeat the last ones though new ones were due. Elsewhere it is
+    looked for one row that took the place of others, as a feed sends it that stands still: it comes more often, and
+    others more seldom, while as many come in all.
+    """
+    if not case.recording.incident.declaration.time_series:
+        return _one_row(case)
+    if lacking := NEEDS["requests.target"].lacking(case):
+        raise NotCheckedError(lacking)
     return _breach(case, "stale")
+
+
+TAKEN, AS_MANY = 0.1, 1.25
+"""Least share of all that one row must have taken, and how many times as many rows as before are still as many."""
+
+
+def _one_row(case: Case) -> Evidence:
+    rows = case.inputs.join(case.categories)
+    code = pd.Series(pd.util.hash_pandas_object(rows, index=False).to_numpy(), index=rows.index)
+    hits = code == code.loc[case.during.index].mode().iloc[0] if len(case.during) else code == 0
+    found = share_rose(
+        case, hits, TAKEN,
+        lambda before, since: f"the row that came most often since made up {before:.1%} before and {since:.1%} since",
+        ("more", "no more"),
+    )  # fmt: skip
+    if found.finding != "more":
+        return found
+    window, onset = case.recording.incident.window, case.onset
+    seconds = {"before": (onset - window.start).total_seconds(), "since": (window.end - onset).total_seconds()}
+    sides = {"before": hits.loc[case.before.index], "since": hits.loc[case.during.index]}
+    came = {name: len(side) / max(1.0, seconds[name]) for name, side in sides.items()}
+    others = {name: (~side).sum() / max(1.0, seconds[name]) for name, side in sides.items()}
+    has_taken_over = others["since"] <= (1 - found.effect / 2) * others["before"]
+    if has_taken_over and came["since"] <= AS_MANY * came["before"]:
+        return found
+    return replace(found, finding="no more", summary=f"{found.summary}, beside the others", onset=None)
 
 
 @evidence(needs=("requests.features",))

@@ -3,8 +3,8 @@
 A fault is a small class: its name, the cause that a diagnosis should find, what it is, how severe it may be, and what
 it does. One that changes the requests overrides `apply`, which serves running and simulated services alike; one that
 harms the service itself overrides `begin` and `end`, and `strike` for a simulated one. `FAULTS` lists them all; a new
-one is a class in this package and a line in its module's tuple, or a class in a file of one's own, which
-`read_fault_file` reads. Two at once are written `units+cpu-taken`.
+one is a class under `@fault` in a module of this package, or a class in a file of one's own, which `read_fault_file`
+reads. Two at once are written `units+cpu-taken`.
 """
 
 from __future__ import annotations
@@ -18,40 +18,11 @@ from typing import Any
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import single_name
-from lepton_kit.ops.faults.base import Fault, FaultCause, Plant
-from lepton_kit.ops.faults.benign import BENIGN
-from lepton_kit.ops.faults.compute import COMPUTE
-from lepton_kit.ops.faults.data import DATA, Nulls, StaleFeed, SwappedColumns, Units
-from lepton_kit.ops.faults.model import MODEL
+from lepton_kit.ops.faults import benign, compute, data, model  # noqa: F401 - each lists its own
+from lepton_kit.ops.faults.base import FAULTS, Fault, FaultCause, Plant, fault
 from lepton_kit.serving.replay import Change, Item
 
-__all__ = [
-    "FAULTS",
-    "PAIRS",
-    "Fault",
-    "FaultCause",
-    "Nulls",
-    "Pair",
-    "Plant",
-    "StaleFeed",
-    "SwappedColumns",
-    "Units",
-    "find_fault",
-    "injected",
-    "read_fault_file",
-]
-
-FAULTS: dict[str, type[Fault]] = {fault.name: fault for fault in (*DATA, *MODEL, *COMPUTE, *BENIGN)}
-
-PAIRS = (
-    "units+cpu-taken",
-    "nulls+queue-saturation",
-    "swapped-columns+lost-worker",
-    "wrong-version+cpu-taken",
-    "nan-weights+queue-saturation",
-    "nulls+wrong-version",
-)
-"""Pairs of which each part can be seen beside the other; of any others, one may hide the other."""
+__all__ = ["FAULTS", "Fault", "FaultCause", "Pair", "Plant", "fault", "find_fault", "injected", "read_fault_file"]
 
 
 class Pair(Fault):
@@ -73,28 +44,23 @@ class Pair(Fault):
 
     @property
     def causes(self) -> frozenset[str]:
-        """Return the causes of both."""
         found = self.parts[0].causes | self.parts[1].causes
         return found - {"none"} or found
 
     def begin(self, service: Path) -> None:
-        """Begin both."""
         for part in self.parts:
             part.begin(service)
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
-        """Apply one after the other."""
         for number, part in enumerate(self.parts):
             item = part.apply(item, state.setdefault(f"part {number}", {}))
         return item
 
     def end(self, service: Path) -> None:
-        """End both."""
         for part in self.parts:
             part.end(service)
 
     def strike(self, plant: Plant) -> None:
-        """Strike with both."""
         for part in self.parts:
             part.strike(plant)
 
@@ -139,29 +105,26 @@ def read_fault_file(path: Path) -> dict[str, type[Fault]]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(f"--fault-file {path}: cannot be imported ({type(error).__name__}: {error})") from error
-    found = [
-        one
-        for one in vars(module).values()
-        if isinstance(one, type) and issubclass(one, Fault) and one.__module__ == spec.name and hasattr(one, "name")
-    ]
-    for one in found:
-        _check_class(one, path)
+    own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == spec.name]
+    found = [one for one in own if issubclass(one, Fault) and hasattr(one, "name")]
     if not found:
         raise InputError(f"--fault-file {path}: defines no class of lepton_kit.ops.faults.Fault with a name")
+    for one in found:
+        _check_class(one, path)
     return {one.name: one for one in found}
 
 
-def _check_class(fault: type[Fault], path: Path) -> None:
+def _check_class(made: type[Fault], path: Path) -> None:
     for wanted in ("cause", "description"):
-        if not hasattr(fault, wanted):
-            raise InputError(f"--fault-file {path}: class {fault.__name__} lacks {wanted}")
-    if fault.cause not in ("data", "model", "compute", "none"):
+        if not hasattr(made, wanted):
+            raise InputError(f"--fault-file {path}: class {made.__name__} lacks {wanted}")
+    if made.cause not in ("data", "model", "compute", "none"):
         raise InputError(
-            f"--fault-file {path}: cause {fault.cause!r} of {fault.__name__}: must be data, model, compute or none"
+            f"--fault-file {path}: cause {made.cause!r} of {made.__name__}: must be data, model, compute or none"
         )
-    single_name(fault.name, f"--fault-file {path}: fault")  # a live drill's folder is called so
-    if fault.name in FAULTS or "+" in fault.name:
-        raise InputError(f"--fault-file {path}: fault {fault.name!r} is there already, or its name has a '+'")
+    single_name(made.name, f"--fault-file {path}: fault")  # a live drill's folder is called so
+    if FAULTS.get(made.name, made) is not made or "+" in made.name:
+        raise InputError(f"--fault-file {path}: fault {made.name!r} is there already, or its name has a '+'")
 
 
 @contextmanager
@@ -184,7 +147,7 @@ def injected(fault: Fault, after: float, service: Path | None) -> Iterator[Chang
         When the fault cannot be put into a running service.
     """
     if not fault.live:
-        raise InputError(f"fault {fault.name!r}: only a simulated service can have it; `lepton drill {fault.name}`")
+        raise InputError(f"fault {fault.name!r}: nothing that `lepton serve` runs can have it; `lepton drill` may")
     state: dict[str, Any] = {}
     has_begun = False
 

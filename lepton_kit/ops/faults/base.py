@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ Kind = Literal["ewma", "constant"]
 
 
 class Plant(Protocol):
-    """What a fault may do to a simulated service; times are seconds of its clock."""
+    """What faults do to a simulated service, whose subject lists those that it can have. Times are of its clock (s)."""
 
     now: float
     rng: np.random.Generator
@@ -38,6 +38,10 @@ class Plant(Protocol):
 
     def deploy(self, forecaster: Forecaster, note: str) -> None:
         """Register a new version and put it into service."""
+        ...
+
+    def deploy_next(self, is_bad: bool) -> None:
+        """Put the next version into service: one that answers wrongly, or exactly as the present one."""
         ...
 
     def corrupt(self, forecaster: Forecaster) -> None:
@@ -87,9 +91,12 @@ class Fault:
     Notes
     -----
     `cause` is what a diagnosis should find, `none` where nothing is wrong. `severities` is the range that drills draw
-    from; its lower end is hard to see. A fault is `live` when it can be put into a running service. `is_restartable`
-    says whether a restart of the feed ends it. `kind` names the only kind of forecasters that it harms, where there is
-    one, so that a plant can be of that.
+    from; its lower end is hard to see. `is_restartable` says whether a restart of the feed ends it. `kind` names the
+    only kind of forecasters that it harms, where there is one, so that a simulated service can be of that.
+
+    A fault is `live` when what `lepton serve` runs can have it, and `proxied` when a proxy can bring it about before
+    any service: by `apply`, by `copies` of each request sent beside it, by the `delay` (s) of each body after its head,
+    by the share of connections `dropped` between both, or where it `deploys` the bad version that the service declares.
     """
 
     name: ClassVar[str]
@@ -98,8 +105,12 @@ class Fault:
     severities: ClassVar[tuple[float, float]] = (0.2, 1.0)
     usual: ClassVar[float] = 1.0
     live: ClassVar[bool] = True
+    proxied: ClassVar[bool] = False
     is_restartable: ClassVar[bool] = False
     kind: ClassVar[Kind | None] = None
+    delay: ClassVar[float] = 0.0
+    dropped: ClassVar[float] = 0.0
+    deploys: ClassVar[bool] = False
 
     def __init__(self, seed: int = 0, severity: float | None = None) -> None:
         self.severity = self.usual if severity is None else severity
@@ -112,6 +123,11 @@ class Fault:
     def causes(self) -> frozenset[str]:
         """Return all causes that a diagnosis should find."""
         return frozenset({self.cause})
+
+    @property
+    def copies(self) -> int:
+        """Return how many copies of each request a proxy sends beside it."""
+        return 0
 
     def begin(self, service: Path) -> None:
         """Harm the running service whose state is in this folder; faults of the feed do nothing here."""
@@ -129,3 +145,15 @@ class Fault:
     def hits(self) -> bool:
         """Say by chance whether an item is hit, so that the share `severity` of them is."""
         return bool(self.rng.random() < self.severity)
+
+
+FAULTS: dict[str, type[Fault]] = {}
+"""All faults of this package by their names, as `fault` lists them."""
+
+AFault = TypeVar("AFault", bound=type[Fault])
+
+
+def fault(made: AFault) -> AFault:
+    """List a fault in `FAULTS`: a decorator of its class."""
+    FAULTS[made.name] = made
+    return made

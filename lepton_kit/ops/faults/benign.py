@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from lepton_kit.ops.faults.base import Fault, Plant
+from lepton_kit.ops.faults.base import Fault, Plant, fault
 
 
+@fault
 class Surge(Fault):
     """More requests than usual come at once, within what the workers can do. Severity: 1 fills half of it.
 
@@ -17,11 +18,11 @@ class Surge(Fault):
     live = False
 
     def strike(self, plant: Plant) -> None:
-        """Multiply the rate."""
         factor = max(1.0, 0.5 / plant.utilisation)
         plant.surge(lambda _: 1 + (factor - 1) * self.severity)
 
 
+@fault
 class SeasonalGrowth(Fault):
     """Requests come more and more often, within what the workers can do. Severity: 1 fills half of it in 5 minutes.
 
@@ -34,11 +35,11 @@ class SeasonalGrowth(Fault):
     live = False
 
     def strike(self, plant: Plant) -> None:
-        """Let the rate grow."""
         factor = max(1.0, 0.5 / plant.utilisation)
         plant.surge(lambda since: 1 + (factor - 1) * self.severity * min(since / 300, 1.0))
 
 
+@fault
 class MarketShift(Fault):
     """The real market of late 2007 and 2008 comes. Severity: the share of the days that are of that time.
 
@@ -52,8 +53,20 @@ class MarketShift(Fault):
     live = False
 
     def strike(self, plant: Plant) -> None:
-        """Ask about wild days."""
         plant.change_world(self.severity)
 
 
-BENIGN = (Surge, MarketShift, SeasonalGrowth)
+@fault
+class SameVersion(Fault):
+    """A deployment after which all is as before. Severity has no meaning.
+
+    Live, no declared action deploys a version that is another one by its name alone.
+    """
+
+    name = "same-version"
+    cause = "none"
+    description = "a version is deployed that answers exactly as the one before"
+    live = False
+
+    def strike(self, plant: Plant) -> None:
+        plant.deploy_next(is_bad=False)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lepton_kit.ops.faults.base import Fault, Plant
+from lepton_kit.ops.faults.base import Fault, Plant, fault
 from lepton_kit.project.subjects import asked_rows
 from lepton_kit.serving.control import read_reports
 from lepton_kit.serving.replay import feed, needed_features
@@ -50,6 +50,7 @@ class Meddler(Fault):
         """Do harm until `_over` is set."""
 
 
+@fault
 class CpuTaken(Meddler):
     """Other work takes the processor. Severity: the share of the time that the workers do not run, up to 95 %.
 
@@ -67,7 +68,6 @@ class CpuTaken(Meddler):
         return 0.95 * self.severity
 
     def strike(self, plant: Plant) -> None:
-        """Slow the workers down."""
         plant.slow(self.share)
 
     def _meddle(self, service: Path) -> None:
@@ -82,22 +82,29 @@ class CpuTaken(Meddler):
             send(victims, signal.SIGCONT)
 
 
+@fault
 class QueueSaturation(Meddler):
     """A flood of requests beside the usual load. Severity: the load is 1.6 times what the workers can do, or less.
 
     Live, as many clients as fit the severity (up to `MOST_CLIENTS`) ask again `THINKING` seconds after each answer, and
     when they are refused, as much later as they are told to. They are a process of their own: the usual load shall go
-    on as before.
+    on as before. Before a service that the kit did not make, up to nine copies of each request are sent beside it.
+
+    >>> QueueSaturation(severity=0.5).copies
+    4
     """
 
     name = "queue-saturation"
     description = "a client floods the service with requests: they wait, and some are refused"
     severities = (0.5, 1.0)
+    proxied = True
+
+    @property
+    def copies(self) -> int:
+        return round(9 * self.severity)
 
     def strike(self, plant: Plant) -> None:
-        """Bring the load to the severity's part of 1.6 times the capacity."""
-        usual = plant.utilisation
-        plant.flood_to(max(1.6 * self.severity, 1.1 * usual))
+        plant.flood_to(max(1.6 * self.severity, 1.1 * plant.utilisation))
 
     def _meddle(self, service: Path) -> None:
         address = (service / "address").read_text(encoding="utf-8").strip()
@@ -149,6 +156,7 @@ async def _ask_over_one_connection(host: str, requests: Sequence[bytes], first: 
         writer.close()
 
 
+@fault
 class MemoryLeak(Fault):
     """The workers lose memory. Severity 1: their limit is reached within 2 minutes of simulated time; less is later.
 
@@ -162,10 +170,10 @@ class MemoryLeak(Fault):
     live = False
 
     def strike(self, plant: Plant) -> None:
-        """Let the workers leak."""
         plant.leak(120.0 / self.severity)
 
 
+@fault
 class LostWorker(Meddler):
     """Workers stand still for good. Severity: the share of the workers that are lost, at least one, and never all.
 
@@ -185,7 +193,6 @@ class LostWorker(Meddler):
         return max(1, min(workers - 1, round(workers * self.severity)))
 
     def strike(self, plant: Plant) -> None:
-        """End the workers."""
         plant.lose(self.lost(plant.workers))
 
     def _meddle(self, service: Path) -> None:
@@ -216,4 +223,23 @@ def send(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-COMPUTE = (CpuTaken, QueueSaturation, MemoryLeak, LostWorker)
+@fault
+class SlowBodies(Fault):
+    """The network before the service is slow: each request's body comes half a second after its head."""
+
+    name = "slow-network"
+    cause = "compute"
+    description = "the body of each request comes half a second after its head"
+    live, proxied = False, True
+    delay = 0.5
+
+
+@fault
+class Dropped(Fault):
+    """Connections end between the head of a request and its body."""
+
+    name = "dropped-connections"
+    cause = "compute"
+    description = "the connections of a third of the requests end before their bodies came"
+    live, proxied = False, True
+    dropped = 1 / 3

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lepton_kit.ops.faults.base import Fault
+from lepton_kit.ops.faults.base import Fault, fault
 from lepton_kit.serving.replay import Item
 
 
+@fault
 class StaleFeed(Fault):
     """The feed stops. Severity: the share of the requests that it answers with what it last had.
 
@@ -22,14 +23,15 @@ class StaleFeed(Fault):
     cause = "data"
     description = "the feed stops: rows, and the time of their newest data, stay as they were"
     severities = (0.3, 1.0)
+    proxied = True
     is_restartable = True
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
-        """Send the first row again and again."""
         held = state.setdefault("held", item)
         return replace(item, row=held.row, as_of=held.as_of) if self.hits() else item
 
 
+@fault
 class Units(Fault):
     """The feed counts in percent. Severity: the share of the requests that come in percent.
 
@@ -43,13 +45,13 @@ class Units(Fault):
     severities = (0.5, 1.0)
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
-        """Multiply whatever is a share by 100; volumes are relative to their own average and stay."""
         if not self.hits():
             return item
         changed = {n: v * 100 if v is not None and not n.startswith("volume") else v for n, v in item.row.items()}
         return replace(item, row=changed)
 
 
+@fault
 class SwappedColumns(Fault):
     """The feed puts values into the wrong columns. Severity: the share of the requests with swapped columns.
 
@@ -63,7 +65,6 @@ class SwappedColumns(Fault):
     severities = (0.5, 1.0)
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
-        """Swap the values of the columns."""
         if not self.hits():
             return item
         returns = [name for name in item.row if name.startswith("return_")]
@@ -74,6 +75,7 @@ class SwappedColumns(Fault):
         return replace(item, row={name: item.row[swapped.get(name, name)] for name in item.row})
 
 
+@fault
 class Nulls(Fault):
     """The feed leaves values out. Severity: the share of the rows that lack one.
 
@@ -89,13 +91,13 @@ class Nulls(Fault):
     usual = 0.3
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
-        """Leave out a value, sometimes."""
         if not self.hits():
             return item
         lost = list(item.row)[self.rng.integers(len(item.row))]
         return replace(item, row={**item.row, lost: None})
 
 
+@fault
 class Duplicates(Fault):
     """The feed delivers twice. Severity: the share of the requests that are sent again under the same id.
 
@@ -107,13 +109,15 @@ class Duplicates(Fault):
     cause = "data"
     description = "the feed delivers twice: requests are sent again, with the same id and the same row"
     severities = (0.1, 1.0)
+    proxied = True
+    proxied = True
     is_restartable = True
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
-        """Send a copy too."""
         return replace(item, copies=1) if self.hits() else item
 
 
+@fault
 class LabelShift(Fault):
     """What is told to have come true is not. Severity: 1 multiplies the actuals by 4, and less by less.
 
@@ -128,8 +132,48 @@ class LabelShift(Fault):
     is_restartable = True
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
-        """Change the actual alone."""
         return replace(item, actual=item.actual * (1 + 3 * self.severity))
 
 
-DATA = (StaleFeed, Units, SwappedColumns, Nulls, Duplicates, LabelShift)
+@fault
+class Scaled(Fault):
+    """One number comes in another unit. Severity: the share of the requests in which it does.
+
+    >>> Scaled(seed=1).apply(Item({"radius": 2.0, "size": "small"}, 0.0, 0.0), {}).row
+    {'radius': 20.0, 'size': 'small'}
+    """
+
+    name = "scaled-column"
+    cause = "data"
+    description = "one column is ten times too large"
+    severities = (0.5, 1.0)
+    live, proxied = False, True
+    is_restartable = True
+
+    def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        numbers = sorted(name for name, value in item.row.items() if isinstance(value, int | float))
+        if not numbers or not self.hits():
+            return item
+        name = state.setdefault("column", numbers[self.seed % len(numbers)])
+        value = item.row.get(name)
+        return replace(item, row={**item.row, name: value * 10}) if value is not None else item
+
+
+@fault
+class RenamedCategory(Fault):
+    """A category is spelt another way. Severity: the share of the requests in which it is.
+
+    >>> RenamedCategory().apply(Item({"radius": 2.0, "size": "small"}, 0.0, 0.0), {}).row
+    {'radius': 2.0, 'size': 'SMALL'}
+    """
+
+    name = "renamed-category"
+    cause = "data"
+    description = "the values of the columns that hold categories are spelt in capitals"
+    severities = (0.5, 1.0)
+    live, proxied = False, True
+    is_restartable = True
+
+    def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        row = {name: value.upper() if isinstance(value, str) else value for name, value in item.row.items()}
+        return replace(item, row=row) if self.hits() else item

@@ -11,47 +11,52 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.faults.base import Fault, Plant
+from lepton_kit.ops.faults.base import Fault, Plant, fault
 from lepton_kit.serving.config import read_config
 from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish
 
 LONGEST_RESTART = 60.0
 
 
-def _of_the_kit(registry: Registry, model: str, version: str) -> Forecaster:
+class _Versions(NamedTuple):
+    """The folders of the version in service, and of the spoilt one that was registered beside it."""
+
+    good: Path
+    bad: Path
+
+
+def _registered(service: Path, fault: SpoiltVersion | PerturbedWeights) -> _Versions:
+    config, version = read_config(service), read_wish(service).version
+    assert config is not None, f"{service}: not a service that was started"
+    registry, model = Registry(config.registry), config.model
     loaded = registry.load(model, version)
     if not isinstance(loaded, Forecaster):
         raise InputError(f"model {model!r}: this fault changes the weights of the kit's own models only")
-    return loaded
+    card = {"purpose": "a drill", "data": {"fault": fault.name, "severity": fault.severity}}
+    kept = registry.golden(model, version), registry.reference(model, version)
+    bad = registry.save(model, fault.spoiled(loaded), card, *kept)
+    return _Versions(registry.folder(model, version), registry.folder(model, bad))
 
 
-class BadVersion(Fault):
+class SpoiltVersion(Fault):
     """The base of faults that register a worse version and put it into service, as a hasty deployment does."""
 
     cause = "model"
     note = "deployed"
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
-        """Return what becomes of a good version."""
         raise NotImplementedError
 
     def begin(self, service: Path) -> None:
         """Register the bad version and let the workers load it."""
-        config = read_config(service)
-        assert config is not None, f"{service}: not a service that was started"
-        registry, wish = Registry(config.registry), read_wish(service)
-        bad = self.spoiled(_of_the_kit(registry, config.model, wish.version))
-        card = {"purpose": "a drill", "data": {"fault": self.name, "severity": self.severity}}
-        reference, golden = registry.reference(config.model, wish.version), registry.golden(config.model, wish.version)
-        self._before = wish.version
-        version = registry.save(config.model, bad, card, golden, reference)
+        version = _registered(service, self).bad.name
         change_wish(service, version=version, candidate=None, share=0.0)
         note_deployment(service, version, self.note)
 
@@ -59,11 +64,25 @@ class BadVersion(Fault):
         """Leave the service as it is: whoever repaired it chose its version; the bad one stays in the registry."""
 
     def strike(self, plant: Plant) -> None:
-        """Deploy the bad version."""
         plant.deploy(self.spoiled(plant.current()), self.note)
 
 
-class WrongVersion(BadVersion):
+@fault
+class BadVersion(Fault):
+    """The bad version that a service declares, put into service by its declared action `deploy`."""
+
+    name = "bad-version"
+    cause = "model"
+    description = "a version that answers wrongly is deployed"
+    live, proxied = False, True
+    deploys = True
+
+    def strike(self, plant: Plant) -> None:
+        plant.deploy_next(is_bad=True)
+
+
+@fault
+class WrongVersion(SpoiltVersion):
     """A version for another market answers. Severity 1: its intervals are a tenth as wide; less is wider.
 
     >>> WrongVersion(severity=0.5).factor
@@ -81,11 +100,11 @@ class WrongVersion(BadVersion):
         return 1 - 0.9 * self.severity
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
-        """Narrow the intervals."""
         return with_weights(forecaster, lambda heads: heads.log_std.bias.add_(math.log(self.factor)))
 
 
-class StaleScaler(BadVersion):
+@fault
+class StaleScaler(SpoiltVersion):
     """Old statistics stand beside new weights. Severity 1: of a time when all moved a tenth as much; less is nearer.
 
     Forecasters that think in units of the recent volatility hardly use their scaler; others are harmed.
@@ -98,7 +117,6 @@ class StaleScaler(BadVersion):
     severities = (0.6, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
-        """Shrink the scaler's level and spread."""
         part = 1 - 0.9 * self.severity
         old = forecaster.scaler
         spread = tuple(part * one for one in old.spread)
@@ -106,7 +124,8 @@ class StaleScaler(BadVersion):
         return replace(forecaster, scaler=stale)
 
 
-class DivergedRetrain(BadVersion):
+@fault
+class DivergedRetrain(SpoiltVersion):
     """A retraining that did not converge goes into service. Severity: the noise of its weights, in interval widths."""
 
     name = "diverged-retrain"
@@ -115,11 +134,11 @@ class DivergedRetrain(BadVersion):
     severities = (0.4, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
-        """Let the mean swing by as much as the interval is wide, or more."""
         return with_weights(forecaster, lambda heads: noise(heads.mean, 3 * self.severity, self.seed))
 
 
-class NanWeights(BadVersion):
+@fault
+class NanWeights(SpoiltVersion):
     """A weight ran away, and forecasts overflow. Severity: about the share of the requests that fail (500).
 
     A file whose weights are not numbers would be refused at loading; one whose weights are far too large is not.
@@ -132,11 +151,11 @@ class NanWeights(BadVersion):
     usual = 0.5
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
-        """Blow up the spread's answer to its first input."""
         quantile = max(NormalDist().inv_cdf(1 - min(self.severity, 0.5)), 0.01)
         return with_weights(forecaster, lambda heads: runaway(heads, quantile))
 
 
+@fault
 class PerturbedWeights(Fault):
     """The workers' memory is damaged; the files are whole. Severity: the noise of the weights, in interval widths.
 
@@ -150,7 +169,6 @@ class PerturbedWeights(Fault):
     severities = (0.3, 1.0)
 
     def spoiled(self, forecaster: Forecaster) -> Forecaster:
-        """Perturb all heads."""
         return with_weights(forecaster, lambda heads: noise(heads.mean, 3 * self.severity, self.seed))
 
     def begin(self, service: Path) -> None:
@@ -163,20 +181,13 @@ class PerturbedWeights(Fault):
         self._thread.join()
 
     def _damage(self, service: Path) -> None:
-        config = read_config(service)
-        assert config is not None, f"{service}: not a service that was started"
-        registry, wish = Registry(config.registry), read_wish(service)
-        good = registry.folder(config.model, wish.version)
-        reference, golden = registry.reference(config.model, wish.version), registry.golden(config.model, wish.version)
-        card = {"purpose": "a drill", "data": {"fault": self.name, "severity": self.severity}}
-        spoiled = self.spoiled(_of_the_kit(registry, config.model, wish.version))
-        bad = registry.folder(config.model, registry.save(config.model, spoiled, card, golden, reference))
+        good, bad = _registered(service, self)
         aside = good.with_name(f".{good.name}.aside")
         old = {report.pid for report in read_reports(service)}
         good.rename(aside)
         try:
             bad.rename(good)
-            wished = change_wish(service, restarts=wish.restarts + 1)
+            wished = change_wish(service, restarts=read_wish(service).restarts + 1)
             deadline = time.monotonic() + LONGEST_RESTART
             while time.monotonic() < deadline:
                 fresh = [one for one in read_reports(service) if one.pid not in old]
@@ -188,7 +199,6 @@ class PerturbedWeights(Fault):
             aside.rename(good)
 
     def strike(self, plant: Plant) -> None:
-        """Perturb the weights in memory."""
         plant.corrupt(self.spoiled(plant.current()))
 
 
@@ -222,6 +232,3 @@ def runaway(heads: Heads, quantile: float) -> None:
         heads.log_std.weight[0, 0] = 710.0 / quantile
     else:
         heads.mean.weight[0, 0] = 1.7e308 / quantile
-
-
-MODEL = (WrongVersion, StaleScaler, PerturbedWeights, DivergedRetrain, NanWeights)

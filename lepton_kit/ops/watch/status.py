@@ -26,6 +26,7 @@ from lepton_kit.runs.manifest import FILE, Manifest, newest_first
 from lepton_kit.runs.parameters import run_command
 
 MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED, MOST_JOBS = 12, 50, 5, 100
+PAGE_TRIGGER = "publish"
 SHOWN_RESULTS = (
     "cause", "also", "probability", "confidence", "next_action", "onset",
     "plan", "action", "applied", "verdict", "rolled_back", "ranking",
@@ -198,14 +199,21 @@ def report_page(run_id: str | None, project: Path) -> str | None:
 
 
 def newest_runs(project: Path, most: int) -> list[Manifest]:
-    """Return the newest runs; their ids begin with the time, so that not all manifests are read for that."""
+    """Return the newest runs, but for those that only make a page of the report site.
+
+    Their ids begin with the time, so that not all manifests are read for that.
+    """
     names = [path.parent.name for path in (project / "runs").glob(f"*/{FILE}")]
     found: list[Manifest] = []
-    for name in newest_first({name: name[:16] for name in names}, project)[:most]:
+    for name in newest_first({name: name[:16] for name in names}, project):
+        if len(found) == most:
+            break
         try:
-            found.append(Manifest.load(project / "runs" / name / FILE))
+            run = Manifest.load(project / "runs" / name / FILE)
         except InputError:  # being written, or damaged: `lepton runs` tells
             continue
+        if run.trigger != PAGE_TRIGGER:
+            found.append(run)
     return found
 
 

@@ -43,8 +43,9 @@ from lepton_kit.telemetry.recordings import (
     Versions,
     Window,
 )
-from subjects.prices.simulated.machine import DRAIN_SECONDS, START_SECONDS, Machine, Setting, drawn_setting
+from subjects.machine import DRAIN_SECONDS, START_SECONDS, Machine
 from subjects.prices.simulated.requests import Asked, Requests, changed
+from subjects.prices.simulated.setting import Setting, drawn_setting
 from subjects.prices.simulated.telemetry import Telemetry
 from subjects.prices.simulated.world import Days, trained_files, world
 
@@ -112,6 +113,12 @@ class SimulatedService:
         version = f"v{len(self._files) + 1}"
         self._files[version] = forecaster
         self._serve(version, note)
+
+    def deploy_next(self, is_bad: bool) -> None:
+        """Put the version in service into service again, under another name."""
+        if is_bad:
+            raise InputError("fault 'bad-version': forecasters have bad versions of their own, such as 'wrong-version'")
+        self.deploy(self.current(), "released again")
 
     def corrupt(self, forecaster: Forecaster) -> None:
         """Let the running workers answer with this one; their version's files stay as they are."""

@@ -11,7 +11,7 @@ import numpy as np
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram
 from lepton_kit.ops.simulation import EPOCH
 from lepton_kit.serving.metrics import ERRORS, FINE_SECONDS, RETURNS, SECONDS, WIDTHS
-from subjects.prices.simulated.machine import Machine
+from subjects.machine import Machine
 from subjects.prices.simulated.requests import Requests
 
 FRESH_SECONDS, STEP = 10.0, 1.0

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lepton_kit.errors import InputError
-from lepton_kit.ops.faults.base import Kind
-from subjects.prices.simulated.world import KINDS
 
 USED_BYTES, LIMIT_BYTES = 150e6, 512e6
 """Memory of a fresh worker, and where it is ended."""
@@ -32,8 +30,7 @@ ALWAYS = ((-np.inf, np.inf),)
 class Setting:
     """What a service is like: seconds, and requests per second.
 
-    `service_cv` is the coefficient of variation of the time that a request keeps a worker busy (gamma distribution);
-    `kind` names its forecasters (`subjects.prices.simulated.world.world`).
+    `service_cv` is the coefficient of variation of the time that a request keeps a worker busy (gamma distribution).
     """
 
     rate: float
@@ -41,8 +38,6 @@ class Setting:
     service: float
     service_cv: float = 0.3
     queue_limit: int = 64
-    kind: Kind = "ewma"
-    first_day: int = 0
 
     def __post_init__(self) -> None:
         if not (0 < self.rate <= 1000 and self.workers >= 1 and 0 < self.service <= 10 and 0 < self.service_cv <= 5):
@@ -52,24 +47,6 @@ class Setting:
     def utilisation(self) -> float:
         """The share of the workers' time that the usual load takes."""
         return self.rate * self.service / self.workers
-
-
-def drawn_setting(rng: np.random.Generator) -> Setting:
-    """Draw a service of 2 to 4 workers that are busy for a tenth to a third of their time.
-
-    >>> 0.1 <= drawn_setting(np.random.default_rng(1)).utilisation <= 0.35
-    True
-    """
-    workers, service = int(rng.integers(2, 5)), float(rng.uniform(0.02, 0.035))
-    utilisation = rng.uniform(0.1, 0.35) if workers > 2 else rng.uniform(0.1, 0.28)
-    return Setting(
-        rate=float(np.clip(utilisation * workers / service, 8, 24)),
-        workers=workers,
-        service=service,
-        service_cv=float(rng.uniform(0.15, 0.4)),
-        kind=KINDS[int(rng.integers(len(KINDS)))],
-        first_day=int(rng.integers(400)),
-    )
 
 
 @dataclass
