@@ -31,8 +31,9 @@ from calibration import Known, calibrate
 
 from benchmarks.results import PATH, write_section
 from lepton_kit.data.drift import drift_table
-from lepton_kit.diagnosis.causes import Diagnosis, conclude
-from lepton_kit.diagnosis.likelihoods import read_likelihoods
+from lepton_kit.diagnosis.causes import Diagnosis, decide
+from lepton_kit.diagnosis.likelihoods import Likelihoods, read_likelihoods
+from lepton_kit.diagnosis.ranking import by_cause, probabilities
 from lepton_kit.models.tasks import covered
 from lepton_kit.ops.drill_results import write_results
 from lepton_kit.ops.drill_scores import SCORED, by_type, confusion, drill_rows, reliability, scores
@@ -50,11 +51,10 @@ SCORED_BY = "first diagnoses, by a temperature that was fitted without the type 
 
 @dataclass(frozen=True)
 class Scored:
-    """A drill, the evidence of its first diagnosis with the conclusion's inputs, and the signs that baselines use."""
+    """A drill, the evidence of its first diagnosis, and the signs that baselines use."""
 
     drilled: Drilled
     known: Known
-    case: Any
     signs: dict[str, float]
     seconds: float
 
@@ -65,10 +65,8 @@ def scored(service: str, drill: Drill) -> Scored:
     began = time.perf_counter()
     made = drill_simulated(drill, find_simulation(ROOT, service), on_diagnosis=seen.append)
     seconds = time.perf_counter() - began
-    case = seen[0].case
     known = Known(seen[0].evidence, frozenset(made.causes))  # type: ignore[arg-type]
-    slim = replace(case, recording=replace(case.recording, metrics=case.recording.metrics.head(0), models={}))
-    return Scored(made, known, slim, signs_of(case.recording) if service == BASELINES else {}, seconds)
+    return Scored(made, known, signs_of(seen[0].case.recording) if service == BASELINES else {}, seconds)
 
 
 # --- baselines ----------------------------------------------------------------------------------------------------
@@ -145,7 +143,7 @@ def leave_one_out(all_scored: Sequence[Scored]) -> tuple[list[Drilled], pd.DataF
 
 def _judged(asked: Sequence[Scored], rest: Sequence[Scored]) -> tuple[list[Drilled], pd.DataFrame]:
     table = calibrate([one.known for one in rest], read_likelihoods())
-    drilled = [_named_by(conclude(one.case, one.known.evidence, table), one.drilled) for one in asked]
+    drilled = [_named_by(table, one) for one in asked]
     rows = drill_rows(drilled).assign(service=[one.service for one in drilled])
     asked, rest = ([one for one in side if one.signs] for side in (asked, rest))
     if not (asked and rest):
@@ -164,9 +162,12 @@ def _judged(asked: Sequence[Scored], rest: Sequence[Scored]) -> tuple[list[Drill
     return drilled, rows.join(baselines)
 
 
-def _named_by(found: Diagnosis, drilled: Drilled) -> Drilled:
-    named = {"cause": found.cause, "also": list(found.also), "probability": round(float(found.probability), 4)}
-    return replace(drilled, extra={**drilled.extra, SCORED: named})
+def _named_by(table: Likelihoods, one: Scored) -> Drilled:
+    hypotheses = probabilities(one.known.evidence, table)
+    cause, *also = decide(one.known.evidence, hypotheses, table) or ("unknown",)
+    likely = by_cause(hypotheses)
+    named = {"cause": cause, "also": also, "probability": round(likely.get(cause, max(likely.values())), 4)}
+    return replace(one.drilled, extra={**one.drilled.extra, SCORED: named})
 
 
 METHODS = {"kit": "named", **{name: name for name in ("decision tree", "threshold rules", "N-sigma", "majority")}}

@@ -115,15 +115,6 @@ def test_the_true_gaussian_is_calibrated_and_a_narrow_one_is_not(actual):
     assert (evaluation.calibration(gaussian(actual, 0.01), actual)["coverage"] < true["level"] - 0.05).all()
 
 
-def test_groups_count_every_day_once(actual):
-    month = pd.Series(actual.index.to_period("M").astype(str), index=actual.index)
-    close = pd.Series(100.0, index=actual.index)
-    found = evaluation.by_group(of_prices.daily_scores(gaussian(actual, 0.02), actual, close, actual), month)
-    assert found["days"].sum() == DAYS
-    weighted = (found["interval_score"] * found["days"]).sum() / DAYS
-    assert weighted == pytest.approx(score(gaussian(actual, 0.02), actual).mean())
-
-
 class KnowsTheSpread:
     """A forecaster that uses one family of features and ignores the other."""
 

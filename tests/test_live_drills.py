@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
-from helpers import copy_project, unhurried
 
 from lepton_kit.ops import live_drills
 from lepton_kit.ops.drill_stages import Served
@@ -19,11 +17,9 @@ from lepton_kit.ops.live_drills import _LiveCourse, _Seen, drill_live
 from lepton_kit.runs.manifest import FILE, Manifest
 
 
-def test_a_bad_version_is_noticed_found_rolled_back_and_looked_back_on(demo_project, tmp_path):
-    project = unhurried(copy_project(tmp_path / "project", "notebooks", "runbooks", "reports", "slo"))
-    shutil.copytree(demo_project / "models", project / "models")
+def test_a_bad_version_is_noticed_found_rolled_back_and_looked_back_on(demo_project):
     told: list[str] = []
-    [made] = drill_live([Drill("nan-weights", None, 1)], project, FAULTS, told.append)
+    [made] = drill_live([Drill("nan-weights", None, 1)], demo_project, FAULTS, told.append)
     assert (made.verdict, made.error) == ("recovered", ""), told
     assert (made.cause, made.also, made.remedy) == ("model", (), "repair-model")
     assert made.detected_after is not None and made.recovered_after is not None

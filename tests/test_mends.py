@@ -12,12 +12,12 @@ from lepton_kit.data.mends import Mender, Mends
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import Wish, begin, change_wish, read_reports, read_wish
-from lepton_kit.serving.quarantine import FILE, Quarantine
+from lepton_kit.serving.lines import QUARANTINE, Quarantine
 
 
 def kept_rows(folder):
     """Return the rows that a service keeps aside, as its files hold them."""
-    paths = [(folder / FILE).with_suffix(".1.jsonl"), folder / FILE]
+    paths = [(folder / QUARANTINE).with_suffix(".1.jsonl"), folder / QUARANTINE]
     held = [json.loads(line) for path in paths if path.is_file() for line in path.read_text().splitlines()]
     return pd.DataFrame([{**{name: one[name] for name in one if name != "values"}, **one["values"]} for one in held])
 

@@ -29,7 +29,7 @@ from lepton_kit.serving.control import change_wish, read_deployments, read_repor
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.features import next_day_return
 
-OBJECTIVES = {one.name: one for one in read_objectives(ROOT / "slo")}
+OBJECTIVES = {one.name: one for one in read_objectives(ROOT / "slo/goog")}
 FEED = [sys.executable, "-c", "import pathlib; pathlib.Path('restarted').touch()"]
 
 

@@ -111,7 +111,6 @@ def test_the_four_measures_run_from_the_onset_and_the_alert_to_what_is_recorded(
     found = postmortem.milestones(history())
     measures = found.time_to_detect, found.time_to_diagnose, found.time_to_mitigate, found.time_to_recover
     assert measures == (4 * 60, 2 * 60, 10 * 60, 20 * 60)
-    assert found.table()["seconds"].tolist() == list(measures)
 
 
 def test_the_onset_is_that_of_the_diagnosis_whatever_moved_before_it():
@@ -133,7 +132,8 @@ def test_what_did_not_come_to_pass_has_no_measure():
     alert = content()["alert"] | {"status": "firing", "ends_at": None}
     found = postmortem.milestones(history(alert=alert, jobs=[], actions=[]))
     assert (found.onset, found.diagnosed, found.mitigated, found.recovered) == (None,) * 4
-    assert found.table()["seconds"].isna().all()
+    measures = (found.time_to_detect, found.time_to_diagnose, found.time_to_mitigate, found.time_to_recover)
+    assert measures == (None,) * 4
 
 
 def test_an_action_that_did_not_succeed_mitigates_nothing():

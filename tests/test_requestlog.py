@@ -88,17 +88,15 @@ def test_rows_too_old_or_too_many_are_removed_in_parts_the_oldest_first(tmp_path
     assert 10 < len(held) < 40 and held[-1] == "r-49" and "new" not in held
 
 
-def test_a_full_disk_is_told_and_the_service_goes_on(tmp_path, monkeypatch):
+def test_a_database_that_takes_no_rows_is_told_and_the_log_goes_on(tmp_path):
+    """A full disk by its effect; tests/test_full_disk_service.py has a real one."""
     log = RequestLog(tmp_path)
-
-    def no_space(entries):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(log, "_insert", no_space)
-    log.append(entry("lost"))
-    log.flush()
-    assert "No space left" in log.failure
-    monkeypatch.undo()
+    with contextlib.closing(sqlite3.connect(tmp_path / "requests.sqlite")) as database:
+        database.execute("ALTER TABLE requests RENAME TO elsewhere")
+        log.append(entry("lost"))
+        log.flush()
+        assert "no such table" in log.failure
+        database.execute("ALTER TABLE elsewhere RENAME TO requests")
     log.append(entry("kept"))
     log.flush()
     assert log.failure is None

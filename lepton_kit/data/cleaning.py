@@ -133,13 +133,6 @@ def clean_by(contract: Contract, table: pd.DataFrame) -> Cleaned:
 def clean(frame: pd.DataFrame, rules: tuple[Rule, ...]) -> Cleaned:
     """Apply every rule in order, again and again until a pass changes nothing; so cleaning twice changes nothing more.
 
-    Parameters
-    ----------
-    frame
-        A table.
-    rules
-        In the order in which they are applied.
-
     Returns
     -------
     Cleaned

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from lepton_kit.data.ranges import allowed_range
+from lepton_kit.data.quality import allowed_range
 from lepton_kit.errors import InputError
 
 LAST: Literal["last"] = "last"
@@ -45,7 +45,7 @@ class Mends(BaseModel):
         What takes the place of a missing value, per feature: a number, or `last` for the last one that came.
     quarantine
         Whether rows that break their contract are refused (422) and kept in `quarantine.jsonl` of the service: a value
-        that is missing or outside `lepton_kit.data.ranges.allowed_range` of the rows that the model learnt from.
+        that is missing or outside `lepton_kit.data.quality.allowed_range` of the rows that the model learnt from.
 
     Examples
     --------
@@ -149,8 +149,6 @@ class Mender:
     ----------
     mends
         What shall be done; what they say of other columns is left out.
-    columns
-        The features of a row, in their order.
     reference
         Rows that the model learnt from; without them every row counts as faulty, and no value is out of its range.
 

@@ -35,6 +35,9 @@ APART = 0.2
 LONG_GAP, GAP_SHARE = 3.0, 0.95
 """A gap is longer than this many usual steps (the median), where nearly all steps are usual."""
 
+ALLOWED_RANGES = 3.0
+"""An input further outside the training rows' range than this many of its widths is in another unit, not a market."""
+
 SCARCE, ONE_TO_ONE = 10, 0.999
 """Fewest rows of a class; and how alike a feature and the target may be before it is taken for it."""
 
@@ -154,6 +157,19 @@ def unit_factors(table: pd.DataFrame, contract: Contract) -> pd.DataFrame:
             inside = stretch[::-1].rolling(STRETCH, min_periods=1).max()[::-1].astype(bool)
             factors.loc[near.index[near & inside], name] = 10.0**power
     return factors
+
+
+def allowed_range(reference: pd.DataFrame) -> pd.DataFrame:
+    """Return the least and the largest value that each feature may have, index: feature, columns `low` and `high`.
+
+    Examples
+    --------
+    >>> allowed_range(pd.DataFrame({"return_0": [-0.1, 0.1]})).round(3).to_dict("index")
+    {'return_0': {'low': -0.7, 'high': 0.7}}
+    """
+    low, high = reference.min(), reference.max()
+    margin = ALLOWED_RANGES * (high - low)
+    return pd.DataFrame({"low": low - margin, "high": high + margin})
 
 
 def find_outliers(table: pd.DataFrame, contract: Contract) -> pd.Series:

@@ -67,14 +67,10 @@ def split_by_class(
 
     Parameters
     ----------
-    table
-        A clean table.
     target
         Its column that comes true; of more than 20 values, none is a class, and the lot alone decides.
     train, validation
         Shares of all rows, between 0 and 1; the test part is what remains.
-    seed
-        Of the lot.
 
     Raises
     ------
@@ -101,16 +97,7 @@ def split_by_class(
 def part_sizes(
     rows: int, train: float = 0.6, validation: float = 0.2, embargo: int = 1, origin: str = "price table"
 ) -> dict[str, int]:
-    """Return how many rows each part of a split gets.
-
-    Parameters
-    ----------
-    rows
-        Rows of the table.
-    train, validation, embargo
-        As for `split_by_time`.
-    origin
-        Where the table is from, for error messages.
+    """Return how many rows each part of `split_by_time` gets; `origin` says in errors where the table is from.
 
     Raises
     ------

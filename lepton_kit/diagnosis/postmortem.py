@@ -54,16 +54,6 @@ class Milestones:
         """Seconds from the onset to the end of the alert."""
         return _seconds(self.onset, self.recovered)
 
-    def table(self) -> pd.DataFrame:
-        """Return a row for each measure: `measure`, `from`, `to`, `seconds`; empty where it is not known."""
-        rows = [
-            ("time to detect", "onset", "alert", self.time_to_detect),
-            ("time to diagnose", "alert", "diagnosis", self.time_to_diagnose),
-            ("time to mitigate", "onset", "first action", self.time_to_mitigate),
-            ("time to recover", "onset", "end of the alert", self.time_to_recover),
-        ]
-        return pd.DataFrame(rows, columns=["measure", "from", "to", "seconds"])
-
 
 def _seconds(start: pd.Timestamp | None, end: pd.Timestamp | None) -> float | None:
     return None if start is None or end is None else (end - start).total_seconds()

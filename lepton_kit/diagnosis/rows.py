@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data.ranges import ALLOWED_RANGES, allowed_range
+from lepton_kit.data.quality import ALLOWED_RANGES, allowed_range
 from lepton_kit.telemetry.recordings import Recording, feature_columns
 
 BREACHES = {

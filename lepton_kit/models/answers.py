@@ -20,8 +20,6 @@ def in_columns(task: Task, raw: Raw, classes: Sequence[Any] = (), positive: Any 
 
     Parameters
     ----------
-    task
-        What the model does.
     raw
         A table, arrays by name, or one array (n,) or (n, k).
     classes, positive

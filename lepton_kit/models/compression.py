@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,17 @@ import torch
 from torch import Tensor
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.evaluation import Bootstrap, Decision, Interval, gate, losses, paired_difference
-from lepton_kit.models.forecasters import (
-    FILES,
-    FURTHEST_INPUT,
-    Architecture,
-    Forecaster,
-    ModelName,
-    Network,
-    Predictor,
-)
+from lepton_kit.models.evaluation import Decision
+from lepton_kit.models.forecasters import FILES, Architecture, Forecaster, ModelName, Network
 from lepton_kit.models.registry import COMPRESSED_FROM
-from lepton_kit.models.training import Examples, repeatable
+from lepton_kit.models.training import repeatable
 from lepton_kit.models.tuning import count_parameters
 
 BATCH = 256
 """Rows of the batch that is timed."""
 
-TEACHER, STUDENT = "teacher", "student"
+TEACHER = "teacher"
+"""What the gate calls a student's teacher."""
 
 
 def gaussian_divergence(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
@@ -76,16 +68,10 @@ def distil(
 
     Parameters
     ----------
-    teacher
-        The model to say the same as.
     features
         Rows to ask it about (n, columns): those that it learnt from, never those that will judge the student.
     model, width
         The student's body; a linear one has no width.
-    steps
-        Steps of the optimiser, at most.
-    seed
-        Of the student's first weights.
 
     Raises
     ------
@@ -137,12 +123,8 @@ def footprints(forecasters: Mapping[str, Forecaster], features: pd.DataFrame, re
 
     Parameters
     ----------
-    forecasters
-        Models by name.
     features
         Rows to ask about; they are repeated to `BATCH` rows.
-    repeats
-        How often each is timed.
 
     Returns
     -------
@@ -152,12 +134,7 @@ def footprints(forecasters: Mapping[str, Forecaster], features: pd.DataFrame, re
     """
     if repeats < 1 or features.empty:
         raise InputError(f"repeats = {repeats} over {len(features)} rows: both must be at least 1")
-    tasks = {
-        (name, rows): _question(forecaster, features, rows)
-        for name, forecaster in forecasters.items()
-        for rows in (1, BATCH)
-    }
-    times = _take_turns(tasks, repeats)
+    times = _take_turns(forecasters, features, repeats)
     return pd.DataFrame(
         {
             "forecaster": list(forecasters),
@@ -176,89 +153,41 @@ def bytes_on_disk(forecaster: Forecaster) -> int:
         return sum((Path(scratch) / name).stat().st_size for name in FILES)
 
 
-@dataclass(frozen=True)
-class Compression:
-    """What a student gains and costs.
+def may_stand_in(decision: Decision, margin: float = 0.05) -> bool:
+    """Return whether a student may answer in its teacher's place.
 
-    `footprint` is as `footprints` gives it; `scores` holds the mean interval scores (log return); `loss` is the paired
-    difference of the student's interval score from its teacher's, as a share; `decision` is the gate's word on the
-    student against the opponents and its teacher alike.
-    """
-
-    footprint: pd.DataFrame
-    scores: dict[str, float]
-    loss: Interval
-    decision: Decision
-    margin: float
-
-    @property
-    def may_stand_in(self) -> bool:
-        """Whether it may answer in its teacher's place.
-
-        It passes the gate against all others, and against the teacher, which it need not beat, the whole interval of
-        its loss lies below the margin (a test of non-inferiority).
-        """
-        others = [verdict.passed for verdict in self.decision.verdicts if verdict.opponent != TEACHER]
-        return all(others) and self.loss.upper < self.margin
-
-    def times_as_fast(self, column: str = "us_per_batch") -> float:
-        """Return how many times as fast as its teacher the student is, by a column of the footprint."""
-        measured = self.footprint.set_index("forecaster")[column]
-        return float(measured[TEACHER] / measured[STUDENT])
-
-
-def compression_report(
-    teacher: Forecaster,
-    student: Forecaster,
-    test: Examples,
-    opponents: Mapping[str, Predictor],
-    margin: float = 0.05,
-    bootstrap: Bootstrap | None = None,
-) -> Compression:
-    """Measure a student beside its teacher, on rows that neither has learnt from.
+    It passes the gate against all others, and against the teacher, which it need not beat, the whole interval of its
+    loss lies below the margin (a test of non-inferiority).
 
     Parameters
     ----------
-    test
-        Rows and what came true, in time order.
-    opponents
-        The naive forecasts that every version must beat, by name.
+    decision
+        The gate's word on the student against the naive forecasts and its teacher, called `TEACHER`, on rows that
+        neither has learnt from.
     margin
         The loss against the teacher that the interval must not reach, as a share of its interval score.
-    bootstrap
-        How to resample; as `Bootstrap()` where not given.
 
     Raises
     ------
     InputError
-        When there is no opponent, or the rows are too few or lack a column.
+        When the teacher, or every naive forecast, is missing among the opponents.
     """
-    if not opponents or {TEACHER, STUDENT} & set(opponents):
-        raise InputError(f"opponents {sorted(opponents)}: at least one, none named {TEACHER!r} or {STUDENT!r}")
-    rule = bootstrap or Bootstrap()
-    daily = {
-        who: losses(forecaster, test.features, test.target)
-        for who, forecaster in {TEACHER: teacher, STUDENT: student, **opponents}.items()
-    }
-    others = {who: scores for who, scores in daily.items() if who != STUDENT}
-    return Compression(
-        footprint=footprints({TEACHER: teacher, STUDENT: student}, test.features),
-        scores={who: float(scores.mean()) for who, scores in daily.items()},
-        loss=paired_difference(daily[STUDENT], daily[TEACHER], rule),
-        decision=gate(daily[STUDENT], others, margin, rule),
-        margin=margin,
-    )
+    against = {verdict.opponent: verdict for verdict in decision.verdicts}
+    teacher = against.pop(TEACHER, None)
+    if teacher is None or not against:
+        raise InputError(f"opponents {sorted(against)}: must be the {TEACHER!r} and at least one naive forecast")
+    return teacher.relative.upper < margin and all(verdict.passed for verdict in against.values())
 
 
-def compressed_card(card: Mapping[str, Any], version: str, student: Forecaster, report: Compression) -> dict[str, Any]:
+def compressed_card(card: Mapping[str, Any], version: str, student: Forecaster, **measured: Any) -> dict[str, Any]:
     """Return the model card of a student: its teacher's data, and under `compressed_from` its teacher's version.
 
     Parameters
     ----------
     card, version
         The teacher's, from the registry.
-    student, report
-        As `distil` and `compression_report` gave them.
+    measured
+        What is known of the student: `may_stand_in`, `loss`, `times_as_fast` (`us_per_row`, `us_per_batch`).
     """
     architecture = student.architecture
     limits = [card["limits"]] if card.get("limits") else []
@@ -268,11 +197,7 @@ def compressed_card(card: Mapping[str, Any], version: str, student: Forecaster, 
         "data": card.get("data"),
         "parameters": {**card.get("parameters", {}), "model": architecture.model, "width": architecture.width},
         COMPRESSED_FROM: version,
-        "compression": {
-            "loss": vars(report.loss),
-            "may_stand_in": report.may_stand_in,
-            "times_as_fast": {name: report.times_as_fast(name) for name in ("us_per_row", "us_per_batch")},
-        },
+        "compression": measured,
     }
 
 
@@ -301,35 +226,19 @@ def _follow(network: Network, inputs: Tensor, mean: Tensor, log_std: Tensor, ste
         raise LeptonError("the student's forecasts are not finite numbers; give fewer steps or another width")
 
 
-def _question(forecaster: Forecaster, features: pd.DataFrame, rows: int) -> Callable[[], Any]:
-    values = features[list(forecaster.architecture.needed)].to_numpy(float)
-    asked = np.resize(values, (rows, values.shape[1]))
-
-    def answer() -> np.ndarray:
-        inputs, scale = forecaster.scaled(asked)
-        return forecaster.answer(np.clip(inputs, -FURTHEST_INPUT, FURTHEST_INPUT), scale)
-
-    return answer
-
-
-def _take_turns(tasks: Mapping[tuple[str, int], Callable[[], Any]], repeats: int) -> dict[tuple[str, int], float]:
-    """Return each task's median time in microseconds, after a few rounds to warm up."""
-    times: dict[tuple[str, int], list[float]] = {key: [] for key in tasks}
-    with _one_thread():
+def _take_turns(
+    forecasters: Mapping[str, Forecaster], features: pd.DataFrame, repeats: int
+) -> dict[tuple[str, int], float]:
+    """Return each model's median time for one row and for a batch, in microseconds, after some rounds to warm up."""
+    times: dict[tuple[str, int], list[float]] = defaultdict(list)
+    with repeatable(0):  # with one thread
         for turn in range(-5, repeats):
-            for key, task in tasks.items():
-                began = time.perf_counter()
-                task()
-                if turn >= 0:
-                    times[key].append(time.perf_counter() - began)
+            for name, forecaster in forecasters.items():
+                values = features[list(forecaster.columns)].to_numpy(float)
+                for rows in (1, BATCH):
+                    asked = np.resize(values, (rows, values.shape[1]))
+                    began = time.perf_counter()
+                    forecaster.answers(asked)
+                    if turn >= 0:
+                        times[name, rows].append(time.perf_counter() - began)
     return {key: 1e6 * float(np.median(taken)) for key, taken in times.items()}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

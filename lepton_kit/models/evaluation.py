@@ -113,27 +113,6 @@ def calibration(
     return pd.DataFrame(rows)
 
 
-def by_group(daily: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
-    """Return the number of days and the mean of each score per group of days, such as months or volatility buckets.
-
-    Parameters
-    ----------
-    daily
-        One row per day, as `daily_scores` gives it (n, scores).
-    groups
-        The group of each day, with the same index.
-
-    Examples
-    --------
-    >>> by_group(pd.DataFrame({"coverage": [1.0, 0.0, 1.0]}), pd.Series(["a", "a", "b"])).loc["a"].tolist()
-    [2.0, 0.5]
-    """
-    grouped = daily.groupby(groups.reindex(daily.index), observed=True)
-    result = grouped.mean()
-    result.insert(0, "days", grouped.size())
-    return result
-
-
 def permutation_importance(
     predictor: Predictor, features: pd.DataFrame, actual: pd.Series, repeats: int = 20, seed: int = 0
 ) -> pd.DataFrame:

@@ -29,32 +29,15 @@ OPERATOR = re.compile(
 )
 PLAIN = re.compile(r"[\w.]*")
 SYMBOLS = {
-    "Symbol",
-    "Integer",
-    "Add",
-    "Mul",
-    "Pow",
-    "Max",
-    "Min",
-    "Mod",
-    "FloorDiv",
-    "Eq",
-    "Ne",
-    "Lt",
-    "Le",
-    "Gt",
-    "Ge",
-}
+    "Symbol", "Integer", "Add", "Mul", "Pow", "Max", "Min", "Mod", "FloorDiv", "Eq", "Ne", "Lt", "Le", "Gt", "Ge",
+}  # fmt: skip
 PRECISIONS = {7: torch.float32, 8: torch.float64}
 
 
 def load_exported(file: Path) -> tuple[Callable[..., Any], torch.dtype]:
     """Return the graph of a `*.pt2`, to call with rows (n, columns), and the precision that it wants them in.
 
-    Raises
-    ------
-    InputError
-        When the file is damaged, or holds what loading would execute; the message names it.
+    Raises InputError when the file is damaged, or holds what loading would execute; the message names it.
     """
     try:
         with zipfile.ZipFile(file) as archive:

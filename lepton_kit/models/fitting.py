@@ -63,10 +63,7 @@ KINDS: Mapping[str, Callable[[bool, int], Any]] = MappingProxyType(
 def examples_of(table: pd.DataFrame, contract: Contract, declaration: Declaration, part: str) -> Examples:
     """Return the features and the target of one part of a clean table; a binary target is 1 for `columns.positive`.
 
-    Raises
-    ------
-    InputError
-        When the table has no parts, the part no rows, or the target is not what its task needs.
+    Raises InputError when the table has no parts, the part no rows, or the target is not what its task needs.
     """
     if SPLIT not in table.columns:
         raise InputError("table lacks column split; notebook 01-data-cleaning adds it")
@@ -96,14 +93,8 @@ def fit(kind: str, learnt: Examples, contract: Contract, task: Task, folder: Pat
 
     Parameters
     ----------
-    kind
-        One of `KINDS`.
-    learnt
-        Rows to learn from, as `examples_of` returns them.
     contract
         Which features hold numbers and which categories; a category that was never seen counts as none.
-    task
-        Of the target.
     seed
         Of all chance: the same rows and seed give the same model.
 

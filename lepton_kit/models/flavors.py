@@ -63,34 +63,27 @@ class Model(Protocol):
     @property
     def task(self) -> Task:
         """What it does."""
-        ...
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The features of a row, in their order; empty where the model does not say."""
-        ...
 
     @property
     def categorical(self) -> tuple[str, ...]:
         """The features that hold categories; the others hold numbers."""
-        ...
 
     @property
     def optional(self) -> tuple[str, ...]:
         """The features that a row may lack."""
-        ...
 
     def predict(self, features: pd.DataFrame) -> pd.DataFrame:
         """Return the prediction columns of the task, indexed like the features."""
-        ...
 
     def answers(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the names of the prediction columns (k), and their values (n, k), for checked values (n, columns)."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Write the model's own files into a folder."""
-        ...
 
 
 class ModelFile(Section):
@@ -135,11 +128,8 @@ class LoadedModel:
     def predict(self, features: pd.DataFrame) -> pd.DataFrame:
         """Return the prediction columns of the task for rows of features.
 
-        Raises
-        ------
-        InputError
-            When a column is missing or holds text where numbers belong, the model fails on the rows, or its answers
-            are not its task's.
+        Raises InputError when a column is missing or holds text where numbers belong, the model fails on the rows, or
+        its answers are not its task's.
         """
         rows = self._rows(features)
         try:
@@ -240,10 +230,7 @@ def load_model(
 def read_description(folder: Path) -> ModelFile:
     """Return what the `model.json` of a folder says; nothing where there is none.
 
-    Raises
-    ------
-    InputError
-        When it is not readable, or an entry is not allowed.
+    Raises InputError when it is not readable, or an entry is not allowed.
     """
     path = folder / DESCRIPTION
     if not path.is_file():

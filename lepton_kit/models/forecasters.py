@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.tasks import LEVEL, TASKS, Task
+from lepton_kit.models.tasks import TASKS, Task
 
 ModelName = Literal["linear", "mlp", "gru"]
 Volatility = Literal["ewma", "constant"]
 
-INTERVAL_LEVEL = LEVEL
 NORMAL_QUANTILE = 1.6448536269514722
 """Quantile of the standard normal distribution at 95 %, which bounds the central 90 %."""
 
@@ -48,7 +47,6 @@ class Predictor(Protocol):
 
     def predict(self, features: pd.DataFrame) -> pd.DataFrame:
         """Return the prediction columns of its task, indexed like the features."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -232,26 +230,14 @@ class Forecaster:
     architecture: Architecture
     scaler: Scaler
     network: Network
-
-    @property
-    def task(self) -> Task:
-        """What it does."""
-        return TASKS["interval_forecast"]
+    task: ClassVar[Task] = TASKS["interval_forecast"]
+    categorical: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The features that a row must hold, in their order."""
         return self.architecture.needed
-
-    @property
-    def categorical(self) -> tuple[str, ...]:
-        """None of its features."""
-        return ()
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        """None of its features."""
-        return ()
 
     def answers(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the names of the forecast's numbers, and them (n, 5), for finite numbers (n, columns)."""
@@ -357,34 +343,24 @@ def raw_values(values: np.ndarray, architecture: Architecture, level: float) -> 
     inputs = values[:, : len(architecture.columns)]
     if architecture.volatility == "constant":
         return inputs / level, np.full(len(values), level)
-    places = _places(architecture)
-    scale = values[:, places.ewma]
+    divided, volatility, ewma = _places(architecture)
+    scale = values[:, ewma]
     raw = inputs.copy()
-    raw[:, places.divided] /= scale[:, None]
+    raw[:, divided] /= scale[:, None]
     with np.errstate(invalid="ignore"):  # a volatility below zero gives no number, and no forecast
-        raw[:, places.volatility] = np.log(inputs[:, places.volatility] / scale[:, None])
-        if places.ewma < inputs.shape[1]:
-            raw[:, places.ewma] = np.log(scale / level)
+        raw[:, volatility] = np.log(inputs[:, volatility] / scale[:, None])
+        if ewma < inputs.shape[1]:
+            raw[:, ewma] = np.log(scale / level)
     return raw, scale
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Where the columns of each kind stand: those divided by the recent volatility, other volatilities, and that."""
-
-    divided: list[int]
-    volatility: list[int]
-    ewma: int
-
-
 @lru_cache(maxsize=32)
-def _places(architecture: Architecture) -> _Places:
-    families = [family(column) for column in architecture.columns]
-    return _Places(
-        divided=[place for place, one in enumerate(families) if one in ("return", "range")],
-        volatility=[place for place, one in enumerate(families) if one == "volatility"],
-        ewma=architecture.needed.index("volatility_ewma"),
-    )
+def _places(architecture: Architecture) -> tuple[list[int], list[int], int]:
+    """Return where the columns stand: those divided by the recent volatility, other volatilities, and that."""
+    families = list(enumerate(map(family, architecture.columns)))
+    divided = [place for place, one in families if one in ("return", "range")]
+    volatility = [place for place, one in families if one == "volatility"]
+    return divided, volatility, architecture.needed.index("volatility_ewma")
 
 
 def forecast_table(mean: np.ndarray, std: np.ndarray, prob_up: np.ndarray, index: pd.Index) -> pd.DataFrame:
@@ -405,10 +381,7 @@ def forecast_values(mean: np.ndarray, std: np.ndarray, prob_up: np.ndarray) -> n
 def load_forecaster(folder: Path) -> Forecaster:
     """Read what `Forecaster.save` wrote.
 
-    Raises
-    ------
-    InputError
-        When a file is missing, unreadable or does not fit the others, or a weight is not a finite number.
+    Raises InputError when a file is missing, unreadable or does not fit the others, or a weight is not a finite number.
     """
     folder = Path(folder)
     for name in FILES:

@@ -14,17 +14,7 @@ AGREEMENT = 1e-6
 
 
 def golden_examples(model: Model, features: pd.DataFrame, rows: int = 5) -> pd.DataFrame:
-    """Return the last rows of features (`feature_<name>`) with the model's answers (the columns of its task).
-
-    Parameters
-    ----------
-    model
-        The model to remember.
-    features
-        Rows of features (n, columns), by date where they follow on each other.
-    rows
-        How many of them to keep.
-    """
+    """Return the last rows of features (`feature_<name>`) with the model's answers (the columns of its task)."""
     inputs = features.tail(rows)
     if inputs.empty:
         raise InputError("golden examples need at least one row of features")
@@ -41,10 +31,7 @@ def golden_rows(golden: pd.DataFrame) -> pd.DataFrame:
 def golden_deviation(model: Model, golden: pd.DataFrame) -> float:
     """Return how far a model's answers lie from the golden ones; 0 is bit for bit. See `deviation`.
 
-    Raises
-    ------
-    InputError
-        When the golden examples hold no rows, or no answers of the model's task.
+    Raises InputError when the golden examples hold no rows, or no answers of the model's task.
     """
     rows, names = golden_rows(golden), model.task.columns(golden)
     if rows.empty or not names:

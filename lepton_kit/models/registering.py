@@ -35,10 +35,6 @@ def register(
 
     Parameters
     ----------
-    registry, name
-        Where it is kept, and what it is called there.
-    place, task, flavor
-        As for `load_model`.
     reference
         A table (Parquet or CSV) of rows that it learnt from: its features, and what came true.
     golden
@@ -46,8 +42,6 @@ def register(
         of its task. Without one, its answers to the last rows of the reference are kept.
     target
         The column of `reference` that came true; `actual` or `target` unless given.
-    note
-        What it is for, for its card.
 
     Raises
     ------

@@ -34,13 +34,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 class Registry:
-    """All versions of all models under one folder.
-
-    Parameters
-    ----------
-    root
-        The folder; it need not exist yet.
-    """
+    """All versions of all models under one folder, which need not exist yet."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -59,16 +53,10 @@ class Registry:
 
         Parameters
         ----------
-        name
-            The model's name: small letters, digits, `-` and `_`.
         card
             The model card: parameters, metrics, the run that made it, and under `data` what it was learnt from, such
             as hashes and days; under `compressed_from` the version that it stands in for, where it is a smaller model
             of one; `created` (UTC) is added.
-        model
-            Of any flavor.
-        golden
-            Rows and answers, as `lepton_kit.models.golden.golden_examples` gives them.
         reference
             Rows that the model learnt from: its features, and `actual`. At most `MOST_REFERENCE` are kept, evenly
             taken; drift is measured against them.
@@ -100,13 +88,7 @@ class Registry:
         return sorted((version for version in found if VERSION.fullmatch(version)), key=lambda v: int(v[1:]))
 
     def folder(self, name: str, version: str = "current") -> Path:
-        """Return the folder of a version.
-
-        Raises
-        ------
-        InputError
-            When there is no such version, or none is current.
-        """
+        """Return the folder of a version; InputError when there is no such version, or none is current."""
         if version == "current":
             promoted = self.current(name)
             if promoted is None:
@@ -120,10 +102,7 @@ class Registry:
     def verify(self, name: str, version: str = "current") -> Path:
         """Compare a version's files with its checksums, and return its folder.
 
-        Raises
-        ------
-        InputError
-            When a file is missing, added or changed; the message names it.
+        Raises InputError when a file is missing, added or changed; the message names it.
         """
         folder = self.folder(name, version)
         verify_checksums(folder)
@@ -144,21 +123,12 @@ class Registry:
     def reference(self, name: str, version: str = "current") -> pd.DataFrame | None:
         """Return the sample of rows that a version learnt from, or None where none was kept.
 
-        Raises
-        ------
-        InputError
-            When there is no such version, or the file is damaged.
+        Raises InputError when there is no such version, or the file is damaged.
         """
         return self._table(name, version, REFERENCE)
 
     def current(self, name: str) -> str | None:
-        """Return the version in use, or None where none has been promoted.
-
-        Raises
-        ------
-        InputError
-            When the history is damaged.
-        """
+        """Return the version in use, or None where none has been promoted; InputError when the history is damaged."""
         return next(reversed(self._promoted(name)), None)
 
     def promote(self, name: str, version: str, run_id: str, reason: str) -> None:
@@ -171,10 +141,7 @@ class Registry:
     def rollback(self, name: str, run_id: str, reason: str) -> str:
         """Make the version that was current before this one current again, and return it: always another one.
 
-        Raises
-        ------
-        InputError
-            When there is none, or it is damaged.
+        Raises InputError when there is none, or it is damaged.
         """
         with self._locked(name):
             stack = self._promoted(name)
@@ -198,10 +165,7 @@ class Registry:
 
         A compressed version is one like any other; its card names its teacher under `compressed_from`.
 
-        Raises
-        ------
-        InputError
-            When there is no such version, or a card is damaged.
+        Raises InputError when there is no such version, or a card is damaged.
         """
         teacher = self.folder(name, version).name
         students = [one for one in self.versions(name) if self.card(name, one).get(COMPRESSED_FROM) == teacher]
@@ -210,10 +174,7 @@ class Registry:
     def history(self, name: str) -> list[dict[str, Any]]:
         """Return every promotion and rollback, oldest first.
 
-        Raises
-        ------
-        InputError
-            When a line of the file is damaged; the message names it.
+        Raises InputError when a line of the file is damaged; the message names it.
         """
         path = self._home(name) / "history.jsonl"
         if not path.is_file():
@@ -268,10 +229,7 @@ class Registry:
 def read_candidate(path: Path) -> dict[str, Any]:
     """Return what a run says of a version (`candidate.json`, `decision.json`): at least its `name` and `version`.
 
-    Raises
-    ------
-    InputError
-        When the file is not a JSON object with a name and a version.
+    Raises InputError when the file is not a JSON object with a name and a version.
     """
     content = _read_object(path)
     for key in ("name", "version"):
@@ -283,10 +241,7 @@ def read_candidate(path: Path) -> dict[str, Any]:
 def verify_checksums(folder: Path) -> None:
     """Compare the files of a folder with its `SHA256SUMS`, as `sha256sum --check` does, and look for added ones.
 
-    Raises
-    ------
-    InputError
-        When a file is missing, added or changed; the message names it.
+    Raises InputError when a file is missing, added or changed; the message names it.
     """
     for name, expected in _read_checksums(folder / CHECKSUMS).items():
         if not (folder / name).is_file():

@@ -20,11 +20,6 @@ NUMBERS = ("FP", "INT", "UINT", "BOOL")
 def ask_over_http(address: str) -> Asked:
     """Return what asks a model at an address, and what it says of its inputs.
 
-    Parameters
-    ----------
-    address
-        `http://host/v2/models/M`, with or without `/versions/V` and `/infer`; or `http://host/invocations`.
-
     Raises
     ------
     InputError

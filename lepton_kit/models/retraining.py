@@ -69,8 +69,6 @@ def retrain(
         should not have learnt from these rows: what they know of them counts for them.
     space, trials, seed, on_training
         As for `tune`; the search starts from the first present version's architecture.
-    margin
-        As for `gate`.
 
     Raises
     ------

@@ -110,13 +110,7 @@ class Task:
 
 
 def task_of(name: str) -> Task:
-    """Return a task by its name.
-
-    Raises
-    ------
-    InputError
-        When there is no such task.
-    """
+    """Return a task by its name; InputError when there is no such task."""
     if name not in TASKS:
         raise InputError(f"task {name!r}: must be one of {', '.join(TASKS)}")
     return TASKS[name]

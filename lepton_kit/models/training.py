@@ -108,10 +108,6 @@ def train_on(
         The rows to learn from. They fix the model's columns, so `settings.lookback` plays no part.
     check
         Later rows, on which training stops early.
-    settings
-        The hyper-parameters.
-    on_epoch
-        Called after every epoch, such as to move a progress bar.
 
     Raises
     ------

@@ -105,12 +105,6 @@ def tune(
         Grids of values by setting; `seed` and `lookback` cannot be searched.
     trials
         How many settings are drawn, beside `base`; where the space holds fewer, all of it.
-    folds
-        As for `time_ordered_folds`.
-    seed
-        Of the drawing.
-    on_training
-        Called after every training, such as to move a progress bar.
 
     Raises
     ------

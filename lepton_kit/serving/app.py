@@ -23,12 +23,13 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from lepton_kit.data.mends import Mender
-from lepton_kit.errors import InputError
+from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Answers, Overloaded
 from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
-from lepton_kit.serving.control import MOST_WORKERS, Report, change_wish, note_deployment, read_reports, read_wish
+from lepton_kit.serving.control import MOST_WORKERS, change_wish, note_deployment, read_wish
 from lepton_kit.serving.edge import Edge
+from lepton_kit.serving.following import await_workers
 from lepton_kit.serving.metrics import CONTENT_TYPE
 from lepton_kit.serving.protocol import inferred, metadata, rows_asked
 from lepton_kit.serving.requestlog import Answered
@@ -244,8 +245,11 @@ def _add_admin(app: FastAPI, worker: Worker) -> None:
     async def workers(request: Request) -> Response:
         asked = await _parsed(request, Workers, worker)
         wish = await asyncio.to_thread(change_wish, worker.config.folder, workers=asked.workers)
-        reports = await _reports(worker.config, wish.generation, asked.workers)
-        return JSONResponse({"workers": asked.workers, "answering": len(reports)})
+        try:
+            followed = (await asyncio.to_thread(await_workers, worker.config.folder, wish, FOLLOW_SECONDS)).workers
+        except LeptonError as error:
+            raise Refused(503, f"the service is asked for {asked.workers} workers: {error}") from error
+        return JSONResponse({"workers": asked.workers, "answering": followed})
 
 
 async def _predict(request: Request, worker: Worker) -> Response:
@@ -360,7 +364,7 @@ class _Seen:
 
     def keep_aside(self, received: np.ndarray, which: np.ndarray) -> None:
         """Keep rows in quarantine, as they were received, and count them."""
-        self.worker.quarantine.keep(self.request_id, self.chosen.version, self.chosen.columns, received, which)
+        self.worker.quarantine.keep(self.request_id, self.chosen.version, self.chosen.model.columns, received, which)
         self.worker.metrics.quarantined.inc(int(which.sum()))
 
     def end(self, kind: str | None, status: int, given: Answers | None = None) -> None:
@@ -375,7 +379,7 @@ class _Seen:
             metrics.errors.labels(kind).inc()
         if not self.worker.log.is_full:  # where it is, this request is being refused for that
             row = (self._time, self.request_id, version, status, seconds * 1000)
-            self.worker.log.append(Answered(*row, self.chosen.columns, self.features, *(given or ())))
+            self.worker.log.append(Answered(*row, self.chosen.model.columns, self.features, *(given or ())))
 
 
 async def _feedback(request: Request, worker: Worker) -> Response:
@@ -412,36 +416,21 @@ async def _reload(asked: Reload, config: ServiceConfig) -> Response:
         )
     except InputError as error:
         raise Refused(409, f"nothing was changed: {error}") from error
-    reports = await _reports(config, wish.generation, wish.workers)
-    wrong = [report.error for report in reports if report.error] or (
-        [f"{len(reports)} of {wish.workers} workers followed within {FOLLOW_SECONDS} s"]
-        if len(reports) < wish.workers
-        else []
-    )
-    if wrong:
+    try:
+        followed = await asyncio.to_thread(await_workers, config.folder, wish, FOLLOW_SECONDS)
+    except LeptonError as error:
         back = {"version": before.version, "candidate": before.candidate, "share": before.share}
         await asyncio.to_thread(change_wish, config.folder, **back)
-        raise Refused(503, f"the earlier version stays: {'; '.join(wrong)}")
+        raise Refused(503, f"the earlier version stays: {error}") from error
     if (version, candidate) != (before.version, before.candidate):
         answering = candidate if candidate and candidate != before.candidate else version
         more = {"record": asked.record} if asked.record is not None else {}
         await asyncio.to_thread(note_deployment, config.folder, answering, asked.note, **more)
-    return JSONResponse({"version": version, "candidate": candidate, "share": asked.share, "workers": len(reports)})
+    return JSONResponse({"version": version, "candidate": candidate, "share": asked.share, "workers": followed.workers})
 
 
 def _named_version(config: ServiceConfig, version: str) -> str:
     return Registry(config.registry).folder(config.model, version).name
-
-
-async def _reports(config: ServiceConfig, generation: int, workers: int) -> list[Report]:
-    """Return the workers that have followed a wish, as soon as all have, or at the end of the time given."""
-    deadline = time.monotonic() + FOLLOW_SECONDS
-    while True:
-        found = await asyncio.to_thread(read_reports, config.folder)
-        followed = [report for report in found if report.generation >= generation]
-        if (len(followed) == workers == len(found)) or time.monotonic() > deadline:
-            return followed
-        await asyncio.sleep(0.05)
 
 
 def _administrator(request: Request) -> None:

@@ -41,12 +41,7 @@ def find_trace(*folders: Path) -> Path | None:
 
 
 def traced(path: Path) -> Arrivals:
-    """Return the arrivals of a trace, from its first to its last and then again from the first.
-
-    Parameters
-    ----------
-    path
-        A CSV with a column `TIMESTAMP`, such as a trace of Azure's public dataset.
+    """Return the arrivals of a trace, a CSV with a column `TIMESTAMP`: from first to last, and again from the first.
 
     Raises
     ------
@@ -65,11 +60,6 @@ def traced(path: Path) -> Arrivals:
 
 def generated(seed: int) -> Arrivals:
     """Return a Poisson process whose rate swings over the day: 5 per second on average, from 2 at night to 8 by day.
-
-    Parameters
-    ----------
-    seed
-        The same seed gives the same times.
 
     Notes
     -----

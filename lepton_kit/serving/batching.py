@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import queue
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,7 +32,6 @@ class Overloaded(Exception):  # noqa: N818 - it is what happened, and not an err
 class _Job:
     model: Model
     values: np.ndarray
-    loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[Answers]
     since: float = field(default_factory=time.perf_counter)
 
@@ -45,34 +43,30 @@ class Forecasts:
     ----------
     limit
         Requests that may wait; the next one is refused. It may be changed while the thread works.
-    metrics
-        Where the queue's length and the times are noted.
     """
 
     def __init__(self, limit: int, metrics: ServiceMetrics) -> None:
         self.limit = limit
         self._metrics = metrics
-        self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._waiting: list[_Job] = []
         self._count = 0
         self._seconds = 0.005  # an average of what one request takes the model
-        self._thread = threading.Thread(target=self._work, name="forecasts", daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, "forecasts")
+        self._working: asyncio.Task[None] | None = None
 
     async def ask(self, model: Model, values: np.ndarray) -> Answers:
         """Return a model's answers to some rows, as `model.answers` gives them.
 
-        Raises
-        ------
-        Overloaded
-            When as many requests wait as may.
+        Raises Overloaded when as many requests wait as may.
         """
         if self._count >= self.limit:
             raise Overloaded(max(1, math.ceil(self._count * self._seconds)))
-        loop = asyncio.get_running_loop()
-        job = _Job(model, values, loop, loop.create_future())
+        job = _Job(model, values, asyncio.get_running_loop().create_future())
         self._count += 1
         self._metrics.queued.set(self._count)
-        self._waiting.put(job)
+        self._waiting.append(job)
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
         try:
             return await job.answer
         finally:
@@ -80,40 +74,26 @@ class Forecasts:
             self._metrics.queued.set(self._count)
 
     def close(self) -> None:
-        """Answer what waits, and end."""
-        self._waiting.put(None)
-        self._thread.join()
+        """Wait for the thread; uvicorn has let every request be answered before."""
+        self._thread.shutdown()
 
-    def _work(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            jobs, is_over = self._others(job)
+    async def _work(self) -> None:
+        while self._waiting:
+            jobs, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
             for model in {id(one.model): one.model for one in jobs}.values():
-                self._answer(model, [one for one in jobs if one.model is model])
-            if is_over:
-                return
+                await self._answer(model, [one for one in jobs if one.model is model])
 
-    def _others(self, first: _Job) -> tuple[list[_Job], bool]:
-        jobs = [first]
-        while len(jobs) < MOST_TOGETHER:
-            try:
-                job = self._waiting.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                return jobs, True
-            jobs.append(job)
-        return jobs, False
-
-    def _answer(self, model: Model, jobs: list[_Job]) -> None:
+    async def _answer(self, model: Model, jobs: list[_Job]) -> None:
         began = time.perf_counter()
         try:
-            names, given = model.answers(_together(jobs))
+            together = jobs[0].values if len(jobs) == 1 else np.concatenate([one.values for one in jobs])
+            names, given = await asyncio.get_running_loop().run_in_executor(self._thread, model.answers, together)
         except Exception as error:
             if len(jobs) > 1:  # only the request that breaks the model shall fail
                 for job in jobs:
-                    self._answer(model, [job])
-                return
-            _settle(jobs[0], error)
+                    await self._answer(model, [job])
+            elif not jobs[0].answer.done():  # else the client went away
+                jobs[0].answer.set_exception(error)
             return
         ended = time.perf_counter()
         self._seconds += 0.1 * ((ended - began) / len(jobs) - self._seconds)
@@ -121,21 +101,6 @@ class Forecasts:
         for job in jobs:
             self._metrics.queue_seconds.observe(began - job.since)
             self._metrics.model_seconds.observe(ended - began)
-            _settle(job, (names, given[position : position + len(job.values)]))
+            if not job.answer.done():
+                job.answer.set_result((names, given[position : position + len(job.values)]))
             position += len(job.values)
-
-
-def _together(jobs: list[_Job]) -> np.ndarray:
-    return jobs[0].values if len(jobs) == 1 else np.concatenate([one.values for one in jobs])
-
-
-def _settle(job: _Job, outcome: Answers | Exception) -> None:
-    def settle() -> None:
-        if job.answer.done():  # the client went away
-            return
-        if isinstance(outcome, Exception):
-            job.answer.set_exception(outcome)
-        else:
-            job.answer.set_result(outcome)
-
-    job.loop.call_soon_threadsafe(settle)

@@ -120,13 +120,7 @@ class Finding:
 
 
 def read_counts(text: str) -> dict[str, Counts]:
-    """Return what each version has done since the service started, from its metrics.
-
-    Parameters
-    ----------
-    text
-        The answer of `/metrics`.
-    """
+    """Return what each version has done since the service started, from the text of its `/metrics`."""
     found: dict[str, dict[str, Any]] = defaultdict(_nothing)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -170,8 +164,6 @@ def judge(
     ----------
     old, new
         Counts of a time with at least `rule.minimum_requests` of the new version.
-    rule
-        The limits.
     is_same_time
         Whether both answered in the same minutes; latencies of different times say more of the machine than of a
         version, and are then not judged.

@@ -80,10 +80,7 @@ class Report:
 def service_folder(root: Path, name: str) -> Path:
     """Return the folder of a service's state.
 
-    Raises
-    ------
-    InputError
-        When the name is not made of small letters, digits, `-` and `_`.
+    Raises InputError when the name is not made of small letters, digits, `-` and `_`.
     """
     if not NAME.fullmatch(name):
         raise InputError(f"service name {name!r}: must be small letters, digits, '-' and '_', such as 'goog'")
@@ -93,10 +90,7 @@ def service_folder(root: Path, name: str) -> Path:
 def read_wish(folder: Path) -> Wish:
     """Read what a service shall be doing.
 
-    Raises
-    ------
-    InputError
-        When the service has never been started, or the file is damaged.
+    Raises InputError when the service has never been started, or the file is damaged.
     """
     path = folder / "control.json"
     try:
@@ -194,10 +188,7 @@ def note_deployment(folder: Path, version: str, note: str, **more: Any) -> None:
 def read_deployments(folder: Path) -> list[dict[str, Any]]:
     """Return the service's deployments, oldest first: `time` (ISO 8601, UTC), `version`, `note`, and more.
 
-    Raises
-    ------
-    InputError
-        When a line is damaged; the message names it.
+    Raises InputError when a line is damaged; the message names it.
     """
     path = folder / "deployments.jsonl"
     if not path.is_file():

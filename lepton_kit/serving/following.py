@@ -32,21 +32,10 @@ class Followed:
 
 
 def await_workers(folder: Path, wish: Wish, seconds: float, old: Collection[int] = ()) -> Followed:
-    """Wait until as many workers as wished for have followed a wish, none of the `old` ones among them.
+    """Wait until as many workers as wished for have followed a wish, none of the `old` ones (process ids) among them.
 
     A worker that hangs is replaced by the service's supervisor (`HUNG_SECONDS`). At the end of the time a wish counts
     as followed where at least one worker has and no worker is left that has not: nobody answers as before then.
-
-    Parameters
-    ----------
-    folder
-        The service's.
-    wish
-        As `lepton_kit.serving.control.change_wish` returned it.
-    seconds
-        How long it may take.
-    old
-        Process ids of workers that must be gone.
 
     Raises
     ------

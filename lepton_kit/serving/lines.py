@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 LOG_BYTES = 64 * 1024 * 1024
+QUARANTINE = "quarantine.jsonl"
+QUARANTINE_BYTES = 8 * 1024 * 1024
 
 
 class Lines:
@@ -27,8 +33,8 @@ class Lines:
 
     def __init__(self, path: Path, most_bytes: int, look_every: int = 1000) -> None:
         self._path, self._most_bytes, self._look_every = path, most_bytes, look_every
-        self._file, self._count = self._opened(), 0
-        self._lost, self._torn = 0, b""
+        self._file: int | None = None  # made with the first line, which some files never have
+        self._count, self._lost, self._torn = 0, 0, b""
 
     def append(self, line: dict[str, Any]) -> None:
         """Append one line, in one write: those of several processes do not mix.
@@ -38,6 +44,7 @@ class Lines:
         text = json.dumps({**line, "lost_before": self._lost} if self._lost else line)
         whole = self._torn + text.encode() + b"\n"
         try:
+            self._file = self._opened() if self._file is None else self._file
             written = os.write(self._file, whole)
         except OSError:
             written = 0
@@ -46,16 +53,16 @@ class Lines:
         else:
             self._lost, self._torn = self._lost + 1, b"\n" if written else self._torn
         self._count += 1
-        if self._count % self._look_every == 0:
+        if self._file is not None and self._count % self._look_every == 0:
             with contextlib.suppress(OSError):  # the old file goes on; the next look tries again
-                self._turn()
+                self._turn(self._file)
 
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
 
-    def _turn(self) -> None:
+    def _turn(self, file: int) -> None:
         """Put a large file aside, and follow where another worker did so."""
-        held = os.fstat(self._file)
+        held = os.fstat(file)
         try:
             is_mine = self._path.stat().st_ino == held.st_ino
         except FileNotFoundError:
@@ -64,8 +71,8 @@ class Lines:
             self._path.replace(self._path.with_suffix(".1.jsonl"))
         elif is_mine:
             return
-        before, self._file = self._file, self._opened()
-        os.close(before)
+        self._file = self._opened()
+        os.close(file)
 
 
 class LineLog(Lines):
@@ -80,6 +87,26 @@ class LineLog(Lines):
     def write(self, level: str, message: str, **fields: Any) -> None:
         """Append one line."""
         self.append({"time": time_text(), "level": level, "message": message, "fields": {**fields, "pid": os.getpid()}})
+
+
+class Quarantine(Lines):
+    """The rows that a service refused to forecast from: kept aside for a person to look at, never to learn from.
+
+    A line holds `time`, `request_id`, `row`, `version`, and `values` as they were received.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int = QUARANTINE_BYTES) -> None:
+        super().__init__(folder / QUARANTINE, most_bytes, look_every=100)
+
+    def keep(
+        self, request_id: str, version: str, columns: Sequence[str], received: np.ndarray, which: np.ndarray
+    ) -> None:
+        """Keep those rows of a request (rows, columns) that `which` (rows) tells."""
+        head = {"time": time_text(), "request_id": request_id, "version": version}
+        for number in np.flatnonzero(which).tolist():
+            values = zip(columns, received[number].tolist(), strict=True)
+            known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values}
+            self.append({**head, "row": number, "values": known})
 
 
 def time_text() -> str:

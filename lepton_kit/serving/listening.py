@@ -13,10 +13,7 @@ from lepton_kit.errors import InputError
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """Listen at a host's port, 0 for a free one, until the end of what stands below this.
 
-    Raises
-    ------
-    InputError
-        When the address is taken, or none of this machine's.
+    Raises InputError when the address is taken, or none of this machine's.
     """
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -11,7 +11,6 @@ import os
 import resource
 import sys
 import time
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,15 @@ def reserve_files(folder: Path) -> None:
 
     It would make them sparse, and a write into a hole that a full disk cannot fill kills the process (SIGBUS).
 
-    Raises
-    ------
-    OSError
-        When the disk has no room for them.
+    Raises OSError when the disk has no room for them.
     """
     for kind in KINDS:
-        (folder / f"{kind}_{os.getpid()}.db").write_bytes(bytes(RESERVED_BYTES))
+        part = folder / f"{kind}_{os.getpid()}.part"
+        try:
+            part.write_bytes(bytes(RESERVED_BYTES))
+            part.replace(part.with_suffix(".db"))  # an empty file would end the sums of all workers
+        finally:
+            part.unlink(missing_ok=True)
 
 
 class VersionMetrics:
@@ -66,13 +67,10 @@ class VersionMetrics:
         """Count what was answered: an interval's middle and width, or a probability."""
         held = dict(zip(names, answers.T, strict=True))
         if task.name == "interval_forecast":
-            for middle in held.get("mean", (held["lower"] + held["upper"]) / 2).tolist():
-                self._forecast.observe(middle)
-            for width in (held["upper"] - held["lower"]).tolist():
-                self._width.observe(width)
+            self._observe(self._metrics.forecast, held.get("mean", (held["lower"] + held["upper"]) / 2))
+            self._observe(self._metrics.width, held["upper"] - held["lower"])
         elif task.name == "classification_binary":
-            for proba in held["proba"].tolist():
-                self._proba.observe(proba)
+            self._observe(self._metrics.proba, held["proba"])
 
     def note_actual(self, task: Task, answered: dict[str, Any], actual: float | str) -> None:
         """Count what came true of an answer: whether it was a hit, and what it lost."""
@@ -86,34 +84,20 @@ class VersionMetrics:
             self._metrics.loss.labels(self._version).observe(lost)
             self._metrics.loss_squares.labels(self._version).inc(lost**2)
 
-    @cached_property
-    def _forecast(self) -> Histogram:
-        return self._metrics.forecast.labels(self._version)
-
-    @cached_property
-    def _width(self) -> Histogram:
-        return self._metrics.width.labels(self._version)
-
-    @cached_property
-    def _proba(self) -> Histogram:
-        return self._metrics.proba.labels(self._version)
+    def _observe(self, histogram: Histogram, values: np.ndarray) -> None:
+        counted = histogram.labels(self._version)
+        for value in values.tolist():
+            counted.observe(value)
 
 
 class ServiceMetrics:
-    """All metrics of one worker.
-
-    Parameters
-    ----------
-    registry
-        Where they are registered; a fresh one unless given.
-    """
+    """All metrics of one worker, in a fresh registry unless one is given."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        self._add_requests(self.registry)
-        self._add_workers(self.registry)
-        self._add_forecasts(self.registry)
-        self._add_data(self.registry)
+        self._add_requests()
+        self._add_answers()
+        self._add_data()
         self._versions: dict[str, VersionMetrics] = {}
         self._spent = time.process_time()
         for kind in ("invalid", "too_large", "overloaded", "model"):
@@ -123,116 +107,82 @@ class ServiceMetrics:
         for status in ("200", "422", "429", "500"):
             self.duration.labels("POST", "/v1/predict", status)
 
-    def _add_requests(self, kept: CollectorRegistry) -> None:
-        self.duration = Histogram(
-            "http_server_request_duration_seconds",
-            "Duration of HTTP requests, by method, route and status",
-            ("http_request_method", "http_route", "http_response_status_code"),
-            buckets=SECONDS,
-            registry=kept,
-        )
-        self.active = _gauge("http_server_active_requests", "Requests being answered", kept, "livesum")
-        self.queued = _gauge("lepton_queue_requests", "Requests waiting for the model", kept, "livesum")
-        self.queue_seconds = Histogram(
-            "lepton_queue_seconds", "Time a request waited for the model", buckets=SECONDS, registry=kept
-        )
-        self.model_seconds = Histogram(
-            "lepton_model_seconds", "Time the model took for a request", buckets=SECONDS, registry=kept
-        )
-        self.errors = Counter("lepton_errors", "Requests without a forecast, by kind", ("kind",), registry=kept)
-        self.requests = Counter(
-            "lepton_predict_requests",
-            "Requests for a forecast, by version and outcome",
-            ("version", "outcome"),
-            registry=kept,
-        )
-        self.seconds = Histogram(
-            "lepton_predict_seconds",
-            "Time from a request for a forecast to its answer, by version",
-            ("version",),
-            buckets=FINE_SECONDS,
-            registry=kept,
-        )
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
 
-    def _add_workers(self, kept: CollectorRegistry) -> None:
-        self.model = Gauge(
-            "lepton_model_workers",
-            "Workers that answer with a version, by its role",
-            ("model", "version", "role"),
-            registry=kept,
-            multiprocess_mode="livesum",
-        )
-        self.memory = _gauge("lepton_worker_resident_memory_bytes", "Memory of a worker", kept, "liveall")
-        self.cpu = Counter("lepton_workers_cpu_seconds", "Processor time of all workers", registry=kept)
-        self.starts = Counter("lepton_worker_starts", "Workers started, restarts among them", registry=kept)
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, meaning, labels, buckets=buckets, registry=self.registry)
 
-    def _add_forecasts(self, kept: CollectorRegistry) -> None:
-        self.forecast = Histogram(
-            "lepton_forecast_mean", "Forecast log return per day", ("version",), buckets=RETURNS, registry=kept
+    def _gauge(self, name: str, meaning: str, mode: Any, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry, multiprocess_mode=mode)
+
+    def _add_requests(self) -> None:
+        counter, histogram, gauge = self._counter, self._histogram, self._gauge
+        of_http = ("http_request_method", "http_route", "http_response_status_code")
+        self.duration = histogram(
+            "http_server_request_duration_seconds", "Duration of HTTP requests, by method, route and status",
+            SECONDS, *of_http,
+        )  # fmt: skip
+        self.active = gauge("http_server_active_requests", "Requests being answered", "livesum")
+        self.queued = gauge("lepton_queue_requests", "Requests waiting for the model", "livesum")
+        self.queue_seconds = histogram("lepton_queue_seconds", "Time a request waited for the model", SECONDS)
+        self.model_seconds = histogram("lepton_model_seconds", "Time the model took for a request", SECONDS)
+        self.errors = counter("lepton_errors", "Requests without a forecast, by kind", "kind")
+        self.requests = counter(
+            "lepton_predict_requests", "Requests for a forecast, by version and outcome", "version", "outcome"
         )
-        self.width = Histogram(
-            "lepton_forecast_interval_width",
-            "Width of the 90 % interval, log return per day",
-            ("version",),
-            buckets=WIDTHS,
-            registry=kept,
+        self.seconds = histogram(
+            "lepton_predict_seconds", "Time from a request for a forecast to its answer, by version",
+            FINE_SECONDS, "version",
+        )  # fmt: skip
+        self.model = gauge(
+            "lepton_model_workers", "Workers that answer with a version, by its role", "livesum",
+            "model", "version", "role",
+        )  # fmt: skip
+        self.memory = gauge("lepton_worker_resident_memory_bytes", "Memory of a worker", "liveall")
+        self.cpu = counter("lepton_workers_cpu_seconds", "Processor time of all workers")
+        self.starts = counter("lepton_worker_starts", "Workers started, restarts among them")
+
+    def _add_answers(self) -> None:
+        counter, histogram = self._counter, self._histogram
+        self.forecast = histogram("lepton_forecast_mean", "Forecast log return per day", RETURNS, "version")
+        self.width = histogram(
+            "lepton_forecast_interval_width", "Width of the 90 % interval, log return per day", WIDTHS, "version"
         )
-        self.actuals = Counter(
+        self.actuals = counter(
             "lepton_forecast_actuals",
             "Actual values by whether the answer was a hit: the interval held it, the class was right",
-            ("version", "inside"),
-            registry=kept,
+            "version", "inside",
+        )  # fmt: skip
+        self.error = histogram(
+            "lepton_forecast_absolute_error", "Absolute error of the mean, log return per day", ERRORS, "version"
         )
-        self.error = Histogram(
-            "lepton_forecast_absolute_error",
-            "Absolute error of the mean, log return per day",
-            ("version",),
-            buckets=ERRORS,
-            registry=kept,
-        )
-
-        self.proba = Histogram(
-            "lepton_prediction_proba",
-            "Probability of the positive class",
-            ("version",),
-            buckets=PROBABILITIES,
-            registry=kept,
-        )
+        self.proba = histogram("lepton_prediction_proba", "Probability of the positive class", PROBABILITIES, "version")
         self.loss = Summary(
             "lepton_prediction_loss",
             "What answers lost, by the measure of their task: interval score, log loss, absolute error, …",
             ("version",),
-            registry=kept,
+            registry=self.registry,
         )
-        self.loss_squares = Counter(
-            "lepton_prediction_loss_squares",
-            "The squares of what answers lost: how sure a mean of them is",
-            ("version",),
-            registry=kept,
+        self.loss_squares = counter(
+            "lepton_prediction_loss_squares", "The squares of what answers lost: how sure a mean of them is", "version"
         )
 
-    def _add_data(self, kept: CollectorRegistry) -> None:
-        self.inputs = Counter(
-            "lepton_input_problems",
-            "Values that were missing, out of range or of an unseen name",
-            ("problem",),
-            registry=kept,
+    def _add_data(self) -> None:
+        counter = self._counter
+        self.inputs = counter(
+            "lepton_input_problems", "Values that were missing, out of range or of an unseen name", "problem"
         )
-        self.rows = Counter("lepton_input_rows", "Rows asked for", registry=kept)
-        self.mended = Counter(
-            "lepton_mended_rows", "Rows whose values were mended before they were forecast", registry=kept
+        self.rows = counter("lepton_input_rows", "Rows asked for")
+        self.mended = counter("lepton_mended_rows", "Rows whose values were mended before they were forecast")
+        self.quarantined = counter(
+            "lepton_quarantined_rows", "Rows refused and kept aside, as they break their contract"
         )
-        self.quarantined = Counter(
-            "lepton_quarantined_rows", "Rows refused and kept aside, as they break their contract", registry=kept
+        self.ratings = counter("lepton_feedback_ratings", "People's ratings, 1 to 5", "rating")
+        self.fresh = counter(
+            "lepton_freshness_seconds", "Time during which the newest data were fresh or stale", "state"
         )
-        self.ratings = Counter("lepton_feedback_ratings", "People's ratings, 1 to 5", ("rating",), registry=kept)
-        self.fresh = Counter(
-            "lepton_freshness_seconds",
-            "Time during which the newest data were fresh or stale",
-            ("state",),
-            registry=kept,
-        )
-        self.as_of = _gauge("lepton_newest_data_timestamp_seconds", "Newest `as_of` of a request", kept, "livemax")
+        self.as_of = self._gauge("lepton_newest_data_timestamp_seconds", "Newest `as_of` of a request", "livemax")
 
     def expect_version(self, version: str) -> None:
         """Show what a version may count at 0: the first failures would otherwise be no increase of anything."""
@@ -267,10 +217,6 @@ class ServiceMetrics:
 def forget_worker(pid: int, folder: Path) -> None:
     """Take a worker that ended out of the gauges; its counters stay in the sums."""
     multiprocess.mark_process_dead(pid, str(folder))
-
-
-def _gauge(name: str, meaning: str, registry: CollectorRegistry, mode: str) -> Gauge:
-    return Gauge(name, meaning, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
 
 
 def _resident_bytes() -> int:

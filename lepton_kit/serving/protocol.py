@@ -38,10 +38,7 @@ def metadata(name: str, versions: list[str], model: Model) -> dict[str, Any]:
 def rows_asked(body: Any, model: Model) -> list[dict[str, Any]]:
     """Return the rows of a request to infer: from a tensor for each feature, or one (n, columns) for all.
 
-    Raises
-    ------
-    InputError
-        When the body holds no such tensors.
+    Raises InputError when the body holds no such tensors.
     """
     given = body.get("inputs") if isinstance(body, dict) else None
     if not isinstance(given, list) or not given:

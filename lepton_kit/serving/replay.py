@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import math
 import time
 import uuid
@@ -45,6 +46,9 @@ class Item:
     actual: float
     copies: int = 0
 
+
+Rows = Iterator[tuple[Mapping[str, float | None], float]]
+"""Rows of features with what will come true of each."""
 
 Change = Callable[[Item, float], Item]
 """Takes an item and the seconds since the load began; returns what is sent. Faults are such changes."""
@@ -136,10 +140,7 @@ def check_address(address: str, is_remote_allowed: bool = False) -> str:
 def needed_features(address: str) -> list[str]:
     """Ask a service which features a row must hold.
 
-    Raises
-    ------
-    InputError
-        When there is no such service at the address, or it does not answer.
+    Raises InputError when there is no such service at the address, or it does not answer.
     """
     try:
         answer = httpx.get(f"{address}/openapi.json", timeout=TIMEOUT)
@@ -152,37 +153,21 @@ def needed_features(address: str) -> list[str]:
         raise InputError(f"service at {address}: is not one of this kit; it does not describe /v1/predict") from error
 
 
-def feed(table: pd.DataFrame) -> Iterator[tuple[dict[str, float | None], float]]:
+def feed(table: pd.DataFrame) -> Rows:
     """Give a table's rows of features and what came true (`actual`), in order, and from the first again at the end."""
     features = table.drop(columns="actual")
     names = list(map(str, features))
     rows = [dict(zip(names, values, strict=True)) for values in features.to_numpy(float).tolist()]
-    return _endless(rows, table["actual"].to_numpy(float).tolist())
+    return itertools.cycle(zip(rows, table["actual"].to_numpy(float).tolist(), strict=True))
 
 
-def _endless(
-    rows: list[dict[str, float | None]], actual: list[float]
-) -> Iterator[tuple[dict[str, float | None], float]]:
-    while True:
-        yield from zip(rows, actual, strict=True)
-
-
-def replay(
-    address: str,
-    rows: Iterator[tuple[Mapping[str, float | None], float]],
-    plan: Plan,
-    change: Change | None = None,
-) -> Summary:
+def replay(address: str, rows: Rows, plan: Plan, change: Change | None = None) -> Summary:
     """Drive load at a service and return what came of it.
 
     Parameters
     ----------
-    address
-        As `check_address` returns it.
     rows
         As `feed` gives them: one per request, with its actual value.
-    plan
-        Arrival times, bounds and feedback.
     change
         What is done to each item before it is sent; the newest data of an unchanged one are as old as its due time.
 
@@ -200,18 +185,10 @@ def replay(
 
 
 class _Replay:
-    def __init__(
-        self,
-        address: str,
-        rows: Iterator[tuple[Mapping[str, float | None], float]],
-        plan: Plan,
-        change: Change | None,
-    ) -> None:
+    def __init__(self, address: str, rows: Rows, plan: Plan, change: Change | None) -> None:
         self._address, self._rows, self._plan, self._change = address, rows, plan, change
         self._made = Summary(plan.arrivals.source)
-        self._statuses: Counter[str] = Counter()
-        self._versions: Counter[str] = Counter()
-        self._feedback: Counter[str] = Counter()
+        self._statuses, self._versions, self._feedback = Counter[str](), Counter[str](), Counter[str]()
         self._latencies: list[float] = []
         self._lateness: list[float] = []
         self._waiting = 0

@@ -96,8 +96,6 @@ class RequestLog:
 
     Parameters
     ----------
-    folder
-        The folder of the log; made where it is absent.
     backlog
         Requests that may wait for the disk; `is_full` says when no more shall be taken.
     """
@@ -106,7 +104,7 @@ class RequestLog:
         self.folder = folder
         self.failure: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        with _connect(folder) as database:
+        with contextlib.closing(_open(folder)) as database:
             database.executescript(SCHEMA)
         self._database: sqlite3.Connection | None = None  # the writer's own
         self._telling: sqlite3.Connection | None = None  # of feedback, one at a time
@@ -198,7 +196,10 @@ class RequestLog:
         if not taken:
             return
         try:
-            self._insert(taken)
+            if self._database is None:
+                self._database = _open(self.folder)
+            with self._database:
+                self._database.executemany(_INSERT, [values for one in taken for values in one.values()])
             self.failure = None
         except (OSError, sqlite3.Error) as error:
             if self._database is not None:
@@ -206,20 +207,11 @@ class RequestLog:
             self._database = None  # opened anew for the next rows
             self.failure = f"request log {self.folder}: {error}"  # /readyz says so; answering goes on
 
-    def _insert(self, taken: list[Answered]) -> None:
-        if self._database is None:
-            self._database = _open(self.folder)
-        with self._database:
-            self._database.executemany(_INSERT, [values for one in taken for values in one.values()])
-
 
 def forget(folder: Path, bounds: Bounds) -> None:
     """Remove the rows of a log that are beyond the bounds, a few at a time, so that no worker waits long to write.
 
-    Raises
-    ------
-    sqlite3.Error
-        When the disk refuses; the next call tries again.
+    Raises sqlite3.Error when the disk refuses; the next call tries again.
     """
     if not (folder / FILE).is_file():
         return
@@ -252,14 +244,3 @@ def _open(folder: Path) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut, the last moments
     return database
-
-
-@contextlib.contextmanager
-def _connect(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection whose changes are committed at the end, or undone."""
-    database = _open(folder)
-    try:
-        with database:
-            yield database
-    finally:
-        database.close()

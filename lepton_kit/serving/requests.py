@@ -23,7 +23,6 @@ from lepton_kit.models.flavors import Model
 from lepton_kit.models.tasks import Task
 
 MOST_ROWS = 1000
-MOST_UNKNOWN = 100
 LARGEST = 1e30
 """A number beyond this is nothing that was measured, and its square would be infinite in single precision soon."""
 

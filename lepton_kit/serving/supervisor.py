@@ -154,8 +154,6 @@ def serve(
 
     Parameters
     ----------
-    service
-        The service's settings.
     host, port
         Where to listen; port 0 takes a free one. The address is written to `address` in the service's folder.
     workers

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from lepton_kit.data.mends import NO_MENDS, Mender, Mends
-from lepton_kit.data.ranges import allowed_range
+from lepton_kit.data.quality import allowed_range
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import Model
 from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
@@ -23,8 +23,8 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Forecasts
 from lepton_kit.serving.config import ServiceConfig
 from lepton_kit.serving.control import Report, Wish, newest_data, read_wish, write_report
+from lepton_kit.serving.lines import Quarantine
 from lepton_kit.serving.metrics import ServiceMetrics, reserve_files
-from lepton_kit.serving.quarantine import Quarantine
 from lepton_kit.serving.requestlog import RequestLog
 from lepton_kit.serving.requests import prediction_model
 
@@ -62,11 +62,6 @@ class Loaded:
         return prediction_model(self.model, self.mender.mends.fill if self.mender else ())
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The features of a row."""
-        return self.model.columns
-
-    @property
     def numerical(self) -> tuple[str, ...]:
         """The features of a row that hold numbers."""
         return tuple(name for name in self.model.columns if name not in self.model.categorical)
@@ -92,13 +87,7 @@ def with_mends(loaded: Loaded, config: ServiceConfig, mends: Mends) -> Loaded:
 
 
 class Worker:
-    """What one worker process holds.
-
-    Parameters
-    ----------
-    config
-        The service's settings.
-    """
+    """What one worker process holds."""
 
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
