@@ -37,7 +37,7 @@ setup: $(READY) ## make a virtual environment from requirements.lock, and bring 
 .conda-ready:
 	@touch $@
 
-demo: setup ## run notebooks 01 to 05, serve the model, let its feed stop, and follow the alert to the recovery and its page
+demo: setup ## run notebooks 01 to 05, serve the model, break its feed and that of scoring, and follow both to their recovery and their pages
 	@$(BIN)/lepton pipeline goog
 	@$(BIN)/lepton report
 	@$(BIN)/lepton demo

@@ -192,7 +192,7 @@ def prometheus_bytes(folder: Path, names: list[tuple[str, str]], count: int) -> 
 
 def evaluations(store: Store, end: float) -> dict[str, float]:
     """Return how long it takes to evaluate five objectives for the first time, and each time after that."""
-    objectives = read_objectives(Path(__file__).parents[1] / "slo")
+    objectives = read_objectives(Path(__file__).parents[1] / "slo/goog")
     evaluator = AlertEvaluator(objectives, store)
     first = seconds(lambda: evaluator.evaluate(end))
     assert all(status.budget_left is not None for status in evaluator.statuses)

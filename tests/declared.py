@@ -16,6 +16,8 @@ from monitors import free_port
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.ops.drill_stages import Declared, declared
 from lepton_kit.ops.faults import Fault, find_fault
+from lepton_kit.project.begin import begin
+from lepton_kit.project.settings import read_settings
 from lepton_kit.telemetry.alerts import AlertEvaluator
 from lepton_kit.telemetry.recordings import Promise, Recording
 from lepton_kit.telemetry.scrape import Scraper
@@ -33,6 +35,21 @@ def subject_project(project: Path, name: str) -> Path:
     beside = project / "subjects" / name / "declaration.toml"
     beside.write_text(re.sub(r"\b8[23]00\b", str(free_port()), beside.read_text()))
     return project
+
+
+def example_stage(project: Path, name: str, fault: Fault) -> Declared:
+    """Begin a project with one of the examples, as `lepton init --example` does, on a port that is free."""
+    begin(project, example=name)
+    settings = project / "lepton.toml"
+    settings.write_text(re.sub(r"\b8[23]00\b", str(free_port()), settings.read_text()))
+    return Declared(project, fault, name, read_settings(project).services[name])
+
+
+def judged(stage: Declared) -> int:
+    """Return how many answers of a service were judged."""
+    assert stage.declaration.labels is not None
+    path = stage.project / str(stage.declaration.labels.path)
+    return path.read_text().count("\n") if path.exists() else 0
 
 
 @dataclasses.dataclass
@@ -81,9 +98,7 @@ class Course:
     @property
     def judged(self) -> int:
         """Return how many answers were judged."""
-        assert self.stage.declaration.labels is not None
-        path = self.stage.project / str(self.stage.declaration.labels.path)
-        return path.read_text().count("\n") if path.exists() else 0
+        return judged(self.stage)
 
     def captured(self, *alerts: dict[str, Any]) -> Recording:
         """Freeze what is known since the beginning, as `lepton watch` does."""

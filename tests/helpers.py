@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from typing import Any
 import nbformat
 import pytest
 from matplotlib.axes import Axes
+from processes import Lepton
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 240.0
@@ -65,8 +67,14 @@ def copy_project(project: Path, *folders: str) -> Path:
 def lepton(*words: str, project: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """Run the `lepton` command in a project, as a person would."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_", "COLUMNS"))}
-    command = [sys.executable, "-m", "lepton_kit.cli", *words]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout)
+    with tempfile.TemporaryDirectory() as folder:
+        out, errors = Path(folder, "out"), Path(folder, "errors")
+        process = Lepton(*words, project=project, environment=environment, out=out, errors=errors)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, code, out.read_text(), errors.read_text())
 
 
 def lepton_here(*words: str, project: Path, **environment: str) -> subprocess.CompletedProcess[str]:

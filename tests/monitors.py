@@ -27,6 +27,9 @@ needs_alertmanager = pytest.mark.skipif(
 )
 
 
+BEARER = "a bearer's secret"
+
+
 class Target:
     """An HTTP server whose `/metrics` a test sets; `answer` may be replaced by whatever handles a request."""
 
@@ -129,3 +132,26 @@ def _is_ready(address: str) -> bool:
         return httpx.get(f"{address}/-/ready", trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def prometheus_settings(project: Path, job: str, address: str) -> dict[str, Any]:
+    """Scrape one service, evaluate `rules.yml`, and post to the Alertmanager that `managers.json` will name."""
+    target = address.rstrip("/").removeprefix("http://")
+    return {
+        "global": {"scrape_interval": "250ms", "evaluation_interval": "1s"},
+        "rule_files": [str(project / "rules.yml")],
+        "scrape_configs": [{"job_name": job, "static_configs": [{"targets": [target]}]}],
+        "alerting": {
+            "alertmanagers": [
+                {"file_sd_configs": [{"files": [str(project / "managers.json")], "refresh_interval": "1s"}]}
+            ]
+        },
+    }
+
+
+def alertmanager_settings(watch: str) -> dict[str, Any]:
+    """Post at once to `lepton watch`, with `BEARER`."""
+    url = f"{watch.rstrip('/')}/alerts"
+    hook = {"url": url, "http_config": {"authorization": {"credentials": BEARER}}}
+    route = {"receiver": "lepton", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "1h"}
+    return {"route": route, "receivers": [{"name": "lepton", "webhook_configs": [hook]}]}

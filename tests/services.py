@@ -9,7 +9,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 import torch
 from helpers import PATIENCE_S
 from models_sample import google_prices
+from processes import Lepton
 
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.models.forecasters import Architecture, model_columns, untrained
@@ -58,7 +58,7 @@ def project_with_model(project: Path) -> Path:
 
 @dataclasses.dataclass
 class Service:
-    process: subprocess.Popen[str]
+    process: Lepton
     client: httpx.Client
     folder: Path
 
@@ -85,9 +85,8 @@ def serving(project: Path, *words: str, token: str | None = TOKEN, model: str = 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LEPTON_", "PROMETHEUS_"))}
     if token is not None:
         environment["LEPTON_ADMIN_TOKEN"] = token
-    command = [sys.executable, "-m", "lepton_kit.cli", "serve", model, "--port", "0", *words]
-    with (project / "serve.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log, text=True)
+    command = ("serve", model, "--port", "0", *words)
+    process = Lepton(*command, project=project, environment=environment, out=project / "serve.log")
     folder = project / "services" / model
     try:
         address = wait_for(lambda: (folder / "address").read_text().strip() if (folder / "address").exists() else None)

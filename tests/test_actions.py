@@ -51,6 +51,16 @@ def server():
     listening.server_close()
 
 
+def test_a_bare_python_is_the_one_that_the_kit_runs_on(project, monkeypatch):
+    other = project / "bin/python"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\necho another\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{other.parent}:/usr/bin:/bin")
+    done = run_action(KEY, Command(run=("python", "-c", "import sys; print(sys.prefix)")), Values(), project)
+    assert done.output == sys.prefix
+
+
 def test_a_command_is_filled_from_typed_values_and_no_shell_reads_it(project):
     program = "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd()]))"
     given = python(program, "--replicas={workers}", "{version}", "$HOME; echo `id`")

@@ -28,7 +28,7 @@ SCALE = 300.0  # the hour's window takes 12 s, the five minutes' one
 
 
 def availability():
-    return next(one for one in read_objectives(ROOT / "slo") if one.name == "goog-availability")
+    return next(one for one in read_objectives(ROOT / "slo/goog") if one.name == "goog-availability")
 
 
 def counted(minutes, per_minute=60.0, failing=()):
@@ -111,7 +111,7 @@ def test_an_objective_whose_samples_are_refused_keeps_no_other_from_its_alert(bu
                 raise InputError("too many samples")
             return burnt.query(selector, start, end)
 
-    objectives = read_objectives(ROOT / "slo")
+    objectives = read_objectives(ROOT / "slo/goog")
     evaluator = AlertEvaluator(objectives, Refusing())
     fired = evaluator.evaluate(START + 60 * 215)
     assert {one["labels"]["slo"] for one in fired} == {"goog-availability", "goog-latency"}  # no answer came in time
@@ -130,7 +130,7 @@ def test_an_objective_without_recent_samples_is_not_measured_and_says_since_when
 
 
 def test_five_objectives_over_days_of_samples_are_evaluated_well_within_a_second(tmp_path):
-    objectives = read_objectives(ROOT / "slo")
+    objectives = read_objectives(ROOT / "slo/goog")
     with Store(tmp_path) as store:
         times = START + 15 * np.arange(4 * 5760)
         for one in objectives:
@@ -317,7 +317,11 @@ def test_alertmanager_gives_the_same_fingerprints(tmp_path):
     with metrics_target() as hook:
         receiver = Receiver(hook)
         given = [
-            *(alert_labels(one, severity) for one in read_objectives(ROOT / "slo") for severity in ("page", "ticket")),
+            *(
+                alert_labels(one, severity)
+                for one in read_objectives(ROOT / "slo/goog")
+                for severity in ("page", "ticket")
+            ),
             {"alertname": "Ünd", "z": "ä=ö,\"'", "a": "ÿ\n日本", "A": " "},
             {"alertname": "x"},
         ]

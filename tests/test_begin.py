@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 from helpers import ROOT, lepton_here
+from watching import alert, watching
 
 from lepton_kit.errors import InputError
 from lepton_kit.project.begin import begin, examples, templates_of
@@ -123,19 +124,25 @@ def wheel(tmp_path_factory):
     return folder / "installed"
 
 
-def test_a_wheel_in_an_empty_folder_begins_a_project_and_runs_and_reports_a_runbook(wheel, tmp_path):
+def test_a_wheel_in_an_empty_folder_begins_examines_runs_watches_and_reports_a_project(wheel, tmp_path):
+    alone = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(wheel), "LEPTON_QUARTO": "none"}
+
     def lepton(*words):
-        made = subprocess.run(
-            [sys.executable, "-m", "lepton_kit.cli", *words], cwd=tmp_path, capture_output=True, text=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(wheel), "LEPTON_QUARTO": "none"},
-        )  # fmt: skip
+        command = [sys.executable, "-m", "lepton_kit.cli", *words]
+        made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=alone)
         assert made.returncode == 0, made.stdout + made.stderr
         return made.stdout
 
     lepton("init", "--service", "shop", "--task", "regression", "--signals", "fastapi")
+    assert "services.shop.address: none" in lepton("doctor")
     assert "runbooks/incident-diagnosis.ipynb" in lepton("list")
     assert "wrong" not in lepton("slo", "list")
     assert "succeeded" in lepton("run", "incident-diagnosis")
+    with watching(tmp_path, "--insecure", **alone) as kit:
+        assert kit.client.get("/status.json").json()["services"][0]["name"] == "shop"
+        kit.post(alert(alertname="ShopAvailabilityBudgetBurn", service="shop"))
+        [job] = kit.ended()
+        assert (job.notebook, job.state) == ("runbooks/incident-diagnosis.ipynb", "ended"), job.error
     assert "report (" in lepton("report")
     assert (tmp_path / "reports/_site/index.html").is_file()
     assert not (wheel / "lepton_kit/shipped/runs").exists()

@@ -96,7 +96,7 @@ def test_a_further_recording_of_an_incident_is_named_after_it_too(live, tmp_path
 
 
 def test_the_objectives_of_the_service_are_kept_as_they_were(live, tmp_path):
-    objectives = read_objectives(ROOT / "slo")
+    objectives = read_objectives(ROOT / "slo/goog")
     promises = [Promise.of(one, time_scale=60) for one in objectives]
     kept = live.capture(tmp_path / "promised", promises=promises).incident.promises
     assert [one.objective() for one in kept] == objectives

@@ -174,7 +174,7 @@ def test_the_next_action_is_the_plan_of_the_repair_with_its_exact_command(tmp_pa
 
 def test_of_two_causes_the_repair_that_acts_on_the_objective_that_alerted_comes_first(tmp_path):
     diagnosis = diagnose(stored(variants.stuck_and_slow(), tmp_path))
-    objectives = {one.name: one for one in read_objectives(ROOT / "slo")}
+    objectives = {one.name: one for one in read_objectives(ROOT / "slo/goog")}
     orders = {name: diagnosis.act(one).what for name, one in objectives.items()}
     assert orders["goog-freshness"].startswith("Run the data repair: restart the feed. Then the compute repair: ")
     assert orders["goog-latency"].startswith("Run the compute repair: ")
@@ -203,7 +203,7 @@ def test_a_recording_with_nothing_in_it_is_unknown(tmp_path):
 
 def promised(recording: Recording, name: str, **alert) -> Recording:
     """A recording that keeps the objectives, and whose alert belongs to one of them."""
-    objectives = read_objectives(ROOT / "slo")
+    objectives = read_objectives(ROOT / "slo/goog")
     fired = recording.incident.alerts[0].model_copy(update={"labels": {"slo": name}, **alert})
     kept = {"promises": tuple(map(Promise.of, objectives)), "alerts": (fired,)}
     return replace(recording, incident=recording.incident.model_copy(update=kept))

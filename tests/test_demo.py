@@ -5,13 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import copy_project, lepton
-from monitors import alertmanager, needs_alertmanager, needs_prometheus, prometheus
-from services import Service, project_with_model, serving, wait_for
-from watching import Watching, watching
+from monitors import (
+    BEARER,
+    alertmanager,
+    alertmanager_settings,
+    free_port,
+    needs_alertmanager,
+    needs_prometheus,
+    prometheus,
+    prometheus_settings,
+)
+from services import project_with_model, serving, wait_for
+from watching import watching
 
 from lepton_kit.ops.load import Injection, drive, find_arrivals
 from lepton_kit.ops.watch.queue import Queue
@@ -23,7 +31,7 @@ from lepton_kit.telemetry.slo import read_objectives
 
 FRESHNESS = "GoogFreshnessBudgetBurn"
 LIMIT_S, SLOWEST_S = "0.1", "2.5"  # buckets of the latency's histogram
-SCALE, BEARER = 600, "a bearer's secret"
+SCALE = 600
 WATCH = f"time_scale = {SCALE}\ntoken = 'env:WATCH_TOKEN'\nsource = '{{source}}'\n"
 
 
@@ -31,42 +39,51 @@ WATCH = f"time_scale = {SCALE}\ntoken = 'env:WATCH_TOKEN'\nsource = '{{source}}'
 def whole_project(project: Path) -> Path:
     """A project with a promoted model, and this repository's settings, objectives, runbook and report site."""
     project_with_model(project)
-    copy_project(project, "slo", "runbooks", "reports")
-    slow = project / "slo/latency.yaml"  # other tests take cores: how fast answers come is not what is tested here
+    copy_project(project, "slo", "runbooks", "reports", "subjects")
+    slow = project / "slo/goog/latency.yaml"  # other tests take cores: how fast answers come is not what is tested here
     slow.write_text(slow.read_text().replace(f'le="{LIMIT_S}"', f'le="{SLOWEST_S}"'))
+    slow = project / "subjects/scoring/slo/latency.yaml"
+    slow.write_text(slow.read_text().replace('le="0.5"', 'le="10.0"'))
+    beside = project / "subjects/scoring/declaration.toml"
+    beside.write_text(beside.read_text().replace("8200", str(free_port())))
     return project
 
 
-def test_a_feed_that_stops_is_alerted_diagnosed_and_published_by_the_kit_alone(whole_project):
+def test_feeds_that_go_wrong_are_alerted_diagnosed_repaired_and_published_by_the_kit_alone(whole_project):
     made = lepton("demo", project=whole_project)
     assert made.returncode == 0, made.stdout + made.stderr
     run = diagnosis_of_freshness(whole_project)
     assert_is_of_data(run)
-    page = whole_project / "reports/_site/runs" / run.run_id / "index.html"
-    assert "Incident diagnosis" in page.read_text()
+    assert "Incident diagnosis" in (whole_project / "reports/_site/runs" / run.run_id / "index.html").read_text()
     assert not (whole_project / "incidents/address").exists()
     assert not (whole_project / "services/goog/address").exists()
-    assert "approved by this demonstration" in made.stdout
-    assert Queue(whole_project).open_incidents() == 0
-    link = made.stdout.splitlines()[-1].partition("incident page: ")[2]
-    incident = Path(link.removeprefix("file://"))
-    assert incident.parent.name == Queue(whole_project).find(incident.parent.name).id
-    assert "lepton demo" in incident.read_text()  # who let the repair run
-    kinds = {job.kind for job in Queue(whole_project).jobs(50, incident.parent.name) if job.status == "succeeded"}
-    assert kinds >= {"alert", "remedy", "postmortem"}
+    queue = Queue(whole_project)
+    assert queue.open_incidents() == 0
+    for service, line in zip(("goog", "scoring"), made.stdout.splitlines()[-2:], strict=True):
+        assert f"{service}: approved by this demonstration" in made.stdout
+        link = line.partition(f"incident of {service}: ")[2]
+        incident = Path(link.removeprefix("file://"))
+        assert queue.find(incident.parent.name).service == service
+        assert "lepton demo" in incident.read_text()  # who let the repair run
+        kinds = {job.kind for job in queue.jobs(50, incident.parent.name) if job.status == "succeeded"}
+        assert kinds >= {"alert", "remedy", "postmortem"}
 
 
 @needs_prometheus
 @needs_alertmanager
 def test_the_same_with_prometheus_and_alertmanager_in_place_of_the_embedded_store_and_evaluator(whole_project):
     project = whole_project
-    (project / "rules.yml").write_text(prometheus_rules(read_objectives(project / "slo"), "http://127.0.0.1", SCALE))
+    (project / "rules.yml").write_text(
+        prometheus_rules(read_objectives(project / "slo/goog"), "http://127.0.0.1", SCALE)
+    )
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(serving(project, "--workers", "2", "--fresh-for", "4"))
-        source = stack.enter_context(prometheus(project, prometheus_settings(project, service)))
+        source = stack.enter_context(
+            prometheus(project, prometheus_settings(project, "goog", str(service.client.base_url)))
+        )
         settings = {WATCH_VARIABLE: WATCH.format(source=source), "WATCH_TOKEN": BEARER}
         kit = stack.enter_context(watching(project, **settings))
-        manager = stack.enter_context(alertmanager(project, alertmanager_settings(kit)))
+        manager = stack.enter_context(alertmanager(project, alertmanager_settings(str(kit.client.base_url))))
         # Prometheus must know Alertmanager, which must know the watch, which must know Prometheus: it looks here.
         (project / "managers.json").write_text(json.dumps([{"targets": [manager.removeprefix("http://")]}]))
         plan = Plan(find_arrivals(project, 0, rate=25.0), 30.0, 10_000, feedback_after=1.0)
@@ -93,24 +110,3 @@ def assert_is_of_data(run: Manifest) -> None:
     """Check that the data's fault was found; on a busy machine requests are slow as well, and that is a second one."""
     named = {run.results["cause"].value, *run.results["also"].value}
     assert "data" in named <= {"data", "compute"}, run.results["summaries"].value
-
-
-def prometheus_settings(project: Path, service: Service) -> dict[str, Any]:
-    target = str(service.client.base_url).rstrip("/").removeprefix("http://")
-    return {
-        "global": {"scrape_interval": "250ms", "evaluation_interval": "1s"},
-        "rule_files": [str(project / "rules.yml")],
-        "scrape_configs": [{"job_name": "goog", "static_configs": [{"targets": [target]}]}],
-        "alerting": {
-            "alertmanagers": [
-                {"file_sd_configs": [{"files": [str(project / "managers.json")], "refresh_interval": "1s"}]}
-            ]
-        },
-    }
-
-
-def alertmanager_settings(kit: Watching) -> dict[str, Any]:
-    url = f"{str(kit.client.base_url).rstrip('/')}/alerts"
-    hook = {"url": url, "http_config": {"authorization": {"credentials": BEARER}}}
-    route = {"receiver": "lepton", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "1h"}
-    return {"route": route, "receivers": [{"name": "lepton", "webhook_configs": [hook]}]}

@@ -41,7 +41,7 @@ def follow(project, kit, lines, happens):
     thread = threading.Thread(target=happen)
     thread.start()
     try:
-        return demo._Course(kit.client, project, lines.append).follow(strikes)
+        return demo._Course(kit.client, project, lines.append, "goog").follow(strikes.set, "the feed of prices stops")
     finally:
         strikes.set()
         thread.join()
@@ -112,7 +112,7 @@ def test_each_steps_time_begins_where_the_step_before_it_ended(followed, monkeyp
     project, lines = followed
     clock = [0.0]
     monkeypatch.setattr(demo.time, "monotonic", lambda: clock[0])
-    course = demo._Course(None, project, lines.append)
+    course = demo._Course(None, project, lines.append, "goog")
     course._client = type("Client", (), {"get": lambda self, path: self, "json": lambda self: clocked()})()
 
     def clocked():

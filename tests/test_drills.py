@@ -32,7 +32,7 @@ RECORDINGS = ROOT / "runbooks/recordings"
 
 @pytest.fixture(scope="module")
 def objectives():
-    return read_objectives(ROOT / "slo")
+    return read_objectives(ROOT / "slo/goog")
 
 
 @pytest.fixture(scope="module")
@@ -278,8 +278,8 @@ def test_a_live_drill_has_a_project_of_its_own(whole):
     (whole / "lepton.toml").write_text((ROOT / "lepton.toml").read_text())
     made = drill_project(whole, "units+nulls", "goog")
     assert made.parent == whole / "drills"
-    assert 'actions.restart_feed = ["touch", "feed-restarted"]' in (made / "lepton.toml").read_text()
-    assert (made / "slo/latency.yaml").is_file()
+    assert 'actions.restart_feed = ["true"]' in (made / "lepton.toml").read_text()
+    assert (made / "slo/goog/latency.yaml").is_file()
     with pytest.raises(InputError, match="no live form"):
         next(drill_live([Drill("memory-leak", None, 0)], whole, FAULTS, print))
 

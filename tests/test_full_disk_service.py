@@ -9,7 +9,7 @@ from services import log_of, project_with_model, row, serving, wait_for
 
 from lepton_kit.serving.control import newest_data, read_reports
 from lepton_kit.serving.lines import Lines
-from lepton_kit.serving.metrics import RESERVED_BYTES
+from lepton_kit.serving.metrics import RESERVED_BYTES, reserve_files
 
 
 @pytest.fixture
@@ -62,6 +62,15 @@ def test_a_full_disk_ends_no_worker_and_refuses_no_forecast(small_disk):
         wait_for(lambda: after in set(log_of(service)["request_id"]))
         assert {report.pid for report in read_reports(service.folder)} == workers
         assert '"lost_before": ' in (service.folder / "service.jsonl").read_text()
+
+
+def test_a_worker_that_finds_no_room_leaves_no_half_file_of_numbers(small_disk):
+    """prometheus_client fails on an empty one, and `/metrics` of the workers that go on would be an error."""
+    disk = small_disk / "services"
+    fill(disk)
+    with pytest.raises(OSError, match="No space left"):
+        reserve_files(disk)
+    assert [path.name for path in disk.iterdir()] == ["filler"]
 
 
 def test_lines_that_the_disk_refuses_are_counted_and_a_torn_one_stands_alone(tmp_path, monkeypatch):

@@ -131,7 +131,9 @@ def test_prometheus_started_from_the_folder_loads_the_rules_and_answers_every_qu
         config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = ["127.0.0.1:1"]
         with prometheus(tmp_path / "monitoring", config) as address, httpx.Client(base_url=address) as client:
             groups = client.get("/api/v1/rules").json()["data"]["groups"]
-            assert {group["name"] for group in groups} == {f"slo-{one.name}" for one in read_objectives(ROOT / "slo")}
+            assert {group["name"] for group in groups} == {
+                f"slo-{one.name}" for one in read_objectives(ROOT / "slo/goog")
+            }
             for _, query in queries():
                 asked(client, query)
 

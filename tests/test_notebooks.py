@@ -1,5 +1,9 @@
 """The committed notebooks: their shape, and that they still give what they gave."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -9,11 +13,14 @@ from helpers import ROOT, lepton
 from lepton_kit.notebook import RESULT, payloads
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.check import check_notebook
-from lepton_kit.runs.manifest import finished_runs
+from lepton_kit.runs.manifest import NOTEBOOK, finished_runs
 from lepton_kit.runs.notebooks import SKIPPED, find_notebooks, tags
 from lepton_kit.runs.parameters import read_parameters
 
 NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in find_notebooks(ROOT)]
+STORY = [name for name in NOTEBOOKS if name.startswith("notebooks/") and "00" not in name]
+"""The demo's pipeline has run these already, with the parameters that are committed."""
+
 LAST_SECTIONS = ["What we found", "When this is wrong", "Next"]
 REPAIRS = ("repair-capacity", "repair-data", "repair-model")
 # No steps of the demo's pipeline: they run by the clock, follow on a diagnosis, or are run for a page.
@@ -95,10 +102,44 @@ def test_nothing_in_a_notebook_is_of_one_machine(name):
     assert "papermill" not in nbformat.read(ROOT / name, 4).metadata
 
 
-@every_notebook
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name not in STORY])
 def test_a_committed_notebook_still_gives_what_it_gave(name, demo_project):
     check = check_notebook(demo_project / name, demo_project)
     assert check.passed, "\n".join([*map(str, check.differences), check.report])
+
+
+def pipeline_run(name: str, project: Path) -> Path:
+    """Return the notebook that the demo's pipeline executed."""
+    run = next(run for run in finished_runs(project) if run.notebook == name and run.trigger == "pipeline:goog")
+    return run.folder(project) / NOTEBOOK
+
+
+def compared(committed: Path, executed: Path) -> subprocess.CompletedProcess[str]:
+    """Let nbval compare a committed notebook with what a run of it left."""
+    plugins = ("-p", "lepton_kit.runs.nbval_plugin", "-p", "replayed", "-p", "no:cacheprovider", "-p", "no:xdist")
+    words = ("--nbval", *plugins, "-c", os.devnull, "--rootdir", str(committed.parent), "-q", str(committed))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"PYTHONPATH": str(ROOT / "tests"), "EXECUTED": str(executed)}
+    return subprocess.run([sys.executable, "-m", "pytest", *words], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", STORY)
+def test_the_pipeline_gave_what_is_committed(name, demo_project, tmp_path):
+    committed = Path(shutil.copy(ROOT / name, tmp_path))
+    made = compared(committed, pipeline_run(name, demo_project))
+    assert made.returncode == 0, made.stdout + made.stderr
+
+
+def test_a_result_that_the_pipeline_did_not_give_is_seen(demo_project, tmp_path):
+    committed = Path(shutil.copy(ROOT / STORY[0], tmp_path))
+    executed = pipeline_run(STORY[0], demo_project)
+    notebook = nbformat.read(committed, 4)
+    *_, last = (payload for cell in notebook.cells for payload in payloads(cell.get("outputs", []), RESULT))
+    last["name"] = "another_name"
+    nbformat.write(notebook, committed)
+    made = compared(committed, executed)
+    assert made.returncode == 1
+    assert "another_name" in made.stdout
 
 
 def test_the_demo_ran_every_step_with_papermill_and_its_runs_reproduce(demo_project):

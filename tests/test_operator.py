@@ -29,7 +29,7 @@ from lepton_kit.serving.control import change_wish, read_deployments, read_repor
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.features import next_day_return
 
-OBJECTIVES = {one.name: one for one in read_objectives(ROOT / "slo")}
+OBJECTIVES = {one.name: one for one in read_objectives(ROOT / "slo/goog")}
 FEED = [sys.executable, "-c", "import pathlib; pathlib.Path('restarted').touch()"]
 
 
@@ -66,7 +66,12 @@ class Load:
     def __init__(self, service):
         self._address, self._over = str(service.client.base_url), threading.Event()
         self._thread = threading.Thread(target=self._ask)
-        self.spoilt = False
+        self.spoilt, self.judged = False, 0
+
+    def judges(self, count):
+        """Wait until so many more answers are judged, however slow the machine is."""
+        until = self.judged + count
+        wait_for(lambda: self.judged >= until)
 
     def __enter__(self):
         self._thread.start()
@@ -89,7 +94,8 @@ class Load:
                 if made.status_code == 200:
                     told = {"request_id": made.json()["request_id"], "actual": actuals[day]}
                     client.post("/v1/feedback", json=told)
-                if self._over.is_set():
+                    self.judged += 1
+                if self._over.wait(0.01):  # enough to judge by, and most of the machine is left to the others
                     return
 
 
@@ -262,7 +268,7 @@ def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, proje
     assert operator.state() == State("v2", 2, 64)
     assert {one.version for one in read_reports(service.folder)} == {"v2"}
     assert operator.registry.current("goog") == "v2"
-    assert done.looks["seconds"].iloc[-1] < 15  # two looks sufficed
+    assert len(done.looks) <= 3  # of five: it ended early
     assert "became worse" in read_actions(service.folder)[-1]["why"]
 
 
@@ -348,12 +354,12 @@ def test_a_repair_that_is_interrupted_is_undone(operator, service, project, tmp_
 
 def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service, project, tmp_path):
     before = read_wish(service.folder)
-    with Load(service):
+    with Load(service) as load:
         trouble = incident(service, project, "v3", tmp_path / "incident")
         operator.set_state(State("v2", 2, 64), "somebody else did it")
-        time.sleep(0.5)
+        load.judges(10)
         start = time.time()
-        time.sleep(3)
+        load.judges(150)
         after = captured(service.folder, Samples(), start, time.time(), tmp_path / "after")
     held, plan = read_wish(service.folder), ModelPlan("v2", "rollback", ())
     done = rehearse(plan, ["deploy"], trouble, after)

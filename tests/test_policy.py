@@ -85,7 +85,7 @@ def test_the_repair_that_acts_on_the_objective_that_alerted_comes_first_if_it_is
     ranking = {"columns": ["cause", "probability"], "rows": [["data", 0.99], ["compute", 0.6]]}
     results = {"cause": "data", "also": ["compute"], "probability": 0.99, "ranking": ranking}
     recorded = {name: Result(value=value) for name, value in results.items()}
-    objectives = {one.name: one for one in read_objectives(ROOT / "slo")}
+    objectives = {one.name: one for one in read_objectives(ROOT / "slo/goog")}
     policy = Policy(read_settings(repaired), repaired)
 
     def order(objective):

@@ -93,7 +93,7 @@ def test_prometheus_and_the_store_give_the_same_samples(both, selector, begin, e
 
 @needs_prometheus
 def test_an_objective_stands_the_same_from_prometheus_and_from_the_store(both):
-    one = next(one for one in read_objectives(ROOT / "slo") if one.name == "goog-availability")
+    one = next(one for one in read_objectives(ROOT / "slo/goog") if one.name == "goog-availability")
     ours, theirs = (evaluate(one, source, START + STEP * COUNT) for source in both)
     assert ours == theirs
     assert ours.firing == ("page", "ticket")

@@ -24,7 +24,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import read_recording
 from lepton_kit.telemetry.slo import read_objectives
 
-OBJECTIVES = {one.name.removeprefix("goog-"): one for one in read_objectives(ROOT / "slo")}
+OBJECTIVES = {one.name.removeprefix("goog-"): one for one in read_objectives(ROOT / "slo/goog")}
 WELL, BAD = Ratio(990, 1000), Ratio(60, 100)
 
 

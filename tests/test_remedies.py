@@ -338,7 +338,7 @@ def test_more_may_be_refused_where_the_objective_allows_more():
 
 
 def test_only_objectives_that_are_hurt_by_refusals_say_how_many_are_tolerated():
-    objectives = {one.name: one for one in read_objectives(ROOT / "slo")}
+    objectives = {one.name: one for one in read_objectives(ROOT / "slo/goog")}
     assert tolerated_refusals(list(objectives.values())) == pytest.approx(0.0001)  # of the availability of 99.9 %
     others = [one for name, one in objectives.items() if name != "goog-availability"]
     assert tolerated_refusals(others) == Needs().refused

@@ -15,7 +15,8 @@ from watching import alert
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch import remedies
 from lepton_kit.ops.watch.approvals import make_decision
-from lepton_kit.ops.watch.queue import Queue, Start
+from lepton_kit.ops.watch.jobs import Start
+from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
 
 

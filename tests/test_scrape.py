@@ -166,7 +166,7 @@ def test_the_objectives_of_a_real_service_are_evaluated_from_its_scrapes(tmp_pat
             for _ in range(10):
                 service.predict()
             service.client.post("/v1/predict", json={"row": {"wrong": 1.0}})
-        one = next(one for one in read_objectives(ROOT / "slo") if one.name == "goog-errors")
+        one = next(one for one in read_objectives(ROOT / "slo/goog") if one.name == "goog-errors")
         ratio = evaluate(one, store, now + 45).burns[0].long_ratio
         assert ratio == pytest.approx(1 / 11, abs=0.02)
 
@@ -221,7 +221,7 @@ def test_openmetrics_is_read_whatever_stands_beside_its_values(tmp_path, is_pack
 
 
 def test_half_of_all_requests_failing_is_seen_where_the_error_counter_has_an_exemplar(tmp_path):
-    one = next(one for one in read_objectives(ROOT / "slo") if one.name == "goog-errors")
+    one = next(one for one in read_objectives(ROOT / "slo/goog") if one.name == "goog-errors")
     with metrics_target() as target, Store(tmp_path) as store:
         scraper = Scraper(store, {"goog": target.address})
         for number in range(30):

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 from helpers import PATIENCE_S, ROOT, lepton, lepton_here
 from services import ADMIN, TOKEN, keep_model, log_of, project_with_model, row, serving, wait_for
@@ -189,11 +190,19 @@ def test_a_candidate_takes_its_share_a_reload_changes_all_workers_and_a_bad_vers
     assert service.client.post("/admin/reload", json={}, headers=ADMIN).json()["version"] == "v1"  # the promoted one
 
 
+def processor_time(process):
+    times = process.cpu_times()
+    return times.user + times.system
+
+
 def test_workers_are_added_ended_and_replaced_when_lost(service):
     def pids():
         return {report.pid for report in read_reports(service.folder)}
 
+    before = pids()
     assert service.client.post("/admin/workers", json={"workers": 3}, headers=ADMIN).json()["answering"] == 3
+    added = psutil.Process((pids() - before).pop())
+    assert processor_time(added) < processor_time(added.parent()) / 2, "it is forked from what has imported everything"
     assert service.client.post("/admin/workers", json={"workers": 2}, headers=ADMIN).json()["answering"] == 2
     before = pids()
     lost = min(before)

@@ -27,7 +27,7 @@ SMALL = Setting(rate=10.0, workers=2, service=0.03)
 
 @pytest.fixture(scope="module")
 def objectives():
-    return read_objectives(ROOT / "slo")
+    return read_objectives(ROOT / "slo/goog")
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class Samples:
 
 
 def objective(name="goog-availability"):
-    return next(one for one in read_objectives(ROOT / "slo") if one.name == name)
+    return next(one for one in read_objectives(ROOT / "slo/goog") if one.name == name)
 
 
 def requests(failing_from, share, per_minute=60, restart_at=None):
@@ -166,7 +166,7 @@ def test_every_objective_of_the_project_becomes_rules(own_project):
     made = lepton_here("slo", "rules", project=own_project)
     assert made.returncode == 0, made.stderr
     groups = yaml.safe_load(made.stdout)["groups"]
-    assert {group["name"] for group in groups} == {f"slo-{one.name}" for one in read_objectives(ROOT / "slo")}
+    assert {group["name"] for group in groups} == {f"slo-{one.name}" for one in read_objectives(ROOT / "slo/goog")}
     assert "goog-freshness" in lepton_here("slo", "list", project=own_project).stdout
 
 
@@ -183,7 +183,7 @@ def test_every_objective_of_the_project_becomes_rules(own_project):
     ],
 )
 def test_what_is_not_a_readable_objective_is_refused_with_its_place(tmp_path, old, new, told):
-    text = (ROOT / "slo/availability.yaml").read_text()
+    text = (ROOT / "slo/goog/availability.yaml").read_text()
     assert old in text
     (tmp_path / "one.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=r"one\.yaml") as refused:
@@ -195,6 +195,6 @@ def test_two_objectives_of_one_name_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds no objectives"):
         read_objectives(tmp_path)
     for name in ("a.yaml", "b.yaml"):
-        shutil.copy(ROOT / "slo/latency.yaml", tmp_path / name)
+        shutil.copy(ROOT / "slo/goog/latency.yaml", tmp_path / name)
     with pytest.raises(InputError, match="another file"):
         read_objectives(tmp_path)

@@ -10,7 +10,7 @@ import math
 import sys
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 import incident_variants as variants
 import numpy as np
@@ -48,8 +48,17 @@ MADE = {
 }
 
 
+FOLDERS = TemporaryDirectory(prefix="lepton-verdicts-")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def removed():
+    yield
+    FOLDERS.cleanup()
+
+
 def folder() -> Path:
-    return Path(mkdtemp(prefix="lepton-verdicts-"))
+    return Path(mkdtemp(dir=FOLDERS.name))
 
 
 @cache

@@ -47,8 +47,8 @@ lk.record("service", incident["service"])
 
 def kept_project(folder):
     """A project with a model, an objective on errors, and a runbook that reads the incident's recording."""
-    (folder / "slo").mkdir(exist_ok=True)
-    shutil.copy(ROOT / "slo/errors.yaml", folder / "slo")
+    (folder / "slo/goog").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "slo/goog/errors.yaml", folder / "slo/goog")
     (folder / "lepton.toml").write_text(SETTINGS)
     write_notebook(folder / "runbooks/diagnose.ipynb", [RUNBOOK], "recording: 'Path' = ''")
     return folder

@@ -9,7 +9,8 @@ from helpers import write_notebook
 from services import wait_for
 from watching import alert, watching
 
-from lepton_kit.ops.watch.queue import Queue, Start
+from lepton_kit.ops.watch.jobs import Start
+from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
 
 BEGAN = datetime(2026, 11, 25, 3, tzinfo=UTC)

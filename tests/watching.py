@@ -7,7 +7,6 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import psutil
 from helpers import PATIENCE_S
+from processes import Lepton
 from services import wait_for
 
 from lepton_kit.ops.watch.queue import Queue
@@ -48,7 +48,7 @@ def webhook(*alerts: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class Watching:
-    process: subprocess.Popen[str]
+    process: Lepton
     client: httpx.Client
     project: Path
 
@@ -81,11 +81,10 @@ class Watching:
 def watching(project: Path, *words: str, **environment: str) -> Iterator[Watching]:
     """Run `lepton watch` on a free port, and end it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LEPTON_")}
-    command = [sys.executable, "-m", "lepton_kit.cli", "watch", "--port", "0", *words]
     written = project / "incidents" / "address"
     written.unlink(missing_ok=True)
-    with (project / "watch.log").open("a") as log:
-        process = subprocess.Popen(command, cwd=project, env=kept | environment, stdout=log, stderr=log, text=True)
+    command = ("watch", "--port", "0", *words)
+    process = Lepton(*command, project=project, environment=kept | environment, out=project / "watch.log")
     try:
         address = wait_for(lambda: process.poll() is not None or (written.exists() and written.read_text().strip()))
         assert process.poll() is None, (project / "watch.log").read_text()

@@ -1,4 +1,4 @@
-"""`lepton demo`: one incident from its beginning to its recovery and its page."""
+"""`lepton demo`: an incident of each of two services, from its beginning to its recovery and its page."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from lepton_kit.runs.project import find_project
 
 
 def demo() -> None:
-    """Serve a model, stop its data feed, and follow the alert to the recovery and the incident's page."""
+    """Let the feeds of two services go wrong, and follow the alerts to the recoveries and the incidents' pages."""
     from lepton_kit.ops.demo import demonstrate
 
-    made = demonstrate(find_project(), say)
-    say(f"incident page: {made.page.as_uri()}")
+    for made in demonstrate(find_project(), say):
+        say(f"incident of {made.service}: {made.page.as_uri()}")

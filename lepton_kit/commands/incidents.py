@@ -26,7 +26,7 @@ def capture(
 ) -> None:
     """Freeze an incident of a service into a recording, for the runbooks to read."""
     from lepton_kit.diagnosis.capture import capture as freeze
-    from lepton_kit.ops.watch.evidence import promises_of
+    from lepton_kit.ops.watch.evidence import promises_of, source_to_capture
     from lepton_kit.project.declarations import declared
     from lepton_kit.project.settings import read_settings
     from lepton_kit.telemetry.sources import open_source
@@ -37,8 +37,8 @@ def capture(
     window = _seconds("--from", begin), _seconds("--to", until)
     settings = read_settings(project)
     declaration, promises = declared(project, service, settings), promises_of(service, settings, project)
-    opened = open_source(source or settings.watch.source, project)
-    held = freeze(service, declaration, project, opened, *window, output, promises=promises)
+    opened = open_source(source, project) if source else source_to_capture(settings, project)
+    held = freeze(service, declaration, project, opened, *window, output, (), promises, settings.capture.key)
     console = new_console()
     console.print(f"recording {escape(str(output))}: {len(held.requests)} requests, {len(held.metrics)} samples")
     provenance = held.incident.provenance

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lepton_kit.telemetry.selectors import Source
     from lepton_kit.telemetry.slo import Objective
 
-app = typer.Typer(help="Service level objectives (slo/*.yaml, OpenSLO v1).", no_args_is_help=True)
+app = typer.Typer(help="Service level objectives (slo/<service>/*.yaml, OpenSLO v1).", no_args_is_help=True)
 Where = Annotated[
     str | None,
     typer.Option("--source", help="Telemetry store's folder or a Prometheus address; from lepton.toml if omitted."),

@@ -61,6 +61,7 @@ def capture(
     folder: Path,
     alerts: Sequence[Mapping[str, Any]] = (),
     promises: Sequence[Promise] = (),
+    key: str | None = None,
 ) -> Recording:
     """Freeze an incident of a service into a new recording.
 
@@ -81,6 +82,8 @@ def capture(
         The alerts that led here, each as in the `alerts` of an Alertmanager webhook (version 4).
     promises
         The service's objectives.
+    key
+        Where the key is (`env:NAME`, `file:PATH`) that the recording is encrypted with; without it it is not.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def capture(
             models=served.models,
             signals=signals_of(declaration, declaration.series(name)),
         )
-        return asked.write(recording, folder)
+        return asked.write(recording, folder, key)
 
 
 # --- privacy ----------------------------------------------------------------------------------------------------------
@@ -175,8 +178,8 @@ class _Capture:
             self.derived.append(f"{what}: 1 in {read.step} of {read.total} rows is kept")
         return read.table
 
-    def write(self, recording: Recording, folder: Path) -> Recording:
-        """Write a recording without a private value, and read it."""
+    def write(self, recording: Recording, folder: Path, key: str | None) -> Recording:
+        """Write a recording without a private value, encrypted where there is a key, and read it."""
         recording = self._cleaned(recording)
         measured, derived, problems = (
             tuple(map(self.private.scrub, lines)) for lines in (self.measured, self.derived, self.problems)
@@ -186,7 +189,7 @@ class _Capture:
             "problems": tuple(dict.fromkeys(problems)),
         }
         folder.parent.mkdir(parents=True, exist_ok=True)
-        write_recording(replace(recording, incident=recording.incident.model_copy(update=given)), folder)
+        write_recording(replace(recording, incident=recording.incident.model_copy(update=given)), folder, key=key)
         return read_recording(folder)
 
     def _cleaned(self, recording: Recording) -> Recording:

@@ -128,7 +128,8 @@ def run_action(key: str, action: Command | Http, values: Values, project: Path, 
     """Run an action of a service in the project's folder, within the time that it declares.
 
     A command that takes longer is killed, with all that it started; where it ends in time, what it left running goes
-    on. It is given the environment without the variables of the kit.
+    on. It is given the environment without the variables of the kit, and a bare `python` is the one that the kit runs
+    on: name another one by its path.
 
     Parameters
     ----------
@@ -245,15 +246,19 @@ def _references(held: Any) -> Iterator[str]:
             yield from _references(one)
 
 
-def _run(command: Command, project: Path) -> tuple[Ending, int | None, bytes]:
+def command_environment() -> dict[str, str]:
+    """Return the environment of a declared command: without the kit's variables, and with the kit's `python` first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LEPTON_")}
-    kept["PATH"] = os.pathsep.join([kept.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])}
+
+
+def _run(command: Command, project: Path) -> tuple[Ending, int | None, bytes]:
     with tempfile.TemporaryFile() as said:  # no pipe: what a command leaves running may go on writing
         try:
             process = subprocess.Popen(
                 [str(word) for word in command.run],
                 cwd=project,
-                env=kept,
+                env=command_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,

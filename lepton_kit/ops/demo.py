@@ -1,8 +1,10 @@
-"""One incident from its beginning to its recovery and its page, with real processes on this machine.
+"""Two incidents from their beginning to their recovery and their pages, with real processes on this machine.
 
-A service answers, real prices are replayed at it, its feed stops, an alert fires, its evidence is frozen and diagnosed,
-the repair is approved, the feed is restarted, the objectives are met again, and the incident is looked back on and
-published. Objectives have windows `TIME_SCALE` times shorter than usual.
+Real prices are replayed at a model that `lepton serve` serves, and their feed stops; the scoring example, a service
+that the kit did not make, is asked through a proxy that makes one column ten times too large. One `lepton watch`
+observes both: alerts fire, their evidence is frozen and diagnosed, the repairs are approved, the feeds are restarted,
+the objectives are met again, and the incidents are looked back on and published. Objectives have windows `TIME_SCALE`
+times shorter than usual.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import os
 import secrets
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,22 +27,17 @@ from typing import Any, TypeVar
 import httpx
 
 from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.ops.drill_stages import RESTART, Declared, Served, Stage
 from lepton_kit.ops.faults import find_fault
-from lepton_kit.ops.load import find_arrivals, loaded
-from lepton_kit.ops.services import start_service
 from lepton_kit.ops.watch.evidence import FOLDER
-from lepton_kit.project.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE
+from lepton_kit.project.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE, Settings, read_settings
 from lepton_kit.runs.ids import short_id
-from lepton_kit.serving.replay import Plan
+from lepton_kit.runs.shipped import in_project_or_shipped
 
 TIME_SCALE = 600  # an hour is 6 seconds
 FRESH_S = 8.0  # so old may the newest data be: the load of a busy machine comes seconds late
-RATE = 25.0
-FAULT, HEALTHY_S = "stale-feed", 15.0
+HEALTHY_S = 15.0
 OBSERVED_S = 15.0
-LOAD_S = 3600.0  # of load at most: it ends with the demonstration
-RESTARTED = f"{FOLDER}/demo-feed-restarted"
-"""The file that stands for the feed's supervisor: the command that restarts the feed makes it."""
 
 SETTINGS = f"""
 time_scale = {TIME_SCALE}
@@ -48,8 +46,8 @@ source = 'telemetry/demo-{{token}}'
 workers = 1
 report = false
 """
-"""Of `lepton watch`: one runbook at a time and no page rendered meanwhile, so that the service has a core for itself
-and no step waits for a renderer."""
+"""Of `lepton watch`: one runbook at a time and no page rendered meanwhile, so that the services have a core for
+themselves and no step waits for a renderer."""
 
 REMEDIES = f"""
 [data]
@@ -85,59 +83,92 @@ LOOKED_BACK = Step("postmortem", 240.0)
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """What came of it: the incident's id, the runs that it started, oldest first, and its page."""
+    """What came of one service's fault: the incident's id, the runs that it started, oldest first, and its page."""
 
+    service: str
     incident: str
     runs: tuple[str, ...]
     page: Path
 
 
-def demonstrate(project: Path, announce: Callable[[str], object], model: str = "goog") -> Demonstrated:
-    """Let a served model's feed stop, and follow the alert to the recovery and the incident's page.
+@dataclass(frozen=True)
+class _Part:
+    """One service of the demonstration, and what happens to it in words."""
+
+    service: str
+    stage: Stage
+    asked: str
+    fault: str
+
+
+def demonstrate(
+    project: Path, announce: Callable[[str], object], model: str = "goog", example: str = "scoring"
+) -> list[Demonstrated]:
+    """Let the feed of a served model stop and an example's feed go wrong, and follow both to their recovery and pages.
 
     Parameters
     ----------
     project
-        The root of a project whose registry has a promoted version of the model, and whose settings route its alerts.
+        The root of a project whose registry has a promoted version of the model, and whose settings declare it.
     announce
         Called with a line for each thing that happens.
     model
         The model to serve, and the service's name in the settings.
+    example
+        The subject that runs beside it, as its declaration says.
 
     Raises
     ------
     LeptonError
-        When the service or the watch does not start, a step does not come in its time, or the page cannot be made.
+        When a service or the watch does not start, a step does not come in its time, or a page cannot be made.
     """
     began = time.monotonic()
 
     def tell(text: str) -> None:
         announce(f"{time.monotonic() - began:5.1f} s  {text}")
 
+    parts, above = _prepared(project, model, example)
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            tell(f"service {part.service} answers at {stack.enter_context(part.stage.running())}")
+        watch = stack.enter_context(watching(project, above))
+        hour = 3600 / TIME_SCALE
+        tell(f"lepton watch observes them: status page at {watch}; an hour of the objectives takes {hour:g} s")
+        for part in parts:
+            stack.enter_context(part.stage.asked())
+            tell(f"{part.service}: {part.asked}")
+        client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
+        courses = [_Course(client, project, tell, part.service) for part in parts]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            followed = [
+                pool.submit(course.follow, part.stage.strike, part.fault)
+                for course, part in zip(courses, parts, strict=True)
+            ]
+            incidents = [one.result() for one in followed]
+    tell("the services and lepton watch are stopped; the incidents are published")
+    return _published(project, {part.service: one for part, one in zip(parts, incidents, strict=True)}, above)
+
+
+def _prepared(project: Path, model: str, example: str) -> tuple[list[_Part], dict[str, str]]:
+    """Return the two services, and the variables by which the project's settings know them."""
+    told = f"{model}.{RESTART}"
+    settings = read_settings(project)
+    if example not in settings.services:
+        written = in_project_or_shipped(f"subjects/{example}/declaration.toml", project).read_text(encoding="utf-8")
+        settings = Settings.model_validate(tomllib.loads(written))
+        told += written.replace("[services.", "[")
     above = {
         WATCH_VARIABLE: SETTINGS.format(token=secrets.token_hex(3)),
         REMEDIES_VARIABLE: REMEDIES,
-        SERVICES_VARIABLE: f"{model}.actions.restart_feed = ['touch', '{RESTARTED}']",
+        SERVICES_VARIABLE: told,
     }
-    with contextlib.ExitStack() as stack:
-        service = start_service(project, model, workers=2, fresh_for=FRESH_S, seconds=STARTED_S)
-        stack.callback(service.stop)
-        tell(f"service {model} answers at {service.address} (2 workers)")
-        (project / FOLDER).mkdir(exist_ok=True)
-        (project / RESTARTED).unlink(missing_ok=True)
-        plan = Plan(find_arrivals(project, 0, rate=RATE), seconds=LOAD_S, feedback_after=1.0, ratings=0.05)
-        strikes = threading.Event()
-        stack.enter_context(loaded(service.folder, plan, find_fault(FAULT, 0), strikes, project / RESTARTED))
-        tell(f"real prices are replayed at it, {RATE:g} requests a second")
-        watch = stack.enter_context(watching(project, above))
-        tell(
-            f"lepton watch observes it: status page at {watch}; an hour of the objectives takes {3600 / TIME_SCALE:g} s"
-        )
-        with httpx.Client(base_url=watch, timeout=10, trust_env=False) as client:
-            incident = _Course(client, project, tell).follow(strikes)
-    tell("the service and lepton watch are stopped; the incident is published")
-    runs = tuple(job["run_id"] for job in incident["runs"] if job["run_id"])
-    return Demonstrated(incident["id"], runs, _publish(project, incident["id"], runs, above))
+    served = Served(project, find_fault("stale-feed", 0), model, 0, fresh_for=FRESH_S, ratings=0.05)
+    scaled = find_fault("scaled-column", 3)
+    declared = Declared(project, scaled, example, settings.services[example])
+    return [
+        _Part(model, served, "real prices are replayed at it", "the feed of prices stops"),
+        _Part(example, declared, "its own clients ask it", f"{scaled.description} from now on"),
+    ], above
 
 
 @contextlib.contextmanager
@@ -171,32 +202,34 @@ def _answers(address: str) -> bool:
 
 
 class _Course:
-    """Follows the incidents of a fault by what `lepton watch` says, approves their repairs, and tells what is new."""
+    """Follows the incidents of a service's fault by what `lepton watch` says, approves their repairs, and tells it."""
 
-    def __init__(self, client: httpx.Client, project: Path, tell: Callable[[str], None]) -> None:
-        self._client, self._project, self._tell_line = client, project, tell
+    def __init__(self, client: httpx.Client, project: Path, tell: Callable[[str], None], service: str) -> None:
+        self._client, self._project, self._tell_line, self._service = client, project, tell, service
         self._healthy_since = time.monotonic()
         self._since = math.inf
         self._told: set[str] = set()
         self._last = "nothing"
 
-    def follow(self, strikes: threading.Event) -> Facts:
-        """Let the fault begin once no alert fires, follow it to the postmortem, and return the incident of that.
+    def follow(self, strike: Callable[[], None], told: str) -> Facts:
+        """Let a fault begin once no alert fires, follow it to the postmortem, and return the incident of that.
+
+        `told` is what happens, in words.
 
         Raises
         ------
         LeptonError
             When a step does not come within its time; the message names it and what was seen last.
         """
-        self._tell(f"the feed stops once no alert has fired for {HEALTHY_S:g} s")
+        self._tell(f"its fault begins once no alert of it has fired for {HEALTHY_S:g} s")
         self._wait(HEALTHY, self._is_healthy)
         self._since = time.time()
-        strikes.set()
-        self._tell("the feed of prices stops")
+        strike()
+        self._tell(told)
         self._wait(ALERTED, self._incidents)
         self._wait(DIAGNOSED, self._repairs)
         self._wait(REPAIRED, lambda status: [one for one in self._repairs(status) if one["verdict"]])
-        self._wait(RECOVERED, lambda status: status["open"] == 0)
+        self._wait(RECOVERED, lambda status: not self._firing(status))
         self._tell("all objectives are met again: no alert fires")
         return self._wait(LOOKED_BACK, self._looked_back)
 
@@ -217,24 +250,28 @@ class _Course:
 
     def _incidents(self, status: Facts) -> list[Facts]:
         """Return the incidents since the fault that started runs, oldest first; others have these ones' runs."""
-        known = [*status["recent_incidents"], *status["open_incidents"]]
+        known = [*_of(self._service, status["recent_incidents"]), *self._firing(status)]
         since = [one for one in known if datetime.fromisoformat(one["starts_at"]).timestamp() > self._since]
         return sorted((one for one in since if one["runs"]), key=lambda one: str(one["starts_at"]))
+
+    def _firing(self, status: Facts) -> list[Facts]:
+        return _of(self._service, status["open_incidents"])
 
     def _repairs(self, status: Facts) -> list[Facts]:
         return [repair for one in self._incidents(status) for repair in one["remedies"]]
 
     def _looked_back(self, status: Facts) -> Facts | None:
-        """Return the first incident whose postmortem has ended, once nothing is left to run."""
-        if status["queue"]["queued"] or status["queue"]["running"]:
+        """Return the first incident whose postmortem has ended, once nothing of the service is left to run."""
+        jobs = [(one, job) for one in self._incidents(status) for job in one["runs"]]
+        if any(job["state"] in ("queued", "running") for _, job in jobs):
             return None
         ended = {"kind": "postmortem", "status": "succeeded"}.items()
-        return next((one for one in self._incidents(status) for job in one["runs"] if ended <= job.items()), None)
+        return next((one for one, job in jobs if ended <= job.items()), None)
 
     def _is_healthy(self, status: Facts) -> bool:
-        if status["open"]:
+        if found := self._firing(status):
             self._healthy_since = time.monotonic()
-            firing = ", ".join(sorted({one["name"] for one in status["open_incidents"]}))
+            firing = ", ".join(sorted({one["name"] for one in found}))
             self._last = f"alerts fire before anything was done: {firing}"
         return time.monotonic() - self._healthy_since >= HEALTHY_S
 
@@ -274,16 +311,26 @@ class _Course:
         if text not in self._told:
             self._told.add(text)
             self._last = text
-            self._tell_line(text)
+            self._tell_line(f"{self._service}: {text}")
 
 
-def _publish(project: Path, incident: str, runs: tuple[str, ...], above: Mapping[str, str]) -> Path:
-    """Publish an incident with its runs, and return its page; how long a renderer takes is not limited."""
-    _lepton(project, "page", "publish", *runs, "--incident", incident, **above)
-    page = project / "reports" / "_site" / "incidents" / incident / "index.html"
-    if not page.is_file():
-        raise LeptonError(f"step 'page': {page} was not made")
-    return page
+def _of(service: str, incidents: Sequence[Facts]) -> list[Facts]:
+    return [one for one in incidents if one["service"] == service]
+
+
+def _published(project: Path, incidents: Mapping[str, Facts], above: Mapping[str, str]) -> list[Demonstrated]:
+    """Publish incidents with their runs, and return their pages; how long a renderer takes is not limited."""
+    site = project / "reports" / "_site" / "incidents"
+    made = [
+        Demonstrated(service, one["id"], tuple(job["run_id"] for job in one["runs"] if job["run_id"]),
+                     site / one["id"] / "index.html")
+        for service, one in incidents.items()
+    ]  # fmt: skip
+    runs = [run for one in made for run in one.runs]
+    _lepton(project, "pages", "publish", *runs, *(f"--incident={one.incident}" for one in made), **above)
+    if missing := [one.page for one in made if not one.page.is_file()]:
+        raise LeptonError(f"step 'pages': {missing[0]} was not made")
+    return made
 
 
 def _lepton(project: Path, step: str, *words: str, **above: str) -> None:

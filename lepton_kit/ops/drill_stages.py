@@ -7,16 +7,13 @@ carry out, or a declared service as it runs itself, whose faults a proxy before 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
-import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,27 +21,27 @@ from pathlib import Path
 import httpx
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.actions import Values, run_action
-from lepton_kit.ops.demo import RATE
+from lepton_kit.ops.actions import Values, command_environment, run_action
 from lepton_kit.ops.drills import Drill
 from lepton_kit.ops.faults import Fault
 from lepton_kit.ops.load import find_arrivals, loaded
+from lepton_kit.ops.operator import read_actions
 from lepton_kit.ops.proxy import proxied
 from lepton_kit.ops.services import Running, start_service
-from lepton_kit.project.settings import SERVICES_VARIABLE, Settings
+from lepton_kit.project.settings import Settings
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.serving.replay import Plan
-from lepton_kit.telemetry.declaration import READY, Command, Declaration
+from lepton_kit.telemetry.declaration import READY, Declaration
 from lepton_kit.telemetry.rules import alert_name
 from lepton_kit.telemetry.slo import read_objectives
 
 LOAD_S = 3600.0
 """Seconds of load at most: it ends with the drill."""
 
-STARTED_S = 120.0
-OBSERVED_S, FRESH_S, WORKERS = 20.0, 4.0, 2
-RESTARTED = "feed-restarted"
-"""The file that tells that the feed was restarted: the command that restarts the feed makes it."""
+STARTED_S = 240.0
+RATE, OBSERVED_S, FRESH_S, WORKERS = 25.0, 20.0, 4.0, 2
+RESTART = 'actions.restart_feed = ["true"]\n'
+"""How the replayed feed is restarted: the record of the action is enough (`Strike`)."""
 
 COPIED = ("runbooks", "reports", "notebooks")
 ROOM = max(WORKERS + 1, os.cpu_count() or 1)
@@ -64,6 +61,28 @@ def remedies(may_have: str = "") -> str:
     return "most_per_hour = 100\nleast_probability = 0.5\n" + "".join(told)
 
 
+class Strike:
+    """When a fault is there: since it began, until a restart of the feed is recorded, where that ends it."""
+
+    def __init__(self, fault: Fault, service: Path) -> None:
+        self._fault, self._service = fault, service
+        self._actions: int | None = None
+
+    def begin(self) -> None:
+        """Let the fault begin with the next request."""
+        self._actions = len(read_actions(self._service))
+
+    def is_on(self) -> bool:
+        """Whether the fault is there now."""
+        if self._actions is None:
+            return False
+        return not (self._fault.is_restartable and self._is_restarted())
+
+    def _is_restarted(self) -> bool:
+        done = read_actions(self._service)[self._actions :]
+        return any((one["action"], one["outcome"]) == ("restart_feed", "done") for one in done)
+
+
 # --- the reference server ---------------------------------------------------------------------------------------------
 
 
@@ -76,14 +95,19 @@ class Served:
     model: str
     seed: int
     remedies: str = remedies(f", most_workers = {ROOM}, in_time = {IN_TIME_S}")
-    above: Mapping[str, str] = field(default_factory=dict)
-    _strikes: threading.Event = field(default_factory=threading.Event)
+    fresh_for: float = FRESH_S
+    ratings: float = 0.0
     _service: Running | None = None
+    _strike: Strike = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._strike = Strike(self.fault, self.project / "services" / self.model.partition("@")[0])
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
         """Run `lepton serve`."""
-        self._service = start_service(self.project, self.model, workers=WORKERS, fresh_for=FRESH_S)
+        fresh = self.fresh_for
+        self._service = start_service(self.project, self.model, workers=WORKERS, fresh_for=fresh, seconds=STARTED_S)
         try:
             yield self._service.address
         finally:
@@ -92,12 +116,13 @@ class Served:
     def asked(self) -> contextlib.AbstractContextManager[None]:
         """Replay prices."""
         assert self._service is not None
-        plan = Plan(find_arrivals(self.project, self.seed, rate=RATE), seconds=LOAD_S, feedback_after=1.0)
-        return loaded(self._service.folder, plan, self.fault, self._strikes, self.project / RESTARTED)
+        arrivals = find_arrivals(self.project, self.seed, rate=RATE)
+        plan = Plan(arrivals, seconds=LOAD_S, feedback_after=1.0, ratings=self.ratings)
+        return loaded(self._service.folder, plan, self.fault, self._strike.is_on)
 
     def strike(self) -> None:
         """Let the fault begin with the next request."""
-        self._strikes.set()
+        self._strike.begin()
 
 
 def served(project: Path, drill: Drill, fault: Fault, model: str) -> Served:
@@ -121,7 +146,7 @@ def drill_project(project: Path, name: str, model: str) -> Path:
     if service is None or heading not in settings:
         raise InputError(f"{project / 'lepton.toml'}: has no section {heading.strip()}, which a live drill needs")
     if "restart_feed" not in service.get("actions", {}):
-        settings = settings.replace(heading, f'{heading}actions.restart_feed = ["touch", "{RESTARTED}"]\n')
+        settings = settings.replace(heading, f"{heading}{RESTART}")
     return _copied(project, name, settings, (*COPIED, "models", "slo"))
 
 
@@ -150,17 +175,11 @@ class Declared:
     name: str
     declaration: Declaration
     remedies: str = remedies()
-    _strikes: threading.Event = field(default_factory=threading.Event)
     _service: int = 0
+    _strike: Strike = field(init=False)
 
-    @property
-    def above(self) -> Mapping[str, str]:
-        """Return the setting by which the command that restarts the feed also tells the drill."""
-        action = self.declaration.actions.get("restart_feed")
-        if not isinstance(action, Command):
-            return {}
-        told = ["sh", "-c", f'"$@" && touch {RESTARTED}', "restart", *action.run]
-        return {SERVICES_VARIABLE: f"{self.name}.actions.restart_feed = {json.dumps(told)}"}
+    def __post_init__(self) -> None:
+        self._strike = Strike(self.fault, self.project / "services" / self.name)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
@@ -183,7 +202,7 @@ class Declared:
     def asked(self) -> Iterator[None]:
         """Let the declaration's `drill.traffic` ask the proxy."""
         assert self.declaration.drill is not None
-        with proxied(self.address, self.declaration.columns.features, self.fault, self._is_on) as proxy:
+        with proxied(self.address, self.declaration.columns.features, self.fault, self._strike.is_on) as proxy:
             filled = {"{address}": proxy, "{parent}": str(self._service)}
             with self._process([filled.get(word, word) for word in self.declaration.drill.traffic]):
                 yield
@@ -200,25 +219,23 @@ class Declared:
             assert self.declaration.drill is not None
             values = Values(version=self.declaration.drill.bad_version)
             key = f"services.{self.name}.actions.deploy"
-            with _own_commands_first():
-                done = run_action(key, self.declaration.actions["deploy"], values, self.project)
+            done = run_action(key, self.declaration.actions["deploy"], values, self.project)
             if not done.is_done:
                 raise LeptonError(str(done))
-        self._strikes.set()
+        self._strike.begin()
 
     @property
     def address(self) -> str:
         """Return where the service answers."""
         return str(self.declaration.address).rstrip("/")
 
-    def _is_on(self) -> bool:
-        is_mended = self.fault.is_restartable and (self.project / RESTARTED).exists()
-        return self._strikes.is_set() and not is_mended
-
     @contextlib.contextmanager
     def _process(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-        with (self.project / "drill.log").open("ab") as log, _own_commands_first():
-            process = subprocess.Popen(words, cwd=self.project, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        environment = command_environment()
+        with (self.project / "drill.log").open("ab") as log:
+            process = subprocess.Popen(
+                words, cwd=self.project, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         try:
             yield process
         finally:
@@ -281,17 +298,6 @@ def declared_settings(project: Path, name: str) -> str:
     for objective in read_objectives(project / declaration.objectives):
         made += f'\n[alerts.{alert_name(objective)}]\nrunbook = "{diagnosis}"\non_resolved = "{health}"\n'
     return made
-
-
-@contextlib.contextmanager
-def _own_commands_first() -> Iterator[None]:
-    """Let `python` in a command be the one that runs here."""
-    before = os.environ.get("PATH", os.defpath)
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = before
 
 
 def _is_ready(address: str, declaration: Declaration) -> bool:

@@ -120,7 +120,7 @@ class _LiveCourse:
         seen = _Seen()
         with contextlib.ExitStack() as stack:
             address = stack.enter_context(self._stage.running())
-            above = {REMEDIES_VARIABLE: self._stage.remedies, WATCH_VARIABLE: WATCH, **self._stage.above}
+            above = {REMEDIES_VARIABLE: self._stage.remedies, WATCH_VARIABLE: WATCH}
             watch = stack.enter_context(watching(self._project, {**above, "LEPTON_PROJECT": str(self._project)}))
             self._tell(f"service at {address}, lepton watch at {watch}")
             stack.enter_context(self._stage.asked())

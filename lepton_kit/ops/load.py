@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def drive(
 
 
 @contextmanager
-def loaded(folder: Path, plan: Plan, fault: Fault, strikes: threading.Event, restarted: Path) -> Iterator[None]:
+def loaded(folder: Path, plan: Plan, fault: Fault, is_on: Callable[[], bool]) -> Iterator[None]:
     """Replay its subject's rows at a running service from a thread, until the end of what stands below this.
 
     Parameters
@@ -78,10 +78,8 @@ def loaded(folder: Path, plan: Plan, fault: Fault, strikes: threading.Event, res
         The service's.
     plan
         Arrival times, bounds and feedback.
-    fault, strikes
-        The fault, and the event with which it begins.
-    restarted
-        A file that the command makes which restarts the feed: a fault that a restart ends is over once it is there.
+    fault, is_on
+        The fault, and what says with each request whether it is there now.
     """
     over = threading.Event()
     address = running_address(folder)
@@ -93,8 +91,7 @@ def loaded(folder: Path, plan: Plan, fault: Fault, strikes: threading.Event, res
             def changed(item: Item, seconds: float) -> Item:
                 if over.is_set():
                     raise _OverError
-                is_mended = fault.is_restartable and restarted.exists()
-                return change(item, seconds) if strikes.is_set() and not is_mended else item
+                return change(item, seconds) if is_on() else item
 
             replay(address, rows, plan, changed)
 

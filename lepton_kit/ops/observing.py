@@ -68,4 +68,5 @@ def captured(
     if telemetry.scraper:  # what is scraped here carries the service's name, and no labels of another source
         declaration = declaration.model_copy(update={"match": {}})
     promises, source = [Promise.of(one) for one in objectives], telemetry.source
-    return capture(operator.name, declaration, operator.project, source, start, time.time(), folder, promises=promises)
+    project, key = operator.project, read_settings(operator.project).capture.key
+    return capture(operator.name, declaration, project, source, start, time.time(), folder, (), promises, key)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from lepton_kit.errors import InputError
 from lepton_kit.project.settings import Settings, read_settings
-from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.telemetry.declaration import Declaration, objectives_folder
 
 WRITTEN = "declaration.json"
 """What `lepton serve` writes into `services/<name>/` when it starts."""
@@ -37,7 +37,7 @@ def declared(project: Path, name: str, settings: Settings | None = None) -> Decl
     for entry in TOGETHER:
         given[entry] = {**written.get(entry, {}), **given.get(entry, {})}
     try:
-        return Declaration.model_validate({**written, **given})
+        return Declaration.model_validate({"objectives": objectives_folder(name), **written, **given})
     except ValidationError as error:
         raise InputError(f"{path}: {told(error, f'services.{name}')}") from error
 

@@ -29,6 +29,7 @@ from lepton_kit.telemetry.declaration import READY, Command, Declaration
 from lepton_kit.telemetry.readers import read_requests
 from lepton_kit.telemetry.recordings import FEATURE
 from lepton_kit.telemetry.scrape import parse
+from lepton_kit.telemetry.sealed import check_key
 from lepton_kit.telemetry.selectors import Selector, parse_selector
 from lepton_kit.telemetry.signals import ROLES, signals_of
 from lepton_kit.telemetry.slo import read_objectives
@@ -65,6 +66,8 @@ def examine(project: Path, names: Sequence[str] = ()) -> Iterator[Finding]:
         known = ", ".join(settings.services) or "none"
         raise InputError(f"service {unknown[0]!r}: not in {project / 'lepton.toml'} (there are: {known})")
     yield _quarto()
+    if settings.capture.key is not None:
+        yield _capture(settings.capture.key, project)
     if not settings.services:
         yield Finding("services", "absent", "lepton.toml declares none", "write a section [services.<name>]")
     for name in names or settings.services:
@@ -84,6 +87,14 @@ def _quarto() -> Finding:
     if found is None:
         return Finding("quarto", "absent", "not found: the report site is made of plain pages", "see README")
     return Finding("quarto", "ok", str(found.version))
+
+
+def _capture(key: str, project: Path) -> Finding:
+    try:
+        check_key(key, project)
+    except InputError as error:
+        return Finding("capture.key", "wrong", str(error))
+    return Finding("capture.key", "ok", "recordings are encrypted")
 
 
 def _examine(name: str, declaration: Declaration, settings: Settings, project: Path) -> Iterator[Finding]:
@@ -145,6 +156,9 @@ def _series(name: str, declaration: Declaration, settings: Settings, project: Pa
     if not wanted:
         yield Finding("signals", "absent", "none: nothing tells of queue, saturation or latency", "declare signals")
         return
+    if not is_address(settings.watch.source) and service_address(name, declaration, project) is None:
+        yield Finding("signals", "absent", "cannot be looked for without an address", "declare address")
+        return
     has = _finder(name, declaration, settings, project)
     for what, parts in wanted.items():
         missing = [text for text in parts.values() if not has(text)]
@@ -161,8 +175,8 @@ def _finder(name: str, declaration: Declaration, settings: Settings, project: Pa
     if is_address(source):
         opened = open_source(source, project)
         return lambda text: len(opened.query(text, now - RECENT_S, now)) > 0
-    address = service_address(name, declaration, project)
-    answer = _ask(address, "/metrics") if address is not None else None
+    address = service_address(name, declaration, project) or ""
+    answer = _ask(address, "/metrics")
     if answer is None or answer.status_code != 200:
         told = "does not answer" if answer is None else f"answers {answer.status_code}"
         raise InputError(f"{address}/metrics {told}: no selector can be looked for")

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
-from lepton_kit.telemetry.declaration import Declaration, Name, Section
+from lepton_kit.telemetry.declaration import Declaration, Name, Section, objectives_folder
 
 WATCH_VARIABLE = "LEPTON_WATCH"
 REMEDIES_VARIABLE = "LEPTON_REMEDIES"
@@ -130,6 +130,12 @@ class Schedule(Section):
     evidence_hours: float = Field(default=48, gt=0, le=24 * 90)
 
 
+class Capture(Section):
+    """How recordings are kept: `key` is where the key is (`env:NAME`, `file:PATH`) that they are encrypted with."""
+
+    key: str | None = None
+
+
 class Watch(Section):
     """How `lepton watch` works.
 
@@ -197,6 +203,14 @@ class Settings(Section):
     remedies: Remedies = Remedies()
     postmortem: Postmortem | None = None
     watch: Watch = Watch()
+    capture: Capture = Capture()
+
+    @model_validator(mode="after")
+    def _own_objectives(self) -> Settings:
+        for name, one in self.services.items():
+            if "objectives" not in one.model_fields_set:
+                self.services[name] = one.model_copy(update={"objectives": objectives_folder(name)})
+        return self
 
     def series_of(self, service: str) -> dict[str, str]:
         """Return the labels that the series of a service carry; none of a service that the settings do not name."""

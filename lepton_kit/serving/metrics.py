@@ -47,7 +47,12 @@ def reserve_files(folder: Path) -> None:
     Raises OSError when the disk has no room for them.
     """
     for kind in KINDS:
-        (folder / f"{kind}_{os.getpid()}.db").write_bytes(bytes(RESERVED_BYTES))
+        part = folder / f"{kind}_{os.getpid()}.part"
+        try:
+            part.write_bytes(bytes(RESERVED_BYTES))
+            part.replace(part.with_suffix(".db"))  # an empty file would end the sums of all workers
+        finally:
+            part.unlink(missing_ok=True)
 
 
 class VersionMetrics:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from uvicorn import _subprocess
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from lepton_kit.errors import InputError
@@ -177,6 +180,7 @@ def serve(
         service.metrics_folder.mkdir(parents=True)
         _note_start(service, chosen)
         give_to_workers(service)
+        _fork_workers()
         listener.set_inheritable(True)  # the workers take requests from it
         address = address_of(listener)
         declare(service, address, model)
@@ -198,6 +202,14 @@ def serve(
             (service.folder / "address").unlink(missing_ok=True)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+
+
+def _fork_workers() -> None:
+    """Let workers be forked from a process that has imported everything: each would take seconds to do so itself."""
+    if sys.platform == "linux":  # elsewhere libraries do not bear a fork
+        forks = multiprocessing.get_context("forkserver")
+        forks.set_forkserver_preload(["lepton_kit.cli", "lepton_kit.serving.app"])
+        _subprocess.spawn = forks  # type: ignore[assignment]  # where uvicorn takes its workers from
 
 
 def _note_start(service: ServiceConfig, version: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import time
 import zlib
@@ -101,7 +102,7 @@ class Worker:
         self.quarantine = Quarantine(config.folder)
         self.forecasts = Forecasts(wish.queue_limit or config.queue_limit, self.metrics)
         self.newest = 0.0
-        self._supervisor = os.getppid()
+        self._supervisor = multiprocessing.parent_process()
         self._untold: Report | None = None
         self._tell(None)
 
@@ -121,7 +122,7 @@ class Worker:
         looked = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            if os.getppid() != self._supervisor:
+            if self._supervisor is not None and not self._supervisor.is_alive():
                 os._exit(1)  # nobody would restart, scale or stop this worker any more
             now = time.monotonic()
             with contextlib.suppress(OSError):  # a full disk: answering goes on

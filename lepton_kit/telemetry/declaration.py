@@ -257,7 +257,7 @@ class Declaration(Section):
     drill
         What `lepton drill --live --service` starts.
     objectives
-        The folder of its objectives.
+        The folder of its objectives, `slo/<its name>` unless given.
     registry
         The folder of its models.
     subject
@@ -297,6 +297,15 @@ class Declaration(Section):
     def series(self, name: str) -> dict[str, str]:
         """Return the labels that the series of this service carry."""
         return self.match or {"job": name}
+
+
+def objectives_folder(name: str) -> str:
+    """Return the folder of the objectives of a service that names none.
+
+    >>> objectives_folder("goog")
+    'slo/goog'
+    """
+    return f"slo/{name}"
 
 
 READY = ("/v2/health/ready", "/readyz", "/healthz", "/health")

@@ -30,6 +30,8 @@ models/<version>/  model.safetensors, architecture.json, scaler.json: versions t
 truth.json         drills and benchmarks only: what was really done. `read_recording` does not read it
 ```
 
+With a key, each file but those of the models is encrypted (`lepton_kit.telemetry.sealed`); reading asks for the key.
+
 Times are UTC, ISO 8601 in text and `timestamp[us, UTC]` in Parquet. Predictions and actuals are in the unit of the
 service's answer; those of one recording agree. All text of a recording is untrusted: it comes from whoever wrote to the
 service's log. Control characters are made visible on reading; whoever displays text still escapes it.
@@ -68,6 +70,7 @@ from lepton_kit.telemetry.incident import (
     Window,
     printable,
 )
+from lepton_kit.telemetry.sealed import opened, seal
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.signals import ROLES, Signal, from_json, signals_of, to_json
 
@@ -229,11 +232,14 @@ def is_inside(times: pd.Series, window: Window) -> pd.Series:
     return times.between(pd.Timestamp(start), pd.Timestamp(min(window.end, last - slack) + slack))
 
 
-def write_recording(recording: Recording, folder: Path | str, truth: Mapping[str, Any] | None = None) -> Path:
+def write_recording(
+    recording: Recording, folder: Path | str, truth: Mapping[str, Any] | None = None, key: str | None = None
+) -> Path:
     """Write a recording whole or not at all, replacing what is there, and return its folder.
 
     An empty table leaves no file, which is how `read_recording` would say that it is absent. `truth` is what was really
-    done, for drills and benchmarks; it becomes `truth.json`. The folder's parent must be there.
+    done, for drills and benchmarks; it becomes `truth.json`. `key` says where the key is (`env:NAME`, `file:PATH`) that
+    all but the models are encrypted with. The folder's parent must be there.
     """
     folder = Path(folder)
     if not folder.parent.is_dir():
@@ -243,6 +249,8 @@ def write_recording(recording: Recording, folder: Path | str, truth: Mapping[str
         _write_parts(recording, temporary / "new")
         if truth is not None:
             _write_json(temporary / "new" / "truth.json", truth)
+        if key is not None:
+            seal(temporary / "new", key)
         if folder.exists():
             folder.rename(temporary / "old")
         (temporary / "new").rename(folder)
@@ -268,7 +276,8 @@ def _read_incident(path: Path) -> Incident:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with opened(path) as file:
+            content = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(content, dict):
@@ -355,7 +364,8 @@ class _Reader:
     def topology(self, path: Path) -> pd.DataFrame:
         """Read who calls whom."""
         try:
-            table = pd.read_csv(path, dtype=str)
+            with opened(path) as file:
+                table = pd.read_csv(file, dtype=str)
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: not readable as CSV ({printable(str(error), 200)})") from error
         _check_columns(table, TOPOLOGY_COLUMNS, path)
@@ -390,7 +400,8 @@ class _Reader:
 
 def _parquet(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        with opened(path) as file:
+            return pd.read_parquet(file)
     except (OSError, ValueError, NotImplementedError, KeyError, TypeError) as error:  # what pyarrow's errors are
         raise InputError(f"{path}: not readable as Parquet ({printable(str(error), 200)})") from error
 
@@ -410,7 +421,7 @@ def _check_columns(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> N
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file that hold anything; one above `LONGEST_LINE` bytes as a `?`, which is none."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             while line := file.readline(LONGEST_LINE):
                 is_whole = line.endswith(b"\n") or len(line) < LONGEST_LINE
                 while not is_whole and (rest := file.readline(LONGEST_LINE)):

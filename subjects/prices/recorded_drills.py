@@ -67,7 +67,7 @@ def record_drill(name: str, folder: Path) -> Path:
     """
     drill = DRILLS[name]
     fault = find_fault(drill.fault, drill.seed, drill.severity)
-    objectives = read_objectives(find_project() / "slo")
+    objectives = read_objectives(find_project() / "slo/goog")
     with tempfile.TemporaryDirectory() as scratch:
         struck = strike(fault, drill.seed, Path(scratch), objectives, _small)
         if struck.alerted is None:

@@ -42,6 +42,13 @@ async def feed(address: str, rate: float, seed: int, labels_after: float, parent
             await asyncio.sleep(max(0.0, began + sent / rate - time.monotonic()))
 
 
+def note(folder: Path, pid: int | None, words: list[str]) -> None:
+    """Say which process this is, or that it has ended: whole, as `manage.py` reads it at any moment."""
+    made = folder / "feed.new"
+    made.write_text(json.dumps({"pid": pid, "words": words}), encoding="utf-8")
+    made.replace(folder / "feed.json")
+
+
 def main() -> None:
     """Run the feed as its words say, with a note of them for whoever restarts it."""
     parser = argparse.ArgumentParser()
@@ -54,15 +61,14 @@ def main() -> None:
     told = parser.parse_args()
     words = ["-m", "subjects.scoring.feed", told.address, "--rate", str(told.rate)]
     words += ["--labels-after", str(told.labels_after), "--parent", str(told.parent), "--folder", str(told.folder)]
-    note = told.folder / "feed.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"pid": os.getpid(), "words": words}), encoding="utf-8")
+    told.folder.mkdir(parents=True, exist_ok=True)
+    note(told.folder, os.getpid(), words)
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(0)))
     try:
         asyncio.run(feed(told.address, told.rate, told.seed, told.labels_after, told.parent))
     finally:
         with contextlib.suppress(OSError):
-            note.write_text(json.dumps({"pid": None, "words": words}), encoding="utf-8")
+            note(told.folder, None, words)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from lepton_kit.ops.watch.webhook import Gate, Webhook, field_reasons, make_gate
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ending import repair
 from lepton_kit.serving.listening import address_of, listening
+from lepton_kit.telemetry.sealed import check_key
 
 STYLE = Path(__file__).with_name("style.css")
 MOST_GROUPS = 20  # of truncated alerts, on the status page
@@ -75,6 +76,8 @@ class Watcher:
 
     def __init__(self, settings: Settings, project: Path, gate: Gate, host: str = "127.0.0.1") -> None:
         self.settings, self.project, self.gate, self.host = settings, project, gate, host
+        if settings.capture.key is not None:
+            check_key(settings.capture.key, project)
         self.metrics = Metrics()
         self.routes = Routes(settings, project)
         self.policy = Policy(settings, project)

@@ -33,6 +33,12 @@ def source_of(settings: Settings, project: Path, timeout: float = 30.0) -> Sourc
     return open_source(settings.watch.source, project, timeout)
 
 
+def source_to_capture(settings: Settings, project: Path) -> Source | None:
+    """Open the source that the settings name; None while there is no store in its folder: the rest is captured then."""
+    where = settings.watch.source
+    return source_of(settings, project) if is_address(where) or (project / where).is_dir() else None
+
+
 def is_address(source: str) -> bool:
     """Say whether a source is a server, not a folder."""
     return source.startswith(("http://", "https://"))
@@ -89,8 +95,9 @@ def _freeze(
     if (folder / "incident.json").is_file():
         return folder
     declaration = declared(project, name, settings)
-    source, promises = source_of(settings, project), promises_of(name, settings, project)
-    capture(name, declaration, project, source, start, time.time(), folder, alerts, promises)
+    source, promises = source_to_capture(settings, project), promises_of(name, settings, project)
+    key = settings.capture.key
+    capture(name, declaration, project, source, start, time.time(), folder, alerts, promises, key)
     return folder
 
 

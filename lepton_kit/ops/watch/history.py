@@ -10,6 +10,7 @@ import contextlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,8 +20,9 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, single_name, write_atomically
 from lepton_kit.ops.operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
+from lepton_kit.ops.watch.jobs import Job
 from lepton_kit.ops.watch.objectives import alerted_objective
-from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.rehearsals import read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.project.settings import Settings
@@ -122,44 +124,17 @@ def settled_history(incident: Incident, queue: Queue, settings: Settings, projec
 
 
 def _alert(incident: Incident) -> form.Alert:
-    return form.Alert.model_validate(
-        {
-            "name": incident.name,
-            "severity": incident.severity,
-            "status": incident.status,
-            "starts_at": incident.starts_at,
-            "ends_at": incident.ends_at,
-            "received": _moment(incident.received),
-            "origin": incident.origin,
-            "summary": incident.alert.get("annotations", {}).get("summary", ""),
-        }
-    )
+    summary = incident.alert.get("annotations", {}).get("summary", "")
+    return form.Alert.model_validate({**vars(incident), "summary": summary})
 
 
 def _job(job: Job, repair: Remedy | None, project: Path, problems: list[str]) -> form.Job:
-    decisions = [
-        form.Decision(time=_moment(one.at), is_approved=one.is_approved, by=one.by, via=one.via, note=one.note)
-        for one in (repair.decisions if repair else ())
-    ]
-    return form.Job.model_validate(
-        {
-            "kind": job.kind,
-            "name": job.name,
-            "notebook": job.notebook,
-            "state": job.state,
-            "status": job.status,
-            "error": job.error,
-            "queued": _moment(job.queued),
-            "started": None if job.started is None else _moment(job.started),
-            "ended": None if job.ended is None else _moment(job.ended),
-            "attempts": job.attempts,
-            "run": _run(job, project, problems),
-            "is_automatic": repair.is_automatic if repair else True,
-            "why": repair.why if repair else "",
-            "plan": read_rehearsal(repair.rehearsal, project).plan if repair and repair.rehearsal else "",
-            "decisions": decisions,
-        }
-    )
+    told: dict[str, Any] = {**vars(job), "run": _run(job, project, problems)}
+    if repair is not None:
+        decisions = [form.Decision.model_validate({**vars(one), "time": one.at}) for one in repair.decisions]
+        plan = read_rehearsal(repair.rehearsal, project).plan if repair.rehearsal else ""
+        told |= {"is_automatic": repair.is_automatic, "why": repair.why, "plan": plan, "decisions": decisions}
+    return form.Job.model_validate(told)
 
 
 def _run(job: Job, project: Path, problems: list[str]) -> form.Run | None:
@@ -215,7 +190,3 @@ def _promise(incident: Incident, settings: Settings, project: Path, problems: li
         problems.append(f"no objective of service {incident.service!r} belongs to the alert {incident.name!r}")
         return None
     return Promise.of(one, settings.watch.time_scale)
-
-
-def _moment(at: float) -> datetime:
-    return datetime.fromtimestamp(at, UTC)

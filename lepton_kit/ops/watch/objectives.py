@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from lepton_kit.errors import InputError
 from lepton_kit.project.settings import Settings
-from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.telemetry.declaration import objectives_folder
 
 if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.ops.watch.queue import Incident
     from lepton_kit.telemetry.burn_rates import Status
     from lepton_kit.telemetry.slo import Objective
-
-SHARED = Declaration.model_fields["objectives"].default
-"""The folder of the objectives of services that name none of their own."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,13 @@ def declared_objectives(settings: Settings, project: Path) -> list[Objective]:
     """
     from lepton_kit.telemetry.slo import read_objectives
 
-    folders = dict.fromkeys(service.objectives for service in settings.services.values())
-    if not folders or any((project / SHARED).glob("*.y*ml")):
-        folders |= {SHARED: None}
+    folders = {
+        one.objectives: None
+        for name, one in settings.services.items()
+        if one.objectives != objectives_folder(name) or (project / one.objectives).is_dir()
+    }
+    beside = sorted({path.parent for path in (project / "slo").rglob("*.y*ml")})  # of services that nobody declared
+    folders |= dict.fromkeys(path.relative_to(project).as_posix() for path in beside)
     found: dict[tuple[str, str], Objective] = {}
     for folder in folders:
         for one in read_objectives(project / folder):

@@ -9,13 +9,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from lepton_kit.ops.watch import flaps, remedies
+from lepton_kit.ops.watch import flaps, jobs, remedies
+from lepton_kit.ops.watch.jobs import Job, Kind, Start
 from lepton_kit.ops.watch.remedies import Decision, Proposal, Remedy
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.ids import the_one
-from lepton_kit.runs.ledger import LEASE_S, Ledger, Owner
+from lepton_kit.runs.ledger import LEASE_S, Ledger
 
 MOST_ATTEMPTS = 5
 CLOCK_STEP_S = 600.0
@@ -30,13 +31,7 @@ _SCHEMA = (
     "CREATE INDEX IF NOT EXISTS incidents_firing ON incidents (origin) WHERE status = 'firing'",
     "CREATE INDEX IF NOT EXISTS incidents_received ON incidents (received)",
     "CREATE INDEX IF NOT EXISTS incidents_subject ON incidents (subject) WHERE status = 'firing'",
-    """CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
-    incident TEXT, notebook TEXT NOT NULL, parameters TEXT NOT NULL, queued REAL NOT NULL, state TEXT NOT NULL,
-    run_id TEXT, status TEXT, error TEXT, started REAL, ended REAL, attempts INTEGER NOT NULL DEFAULT 0,
-    host TEXT, boot TEXT, pid INTEGER, born TEXT, lease REAL)""",
-    "CREATE INDEX IF NOT EXISTS jobs_open ON jobs (state) WHERE state IN ('queued', 'running')",
-    "CREATE INDEX IF NOT EXISTS jobs_of_incident ON jobs (incident)",
+    *jobs.SCHEMA,
     "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, handled REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
     "CREATE TABLE IF NOT EXISTS left_open (job INTEGER PRIMARY KEY)",
@@ -47,18 +42,7 @@ _SCHEMA = (
 SAME_AS = "runs nothing of its own, being the same as "
 RANKS = {"page": 4, "critical": 4, "error": 3, "major": 3, "high": 3, "warning": 2, "ticket": 2, "minor": 2, "info": 1}
 """How grave a severity is, by the words that rules of alerts use; other words are the least grave."""
-LOOK = ":look-"
 SAME_S = 600.0  # what burns a budget fast burns it slowly too: two alerts, and one thing to find out
-Kind = Literal["alert", "recovery", "schedule", "remedy", "postmortem"]
-STATES = ("queued", "waiting", "running", "ended", "refused")
-
-
-@dataclass(frozen=True)
-class Start:
-    """A notebook to run, with values for its parameters."""
-
-    notebook: str
-    parameters: dict[str, Any]
 
 
 class Router(Protocol):
@@ -96,38 +80,7 @@ class Incident:
     recording: str | None
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run that is asked for.
-
-    `state` is `queued`, `waiting` (for a person's decision), `running`, `ended` (then `status` is the run's) or
-    `refused` (then `error` says why it never ran). `key` is its idempotency key.
-    """
-
-    number: int
-    key: str
-    kind: Kind
-    name: str
-    incident: str | None
-    notebook: str
-    parameters: dict[str, Any]
-    queued: float
-    state: str
-    run_id: str | None
-    status: str | None
-    error: str | None
-    started: float | None
-    ended: float | None
-    attempts: int
-
-    @property
-    def look(self) -> int:
-        """Return the how-manieth run of an alert's runbook for one incident it is, from 1 on."""
-        return int(self.key.rpartition(LOOK)[2]) if LOOK in self.key else 1
-
-
-_INCIDENT = "id, fingerprint, starts_at, name, service, severity, status, ends_at, origin, alert, received, seen, note, recording"  # noqa: E501 - one list
-_JOB = "number, key, kind, name, incident, notebook, parameters, queued, state, run_id, status, error, started, ended, attempts"  # noqa: E501 - one list
+_INCIDENT = ", ".join(Incident.__dataclass_fields__)
 
 
 class Queue(Ledger):
@@ -238,19 +191,12 @@ class Queue(Ledger):
     def add(self, kind: Kind, name: str, key: str, start: Start) -> None:
         """Queue a run, unless one with its key is known."""
         with self._transaction() as ledger:
-            _add(ledger, kind, name, key, start)
+            jobs.add(ledger, kind, name, key, start)
 
     def take(self) -> Job | None:
         """Make this process the one that runs the oldest queued job that may start now, and return that."""
-        me = Owner.me()
         with self._transaction() as ledger:
-            row = ledger.execute(
-                "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1, host = ?, boot = ?, pid = ?,"
-                " born = ?, lease = ? WHERE number ="
-                f" (SELECT number FROM jobs WHERE {remedies.READY} ORDER BY number LIMIT 1) RETURNING {_JOB}",
-                [time.time(), me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
-            ).fetchone()
-        return _job(row) if row else None
+            return jobs.take(ledger, remedies.READY)
 
     def still_running(self, job: Job) -> None:
         """Lengthen this process' lease of a job."""
@@ -274,41 +220,33 @@ class Queue(Ledger):
         `most_per_hour` of them may start by themselves within an hour, for each service. `leaves_open` says that the
         run left its incident as it was: a diagnosis that found no cause, a repair that did not help.
         """
-        me = Owner.me()
         with self._transaction() as ledger:
-            mine = ledger.execute(
-                "UPDATE jobs SET state = 'ended', run_id = ?, status = ?, error = NULL, ended = ?"
-                " WHERE number = ? AND host = ? AND boot = ? AND pid = ? AND born = ? RETURNING number",
-                [run_id, status, time.time(), job.number, me.host, me.boot, me.pid, me.born],
-            ).fetchone()
-            if mine is not None and job.incident is not None:
+            is_mine = jobs.move_mine(ledger, "end", job.number, run_id=run_id, status=status, error=None)
+            if is_mine and job.incident is not None:
                 remedies.propose(ledger, job.incident, proposals, most_per_hour)
                 if leaves_open:
                     ledger.execute("INSERT OR IGNORE INTO left_open VALUES (?)", [job.number])
 
     def refuse(self, job: Job, error: str) -> None:
         """Note why a job is not run."""
-        refused = "UPDATE jobs SET state = 'refused', error = ?, ended = ? WHERE number = ?"
-        self._change_mine(refused, error, time.time(), job.number)
+        with self._transaction() as ledger:
+            jobs.move_mine(ledger, "refuse", job.number, error=error)
 
     def give_back(self, job: Job, error: str) -> None:
         """Queue a job of this process again: its run was cancelled, and shall be made later."""
-        self._change_mine("UPDATE jobs SET state = 'queued', error = ? WHERE number = ?", error, job.number)
+        with self._transaction() as ledger:
+            jobs.move_mine(ledger, "give back", job.number, error=error)
 
     def requeue_abandoned(self) -> list[Job]:
         """Queue the jobs again whose process has died; refuse one that has outlived too many. Return them."""
         with self._transaction() as ledger:
-            rows = ledger.execute(f"SELECT {_JOB}, host, boot, pid, born, lease FROM jobs WHERE state = 'running'")
-            dead = [_job(row[:15]) for row in rows.fetchall() if Owner(*row[15:19]).is_dead(row[19])]
+            dead = jobs.abandoned(ledger)
             for job in dead:
                 if job.attempts >= MOST_ATTEMPTS:
                     error = f"given up: the process that ran it was killed {job.attempts} times"
-                    ledger.execute(
-                        "UPDATE jobs SET state = 'refused', error = ?, ended = ? WHERE number = ?",
-                        [error, time.time(), job.number],
-                    )
+                    jobs.move(ledger, "give up", "number = ?", [job.number], error=error)
                 else:
-                    ledger.execute("UPDATE jobs SET state = 'queued' WHERE number = ?", [job.number])
+                    jobs.move(ledger, "give back", "number = ?", [job.number])
         return dead
 
     def jobs(self, most: int = 50, incident: str | None = None, state: str | None = None) -> list[Job]:
@@ -316,13 +254,15 @@ class Queue(Ledger):
         conditions = {"incident": incident, "state": state}
         given = {name: value for name, value in conditions.items() if value is not None}
         where = "WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""
-        rows = self._read(f"SELECT {_JOB} FROM jobs {where} ORDER BY number DESC LIMIT ?", *given.values(), most)
-        return [_job(row) for row in rows]
+        rows = self._read(
+            f"SELECT {jobs.COLUMNS} FROM jobs {where} ORDER BY number DESC LIMIT ?", *given.values(), most
+        )
+        return [jobs.job_of(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""
         found = dict(self._read("SELECT state, count(*) FROM jobs GROUP BY state"))
-        return {state: found.get(state, 0) for state in STATES}
+        return {state: found.get(state, 0) for state in jobs.STATES}
 
     def queued(self) -> int:
         """Return how many jobs may start now."""
@@ -378,7 +318,7 @@ class Queue(Ledger):
             remedies.hold_followers(ledger)
             if postmortem is not None:
                 for incident in remedies.due_postmortems(ledger, when):
-                    _add(ledger, "postmortem", incident, f"postmortem:{incident}", postmortem, incident)
+                    jobs.add(ledger, "postmortem", incident, f"postmortem:{incident}", postmortem, incident)
 
     def look_again(self, pause: float, most: int) -> None:
         """Queue the alert's runbook once more for incidents that were left open; safe to ask again.
@@ -400,12 +340,10 @@ class Queue(Ledger):
                 [time.time() - pause, most - 1],
             ).fetchall()
             for incident, looks in due:
-                ledger.execute(
-                    "INSERT INTO jobs (key, kind, name, incident, notebook, parameters, queued, state)"
-                    f" SELECT key || '{LOOK}' || ?, kind, name, incident, notebook, parameters, ?, 'queued' FROM jobs"
-                    " WHERE incident = ? AND kind = 'alert' ORDER BY number LIMIT 1 ON CONFLICT (key) DO NOTHING",
-                    [looks + 1, time.time(), incident],
-                )
+                first = f"SELECT {jobs.COLUMNS} FROM jobs WHERE incident = ? AND kind = 'alert' ORDER BY number LIMIT 1"
+                job = jobs.job_of(ledger.execute(first, [incident]).fetchone())
+                start = Start(job.notebook, job.parameters)
+                jobs.add(ledger, "alert", job.name, f"{job.key}{jobs.LOOK}{looks + 1}", start, incident)
 
     # --- schedules and notes ---
 
@@ -433,10 +371,8 @@ class Queue(Ledger):
             if due is not None:
                 key = f"schedule:{name}:{due:.0f}"
                 while ledger.execute("SELECT 1 FROM jobs WHERE key = ?", [key]).fetchone():
-                    key = (
-                        f"schedule:{name}:{secrets.token_hex(4)}:{due:.0f}"  # it was due once while the clock was ahead
-                    )
-                _add(ledger, "schedule", name, key, start)
+                    key = f"schedule:{name}:{secrets.token_hex(4)}:{due:.0f}"  # it was due while the clock was ahead
+                jobs.add(ledger, "schedule", name, key, start)
         return due
 
     def set_note(self, name: str, text: str) -> None:
@@ -488,7 +424,7 @@ def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router
         ],
     )  # fmt: skip
     if isinstance(start, Start):
-        _add(ledger, "alert", alert.name, f"alert:{alert.fingerprint}:{alert.since}", start, alert.incident)
+        jobs.add(ledger, "alert", alert.name, f"alert:{alert.fingerprint}:{alert.since}", start, alert.incident)
     if flap is not None:
         flaps.hold(ledger, alert.incident, flap)
     return note
@@ -523,24 +459,9 @@ def _resolve(ledger: sqlite3.Connection, alert: Alert, router: Router, note: str
     )
     remedies.withdraw(ledger, alert.incident)
     if isinstance(start, Start):
-        _add(ledger, "recovery", alert.name, f"recovery:{alert.fingerprint}:{alert.since}", start, alert.incident)
-
-
-def _add(
-    ledger: sqlite3.Connection, kind: Kind, name: str, key: str, start: Start, incident: str | None = None
-) -> None:
-    ledger.execute(
-        "INSERT INTO jobs (key, kind, name, incident, notebook, parameters, queued, state)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued') ON CONFLICT (key) DO NOTHING",
-        [key, kind, name, incident, start.notebook, json.dumps(start.parameters), time.time()],
-    )
+        jobs.add(ledger, "recovery", alert.name, f"recovery:{alert.fingerprint}:{alert.since}", start, alert.incident)
 
 
 def _incident(row: tuple[Any, ...]) -> Incident:
-    held = dict(zip(_INCIDENT.split(", "), row, strict=True))
+    held = dict(zip(Incident.__dataclass_fields__, row, strict=True))
     return Incident(**held | {"alert": json.loads(held["alert"])})
-
-
-def _job(row: tuple[Any, ...]) -> Job:
-    held = dict(zip(_JOB.split(", "), row, strict=True))
-    return Job(**held | {"parameters": json.loads(held["parameters"])})

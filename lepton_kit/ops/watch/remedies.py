@@ -6,7 +6,6 @@ whoever else asks at the same moment.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -14,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch import jobs
 from lepton_kit.ops.watch.flaps import WAITS
+from lepton_kit.ops.watch.jobs import Start
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS remedies (
@@ -25,7 +26,6 @@ SCHEMA = (
     number INTEGER PRIMARY KEY AUTOINCREMENT, job INTEGER NOT NULL, is_approved INTEGER NOT NULL, at REAL NOT NULL,
     by TEXT NOT NULL, via TEXT NOT NULL, note TEXT NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS rehearsals (job INTEGER PRIMARY KEY, run_id TEXT NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS jobs_waiting ON jobs (state) WHERE state = 'waiting'",
 )
 HOUR_S = 3600.0
 WITHDRAWN = "withdrawn: the alert ended before anybody decided"
@@ -118,20 +118,14 @@ def propose(ledger: sqlite3.Connection, incident: str, proposals: Sequence[Propo
 def _insert(
     ledger: sqlite3.Connection, incident: str, service: str, proposal: Proposal, why: str, follows: int | None
 ) -> int | None:
-    made = ledger.execute(
-        "INSERT INTO jobs (key, kind, name, incident, notebook, parameters, queued, state)"
-        " VALUES (?, 'remedy', ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING RETURNING number",
-        [
-            f"remedy:{incident}:{proposal.cause}", proposal.cause, incident, proposal.notebook,
-            json.dumps(proposal.parameters), time.time(), "waiting" if why else "queued",
-        ],
-    ).fetchone()  # fmt: skip
+    start, key = Start(proposal.notebook, proposal.parameters), f"remedy:{incident}:{proposal.cause}"
+    made = jobs.add(ledger, "remedy", proposal.cause, key, start, incident, "waiting" if why else "queued")
     if made is None:
         return None
-    values = [made[0], incident, service, proposal.cause, follows, not why, why]
+    values = [made, incident, service, proposal.cause, follows, not why, why]
     ledger.execute("INSERT INTO remedies VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-    note_rehearsal(ledger, int(made[0]), proposal.rehearsal)
-    return int(made[0])
+    note_rehearsal(ledger, made, proposal.rehearsal)
+    return made
 
 
 def note_rehearsal(ledger: sqlite3.Connection, job: int, run_id: str | None) -> None:
@@ -164,10 +158,9 @@ def hold(ledger: sqlite3.Connection, job: int, why: str) -> None:
         [job],
     ).fetchone()
     if is_over:
-        refused = "UPDATE jobs SET state = 'refused', error = ?, ended = ? WHERE number = ?"
-        ledger.execute(refused, [f"{WITHDRAWN} ({why})", time.time(), job])
+        jobs.move(ledger, "withdraw", "number = ?", [job], error=f"{WITHDRAWN} ({why})")
     else:
-        ledger.execute("UPDATE jobs SET state = 'waiting', error = NULL WHERE number = ?", [job])
+        jobs.move(ledger, "hold", "number = ?", [job], error=None)
     ledger.execute("UPDATE remedies SET automatic = 0, follows = NULL, why = ? WHERE job = ?", [why, job])
 
 
@@ -194,11 +187,9 @@ def hold_followers(ledger: sqlite3.Connection) -> None:
 
 def withdraw(ledger: sqlite3.Connection, incident: str) -> None:
     """Refuse the repairs of an incident that wait for a person or for another one: they would repair what is over."""
-    chosen = " WHERE incident = ? AND kind = 'remedy' AND state"
-    refused = f"UPDATE jobs SET state = 'refused', error = ?, ended = ?{chosen}"
-    follows = "AND number IN (SELECT job FROM remedies WHERE follows IS NOT NULL)"
-    for state, why, only in (("waiting", WITHDRAWN, ""), ("queued", NOT_STARTED, follows)):
-        ledger.execute(f"{refused} = ? {only}", [why, time.time(), incident, state])
+    own, follows = "incident = ? AND kind = 'remedy'", "number IN (SELECT job FROM remedies WHERE follows IS NOT NULL)"
+    jobs.move(ledger, "withdraw", f"{own} AND state = 'waiting'", [incident], error=WITHDRAWN)
+    jobs.move(ledger, "withdraw", f"{own} AND state = 'queued' AND {follows}", [incident], error=NOT_STARTED)
 
 
 def decide(ledger: sqlite3.Connection, job: int, decision: Decision) -> str:
@@ -209,20 +200,18 @@ def decide(ledger: sqlite3.Connection, job: int, decision: Decision) -> str:
     InputError
         When it does not wait: it was decided on already, was withdrawn, or there is none.
     """
-    now, rejected = decision.at, f"rejected by {decision.by}" + (f": {decision.note}" if decision.note else "")
-    waits = "WHERE number = ? AND kind = 'remedy' AND state = 'waiting' RETURNING incident"
+    chosen = "number = ? AND kind = 'remedy'"
     if decision.is_approved:  # a run that was broken off is not taken for the one that is approved now
-        changed = ledger.execute(f"UPDATE jobs SET state = 'queued', run_id = NULL, attempts = 0 {waits}", [job])
+        moved = jobs.move(ledger, "approve", chosen, [job], run_id=None, attempts=0)
     else:
-        changed = ledger.execute(
-            f"UPDATE jobs SET state = 'refused', error = ?, ended = ? {waits}", [rejected, now, job]
-        )
-    if (row := changed.fetchone()) is None:
+        error = f"rejected by {decision.by}" + (f": {decision.note}" if decision.note else "")
+        moved = jobs.move(ledger, "reject", chosen, [job], error=error)
+    if not moved:
         raise InputError(f"repair {job}: {_why_not_waiting(ledger, job)}")
     ledger.execute("UPDATE remedies SET automatic = 0 WHERE job = ?", [job])
-    values = [job, decision.is_approved, now, decision.by, decision.via, decision.note]
+    values = [job, decision.is_approved, decision.at, decision.by, decision.via, decision.note]
     ledger.execute("INSERT INTO decisions (job, is_approved, at, by, via, note) VALUES (?, ?, ?, ?, ?, ?)", values)
-    return str(row[0])
+    return str(moved[0].incident)
 
 
 def _why_not_waiting(ledger: sqlite3.Connection, job: int) -> str:

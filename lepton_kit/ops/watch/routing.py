@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.jobs import Start
 from lepton_kit.ops.watch.objectives import read_all_objectives
-from lepton_kit.ops.watch.queue import Start
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import Action, AlertRule, FromLabel, Settings
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook

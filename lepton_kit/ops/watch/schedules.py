@@ -6,22 +6,22 @@ import logging
 import threading
 import time
 import zoneinfo
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from apscheduler.triggers.cron import CronTrigger
+from cronsim import CronSim, CronSimError
 
 from lepton_kit.errors import InputError
-from lepton_kit.ops.watch.queue import Queue, Start
+from lepton_kit.ops.watch.jobs import Start
+from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
 from lepton_kit.project.settings import Schedule, Settings
 
 logger = logging.getLogger("lepton.watch")
 LOOK_S = 30.0
 """The clock is looked at so often whatever it said last: it may be put back or forward, and stands still in sleep."""
-DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
 class Schedules:
@@ -57,16 +57,16 @@ class Schedules:
 
     def handle(self, name: str) -> float | None:
         """Queue the run that is due, if any; return the time it was due (Unix seconds)."""
-        trigger, start = self._plans[name]
-        due = self._queue.handle_schedule(name, start, lambda handled: latest_due(trigger, handled, time.time()))
+        cron, start = self._plans[name]
+        due = self._queue.handle_schedule(name, start, lambda handled: cron.latest_due(handled, time.time()))
         if due is not None:
             self._on_work()
         return due
 
-    def next_times(self) -> dict[str, datetime | None]:
+    def next_times(self) -> dict[str, datetime]:
         """Return when each schedule is due next."""
         now = datetime.now(UTC)
-        return {name: trigger.get_next_fire_time(None, now) for name, (trigger, _) in self._plans.items()}
+        return {name: cron.next_due(now) for name, (cron, _) in self._plans.items()}
 
     def notebook(self, name: str) -> str:
         """Return what a schedule runs."""
@@ -77,7 +77,7 @@ class Schedules:
         while not self._stopping.is_set():
             for name in self._plans:
                 self._handle_or_warn(name)
-            times = [due.timestamp() for due in self.next_times().values() if due is not None]
+            times = [due.timestamp() for due in self.next_times().values()]
             self._stopping.wait(min(max(min(times, default=float("inf")) - time.time(), 0.01), LOOK_S))
 
     def _handle_or_warn(self, name: str) -> None:
@@ -87,132 +87,50 @@ class Schedules:
             logger.warning("schedule %s: %s", name, error)
 
 
-class Cron(CronTrigger):  # type: ignore[misc] # the library has no types
-    """A cron expression in a time zone whose clocks are changed.
+@dataclass(frozen=True)
+class Cron:
+    """A cron expression of five fields in a time zone, as Debian's cron takes it: 0 and 7 are Sunday.
 
-    A time of day that a change repeats is due the first time it comes; one that it leaves out is due as if the clock
-    had gone on. With every hour (`*`) it is due at each such minute that really comes, as cron does it.
-    """
-
-    CHANGE = timedelta(hours=3)  # how near a change may be to matter
-
-    @cached_property
-    def _wall(self) -> CronTrigger:
-        """The expression as a clock without a zone shows it."""
-        wall = CronTrigger(timezone=UTC)
-        wall.fields = self.fields
-        return wall
-
-    @cached_property
-    def _is_hourly(self) -> bool:
-        return any(field.name == "hour" and str(field) in ("*", "*/1") for field in self.fields)
-
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        """Return when it is due next, from `now` on; the last time it was due makes no difference."""
-        near = (now.astimezone(UTC) + one for one in (-self.CHANGE, self.CHANGE))
-        is_changed = len({moment.astimezone(self.timezone).utcoffset() for moment in near}) > 1
-        begin = now.astimezone(self.timezone).replace(tzinfo=UTC, fold=0)
-        found: list[datetime] = []
-        for wall in self._walls(begin - self.CHANGE if is_changed else begin):
-            if found and (not is_changed or wall > begin + self.CHANGE):
-                break
-            found += [moment for moment in self._moments(wall) if moment >= now]
-        return min(found, key=datetime.timestamp, default=None)
-
-    def _walls(self, after: datetime) -> Iterator[datetime]:
-        """Return the times that match, as a clock shows them, from one on."""
-        found = self._wall.get_next_fire_time(None, after)
-        while found is not None:
-            yield found
-            found = self._wall.get_next_fire_time(None, found + timedelta(microseconds=1))
-
-    def _moments(self, wall: datetime) -> list[datetime]:
-        """Return when clocks of the zone show a time: once, or twice, or never and all the same once."""
-        first, second = (wall.replace(tzinfo=self.timezone, fold=fold) for fold in (0, 1))
-        if not self._is_hourly:
-            return [first]
-        is_shown = first.astimezone(UTC).astimezone(self.timezone).replace(tzinfo=UTC, fold=0) == wall
-        return [first, second] if is_shown else []
-
-
-def latest_due(trigger: CronTrigger, after: float, now: float) -> float | None:
-    """Return the latest due time in the span from `after` (excluded) to `now` (included), in Unix seconds; or None.
-
-    Examples
-    --------
-    >>> latest_due(cron_trigger("*/5 * * * *", "UTC"), 0.0, 1000.0)
-    900.0
-    """
-    for span in (3600.0, 86400.0, 32 * 86400.0, float("inf")):  # near times first: each step finds few due times
-        start = max(after, now - span)
-        found, due = None, _next(trigger, start)
-        while due is not None and due <= now:
-            found, due = due, _next(trigger, due)
-        if found is not None or start == after:
-            return found
-    return None
-
-
-def _next(trigger: CronTrigger, after: float) -> float | None:
-    moment = datetime.fromtimestamp(after, UTC) + timedelta(microseconds=1)
-    found = trigger.get_next_fire_time(None, moment)
-    return None if found is None else float(found.timestamp())
-
-
-def cron_trigger(expression: str, timezone: str) -> Cron:
-    """Read a cron expression of five fields as cron does: 0 and 7 are Sunday.
+    A time of day that a change of clocks repeats is due the first time it comes; one that it leaves out, when they
+    have changed. With every hour (`*`) it is due at each such minute that really comes.
 
     Raises
     ------
     InputError
-        When it is none, is never due, or names both days of the month and of the week (cron means "or" by that,
-        APScheduler "and").
+        When there is no such zone, or the expression is none or never due.
 
     Examples
     --------
-    >>> cron_trigger("0 6 * * 1-5", "UTC")
-    <Cron (month='*', day='*', day_of_week='mon,tue,wed,thu,fri', hour='6', minute='0', timezone='UTC')>
+    >>> Cron("*/5 * * * *").latest_due(0.0, 1000.0)
+    900.0
     """
-    try:
-        zone = zoneinfo.ZoneInfo(timezone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise InputError(f"timezone {timezone!r}: not known; write one such as 'UTC' or 'Europe/Berlin'") from error
-    fields = expression.split()
-    if len(fields) != 5:
-        raise InputError(f"cron {expression!r}: must have five fields: minute, hour, day, month, day of week")
-    if fields[2] != "*" and fields[4] != "*":
-        raise InputError(f"cron {expression!r}: give days of the month or days of the week, not both")
-    try:
-        fields[4] = ",".join(_weekdays(part) for part in fields[4].lower().split(","))
-        trigger: Cron = Cron.from_crontab(" ".join(fields), zone)
-    except ValueError as error:
-        raise InputError(f"cron {expression!r}: {error}") from error
-    if trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
-        raise InputError(f"cron {expression!r}: is never due: no month that it names has such a day")
-    return trigger
 
+    expression: str
+    timezone: str = "UTC"
 
-def _weekdays(part: str) -> str:
-    """Return a part of the field of weekdays by names: APScheduler counts from Monday, cron from Sunday."""
-    span, _, step = part.partition("/")
-    if span == "*" and not step:
-        return "*"
-    first, dash, last = span.partition("-")
-    start, end = (0, 6) if span == "*" else (_weekday(first), _weekday(last) if dash else _weekday(first))
-    if end < start:
-        raise ValueError(f"weekdays {span!r}: the last lies before the first")
-    if step and (not step.isdecimal() or int(step) == 0):
-        raise ValueError(f"weekdays {part!r}: the step must be a number above 0")
-    chosen = range(start, (6 if step and not dash else end) + 1, int(step or 1))
-    return ",".join(dict.fromkeys(DAYS[day % 7] for day in chosen))
+    def __post_init__(self) -> None:
+        try:
+            zone = zoneinfo.ZoneInfo(self.timezone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            said = f"timezone {self.timezone!r}: not known; write one such as 'UTC' or 'Europe/Berlin'"
+            raise InputError(said) from error
+        try:
+            if len(self.expression.split()) != 5:
+                raise CronSimError("must have five fields: minute, hour, day, month, day of week")
+            next(CronSim(self.expression, datetime(2000, 1, 1, tzinfo=zone)))
+        except (CronSimError, StopIteration) as error:
+            raise InputError(f"cron {self.expression!r}: {str(error) or 'is never due'}") from error
 
+    def next_due(self, after: datetime) -> datetime:
+        """Return the first due time after a time."""
+        found: datetime = next(CronSim(self.expression, after.astimezone(zoneinfo.ZoneInfo(self.timezone))))
+        return found
 
-def _weekday(text: str) -> int:
-    if text in DAYS:
-        return DAYS.index(text)
-    if text.isdecimal() and int(text) <= 7:
-        return int(text)
-    raise ValueError(f"weekday {text!r}: must be 0 to 7 (0 and 7 are Sunday) or sun to sat")
+    def latest_due(self, after: float, now: float) -> float | None:
+        """Return the latest due time from `after` (excluded) to `now` (included), in Unix seconds; None without."""
+        minute = datetime.fromtimestamp(now // 60 * 60 + 60, zoneinfo.ZoneInfo(self.timezone))
+        found: float = next(CronSim(self.expression, minute, reverse=True)).timestamp()
+        return found if found > after else None
 
 
 def _checked(name: str, schedule: Schedule, settings: Settings, project: Path) -> tuple[Cron, Start]:
@@ -227,7 +145,7 @@ def _checked(name: str, schedule: Schedule, settings: Settings, project: Path) -
             f"[services] (there are: {known})"
         )
     try:
-        trigger = cron_trigger(schedule.cron, schedule.timezone)
+        cron = Cron(schedule.cron, schedule.timezone)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
-    return trigger, Start(notebook, dict(schedule.parameters))
+    return cron, Start(notebook, dict(schedule.parameters))

@@ -14,8 +14,9 @@ from urllib.parse import quote
 from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
+from lepton_kit.ops.watch.jobs import Job
 from lepton_kit.ops.watch.observer import Observed
-from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.ops.watch.routing import RECORDING, Routes

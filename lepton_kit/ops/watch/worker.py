@@ -21,9 +21,9 @@ from typing import Any
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
-from lepton_kit.ops.watch.objectives import SHARED
+from lepton_kit.ops.watch.jobs import Job
 from lepton_kit.ops.watch.policy import SERVICE, Policy
-from lepton_kit.ops.watch.queue import Incident, Job, Queue
+from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
@@ -217,7 +217,7 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
     incident = queue.incident(job.incident) if job.incident is not None else None
     if incident is not None and job.kind == "remedy" and SERVICE in names:
         given[SERVICE] = incident.service
-    if "objectives" in names and (folder := _objectives_of(job, incident, settings)) is not None:
+    if "objectives" in names and (folder := _objectives_of(job, incident, settings, project)) is not None:
         given["objectives"] = folder
     if incident is not None and job.kind == "postmortem":
         given |= _left_by(incident, names, queue, settings, project)
@@ -235,12 +235,12 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
     return execute(plan, project, on_event, options)
 
 
-def _objectives_of(job: Job, incident: Incident | None, settings: Settings) -> str | None:
-    """Return the folder of the objectives of a job's service; None where it is the one that notebooks read anyway."""
+def _objectives_of(job: Job, incident: Incident | None, settings: Settings, project: Path) -> str | None:
+    """Return the folder of the objectives of a job's service; None where it has none."""
     schedule = settings.schedules.get(job.name) if job.kind == "schedule" else None
     name = incident.service if incident is not None else schedule.service if schedule is not None else None
     service = settings.services.get(name or "")
-    return None if service is None or service.objectives == SHARED else service.objectives
+    return service.objectives if service is not None and (project / service.objectives).is_dir() else None
 
 
 def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Settings, project: Path) -> str:

@@ -1,0 +1,66 @@
+"""The `lepton` command in processes of its own, forked from one that has the imports: they take seconds of a core.
+
+Each is a real process with its own environment, folder, output and exit status. Only what it imports is there already.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+IMPORTS = ["serving.supervisor", "serving.app", "runs.runner", "reports.site", "ops.serve_operator", "ops.watch.app"]
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([f"lepton_kit.{name}" for name in IMPORTS])
+
+
+class Lepton:
+    """A process of the `lepton` command, with the methods of `subprocess.Popen`; what it prints goes to files."""
+
+    def __init__(
+        self, *words: str, project: Path, environment: Mapping[str, str], out: Path, errors: Path | None = None
+    ) -> None:
+        self.args = ["lepton", *words]
+        files = (out, errors or out)
+        self._process = FORKS.Process(target=_lepton, args=(self.args, project, dict(environment), files))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _lepton(words: list[str], project: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
+    """Become the command: take its environment, folder and files, and do what it says."""
+    os.chdir(project)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in zip((1, 2), files, strict=True):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.argv = words
+    from lepton_kit import cli
+
+    cli.main()
