@@ -158,7 +158,7 @@ def needed_features(address: str) -> list[str]:
 
 def feed(table: pd.DataFrame) -> Rows:
     """Give a table's rows of features and what came true (`actual`), in order, and from the first again at the end."""
-    rows = table.drop(columns="actual").rename(columns=str).to_dict("records")
+    rows: list[Any] = table.drop(columns="actual").rename(columns=str).to_dict("records")
     return itertools.cycle(zip(rows, table["actual"].tolist(), strict=True))
 
 

@@ -152,5 +152,5 @@ def changed(asked: Asked, fault: Fault, state: dict[str, Any], columns: tuple[st
     )
 
 
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
+def _number(value: float | str | None) -> float:
+    return np.nan if value is None else float(value)
