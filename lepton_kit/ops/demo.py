@@ -1,10 +1,10 @@
 """Two incidents from their beginning to their recovery and their pages, with real processes on this machine.
 
-Real prices are replayed at a model that `lepton serve` serves, and their feed stops; the scoring example, a service
-that the kit did not make, is asked through a proxy that makes one column ten times too large. One `lepton watch`
-observes both: alerts fire, their evidence is frozen and diagnosed, the repairs are approved, the feeds are restarted,
-the objectives are met again, and the incidents are looked back on and published. Objectives have windows `TIME_SCALE`
-times shorter than usual.
+Real prices are replayed at a model that `lepton serve` serves, and their feed stops. After that the scoring example, a
+service that the kit did not make, is asked through a proxy that makes one column ten times too large. Each time `lepton
+watch` observes: alerts fire, their evidence is frozen and diagnosed, the repair is approved, the feed is restarted, the
+objectives are met again, and the incident is looked back on. Both are published in the end. One follows the other so
+that two cores are enough. Objectives have windows `TIME_SCALE` times shorter than usual.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -93,10 +92,11 @@ class Demonstrated:
 
 @dataclass(frozen=True)
 class _Part:
-    """One service of the demonstration, and what happens to it in words."""
+    """One service of the demonstration, the variables by which settings know it, and what happens to it in words."""
 
     service: str
     stage: Stage
+    above: Mapping[str, str]
     asked: str
     fault: str
 
@@ -127,48 +127,48 @@ def demonstrate(
     def tell(text: str) -> None:
         announce(f"{time.monotonic() - began:5.1f} s  {text}")
 
-    parts, above = _prepared(project, model, example)
-    with contextlib.ExitStack() as stack:
-        for part in parts:
-            tell(f"service {part.service} answers at {stack.enter_context(part.stage.running())}")
-        watch = stack.enter_context(watching(project, above))
-        hour = 3600 / TIME_SCALE
-        tell(f"lepton watch observes them: status page at {watch}; an hour of the objectives takes {hour:g} s")
-        for part in parts:
-            stack.enter_context(part.stage.asked())
-            tell(f"{part.service}: {part.asked}")
-        client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
-        courses = [_Course(client, project, tell, part.service) for part in parts]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            followed = [
-                pool.submit(course.follow, part.stage.strike, part.fault)
-                for course, part in zip(courses, parts, strict=True)
-            ]
-            incidents = [one.result() for one in followed]
+    parts = _prepared(project, model, example)
+    incidents = {part.service: _followed(part, project, tell) for part in parts}
     tell("the services and lepton watch are stopped; the incidents are published")
-    return _published(project, {part.service: one for part, one in zip(parts, incidents, strict=True)}, above)
+    return _published(project, incidents, parts[-1].above)
 
 
-def _prepared(project: Path, model: str, example: str) -> tuple[list[_Part], dict[str, str]]:
-    """Return the two services, and the variables by which the project's settings know them."""
-    told = f"{model}.{RESTART}"
-    settings = read_settings(project)
+def _followed(part: _Part, project: Path, tell: Callable[[str], None]) -> Facts:
+    """Let a service run, follow what its fault brings to the postmortem, stop everything, and return the incident."""
+    with contextlib.ExitStack() as stack:
+        tell(f"service {part.service} answers at {stack.enter_context(part.stage.running())}")
+        watch = stack.enter_context(watching(project, part.above))
+        hour = 3600 / TIME_SCALE
+        tell(f"lepton watch observes it: status page at {watch}; an hour of the objectives takes {hour:g} s")
+        stack.enter_context(part.stage.asked())
+        tell(f"{part.service}: {part.asked}")
+        client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
+        return _Course(client, project, tell, part.service).follow(part.stage.strike, part.fault)
+
+
+def _prepared(project: Path, model: str, example: str) -> list[_Part]:
+    """Return the two services in the order in which they are shown."""
+    settings, written = read_settings(project), ""
     if example not in settings.services:
         written = in_project_or_shipped(f"subjects/{example}/declaration.toml", project).read_text(encoding="utf-8")
         settings = Settings.model_validate(tomllib.loads(written))
-        told += written.replace("[services.", "[")
-    above = {
-        WATCH_VARIABLE: SETTINGS.format(token=secrets.token_hex(3)),
-        REMEDIES_VARIABLE: REMEDIES,
-        SERVICES_VARIABLE: told,
-    }
     served = Served(project, find_fault("stale-feed", 0), model, 0, fresh_for=FRESH_S, ratings=0.05)
     scaled = find_fault("scaled-column", 3)
     declared = Declared(project, scaled, example, settings.services[example])
+    restart = _above(f"{model}.{RESTART}")
     return [
-        _Part(model, served, "real prices are replayed at it", "the feed of prices stops"),
-        _Part(example, declared, "its own clients ask it", f"{scaled.description} from now on"),
-    ], above
+        _Part(model, served, restart, "real prices are replayed at it", "the feed of prices stops"),
+        _Part(example, declared, _above(written.replace("[services.", "[")), "its own clients ask it",
+              f"{scaled.description} from now on"),
+    ]  # fmt: skip
+
+
+def _above(services: str) -> dict[str, str]:
+    return {
+        WATCH_VARIABLE: SETTINGS.format(token=secrets.token_hex(3)),
+        REMEDIES_VARIABLE: REMEDIES,
+        SERVICES_VARIABLE: services,
+    }
 
 
 @contextlib.contextmanager
