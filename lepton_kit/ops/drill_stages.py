@@ -193,7 +193,7 @@ class Declared:
             deadline = time.monotonic() + STARTED_S
             while not _is_ready(address, self.declaration):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    said = (self.project / "drill.log").read_text(encoding="utf-8", errors="replace")[-500:]
+                    said = self._log.read_text(encoding="utf-8", errors="replace")[-500:]
                     raise LeptonError(f"service {self.name!r}: was not ready within {STARTED_S:g} s; it said: {said}")
                 time.sleep(0.1)
             yield address
@@ -225,6 +225,10 @@ class Declared:
         self._strike.begin()
 
     @property
+    def _log(self) -> Path:
+        return self.project / "incidents/drill.log"  # beside what `lepton watch` keeps
+
+    @property
     def address(self) -> str:
         """Return where the service answers."""
         return str(self.declaration.address).rstrip("/")
@@ -232,7 +236,8 @@ class Declared:
     @contextlib.contextmanager
     def _process(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         environment = command_environment()
-        with (self.project / "drill.log").open("ab") as log:
+        self._log.parent.mkdir(exist_ok=True)
+        with self._log.open("ab") as log:
             process = subprocess.Popen(
                 words, cwd=self.project, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
