@@ -49,7 +49,7 @@ def live(tmp_path_factory):
     project = project_with_model(tmp_path_factory.mktemp("live"))
     source, rows = Samples(), features().tail(ROWS).to_dict("records")
     with serving(project) as service:
-        start = time.time()
+        start = int(time.time() * 1000) / 1000  # the log counts whole milliseconds, and an answer may take less
         for number, row in enumerate(rows):
             client = service.client
             client.post("/v1/predict", json={"row": row}, headers={"X-Request-ID": f"r{number}"})

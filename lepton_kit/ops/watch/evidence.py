@@ -96,6 +96,11 @@ def _freeze(
         return folder
     declaration = declared(project, name, settings)
     source, promises = source_to_capture(settings, project), promises_of(name, settings, project)
+    if source is None and declaration.requests is None and declaration.logs is None:
+        raise InputError(
+            f"service {name!r}: there is no telemetry store in {settings.watch.source}, and services.{name} names "
+            "neither requests nor logs: nothing can be captured"
+        )
     key = settings.capture.key
     capture(name, declaration, project, source, start, time.time(), folder, alerts, promises, key)
     return folder
