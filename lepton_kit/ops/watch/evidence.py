@@ -96,7 +96,7 @@ def _freeze(
         return folder
     declaration = declared(project, name, settings)
     source, promises = source_to_capture(settings, project), promises_of(name, settings, project)
-    if source is None and declaration.requests is None and declaration.logs is None:
+    if source is None and not declaration.requests and declaration.logs is None:
         raise InputError(
             f"service {name!r}: there is no telemetry store in {settings.watch.source}, and services.{name} names "
             "neither requests nor logs: nothing can be captured"
