@@ -44,7 +44,7 @@ COURSE_S = 900.0
 
 QUIET = {
     "LEPTON_QUARTO": "none",
-    REMEDIES_VARIABLE: "data = { policy = 'auto', parameters = { observe_seconds = 15.0 } }",
+    REMEDIES_VARIABLE: "data = { policy = 'auto', parameters = { observe_seconds = 30.0 } }",
 }
 """Plain pages, and a repair that starts by itself."""
 

@@ -188,7 +188,7 @@ def fresh(request, monkeypatch):
 def run(app, runbook, recording, *words):
     done = lepton(
         "run", f"runbooks/{runbook}.ipynb", "-p", "recording", recording, "-p", "service", "app",
-        "-p", "observe_seconds", "5", *words, project=app.project,
+        "-p", "objectives", "slo", "-p", "observe_seconds", "5", *words, project=app.project,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return {name: result.value for name, result in find_run(runbook, app.project).results.items()}

@@ -96,7 +96,7 @@ def test_a_service_without_faults_is_no_fault_and_questions_of_order_are_not_app
     told = {item.name: item.finding for item in found.evidence}
     assert found.cause == "none" and told["promise"] == "held" and told["contract"] == "kept"
     assert {name for name, finding in told.items() if finding == "not applicable"} == {
-        "stale_values", "relations", "inputs_and_actuals", "actuals",
+        "relations", "inputs_and_actuals", "actuals",
     }  # fmt: skip
 
 

@@ -114,7 +114,13 @@ def test_every_file_that_a_guide_names_is_there(guide):
     text = GUIDES[guide].replace("`runs/<run id>/`", "")
     inline = re.findall(r"`([\w./-]+\.(?:py|toml|yml|json|md|lock|ipynb))`", text)
     drawn = re.findall(r"(?m)(?<![\w*/-])[a-z]\w*/[\w/]+\.py", text)
-    places = [ROOT, ROOT / "lepton_kit", *(path for path in (ROOT / "lepton_kit").rglob("*") if path.is_dir())]
+    places = [
+        ROOT,
+        ROOT / "notebooks",
+        ROOT / "runbooks",
+        ROOT / "lepton_kit",
+        *(path for path in (ROOT / "lepton_kit").rglob("*") if path.is_dir()),
+    ]
     named = {name for name in [*inline, *drawn] if "NAME" not in name}
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 

@@ -57,7 +57,7 @@ def test_a_feed_that_stops_makes_the_data_stale(service):
 def test_every_fault_of_the_feed_changes_what_is_sent_to_the_service(name):
     fault, state = find_fault(name), {}
     assert fault.name == name
-    items = [Item(row(number), float(number), 0.01) for number in range(30)]
+    items = [Item({**row(number), "colour": "red"}, float(number), 0.01) for number in range(30)]
     assert any(fault.apply(item, state) != item for item in items)
 
 

@@ -16,6 +16,10 @@ BOTH_WAYS = (*UNITS, *(1 / unit for unit in UNITS))
 NEAR = 2.0
 """A change of the size by a factor between this many times less and more than one of `UNITS` is taken for that."""
 
+LEAST_SPREAD = 0.6
+"""Where some rows alone are looked at, they are spread at least so much as sound rows are, between quartiles on a scale
+of logarithms: rows in another unit are spread alike, the largest or smallest of sound rows lie close together."""
+
 LEAST_SHARE, LEAST_ROWS = 0.05, 10
 """Some rows alone are looked at where they are this share of all, and so many."""
 
@@ -34,17 +38,27 @@ def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> tuple[dict[str, fl
     if min(len(sound), len(since)) < 2 * LEAST_ROWS or not names:
         return {}, since
     was, now = sound[names].abs(), since[names].abs()
-    for odd in (pd.DataFrame(True, now.index, names), now > was.quantile(0.99), now < was.quantile(0.01)):
+    for odd, spread in (
+        (pd.DataFrame(True, now.index, names), 0.0),
+        (now > was.quantile(0.99), LEAST_SPREAD),
+        (now < was.quantile(0.01), LEAST_SPREAD),
+    ):
         moved = [name for name in names if odd[name].mean() >= LEAST_SHARE]
         rows = since[odd[moved].mean(axis=1) >= 0.5] if moved else since.head(0)
-        factors = {name: unit_factor(sound[name], rows[name]) for name in moved if len(rows) >= LEAST_ROWS}
+        factors = {
+            name: unit_factor(sound[name], rows[name], least_spread=spread) for name in moved if len(rows) >= LEAST_ROWS
+        }
         if found := {name: factor for name, factor in factors.items() if factor is not None}:
             usual = Counter(found.values()).most_common(1)[0][0]  # what may be of it as well is: 60 and 100 are near
-            return {name: unit_factor(sound[name], rows[name], (usual,)) or own for name, own in found.items()}, rows
+            return {
+                name: unit_factor(sound[name], rows[name], (usual,), spread) or own for name, own in found.items()
+            }, rows
     return {}, since
 
 
-def unit_factor(before: pd.Series, during: pd.Series, units: Sequence[float] = BOTH_WAYS) -> float | None:
+def unit_factor(
+    before: pd.Series, during: pd.Series, units: Sequence[float] = BOTH_WAYS, least_spread: float = 0.0
+) -> float | None:
     """Return the factor between two units by which the size of a feature changed; None where it changed by none.
 
     All three quartiles of the absolute values must have changed by about that factor: a market moves them by far less
@@ -56,7 +70,7 @@ def unit_factor(before: pd.Series, during: pd.Series, units: Sequence[float] = B
     """
     was, since = (side.abs().replace([0, np.inf], np.nan).quantile([0.25, 0.5, 0.75]) for side in (before, during))
     change = np.log((since / was).to_numpy())
-    if not np.isfinite(change).all():
+    if not np.isfinite(change).all() or change[2] - change[0] < (least_spread - 1) * np.log(was[0.75] / was[0.25]):
         return None
     nearest = min(units, key=lambda unit: abs(change[1] - np.log(unit)))
     return None if (np.abs(change - np.log(nearest)) > np.log(NEAR)).any() else nearest

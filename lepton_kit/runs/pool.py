@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from jupyter_core.utils import ensure_event_loop
+
 from lepton_kit.runs.interrupts import deferred, deliver, stoppable_threads
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.runner import DEFAULTS, Event, Options, Plan, execute
@@ -31,9 +33,15 @@ def run_all(
         with one_at_a_time:
             on_event(event)
 
+    def work(plan: Plan) -> Manifest:
+        try:
+            return execute(plan, project, tell, options)
+        finally:
+            ensure_event_loop().close()  # of this thread: left open, it complains at the end of an interrupted process
+
     # An interrupt comes in `deliver` alone: elsewhere it could leave a lock of the pool held for ever.
     with deferred(), stoppable_threads() as stop, ThreadPoolExecutor(workers) as pool:
-        runs = [pool.submit(execute, plan, project, tell, options) for plan in plans]
+        runs = [pool.submit(work, plan) for plan in plans]
         try:
             while wait(runs, LONGEST_WAIT_S).not_done:
                 deliver()
