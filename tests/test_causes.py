@@ -14,6 +14,7 @@ from lepton_kit.diagnosis.causes import CONFIDENCE, NEXT_ACTIONS, diagnose
 from lepton_kit.diagnosis.evidence import QUESTIONS
 from lepton_kit.diagnosis.evidence.promises import objective
 from lepton_kit.diagnosis.onset import Criteria
+from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Promise, Recording, read_recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
 
@@ -170,6 +171,13 @@ def test_the_next_action_is_the_plan_of_the_repair_with_its_exact_command(tmp_pa
         assert diagnosis.as_dict()["next_action"] == diagnosis.next_action
         command = f"lepton run runbooks/{diagnosis.remedy}.ipynb -p recording incidents/x/recording -p service goog"
         assert action.command == command
+
+
+def test_the_command_names_the_objectives_of_a_service_that_was_declared():
+    recording = read_recording(variants.SHIPPED.parent / "stale-feed")
+    declared = recording.incident.model_copy(update={"declaration": Declaration(objectives="slo/my own")})
+    action = diagnose(replace(recording, incident=declared)).act(recording="incidents/x/recording")
+    assert action.command.endswith("-p service goog -p objectives 'slo/my own'")
 
 
 def test_of_two_causes_the_repair_that_acts_on_the_objective_that_alerted_comes_first(tmp_path):

@@ -32,13 +32,17 @@ class RepairStage:
     verdict: str = ""
 
 
-def repair_command(runbook: str, recording: str, service: str) -> str:
+def repair_command(runbook: str, recording: str, service: str, objectives: str | None = None) -> str:
     """Return the command that repairs a service by a runbook, from the recording of its incident.
 
-    >>> repair_command("runbooks/repair-data.ipynb", "incidents/x/recording", "goog")
-    'lepton run runbooks/repair-data.ipynb -p recording incidents/x/recording -p service goog'
+    `objectives` is the folder of the service's objectives, where it is known.
+
+    >>> repair_command("runbooks/repair-data.ipynb", "incidents/x/recording", "goog", "slo/goog")
+    'lepton run runbooks/repair-data.ipynb -p recording incidents/x/recording -p service goog -p objectives slo/goog'
     """
-    return f"lepton run {shlex.quote(runbook)} -p recording {shlex.quote(recording)} -p service {shlex.quote(service)}"
+    given = {"recording": recording, "service": service, "objectives": objectives}
+    words = [f"-p {name} {shlex.quote(value)}" for name, value in given.items() if value]
+    return " ".join([f"lepton run {shlex.quote(runbook)}", *words])
 
 
 def of_incident(

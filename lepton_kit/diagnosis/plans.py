@@ -79,5 +79,7 @@ def after_diagnosis(
     said += "".join(f" Then the {other} repair: {planned(other, case)}." for other in others)
     if objective and (acting := cures(objective)) and first not in acting:
         said += f" It does not act on the objective that alerted ({objective.title}): look at that again afterwards."
-    runbook, service = f"runbooks/{REMEDIES[first]}.ipynb", case.recording.incident.service
-    return NextAction(said, repair_command(runbook, recording, service) if recording else "")
+    runbook, incident = f"runbooks/{REMEDIES[first]}.ipynb", case.recording.incident
+    declared = incident.declaration
+    folder = declared.objectives if "objectives" in declared.model_fields_set else None  # a recording of format 1
+    return NextAction(said, repair_command(runbook, recording, incident.service, folder) if recording else "")
