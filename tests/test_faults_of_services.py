@@ -61,6 +61,17 @@ def test_every_fault_of_the_feed_changes_what_is_sent_to_the_service(name):
     assert any(fault.apply(item, state) != item for item in items)
 
 
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.cause == "data"])
+def test_a_fault_that_reckons_leaves_a_category_a_category_and_refuses_a_class(name):
+    item = Item({**row(1), "colour": "red"}, 1.0, "malignant")
+    try:
+        sent = [find_fault(name).apply(item, {}) for _ in range(30)]
+    except InputError as error:
+        assert name == "label-shift" and "'malignant'" in str(error)
+    else:
+        assert {one.row.get("colour") for one in sent} <= {"red", "RED", None, *row(1).values()}
+
+
 def test_a_fault_begins_in_time_and_is_undone_at_the_end(tmp_path):
     told = []
 

@@ -98,7 +98,9 @@ def varying(table: pd.DataFrame) -> np.ndarray:
 
 def _is_varying(values: pd.Series) -> bool:
     known = values.dropna()
-    counts, rows = known.value_counts(), max(2, len(known))
+    counts, rows = known.value_counts(), len(known)
+    if rows < 2:
+        return False
     alike = (counts * (counts - 1)).sum() / (rows * (rows - 1))
     return bool(alike <= MOST_ALIKE and (known.to_numpy()[1:] == known.to_numpy()[:-1]).mean() <= MOST_STAYING)
 

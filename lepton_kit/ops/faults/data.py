@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from lepton_kit.errors import InputError
 from lepton_kit.ops.faults.base import Fault, fault
 from lepton_kit.serving.replay import Item
 
@@ -35,8 +36,8 @@ class StaleFeed(Fault):
 class Units(Fault):
     """The feed counts in percent. Severity: the share of the requests that come in percent.
 
-    >>> Units().apply(Item({"return_0": 0.01, "volume_0": 0.5}, 0.0, 0.0), {}).row
-    {'return_0': 1.0, 'volume_0': 0.5}
+    >>> Units().apply(Item({"return_0": 0.01, "volume_0": 0.5, "size": "small"}, 0.0, 0.0), {}).row
+    {'return_0': 1.0, 'volume_0': 0.5, 'size': 'small'}
     """
 
     name = "units"
@@ -47,8 +48,8 @@ class Units(Fault):
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
         if not self.hits():
             return item
-        changed = {n: v * 100 if v is not None and not n.startswith("volume") else v for n, v in item.row.items()}
-        return replace(item, row=changed)
+        counted = {n: v for n, v in item.row.items() if isinstance(v, int | float) and not n.startswith("volume")}
+        return replace(item, row={**item.row, **{name: value * 100 for name, value in counted.items()}})
 
 
 @fault
@@ -132,6 +133,8 @@ class LabelShift(Fault):
     is_restartable = True
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
+        if isinstance(item.actual, str):
+            raise InputError(f"fault label-shift: actual = {item.actual!r}: must be a number, a class has no size")
         return replace(item, actual=item.actual * (1 + 3 * self.severity))
 
 
