@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,13 @@ def copy_project(project: Path, *folders: str) -> Path:
     copy_folders(project, *folders)
     shutil.copy(ROOT / "lepton.toml", project)
     return project
+
+
+def unhurried(objective: Path) -> None:
+    """Let an objective of latency allow 10 s: on a busy machine answers are slow, and that is another incident."""
+    written = objective.read_text()
+    assert len(re.findall(r'le="[0-9.]+"', written)) == 1
+    objective.write_text(re.sub(r'le="[0-9.]+"', 'le="10.0"', written))
 
 
 def lepton(*words: str, project: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:

@@ -39,7 +39,7 @@ LOAD_S = 3600.0
 """Seconds of load at most: it ends with the drill."""
 
 STARTED_S = 240.0
-RATE, OBSERVED_S, FRESH_S, WORKERS = 25.0, 20.0, 4.0, 2
+RATE, OBSERVED_S, FRESH_S, WORKERS = 25.0, 20.0, 8.0, 2  # the load of a busy machine comes seconds late
 RESTART = 'actions.restart_feed = ["true"]\n'
 """How the replayed feed is restarted: the record of the action is enough (`Strike`)."""
 
@@ -95,19 +95,22 @@ class Served:
     model: str
     seed: int
     remedies: str = remedies(f", most_workers = {ROOM}, in_time = {IN_TIME_S}")
-    fresh_for: float = FRESH_S
     ratings: float = 0.0
     _service: Running | None = None
     _strike: Strike = field(init=False)
 
     def __post_init__(self) -> None:
-        self._strike = Strike(self.fault, self.project / "services" / self.model.partition("@")[0])
+        self._strike = Strike(self.fault, self.project / "services" / self.name)
+
+    @property
+    def name(self) -> str:
+        """Return the service's name."""
+        return self.model.partition("@")[0]
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
         """Run `lepton serve`."""
-        fresh = self.fresh_for
-        self._service = start_service(self.project, self.model, workers=WORKERS, fresh_for=fresh, seconds=STARTED_S)
+        self._service = start_service(self.project, self.model, workers=WORKERS, fresh_for=FRESH_S, seconds=STARTED_S)
         try:
             yield self._service.address
         finally:

@@ -8,13 +8,9 @@ the policy of every remedy is `auto`.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -24,13 +20,11 @@ from lepton_kit.ops.demo import watching
 from lepton_kit.ops.drill_stages import Stage, declared, served
 from lepton_kit.ops.drills import Drill, Drilled, Tell, verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
+from lepton_kit.ops.following import ALERTED, DIAGNOSED, LOOKED_BACK, REPAIRED, Follower, Seen, StepMissedError
 from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 
-HEALTHY_S, HEALTHY_WITHIN_S = 30.0, 240.0
-"""Seconds without any alert before the fault, and how long they are waited for."""
-
-ALERT_WITHIN_S, REPAIRED_WITHIN_S, LOOKED_BACK_WITHIN_S = 120.0, 300.0, 300.0
-"""Seconds from the fault to its alert, from there to the end of the repair, and to the postmortem."""
+HEALTHY_S = 30.0
+"""Seconds without any alert before the fault."""
 
 TIME_SCALE = 300
 WATCH = f"time_scale = {TIME_SCALE}\nscrape_interval = 0.5\nsource = 'telemetry/drill'\n"
@@ -87,162 +81,68 @@ def drill_live(
     for drill, fault in zip(drills, faults, strict=True):
         tell(f"— {fault.name} ({fault.severity:.2f}): {fault.description}")
         stage = served(project, drill, fault, model) if service is None else declared(project, fault, service)
-        yield _LiveCourse(drill, stage, tell).run()
+        yield _drilled(drill, stage, tell)
 
 
-@dataclass
-class _Seen:
-    """What was seen of an incident so far; times of the monotonic clock."""
+def _drilled(drill: Drill, stage: Stage, tell: Tell) -> Drilled:
+    """Start everything, follow the fault to its postmortem, and stop everything."""
+    began, error, is_false_alarm = time.monotonic(), "", False
 
-    alert: str = ""
-    alerted: float | None = None
-    diagnosis: Mapping[str, Any] | None = None
-    diagnosed: float | None = None
-    repair: Mapping[str, Any] | None = None
-    repaired: float | None = None
-    page: str = ""
-    error: str = ""
-    is_false_alarm: bool = False
+    def tell_of(text: str) -> None:
+        tell(f"{time.monotonic() - began:6.1f} s  {text}")
 
-
-class _LiveCourse:
-    """One live drill."""
-
-    def __init__(self, drill: Drill, stage: Stage, tell: Tell) -> None:
-        self._drill, self._stage, self._fault, self._project = drill, stage, stage.fault, stage.project
-        self._began = time.monotonic()
-        self._tell_line = tell
-        self._told: set[str] = set()
-        self._struck_at = self._struck = math.inf  # of the monotonic clock, and of the wall clock
-
-    def run(self) -> Drilled:
-        """Start everything, follow the incident, and stop everything."""
-        seen = _Seen()
-        with contextlib.ExitStack() as stack:
-            address = stack.enter_context(self._stage.running())
-            above = {REMEDIES_VARIABLE: self._stage.remedies, WATCH_VARIABLE: WATCH}
-            watch = stack.enter_context(watching(self._project, {**above, "LEPTON_PROJECT": str(self._project)}))
-            self._tell(f"service at {address}, lepton watch at {watch}")
-            stack.enter_context(self._stage.asked())
-            try:
-                with httpx.Client(base_url=watch, timeout=30, trust_env=False) as client:
-                    if self._is_healthy(client):
-                        self._strike()
-                        self._follow(client, seen)
-                    else:
-                        seen.alert, seen.is_false_alarm = "false alarm", True
-            except LeptonError as error:
-                seen.error = str(error)
-                self._tell(f"error: {error}")
-        return self._drilled(seen)
-
-    def _tell(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self._tell_line(f"{time.monotonic() - self._began:6.1f} s  {text}")
-
-    def _is_healthy(self, client: httpx.Client) -> bool:
-        """Wait until no alert has fired for a while; say whether that came."""
-        healthy_since = began = time.monotonic()
-        while (now := time.monotonic()) - healthy_since < HEALTHY_S:
-            if now - began > HEALTHY_WITHIN_S:
-                return False
-            if self._status(client).get("open", 1):  # what cannot be asked is not known to be healthy
-                self._tell("an alert fires before anything was done: the drill waits for its end")
-                healthy_since = now
-            time.sleep(0.5)
-        return True
-
-    def _strike(self) -> None:
-        """Let the fault begin, with the next request."""
-        self._struck_at, self._struck = time.monotonic(), time.time()
-        self._tell(f"the fault begins: {self._fault.name}")
-        self._stage.strike()
-
-    def _status(self, client: httpx.Client) -> Mapping[str, Any]:
-        """Return what `lepton watch` says; nothing where it has no answer now, and is asked again later."""
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(stage.running())
+        above = {REMEDIES_VARIABLE: stage.remedies, WATCH_VARIABLE: WATCH, "LEPTON_PROJECT": str(stage.project)}
+        watch = stack.enter_context(watching(stage.project, above))
+        tell_of(f"service at {address}, lepton watch at {watch}")
+        stack.enter_context(stage.asked())
+        client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
+        follower = Follower(client, stage.name, tell_of)
         try:
-            answer = client.get("/status.json")
-        except httpx.HTTPError as error:
-            self._tell(f"lepton watch does not answer: {type(error).__name__}")
-            return {}
-        if not answer.is_success:
-            self._tell(f"lepton watch answers {answer.status_code}: {answer.text[:300]}")
-            return {}
-        said: Mapping[str, Any] = answer.json()
-        return said
-
-    def _follow(self, client: httpx.Client, seen: _Seen) -> None:
-        """Follow the incidents of the fault to a postmortem, or until the time for the next step is over."""
-        status: Mapping[str, Any] = {}
-        while time.monotonic() < self._deadline(seen) and not seen.page:
-            status = self._status(client)
-            for incident in [*status.get("recent_incidents", ()), *status.get("open_incidents", ())]:
-                if datetime.fromisoformat(incident["starts_at"]).timestamp() > self._struck:
-                    self._see(incident, seen)
-            time.sleep(0.3)
-        if seen.repaired is not None and not seen.page:
-            fires = ", ".join(sorted({str(one["name"]) for one in status.get("open_incidents", ())})) or "nothing"
-            seen.error = f"no postmortem {LOOKED_BACK_WITHIN_S:g} s after the repair; open at that time: {fires}"
-
-    def _deadline(self, seen: _Seen) -> float:
-        if seen.repaired is not None:
-            return seen.repaired + LOOKED_BACK_WITHIN_S
-        if seen.alerted is not None:
-            return seen.alerted + REPAIRED_WITHIN_S
-        return self._struck_at + ALERT_WITHIN_S
-
-    def _see(self, incident: Mapping[str, Any], seen: _Seen) -> None:
-        now = time.monotonic()
-        if seen.alerted is None:
-            seen.alert, seen.alerted = incident["name"], now
-            self._tell(f"alert {incident['name']} ({incident['severity']}): {incident['summary']}")
-        for job in incident["runs"]:
-            found = job["results"]
-            if job["error"] and job["kind"] != "postmortem":
-                self._tell(f"run of {job['notebook']}: {job['error']}")
-            if "cause" in found and job["kind"] == "alert":
-                self._tell(f"diagnosis: {found['cause']} (probability {found.get('probability', 0):.2f})")
-                if seen.repair is None and found != seen.diagnosis:  # what is believed when the repair begins
-                    seen.diagnosis, seen.diagnosed = found, now
-            if "verdict" in found and job["kind"] == "remedy":
-                self._tell(f"remedy: {found['action']} → {found['verdict']}")
-                if seen.repair is None or seen.repair["verdict"] != "recovered":
-                    seen.repair, seen.repaired = found, now
-            if job["kind"] == "postmortem" and job["state"] == "ended":
-                if job["status"] != "succeeded":
-                    raise LeptonError(f"postmortem {job['run_id']}: {job['status']}")
-                seen.page = str(self._project / "runs" / str(job["run_id"]))
-                self._tell(f"postmortem: {job['page'] or seen.page}")
-
-    def _drilled(self, seen: _Seen) -> Drilled:
-        found, repair = seen.diagnosis or {}, seen.repair or {}
-        cause = str(found.get("cause", "unknown"))
-        recovery = str(repair.get("verdict", ""))
-        return Drilled(
-            fault=self._fault.name,
-            severity=self._fault.severity,
-            seed=self._drill.seed,
-            kind="live",
-            causes=tuple(sorted(self._fault.causes)),
-            alert=seen.alert,
-            detected_after=_since(self._struck_at, seen.alerted),
-            cause=cause,
-            also=tuple(found.get("also", ())),
-            probability=float(found.get("probability", 0.0)),
-            confidence=str(found.get("confidence", "none")),
-            diagnosed_after=_since(self._struck_at, seen.diagnosed) or 0.0,
-            remedy=REMEDIES.get(cause, ""),  # type: ignore[call-overload]
-            actions=(str(repair["action"]),) if repair else (),
-            recovery=recovery,
-            recovered_after=_since(self._struck_at, seen.repaired) if recovery == "recovered" else None,
-            verdict=verdict_of(
-                self._fault.causes, cause, seen.alerted is not None, bool(repair), recovery, seen.is_false_alarm
-            ),
-            error=seen.error,
-            extra={"project": str(self._project), "postmortem": seen.page},
-        )
+            follower.inject(stage.strike, HEALTHY_S)
+            tell_of(f"the fault has begun: {stage.fault.name}")
+            follower.follow(ALERTED, DIAGNOSED, REPAIRED, LOOKED_BACK)
+        except StepMissedError as missed:
+            is_false_alarm = follower.seen.injected is None
+            tell_of(str(missed))
+            if follower.seen.repaired is not None:
+                error = str(missed)
+        except LeptonError as failed:
+            error = str(failed)
+            tell_of(f"error: {error}")
+    return _result(drill, stage, follower.seen, error, is_false_alarm)
 
 
-def _since(start: float, end: float | None) -> float | None:
-    return None if end is None else round(end - start, 1)
+def _result(drill: Drill, stage: Stage, seen: Seen, error: str, is_false_alarm: bool) -> Drilled:
+    fault, cause = stage.fault, str(seen.diagnosis.get("cause", "unknown"))
+    recovery = str(seen.repair.get("verdict", ""))
+    alerted, has_acted = seen.alerted is not None, bool(seen.repair)
+
+    def since(end: float | None) -> float | None:
+        return None if end is None or seen.injected is None else round(end - seen.injected, 1)
+
+    return Drilled(
+        fault=fault.name,
+        severity=fault.severity,
+        seed=drill.seed,
+        kind="live",
+        causes=tuple(sorted(fault.causes)),
+        alert="false alarm" if is_false_alarm else seen.alert,
+        detected_after=since(seen.alerted),
+        cause=cause,
+        also=tuple(seen.diagnosis.get("also", ())),
+        probability=float(seen.diagnosis.get("probability", 0.0)),
+        confidence=str(seen.diagnosis.get("confidence", "none")),
+        diagnosed_after=since(seen.diagnosed) or 0.0,
+        remedy=REMEDIES.get(cause, ""),  # type: ignore[call-overload]
+        actions=(str(seen.repair.get("action", "")),) if has_acted else (),
+        recovery=recovery,
+        recovered_after=since(seen.repaired) if recovery == "recovered" else None,
+        verdict=verdict_of(fault.causes, cause, alerted, has_acted, recovery, is_false_alarm),
+        error=error,
+        extra={
+            "project": str(stage.project),
+            "postmortem": str(stage.project / "runs" / seen.postmortem) if seen.postmortem else "",
+        },
+    )
