@@ -569,8 +569,8 @@ def facts_of_card(where: str) -> dict[str, str]:
     return {"service": "goog", "input": where}
 
 
-def test_a_yardstick_that_is_better_says_than_what() -> None:
-    measured = [{"yardstick": "p50", "unit": "ms", "before": 7.2, "now": 5.11, "verdict": "better"}]
+def test_an_sli_that_is_better_says_than_what() -> None:
+    measured = [{"sli": "p50", "unit": "ms", "before": 7.2, "now": 5.11, "verdict": "better"}]
     alike = [{**measured[0], "now": 3.63, "verdict": "alike"}]
     made = [(3, "nightly", measured), (2, "nightly", alike), (1, "runbooks/recordings/stale-feed", measured)]
     cards = [
