@@ -180,6 +180,11 @@ def test_the_state_of_an_earlier_release_is_read_as_one_without_input_fixes(tmp_
     assert (desired.input_fixes, desired.queue_limit, desired.restarts) == (InputFixes(), None, 0)
 
 
+def test_input_fixes_that_an_earlier_release_stored_as_mends_stay_in_force(tmp_path):
+    (tmp_path / "control.json").write_text(json.dumps({"version": "v1", "mends": {"fill": {"return_0": 0.5}}}))
+    assert read_desired_state(tmp_path).input_fixes == InputFixes(fill={"return_0": 0.5})
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, 100_001])
 def test_a_queue_limit_that_is_none_is_refused(limit):
     with pytest.raises(InputError, match="queue_limit"):

@@ -79,15 +79,19 @@ class InputFixes(BaseModel):
         """Say in a line what is done.
 
         >>> InputFixes(scale={"a": 0.01, "b": 0.01}, fill={"c": "last"}, quarantine=True).summary
-        'a, b × 0.01; fills 1 feature; keeps back rows that break their contract'
+        'a, b × 0.01; fills missing values of 1 feature; refuses rows that break their contract'
         """
         by_factor: dict[float, list[str]] = {}
         for name, factor in self.scale.items():
             by_factor.setdefault(factor, []).append(name)
         said = [f"{listed(names)} × {factor:g}" for factor, names in by_factor.items()]
         said += [f"{name} ↔ {other}" for name, other in self.swap.items()]
-        said += [f"fills {len(self.fill)} feature{'s' if len(self.fill) > 1 else ''}"] if self.fill else []
-        said += ["keeps back rows that break their contract"] if self.quarantine else []
+        said += (
+            [f"fills missing values of {len(self.fill)} feature{'s' if len(self.fill) > 1 else ''}"]
+            if self.fill
+            else []
+        )
+        said += ["refuses rows that break their contract"] if self.quarantine else []
         return "; ".join(said)
 
     def exchanged(self) -> dict[str, str]:

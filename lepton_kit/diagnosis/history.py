@@ -142,27 +142,32 @@ class Action(_Part):
         >>> moment = "2026-11-25T03:00:00Z"
         >>> Action(time=moment, action="set_state", before={"workers": 1, "version": "v1"},
         ...        after={"workers": 3, "version": "v1"}, outcome="done").what
-        'set state: workers 1 → 3'
+        'workers 1 → 3'
         >>> Action(time=moment, action="set_state", outcome="done",
         ...        before={"input_fixes": {}}, after={"input_fixes": {"fill": {"a": 0.1}}}).what
-        'set state: input fixes none → fills 1 feature'
+        'turned on: fills missing values of 1 feature'
         """
         changes = [
-            f"{name} {_in_words(name, self.before.get(name))} → {_in_words(name, value)}"
+            _change(name, self.before.get(name), value)
             for name, value in self.after.items()
             if value != self.before.get(name)
         ]
-        said = self.action.replace("_", " ") + (f": {', '.join(changes)}" if changes else "")
+        kind = self.action.replace("_", " ")
+        text = kind if not changes else ", ".join(changes) if kind == "set state" else f"{kind}: {', '.join(changes)}"
         if self.replaced:
-            said += f"; {len(self.replaced)} that hung replaced"
-        return printable(said if self.outcome in ("", "done") else f"{said} ({self.outcome})")
+            text += f"; {len(self.replaced)} hung workers replaced"
+        return printable(text if self.outcome in ("", "done") else f"{text} ({self.outcome})")
 
 
-def _in_words(name: str, value: Any) -> str:
+def _change(name: str, before: Any, after: Any) -> str:
     if name != "input_fixes":
-        return str(value)
+        return f"{name.replace('_', ' ')} {before} → {after}"
+    return f"turned on: {_fixes(after)}" if after else f"turned off: {_fixes(before)}"
+
+
+def _fixes(value: Any) -> str:
     try:
-        return InputFixes.model_validate(value or {}).summary or "none"
+        return InputFixes.model_validate(value).summary
     except pydantic.ValidationError:  # a record of an older or newer service
         return str(value)
 
