@@ -22,9 +22,10 @@ from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.diagnosis.remedies import ModelPlan, State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import operator_of, read_actions, undo
+from lepton_kit.ops.operator import operator_of, undo
 from lepton_kit.ops.repairs import Trouble, carry_out, objectives_table, rehearse, still_missed
 from lepton_kit.ops.serve_operator import ServeOperator
+from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.serving.control import change_desired_state, read_deployments, read_desired_state, read_reports
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.features import next_day_return

@@ -15,7 +15,7 @@ from services import ADMIN, captured, keep_model, project_with_model, serving
 
 from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import read_actions
+from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.runs.manifest import find_run
 from lepton_kit.serving.control import change_desired_state, read_desired_state
 

@@ -1,7 +1,7 @@
 """Remedies: for each cause what is done about it, as a plan that only reads, and what a plan may do to a service.
 
 `plan_data`, `plan_model` and `plan_capacity` take a recording and say what to do. An `Operator` does it: that of a
-running service is `lepton_kit.ops.operator.ServiceOperator`, and a drill's simulated service has one, too.
+running service is `lepton_kit.ops.service_operator.ServiceOperator`, and a drill's simulated service has one, too.
 A service can do what it declares (`means_for`); what it cannot do is left to a person, and said.
 """
 

@@ -14,7 +14,7 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.models.retraining import Retrained
 from lepton_kit.ops.actions import Values
 from lepton_kit.ops.declared import OWN_WAYS
-from lepton_kit.ops.operator import ServiceOperator
+from lepton_kit.ops.service_operator import ServiceOperator
 from lepton_kit.serving.config import read_config
 from lepton_kit.serving.control import (
     DesiredState,

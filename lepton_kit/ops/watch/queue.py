@@ -19,6 +19,7 @@ from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.ledger import LEASE_S, Ledger
 
 MOST_ATTEMPTS = 5
+REPORT = "report"  # the note of what went wrong with the report site
 CLOCK_STEP_S = 600.0
 """A clock that is put back by no more is waited for, so that no schedule is run twice for that."""
 _SCHEMA = (
