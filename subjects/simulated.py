@@ -76,7 +76,7 @@ class Simulated:
     def inject(self, fault: Fault) -> None:
         """Let a fault begin."""
         self._fault = fault
-        fault.strike(self)  # type: ignore[arg-type]
+        fault.inject(self)  # type: ignore[arg-type]
 
     def deploy_next(self, is_bad: bool) -> None:
         """Put the next version into service."""

@@ -65,7 +65,7 @@ def undo(name: str, project: Path, by: str, note: str) -> str:
     if state_of(last["after"]) != now:
         raise InputError(
             f"service {name!r}: is not as the last recorded action left it ({last['time']}: {last['why']}); somebody "
-            "changed it since, so it is for a person to say what it shall be"
+            "changed it since, so a person must decide"
         )
     back = state_of(last["before"])
     operator.set_state(back, f"undo of {last['action']} of {last['time']}" + (f": {note}" if note else ""))

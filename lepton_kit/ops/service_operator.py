@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lepton_kit.data.mends import Mends
+from lepton_kit.data.input_fixes import InputFixes, renamed
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
@@ -132,7 +132,7 @@ class ServiceOperator(ABC):
         return outcome
 
     def _action(self, way: Way) -> Command | Http:
-        action = self.declaration.actions.get(way) if way != "mend" else None
+        action = self.declaration.actions.get(way) if way != "fix_inputs" else None
         if action is None:
             raise InputError(f"service {self.name!r}: no action {way} is declared ({self._key(way)}); do it by hand")
         return action
@@ -215,8 +215,8 @@ class DeclaredOperator(ServiceOperator):
 
     def cannot_reach(self, state: State) -> str:
         """Say which action is not declared that a state needs; empty where there are all."""
-        if state.mends != self._state.mends:
-            return "its rows are mended by nothing here: only `lepton serve` mends the rows that it is sent"
+        if state.input_fixes != self._state.input_fixes:
+            return "input fixes cannot be applied here: only `lepton serve` fixes the rows that it receives"
         if state.version != self._state.version and self._way_to(state.version) not in self.ways:
             return f"no action deploy is declared that would bring {state.version or 'its earlier version'}"
         if state.workers == self._state.workers or (state.workers is not None and "scale" in self.ways):
@@ -269,7 +269,7 @@ def who_let(run_id: str, project: Path) -> str:
     """Return who let a run act: the policy or who approved it, as the ledger has it, else the user of this process."""
     from lepton_kit.ops.watch.queue import Queue
 
-    known = Queue(project).let_by(run_id) if (project / "runs" / LEDGER).is_file() else None
+    known = Queue(project).approved_by(run_id) if (project / "runs" / LEDGER).is_file() else None
     return known or this_user()
 
 
@@ -285,4 +285,5 @@ def read_actions(folder: Path) -> list[dict[str, Any]]:
 
 def state_of(held: dict[str, Any]) -> State:
     """Return a state as `actions.jsonl` has it."""
-    return State(**{**held, "mends": Mends.model_validate(held.get("mends", {}))})
+    held = renamed(held)
+    return State(**{**held, "input_fixes": InputFixes.model_validate(held.get("input_fixes", {}))})
