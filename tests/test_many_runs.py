@@ -27,7 +27,7 @@ def test_a_hundred_runs_in_a_row_leak_no_process_no_file_and_no_port(project):
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
     assert me.num_fds() <= files
     deadline = time.monotonic() + PATIENCE_S
-    while len(me.children(recursive=True)) > children:  # a guardian says that its kernel has ended, and then ends too
+    while len(me.children(recursive=True)) > children:  # a watchdog says that its kernel has ended, and then ends too
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert len(sockets()) <= len(ports)
