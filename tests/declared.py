@@ -61,7 +61,7 @@ class Course:
     scraper: Scraper
     evaluator: AlertEvaluator
     began: float = dataclasses.field(default_factory=time.time)
-    struck: float = 0.0
+    injected: float = 0.0
     judged_before: int = 0
     fired: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
@@ -85,11 +85,11 @@ class Course:
         left = iter(range(count))
         self.watch(lambda: next(left, None) is None)
 
-    def strike(self) -> None:
+    def inject(self) -> None:
         """Let the fault begin."""
         self.fired.clear()
-        self.struck, self.judged_before = time.time(), self.judged
-        self.stage.strike()
+        self.injected, self.judged_before = time.time(), self.judged
+        self.stage.inject()
 
     def judged_since(self, count: int) -> None:
         """Wait until so many answers were judged since the fault began, however slow the machine is."""

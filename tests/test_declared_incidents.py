@@ -77,8 +77,8 @@ def test_what_others_watch_is_diagnosed_and_repaired_as_what_the_kit_watches(tmp
     unhurried(tmp_path / stage.declaration.objectives / "latency.yaml")
     with stage.running() as address, prometheus_and_alertmanager(tmp_path, address) as kit, stage.asked():
         wait_for(lambda: judged(stage) >= 80 and not kit.client.get("/status.json").json()["open"])
-        struck = time.time()
-        stage.strike()
+        injected = time.time()
+        stage.inject()
         incident = wait_for(lambda: looked_back(kit), COURSE_S)
     assert (incident["name"], incident["service"], incident["status"]) == (RIGHT, "scoring", "resolved")
     recording = read_recording(tmp_path / incident["recording"])
@@ -89,7 +89,7 @@ def test_what_others_watch_is_diagnosed_and_repaired_as_what_the_kit_watches(tmp
         for kind in ("alert", "remedy", "postmortem")
     )
     assert alert["cause"] == "data" and {*alert["also"]} <= {"compute"}, alert  # a busy machine is slow as well
-    assert abs(pd.Timestamp(alert["onset"]).timestamp() - struck) < 15
+    assert abs(pd.Timestamp(alert["onset"]).timestamp() - injected) < 15
     assert "smoothness" in next(item.summary for item in diagnose(recording).evidence if item.name == "units")
     assert remedy["verdict"] == "recovered", remedy
     assert "restart_feed" in (tmp_path / "services/scoring/actions.jsonl").read_text()
@@ -117,7 +117,7 @@ def test_a_queue_is_compute_with_queue_saturation_and_first_token_answered(tmp_p
     with course(tmp_path, "chat", QueueSaturation()) as one:
         one.healthy(80)
         one.scrapes(25)
-        one.strike()
+        one.inject()
         alert = one.alert("ChatFirstTokenBudgetBurn")
         one.scrapes(30)
         recording = one.captured(alert)
@@ -132,13 +132,13 @@ def test_a_queue_is_compute_with_queue_saturation_and_first_token_answered(tmp_p
 def test_ratings_that_fall_without_load_are_not_compute(tmp_path):
     with course(tmp_path, "chat", BadVersion()) as one:
         one.healthy(80)
-        one.strike()
+        one.inject()
         alert = one.alert("ChatRatingsBudgetBurn")
         one.judged_since(50)
         recording = one.captured(alert)
     diagnosis = diagnose(recording)
     assert diagnosis.cause != "compute", diagnosis.table().to_string()
-    assert abs(diagnosis.onset.timestamp() - one.struck) < 10
+    assert abs(diagnosis.onset.timestamp() - one.injected) < 10
 
 
 class SameVersion(BadVersion):
@@ -155,7 +155,7 @@ def test_a_bad_version_is_model_by_its_replay_and_an_identical_one_never(fault: 
             for name in ("model.skops", "reference.parquet"):
                 (models / "v2" / name).write_bytes((models / "v1" / name).read_bytes())
         one.healthy(120)
-        one.strike()
+        one.inject()
         alerts = [one.alert("ScoringRightBudgetBurn")] if is_bad else []
         one.judged_since(150)
         recording: Recording = one.captured(*alerts)

@@ -135,7 +135,7 @@ def _followed(part: _Part, project: Path, tell: Callable[[str], None]) -> Facts:
         follower = Follower(client, part.service, tell_of, approve)
         tell_of(f"its fault begins once no alert of it has fired for {HEALTHY_S:g} s")
         try:
-            follower.inject(part.stage.strike, HEALTHY_S)
+            follower.inject(part.stage.inject, HEALTHY_S)
             tell_of(part.fault)
             follower.follow(ALERTED, DIAGNOSED, REPAIRED, RECOVERED)
             tell_of("all objectives are met again: no alert fires")

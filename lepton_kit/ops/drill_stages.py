@@ -41,7 +41,7 @@ LOAD_S = 3600.0
 STARTED_S = 240.0
 RATE, OBSERVED_S, FRESH_S, WORKERS = 25.0, 20.0, 8.0, 2  # the load of a busy machine comes seconds late
 RESTART = 'actions.restart_feed = ["true"]\n'
-"""How the replayed feed is restarted: the record of the action is enough (`Strike`)."""
+"""How the replayed feed is restarted: the record of the action is enough (`ActiveFault`)."""
 
 COPIED = ("runbooks", "reports", "notebooks")
 ROOM = max(WORKERS + 1, os.cpu_count() or 1)
@@ -61,7 +61,7 @@ def remedies(may_have: str = "") -> str:
     return "most_per_hour = 100\nleast_probability = 0.5\n" + "".join(told)
 
 
-class Strike:
+class ActiveFault:
     """When a fault is there: since it began, until a restart of the feed is recorded, where that ends it."""
 
     def __init__(self, fault: Fault, service: Path) -> None:
@@ -97,10 +97,10 @@ class Served:
     remedies: str = remedies(f", most_workers = {ROOM}, in_time = {IN_TIME_S}")
     ratings: float = 0.0
     _service: Running | None = None
-    _strike: Strike = field(init=False)
+    _active: ActiveFault = field(init=False)
 
     def __post_init__(self) -> None:
-        self._strike = Strike(self.fault, self.project / "services" / self.name)
+        self._active = ActiveFault(self.fault, self.project / "services" / self.name)
 
     @property
     def name(self) -> str:
@@ -121,11 +121,11 @@ class Served:
         assert self._service is not None
         arrivals = find_arrivals(self.project, self.seed, rate=RATE)
         plan = Plan(arrivals, seconds=LOAD_S, feedback_after=1.0, ratings=self.ratings)
-        return loaded(self._service.folder, plan, self.fault, self._strike.is_on)
+        return loaded(self._service.folder, plan, self.fault, self._active.is_on)
 
-    def strike(self) -> None:
+    def inject(self) -> None:
         """Let the fault begin with the next request."""
-        self._strike.begin()
+        self._active.begin()
 
 
 def served(project: Path, drill: Drill, fault: Fault, model: str) -> Served:
@@ -179,10 +179,10 @@ class Declared:
     declaration: Declaration
     remedies: str = remedies()
     _service: int = 0
-    _strike: Strike = field(init=False)
+    _active: ActiveFault = field(init=False)
 
     def __post_init__(self) -> None:
-        self._strike = Strike(self.fault, self.project / "services" / self.name)
+        self._active = ActiveFault(self.fault, self.project / "services" / self.name)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
@@ -205,12 +205,12 @@ class Declared:
     def asked(self) -> Iterator[None]:
         """Let the declaration's `drill.traffic` ask the proxy."""
         assert self.declaration.drill is not None
-        with proxied(self.address, self.declaration.columns.features, self.fault, self._strike.is_on) as proxy:
+        with proxied(self.address, self.declaration.columns.features, self.fault, self._active.is_on) as proxy:
             filled = {"{address}": proxy, "{parent}": str(self._service)}
             with self._process([filled.get(word, word) for word in self.declaration.drill.traffic]):
                 yield
 
-    def strike(self) -> None:
+    def inject(self) -> None:
         """Let the fault begin with the next request, or deploy the bad version.
 
         Raises
@@ -225,7 +225,7 @@ class Declared:
             done = run_action(key, self.declaration.actions["deploy"], values, self.project)
             if not done.is_done:
                 raise LeptonError(str(done))
-        self._strike.begin()
+        self._active.begin()
 
     @property
     def _log(self) -> Path:

@@ -100,7 +100,7 @@ def _drilled(drill: Drill, stage: Stage, tell: Tell) -> Drilled:
         client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
         follower = Follower(client, stage.name, tell_of)
         try:
-            follower.inject(stage.strike, HEALTHY_S)
+            follower.inject(stage.inject, HEALTHY_S)
             tell_of(f"the fault has begun: {stage.fault.name}")
             follower.follow(ALERTED, DIAGNOSED, REPAIRED, LOOKED_BACK)
         except StepMissedError as missed:
