@@ -57,7 +57,7 @@ lint: setup ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-format: setup ## let ruff mend what it can
+format: setup ## fix formatting and imports with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

@@ -1,7 +1,7 @@
 """Calibration: how sure the ranking may be, learnt from incidents whose cause is known.
 
 The ratios of the table are judgements, and evidence that is taken as independent is not quite: the product is too sure.
-One number mends that, a temperature by which all log-odds are divided (Guo, Pleiss, Sun and Weinberger, On Calibration
+One number fixes that, a temperature by which all log-odds are divided (Guo, Pleiss, Sun and Weinberger, On Calibration
 of Modern Neural Networks, ICML 2017). It leaves the order of the causes as it is. The threshold below which nothing is
 named needs no learning then: where asking a person costs the part d of a wrong repair, naming a cause pays from a
 probability of 1 − d on (C. K. Chow, IEEE Trans. Inf. Theory 16, 1970).

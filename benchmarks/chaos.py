@@ -128,7 +128,7 @@ def make_project(folder: Path, cells: tuple[str, ...] = (STARTS_OTHERS, "lk.reco
 
 
 def kills(project: Path, number: int, chance: random.Random) -> dict[str, Count]:
-    """Signal a process of a run, again and again: the runner, its kernel, a guardian, what the notebook started."""
+    """Signal a process of a run, again and again: the runner, its kernel, a watchdog, what the notebook started."""
     counts: dict[str, Count] = {}
     for attempt in range(number):
         os.environ["LEPTON_WARM"] = str(attempt % 2)
@@ -183,7 +183,7 @@ def processes_of(project: Path, runner: int) -> list[psutil.Process]:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if process.cwd().startswith(str(project)):
-                found += [process, *(each for each in process.parents() if each.name() == "lepton-guardian")]
+                found += [process, *(each for each in process.parents() if each.name() == "lepton-watchdog")]
     return found
 
 
@@ -191,7 +191,7 @@ def kind_of(process: psutil.Process) -> str:
     """Name a process for the table."""
     with contextlib.suppress(psutil.Error):
         name = process.name()
-        return {"lepton-guardian": "guardian", "sleep": "a notebook's child"}.get(name, "kernel or worker")
+        return {"lepton-watchdog": "watchdog", "sleep": "a notebook's child"}.get(name, "kernel or worker")
     return "kernel or worker"
 
 

@@ -7,7 +7,7 @@ CLeaR 2024; amazon-science/petshop-root-cause-analysis, CC-BY-4.0): every `*/tra
 folder that has a `target.json`. As in its own evaluation an issue is given by the target's component, metric and
 statistic, the metrics of the issue's window, those of a normal period, and the call graph; a method is right in its
 first k when the labelled component is among its k highest. All methods see the same; none sees a label.
-Availability hardly varies when all is well, so by its IQR of 0 many scores are infinite: the yardsticks then tie.
+Availability hardly varies when all is well, so by its IQR of 0 many scores are infinite: the scores then tie.
 
 Where all issues at hand share one root, always naming that one scores 1. So faults are planted too: into stretches of
 the normal period, in every component below the target that is asked often enough to matter, a delay or failures that

@@ -269,7 +269,7 @@ def report(
         "",
         f"40 runs of b with 2 workers took {many[0]:.1f} s. Over {runs} runs of a in one process, from the "
         f"{runs // 5}th to the last: {grown('MiB', 'MiB resident')}, {grown('files', 'open files')}, "
-        f"{grown('processes', 'descendants')} (the fork server, spare kernels and their guardians).",
+        f"{grown('processes', 'descendants')} (the fork server, spare kernels and their watchdogs).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ The model is a GRU of the size that notebook 02 trains, with 33 features a row. 
 would write by hand: it validates with pydantic and gives an array to the network. `bare, table` asks
 `Forecaster.predict` with a DataFrame, as a notebook does. Neither has metrics, a log, a queue limit, or versions.
 
-`the kit, mends` is a second service of the kit with mends in force: it brings returns in percent back into the model's
+`the kit, fixes` is a second service of the kit with fixes in force: it brings returns in percent back into the model's
 unit, puts an exchanged pair of columns back, fills a missing value, and keeps aside what breaks the contract all the
 same. It is asked with sound rows, like the others, and with rows that have all three faults.
 
@@ -44,11 +44,11 @@ from typing import Any
 import numpy as np
 from results import write_section
 
-from lepton_kit.data.mends import Mends
+from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT, Architecture, Forecaster, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
-from lepton_kit.serving.control import change_wish
+from lepton_kit.serving.control import change_desired_state
 from lepton_kit.serving.following import await_workers
 from subjects.prices.features import next_day_return, price_features
 from subjects.prices.sources import read_prices
@@ -56,9 +56,9 @@ from subjects.prices.sources import read_prices
 CONNECTIONS = 16
 BATCH = 256
 TARGET = 1.3
-MENDING = "the kit, mends"
-SERVERS = ("bare, table", "bare, arrays", "the kit", MENDING)
-SERVICE = {"the kit": "goog", MENDING: "mending"}
+FIXING = "the kit, fixes"
+SERVERS = ("bare, table", "bare, arrays", "the kit", FIXING)
+SERVICE = {"the kit": "goog", FIXING: "fixing"}
 FAULTY = "faulty "
 RETURNS = {f"return_{lag}": 0.01 for lag in range(10)}
 
@@ -96,7 +96,7 @@ def measure(rounds: int, seconds: float) -> None:
         found: dict[tuple[str, str], list[dict[str, float]]] = {}
         for number in range(rounds + 1):
             for kind, body in bodies.items():
-                asked = (MENDING,) if kind.startswith(FAULTY) else SERVERS
+                asked = (FIXING,) if kind.startswith(FAULTY) else SERVERS
                 for name in asked if number % 2 else asked[::-1]:
                     taken = load(ports[name], body, seconds if number else 1.0)
                     if number:  # the first round warms up
@@ -169,7 +169,7 @@ def report(middles: dict[tuple[str, str], dict[str, float]], rounds: int, second
         slower, longer = bare["rate"] / kit["rate"], kit["p99"] / bare["p99"]
         met = "met" if max(slower, longer) <= TARGET else "missed"
         lines.append(f"| {name} | {slower:.2f} | {longer:.2f} | ≤ {TARGET} | {met} |")
-    lines += ["", *mends_table(middles)]
+    lines += ["", *fixes_table(middles)]
     gain = BATCH * middles["the kit", "batch"]["rate"] / kit["rate"]
     lines += [
         "",
@@ -178,16 +178,16 @@ def report(middles: dict[tuple[str, str], dict[str, float]], rounds: int, second
     return "\n".join(lines)
 
 
-def mends_table(middles: dict[tuple[str, str], dict[str, float]]) -> list[str]:
-    """Return what mends cost, as lines of Markdown: the service that mends beside the one that does not."""
+def fixes_table(middles: dict[tuple[str, str], dict[str, float]]) -> list[str]:
+    """Return what fixes cost, as lines of Markdown: the service that fixes beside the one that does not."""
     single, batch = middles["the kit", "single"], middles["the kit", "batch"]
     lines = [
-        "| mends in force, beside the kit without | single: throughput, times slower | p99, times longer "
+        "| fixes in force, beside the kit without | single: throughput, times slower | p99, times longer "
         "| batch: times slower |",
         "|---|---|---|---|",
     ]
     for rows, kind in (("sound", ""), ("in percent, exchanged, incomplete", FAULTY)):
-        one, many = middles[MENDING, f"{kind}single"], middles[MENDING, f"{kind}batch"]
+        one, many = middles[FIXING, f"{kind}single"], middles[FIXING, f"{kind}batch"]
         slower, longer, batch_slower = (
             single["rate"] / one["rate"], one["p99"] / single["p99"], batch["rate"] / many["rate"],
         )  # fmt: skip
@@ -299,7 +299,7 @@ def make_project(project: Path) -> dict[str, Path]:
     return {name: project / f"{name}.json" for name in bodies}
 
 
-MENDS = {"scale": RETURNS, "swap": {"range_1": "volume_1"}, "fill": {"volume_0": 0.0}, "quarantine": True}
+FIXES = {"scale": RETURNS, "swap": {"range_1": "volume_1"}, "fill": {"volume_0": 0.0}, "quarantine": True}
 
 
 def spoilt(row: dict[str, float]) -> dict[str, float]:
@@ -308,9 +308,9 @@ def spoilt(row: dict[str, float]) -> dict[str, float]:
     return {**came, "range_1": row["volume_1"], "volume_1": row["range_1"]}
 
 
-def mend(service: Path) -> None:
-    """Let a running service mend its rows."""
-    await_workers(service, change_wish(service, mends=Mends.model_validate(MENDS)), seconds=30)
+def fix(service: Path) -> None:
+    """Let a running service fix its rows."""
+    await_workers(service, change_desired_state(service, input_fixes=InputFixes.model_validate(FIXES)), seconds=30)
 
 
 @contextlib.contextmanager
@@ -342,8 +342,8 @@ def running(name: str, project: Path) -> Iterator[int]:
                 asyncio.run(drive(port, (project / "single.json").read_bytes(), 0.01))
                 break
             time.sleep(0.2)
-        if name == MENDING:
-            mend(project / "services" / SERVICE[name])
+        if name == FIXING:
+            fix(project / "services" / SERVICE[name])
         yield port
     finally:
         process.send_signal(signal.SIGTERM)

@@ -86,13 +86,13 @@ class Machine:
         self.lives = [Worker(next(self._pids), 0.0) for _ in range(setting.workers)]
         self.running = list(self.lives)
         self._starts = [0.0] * setting.workers
-        self.wished, self._lost, self._lost_at = setting.workers, 0, np.inf
+        self.wanted, self._lost, self._lost_at = setting.workers, 0, np.inf
         self._leak_from, self._leak_seconds = np.inf, np.inf
         self.queue_limit = setting.queue_limit
 
     def size(self, workers: int, queue_limit: int, now: float) -> None:
-        """Wish for so many workers, and let so many requests be in each."""
-        self.wished, self.queue_limit = workers, queue_limit
+        """Ask for `workers`, each with room for `queue_limit` requests."""
+        self.wanted, self.queue_limit = workers, queue_limit
         self._fit(now)
 
     def restart(self, now: float) -> None:
@@ -122,8 +122,8 @@ class Machine:
         self._leak_from, self._leak_seconds = now, seconds
 
     def _fit(self, now: float) -> None:
-        """Let as many workers run as are wished for, less those that are lost."""
-        wanted = max(1, self.wished - self._lost)
+        """Let as many workers run as are wanted, less those that are lost."""
+        wanted = max(1, self.wanted - self._lost)
         while len(self.running) > wanted:
             self._end(self.running[-1], now)
         while len(self.running) < wanted:

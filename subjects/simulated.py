@@ -22,7 +22,7 @@ from lepton_kit.ops.simulated_metrics import Series, samples, selected
 from lepton_kit.ops.simulation import EPOCH, utc
 from lepton_kit.project.settings import Settings
 from lepton_kit.serving.replay import Item
-from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.telemetry.declaration import Declaration, signals_of
 from lepton_kit.telemetry.recordings import (
     FEATURE,
     FORMAT,
@@ -34,7 +34,6 @@ from lepton_kit.telemetry.recordings import (
     Window,
 )
 from lepton_kit.telemetry.selectors import parse_selector
-from lepton_kit.telemetry.signals import signals_of
 from lepton_kit.telemetry.slo import Objective, read_objectives
 from subjects.machine import DRAIN_SECONDS
 
@@ -77,7 +76,7 @@ class Simulated:
     def inject(self, fault: Fault) -> None:
         """Let a fault begin."""
         self._fault = fault
-        fault.strike(self)  # type: ignore[arg-type]
+        fault.inject(self)  # type: ignore[arg-type]
 
     def deploy_next(self, is_bad: bool) -> None:
         """Put the next version into service."""

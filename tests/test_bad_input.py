@@ -54,7 +54,7 @@ def test_a_bad_price_table_is_one_clear_error_and_leaves_no_artifact(name, clean
     assert run.artifacts == []
 
 
-def test_rows_out_of_order_are_no_error_but_a_fault_that_is_mended(cleaning):
+def test_rows_out_of_order_are_no_error_but_a_fault_that_is_fixed(cleaning):
     dates, prices = [DAYS[1], DAYS[0], *DAYS[2:]], [PRICES[1], PRICES[0], *PRICES[2:]]
     (cleaning / "shuffled.csv").write_bytes(csv(dates, prices))
     made = lepton(

@@ -16,7 +16,7 @@ from lepton_kit.diagnosis.capture import capture
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.project.declarations import declared
-from lepton_kit.serving.control import change_wish, note_deployment
+from lepton_kit.serving.control import change_desired_state, note_deployment
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.health import RecordedMetrics
 from lepton_kit.telemetry.recordings import Promise, Versions, read_recording
@@ -178,7 +178,7 @@ def test_a_version_that_came_a_moment_ago_is_the_one_in_service(tmp_path):
         start = time.time()
         for _ in range(30):
             service.client.post("/v1/predict", json={"row": row})
-        change_wish(service.folder, version="v1")
+        change_desired_state(service.folder, version="v1")
         note_deployment(service.folder, "v1", "by mistake")
         wait_for(lambda: service.client.get("/readyz").json()["version"] == "v1")
         for _ in range(5):

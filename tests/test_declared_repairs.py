@@ -22,7 +22,8 @@ from services import wait_for
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
 from lepton_kit.ops.declared import readiness
-from lepton_kit.ops.operator import operator_of, read_actions, undo
+from lepton_kit.ops.operator import operator_of, undo
+from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import find_run
 from lepton_kit.telemetry.declaration import Declaration

@@ -20,7 +20,7 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.ops.deployment import ServiceClient, deploy, integration_tests, rollback, wait_for_requests
 from lepton_kit.ops.services import start_service
 from lepton_kit.serving.canary import Counts, Rule, judge, read_counts
-from lepton_kit.serving.control import note_deployment, read_deployments, read_wish
+from lepton_kit.serving.control import note_deployment, read_deployments, read_desired_state
 
 STEPS = (0.3, 1.0)
 
@@ -72,7 +72,7 @@ def test_a_version_that_is_no_worse_is_tested_takes_a_growing_share_and_is_promo
     assert 20 <= first.new.requests <= 70
     assert (last.old.requests, last.new.requests) == (0, 150)
     assert ours.predict().json()["version"] == registry_of(ours).current("goog") == "v2"
-    assert read_wish(ours.folder).candidate is None
+    assert read_desired_state(ours.folder).candidate is None
     kept = read_deployments(ours.folder)[-1]
     assert kept["version"] == "v2"
     assert kept["record"] == json.loads(json.dumps(made.record(), allow_nan=False))
@@ -135,7 +135,7 @@ def test_an_error_on_the_way_leaves_the_old_version(ours):
 
     with pytest.raises(KeyboardInterrupt):
         bring_in(ours, "v2", traffic)
-    assert read_wish(ours.folder).candidate is None
+    assert read_desired_state(ours.folder).candidate is None
     assert {ours.predict().json()["version"] for _ in range(10)} == {"v1"}
 
 

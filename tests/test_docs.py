@@ -15,7 +15,7 @@ from lepton_kit.diagnosis.evidence import QUESTIONS
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.warm.lease import IDLE_S
 from lepton_kit.telemetry.declaration import Declaration
-from lepton_kit.telemetry.health import last_periods, yardsticks
+from lepton_kit.telemetry.health import last_periods, sli_table
 from lepton_kit.telemetry.recordings import read_recording
 
 README = (ROOT / "README.md").read_text()
@@ -88,7 +88,7 @@ def test_the_addresses_and_times_that_the_readme_tells_are_the_defaults():
 def test_the_numbers_that_the_readme_tells_are_counted():
     recording = read_recording(ROOT / "runbooks" / "recordings" / "stale-feed")
     assert "| Is the service as stable as it was? Nine measures" in DOCS["notebooks.md"]
-    assert len(yardsticks(recording, last_periods(recording))) == 9
+    assert len(sli_table(recording, last_periods(recording))) == 9
     assert "some forty questions" in DOCS["incidents.md"] and len(QUESTIONS) == pytest.approx(40, abs=3)
 
 

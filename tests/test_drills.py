@@ -71,7 +71,7 @@ class BusyNeighbour(Fault):
     name, cause, description = "busy-neighbour", "compute", "other work takes the processor for 20 s of each 50"
     severities = (0.5, 0.85)
 
-    def strike(self, plant):
+    def inject(self, plant):
         take, began = plant._machine.take, plant.now
 
         def taken(now, service):
@@ -250,7 +250,7 @@ def test_the_command_drills_a_fault_of_ones_own_and_fails_where_one_did_not_end_
         "from lepton_kit.ops.faults import Fault\n\n\n"
         "class Rude(Fault):\n"
         "    name, cause, description = 'rude', 'none', 'said to be benign, and is not'\n\n"
-        "    def strike(self, plant):\n        plant.slow(0.9)\n"
+        "    def inject(self, plant):\n        plant.slow(0.9)\n"
     )
     made = lepton("drill", "rude", "nulls", "--fault-file", "mine.py", "--seed", "4", project=whole)
     assert made.returncode == 1, made.stdout + made.stderr

@@ -17,7 +17,7 @@ from lepton_kit.ops.faults import FAULTS, Pair, find_fault, injected, read_fault
 from lepton_kit.ops.faults.compute import CpuTaken, LostWorker
 from lepton_kit.ops.faults.model import SpoiltVersion
 from lepton_kit.serving.config import ServiceConfig
-from lepton_kit.serving.control import Report, Wish, begin, read_deployments, read_wish, write_report
+from lepton_kit.serving.control import DesiredState, Report, begin, read_deployments, read_desired_state, write_report
 from lepton_kit.serving.replay import Item
 from subjects.prices import DRILLED
 
@@ -98,7 +98,7 @@ def test_one_without_a_live_form_is_not_injected(tmp_path):
 def state(tmp_path):
     project = project_with_model(tmp_path)
     folder = project / "services/goog"
-    begin(folder, Wish("v1", workers=2))
+    begin(folder, DesiredState("v1", workers=2))
     config = ServiceConfig(name="goog", model="goog", registry=project / "models", folder=folder)
     (folder / "service.json").write_text(config.model_dump_json())
     return folder
@@ -109,10 +109,10 @@ def test_a_bad_version_is_registered_whole_and_put_into_service(state, name):
     registry = Registry(state.parents[1] / "models")
     good = registry.load("goog", "v1").predict(features().tail(200))
     find_fault(name, 1).begin(state)
-    wish = read_wish(state)
-    assert wish.version not in ("v1", "v2")
-    assert read_deployments(state)[-1]["version"] == wish.version
-    bad = registry.load("goog", wish.version)  # its checksums hold
+    desired = read_desired_state(state)
+    assert desired.version not in ("v1", "v2")
+    assert read_deployments(state)[-1]["version"] == desired.version
+    bad = registry.load("goog", desired.version)  # its checksums hold
     assert registry.current("goog") == "v1"
     if name == "stale-scaler":  # this untrained model thinks in units of the recent volatility alone
         assert bad.scaler.level < 0.2 * registry.load("goog", "v1").scaler.level

@@ -1,6 +1,7 @@
 """The two halves of the package never import each other; they meet in notebooks, in `ops/` and in the CLI."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,32 @@ def test_the_package_never_imports_a_subject(path):
 def test_the_domain_never_prints(path):
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+
+
+def package_imports(root: Path) -> dict[str, set[str]]:
+    """Return what each module of a package imports of it, also inside functions, by dotted names."""
+    files = {
+        ".".join(p.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in root.rglob("*.py")
+    }
+    named = {module: imports(path) for module, path in files.items()}
+    return {
+        module: {name if name in files else name.rpartition(".")[0] for name in names} & (files.keys() - {module})
+        for module, names in named.items()
+    }
+
+
+def test_no_module_imports_itself_through_others_not_even_inside_a_function():
+    TopologicalSorter(package_imports(ROOT / "lepton_kit")).prepare()  # raises CycleError, which names the circle
+
+
+def test_a_cycle_that_a_function_hides_is_seen(tmp_path):
+    kit = tmp_path / "kit"
+    kit.mkdir()
+    (kit / "a.py").write_text("from kit.b import g\n")
+    (kit / "b.py").write_text("def g():\n    from kit import a\n")
+    with pytest.raises(CycleError):
+        TopologicalSorter(package_imports(kit)).prepare()
 
 
 def test_this_test_sees_an_import(tmp_path):

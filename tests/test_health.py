@@ -47,7 +47,7 @@ def measured(table=None, metrics=None) -> pd.DataFrame:
     parts = {"requests": requests() if table is None else table}
     if metrics is not None:
         parts["metrics"] = metrics
-    return health.yardsticks(Recording(INCIDENT, **parts), PERIODS).set_index("yardstick")
+    return health.sli_table(Recording(INCIDENT, **parts), PERIODS).set_index("sli")
 
 
 def test_two_equal_periods_are_alike_in_everything_that_is_known():
@@ -123,8 +123,8 @@ def test_periods_are_halves_or_as_long_as_asked_for():
             health.last_periods(recording, minutes)
 
 
-def test_an_empty_recording_has_all_yardsticks_unknown():
-    found = health.yardsticks(Recording(INCIDENT), PERIODS)
+def test_an_empty_recording_has_all_slis_unknown():
+    found = health.sli_table(Recording(INCIDENT), PERIODS)
     assert set(found["verdict"]) == {"not known"}
     assert health.by_time(Recording(INCIDENT).requests, PERIODS)["answered"].sum() == 0
 

@@ -18,14 +18,15 @@ from live import Samples
 from models_sample import google_prices
 from services import captured, features, keep_model, project_with_model, row, serving, wait_for
 
-from lepton_kit.data.mends import Mends
+from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.diagnosis.remedies import ModelPlan, State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import operator_of, read_actions, undo
+from lepton_kit.ops.operator import operator_of, undo
 from lepton_kit.ops.repairs import Trouble, carry_out, objectives_table, rehearse, still_missed
 from lepton_kit.ops.serve_operator import ServeOperator
-from lepton_kit.serving.control import change_wish, read_deployments, read_reports, read_wish
+from lepton_kit.ops.service_operator import read_actions
+from lepton_kit.serving.control import change_desired_state, read_deployments, read_desired_state, read_reports
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.features import next_day_return
 
@@ -104,7 +105,7 @@ def incident(service, project, version, folder, seconds=5, harm=lambda: None):
     source, start = Samples(), time.time()
     source.scrape(service)
     time.sleep(seconds)
-    change_wish(service.folder, version=version)
+    change_desired_state(service.folder, version=version)
     harm()
     onset = time.time()
     source.scrape(service)
@@ -116,9 +117,9 @@ def incident(service, project, version, folder, seconds=5, harm=lambda: None):
 
 
 def test_a_state_is_brought_about_and_written_down_with_who_and_why(operator, service):
-    wished = State("v1", 2, 5, Mends(fill={"return_0": 0.0}))
-    operator.set_state(wished, "a reason")
-    assert operator.state() == wished
+    desired = State("v1", 2, 5, InputFixes(fill={"return_0": 0.0}))
+    operator.set_state(desired, "a reason")
+    assert operator.state() == desired
     assert {one.version for one in read_reports(service.folder)} == {"v1"}
     assert operator.registry.current("goog") == "v1"
     assert operator.registry.history("goog")[-1]["action"] == "rollback"
@@ -131,17 +132,17 @@ def test_a_state_is_brought_about_and_written_down_with_who_and_why(operator, se
 
 
 def test_a_state_that_cannot_be_is_refused_and_nothing_is_changed(operator, service):
-    before = read_wish(service.folder)
+    before = read_desired_state(service.folder)
     with pytest.raises(InputError, match="no version 'v77'"):
         operator.set_state(State("v77", 2, 64), "a typing error")
     with pytest.raises(InputError, match="workers = 0"):
         operator.set_state(State("v2", 0, 64), "a typing error")
-    assert read_wish(service.folder) == before
+    assert read_desired_state(service.folder) == before
 
 
 def test_a_state_that_the_workers_cannot_follow_is_undone(operator, service):
     with pytest.raises(LeptonError, match="the model needs only"):
-        operator.set_state(State("v1", 2, 64, Mends(swap={"return_0": "spread_0"})), "columns exchanged")
+        operator.set_state(State("v1", 2, 64, InputFixes(swap={"return_0": "spread_0"})), "columns exchanged")
     assert operator.state() == State("v2", 2, 64)
     assert operator.registry.current("goog") == "v2"
     assert read_actions(service.folder)[-1]["outcome"].startswith("undone: ")
@@ -205,7 +206,7 @@ def test_a_service_that_has_ended_is_said_at_once_and_the_state_before_is_what_a
     with serving(project) as running:
         ours = ServeOperator("goog", project, "run-1")
         held = ours.state()
-        ours.set_state(State("v1", 1, 5, Mends(fill={"return_0": 0.0})), "a repair")
+        ours.set_state(State("v1", 1, 5, InputFixes(fill={"return_0": 0.0})), "a repair")
         running.process.kill()
         wait_for(lambda: not read_reports(running.folder))
         began = time.monotonic()
@@ -275,11 +276,11 @@ def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, proje
 
 
 @pytest.mark.parametrize("may_cost", [(), ("errors",)], ids=["not allowed", "allowed"])
-def test_what_mends_the_indicator_and_breaks_another_is_taken_back_unless_the_policy_lets_it(
+def test_a_repair_of_one_objective_that_breaks_another_is_rolled_back_unless_the_policy_allows_it(
     operator, service, project, tmp_path, may_cost
 ):
     def act(ours):
-        ours.set_state(State("v2", 2, 64, Mends(quarantine=True)), "and broken rows are refused")
+        ours.set_state(State("v2", 2, 64, InputFixes(quarantine=True)), "and broken rows are refused")
         return ("to v2, with a quarantine",)
 
     with Load(service) as load:
@@ -296,7 +297,7 @@ def test_what_mends_the_indicator_and_breaks_another_is_taken_back_unless_the_po
     if may_cost:
         assert (judged.verdict, done.rolled_back) == ("recovered", False)
         assert table.loc["Error rate", "verdict"] == "worse, as it may"
-        assert operator.state().mends.quarantine
+        assert operator.state().input_fixes.quarantine
     else:
         assert (judged.verdict, done.rolled_back) == ("worse", True)
         assert "Error rate fell by" in judged.reason
@@ -317,7 +318,7 @@ def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing
         held = ours.state()
 
         def act(operator):
-            operator.set_state(State("v2", 1, 9, Mends(quarantine=True)), "a repair")
+            operator.set_state(State("v2", 1, 9, InputFixes(quarantine=True)), "a repair")
             running.process.kill()
             return ("done",)
 
@@ -329,7 +330,7 @@ def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing
 
 
 def test_the_last_action_is_undone_by_a_command_and_an_undo_as_well(operator, service, project):
-    operator.set_state(State("v1", 2, 9, Mends(fill={"return_0": 0.0})), "a repair")
+    operator.set_state(State("v1", 2, 9, InputFixes(fill={"return_0": 0.0})), "a repair")
     done = lepton("undo", "goog", "--by", "Kim", "--note", "the feed is whole", project=project)
     assert done.returncode == 0, done.stderr
     assert "version v1 → v2" in done.stdout
@@ -337,7 +338,7 @@ def test_the_last_action_is_undone_by_a_command_and_an_undo_as_well(operator, se
     told = read_actions(service.folder)[-1]
     assert (told["by"], told["run"], told["why"].endswith(": the feed is whole")) == ("Kim", "lepton undo", True)
     assert undo("goog", project, "Kim", "").startswith("service goog: version v2 → v1")
-    change_wish(service.folder, queue_limit=11)
+    change_desired_state(service.folder, queue_limit=11)
     with pytest.raises(InputError, match="somebody changed it since"):
         undo("goog", project, "Kim", "")
 
@@ -355,7 +356,7 @@ def test_a_repair_that_is_interrupted_is_undone(operator, service, project, tmp_
 
 
 def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service, project, tmp_path):
-    before = read_wish(service.folder)
+    before = read_desired_state(service.folder)
     with Load(service) as load:
         trouble = incident(service, project, "v3", tmp_path / "incident")
         operator.set_state(State("v2", 2, 64), "somebody else did it")
@@ -363,11 +364,11 @@ def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service,
         start = time.time()
         load.judges(150)
         after = captured(service.folder, Samples(), start, time.time(), tmp_path / "after")
-    held, plan = read_wish(service.folder), ModelPlan("v2", "rollback", ())
+    held, plan = read_desired_state(service.folder), ModelPlan("v2", "rollback", ())
     done = rehearse(plan, ["deploy"], trouble, after)
     assert (done.recovery.verdict, done.applied, done.rolled_back) == ("recovered", False, False)
     assert rehearse(plan, ["deploy"], trouble, None).recovery.verdict == "too few"
-    assert read_wish(service.folder) == held
+    assert read_desired_state(service.folder) == held
     assert before.version == held.version
 
 

@@ -151,7 +151,7 @@ def test_the_timeline_is_in_order_and_says_where_each_line_is_known_from():
     assert said["contract: broken"] == said["freshness: stale"] == "diagnosis"
     assert not said.keys() & {"drift: drifted", "deployment: deployed", "misses moves"}  # chance; another cause's
     assert said["repair of data approved by Kim: go"] == "lepton approve"
-    assert said["set state: workers 1 → 2"] == "run-remedy"
+    assert said["workers 1 → 2"] == "run-remedy"
     assert said["restart feed (no command)"] == "run-remedy"
     assert "diagnosis ends (succeeded, cause: data)" in said
     assert "repair of data ends (succeeded, verdict: recovered)" in said
@@ -196,6 +196,16 @@ def test_an_incident_after_its_recording_affected_nothing_that_is_known():
     assert (found.requests, found.spent) == (0, None)
 
 
+@pytest.mark.parametrize("name", ["input_fixes", "mends"])  # the second is how histories before 2026-12 name them
+def test_input_fixes_are_described_in_words(name):
+    on = {name: {"fill": {"return_0": 0.5}}}
+    part = {"time": "2026-11-25T03:00:00Z", "action": "set_state", "outcome": "done"}
+    assert histories.Action(**part, before={}, after=on).what == "turned on: fills missing values of 1 feature"
+    assert histories.Action(**part, before=on, after={name: {}}).what == (
+        "turned off: fills missing values of 1 feature"
+    )
+
+
 def test_causes_repairs_actions_and_provenance_are_tables():
     told = history()
     assert dict(postmortem.causes(told).to_numpy())["probability"] == "0.97"
@@ -203,7 +213,7 @@ def test_causes_repairs_actions_and_provenance_are_tables():
     assert (repair["let by"], repair["came to"], repair["verdict"], repair["applied"]) == (
         "approved by Kim", "succeeded", "recovered", "yes",
     )  # fmt: skip
-    assert postmortem.actions(told)["action"].tolist() == ["restart feed (no command)", "set state: workers 1 → 2"]
+    assert postmortem.actions(told)["action"].tolist() == ["restart feed (no command)", "workers 1 → 2"]
     assert postmortem.actions(told)["let by"].tolist() == ["approved by Kim"] * 2
     origin = postmortem.provenance(told).iloc[0]
     assert (origin["run"], origin["commit"], origin["inputs"]) == (
@@ -251,7 +261,7 @@ def test_the_timeline_is_drawn_with_every_event_and_milestone():
     draw(postmortem.timeline(told), {"onset": postmortem.milestones(told).onset, "end": None}, axes)
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert len(shown) == len(postmortem.timeline(told))
-    assert "set state: workers 1 → 2" in shown
+    assert "workers 1 → 2" in shown
     assert [text.get_text() for text in axes.texts] == ["onset"]
     plt.close(fig)
 

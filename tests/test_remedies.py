@@ -1,4 +1,4 @@
-"""The plans of the remedies: what is planted in a recording is what they mend, and nothing else."""
+"""The plans of the remedies: what is planted in a recording is what they fix, and nothing else."""
 
 import heapq
 import math
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 
-from lepton_kit.data.mends import Mends
+from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.diagnosis.queueing import Demand, bounded, erlang_c, mean_wait
 from lepton_kit.diagnosis.remedies import (
     Needs,
@@ -34,7 +34,7 @@ from subjects.prices.features import price_features
 from subjects.prices.sources import read_prices
 
 COLUMNS = feature_columns(variants.calm().requests)
-EVERY_WAY = ("mend", "roll_back", "deploy", "scale", "restart", "restart_feed")
+EVERY_WAY = ("fix_inputs", "roll_back", "deploy", "scale", "restart", "restart_feed")
 NAMES = [name.removeprefix("feature_") for name in COLUMNS]
 
 
@@ -69,22 +69,22 @@ def days():
 # --- data ---------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_mended_where_nothing_is_wrong():
+def test_nothing_is_fixed_where_nothing_is_wrong():
     plan = plan_data(variants.calm())
-    assert (plan.mends, plan.restart_feed, plan.retrain, len(plan.quarantined)) == (Mends(), False, False, 0)
+    assert (plan.input_fixes, plan.restart_feed, plan.retrain, len(plan.quarantined)) == (InputFixes(), False, False, 0)
 
 
 @pytest.mark.parametrize("factor", [100, 0.01, 1000])
 def test_another_unit_is_found_as_a_power_of_ten_and_the_model_then_holds_its_objective(factor):
     plan = plan_data(variants.wrong_unit(factor))
-    assert plan.mends.scale == pytest.approx(dict.fromkeys(NAMES, 1 / factor))
+    assert plan.input_fixes.scale == pytest.approx(dict.fromkeys(NAMES, 1 / factor))
     assert plan.coverage > 0.85
     assert not plan.restart_feed
 
 
 @pytest.mark.parametrize("factor", [1 / 3, 3])
 def test_a_factor_that_is_no_unit_is_not_guessed(factor):
-    assert not plan_data(variants.wrong_unit(factor)).mends.scale
+    assert not plan_data(variants.wrong_unit(factor)).input_fixes.scale
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8, 1.0])
@@ -96,7 +96,7 @@ def test_a_unit_is_found_where_only_some_rows_have_it_and_only_they_are_rescaled
     came.loc[hit, faulty] *= 100
     factors, _ = unit_factors(sound, came)
     assert factors == dict.fromkeys(faulty, 100)
-    used = Mends(scale=dict.fromkeys(faulty, 0.01)).applied(came, sound)
+    used = InputFixes(scale=dict.fromkeys(faulty, 0.01)).applied(came, sound)
     assert np.isclose(used, since).all(axis=1).mean() > 0.99
 
 
@@ -110,7 +110,7 @@ def test_exchanged_columns_are_found_and_put_back_in_the_rows_that_have_them(day
     came.loc[hit] = since.rename(columns=both)[list(since)].loc[hit]
     found = exchanged_columns(sound, came)
     assert {frozenset(pair) for pair in found.items()} == {frozenset(pair) for pair in pairs.items()}
-    used = Mends(swap=found).applied(came, sound)
+    used = InputFixes(swap=found).applied(came, sound)
     assert np.isclose(used, since).all(axis=1).mean() > 0.9
 
 
@@ -129,8 +129,8 @@ def test_a_sound_feed_has_no_exchanged_columns_and_no_other_unit(days):
 
 def test_missing_values_are_filled_and_the_rows_that_lack_all_are_not_learnt_from():
     plan = plan_data(variants.nulls())
-    assert set(plan.mends.fill) == set(NAMES)
-    assert all(abs(value) < 0.01 for value in plan.mends.fill.values())
+    assert set(plan.input_fixes.fill) == set(NAMES)
+    assert all(abs(value) < 0.01 for value in plan.input_fixes.fill.values())
     assert len(plan.quarantined) == 23
 
 
@@ -138,7 +138,7 @@ def test_a_feed_that_stands_still_is_restarted_and_not_learnt_from():
     for recording in (variants.stuck_feed(), read_recording(ROOT / "runbooks/recordings/stale-feed")):
         plan = plan_data(recording)
         assert plan.restart_feed
-        assert not plan.mends
+        assert not plan.input_fixes
         assert not plan.retrain
         assert len(plan.quarantined) > 50
 
@@ -160,7 +160,7 @@ def test_actuals_that_are_wrong_are_no_fault_of_the_inputs():
     requests.loc[requests.index >= variants.FAULT_FROM, "actual"] *= 4
     plan = plan_data(replace(recording, requests=requests))
     assert plan.restart_feed
-    assert not plan.mends
+    assert not plan.input_fixes
     assert "actuals" in plan.reasons[0]
 
 
@@ -168,30 +168,30 @@ def test_only_a_changed_world_asks_for_training():
     plan = plan_data(variants.world(3, seed=0))
     assert plan.retrain
     assert not plan.restart_feed
-    assert not plan.mends.scale
+    assert not plan.input_fixes.scale
 
 
-def test_rows_that_no_mend_helps_are_refused():
+def test_rows_that_no_fix_helps_are_refused():
     def broken(features):
         return np.where(np.arange(len(features))[:, None] % 4 == 0, 50.0, features)
 
     plan = plan_data(variants.with_inputs(broken))
-    assert plan.mends.quarantine
+    assert plan.input_fixes.quarantine
     assert len(plan.quarantined) >= 15
 
 
-def test_a_data_plan_is_carried_out_beside_the_mends_in_force():
+def test_a_data_plan_is_carried_out_beside_the_input_fixes_in_force():
     operator = Held()
-    operator.held = replace(operator.held, mends=Mends(fill={"return_1": "last"}))
+    operator.held = replace(operator.held, input_fixes=InputFixes(fill={"return_1": "last"}))
     done = apply_data(plan_data(variants.wrong_unit(100)), operator)
-    assert operator.held.mends.scale == pytest.approx(dict.fromkeys(NAMES, 0.01))
-    assert operator.held.mends.fill == {"return_1": "last"}
+    assert operator.held.input_fixes.scale == pytest.approx(dict.fromkeys(NAMES, 0.01))
+    assert operator.held.input_fixes.fill == {"return_1": "last"}
     assert len(done) == 1
 
 
 def test_what_a_service_cannot_do_is_not_done_and_said(tmp_path):
     stuck, wrong = plan_data(variants.stuck_feed()), plan_data(variants.wrong_unit(100))
-    bare = Held("mend")
+    bare = Held("fix_inputs")
     assert apply_data(stuck, bare) == ()
     assert bare.told == []
     [by_hand] = means_for(stuck, bare.ways).by_hand

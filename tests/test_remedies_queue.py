@@ -122,16 +122,16 @@ def test_two_repairs_that_ask_are_listed_in_order_and_the_second_runs_after_the_
     running = queue.take()
     assert (running.name, queue.take()) == ("data", None)
     queue.comes_to_run(running, "run-a")
-    assert (queue.let_by("run-a"), queue.let_by("run-b")) == ("Lee (lepton approve)", None)
+    assert (queue.approved_by("run-a"), queue.approved_by("run-b")) == ("Lee (lepton approve)", None)
     queue.end(running, "run-a", "succeeded")
     later = queue.take()
     assert (later.name, queue.follows_run(later), queue.follows_run(running)) == ("compute", ("data", "run-a"), None)
 
 
-def test_a_repair_that_started_by_itself_was_let_by_the_policy(queue):
+def test_a_repair_that_started_by_itself_was_approved_by_the_policy(queue):
     propose(queue, proposal())
     queue.comes_to_run(queue.take(), "run-a")
-    assert queue.let_by("run-a") == "policy: auto"
+    assert queue.approved_by("run-a") == "policy: auto"
 
 
 @pytest.mark.parametrize("status", ["failed", "timed_out", "kernel_died", "expectation_failed"])

@@ -13,11 +13,11 @@ from helpers import ROOT, copy_folders, lepton
 from live import Load, Samples
 from services import ADMIN, captured, keep_model, project_with_model, serving
 
-from lepton_kit.data.mends import Mends
+from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import read_actions
+from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.runs.manifest import find_run
-from lepton_kit.serving.control import change_wish, read_wish
+from lepton_kit.serving.control import change_desired_state, read_desired_state
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def run(project, runbook, recording, load, change=lambda row: row, seconds=6):
     return {name: result.value for name, result in made.results.items()}
 
 
-def test_a_feed_in_percent_is_mended_while_it_goes_on(service):
+def test_a_feed_in_percent_is_fixed_while_it_goes_on(service):
     project = service.folder.parents[1]
 
     def percent(row):
@@ -106,7 +106,7 @@ def test_a_feed_in_percent_is_mended_while_it_goes_on(service):
     before = service.sample("lepton_mended_rows_total")
     results = run(project, "repair-data", "percent", load, percent)
     assert results["applied"] is True
-    assert set(read_wish(service.folder).mends.scale.values()) == {0.01}
+    assert set(read_desired_state(service.folder).input_fixes.scale.values()) == {0.01}
     assert service.sample("lepton_mended_rows_total") > before
     assert results["verdict"] == "recovered"
     assert results["rolled_back"] is False
@@ -114,7 +114,7 @@ def test_a_feed_in_percent_is_mended_while_it_goes_on(service):
     assert (told["action"], told["run"]) == ("set_state", find_run("repair-data", project).run_id)
     assert "@" in told["by"]  # run by hand
     assert results["objectives"]["rows"][0][0] == "Forecast sharpness"
-    change_wish(service.folder, mends=Mends())
+    change_desired_state(service.folder, input_fixes=InputFixes())
 
 
 def test_a_bad_version_is_rolled_back_and_the_indicator_recovers(service):
@@ -145,10 +145,10 @@ def test_a_crowded_service_grows(service):
         captured(service.folder, source, start, time.time(), project / "crowd")
         results = run(project, "repair-capacity", "crowd", load)
     assert results["applied"] is True
-    wish = read_wish(service.folder)
-    assert wish.workers >= 1
-    assert wish.queue_limit is not None
-    assert f"{wish.workers} workers" in results["action"]
+    desired = read_desired_state(service.folder)
+    assert desired.workers >= 1
+    assert desired.queue_limit is not None
+    assert f"{desired.workers} workers" in results["action"]
     made = find_run("repair-capacity", project)
     kept = nbformat.read(made.folder(project) / "notebook.ipynb", 4)
     assert any("fig-waits" in cell.source for cell in kept.cells)

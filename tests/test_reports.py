@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -27,7 +28,7 @@ from lepton_kit.reports.cards import Card
 from lepton_kit.reports.facts import headlines
 from lepton_kit.reports.health_history import history_html
 from lepton_kit.reports.page import make_page, summary
-from lepton_kit.reports.publish import previous_run, publish_runs, reports_folder, unpublish
+from lepton_kit.reports.publish import measured, previous_run, publish_runs, reports_folder, unpublish
 from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.reports.site import Site, _add_missing, build_site
 from lepton_kit.reports.story import html_of, story_cells
@@ -569,8 +570,8 @@ def facts_of_card(where: str) -> dict[str, str]:
     return {"service": "goog", "input": where}
 
 
-def test_a_yardstick_that_is_better_says_than_what() -> None:
-    measured = [{"yardstick": "p50", "unit": "ms", "before": 7.2, "now": 5.11, "verdict": "better"}]
+def test_an_sli_that_is_better_says_than_what() -> None:
+    measured = [{"sli": "p50", "unit": "ms", "before": 7.2, "now": 5.11, "verdict": "better"}]
     alike = [{**measured[0], "now": 3.63, "verdict": "alike"}]
     made = [(3, "nightly", measured), (2, "nightly", alike), (1, "runbooks/recordings/stale-feed", measured)]
     cards = [
@@ -582,6 +583,16 @@ def test_a_yardstick_that_is_better_says_than_what() -> None:
     assert "not than in the run before" in page.text
     assert [head.text for head in page.select("h3")] == ["goog", "goog"]  # a rehearsal is no part of the live series
     assert ["stale-feed" in part.text for part in page.select("p.quiet")].count(True) == 1
+
+
+@pytest.mark.parametrize("name", ["sli", "yardstick"])  # the second is the name in runs before 2026-12
+def test_slis_of_a_run_are_read_under_their_old_name_too(name: str) -> None:
+    table = {
+        "columns": [name, "unit", "before", "now", "verdict", "low"],
+        "rows": [["p50", "ms", 7.2, 5.1, "better", 5]],
+    }
+    run = SimpleNamespace(results={f"{name}s": SimpleNamespace(value=table)})
+    assert measured(run) == [{"sli": "p50", "unit": "ms", "before": 7.2, "now": 5.1, "verdict": "better"}]  # type: ignore[arg-type]
 
 
 def test_the_headlines_that_a_notebook_names_stand_for_it_by_their_titles(

@@ -9,10 +9,10 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.tasks import task_of
 from lepton_kit.project.settings import read_settings
 from lepton_kit.serving.metrics import ServiceMetrics
-from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.telemetry.declaration import Declaration, signals_of
 from lepton_kit.telemetry.scrape import parse
 from lepton_kit.telemetry.selectors import parse_selector
-from lepton_kit.telemetry.signals import ROLES, from_json, preset, presets, series_of, signals_of, to_json
+from lepton_kit.telemetry.signals import ROLES, from_json, preset, presets, series_of, to_json
 
 EXPOSITIONS = Path(__file__).with_name("expositions")
 

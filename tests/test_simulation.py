@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 
-from lepton_kit.data.mends import Mends
+from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.diagnosis.queueing import Demand, mean_wait
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import find_fault
-from lepton_kit.ops.simulation import EPOCH, strike
+from lepton_kit.ops.simulation import EPOCH, inject
 from lepton_kit.serving.arrivals import generated
 from lepton_kit.serving.metrics import ServiceMetrics
 from lepton_kit.telemetry.recordings import read_recording, write_recording
@@ -40,13 +40,13 @@ def last(service, selector):
     return held.groupby("labels")["value"].last().sum()
 
 
-def struck(name, tmp_path, objectives, severity=None, seed=1):
+def injected(name, tmp_path, objectives, severity=None, seed=1):
     fault = find_fault(name, seed, severity)
-    return strike(fault, seed, tmp_path, objectives, lambda _, seed, scratch: SimulatedService(seed, scratch, SMALL))
+    return inject(fault, seed, tmp_path, objectives, lambda _, seed, scratch: SimulatedService(seed, scratch, SMALL))
 
 
 def test_the_same_seed_gives_the_same_recording_and_another_does_not(tmp_path, objectives):
-    first, again, other = (struck("nulls", tmp_path, objectives, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (injected("nulls", tmp_path, objectives, seed=seed) for seed in (1, 1, 2))
     one, two, three = (made.record() for made in (first, again, other))
     pd.testing.assert_frame_equal(one.requests, two.requests)
     pd.testing.assert_frame_equal(one.metrics, two.metrics)
@@ -125,16 +125,16 @@ def test_actuals_are_known_only_after_their_feedback(service):
     assert requests.loc[age < 4.99, "actual"].isna().all()
 
 
-def test_mends_undo_a_wrong_unit_while_the_feed_stays_wrong(service):
+def test_fixes_undo_a_wrong_unit_while_the_feed_stays_wrong(service):
     service.inject(find_fault("units"))
     service.advance(30)
     wide = service.record(0, 30).requests
-    mends = Mends(scale={name: 0.01 for name in world("ewma").columns if not name.startswith("volume")})
+    fixes = InputFixes(scale={name: 0.01 for name in world("ewma").columns if not name.startswith("volume")})
     state = service.state()
-    service.set_state(type(state)(state.version, state.workers, state.queue_limit, mends), "percent")
+    service.set_state(type(state)(state.version, state.workers, state.queue_limit, fixes), "percent")
     service.advance(30)
-    mended = service.record(30, 60).requests
-    width = [(side["upper"] - side["lower"]).median() for side in (wide, mended)]
+    fixed = service.record(30, 60).requests
+    width = [(side["upper"] - side["lower"]).median() for side in (wide, fixed)]
     assert width[0] > 50 * width[1]
 
 

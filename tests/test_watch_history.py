@@ -75,7 +75,7 @@ def test_after_its_repair_and_its_end_an_incident_is_frozen_and_looked_back_on_o
     assert (repair.run.results["verdict"].value, repair.status) == ("recovered", "succeeded")
     [decision] = repair.decisions
     assert (decision.by, decision.is_approved, decision.note) == ("Kim Lee", True, "looks right")
-    assert [action.what for action in history.actions] == ["set state: workers 1 → 3"]
+    assert [action.what for action in history.actions] == ["workers 1 → 3"]
     assert history.alert.ends_at.isoformat() == "2026-11-25T03:10:00+00:00"
     told = " ".join(history.missing)
     assert "evidence of what followed: InputError" in told

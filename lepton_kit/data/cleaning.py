@@ -125,7 +125,7 @@ def clean_by(contract: Contract, table: pd.DataFrame) -> Cleaned:
         raise InputError(
             f"cleaning left {len(made.frame)} of {len(table)} rows; most were dropped by "
             f"{made.log.sort_values('changed').iloc[-1]['rule']}: {told or 'no cell is empty'}; "
-            "leave such a column out of columns.features, or mend the table"
+            "leave such a column out of columns.features, or correct the table"
         )
     return made
 

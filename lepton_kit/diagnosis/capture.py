@@ -24,7 +24,7 @@ import pydantic
 from lepton_kit.diagnosis.served import Served, as_version, served_models
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.databases import TIME, Read
-from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.telemetry.declaration import Declaration, more_of, signals_of
 from lepton_kit.telemetry.logs import MOST_LINES, read_logs
 from lepton_kit.telemetry.private import HIDDEN, Private
 from lepton_kit.telemetry.readers import MOST_REQUESTS, canonical, raw_requests, read_deployments, read_topology
@@ -44,7 +44,7 @@ from lepton_kit.telemetry.recordings import (
 )
 from lepton_kit.telemetry.rules import alert_name
 from lepton_kit.telemetry.selectors import Source
-from lepton_kit.telemetry.signals import more_of, series_of, signals_of
+from lepton_kit.telemetry.signals import series_of
 from lepton_kit.telemetry.texts import described
 
 MOST_SAMPLES, MOST_REFERENCE, MOST_ALERTS = 500_000, 2_000, 50

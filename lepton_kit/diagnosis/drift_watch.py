@@ -190,7 +190,7 @@ def verdict(case: Case, table: pd.DataFrame) -> Verdict:
     if broken.finding == "broken":
         rise = case.breaches.loc[case.during.index].mean() - case.breaches.loc[case.before.index].mean()
         worst, when = str(rise.idxmax()), "" if broken.onset is None else f" since {broken.onset:%Y-%m-%d %H:%M} UTC"
-        return Verdict(True, f"Act: the inputs break their contract{when} ({worst}: {BREACHES[worst]}). Mend the feed.")
+        return Verdict(True, f"Act: the inputs break their contract{when} ({worst}: {BREACHES[worst]}). Fix the feed.")
     for item in (held, rated):
         if item.finding == "fell":
             return Verdict(True, f"Act: {item.summary}. Run the incident diagnosis on this recording.")

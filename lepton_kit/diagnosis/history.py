@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from lepton_kit.data.mends import Mends
+from lepton_kit.data.input_fixes import InputFixes, renamed
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import Promise, printable
 
@@ -104,8 +104,8 @@ class Job(_Part):
         return f"{RUNS[self.kind]} of {self.name}" if self.kind == "remedy" else RUNS[self.kind]
 
     @property
-    def let_by(self) -> str:
-        """Return who let it: the policy, or the person who decided last."""
+    def approved_by(self) -> str:
+        """Return who approved it: the policy, or the person who decided last."""
         if self.decisions:
             last = self.decisions[-1]
             return f"{'approved' if last.is_approved else 'rejected'} by {last.by}"
@@ -113,9 +113,9 @@ class Job(_Part):
 
 
 class Action(_Part):
-    """Something that was done to the service, by a run that the policy or a person let (`by`).
+    """Something that was done to the service, by a run that the policy or a person approved (`by`).
 
-    `outcome` is `done`, or what went wrong; `workers_followed` says how many of those wished for followed, and
+    `outcome` is `done`, or what went wrong; `workers_followed` says how many of the wanted ones followed, and
     `replaced` has the process ids of workers that hung.
     """
 
@@ -130,6 +130,11 @@ class Action(_Part):
     workers_followed: Text = ""
     replaced: tuple[int, ...] = ()
 
+    @field_validator("before", "after", mode="before")
+    @classmethod
+    def _todays_names(cls, state: Any) -> Any:
+        return renamed(state) if isinstance(state, dict) else state
+
     @property
     def what(self) -> str:
         """Return the action in words, with what it changed.
@@ -137,27 +142,32 @@ class Action(_Part):
         >>> moment = "2026-11-25T03:00:00Z"
         >>> Action(time=moment, action="set_state", before={"workers": 1, "version": "v1"},
         ...        after={"workers": 3, "version": "v1"}, outcome="done").what
-        'set state: workers 1 → 3'
-        >>> Action(time=moment, action="set_state", before={"mends": {}}, after={"mends": {"fill": {"a": 0.1}}},
-        ...        outcome="done").what
-        'set state: mends none → fills 1 feature'
+        'workers 1 → 3'
+        >>> Action(time=moment, action="set_state", outcome="done",
+        ...        before={"input_fixes": {}}, after={"input_fixes": {"fill": {"a": 0.1}}}).what
+        'turned on: fills missing values of 1 feature'
         """
         changes = [
-            f"{name} {_in_words(name, self.before.get(name))} → {_in_words(name, value)}"
+            _change(name, self.before.get(name), value)
             for name, value in self.after.items()
             if value != self.before.get(name)
         ]
-        said = self.action.replace("_", " ") + (f": {', '.join(changes)}" if changes else "")
+        kind = self.action.replace("_", " ")
+        text = kind if not changes else ", ".join(changes) if kind == "set state" else f"{kind}: {', '.join(changes)}"
         if self.replaced:
-            said += f"; {len(self.replaced)} that hung replaced"
-        return printable(said if self.outcome in ("", "done") else f"{said} ({self.outcome})")
+            text += f"; {len(self.replaced)} hung workers replaced"
+        return printable(text if self.outcome in ("", "done") else f"{text} ({self.outcome})")
 
 
-def _in_words(name: str, value: Any) -> str:
-    if name != "mends":
-        return str(value)
+def _change(name: str, before: Any, after: Any) -> str:
+    if name != "input_fixes":
+        return f"{name.replace('_', ' ')} {before} → {after}"
+    return f"turned on: {_fixes(after)}" if after else f"turned off: {_fixes(before)}"
+
+
+def _fixes(value: Any) -> str:
     try:
-        return Mends.model_validate(value or {}).summary or "none"
+        return InputFixes.model_validate(value).summary
     except pydantic.ValidationError:  # a record of an older or newer service
         return str(value)
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 from lepton_kit.telemetry.declaration import ActionName
 
-Way = ActionName | Literal["mend"]
-"""What changes a service: an action that it declares, or `mend`, which the kit's own server does to each row."""
+Way = ActionName | Literal["fix_inputs"]
+"""What changes a service: an action that it declares, or `fix_inputs`, which the kit's own server does to each row."""
 
 UNDONE_BY: Mapping[Way, tuple[Way, ...]] = {
-    "mend": ("mend",),
+    "fix_inputs": ("fix_inputs",),
     "roll_back": ("deploy",),
     "deploy": ("deploy", "roll_back"),
     "scale": ("scale",),
@@ -24,7 +24,7 @@ UNDONE_BY: Mapping[Way, tuple[Way, ...]] = {
 """What takes each change back; a restart changes nothing that could be."""
 
 WAYS: Mapping[str, tuple[tuple[Way, ...], ...]] = {
-    "data": (("mend", "restart_feed", "stop_feed"),),
+    "data": (("fix_inputs", "restart_feed", "stop_feed"),),
     "model": (("roll_back", "deploy"), ("restart",)),
     "compute": (("scale",), ("restart",)),
 }
@@ -68,7 +68,7 @@ class Means:
     def by_hand(self) -> tuple[str, ...]:
         """What a person has to do, a sentence each."""
         return tuple(
-            f"no action {' or '.join(one for one in step.ways if one != 'mend')} is declared; by hand: {step.what}"
+            f"no action {' or '.join(w for w in step.ways if w != 'fix_inputs')} is declared; by hand: {step.what}"
             for step, way in self.chosen
             if way is None
         )
@@ -97,7 +97,7 @@ def why_to_ask(cause: str, ways: Collection[Way]) -> str:
             return f"nothing takes back {way}: no action {' or '.join(UNDONE_BY[way])} is declared"
     if any(gone):
         return ""
-    return f"no action {' or '.join(way for some in WAYS[cause] for way in some if way != 'mend')} is declared"
+    return f"no action {' or '.join(way for some in WAYS[cause] for way in some if way != 'fix_inputs')} is declared"
 
 
 def _lasts(way: Way, ways: Collection[Way]) -> bool:

@@ -331,7 +331,7 @@ def repairs(history: History) -> pd.DataFrame:
     """
     rows = [
         (
-            job.name, job.notebook, job.let_by, _state(job),
+            job.name, job.notebook, job.approved_by, _state(job),
             _plain(job.result("action")) or (f"planned: {job.plan}" if job.plan else ""),
             *(_plain(job.result(name)) for name in ("applied", "verdict", "rolled_back")),
         )
@@ -348,9 +348,9 @@ def _state(job: Job) -> str:
 
 def actions(history: History) -> pd.DataFrame:
     """Return what was done to the service: `time`, `action`, `why`, `let by` (the policy, or a person), `run`."""
-    let_by = {job.run.run_id: job.let_by for job in history.jobs if job.run and job.kind == "remedy"}
+    approved_by = {job.run.run_id: job.approved_by for job in history.jobs if job.run and job.kind == "remedy"}
     rows = [
-        (utc(one.time), one.what, one.why, one.by or let_by.get(one.run, "not known"), one.run)
+        (utc(one.time), one.what, one.why, one.by or approved_by.get(one.run, "not known"), one.run)
         for one in history.actions
     ]
     return pd.DataFrame(rows, columns=["time", "action", "why", "let by", "run"])

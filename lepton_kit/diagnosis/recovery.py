@@ -2,7 +2,7 @@
 
 The indicator is the objective's own: the part of events that were good, counted from a recording. An improvement must
 be more than chance, and a repair that made things worse is told apart from one that did nothing. What the repair did
-to the other objectives of the service is judged as well: what mends one thing and breaks another is no repair.
+to the other objectives of the service is judged as well: one that fixes an objective and breaks another is refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Remedies: for each cause what is done about it, as a plan that only reads, and what a plan may do to a service.
 
 `plan_data`, `plan_model` and `plan_capacity` take a recording and say what to do. An `Operator` does it: that of a
-running service is `lepton_kit.ops.operator.ServiceOperator`, and a drill's simulated service has one, too.
+running service is `lepton_kit.ops.service_operator.ServiceOperator`, and a drill's simulated service has one, too.
 A service can do what it declares (`means_for`); what it cannot do is left to a person, and said.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from lepton_kit.data.mends import NO_MENDS, Mends
+from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixes
 from lepton_kit.diagnosis.means import Means, Step, Way, means_of
 from lepton_kit.diagnosis.plans import REMEDIES
 from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, Smaller, plan_capacity
@@ -37,17 +37,17 @@ __all__ = [
 class State:
     """What an operator may change of a service; None of what is not known of it, or is left as it is.
 
-    `version` answers, in so many `workers`, in each of which `queue_limit` requests may be, after `mends` of each row.
+    `version` answers, in `workers` processes with room for `queue_limit` requests each; each row gets `input_fixes`.
     """
 
     version: str | None = None
     workers: int | None = None
     queue_limit: int | None = None
-    mends: Mends = NO_MENDS
+    input_fixes: InputFixes = NO_INPUT_FIXES
 
     def as_dict(self) -> dict[str, Any]:
         """Return the state as JSON can hold it."""
-        return {**asdict(self), "mends": self.mends.model_dump(exclude_defaults=True)}
+        return {**asdict(self), "input_fixes": self.input_fixes.model_dump(exclude_defaults=True)}
 
 
 class Operator(Protocol):
@@ -91,8 +91,8 @@ def _steps(plan: Plan) -> Iterator[Step]:
         case DataPlan():
             # A feed whose rows keep their contract is never stopped.
             feed: tuple[Way, ...] = ("restart_feed", "stop_feed") if plan.is_broken else ("restart_feed",)
-            if plan.mends:
-                yield Step(("mend", *feed), f"mend the rows on their way to the service ({plan.action})")
+            if plan.input_fixes:
+                yield Step(("fix_inputs", *feed), f"fix the rows on their way to the service ({plan.action})")
             if plan.restart_feed:
                 yield Step(feed, "restart the feed")
         case ModelPlan(kind="reload"):
@@ -113,11 +113,11 @@ def apply_data(plan: DataPlan, operator: Operator) -> tuple[str, ...]:
     """Carry out a plan for a feed, and return what was done; nothing where there is nothing to do, or it cannot."""
     why, done = "; ".join(plan.reasons), []
     for way in means_for(plan, operator.ways).ways:
-        if way == "mend":
+        if way == "fix_inputs":
             state = operator.state()
-            mends = state.mends.then(plan.mends)
-            operator.set_state(replace(state, mends=mends), why)
-            done.append(f"the service mends its rows: {mends.summary}")
+            fixes = state.input_fixes.then(plan.input_fixes)
+            operator.set_state(replace(state, input_fixes=fixes), why)
+            done.append(f"input fixes turned on: {fixes.summary}")
         else:
             operator.act_on_feed(way, why)
             done.append(FEED_SAID[way])

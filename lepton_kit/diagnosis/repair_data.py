@@ -1,4 +1,4 @@
-"""What follows from a recording for a faulty feed: mends for the running service, rows to keep out, a feed to restart.
+"""What follows from a recording for a faulty feed: fixes for the running service, rows to keep out, a feed to restart.
 
 Each question is one function: which unit changed, which columns were exchanged, what is missing, what stands still,
 whether the actuals are wrong. All compare the rows since the onset with those before it, or with the rows that the
@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from lepton_kit.data.drift import kolmogorov_smirnov
-from lepton_kit.data.mends import LAST, Mends, listed
+from lepton_kit.data.input_fixes import LAST, InputFixes, listed
 from lepton_kit.diagnosis.case import Case, build_case, replay
 from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows, varying
 from lepton_kit.diagnosis.rows import contract_breaches
@@ -52,26 +52,26 @@ class DataPlan:
 
     Parameters
     ----------
-    mends
-        What the service shall do to each row; planned on rows as the service used them, so it comes after mends that
-        are in force already (`Mends.then`).
+    fixes
+        What the service does to each row; planned on rows as the service used them, so it comes after fixes that
+        are in force already (`InputFixes.then`).
     quarantined
-        Requests since the onset whose rows break the contract even when mended: nothing is learnt from them.
+        Requests since the onset whose rows break the contract even when fixed: nothing is learnt from them.
     restart_feed
-        Whether the feed itself must be restarted: no mend gives values that never came.
+        Whether the feed itself must be restarted: no fix gives values that never came.
     is_late
         Whether the feed goes on and is late: its source must catch up, and nothing that is done here helps.
     retrain
         Whether the model itself no longer meets its objective on whole rows, because the world has changed.
     coverage
-        Share of known actuals that the version in service would hold on the mended rows; NaN where that is not known.
+        Share of known actuals that the version in service would hold on the fixed rows; NaN where that is not known.
     reasons
         What was found, a sentence each.
     is_broken
         Whether more rows than before break the contract, as they came.
     """
 
-    mends: Mends
+    input_fixes: InputFixes
     quarantined: pd.DataFrame
     restart_feed: bool
     retrain: bool
@@ -83,11 +83,11 @@ class DataPlan:
     @property
     def action(self) -> str:
         """Return in words what the plan does to a service."""
-        mends = self.mends
-        said = [f"rescale {len(mends.scale)} features"] if mends.scale else []
-        said += [f"put {name} and {other} back" for name, other in mends.swap.items()]
-        said += [f"fill {len(mends.fill)} features where they are missing"] if mends.fill else []
-        said += ["refuse broken rows and keep them aside"] if mends.quarantine else []
+        fixes = self.input_fixes
+        said = [f"rescale {len(fixes.scale)} features"] if fixes.scale else []
+        said += [f"put {name} and {other} back" for name, other in fixes.swap.items()]
+        said += [f"fill {len(fixes.fill)} features where they are missing"] if fixes.fill else []
+        said += ["refuse broken rows and keep them aside"] if fixes.quarantine else []
         said += ["restart the feed"] if self.restart_feed else []
         said += ["nothing here: the source of the feed must catch up"] if self.is_late else []
         return "; ".join(said) or "nothing to do"
@@ -100,50 +100,50 @@ def plan_data(recording: Recording) -> DataPlan:
     >>> incident = Incident(format=FORMAT, id="x", service="demo", versions={"current": "1"},
     ...                     window={"start": "2008-01-01T00:00Z", "end": "2008-02-01T00:00Z"})
     >>> plan_data(Recording(incident)).reasons
-    ('nothing in the recorded rows asks for a mend',)
+    ('nothing in the recorded rows asks for a fix',)
     """
     case = build_case(recording)
     sound = _baseline(case)
-    mends = _mends(case, sound)
-    used = _used(case, mends, sound)
+    fixes = _fixes(case, sound)
+    used = _used(case, fixes, sound)
     breaches = contract_breaches(used).loc[case.during.index]
     lost = [said for said in (_stopped(case), _repeated(case)) if said]
-    behind = [] if lost or mends else [said for said in (_late(case),) if said]
-    if not mends and (wrong := _wrong_actuals(case)):
+    behind = [] if lost or fixes else [said for said in (_late(case),) if said]
+    if not fixes and (wrong := _wrong_actuals(case)):
         lost.append(wrong)
         breaches = breaches.assign(actuals=True)
     left = breaches[["missing", "out_of_range"]].any(axis=1)
-    if mends.fill:  # a row that was recorded as a whole missing may have lacked one value only
+    if fixes.fill:  # a row that was recorded as a whole missing may have lacked one value only
         left &= ~used.features(case.during).isna().all(axis=1).to_numpy()
     refused = float(left.mean()) if len(left) else 0.0
-    mends = mends.model_copy(update={"quarantine": refused >= LEAST_RISE})
+    fixes = fixes.model_copy(update={"quarantine": refused >= LEAST_RISE})
     broken = breaches.index[breaches.any(axis=1)]
     coverage, judged = _coverage(used, case.during.index.difference(broken))
-    said = [*_said_of(mends), *lost, *behind]
-    if mends.quarantine:
-        said.append(f"{refused:.0%} of the rows break the contract even when mended: they are refused and kept aside")
+    said = [*_said_of(fixes), *lost, *behind]
+    if fixes.quarantine:
+        said.append(f"{refused:.0%} of the rows break the contract even when fixed: they are refused and kept aside")
     if judged:
         said.append(f"on {judged} whole rows {coverage:.1%} of the answers of the version in service would be right")
     return DataPlan(
-        mends=mends,
+        input_fixes=fixes,
         quarantined=case.requests.loc[broken],
         restart_feed=bool(lost),
         retrain=not lost and judged >= LEAST_ROWS and coverage < case.promised,
         coverage=coverage,
         is_late=bool(behind),
         is_broken=_rise(case, case.breaches.any(axis=1)) >= LEAST_RISE,
-        reasons=tuple(said) or ("nothing in the recorded rows asks for a mend",),
+        reasons=tuple(said) or ("nothing in the recorded rows asks for a fix",),
     )
 
 
 def size_table(recording: Recording, plan: DataPlan) -> pd.DataFrame:
     """Return the median size of each feature since the onset, times that of the sound rows before it.
 
-    Its columns are `came`, as the rows came, and `used`, as they would be with the plan's mends.
+    Its columns are `came`, as the rows came, and `used`, as they would be with the plan's fixes.
     """
     case = build_case(recording)
     sound = _baseline(case)
-    used = _used(case, plan.mends, sound)
+    used = _used(case, plan.input_fixes, sound)
     usual = sound.abs().median()
     sides = {"came": case.during, "used": used.requests.loc[case.during.index]}
     return pd.DataFrame({name: recording.features(rows).abs().median() / usual for name, rows in sides.items()})
@@ -159,32 +159,32 @@ def missing_table(recording: Recording) -> pd.DataFrame:
     return pd.DataFrame({name: recording.features(rows).isna().mean() for name, rows in sides.items()})
 
 
-def mends_table(mends: Mends) -> pd.DataFrame:
-    """Return what mends do to each feature, as a table: `feature`, `mend`.
+def fixes_table(fixes: InputFixes) -> pd.DataFrame:
+    """Return what fixes do to each feature, as a table: `feature`, `fix`.
 
-    >>> mends_table(Mends(scale={"return_0": 0.01}, fill={"volume_0": "last"})).to_dict("list")
-    {'feature': ['return_0', 'volume_0'], 'mend': ['× 0.01', 'where it is missing: the last value']}
+    >>> fixes_table(InputFixes(scale={"return_0": 0.01}, fill={"volume_0": "last"})).to_dict("list")
+    {'feature': ['return_0', 'volume_0'], 'fix': ['× 0.01', 'where it is missing: the last value']}
     """
-    filled = {name: "the last value" if value == LAST else f"{value:.4g}" for name, value in mends.fill.items()}
+    filled = {name: "the last value" if value == LAST else f"{value:.4g}" for name, value in fixes.fill.items()}
     rows = [
-        *((name, f"× {factor:g}") for name, factor in mends.scale.items()),
-        *((name, f"exchanged with {other}") for name, other in mends.swap.items()),
+        *((name, f"× {factor:g}") for name, factor in fixes.scale.items()),
+        *((name, f"exchanged with {other}") for name, other in fixes.swap.items()),
         *((name, f"where it is missing: {value}") for name, value in filled.items()),
-        *([("every row", "refused and kept aside where it breaks the contract")] if mends.quarantine else []),
+        *([("every row", "refused and kept aside where it breaks the contract")] if fixes.quarantine else []),
     ]
-    return pd.DataFrame(rows, columns=["feature", "mend"])
+    return pd.DataFrame(rows, columns=["feature", "fix"])
 
 
 def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tuple[Examples, pd.DataFrame]:
     """Return the rows of a recording that a model may learn from, in order of time, and a log of what was left out.
 
-    Rows since the onset are mended as the plan says (there is none where the data are not at fault), and those that it
+    Rows since the onset are fixed as the plan says (there is none where the data are not at fault), and those that it
     quarantines are left out, as are requests without a known actual or without whole inputs, and all but the first of
     those that asked for one period. The log has `why`, `rows_in`, `rows_out`.
     """
     case = build_case(recording)
     if plan is not None:
-        rows = _used(case, plan.mends, _baseline(case)).requests.drop(index=plan.quarantined.index)
+        rows = _used(case, plan.input_fixes, _baseline(case)).requests.drop(index=plan.quarantined.index)
     else:
         rows = case.requests
     features = [name for name in map(str, rows) if name.startswith(FEATURE)]
@@ -379,16 +379,16 @@ def _baseline(case: Case) -> pd.DataFrame:
     return before if len(before) >= LEAST_ROWS or not names else learnt[names]
 
 
-def _mends(case: Case, sound: pd.DataFrame) -> Mends:
+def _fixes(case: Case, sound: pd.DataFrame) -> InputFixes:
     since = case.recording.features(case.during)
     scale = {name: 1 / factor for name, factor in unit_factors(sound, since)[0].items()}
-    swap = exchanged_columns(sound, Mends(scale=scale).applied(since, sound))
-    exchanged = Mends(swap=swap).exchanged()
-    mends = Mends(scale={exchanged.get(name, name): factor for name, factor in scale.items()}, swap=swap)
+    swap = exchanged_columns(sound, InputFixes(scale=scale).applied(since, sound))
+    exchanged = InputFixes(swap=swap).exchanged()
+    fixes = InputFixes(scale={exchanged.get(name, name): factor for name, factor in scale.items()}, swap=swap)
     missing = _absent(case.recording.features(case.requests)).any(axis=1).set_axis(case.requests.index)
     if _rise(case, missing) < LEAST_RISE:
-        return mends
-    return mends.model_copy(update={"fill": _fillings(mends.applied(since, sound), sound)})
+        return fixes
+    return fixes.model_copy(update={"fill": _fillings(fixes.applied(since, sound), sound)})
 
 
 def _absent(features: pd.DataFrame) -> pd.DataFrame:
@@ -396,10 +396,10 @@ def _absent(features: pd.DataFrame) -> pd.DataFrame:
     return features.replace([np.inf, -np.inf], np.nan).isna()
 
 
-def _used(case: Case, mends: Mends, sound: pd.DataFrame) -> Recording:
-    """Return the recording as if the mends had been in force since the onset."""
+def _used(case: Case, fixes: InputFixes, sound: pd.DataFrame) -> Recording:
+    """Return the recording as if the fixes had been in force since the onset."""
     during = case.recording.features(case.during)
-    values = mends.applied(during, sound).set_axis(case.during.index).add_prefix(FEATURE)
+    values = fixes.applied(during, sound).set_axis(case.during.index).add_prefix(FEATURE)
     requests = case.requests.copy()
     requests.loc[values.index, values.columns] = values
     return replace(case.recording, requests=requests)
@@ -428,13 +428,13 @@ def _coverage(used: Recording, rows: pd.Index) -> tuple[float, int]:
     return float(hits.mean()), len(hits)
 
 
-def _said_of(mends: Mends) -> list[str]:
+def _said_of(fixes: InputFixes) -> list[str]:
     by_factor: dict[float, list[str]] = {}
-    for name, factor in mends.scale.items():
+    for name, factor in fixes.scale.items():
         by_factor.setdefault(factor, []).append(name)
     said = [f"{listed(names)}: {1 / factor:g} times as large as before" for factor, names in by_factor.items()]
-    said += [f"{name} and {other} come in each other's column" for name, other in mends.swap.items()]
+    said += [f"{name} and {other} come in each other's column" for name, other in fixes.swap.items()]
     for words, is_last in (("last", True), ("usual", False)):
-        if names := [name for name, value in mends.fill.items() if (value == LAST) is is_last]:
+        if names := [name for name, value in fixes.fill.items() if (value == LAST) is is_last]:
             said.append(f"{listed(names)}: missing at times; the {words} value is nearest to what they would be")
     return said

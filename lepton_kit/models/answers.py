@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,16 @@ from lepton_kit.models.tasks import PROBA, Task
 
 Raw = Any
 """What a model gives: arrays by name, one array, or a table."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a flavor's loader gives: what asks the model, and what the model says of itself."""
+
+    ask: Callable[[pd.DataFrame], Raw]
+    columns: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    classes: tuple[Any, ...] = ()
 
 
 def in_columns(task: Task, raw: Raw, classes: Sequence[Any] = (), positive: Any = None) -> pd.DataFrame:

@@ -26,7 +26,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.answers import Raw, in_columns
+from lepton_kit.models.answers import Asked, Raw, in_columns
 from lepton_kit.models.forecasters import Forecaster, load_forecaster
 from lepton_kit.models.tasks import Task, task_of
 from lepton_kit.telemetry.declaration import Names, Section, TaskName
@@ -243,16 +243,6 @@ def read_description(folder: Path) -> ModelFile:
         raise InputError(f"{path}: {place} = {wrong['input']!r}: {wrong['msg']}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a flavor's loader gives: what asks the model, and what the model says of itself."""
-
-    ask: Callable[[pd.DataFrame], Raw]
-    columns: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
-    classes: tuple[Any, ...] = ()
 
 
 def _made(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.flavors import Asked
+from lepton_kit.models.answers import Asked
 
 SECONDS = 30.0
 MODEL = re.compile(r"(?P<model>.*/v2/models/[^/]+(/versions/[^/]+)?)(/infer)?/?")

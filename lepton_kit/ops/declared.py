@@ -15,7 +15,7 @@ import httpx
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.telemetry.declaration import READY, Declaration
 
-OWN_WAYS: frozenset[Way] = frozenset({"mend", "roll_back", "deploy", "scale", "restart"})
+OWN_WAYS: frozenset[Way] = frozenset({"fix_inputs", "roll_back", "deploy", "scale", "restart"})
 """What the control folder of `lepton serve` lets an operator do."""
 
 NO_SUCH_PATH = (404, 405)

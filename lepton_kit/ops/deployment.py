@@ -27,7 +27,13 @@ from lepton_kit.models.tasks import TASKS, Task
 from lepton_kit.ops.load import running_address
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
 from lepton_kit.serving.config import TOKEN, read_config
-from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish, service_folder
+from lepton_kit.serving.control import (
+    change_desired_state,
+    note_deployment,
+    read_desired_state,
+    read_reports,
+    service_folder,
+)
 from lepton_kit.serving.following import await_workers
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
@@ -369,16 +375,16 @@ def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float 
     target = _earlier(registry, config.model, serving, candidate, run_id, reason)
     if not read_reports(folder):
         return f"service {name}: is not running; it will answer with {target} when it is started"
-    wish = change_wish(folder, version=target, candidate=None, share=0.0)
+    desired = change_desired_state(folder, version=target, candidate=None, share=0.0)
     note_deployment(folder, target, f"rolled back from {candidate or serving}: {reason}")
-    followed = await_workers(folder, wish, seconds)
+    followed = await_workers(folder, desired, seconds)
     words = f"candidate {candidate} is withdrawn, {target} answers alone" if candidate else f"{serving} → {target}"
     return f"service {name}: {words}; {followed.workers} worker(s) followed"
 
 
 def _held(folder: Path) -> tuple[str, str | None]:
-    wish = read_wish(folder)
-    return wish.version, wish.candidate
+    desired = read_desired_state(folder)
+    return desired.version, desired.candidate
 
 
 def _earlier(registry: Registry, model: str, serving: str, candidate: str | None, run_id: str, reason: str) -> str:

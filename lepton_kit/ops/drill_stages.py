@@ -25,8 +25,8 @@ from lepton_kit.ops.actions import Values, command_environment, run_action
 from lepton_kit.ops.drills import Drill
 from lepton_kit.ops.faults import Fault
 from lepton_kit.ops.load import find_arrivals, loaded
-from lepton_kit.ops.operator import read_actions
 from lepton_kit.ops.proxy import proxied
+from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.ops.services import Running, start_service
 from lepton_kit.project.settings import Settings
 from lepton_kit.reports.cards import KINDS

@@ -36,7 +36,7 @@ from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import FAULTS, Fault, Pair, find_fault, read_fault_file
 from lepton_kit.ops.repairs import Trouble, what_followed
-from lepton_kit.ops.simulation import Simulation, Struck, find_simulation, strike
+from lepton_kit.ops.simulation import Injected, Simulation, find_simulation, inject
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective
 
@@ -217,8 +217,8 @@ def drill_simulated(
     simulation.check(drill.fault)
     fault = find_fault(drill.fault, drill.seed, drill.severity, known) if drill.fault else None
     with TemporaryDirectory() as scratch:
-        struck = strike(fault, drill.seed, Path(scratch), simulation.objectives, simulation.plant)
-        return _Course(drill, struck, simulation, tell, on_diagnosis).run()
+        injected = inject(fault, drill.seed, Path(scratch), simulation.objectives, simulation.plant)
+        return _Course(drill, injected, simulation, tell, on_diagnosis).run()
 
 
 class _Course:
@@ -227,60 +227,60 @@ class _Course:
     def __init__(
         self,
         drill: Drill,
-        struck: Struck,
+        injected: Injected,
         simulation: Simulation,
         tell: Tell,
         on_diagnosis: Callable[[Diagnosis], object],
     ) -> None:
-        self._drill, self._struck, self._simulation = drill, struck, simulation
+        self._drill, self._injected, self._simulation = drill, injected, simulation
         self._tell, self._on_diagnosis = tell, on_diagnosis
-        self._service = struck.service
+        self._service = injected.service
 
     def run(self) -> Drilled:
         """Diagnose, repair, and judge the recovery."""
-        struck, fault = self._struck, self._struck.fault
+        injected, fault = self._injected, self._injected.fault
         self._say_alert()
         for _ in range(MOST_DIAGNOSES):
             recording, diagnosis = self._diagnose()
             diagnosed_at = self._service.now
             actions, error = self._repair(recording, [diagnosis.cause, *diagnosis.also])
-            if struck.alerted is None or not (error or diagnosis.cause == "unknown"):
+            if injected.alerted is None or not (error or diagnosis.cause == "unknown"):
                 break
             self._service.advance(ASK_AGAIN)  # until more is known
         recovery, recovered_at = self._observe(recording, diagnosis, bool(actions))
-        causes, is_alerted = sorted(fault.causes if fault else {"none"}), struck.alerted is not None
+        causes, is_alerted = sorted(fault.causes if fault else {"none"}), injected.alerted is not None
         return Drilled(
             fault=self._drill.fault or "nothing",
             severity=fault.severity if fault else 0.0,
             seed=self._drill.seed,
             kind=self._service.kind,
             causes=tuple(causes),
-            alert=str(struck.alerts[0]["labels"]["alertname"]) if struck.alerts else "",
-            detected_after=struck.since_the_fault(struck.alerted),
+            alert=str(injected.alerts[0]["labels"]["alertname"]) if injected.alerts else "",
+            detected_after=injected.since_the_fault(injected.alerted),
             cause=diagnosis.cause,
             also=tuple(diagnosis.also),
             probability=round(float(diagnosis.probability), 4),
             confidence=diagnosis.confidence,
-            diagnosed_after=struck.since_the_fault(diagnosed_at) or 0.0,
+            diagnosed_after=injected.since_the_fault(diagnosed_at) or 0.0,
             remedy=REMEDIES.get(diagnosis.cause, ""),
             actions=actions,
             recovery=recovery,
-            recovered_after=struck.since_the_fault(recovered_at),
-            verdict=verdict_of(causes, diagnosis.cause, is_alerted, bool(actions), recovery, struck.false_alarms > 0),
+            recovered_after=injected.since_the_fault(recovered_at),
+            verdict=verdict_of(causes, diagnosis.cause, is_alerted, bool(actions), recovery, injected.false_alarms > 0),
             error=error,
             service=self._simulation.service,
         )
 
     def _say_alert(self) -> None:
-        struck = self._struck
-        if struck.alerted is None:
+        injected = self._injected
+        if injected.alerted is None:
             self._tell("no alert fired: a scheduled check looks at the service")
         else:
-            fired = ", ".join(sorted({one["labels"]["alertname"] for one in struck.alerts}))
-            self._tell(f"{struck.alerted - struck.began:.0f} s after the fault began: {fired}")
+            fired = ", ".join(sorted({one["labels"]["alertname"] for one in injected.alerts}))
+            self._tell(f"{injected.alerted - injected.began:.0f} s after the fault began: {fired}")
 
     def _diagnose(self) -> tuple[Recording, Diagnosis]:
-        recording = self._struck.record()
+        recording = self._injected.record()
         diagnosis = diagnose(recording)
         self._on_diagnosis(diagnosis)
         found = " and ".join([diagnosis.cause, *diagnosis.also])
@@ -303,7 +303,7 @@ class _Course:
 
     def _observe(self, recording: Recording, diagnosis: Diagnosis, acted: bool) -> tuple[str, float | None]:
         """Return what became of the objective that alerted, and when it was first seen to be back."""
-        if not acted or self._struck.alerted is None:
+        if not acted or self._injected.alerted is None:
             return "", None
         trouble = Trouble(recording, diagnosis.onset, objective_of(recording, self._simulation.objectives))
         repaired_at, verdict, recovered_at = self._service.now, "", None

@@ -74,7 +74,7 @@ def _approvals(history: History) -> list[str]:
         if job.state == "waiting":
             said.append(f"pending: {job.what}" + (f" ({job.why})" if job.why else ""))
         elif job.decisions:
-            said.append(f"{job.what} {job.let_by}")
+            said.append(f"{job.what} {job.approved_by}")
     return said
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_kit.diagnosis.capture import capture
-from lepton_kit.ops.operator import ServiceOperator
+from lepton_kit.ops.service_operator import ServiceOperator
 from lepton_kit.ops.watch.evidence import is_address
 from lepton_kit.project.settings import read_settings
 from lepton_kit.telemetry.recordings import Promise, Recording

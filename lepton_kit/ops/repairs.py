@@ -44,7 +44,7 @@ from lepton_kit.models.retraining import Retrained, retrain
 from lepton_kit.models.training import Examples
 from lepton_kit.ops.declared import OWN_WAYS
 from lepton_kit.ops.observing import Telemetry, captured, look_until, telemetry_of
-from lepton_kit.ops.operator import ServiceOperator
+from lepton_kit.ops.service_operator import ServiceOperator
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective
 

@@ -14,9 +14,16 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.models.retraining import Retrained
 from lepton_kit.ops.actions import Values
 from lepton_kit.ops.declared import OWN_WAYS
-from lepton_kit.ops.operator import ServiceOperator
+from lepton_kit.ops.service_operator import ServiceOperator
 from lepton_kit.serving.config import read_config
-from lepton_kit.serving.control import Wish, change_wish, note_deployment, read_reports, read_wish, service_folder
+from lepton_kit.serving.control import (
+    DesiredState,
+    change_desired_state,
+    note_deployment,
+    read_desired_state,
+    read_reports,
+    service_folder,
+)
 from lepton_kit.serving.following import Followed, await_workers, is_listening
 
 
@@ -39,7 +46,7 @@ class ServeOperator(ServiceOperator):
 
     def state(self) -> State:
         """Return what the service shall be doing now."""
-        return self._state_of(read_wish(self.folder))
+        return self._state_of(read_desired_state(self.folder))
 
     def set_state(self, state: State, why: str) -> None:
         """Bring the service to a state, and wait until its workers follow; one that hangs is replaced.
@@ -53,15 +60,15 @@ class ServeOperator(ServiceOperator):
         LeptonError
             When the workers do not follow: the state before is brought back.
         """
-        before = read_wish(self.folder)
+        before = read_desired_state(self.folder)
         version = state.version or before.version
         self.registry.verify(self.config.model, version)
         changes = _changes(state) | ({"candidate": None, "share": 0.0} if before.candidate else {})
-        wish = change_wish(self.folder, **changes)
+        desired = change_desired_state(self.folder, **changes)
         try:
-            followed = await_workers(self.folder, wish, self._seconds)
+            followed = await_workers(self.folder, desired, self._seconds)
         except LeptonError as error:
-            change_wish(self.folder, **_changes(self._state_of(before)))
+            change_desired_state(self.folder, **_changes(self._state_of(before)))
             self._note("set_state", why, self._state_of(before), state, f"undone: {error}")
             raise
         self._promote(before.version, version, why)
@@ -80,8 +87,8 @@ class ServeOperator(ServiceOperator):
         except LeptonError as error:
             if isinstance(error, InputError) or self.is_up():
                 raise
-            before = read_wish(self.folder)
-            change_wish(self.folder, **_changes(state))
+            before = read_desired_state(self.folder)
+            change_desired_state(self.folder, **_changes(state))
             self._promote(before.version, state.version or before.version, why)
             followed = Followed(0, state.workers or before.workers, ())
             self._note("set_state", why, self._state_of(before), state, "done", **_how(followed))
@@ -96,13 +103,13 @@ class ServeOperator(ServiceOperator):
         LeptonError
             When the fresh workers do not begin in time.
         """
-        state, wished = self.state(), read_wish(self.folder)
-        self.registry.verify(self.config.model, wished.version)
+        state, before = self.state(), read_desired_state(self.folder)
+        self.registry.verify(self.config.model, before.version)
         old = {report.pid for report in read_reports(self.folder)}
-        wish = change_wish(self.folder, restarts=wished.restarts + 1)
+        desired = change_desired_state(self.folder, restarts=before.restarts + 1)
         try:
-            seconds = self._seconds * wish.workers  # one after the other
-            followed = await_workers(self.folder, wish, seconds, old)
+            seconds = self._seconds * desired.workers  # one after the other
+            followed = await_workers(self.folder, desired, seconds, old)
         except LeptonError as error:
             self._note("restart_workers", why, state, state, str(error))
             raise
@@ -152,8 +159,10 @@ class ServeOperator(ServiceOperator):
         found = self.registry.compressed(model, version) if version else None
         return smaller_of(found, self.registry.card(model, found), measured) if found else None
 
-    def _state_of(self, wish: Wish) -> State:
-        return State(wish.version, wish.workers, wish.queue_limit or self.config.queue_limit, wish.mends)
+    def _state_of(self, desired: DesiredState) -> State:
+        return State(
+            desired.version, desired.workers, desired.queue_limit or self.config.queue_limit, desired.input_fixes
+        )
 
     def _promote(self, before: str, version: str, why: str) -> None:
         """Let the registry's promoted version be the one that answers, and note the deployment."""
@@ -179,9 +188,9 @@ def _given(way: Way, values: Values) -> dict[str, Any]:
 def _how(followed: Followed) -> dict[str, Any]:
     """Return how the workers followed, for the records."""
     more = {"replaced": list(followed.replaced)} if followed.replaced else {}
-    return {"workers_followed": f"{followed.workers} of {followed.wished}", **more}
+    return {"workers_followed": f"{followed.workers} of {followed.wanted}", **more}
 
 
 def _changes(state: State) -> dict[str, Any]:
-    held = {name: getattr(state, name) for name in ("version", "workers", "queue_limit", "mends")}
+    held = {name: getattr(state, name) for name in ("version", "workers", "queue_limit", "input_fixes")}
     return {name: value for name, value in held.items() if value is not None}

@@ -109,7 +109,7 @@ def find_simulation(project: Path, service: str | None = None) -> Simulation:
 
 
 @dataclass(frozen=True)
-class Struck:
+class Injected:
     """A simulated service whose fault began and was seen, or was waited for in vain.
 
     `began` and `alerted` are seconds of the clock (None where no alert fired), `false_alarms` the alerts that fired
@@ -146,7 +146,9 @@ class Struck:
         return {**held, "severity": fault.severity, "seed": fault.seed, "since": utc(self.began).isoformat()}
 
 
-def strike(fault: Fault | None, seed: int, scratch: Path, objectives: Sequence[Objective], plant: MakePlant) -> Struck:
+def inject(
+    fault: Fault | None, seed: int, scratch: Path, objectives: Sequence[Objective], plant: MakePlant
+) -> Injected:
     """Let a healthy simulated service run, put a fault into it, and wait for an alert of the kit's own evaluator.
 
     Parameters
@@ -176,7 +178,7 @@ def strike(fault: Fault | None, seed: int, scratch: Path, objectives: Sequence[O
     alerted = service.now if alerts else None
     if alerts:
         service.advance(SETTLES)
-    return Struck(service, fault, evaluator, began, alerted, tuple(alerts), false_alarms)
+    return Injected(service, fault, evaluator, began, alerted, tuple(alerts), false_alarms)
 
 
 def _firing(evaluator: AlertEvaluator, now: float) -> list[dict[str, Any]]:

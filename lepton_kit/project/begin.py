@@ -15,9 +15,9 @@ from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.notebooks import locate_notebook
 from lepton_kit.runs.project import SETTINGS
 from lepton_kit.runs.shipped import name_of, shipped
-from lepton_kit.telemetry.declaration import READY, Declaration, TaskName
+from lepton_kit.telemetry.declaration import READY, Declaration, TaskName, signals_of
 from lepton_kit.telemetry.selectors import parse_selector
-from lepton_kit.telemetry.signals import presets, signals_of
+from lepton_kit.telemetry.signals import presets
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined, keep_trailing_newline=True,

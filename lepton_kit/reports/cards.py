@@ -27,7 +27,7 @@ from urllib.parse import quote
 import nbformat
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import single_name, write_atomically
+from lepton_kit.files import single_name
 
 CARD, PAGE, FIGURE = "card.json", "index.ipynb", "figure.png"
 FORMAT = 2
@@ -158,21 +158,6 @@ def take_away(reports: Path, cards: Iterable[Card]) -> None:
     with alone(reports / ".publishing"):
         for card in cards:
             shutil.rmtree(reports / card.folder)
-
-
-def write_listings(reports: Path, cards: list[Card]) -> None:
-    """Write the files that the listings of the Quarto project show, into `listings/`.
-
-    Quarto reads an item's text as HTML, so it is escaped here.
-    """
-    from lepton_kit.reports.listings import LISTINGS, items_of
-
-    folder = reports / "listings"
-    folder.mkdir(exist_ok=True)
-    for name, chosen in LISTINGS.items():
-        write_atomically(
-            folder / f"{name}.yml", json.dumps(items_of(chosen(cards)), ensure_ascii=False, indent=1) + "\n"
-        )
 
 
 def _all(reports: Path) -> Iterator[Card | LeftOut]:

@@ -1,4 +1,4 @@
-"""How services have been: the yardsticks of their published health runs, drawn and listed, as HTML.
+"""How services have been: the SLIs of their published health runs, drawn and listed, as HTML.
 
 Everything is read from the runs' cards, so that a thousand of them cost no more than their listing. The drawing is a
 small SVG whose colours are those of the page, light or dark.
@@ -41,20 +41,20 @@ def _service_html(service: str, looked_at: str, newest_first: Sequence[Card]) ->
         said = f"One run, {last} UTC."
     else:
         said = f"The last {len(runs)} runs, from {first} to {last} UTC, a point for each, the oldest on the left."
-    names = list(dict.fromkeys(str(row["yardstick"]) for card in reversed(runs) for row in card.measured))
+    names = list(dict.fromkeys(str(row["sli"]) for card in reversed(runs) for row in card.measured))
     drawn = [row for name in names if (row := _course_row(name, runs))]
     return (
         f"<h3>{as_text(service or 'service not told')}</h3><p>{said} A triangle marks a run that found the "
-        'yardstick <span class="worse">▼ worse</span> or <span class="better">▲ better</span> than in the period '
+        'SLI <span class="worse">▼ worse</span> or <span class="better">▲ better</span> than in the period '
         "before the one that it measured, whose value stands beside it: not than in the run before.</p>"
         + (f'<p class="quiet">Looked at: {as_text(looked_at)}</p>' if looked_at else "")
-        + table(drawn, ["Yardstick", "Newest", "Against before", "Lowest", "Highest", "Course"], "files history")
+        + table(drawn, ["SLI", "Newest", "Against before", "Lowest", "Highest", "Course"], "files history")
         + _runs_html(names, newest_first)
     )
 
 
 def _course_row(name: str, runs: Sequence[Card]) -> list[str]:
-    """Return a line of the drawn table: a yardstick over the runs; nothing where it was never measured."""
+    """Return a line of the drawn table: an SLI over the runs; nothing where it was never measured."""
     found = [_measure(card, name) for card in runs]
     values = [_number(one) for one in found]
     known = [value for value in values if value is not None]
@@ -140,7 +140,7 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
 
 
 def shown(value: float | None, unit: str) -> str:
-    """Return a yardstick's value as people write it.
+    """Return the value of an SLI as people write it.
 
     Examples
     --------
@@ -155,7 +155,7 @@ def shown(value: float | None, unit: str) -> str:
 
 
 def _measure(card: Card, name: str) -> Mapping[str, Any] | None:
-    return next((row for row in card.measured if row["yardstick"] == name), None)
+    return next((row for row in card.measured if row["sli"] == name), None)
 
 
 def _number(row: Mapping[str, Any] | None, period: str = "now") -> float | None:

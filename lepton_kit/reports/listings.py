@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import yaml
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import write_atomically
 from lepton_kit.reports.cards import FIGURE, Card
 from lepton_kit.reports.health_history import history_html
 from lepton_kit.reports.markup import as_text, as_words
@@ -60,6 +62,19 @@ PARTS: dict[str, Callable[[Sequence[Card]], str]] = {"health-history": history_h
 def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
     """Return the items of a listing as Quarto takes them; their text means nothing to whoever reads it as markup."""
     return [_item(card) for card in cards]
+
+
+def write_listings(reports: Path, cards: list[Card]) -> None:
+    """Write the files that the listings of the Quarto project show, into `listings/`.
+
+    Quarto reads an item's text as HTML, so it is escaped here.
+    """
+    folder = reports / "listings"
+    folder.mkdir(exist_ok=True)
+    for name, chosen in LISTINGS.items():
+        write_atomically(
+            folder / f"{name}.yml", json.dumps(items_of(chosen(cards)), ensure_ascii=False, indent=1) + "\n"
+        )
 
 
 PLACE = re.compile(r"(?m)^::: \{#([\w-]+)\}\n:::$")

@@ -26,7 +26,8 @@ from lepton_kit.runs.shipped import shipped
 LARGEST_RECORDING = 50 * 1024 * 1024
 """Bytes of a recording that a page offers for download."""
 
-YARDSTICK = ("yardstick", "unit", "before", "now", "verdict")
+SLI = ("sli", "unit", "before", "now", "verdict")
+OLD_NAME = "yardstick"  # of an SLI, in runs before 2026-12
 
 RUN_REFERENCE = re.compile(r"run:\d{8}T\d{6}Z-(?P<notebook>.+)-[0-9a-f]{6}/")
 
@@ -181,12 +182,16 @@ def _card_facts(run: Manifest) -> dict[str, str]:
 
 
 def measured(run: Manifest) -> list[dict[str, Any]]:
-    """Return the yardsticks that a run measured a service by: each with its unit, both periods and its verdict."""
-    held = run.results["yardsticks"].value if "yardsticks" in run.results else None
-    if not (isinstance(held, dict) and {*YARDSTICK} <= {*held.get("columns", ())}):
+    """Return the SLIs that a run measured a service by: each with its unit, both periods and its verdict."""
+    result = run.results.get("slis") or run.results.get(OLD_NAME + "s")
+    held = result.value if result else None
+    if not (isinstance(held, dict) and isinstance(held.get("columns"), list)):
         return []
-    rows = [dict(zip(held["columns"], row, strict=True)) for row in held["rows"]]
-    return [{name: row[name] for name in YARDSTICK} for row in rows]
+    columns = ["sli" if name == OLD_NAME else name for name in held["columns"]]
+    if not {*SLI} <= {*columns}:
+        return []
+    rows = [dict(zip(columns, row, strict=True)) for row in held["rows"]]
+    return [{name: row[name] for name in SLI} for row in rows]
 
 
 def _before(run: Manifest, project: Path, known: Collection[str]) -> Before | None:

@@ -158,7 +158,9 @@ def _version(program: Path) -> str:
     try:
         asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        raise InputError(f"{program} does not tell its version ({error}): mend it, or set {VARIABLE}=none") from error
+        raise InputError(
+            f"{program} does not print its version ({error}): repair it, or set {VARIABLE}=none"
+        ) from error
     return asked.stdout.strip()
 
 

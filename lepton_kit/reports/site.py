@@ -20,9 +20,9 @@ from pathlib import Path
 from lepton_kit.errors import LeptonError
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import fallback, quarto
-from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, LeftOut, alone, published, unreadable, write_listings
+from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, LeftOut, alone, published, unreadable
 from lepton_kit.reports.feed import FEED, write_feed
-from lepton_kit.reports.listings import parts_of
+from lepton_kit.reports.listings import parts_of, write_listings
 from lepton_kit.reports.places import contents_of, fill, leave_places
 from lepton_kit.reports.publish import reports_folder
 from lepton_kit.reports.search import SEARCH, SEARCH_SCRIPT, write_entries, write_index

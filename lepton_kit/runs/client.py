@@ -1,4 +1,4 @@
-"""Starts kernels for this machine's own use: watched by a guardian, and not over TCP."""
+"""Starts kernels for this machine's own use: watched by a watchdog, and not over TCP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROVISIONER = "lepton-provisioner"
 
 
 class LocalClient(NotebookClient):
-    """nbclient's client, whose kernel a guardian watches and talks through sockets in the file system, where it can.
+    """nbclient's client, whose kernel a watchdog watches and talks through sockets in the file system, where it can.
 
     So nothing of a kernel outlives its client, parallel runs never race for a free port, and no other user can listen.
     """

@@ -22,12 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from lepton_kit.data.mends import Mender
+from lepton_kit.data.input_fixes import InputFixer
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Answers, Overloaded
 from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
-from lepton_kit.serving.control import MOST_WORKERS, change_wish, note_deployment, read_wish
+from lepton_kit.serving.control import MOST_WORKERS, change_desired_state, note_deployment, read_desired_state
 from lepton_kit.serving.edge import Edge
 from lepton_kit.serving.following import await_workers
 from lepton_kit.serving.metrics import CONTENT_TYPE
@@ -83,7 +83,7 @@ class PlainRoute(Route):
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error of the service
-    """An answer other than the wished one."""
+    """An error response."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None, **more: Any) -> None:
         super().__init__(message)
@@ -184,10 +184,10 @@ def _served(worker: Worker, name: str, version: str | None) -> str | None:
 async def _infer(request: Request, worker: Worker) -> Response:
     seen = _Seen(worker, request.state.request_id)
     name, version = request.path_params["name"], request.path_params.get("version")
-    mender = _choose(seen, _served(worker, name, version))
+    fixer = _choose(seen, _served(worker, name, version))
     try:
         asked = rows_asked(json.loads(await request.body()), seen.chosen.model)
-        form = seen.chosen.body if mender is None else seen.chosen.mended_body
+        form = seen.chosen.body if fixer is None else seen.chosen.fixed_body
         body: Any = form.model_validate({"rows": asked})
     except ValidationError as error:
         seen.end("invalid", 422)
@@ -195,7 +195,7 @@ async def _infer(request: Request, worker: Worker) -> Response:
     except (InputError, ValueError) as error:
         seen.end("invalid", 422)
         raise Refused(422, f"not a request of the Open Inference Protocol: {error}") from error
-    names, answers = await _answer(seen, mender, rows_of(body), None)
+    names, answers = await _answer(seen, fixer, rows_of(body), None)
     return JSONResponse(inferred(name, seen.chosen.version, seen.request_id, names, answers))
 
 
@@ -244,9 +244,9 @@ def _add_admin(app: FastAPI, worker: Worker) -> None:
     @app.post("/admin/workers", dependencies=[Depends(_administrator)])
     async def workers(request: Request) -> Response:
         asked = await _parsed(request, Workers, worker)
-        wish = await asyncio.to_thread(change_wish, worker.config.folder, workers=asked.workers)
+        desired = await asyncio.to_thread(change_desired_state, worker.config.folder, workers=asked.workers)
         try:
-            followed = (await asyncio.to_thread(await_workers, worker.config.folder, wish, FOLLOW_SECONDS)).workers
+            followed = (await asyncio.to_thread(await_workers, worker.config.folder, desired, FOLLOW_SECONDS)).workers
         except LeptonError as error:
             raise Refused(503, f"the service is asked for {asked.workers} workers: {error}") from error
         return JSONResponse({"workers": asked.workers, "answering": followed})
@@ -255,31 +255,31 @@ def _add_admin(app: FastAPI, worker: Worker) -> None:
 async def _predict(request: Request, worker: Worker) -> Response:
     seen = _Seen(worker, request.state.request_id)
     named = request.headers.get("x-model-version")
-    mender = _choose(seen, named)
+    fixer = _choose(seen, named)
     if named is not None:
-        mender = None  # who names a version this way tests it: the rows are not the feed's
+        fixer = None  # who names a version this way tests it: the rows are not the feed's
     given = await request.body()
     try:
-        form = seen.chosen.body if mender is None else seen.chosen.mended_body
+        form = seen.chosen.body if fixer is None else seen.chosen.fixed_body
         body: Any = form.model_validate_json(given)
     except ValidationError as error:
-        _note_refused(seen, mender, given)
+        _note_refused(seen, fixer, given)
         seen.end("invalid", 422)
         raise _unlike(worker, error) from error
-    names, answers = await _answer(seen, mender, rows_of(body), body.as_of)
+    names, answers = await _answer(seen, fixer, rows_of(body), body.as_of)
     told = [dict(zip(names, values, strict=True)) for values in answers.tolist()]
     answer = {"request_id": seen.request_id, "model": worker.config.model, "version": seen.chosen.version}
     key = "forecasts" if seen.chosen.model.task.name == "interval_forecast" else "predictions"
     return Response(json.dumps({**answer, key: told}), media_type="application/json")
 
 
-def _choose(seen: _Seen, named: str | None) -> Mender | None:
-    """Set the version that answers a request, by its name where one is given, and return the mends of its rows."""
+def _choose(seen: _Seen, named: str | None) -> InputFixer | None:
+    """Set the version that answers a request, by its name where one is given, and return its input fixes."""
     chosen = seen.worker.choose(seen.request_id, named)
     if chosen is None:
         raise Refused(409, f"version {named!r} does not answer here")
     seen.chosen = chosen
-    return chosen.mender
+    return chosen.fixer
 
 
 def _unlike(worker: Worker, error: ValidationError) -> Refused:
@@ -287,12 +287,12 @@ def _unlike(worker: Worker, error: ValidationError) -> Refused:
     return Refused(422, "the request is not as the model needs it", fields=field_errors(error))
 
 
-async def _answer(seen: _Seen, mender: Mender | None, rows: list[BaseModel], as_of: float | None) -> Answers:
+async def _answer(seen: _Seen, fixer: InputFixer | None, rows: list[BaseModel], as_of: float | None) -> Answers:
     """Return the answers to rows that were checked, and note all that is noted of a request."""
     worker, chosen = seen.worker, seen.chosen
     seen.features = feature_values(rows, chosen.model)
-    if mender is not None:
-        _mend(seen, mender)
+    if fixer is not None:
+        _fix_inputs(seen, fixer)
     _note_inputs(seen, rows, as_of)
     try:
         if worker.log.is_full:
@@ -319,41 +319,41 @@ def _all_known(answers: np.ndarray) -> bool:
     return all(not isinstance(value, float) or math.isfinite(value) for value in answers.ravel())
 
 
-def _mend(seen: _Seen, mender: Mender) -> None:
-    """Put mended rows in the place of those received; refuse the request where one cannot be used, or must not be."""
+def _fix_inputs(seen: _Seen, fixer: InputFixer) -> None:
+    """Replace the received rows by fixed ones; refuse the request where one cannot be used, or must not be."""
     assert seen.features is not None
     metrics, model = seen.worker.metrics, seen.chosen.model
     whole, received = seen.features, numbers_of(seen.features, model)
-    mended = mender.mend(received)
-    seen.features = with_numbers(whole, mended.values, model)
+    fixed = fixer.fix(received)
+    seen.features = with_numbers(whole, fixed.values, model)
     metrics.inputs.labels("missing").inc(int((~np.isfinite(received)).sum()))
-    unusable = ~np.isfinite(mended.values).all(axis=1)
-    refused = mended.broken if mender.mends.quarantine else unusable
+    unusable = ~np.isfinite(fixed.values).all(axis=1)
+    refused = fixed.broken if fixer.input_fixes.quarantine else unusable
     if not refused.any():
-        metrics.mended.inc(int(mended.changed.sum()))
+        metrics.fixed.inc(int(fixed.changed.sum()))
         return
-    if mender.mends.quarantine:
+    if fixer.input_fixes.quarantine:
         seen.keep_aside(whole, refused)
     seen.end("invalid", 422)
     words = "is missing too much" if unusable.any() else "lies outside what the model learnt from"
     raise Refused(422, f"row {int(refused.argmax())} {words}", rows=np.flatnonzero(refused).tolist())
 
 
-def _note_refused(seen: _Seen, mender: Mender | None, body: bytes) -> None:
+def _note_refused(seen: _Seen, fixer: InputFixer | None, body: bytes) -> None:
     """Keep what can be read of a refused body's rows: in the log, and aside where rows are quarantined."""
     model = seen.chosen.model
     received = received_values(body, model.columns, model.categorical)
     if received is None or not len(received):
         return
     seen.features = received
-    if mender is not None and mender.mends.quarantine:
+    if fixer is not None and fixer.input_fixes.quarantine:
         seen.keep_aside(received, ~np.isfinite(numbers_of(received, model)).all(axis=1))
 
 
 class _Seen:
     """One request for a forecast, until it is counted and in the log.
 
-    The log holds the rows as they were used, so after their mends: a forecast replayed from it is the one given.
+    The log holds the rows as they were used, so after their fixes: a forecast replayed from it is the one given.
     """
 
     def __init__(self, worker: Worker, request_id: str) -> None:
@@ -410,17 +410,17 @@ async def _reload(asked: Reload, config: ServiceConfig) -> Response:
         for wanted in (version, candidate):
             if wanted is not None:
                 await asyncio.to_thread(load, config, wanted)
-        before = await asyncio.to_thread(read_wish, config.folder)
-        wish = await asyncio.to_thread(
-            change_wish, config.folder, version=version, candidate=candidate, share=asked.share
+        before = await asyncio.to_thread(read_desired_state, config.folder)
+        desired = await asyncio.to_thread(
+            change_desired_state, config.folder, version=version, candidate=candidate, share=asked.share
         )
     except InputError as error:
         raise Refused(409, f"nothing was changed: {error}") from error
     try:
-        followed = await asyncio.to_thread(await_workers, config.folder, wish, FOLLOW_SECONDS)
+        followed = await asyncio.to_thread(await_workers, config.folder, desired, FOLLOW_SECONDS)
     except LeptonError as error:
         back = {"version": before.version, "candidate": before.candidate, "share": before.share}
-        await asyncio.to_thread(change_wish, config.folder, **back)
+        await asyncio.to_thread(change_desired_state, config.folder, **back)
         raise Refused(503, f"the earlier version stays: {error}") from error
     if (version, candidate) != (before.version, before.candidate):
         answering = candidate if candidate and candidate != before.candidate else version

@@ -1,6 +1,6 @@
-"""What a service shall be doing: a small file that its workers follow, and their words of what they do.
+"""The desired state of a service: a small file that its workers follow, and their reports of what they do.
 
-services/<name>/control.json        the wish: version, candidate and its share, workers, mends, and more; generation
+services/<name>/control.json        the desired state: version, candidate and its share, workers, input fixes, …
 services/<name>/deployments.jsonl   every change of the versions that answer: time, version, note, and more
 services/<name>/newest              the time of the newest data that any worker has seen
 services/<name>/workers/<pid>.json  each worker's answer: the generation it has followed, and why where it could not
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.data.mends import NO_MENDS, Mends
+from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixes, renamed
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 
@@ -30,16 +30,16 @@ NEWEST_BYTES = 32
 """Length of the file `newest`, whatever stands in it: written over, it needs no new room on the disk."""
 
 HUNG_SECONDS = 20.0
-"""A worker that has not followed a wish for so long hangs: to load a version takes a second, on a busy machine some."""
+"""A worker that has not followed a new state for this long hangs: loading takes a second, a few on a busy machine."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the workers of a service shall be doing.
+class DesiredState:
+    """What the workers of a service should be doing.
 
     `share` is the part of the requests (0 to 1) that the candidate version answers; `generation` grows by one with
-    every change. `mends` is what is done to each row; `queue_limit` how many requests may be in a worker, None for
-    what the service was started with; `restarts` grows by one where each worker shall be replaced by a fresh one.
+    every change. `input_fixes` are applied to each row; `queue_limit` how many requests may be in a worker, None for
+    what the service was started with; `restarts` grows by one to replace each worker by a fresh one.
     """
 
     version: str
@@ -47,12 +47,14 @@ class Wish:
     share: float = 0.0
     workers: int = 1
     generation: int = 0
-    mends: Mends = field(default=NO_MENDS)
+    input_fixes: InputFixes = field(default=NO_INPUT_FIXES)
     queue_limit: int | None = None
     restarts: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mends", Mends.model_validate(self.mends))  # read from a file it is a dict
+        object.__setattr__(
+            self, "input_fixes", InputFixes.model_validate(self.input_fixes)
+        )  # read from a file it is a dict
         if isinstance(self.workers, bool) or not isinstance(self.workers, int) or not 1 <= self.workers <= MOST_WORKERS:
             raise InputError(f"workers = {self.workers!r}: must be a whole number from 1 to {MOST_WORKERS}")
         if not isinstance(self.share, int | float) or not 0 <= self.share <= 1:
@@ -87,42 +89,42 @@ def service_folder(root: Path, name: str) -> Path:
     return root / name
 
 
-def read_wish(folder: Path) -> Wish:
-    """Read what a service shall be doing.
+def read_desired_state(folder: Path) -> DesiredState:
+    """Read the desired state of a service.
 
     Raises InputError when the service has never been started, or the file is damaged.
     """
     path = folder / "control.json"
     try:
-        return Wish(**json.loads(path.read_text(encoding="utf-8")))
+        return DesiredState(**renamed(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError as error:
         raise InputError(f"service {folder.name!r}: has not been started here ({path} is missing)") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not the wish of a service ({error}); start the service again") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the desired state of a service ({error}); start the service again") from error
 
 
-def change_wish(folder: Path, **changes: Any) -> Wish:
-    """Write what a service shall be doing from now on, and return it; two who change it do not undo each other."""
+def change_desired_state(folder: Path, **changes: Any) -> DesiredState:
+    """Change the desired state of a service and return it; concurrent changes do not undo each other."""
     with _locked(folder):
-        held = read_wish(folder)
+        held = read_desired_state(folder)
         changed = replace(held, **changes, generation=held.generation + 1)
         _write(folder, changed)
     return changed
 
 
 def hung_workers(folder: Path, now: float) -> list[int]:
-    """Return the process ids of the workers that have not followed the wish for too long; `now` in Unix seconds."""
-    generation = read_wish(folder).generation
-    asked = (folder / "control.json").stat().st_mtime  # read last: a wish of this moment is not blamed on anybody
+    """Return the process ids of workers that have long not followed the desired state; `now` in Unix seconds."""
+    generation = read_desired_state(folder).generation
+    asked = (folder / "control.json").stat().st_mtime  # read last: a change made just now blames nobody
     if now - asked <= HUNG_SECONDS:
         return []
     return [report.pid for report in read_reports(folder) if report.generation < generation]
 
 
-def begin(folder: Path, wish: Wish) -> Wish:
-    """Write the first wish of a service that starts; its generation follows the one before, where there was one.
+def begin(folder: Path, desired: DesiredState) -> DesiredState:
+    """Write the first desired state of a service that starts; its generation follows an earlier one.
 
-    Mends stay in force: a feed is not mended by a start of the service that it feeds.
+    Input fixes stay in force: a start does not fix the feed of the service that it feeds.
     """
     (folder / "workers").mkdir(parents=True, exist_ok=True)
     for left in (folder / "workers").glob("*.json"):
@@ -130,11 +132,14 @@ def begin(folder: Path, wish: Wish) -> Wish:
     (folder / "newest").unlink(missing_ok=True)
     with _locked(folder):
         try:
-            held = read_wish(folder)
+            held = read_desired_state(folder)
         except InputError:  # never started, or damaged: this start is what the message asks for
-            held = Wish(wish.version)
-        _write(folder, replace(wish, generation=held.generation + 1, mends=wish.mends or held.mends))
-    return read_wish(folder)
+            held = DesiredState(desired.version)
+        _write(
+            folder,
+            replace(desired, generation=held.generation + 1, input_fixes=desired.input_fixes or held.input_fixes),
+        )
+    return read_desired_state(folder)
 
 
 def newest_data(folder: Path, seen: float) -> float:
@@ -207,8 +212,8 @@ def _deployment(line: str, origin: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _write(folder: Path, wish: Wish) -> None:
-    written = {**asdict(wish), "mends": wish.mends.model_dump()}
+def _write(folder: Path, desired: DesiredState) -> None:
+    written = {**asdict(desired), "input_fixes": desired.input_fixes.model_dump()}
     write_atomically(folder / "control.json", json.dumps(written, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Waits until the workers of a service follow its wish, whatever becomes of one of them."""
+"""Waits until the workers of a service follow its desired state, even where one of them is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lepton_kit.errors import LeptonError
-from lepton_kit.serving.control import HUNG_SECONDS, Report, Wish, read_reports
+from lepton_kit.serving.control import HUNG_SECONDS, DesiredState, Report, read_reports
 
 LOOK_EVERY = 0.05
 PROBE_EVERY = 1.0
@@ -20,21 +20,21 @@ PROBE_EVERY = 1.0
 
 @dataclass(frozen=True)
 class Followed:
-    """How a wish was followed: by so many workers of those wished for.
+    """How many of the wanted workers followed a change of the desired state.
 
     `replaced` has the process ids of workers that hung: they were killed, and the supervisor starts others for them.
-    Where fewer followed than were wished for, the others were still starting when the time was over.
+    Where fewer followed than were wanted, the others were still starting when the time was over.
     """
 
     workers: int
-    wished: int
+    wanted: int
     replaced: tuple[int, ...]
 
 
-def await_workers(folder: Path, wish: Wish, seconds: float, old: Collection[int] = ()) -> Followed:
-    """Wait until as many workers as wished for have followed a wish, none of the `old` ones (process ids) among them.
+def await_workers(folder: Path, desired: DesiredState, seconds: float, old: Collection[int] = ()) -> Followed:
+    """Wait until as many workers as wanted follow a state, none of the `old` ones (process ids) among them.
 
-    A worker that hangs is replaced by the service's supervisor (`HUNG_SECONDS`). At the end of the time a wish counts
+    A worker that hangs is replaced by the service's supervisor (`HUNG_SECONDS`). At the end of the time a change counts
     as followed where at least one worker has and no worker is left that has not: nobody answers as before then.
 
     Raises
@@ -46,17 +46,17 @@ def await_workers(folder: Path, wish: Wish, seconds: float, old: Collection[int]
     began, probed, late = time.monotonic(), time.monotonic(), frozenset[int]()
     while True:
         reports = read_reports(folder)
-        followed = [one for one in reports if one.generation >= wish.generation and one.pid not in old]
+        followed = [one for one in reports if one.generation >= desired.generation and one.pid not in old]
         if wrong := sorted({one.error for one in followed if one.error}):
             raise LeptonError(f"service {folder.name!r}: {'; '.join(wrong)}")
         waited = time.monotonic() - began
         if waited > HUNG_SECONDS / 2:
             late = late or _left(reports, followed)
-        if len(followed) == wish.workers == len(reports) or (waited > seconds and len(followed) == len(reports) > 0):
-            return Followed(len(followed), wish.workers, tuple(sorted(late - {one.pid for one in reports})))
+        if len(followed) == desired.workers == len(reports) or (waited > seconds and len(followed) == len(reports) > 0):
+            return Followed(len(followed), desired.workers, tuple(sorted(late - {one.pid for one in reports})))
         if waited > seconds:
             raise LeptonError(
-                f"service {folder.name!r}: {len(followed)} of {wish.workers} workers followed within {seconds:g} s"
+                f"service {folder.name!r}: {len(followed)} of {desired.workers} workers followed within {seconds:g} s"
             )
         if time.monotonic() - probed > PROBE_EVERY:
             probed = time.monotonic()

@@ -174,7 +174,7 @@ class ServiceMetrics:
             "lepton_input_problems", "Values that were missing, out of range or of an unseen name", "problem"
         )
         self.rows = counter("lepton_input_rows", "Rows asked for")
-        self.mended = counter("lepton_mended_rows", "Rows whose values were mended before they were forecast")
+        self.fixed = counter("lepton_mended_rows", "Rows whose values were fixed before they were forecast")
         self.quarantined = counter(
             "lepton_quarantined_rows", "Rows refused and kept aside, as they break their contract"
         )

@@ -1,4 +1,4 @@
-"""The process above a service's workers: starts as many as are wished for, and a new one for each that is lost."""
+"""The process above a service's workers: starts as many as the desired state says, and replaces each that is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
-from lepton_kit.serving.control import Wish, begin, hung_workers, note_deployment, read_deployments, read_wish
+from lepton_kit.serving.control import (
+    DesiredState,
+    begin,
+    hung_workers,
+    note_deployment,
+    read_deployments,
+    read_desired_state,
+)
 from lepton_kit.serving.declared import declare
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.serving.metrics import forget_worker
@@ -49,7 +56,7 @@ logger = logging.getLogger("uvicorn.error")
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's own supervisor, which follows the wish for the number of workers as well.
+    """uvicorn's own supervisor, which also follows the desired number of workers.
 
     With a `parent` (a process id) it stops when that process, which started it, is gone.
     """
@@ -61,7 +68,7 @@ class Supervisor(Multiprocess):
         self.service = service
         self.parent = parent
         self._known: set[int] = set()
-        self._restarts = read_wish(service.folder).restarts
+        self._restarts = read_desired_state(service.folder).restarts
 
     def run(self) -> None:
         """Watch over the workers until told to stop."""
@@ -70,7 +77,7 @@ class Supervisor(Multiprocess):
         super().run()
 
     def _kill_hung_workers(self) -> None:
-        """Kill the workers that do not follow the wish, so that they are replaced like lost ones.
+        """Kill the workers that do not follow the desired state, so that they are replaced like lost ones.
 
         uvicorn's supervisor sees only that a process is stopped, one after the other, and not that its event loop is
         stuck. A thread, since the main one waits for each process' answer.
@@ -100,10 +107,10 @@ class Supervisor(Multiprocess):
         super().keep_subprocess_alive()
         if not self.should_exit.is_set():
             with contextlib.suppress(InputError):  # a damaged file: as many as before
-                wish = read_wish(self.service.folder)
-                self._scale(wish.workers)
-                if wish.restarts != self._restarts:
-                    self._restarts = wish.restarts
+                desired = read_desired_state(self.service.folder)
+                self._scale(desired.workers)
+                if desired.restarts != self._restarts:
+                    self._restarts = desired.restarts
                     self.restart_all()  # one after the other, each old one when its successor is ready
         present = {process.pid for process in self.processes if process.pid is not None}
         for pid in self._known - present:
@@ -123,12 +130,12 @@ class Supervisor(Multiprocess):
             self.processes[number] = fresh
             _end(old)
 
-    def _scale(self, wished: int) -> None:
-        while len(self.processes) < wished:
+    def _scale(self, wanted: int) -> None:
+        while len(self.processes) < wanted:
             added = Process(self.config, self.sockets)
             added.start()
             self.processes.append(added)
-        while len(self.processes) > wished:
+        while len(self.processes) > wanted:
             _end(self.processes.pop())
 
 
@@ -174,7 +181,7 @@ def serve(
     model = registry.load(service.model, version)  # what is wrong is said here, not by each worker
     chosen = registry.folder(service.model, version).name
     with _alone(service), listening(host, port) as listener:
-        begin(service.folder, Wish(chosen, workers=workers))
+        begin(service.folder, DesiredState(chosen, workers=workers))
         write_atomically(service.folder / "service.json", service.model_dump_json(indent=1) + "\n")
         shutil.rmtree(service.metrics_folder, ignore_errors=True)
         service.metrics_folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One worker of a service: the versions it holds, and how it follows the service's wish."""
+"""One worker of a service: the versions it holds, and how it follows the service's desired."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from pydantic import BaseModel
 
-from lepton_kit.data.mends import NO_MENDS, Mender, Mends
+from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixer, InputFixes
 from lepton_kit.data.quality import allowed_range
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import Model
@@ -22,23 +22,23 @@ from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.batching import Forecasts
 from lepton_kit.serving.config import ServiceConfig
-from lepton_kit.serving.control import Report, Wish, newest_data, read_wish, write_report
+from lepton_kit.serving.control import DesiredState, Report, newest_data, read_desired_state, write_report
 from lepton_kit.serving.lines import Quarantine
 from lepton_kit.serving.metrics import ServiceMetrics, reserve_files
 from lepton_kit.serving.requestlog import RequestLog
 from lepton_kit.serving.requests import prediction_model
 
 LOOK_EVERY = 0.2
-"""Seconds between two looks at the wish."""
+"""Seconds between two looks at the desired."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version in memory, and the mends of the rows that it is given, if there are any."""
+    """A version in memory, and the input fixes in force, if any."""
 
     version: str
     model: Model
-    mender: Mender | None = None
+    fixer: InputFixer | None = None
 
     low: np.ndarray | None = None
     high: np.ndarray | None = None
@@ -57,9 +57,9 @@ class Loaded:
         return prediction_model(self.model)
 
     @cached_property
-    def mended_body(self) -> type[BaseModel]:
-        """The model of the body of a request whose rows are mended: what is filled may be absent."""
-        return prediction_model(self.model, self.mender.mends.fill if self.mender else ())
+    def fixed_body(self) -> type[BaseModel]:
+        """The model of the body of a request whose rows are fixed: what is filled may be absent."""
+        return prediction_model(self.model, self.fixer.input_fixes.fill if self.fixer else ())
 
     @property
     def numerical(self) -> tuple[str, ...]:
@@ -67,22 +67,22 @@ class Loaded:
         return tuple(name for name in self.model.columns if name not in self.model.categorical)
 
 
-def load(config: ServiceConfig, version: str, mends: Mends = NO_MENDS) -> Loaded:
+def load(config: ServiceConfig, version: str, fixes: InputFixes = NO_INPUT_FIXES) -> Loaded:
     """Return a version of the service's model, checked and ready; InputError where it is missing or damaged."""
-    return with_mends(Loaded(version, Registry(config.registry).load(config.model, version)), config, mends)
+    return with_input_fixes(Loaded(version, Registry(config.registry).load(config.model, version)), config, fixes)
 
 
-def with_mends(loaded: Loaded, config: ServiceConfig, mends: Mends) -> Loaded:
-    """Return a version in memory with these mends of its rows, ready; InputError where they do not fit its features."""
-    mender, low, high = None, None, None
+def with_input_fixes(loaded: Loaded, config: ServiceConfig, fixes: InputFixes) -> Loaded:
+    """Return a version in memory with these fixes of its rows, ready; InputError where they do not fit its features."""
+    fixer, low, high = None, None, None
     reference = Registry(config.registry).reference(config.model, loaded.version)
-    if mends:
-        mender = Mender(mends, loaded.numerical, reference)
+    if fixes:
+        fixer = InputFixer(fixes, loaded.numerical, reference)
     if reference is not None:
         bounds = allowed_range(reference.reindex(columns=list(loaded.numerical)))
         low, high = bounds["low"].to_numpy(float), bounds["high"].to_numpy(float)
-    ready = Loaded(loaded.version, loaded.model, mender, low, high)
-    _ = ready.body, ready.mended_body  # made now, so that the first request does not wait for them
+    ready = Loaded(loaded.version, loaded.model, fixer, low, high)
+    _ = ready.body, ready.fixed_body  # made now, so that the first request does not wait for them
     return ready
 
 
@@ -94,13 +94,13 @@ class Worker:
         reserve_files(config.metrics_folder)
         self.metrics = ServiceMetrics()
         self.metrics.starts.inc()
-        wish = read_wish(config.folder)
-        self.current = load(config, wish.version, wish.mends)
-        self.candidate = load(config, wish.candidate, wish.mends) if wish.candidate else None
-        self.wish = wish
+        desired = read_desired_state(config.folder)
+        self.current = load(config, desired.version, desired.input_fixes)
+        self.candidate = load(config, desired.candidate, desired.input_fixes) if desired.candidate else None
+        self.desired = desired
         self.log = RequestLog(config.folder / "requests")
         self.quarantine = Quarantine(config.folder)
-        self.forecasts = Forecasts(wish.queue_limit or config.queue_limit, self.metrics)
+        self.forecasts = Forecasts(desired.queue_limit or config.queue_limit, self.metrics)
         self.newest = 0.0
         self._supervisor = multiprocessing.parent_process()
         self._untold: Report | None = None
@@ -113,12 +113,12 @@ class Worker:
         """
         if named is not None:
             return next((held for held in (self.current, self.candidate) if held and held.version == named), None)
-        if self.candidate is None or zlib.crc32(request_id.encode()) / 2**32 >= self.wish.share:
+        if self.candidate is None or zlib.crc32(request_id.encode()) / 2**32 >= self.desired.share:
             return self.current
         return self.candidate
 
     async def follow(self) -> None:
-        """Follow the wish until cancelled, and end this process where its supervisor is gone."""
+        """Follow the desired state until cancelled, and end this process where its supervisor is gone."""
         looked = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_EVERY)
@@ -130,37 +130,39 @@ class Worker:
             looked = now
             self._report()
             try:
-                wish = await asyncio.to_thread(read_wish, self.config.folder)
+                desired = await asyncio.to_thread(read_desired_state, self.config.folder)
             except InputError:
                 continue  # removed or damaged while it runs: go on as before
-            if wish.generation != self.wish.generation:
-                await self._obey(wish)
+            if desired.generation != self.desired.generation:
+                await self._obey(desired)
 
     def close(self) -> None:
         """Answer and write what waits."""
         self.forecasts.close()
         self.log.close()
 
-    async def _obey(self, wish: Wish) -> None:
+    async def _obey(self, desired: DesiredState) -> None:
         try:
-            current = await self._held_or_loaded(wish.version, wish.mends)
-            candidate = await self._held_or_loaded(wish.candidate, wish.mends) if wish.candidate else None
+            current = await self._held_or_loaded(desired.version, desired.input_fixes)
+            candidate = (
+                await self._held_or_loaded(desired.candidate, desired.input_fixes) if desired.candidate else None
+            )
         except InputError as error:  # what worked so far goes on answering
-            self.wish = replace(self.wish, workers=wish.workers, generation=wish.generation)
+            self.desired = replace(self.desired, workers=desired.workers, generation=desired.generation)
             self._tell(str(error))
             return
         self._unmark()
-        self.forecasts.limit = wish.queue_limit or self.config.queue_limit
-        self.current, self.candidate, self.wish = current, candidate, wish
+        self.forecasts.limit = desired.queue_limit or self.config.queue_limit
+        self.current, self.candidate, self.desired = current, candidate, desired
         self._tell(None)
 
-    async def _held_or_loaded(self, version: str, mends: Mends) -> Loaded:
+    async def _held_or_loaded(self, version: str, fixes: InputFixes) -> Loaded:
         for held in (self.current, self.candidate):
             if held is not None and held.version == version:
-                if mends == self.wish.mends:
+                if fixes == self.desired.input_fixes:
                     return held
-                return await asyncio.to_thread(with_mends, held, self.config, mends)
-        return await asyncio.to_thread(load, self.config, version, mends)
+                return await asyncio.to_thread(with_input_fixes, held, self.config, fixes)
+        return await asyncio.to_thread(load, self.config, version, fixes)
 
     def _unmark(self) -> None:
         for role, held in (("current", self.current), ("candidate", self.candidate)):
@@ -173,7 +175,7 @@ class Worker:
                 self.metrics.model.labels(self.config.model, held.version, role).set(1)
                 self.metrics.expect_version(held.version)
         candidate = self.candidate.version if self.candidate else None
-        report = Report(os.getpid(), self.wish.generation, self.current.version, candidate, error)
+        report = Report(os.getpid(), self.desired.generation, self.current.version, candidate, error)
         self._untold = report
         self._report()
 

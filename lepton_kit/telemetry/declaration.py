@@ -5,6 +5,7 @@ Every entry may be left out. What is absent is not checked, and a diagnosis says
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from lepton_kit.telemetry.signals import ROLES, Given, Signal, presets
+from lepton_kit.telemetry.selectors import parse_selector
+from lepton_kit.telemetry.signals import ROLES, Given, Signal, preset, presets, series_beside
 
 LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -312,3 +314,26 @@ READY = ("/v2/health/ready", "/readyz", "/healthz", "/health")
 
 FORECASTER = Declaration.model_validate({"task": "interval_forecast", "time_series": True, "signals": "lepton"})
 """What a forecaster of prices behind `lepton serve` says of itself."""
+
+
+def signals_of(declaration: Declaration, labels: Mapping[str, str] | None = None) -> dict[str, Signal]:
+    """Return the signals of a service by role: its own selectors, then its presets, the first named above the others.
+
+    Every selector but those of the machine is narrowed to the labels that the service's series carry.
+
+    >>> given = Declaration(signals={"preset": ["vllm", "dcgm"], "queue_length": "waiting"})
+    >>> found = signals_of(given, {"job": "chat"})
+    >>> found["queue_length"].selector, found["gpu_utilisation"].selector
+    ('waiting{job="chat"}', 'DCGM_FI_DEV_GPU_UTIL')
+    """
+    found = {"up": Signal(selector="up")}
+    for name in reversed(declaration.signals.preset):
+        found |= preset(name)
+    found |= declaration.signals.given()
+    return {role: signal.within(labels or {}) for role, signal in found.items()}
+
+
+def more_of(declaration: Declaration, labels: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return the selectors of series that presets name beside the signals, such as those that only one server has."""
+    named = [text for name in declaration.signals.preset for text in series_beside(name)]
+    return tuple(str(parse_selector(text).within(labels or {})) for text in named)

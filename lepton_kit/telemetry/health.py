@@ -1,6 +1,6 @@
 """How stable a service was in a period, against the period before: from its recorded requests and metrics.
 
-The yardsticks: uptime, availability, response time, error rate, error budget left, and what users say; the log has a
+The SLIs: uptime, availability, response time, error rate, error budget left, and what users say; the log has a
 module of its own. Every share and every quantile carries a 95 % interval, so that a difference is not taken for more
 than the numbers carry; the intervals take requests as independent, which bursts are not.
 """
@@ -129,13 +129,13 @@ def quantile_interval(values: ArrayLike, quantile: float, level: float = LEVEL) 
     )
 
 
-def yardsticks(recording: Recording, periods: Periods) -> pd.DataFrame:
+def sli_table(recording: Recording, periods: Periods) -> pd.DataFrame:
     """Measure a service's stability in a period and in the one before.
 
     Returns
     -------
     DataFrame
-        A row per yardstick: `yardstick`, `unit` (`share`, `ms`, `1 to 5`), `before`, `now`, `low` and `high` (the
+        A row per SLI: `sli`, `unit` (`share`, `ms`, `1 to 5`), `before`, `now`, `low` and `high` (the
         interval of `now`), `cases` (how many measurements `now` rests on), and `verdict`: `worse`, `better`, `alike`
         (the intervals of both periods overlap) or `not known`.
     """
@@ -158,7 +158,7 @@ def yardsticks(recording: Recording, periods: Periods) -> pd.DataFrame:
     rows = [("uptime", "share", *_judged(up["value"], up["time"], periods, _share, True))]
     for name, unit, is_up_good, values, measure in measured:
         rows.append((name, unit, *_judged(values, time.loc[values.index], periods, measure, is_up_good)))
-    columns = ["yardstick", "unit", "before", "now", "low", "high", "cases", "verdict"]
+    columns = ["sli", "unit", "before", "now", "low", "high", "cases", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 

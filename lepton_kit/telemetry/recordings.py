@@ -57,6 +57,7 @@ import pydantic
 from lepton_kit.errors import InputError
 from lepton_kit.models.tasks import NOT_NUMERIC, Task, task_of
 from lepton_kit.telemetry import columns
+from lepton_kit.telemetry.declaration import signals_of
 from lepton_kit.telemetry.incident import (
     FORMAT,
     FORMER,
@@ -72,7 +73,7 @@ from lepton_kit.telemetry.incident import (
 )
 from lepton_kit.telemetry.sealed import opened, seal
 from lepton_kit.telemetry.selectors import parse_selector
-from lepton_kit.telemetry.signals import ROLES, Signal, from_json, signals_of, to_json
+from lepton_kit.telemetry.signals import ROLES, Signal, from_json, to_json
 
 __all__ = [
     "FEATURE", "FORMAT", "FORMER", "LOG_COLUMNS", "METRIC_COLUMNS", "TOPOLOGY_COLUMNS", "Alert", "Deployment",

@@ -12,16 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry import selectors
 from lepton_kit.telemetry.selectors import parse_selector
-
-if TYPE_CHECKING:
-    from lepton_kit.telemetry.declaration import Declaration
 
 Kind = Literal["gauge", "counter", "histogram"]
 
@@ -158,10 +155,9 @@ def _file(name: str) -> Mapping[str, Any]:
     return tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
 
 
-def more_of(declaration: Declaration, labels: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Return the selectors of series that presets name beside the signals, such as those that only one server has."""
-    named = [text for name in declaration.signals.preset if name in presets() for text in _file(name).get("more", ())]
-    return tuple(str(parse_selector(text).within(labels or {})) for text in named)
+def series_beside(name: str) -> tuple[str, ...]:
+    """Return the selectors of series that a preset names beside its signals, such as those that only one server has."""
+    return tuple(_file(name).get("more", ()))
 
 
 @cache
@@ -176,24 +172,6 @@ def preset(name: str) -> Mapping[str, Signal]:
     if name not in presets():
         raise InputError(f"preset of signals {name!r}: must be one of {', '.join(presets())}")
     return _TABLE.validate_python(_file(name)["signals"])
-
-
-def signals_of(declaration: Declaration, labels: Mapping[str, str] | None = None) -> dict[str, Signal]:
-    """Return the signals of a service by role: its own selectors, then its presets, the first named above the others.
-
-    Every selector but those of the machine is narrowed to the labels that the service's series carry.
-
-    >>> from lepton_kit.telemetry.declaration import Declaration
-    >>> given = Declaration(signals={"preset": ["vllm", "dcgm"], "queue_length": "waiting"})
-    >>> found = signals_of(given, {"job": "chat"})
-    >>> found["queue_length"].selector, found["gpu_utilisation"].selector
-    ('waiting{job="chat"}', 'DCGM_FI_DEV_GPU_UTIL')
-    """
-    found = {"up": Signal(selector="up")}
-    for name in reversed(declaration.signals.preset):
-        found |= preset(name)
-    found |= declaration.signals.given()
-    return {role: signal.within(labels or {}) for role, signal in found.items()}
 
 
 def series_of(signals: Mapping[str, Signal]) -> tuple[str, ...]:

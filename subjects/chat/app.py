@@ -84,7 +84,7 @@ class Chat:
         )  # fmt: skip
 
 
-def wished(body: dict[str, Any], prompt: str) -> Sequence:
+def requested(body: dict[str, Any], prompt: str) -> Sequence:
     """Return the sequence that a request asks for: its answer's length follows from the prompt."""
     longest = min(int(body.get("max_tokens") or 64), 512)
     tokens = len(prompt.split())
@@ -118,7 +118,7 @@ def make_app(folder: Path, version: str) -> FastAPI:
         try:
             body = await request.json()
             prompt = " ".join(str(message["content"]) for message in body["messages"])
-            sequence = wished(body, prompt)
+            sequence = requested(body, prompt)
         except (ValueError, TypeError, KeyError) as error:
             chat.http.labels("/v1/chat/completions", "POST", "4xx").inc()
             raise HTTPException(400, f"not a chat completion: {type(error).__name__}") from error

@@ -17,7 +17,7 @@ from lepton_kit.diagnosis.evidence import Cause
 from lepton_kit.errors import LeptonError
 from lepton_kit.ops.drills import carry_out
 from lepton_kit.ops.faults import Fault, find_fault
-from lepton_kit.ops.simulation import strike
+from lepton_kit.ops.simulation import inject
 from lepton_kit.runs.project import find_project
 from lepton_kit.telemetry.recordings import Recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
@@ -69,17 +69,17 @@ def record_drill(name: str, folder: Path) -> Path:
     fault = find_fault(drill.fault, drill.seed, drill.severity)
     objectives = read_objectives(find_project() / "slo/goog")
     with tempfile.TemporaryDirectory() as scratch:
-        struck = strike(fault, drill.seed, Path(scratch), objectives, _small)
-        if struck.alerted is None:
+        injected = inject(fault, drill.seed, Path(scratch), objectives, _small)
+        if injected.alerted is None:
             raise LeptonError(f"drill {name}: no alert fired, so there is no incident to record")
-        service, incident = struck.service, struck.record(name)
+        service, incident = injected.service, injected.record(name)
         done = carry_out(drill.cause, incident, service, objectives)
         service.settle()
         repaired_at = service.now
         service.advance(FOLLOWED)
         after = service.record(repaired_at, service.now, name=f"{name}-after")
-        write_recording(small(after), folder / f"{name}-after", {**struck.truth(), "repaired": list(done)})
-        return write_recording(small(incident), folder / name, struck.truth())
+        write_recording(small(after), folder / f"{name}-after", {**injected.truth(), "repaired": list(done)})
+        return write_recording(small(incident), folder / name, injected.truth())
 
 
 def small(recording: Recording) -> Recording:

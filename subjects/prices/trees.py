@@ -1,4 +1,4 @@
-"""Boosted trees as a yardstick for the forecasters; they are judged, and not kept."""
+"""Boosted trees as a baseline for the forecasters; they are judged, and not kept."""
 
 from __future__ import annotations
 

@@ -246,7 +246,7 @@ MEAN_ERROR = 0.5
 def concept_drift(case: Case) -> Evidence:
     """Answer whether the actuals relate to the inputs in another way, while the inputs are as before.
 
-    `changed`, `held`, `by one version` or `inputs moved`. The yardstick are the current and the last good version,
+    `changed`, `held`, `by one version` or `inputs moved`. They compare the current and the last good version,
     which saw neither side: replayed on the same rows, the errors of both (`Task.residual`) must have another spread or
     mean than before (Brown–Forsythe and Kolmogorov–Smirnov). Where those of one version alone have,
     it is that version which changed, and where the inputs moved too, it is not told whether the relation did (Gama,
@@ -260,15 +260,15 @@ def concept_drift(case: Case) -> Evidence:
         rows[role] = drift_table(*(side.to_frame("error") for side in sides)).loc["error"].to_dict()
     moved = [role for role, row in rows.items() if _errors_moved(row, case.criteria)]
     is_apart, both = _is_apart(found, case), len(moved) == len(rows)
-    yardstick, current = rows["last_good"], rows["current"]
+    last_good, current = rows["last_good"], rows["current"]
     finding = "held" if not moved else "by one version" if not both else "inputs moved" if is_apart else "changed"
     summary = (
-        f"errors of the last good version on rows before and since: spread × {yardstick['spread_ratio']:.2f}, mean "
-        f"moved by {yardstick['mean_shift']:.2f} standard deviations; of the current one × "
+        f"errors of the last good version on rows before and since: spread × {last_good['spread_ratio']:.2f}, mean "
+        f"moved by {last_good['mean_shift']:.2f} standard deviations; of the current one × "
         f"{current['spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before (AUC {found.auc:.2f})"
     )
-    p_value = float(min(yardstick["ks_p"], yardstick["spread_p"]))
-    return answer(finding, summary, yardstick["spread_ratio"], "× spread of the errors", p_value)
+    p_value = float(min(last_good["ks_p"], last_good["spread_p"]))
+    return answer(finding, summary, last_good["spread_ratio"], "× spread of the errors", p_value)
 
 
 def scaled_errors(case: Case, role: str) -> tuple[pd.Series, pd.Series]:

@@ -24,10 +24,10 @@ from lepton_kit.diagnosis.rows import is_whole
 def decompose_error(before: pd.DataFrame, during: pd.DataFrame, odds: pd.Series) -> dict[str, float]:
     """Split the rise of a mean loss into what the inputs, the relation and the model have of it; they add up.
 
-    A yardstick model that did not change tells them apart (Cai, Namkoong and Yadlowsky, Diagnosing Model Performance
+    A reference model that did not change tells them apart (Cai, Namkoong and Yadlowsky, Diagnosing Model Performance
     Under Distribution Shift, 2023, in the form of Zhang, Singh, Ghassemi and Joshi, ICML 2023): what its error would
     have been on the old rows, weighted to look like the new ones, is due to the inputs; what it rose beyond that, to a
-    relation that changed; and what the served answers rose beyond the yardstick, to the model.
+    relation that changed; and what the served answers rose beyond the reference, to the model.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def decompose_error(before: pd.DataFrame, during: pd.DataFrame, odds: pd.Series)
 
     Examples
     --------
-    The served model became worse on rows where the yardstick did not:
+    The served model became worse on rows where the reference did not:
 
     >>> before = pd.DataFrame({"served": [1.0, 1.0], "last_good": [1.0, 1.0]})
     >>> during = pd.DataFrame({"served": [3.0, 3.0], "last_good": [1.0, 1.0]})
@@ -48,15 +48,15 @@ def decompose_error(before: pd.DataFrame, during: pd.DataFrame, odds: pd.Series)
     rise = during.mean() - before.mean()
     weights = odds.reindex(before.index).fillna(1.0)
     inputs = float((before["last_good"] * weights).sum() / weights.sum()) - float(before["last_good"].mean())
-    yardstick, served = float(rise["last_good"]), float(rise["served"])
-    return {"inputs": inputs, "relation": yardstick - inputs, "model": served - yardstick}
+    reference, served = float(rise["last_good"]), float(rise["served"])
+    return {"inputs": inputs, "relation": reference - inputs, "model": served - reference}
 
 
 @evidence(needs=("task", "requests.features", "requests.target", "model.last_good"))
 def error_decomposition(case: Case) -> Evidence:
     """Answer what most of the rise of the error is due to: `inputs`, `relation`, `model`, or `no rise`.
 
-    The error is the task's loss; the yardstick is the last good version, replayed.
+    The error is the task's loss; the reference is the last good version, replayed.
     """
     before, during = (paired_scores(case, side) for side in (case.before, case.during))
     need_rows(case, before, during, "judged requests")

@@ -2,7 +2,7 @@
 
 A fault is a small class: its name, the cause that a diagnosis should find, what it is, how severe it may be, and what
 it does. One that changes the requests overrides `apply`, which serves running and simulated services alike; one that
-harms the service itself overrides `begin` and `end`, and `strike` for a simulated one. `FAULTS` lists them all; a new
+harms the service itself overrides `begin` and `end`, and `inject` for a simulated one. `FAULTS` lists them all; a new
 one is a class under `@fault` in a module of this package, or a class in a file of one's own, which `read_fault_file`
 reads. Two at once are written `units+cpu-taken`.
 """
@@ -60,9 +60,9 @@ class Pair(Fault):
         for part in self.parts:
             part.end(service)
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         for part in self.parts:
-            part.strike(plant)
+            part.inject(plant)
 
 
 def find_fault(

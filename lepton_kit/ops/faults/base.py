@@ -139,7 +139,7 @@ class Fault:
     def end(self, service: Path) -> None:
         """Undo what `begin` did."""
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         """Do to a simulated service what `begin` does to a running one."""
 
     def hits(self) -> bool:

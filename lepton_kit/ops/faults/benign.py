@@ -17,7 +17,7 @@ class Surge(Fault):
     description = "a surge of requests within the capacity"
     live = False
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         factor = max(1.0, 0.5 / plant.utilisation)
         plant.surge(lambda _: 1 + (factor - 1) * self.severity)
 
@@ -34,7 +34,7 @@ class SeasonalGrowth(Fault):
     description = "the load grows slowly, within the capacity, as before a holiday"
     live = False
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         factor = max(1.0, 0.5 / plant.utilisation)
         plant.surge(lambda since: 1 + (factor - 1) * self.severity * min(since / 300, 1.0))
 
@@ -52,7 +52,7 @@ class MarketShift(Fault):
     severities = (0.5, 1.0)
     live = False
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.change_world(self.severity)
 
 
@@ -68,5 +68,5 @@ class SameVersion(Fault):
     description = "a version is deployed that answers exactly as the one before"
     live = False
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.deploy_next(is_bad=False)

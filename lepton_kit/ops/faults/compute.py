@@ -67,7 +67,7 @@ class CpuTaken(Meddler):
         """Return the share of the time that the workers do not run."""
         return 0.95 * self.severity
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.slow(self.share)
 
     def _meddle(self, service: Path) -> None:
@@ -103,7 +103,7 @@ class QueueSaturation(Meddler):
     def copies(self) -> int:
         return round(9 * self.severity)
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.flood_to(max(1.6 * self.severity, 1.1 * plant.utilisation))
 
     def _meddle(self, service: Path) -> None:
@@ -169,7 +169,7 @@ class MemoryLeak(Fault):
     severities = (0.4, 1.0)
     live = False
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.leak(120.0 / self.severity)
 
 
@@ -192,7 +192,7 @@ class LostWorker(Meddler):
         """
         return max(1, min(workers - 1, round(workers * self.severity)))
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.lose(self.lost(plant.workers))
 
     def _meddle(self, service: Path) -> None:

@@ -20,7 +20,7 @@ from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.faults.base import Fault, Plant, fault
 from lepton_kit.serving.config import read_config
-from lepton_kit.serving.control import change_wish, note_deployment, read_reports, read_wish
+from lepton_kit.serving.control import change_desired_state, note_deployment, read_desired_state, read_reports
 
 LONGEST_RESTART = 60.0
 
@@ -33,7 +33,7 @@ class _Versions(NamedTuple):
 
 
 def _registered(service: Path, fault: SpoiltVersion | PerturbedWeights) -> _Versions:
-    config, version = read_config(service), read_wish(service).version
+    config, version = read_config(service), read_desired_state(service).version
     assert config is not None, f"{service}: not a service that was started"
     registry, model = Registry(config.registry), config.model
     loaded = registry.load(model, version)
@@ -57,13 +57,13 @@ class SpoiltVersion(Fault):
     def begin(self, service: Path) -> None:
         """Register the bad version and let the workers load it."""
         version = _registered(service, self).bad.name
-        change_wish(service, version=version, candidate=None, share=0.0)
+        change_desired_state(service, version=version, candidate=None, share=0.0)
         note_deployment(service, version, self.note)
 
     def end(self, service: Path) -> None:
         """Leave the service as it is: whoever repaired it chose its version; the bad one stays in the registry."""
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.deploy(self.spoiled(plant.current()), self.note)
 
 
@@ -77,7 +77,7 @@ class BadVersion(Fault):
     live, proxied = False, True
     deploys = True
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.deploy_next(is_bad=True)
 
 
@@ -187,18 +187,18 @@ class PerturbedWeights(Fault):
         good.rename(aside)
         try:
             bad.rename(good)
-            wished = change_wish(service, restarts=read_wish(service).restarts + 1)
+            desired = change_desired_state(service, restarts=read_desired_state(service).restarts + 1)
             deadline = time.monotonic() + LONGEST_RESTART
             while time.monotonic() < deadline:
                 fresh = [one for one in read_reports(service) if one.pid not in old]
-                if len(fresh) >= wished.workers:
+                if len(fresh) >= desired.workers:
                     break
                 time.sleep(0.1)
         finally:
             shutil.rmtree(good)
             aside.rename(good)
 
-    def strike(self, plant: Plant) -> None:
+    def inject(self, plant: Plant) -> None:
         plant.corrupt(self.spoiled(plant.current()))
 
 

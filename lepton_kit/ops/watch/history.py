@@ -18,7 +18,7 @@ from lepton_kit.diagnosis import history as form
 from lepton_kit.diagnosis.judgement import template
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, single_name, write_atomically
-from lepton_kit.ops.operator import ACTIONS, read_actions
+from lepton_kit.ops.service_operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.jobs import Job
 from lepton_kit.ops.watch.objectives import alerted_objective

@@ -19,6 +19,7 @@ from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.ledger import LEASE_S, Ledger
 
 MOST_ATTEMPTS = 5
+REPORT = "report"  # the note of what went wrong with the report site
 CLOCK_STEP_S = 600.0
 """A clock that is put back by no more is waited for, so that no schedule is run twice for that."""
 _SCHEMA = (
@@ -286,10 +287,10 @@ class Queue(Ledger):
         with self._transaction() as ledger:
             return remedies.follows_run(ledger, job.number)
 
-    def let_by(self, run_id: str) -> str | None:
+    def approved_by(self, run_id: str) -> str | None:
         """Return who let the run of a repair: the policy, or a person; None of a run that is no repair."""
         with self._transaction() as ledger:
-            return remedies.let_by(ledger, run_id)
+            return remedies.approved_by(ledger, run_id)
 
     def decide(self, number: int, decision: Decision) -> str:
         """Start or refuse a repair that waits for a person, given its job's number; return its incident.

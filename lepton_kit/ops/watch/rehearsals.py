@@ -53,7 +53,7 @@ class Rehearsal:
             return {"Rehearsal": f"failed: {self.error}", **evidence}
         cost = "not said by the runbook" if self.may_cost is None else ", ".join(self.may_cost) or "no objective"
         watched = f", within {self.observed_s:g} s" if self.observed_s else ""
-        undo = f"lepton undo {service} (brings back version, size and mends; a restart cannot be undone)"
+        undo = f"lepton undo {service} (restores version, size and input fixes; a restart cannot be undone)"
         return {
             "Plan": self.plan,
             **({"By hand": "; ".join(self.by_hand)} if self.by_hand else {}),
@@ -90,7 +90,7 @@ def read_rehearsal(run_id: str, project: Path) -> Rehearsal:
         status=run.status,
         plan=str(run.results["plan"].value) if "plan" in run.results else "",
         reasons=tuple(" ".join(row) for row in _rows(run.results.get("reasons"))),
-        rows=(*_counted(run.results), *(": ".join(row) for row in _rows(run.results.get("mends")))),
+        rows=(*_counted(run.results), *(": ".join(row) for row in _rows(run.results.get("input_fixes")))),
         may_cost=tuple(map(str, cost)) if isinstance(cost, list) else None,
         observed_s=float(seconds) if isinstance(seconds, int | float) else None,
         by_hand=tuple(map(str, by_hand)) if isinstance(by_hand, list) else (),

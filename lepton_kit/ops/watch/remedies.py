@@ -241,7 +241,7 @@ def read(ledger: sqlite3.Connection, condition: str, *values: object) -> list[Re
     ]
 
 
-def let_by(ledger: sqlite3.Connection, run_id: str) -> str | None:
+def approved_by(ledger: sqlite3.Connection, run_id: str) -> str | None:
     """Return who let a repair's run: the policy, or the person who approved it; None of a run that is no repair."""
     chosen = "SELECT job, automatic FROM remedies JOIN jobs ON number = job WHERE run_id = ?"
     if (row := ledger.execute(chosen, [run_id]).fetchone()) is None:

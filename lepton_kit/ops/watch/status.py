@@ -16,12 +16,11 @@ from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.jobs import Job
 from lepton_kit.ops.watch.observer import Observed
-from lepton_kit.ops.watch.queue import Incident, Queue
+from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
 from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.ops.watch.routing import RECORDING, Routes
 from lepton_kit.ops.watch.schedules import Schedules
-from lepton_kit.ops.watch.worker import REPORT
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
 from lepton_kit.runs.parameters import run_command
 

@@ -23,7 +23,7 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
 from lepton_kit.ops.watch.jobs import Job
 from lepton_kit.ops.watch.policy import SERVICE, Policy
-from lepton_kit.ops.watch.queue import Incident, Queue
+from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
@@ -35,7 +35,6 @@ from lepton_kit.runs.parameters import read_parameters
 from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare
 
 logger = logging.getLogger("lepton.watch")
-REPORT = "report"
 RENDER_PAUSE_S = 60.0  # while jobs wait, the site is rendered no more often
 
 

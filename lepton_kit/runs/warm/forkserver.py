@@ -27,7 +27,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.guardian import guard, may_start, name_process, remove_connection
+from lepton_kit.runs.warm.watchdog import guard, may_start, name_process, remove_connection
 from lepton_kit.runs.warm.wire import receive_request, say
 
 LOOK_S = 0.1
@@ -53,7 +53,7 @@ def serve(path: Path, lock: int) -> NoReturn:
     os.environ.setdefault("MPLBACKEND", INLINE)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it starts its threads while it is imported
     os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # and so does pyarrow's allocator
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the guardians
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchdogs
     gc.disable()
     for name in FIRST:
         _preload(name)
@@ -185,7 +185,7 @@ def _refused(connection: socket.socket, request: Mapping[str, Any], files: list[
 
 
 def _answer(connection: socket.socket, request: dict[str, Any], files: list[int], loaded: _Loaded) -> bool:
-    """Have what is asked for done in a fork, under a guardian; return whether this server may go on."""
+    """Have what is asked for done in a fork, under a watchdog; return whether this server may go on."""
     if loaded.have_changed() or _is_unsafe():
         return False
     if os.fork() == 0:
@@ -206,7 +206,7 @@ def _answer(connection: socket.socket, request: dict[str, Any], files: list[int]
 
 
 def _close_all_but(*kept: int) -> None:
-    """Close what a guardian does not need; standard streams stay."""
+    """Close what a watchdog does not need; standard streams stay."""
     for entry in list(Path("/proc/self/fd").iterdir()):
         if int(entry.name) > 2 and int(entry.name) not in kept:
             with suppress(OSError):  # the listing's own

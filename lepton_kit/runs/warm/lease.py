@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.runs.warm.guardian import NAME
+from lepton_kit.runs.warm.watchdog import NAME
 from lepton_kit.runs.warm.wire import Lines, say, send_request
 
 STARTS_IN_S = 60.0  # what a process may take that is being started; it is only waiting for a processor
@@ -37,7 +37,7 @@ UNLIMITED = ("max", "-1", "9223372036854771712")
 
 
 class Lease:
-    """A hold on a process that a guardian watches: while this is open it may live."""
+    """A hold on a process that a watchdog watches: while this is open it may live."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -72,7 +72,7 @@ class Lease:
         return self._offered
 
     def send(self, **message: float) -> None:
-        """Tell the guardian something: `signal=number` or `keep=seconds`."""
+        """Tell the watchdog something: `signal=number` or `keep=seconds`."""
         say(self.connection, **message)
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Lease:
             self.refused = message.get("refused", self.refused)
             self.exit_status = message.get("exit", self.exit_status)
         if self._lines.ended and self.exit_status is None:
-            self.exit_status = -9  # the guardian itself was killed, and its child with it
+            self.exit_status = -9  # the watchdog itself was killed, and its child with it
 
 
 def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease | str:
@@ -173,8 +173,8 @@ def _control_groups() -> str:
 
 
 def start_server(environment: Mapping[str, str]) -> None:
-    """Start a server in the background, unless one is starting already, or a guardian would end it with a kernel."""
-    if _is_under_guardian():
+    """Start a server in the background, unless one is starting already, or a watchdog would end it with a kernel."""
+    if _is_under_watchdog():
         return
     path = socket_path(environment)
     lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -230,7 +230,7 @@ def is_safe_here(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def _is_under_guardian() -> bool:
+def _is_under_watchdog() -> bool:
     pid = os.getpid()
     while pid > 1:
         try:

@@ -1,4 +1,4 @@
-"""Starts kernels that a guardian watches, forked from a process with the usual imports where that is safe."""
+"""Starts kernels that a watchdog watches, forked from a process with the usual imports where that is safe."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from traitlets import Bool
 
 from lepton_kit.runs.warm.lease import Lease, is_safe_here, lease_from_server
 
-GUARDIAN = (  # a bare interpreter: only the standard library, and then where this package lies
-    "import sys; sys.path.append(sys.argv.pop(1)); from lepton_kit.runs.warm.guardian import main; main()"
+WATCHDOG = (  # a bare interpreter: only the standard library, and then where this package lies
+    "import sys; sys.path.append(sys.argv.pop(1)); from lepton_kit.runs.warm.watchdog import main; main()"
 )
 POLL_S = 0.005
 STARTS_IN_S = 10.0  # a bare interpreter needs milliseconds
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class GuardedProcess:
-    """What `subprocess.Popen` is to an ordinary kernel; the guardian, at the other end of a lease, does the work."""
+    """What `subprocess.Popen` is to an ordinary kernel; the watchdog, at the other end of a lease, does the work."""
 
     stdin = stdout = stderr = None
 
-    def __init__(self, lease: Lease, guardian_process: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, lease: Lease, watchdog_process: subprocess.Popen[bytes] | None = None) -> None:
         self.lease = lease
-        self.guardian_process = guardian_process
+        self.watchdog_process = watchdog_process
         self.pid = lease.pid
 
     def poll(self) -> int | None:
@@ -46,18 +46,18 @@ class GuardedProcess:
         status = self.lease.wait(timeout)
         if status is not None:
             self.lease.close()
-            if self.guardian_process:
-                self.guardian_process.wait()
+            if self.watchdog_process:
+                self.watchdog_process.wait()
         return status
 
     def send_signal(self, number: int) -> None:
         """Signal the kernel's process group."""
-        with suppress(ProcessLookupError):  # it has ended, and its guardian is about to say so
+        with suppress(ProcessLookupError):  # it has ended, and its watchdog is about to say so
             if self.poll() is None:
                 os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """Kill the kernel; its guardian kills what descends from it."""
+        """Kill the kernel; its watchdog kills what descends from it."""
         self.send_signal(signal.SIGKILL)
 
     def terminate(self) -> None:
@@ -122,11 +122,11 @@ class LeptonProvisioner(LocalProvisioner):
 
 
 def _started(cmd: list[str], options: dict[str, Any]) -> GuardedProcess:
-    """Start an ordinary kernel, in any language, under a guardian of its own."""
+    """Start an ordinary kernel, in any language, under a watchdog of its own."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", GUARDIAN, str(Path(__file__).parents[3]), str(theirs.fileno()), *cmd],
+            [sys.executable, "-I", "-S", "-c", WATCHDOG, str(Path(__file__).parents[3]), str(theirs.fileno()), *cmd],
             cwd=options.get("cwd"), env=options.get("env"), pass_fds=[theirs.fileno()], start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=options.get("stdout"), stderr=options.get("stderr"),
         )  # fmt: skip

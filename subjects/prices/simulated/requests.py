@@ -38,7 +38,7 @@ class Asked:
         self.wait, self.busy, self.cpu, self.beyond = (np.zeros(count) for _ in range(4))
         self.forecasts = np.full((count, len(FORECAST)), np.nan)
         self.missing = np.isnan(self.features).sum(axis=1)
-        self.mended, self.kept_aside = np.zeros(count, bool), np.zeros(count, bool)
+        self.fixed, self.kept_aside = np.zeros(count, bool), np.zeros(count, bool)
 
     @property
     def latency(self) -> np.ndarray:
@@ -93,7 +93,7 @@ class Requests:
                 "as_of": asked.as_of,
                 "missing": asked.missing,
                 "beyond": asked.beyond,
-                "mended": asked.mended,
+                "fixed": asked.fixed,
                 "kept_aside": asked.kept_aside,
                 **answers,
             }

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lepton_kit.data.mends import NO_MENDS, Mender
+from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixer
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError
@@ -161,7 +161,7 @@ class SimulatedService:
         self._fault: Fault | None = None
         self._changes: dict[str, Any] = {}
         self._is_feed_whole = True
-        self._set_mends(NO_MENDS)
+        self._set_input_fixes(NO_INPUT_FIXES)
 
     def surge(self, factor: Callable[[float], float]) -> None:
         """Multiply the usual rate of the requests by a function of the time since now."""
@@ -178,7 +178,7 @@ class SimulatedService:
     def inject(self, fault: Fault) -> None:
         """Let a fault begin."""
         self._fault, self._is_feed_whole = fault, False
-        fault.strike(self)
+        fault.inject(self)
 
     def advance(self, seconds: float) -> None:
         """Let the clock run, and answer what comes meanwhile."""
@@ -206,11 +206,11 @@ class SimulatedService:
         asked = self._requests.numbered(times, given, actual, is_flood)
         if self._fault is not None and not self._is_feed_whole:
             asked = changed(asked, self._fault, self._changes, self._world.columns)
-        mended = self._mender.mend(asked.features)
-        asked.mended = mended.changed
-        asked.kept_aside = mended.broken & self._mender.mends.quarantine
-        valid = np.isfinite(mended.values).all(axis=1) & ~(mended.broken & self._mender.mends.quarantine)
-        asked.features = np.where(valid[:, None], mended.values, np.nan)
+        fixed = self._fixer.fix(asked.features)
+        asked.fixed = fixed.changed
+        asked.kept_aside = fixed.broken & self._fixer.input_fixes.quarantine
+        valid = np.isfinite(fixed.values).all(axis=1) & ~(fixed.broken & self._fixer.input_fixes.quarantine)
+        asked.features = np.where(valid[:, None], fixed.values, np.nan)
         self._queue(asked, valid)
         self._forecast(asked)
         self._requests.add(asked, self._version)
@@ -284,7 +284,7 @@ class SimulatedService:
 
     def state(self) -> State:
         """Return what the service shall be doing now."""
-        return State(self._version, self._machine.wished, self._machine.queue_limit, self._mends)
+        return State(self._version, self._machine.wanted, self._machine.queue_limit, self._fixes)
 
     def set_state(self, state: State, why: str) -> None:
         """Bring the service to a state, whole or not at all."""
@@ -293,7 +293,7 @@ class SimulatedService:
         self.actions.append((self.now, f"{self.state().as_dict()} → {state.as_dict()}: {why}"))
         if state.version != self._version:
             self._serve(state.version, why[:200])
-        self._set_mends(state.mends)
+        self._set_input_fixes(state.input_fixes)
         self._machine.size(state.workers, state.queue_limit, self.now)
 
     def restart_workers(self, why: str) -> None:
@@ -302,7 +302,7 @@ class SimulatedService:
         self._served = self._files[self._version]
         self._machine.restart(self.now)
 
-    ways: tuple[Way, ...] = ("mend", "roll_back", "deploy", "scale", "restart", "restart_feed")
+    ways: tuple[Way, ...] = ("fix_inputs", "roll_back", "deploy", "scale", "restart", "restart_feed")
 
     def act_on_feed(self, way: Way, why: str) -> None:
         """Restart the feed, which ends such faults of it as a restart can end."""
@@ -315,10 +315,10 @@ class SimulatedService:
         held = self._machine.drained_at(self.now)
         self.advance(float(np.clip(held - self.now, START_SECONDS, DRAIN_SECONDS)))
 
-    def _set_mends(self, mends: Any) -> None:
-        self._mends = mends
+    def _set_input_fixes(self, fixes: Any) -> None:
+        self._fixes = fixes
         reference = self._world.versions["v2"].reference
-        self._mender = Mender(mends, self._world.columns, reference)
+        self._fixer = InputFixer(fixes, self._world.columns, reference)
 
     # --- the recording --------------------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ class Telemetry:
             yield counter("lepton_input_problems_total", {"problem": problem}, held["done"], count)
         used = held["status"] != 422
         yield counter("lepton_input_rows_total", {}, held["done"][used])
-        yield counter("lepton_mended_rows_total", {}, held["done"][held["mended"]])
+        yield counter("lepton_mended_rows_total", {}, held["done"][held["fixed"]])
         yield counter("lepton_quarantined_rows_total", {}, held["done"][held["kept_aside"]])
         newest = np.maximum.accumulate(np.concatenate([[-np.inf], held["as_of"][used]]))
         place = held["time"][used]

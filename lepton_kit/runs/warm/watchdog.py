@@ -1,11 +1,11 @@
-"""A kernel's guardian: its parent process, which leaves nothing of it behind.
+"""A kernel's watchdog: its parent process, which leaves nothing of it behind.
 
 The process that starts a kernel holds a lease, one end of a socket. When the lease ends (also because its holder was
-killed), or when the kernel exits, the guardian kills the kernel and every process that descends from it, however far
+killed), or when the kernel exits, the watchdog kills the kernel and every process that descends from it, however far
 it went away.
-The guardian has a parent that does nothing but wait for it: where it is killed, that one kills what it leaves.
+The watchdog has a parent that does nothing but wait for it: where it is killed, that one kills what it leaves.
 
-This file and those it imports use the standard library alone: a guardian is a bare interpreter, there in milliseconds.
+This file and those it imports use the standard library alone: a watchdog is a bare interpreter, there in milliseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import NoReturn
 from lepton_kit.runs.warm.wire import Lines, say
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # of Linux' prctl(2)
-NAME = "lepton-guardian"  # 15 bytes at most
+NAME = "lepton-watchdog"  # 15 bytes at most
 STOP_S = 10.0  # how long a command may take to end by itself after it was asked to
 
 
@@ -50,7 +50,7 @@ def guard(
     clean_up
         Called when the child and all that descends from it are gone.
     """
-    _become_guardian(clean_up)
+    _become_watchdog(clean_up)
     child = _start(run, lease)
     _close_standard_streams()
     say(lease, pid=child)
@@ -72,16 +72,16 @@ def may_start(lease: socket.socket) -> bool:
     return False
 
 
-def _become_guardian(clean_up: Callable[[], None]) -> None:
-    """Become a guardian, in a fork of this process; this one waits for it, and does its work if it was killed."""
+def _become_watchdog(clean_up: Callable[[], None]) -> None:
+    """Become a watchdog, in a fork of this process; this one waits for it, and does its work if it was killed."""
     _become_reaper()
     name_process(NAME)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if guardian := os.fork():
+    if watchdog := os.fork():
         _close_standard_streams()
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        if os.waitpid(guardian, 0)[1]:
+        if os.waitpid(watchdog, 0)[1]:
             _kill_descendants()
             clean_up()
         os._exit(0)

@@ -8,10 +8,10 @@ import pydantic
 import pytest
 from services import project_with_model, read_requests, row, serving, wait_for
 
-from lepton_kit.data.mends import Mender, Mends
+from lepton_kit.data.input_fixes import InputFixer, InputFixes
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
-from lepton_kit.serving.control import Wish, begin, change_wish, read_reports, read_wish
+from lepton_kit.serving.control import DesiredState, begin, change_desired_state, read_desired_state, read_reports
 from lepton_kit.serving.lines import QUARANTINE, Quarantine
 
 
@@ -27,19 +27,19 @@ LEARNT = pd.DataFrame({"return_0": np.linspace(-0.03, 0.03, 60), "range_0": np.l
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    with serving(project_with_model(tmp_path_factory.mktemp("mends"))) as running:
+    with serving(project_with_model(tmp_path_factory.mktemp("input_fixes"))) as running:
         yield running
 
 
 @pytest.fixture
-def mended(service):
-    def mend(**changes):
-        wish = change_wish(service.folder, mends=Mends(**changes))
-        wait_for(lambda: [one.generation for one in read_reports(service.folder)] == [wish.generation])
+def fixing(service):
+    def fix(**changes):
+        desired = change_desired_state(service.folder, input_fixes=InputFixes(**changes))
+        wait_for(lambda: [one.generation for one in read_reports(service.folder)] == [desired.generation])
         return service
 
-    yield mend
-    mend()
+    yield fix
+    fix()
 
 
 def logged(service, request_id):
@@ -55,9 +55,9 @@ def ask(service, request_id, **body):
     return service.client.post("/v1/predict", json=body, headers={"X-Request-ID": request_id})
 
 
-def test_rows_in_percent_are_forecast_as_if_they_had_come_right_and_right_ones_stay(mended):
-    right = mended().predict(row=row()).json()["forecasts"]
-    service = mended(scale=dict.fromkeys(row(), 0.01))
+def test_rows_in_percent_are_forecast_as_if_they_had_come_right_and_right_ones_stay(fixing):
+    right = fixing().predict(row=row()).json()["forecasts"]
+    service = fixing(scale=dict.fromkeys(row(), 0.01))
     percent = {name: 100 * value for name, value in row().items()}
     before = service.sample("lepton_mended_rows_total")
     answers = ask(service, "percent", rows=[percent, row()]).json()["forecasts"]
@@ -65,8 +65,8 @@ def test_rows_in_percent_are_forecast_as_if_they_had_come_right_and_right_ones_s
     assert service.sample("lepton_mended_rows_total") - before == 1
 
 
-def test_the_log_holds_the_rows_as_they_were_used_so_that_a_replay_gives_the_same_answer(mended):
-    service = mended(scale=dict.fromkeys(row(), 0.01))
+def test_the_log_holds_the_rows_as_they_were_used_so_that_a_replay_gives_the_same_answer(fixing):
+    service = fixing(scale=dict.fromkeys(row(), 0.01))
     ask(service, "used", row={name: 100 * value for name, value in row().items()})
     kept = logged(service, "used").iloc[0]
     assert {name: kept[f"feature_{name}"] for name in row()} == pytest.approx(row())
@@ -75,8 +75,8 @@ def test_the_log_holds_the_rows_as_they_were_used_so_that_a_replay_gives_the_sam
     assert forecaster.predict(features)["lower"].iloc[0] == pytest.approx(kept["lower"], rel=1e-9)
 
 
-def test_missing_values_are_filled_with_a_value_or_with_the_last_that_came(mended):
-    service = mended(fill={"return_0": 0.001, "volatility_ewma": "last"})
+def test_missing_values_are_filled_with_a_value_or_with_the_last_that_came(fixing):
+    service = fixing(fill={"return_0": 0.001, "volatility_ewma": "last"})
     whole = row(-5)
     ask(service, "whole", row=whole)
     lacking = {name: value for name, value in row().items() if name != "return_0"} | {"volatility_ewma": None}
@@ -87,8 +87,8 @@ def test_missing_values_are_filled_with_a_value_or_with_the_last_that_came(mende
     assert kept["feature_return_1"] == pytest.approx(row()["return_1"])
 
 
-def test_what_is_not_filled_is_refused_as_before_and_the_log_says_what_was_missing(mended):
-    service = mended(fill={"return_0": 0.0})
+def test_what_is_not_filled_is_refused_as_before_and_the_log_says_what_was_missing(fixing):
+    service = fixing(fill={"return_0": 0.0})
     answer = ask(service, "refused", row={**row(), "return_1": None})
     assert answer.status_code == 422
     assert answer.json()["fields"][0]["field"] == "row.return_1"
@@ -97,15 +97,15 @@ def test_what_is_not_filled_is_refused_as_before_and_the_log_says_what_was_missi
     assert kept["feature_return_2"] == pytest.approx(row()["return_2"])
 
 
-def test_a_row_of_which_hardly_anything_came_is_refused_even_where_all_could_be_filled(mended):
-    service = mended(fill=dict.fromkeys(row(), 0.01))
+def test_a_row_of_which_hardly_anything_came_is_refused_even_where_all_could_be_filled(fixing):
+    service = fixing(fill=dict.fromkeys(row(), 0.01))
     answer = ask(service, "empty", row={"return_0": 0.01})
     assert answer.status_code == 422
     assert answer.json()["rows"] == [0]
 
 
-def test_rows_that_break_their_contract_are_refused_and_kept_as_they_came(mended):
-    service = mended(quarantine=True)
+def test_rows_that_break_their_contract_are_refused_and_kept_as_they_came(fixing):
+    service = fixing(quarantine=True)
     before = service.sample("lepton_quarantined_rows_total")
     wild = {**row(), "return_0": 9.0}
     assert ask(service, "wild", rows=[row(), wild]).status_code == 422
@@ -118,8 +118,8 @@ def test_rows_that_break_their_contract_are_refused_and_kept_as_they_came(mended
     assert service.sample("lepton_quarantined_rows_total") - before == 2
 
 
-def test_who_names_a_version_tests_it_and_is_not_the_feed(mended):
-    service = mended(scale=dict.fromkeys(row(), 0.01), fill={"return_0": 0.0})
+def test_an_explicit_version_is_a_test_request_and_is_not_the_feed(fixing):
+    service = fixing(scale=dict.fromkeys(row(), 0.01), fill={"return_0": 0.0})
     percent = {name: 100 * value for name, value in row().items()}
     plain = service.client.post("/v1/predict", json={"row": percent}, headers={"X-Model-Version": "v1"}).json()
     assert plain["forecasts"] != service.predict(row=percent).json()["forecasts"]
@@ -129,35 +129,35 @@ def test_who_names_a_version_tests_it_and_is_not_the_feed(mended):
     assert service.predict(row=lacking).status_code == 200
 
 
-def test_mends_stay_when_the_version_changes_and_the_queue_limit_follows(mended):
-    service = mended(fill={"return_0": 0.0})
+def test_input_fixes_stay_when_the_version_changes_and_the_queue_limit_follows(fixing):
+    service = fixing(fill={"return_0": 0.0})
     lacking = {name: value for name, value in row().items() if name != "return_0"}
-    wish = change_wish(service.folder, version="v2", queue_limit=3)
-    wait_for(lambda: [one.generation for one in read_reports(service.folder)] == [wish.generation])
+    desired = change_desired_state(service.folder, version="v2", queue_limit=3)
+    wait_for(lambda: [one.generation for one in read_reports(service.folder)] == [desired.generation])
     assert service.predict(row=lacking).json()["version"] == "v2"
     rows = [row()] * 1000
     statuses = {service.predict(rows=rows).status_code for _ in range(3)}
     assert statuses == {200}
-    change_wish(service.folder, version="v1", queue_limit=None)
+    change_desired_state(service.folder, version="v1", queue_limit=None)
 
 
-def test_mends_that_do_not_fit_the_version_are_told_and_what_worked_goes_on(service):
-    wish = change_wish(service.folder, mends=Mends(swap={"return_0": "spread_0"}))
-    told = wait_for(lambda: [one for one in read_reports(service.folder) if one.generation == wish.generation])
+def test_input_fixes_that_do_not_fit_the_version_are_reported_and_what_worked_goes_on(service):
+    desired = change_desired_state(service.folder, input_fixes=InputFixes(swap={"return_0": "spread_0"}))
+    told = wait_for(lambda: [one for one in read_reports(service.folder) if one.generation == desired.generation])
     assert "the model needs only 'return_0'" in told[0].error
     assert service.predict().status_code == 200
-    change_wish(service.folder, mends=Mends())
+    change_desired_state(service.folder, input_fixes=InputFixes())
 
 
 def test_each_worker_is_replaced_by_a_fresh_one_and_no_request_fails(service):
     old = {one.pid for one in read_reports(service.folder)}
-    wish = change_wish(service.folder, restarts=read_wish(service.folder).restarts + 1)
+    desired = change_desired_state(service.folder, restarts=read_desired_state(service.folder).restarts + 1)
     statuses = set()
 
     def replaced():
         statuses.add(service.predict().status_code)
         now = read_reports(service.folder)
-        return now and not old & {one.pid for one in now} and all(one.generation >= wish.generation for one in now)
+        return now and not old & {one.pid for one in now} and all(one.generation >= desired.generation for one in now)
 
     wait_for(replaced)
     assert statuses == {200}
@@ -166,24 +166,29 @@ def test_each_worker_is_replaced_by_a_fresh_one_and_no_request_fails(service):
 # --- without a service --------------------------------------------------------------------------------------------
 
 
-def test_a_start_keeps_the_mends_of_the_feed_and_takes_its_own_queue_limit(tmp_path):
-    begin(tmp_path, Wish("v1", queue_limit=7))
-    change_wish(tmp_path, mends=Mends(fill={"return_0": 0.0}))
-    begun = begin(tmp_path, Wish("v2"))
-    assert (begun.mends, begun.queue_limit, begun.version) == (Mends(fill={"return_0": 0.0}), None, "v2")
+def test_a_start_keeps_the_input_fixes_of_the_feed_and_takes_its_own_queue_limit(tmp_path):
+    begin(tmp_path, DesiredState("v1", queue_limit=7))
+    change_desired_state(tmp_path, input_fixes=InputFixes(fill={"return_0": 0.0}))
+    begun = begin(tmp_path, DesiredState("v2"))
+    assert (begun.input_fixes, begun.queue_limit, begun.version) == (InputFixes(fill={"return_0": 0.0}), None, "v2")
 
 
-def test_the_wish_of_an_earlier_release_is_read_as_one_without_mends(tmp_path):
+def test_the_state_of_an_earlier_release_is_read_as_one_without_input_fixes(tmp_path):
     old = {"version": "v1", "candidate": None, "share": 0.0, "workers": 2, "generation": 4}
     (tmp_path / "control.json").write_text(json.dumps(old))
-    wish = read_wish(tmp_path)
-    assert (wish.mends, wish.queue_limit, wish.restarts) == (Mends(), None, 0)
+    desired = read_desired_state(tmp_path)
+    assert (desired.input_fixes, desired.queue_limit, desired.restarts) == (InputFixes(), None, 0)
+
+
+def test_input_fixes_that_an_earlier_release_stored_as_mends_stay_in_force(tmp_path):
+    (tmp_path / "control.json").write_text(json.dumps({"version": "v1", "mends": {"fill": {"return_0": 0.5}}}))
+    assert read_desired_state(tmp_path).input_fixes == InputFixes(fill={"return_0": 0.5})
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, 100_001])
 def test_a_queue_limit_that_is_none_is_refused(limit):
     with pytest.raises(InputError, match="queue_limit"):
-        Wish("v1", queue_limit=limit)
+        DesiredState("v1", queue_limit=limit)
 
 
 @pytest.mark.parametrize(
@@ -196,22 +201,22 @@ def test_a_queue_limit_that_is_none_is_refused(limit):
         {"drop": True},
     ],
 )
-def test_mends_that_mean_nothing_are_refused(wrong):
+def test_input_fixes_that_mean_nothing_are_refused(wrong):
     with pytest.raises(pydantic.ValidationError):
-        Mends(**wrong)
+        InputFixes(**wrong)
 
 
 def test_an_exchanged_row_is_put_back_and_a_sound_one_left():
-    mender = Mender(Mends(swap={"return_0": "range_0"}), ("return_0", "range_0"), LEARNT)
-    mended = mender.mend(np.array([[0.02, -0.02], [-0.02, 0.02]]))
-    assert mended.values.tolist() == [[-0.02, 0.02], [-0.02, 0.02]]
-    assert mended.changed.tolist() == [True, False]
+    fixer = InputFixer(InputFixes(swap={"return_0": "range_0"}), ("return_0", "range_0"), LEARNT)
+    fixed = fixer.fix(np.array([[0.02, -0.02], [-0.02, 0.02]]))
+    assert fixed.values.tolist() == [[-0.02, 0.02], [-0.02, 0.02]]
+    assert fixed.changed.tolist() == [True, False]
 
 
 def test_a_last_value_that_was_out_of_range_fills_nothing():
-    mender = Mender(Mends(fill={"return_0": "last"}), ("return_0", "range_0"), LEARNT)
+    fixer = InputFixer(InputFixes(fill={"return_0": "last"}), ("return_0", "range_0"), LEARNT)
     rows = np.array([[0.01, 0.02], [7.0, 0.02], [np.nan, 0.02]])
-    assert mender.mend(rows).values[2, 0] == 0.01
+    assert fixer.fix(rows).values[2, 0] == 0.01
     assert np.isnan(rows[2, 0])  # what came is not touched
 
 
@@ -225,5 +230,5 @@ def test_the_quarantine_is_bounded_and_keeps_the_newest(tmp_path):
 
 
 def test_a_version_without_the_rows_that_it_learnt_from_refuses_only_what_is_missing():
-    mender = Mender(Mends(quarantine=True), ("return_0",), None)
-    assert mender.mend(np.array([[1e6], [np.nan]])).broken.tolist() == [False, True]
+    fixer = InputFixer(InputFixes(quarantine=True), ("return_0",), None)
+    assert fixer.fix(np.array([[1e6], [np.nan]])).broken.tolist() == [False, True]

@@ -1,19 +1,19 @@
-"""Mends: what a running service does to the rows of a faulty feed before it forecasts, until the feed is whole again.
+"""Input fixes: what a running service does to the rows of a faulty feed before it forecasts, until it is repaired.
 
-A mend is a statement about the feed, not about a version of the model: it stays when the version changes, and one
+A fix is a statement about the feed, not about a version of the model: it stays when the version changes, and one
 about a feature that a version does not need does nothing to it. In this order: columns that the feed exchanged are
 put back (`swap`), values in a wrong unit are multiplied (`scale`), missing ones are filled (`fill`), and a row that
 still breaks its contract is refused and kept aside (`quarantine`).
 
 Each row is judged by itself, beside the rows that the model learnt from: one that came as it should is left as it is.
-So a feed of which only some rows are faulty is mended, and a mend that outlives its fault does nothing.
+So a feed of which only some rows are faulty is fixed, and a fix that outlives its fault does nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ MOST_FILLED = 0.5
 """A row of which a larger share is missing is not filled: hardly anything of it was known."""
 
 
-class Mends(BaseModel):
+class InputFixes(BaseModel):
     """What is done to every row.
 
     Parameters
@@ -49,7 +49,7 @@ class Mends(BaseModel):
 
     Examples
     --------
-    >>> percents = Mends(scale={"return_0": 0.01}, fill={"volume_0": 0.0})
+    >>> percents = InputFixes(scale={"return_0": 0.01}, fill={"volume_0": 0.0})
     >>> learnt_from = pd.DataFrame({"return_0": np.linspace(-0.03, 0.03, 50), "volume_0": np.linspace(-1, 1, 50)})
     >>> rows = pd.DataFrame({"return_0": [1.5, 0.02], "volume_0": [np.nan, 0.3]})
     >>> percents.applied(rows, learnt_from).to_dict("list")
@@ -64,7 +64,7 @@ class Mends(BaseModel):
     quarantine: bool = False
 
     @model_validator(mode="after")
-    def _pairs(self) -> Mends:
+    def _pairs(self) -> InputFixes:
         named = [*self.swap, *self.swap.values()]  # one that is exchanged with itself is named twice, too
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ValueError(f"swap: {twice[0]!r} stands in two pairs; each feature may be exchanged with one other")
@@ -78,16 +78,20 @@ class Mends(BaseModel):
     def summary(self) -> str:
         """Say in a line what is done.
 
-        >>> Mends(scale={"a": 0.01, "b": 0.01}, fill={"c": "last"}, quarantine=True).summary
-        'a, b × 0.01; fills 1 feature; keeps back rows that break their contract'
+        >>> InputFixes(scale={"a": 0.01, "b": 0.01}, fill={"c": "last"}, quarantine=True).summary
+        'a, b × 0.01; fills missing values of 1 feature; refuses rows that break their contract'
         """
         by_factor: dict[float, list[str]] = {}
         for name, factor in self.scale.items():
             by_factor.setdefault(factor, []).append(name)
         said = [f"{listed(names)} × {factor:g}" for factor, names in by_factor.items()]
         said += [f"{name} ↔ {other}" for name, other in self.swap.items()]
-        said += [f"fills {len(self.fill)} feature{'s' if len(self.fill) > 1 else ''}"] if self.fill else []
-        said += ["keeps back rows that break their contract"] if self.quarantine else []
+        said += (
+            [f"fills missing values of {len(self.fill)} feature{'s' if len(self.fill) > 1 else ''}"]
+            if self.fill
+            else []
+        )
+        said += ["refuses rows that break their contract"] if self.quarantine else []
         return "; ".join(said)
 
     def exchanged(self) -> dict[str, str]:
@@ -104,25 +108,26 @@ class Mends(BaseModel):
         reference
             Rows that the model learnt from; without them every row counts as faulty.
         """
-        mender = Mender(self, tuple(map(str, rows.columns)), reference)
-        mended = mender.mend(rows.to_numpy(dtype=float))
-        return pd.DataFrame(mended.values, index=rows.index, columns=rows.columns)
+        fixer = InputFixer(self, tuple(map(str, rows.columns)), reference)
+        fixed = fixer.fix(rows.to_numpy(dtype=float))
+        return pd.DataFrame(fixed.values, index=rows.index, columns=rows.columns)
 
-    def then(self, later: Mends) -> Mends:
-        """Return these mends and later ones, which were planned on rows as these left them.
+    def then(self, later: InputFixes) -> InputFixes:
+        """Return these fixes and later ones, which were planned on rows as these left them.
 
         What later ones say of a feature stands in the place of what these say of it; a pair that is exchanged again is
         one that the feed has put right.
 
         Examples
         --------
-        >>> Mends(scale={"return_0": 0.01}, swap={"a": "b"}).then(Mends(scale={"return_0": 0.1}, swap={"a": "b"}))
-        Mends(scale={'return_0': 0.1}, swap={}, fill={}, quarantine=False)
+        >>> first = InputFixes(scale={"return_0": 0.01}, swap={"a": "b"})
+        >>> first.then(InputFixes(scale={"return_0": 0.1}, swap={"a": "b"}))
+        InputFixes(scale={'return_0': 0.1}, swap={}, fill={}, quarantine=False)
         """
         mine, others = ({frozenset(pair) for pair in one.swap.items()} for one in (self, later))
         touched = {name for pair in others for name in pair}
         kept = [(min(pair), max(pair)) for pair in (others - mine) | {pair for pair in mine if not pair & touched}]
-        return Mends(
+        return InputFixes(
             scale={**self.scale, **later.scale},
             swap=dict(sorted(kept)),
             fill={**self.fill, **later.fill},
@@ -130,25 +135,30 @@ class Mends(BaseModel):
         )
 
 
-NO_MENDS = Mends()
+NO_INPUT_FIXES = InputFixes()
+
+
+def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored state under today's name of its `input_fixes`: files of before 2026-12 call them `mends`."""
+    return {"input_fixes" if name == "mends" else name: value for name, value in stored.items()}
 
 
 @dataclass(frozen=True)
-class Mended:
-    """Rows after their mends (n, columns), which of them were changed (n,), and which still break the contract (n,)."""
+class FixedRows:
+    """Rows after their fixes (n, columns), which of them were changed (n,), and which still break the contract (n,)."""
 
     values: np.ndarray
     changed: np.ndarray
     broken: np.ndarray
 
 
-class Mender:
-    """Mends made ready for the columns of one version.
+class InputFixer:
+    """Input fixes made ready for the columns of one version.
 
     Parameters
     ----------
-    mends
-        What shall be done; what they say of other columns is left out.
+    fixes
+        What is done; entries for other columns are ignored.
     reference
         Rows that the model learnt from; without them every row counts as faulty, and no value is out of its range.
 
@@ -158,21 +168,21 @@ class Mender:
         When only one feature of a pair is among the columns.
     """
 
-    def __init__(self, mends: Mends, columns: tuple[str, ...], reference: pd.DataFrame | None) -> None:
-        self.mends = mends
+    def __init__(self, fixes: InputFixes, columns: tuple[str, ...], reference: pd.DataFrame | None) -> None:
+        self.input_fixes = fixes
         learnt = (pd.DataFrame() if reference is None else reference).reindex(columns=list(columns))
         bounds = allowed_range(learnt)
         self._low, self._high = (bounds[end].fillna(end_of).to_numpy(float) for end, end_of in _ENDS)
-        self._order = _order(mends, columns)
+        self._order = _order(fixes, columns)
         self._moved = np.flatnonzero(self._order != np.arange(len(columns)))
         self._densities = _densities(learnt, self._moved, self._order)
-        self._factors = np.array([mends.scale.get(name, 1.0) for name in columns])
+        self._factors = np.array([fixes.scale.get(name, 1.0) for name in columns])
         self._typical = learnt.abs().median().to_numpy(dtype=float)
-        fills = [mends.fill.get(name, float("nan")) for name in columns]
+        fills = [fixes.fill.get(name, float("nan")) for name in columns]
         self._takes_last = np.array([value == LAST for value in fills])
         self._fillings = np.array([float("nan") if value == LAST else float(value) for value in fills])
 
-    def mend(self, received: np.ndarray) -> Mended:
+    def fix(self, received: np.ndarray) -> FixedRows:
         """Return rows (n, columns) as they are used; missing values are NaN. Remembers the last values that came."""
         values = self._rescaled(self._put_back(received))
         if self._takes_last.any() or not np.isfinite(values).all():
@@ -181,7 +191,7 @@ class Mender:
                 self._fill(row)
         changed = (values != received) & ~(np.isnan(values) & np.isnan(received))
         inside = (values >= self._low) & (values <= self._high)  # what is still missing is not inside
-        return Mended(values, changed.any(axis=1), ~(inside & np.isfinite(values)).all(axis=1))
+        return FixedRows(values, changed.any(axis=1), ~(inside & np.isfinite(values)).all(axis=1))
 
     def _put_back(self, received: np.ndarray) -> np.ndarray:
         """Exchange the values of the pairs in the rows in which they are exchanged."""
@@ -224,11 +234,11 @@ class Mender:
 _ENDS = (("low", -np.inf), ("high", np.inf))
 
 
-def _order(mends: Mends, columns: tuple[str, ...]) -> np.ndarray:
+def _order(fixes: InputFixes, columns: tuple[str, ...]) -> np.ndarray:
     """Return for each column the place of the one that holds its values."""
     place = {name: number for number, name in enumerate(columns)}
     order = np.arange(len(columns))
-    for name, source in mends.exchanged().items():
+    for name, source in fixes.exchanged().items():
         if name in place and source not in place:
             raise InputError(f"swap {name!r} with {source!r}: the model needs only {name!r}, so nothing holds it")
         if name in place:
