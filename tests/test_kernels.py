@@ -426,11 +426,7 @@ def test_ten_kernels_leave_no_process_and_no_open_file(server):
         if number == 0:  # what is opened once, such as zmq's context, is open now
             files, children = this.num_fds(), len(this.children(recursive=True))
     assert this.num_fds() <= files + 2
-<<<<<<< HEAD
-    wait_for(lambda: len(this.children(recursive=True)) <= children)  # the last guardians are ending
-=======
-    assert len(this.children(recursive=True)) <= children + 2  # the last watchdogs are ending
->>>>>>> main
+    wait_for(lambda: len(this.children(recursive=True)) <= children)  # the last watchdogs are ending
 
 
 def test_plain_nbclient_gets_the_kernels_of_the_kernelspec(server):
