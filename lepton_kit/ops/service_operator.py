@@ -97,10 +97,7 @@ class ServiceOperator(ABC):
     def act_on_feed(self, way: Way, why: str) -> None:
         """Restart the feed or stop it by the declared action.
 
-        Raises
-        ------
-        LeptonError
-            When that failed; an InputError where no such action is declared.
+        Raises LeptonError when that failed; an InputError where no such action is declared.
         """
         self._run(way, Values(), why)
 
@@ -192,12 +189,8 @@ class DeclaredOperator(ServiceOperator):
     def set_state(self, state: State, why: str) -> None:
         """Bring the service to a version and a size by its actions, and wait until it is ready.
 
-        Raises
-        ------
-        InputError
-            When it declares no action for that; nothing is changed then.
-        LeptonError
-            When an action fails, or the service is not ready in time.
+        Raises InputError when it declares no action for that; nothing is changed then. Raises LeptonError when an
+        action fails, or the service is not ready in time.
         """
         if reason := self.cannot_reach(state):
             raise InputError(f"service {self.name!r}: {reason}")
