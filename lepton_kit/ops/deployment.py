@@ -2,7 +2,7 @@
 
 A deployment begins with the new version beside the old one, tests it over HTTP while no user is answered by it, gives
 it a growing share of the requests while both are compared, and ends with the new version alone, or with the old one as
-before. What happened is kept as a record, with the service's deployments and by whoever asked for it.
+before. What happened is kept as a record, with the service's deployments and the name of the person.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ServiceClient:
         return read_counts(self.get("/metrics").text)
 
     def reload(self, version: str, candidate: str | None = None, share: float = 0.0, **more: Any) -> None:
-        """Say which version shall answer, and which share of the requests a candidate.
+        """Set the version that answers, and the share of requests for a candidate.
 
         Raises
         ------

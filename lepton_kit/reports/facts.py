@@ -129,7 +129,7 @@ def results_html(run: Manifest, earlier: Before | None) -> str:
 def downloads_html(files: Sequence[str]) -> str:
     """Return links to the files beside a page, as HTML."""
     links = "".join(f'<li><a href="{as_text(name)}" download>{as_text(name)}</a></li>' for name in files)
-    return f'<div class="downloads"><h3>Take along</h3><ul>{links}</ul></div>'
+    return f'<div class="downloads"><h3>Downloads</h3><ul>{links}</ul></div>'
 
 
 def repeat_commands(run: Manifest) -> str:

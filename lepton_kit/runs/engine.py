@@ -83,7 +83,7 @@ class EngineOptions:
     on_event
         Called at the start and the end of each code cell, and with its last line of output now and then.
     keep_kernel, on_kept
-        For how many seconds the kernel of a failed run stays; `on_kept` is told its connection file.
+        For how many seconds the kernel of a failed run stays; `on_kept` receives its connection file.
     """
 
     cell_timeout: float | None = None
@@ -357,7 +357,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             raise DeadKernelError(f"Kernel died{_how(code)}")
 
     def _received(self, socket: Any) -> Iterator[dict[str, Any]]:
-        """Yield the messages that have arrived, at most so many that the clock is looked at now and then."""
+        """Yield the messages that have arrived, few enough at a time that the clock is checked in between."""
         session = self.kc.session
         for _ in range(200):
             try:
