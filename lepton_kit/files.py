@@ -1,12 +1,17 @@
-"""Files that are whole or absent, and their hashes."""
+"""Files that are whole or absent, their hashes, JSON in them, and locks."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
 import re
 import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lepton_kit.errors import InputError
 
@@ -92,3 +97,51 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_object(path: Path, advice: str = "restore it") -> dict[str, Any]:
+    """Return the JSON object that a file holds; InputError where it cannot be read, or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); {advice}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not an object; {advice}")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that people can read, too."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Append an object to a file of JSON lines."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")  # one write: two who append do not mix their lines
+
+
+def read_lines(path: Path, what: str, check: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines, oldest first; none where there is no file.
+
+    Raises InputError when one is damaged, or `check` raises ValueError, TypeError or LookupError: it is not `what`.
+    """
+    found = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if line:
+            try:
+                found.append(dict(json.loads(line)))
+                check(found[-1])
+            except (ValueError, TypeError, LookupError) as error:
+                raise InputError(f"{path}: line {number} {line[:80]!r} is not {what}; restore the file") from error
+    return found
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this file, and hold it (`fcntl` knows Linux and macOS, not Windows)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -35,18 +35,19 @@ Secret = str  # in a parameters cell: a reference to a secret
 
 
 def record(
-    name: str,
-    value: Any,
+    name: str = "",
+    value: Any = None,
     unit: str = "",
     *,
     rtol: float = 1e-6,
     atol: float = 0.0,
     compare: bool = True,
     title: str = "",
-    headline: bool = False,
+    headline: bool | str = False,
     better: Literal["", "higher", "lower"] = "",
+    **values: Any,
 ) -> None:
-    """Record a named result of this notebook and show it.
+    """Record a named result of this notebook and show it; or several, as `record(cause="data", probability=0.97)`.
 
     Parameters
     ----------
@@ -64,16 +65,27 @@ def record(
     title
         What readers see in place of the name, such as `"Mean wait"`.
     headline
-        True for the few results that stand for the notebook: its page, listings and `lepton run` show them first.
+        True for the few results that stand for the notebook: its page, listings and `lepton run` show them first. Of
+        several results, the name of the one that does.
     better
         Which direction of a number is the better one; without it, a change is shown and not judged.
+    **values
+        Results by name. Tolerances and `compare` hold for each of them.
 
     Raises
     ------
     InputError
-        When the value is of a type that JSON cannot hold, two keys of a dict are the same in JSON, or `unit` or
-        `better` is not what it must be.
+        When the value is of a type that JSON cannot hold, two keys of a dict are the same in JSON, `unit` or
+        `better` is not what it must be, or nothing is named.
     """
+    if not name:
+        if not values:
+            raise InputError("record: names no result: give a name and a value, or name=value")
+        for each, one in values.items():
+            record(each, one, rtol=rtol, atol=atol, compare=compare, headline=each == headline)
+        return
+    if values:
+        raise InputError(f"result {name!r}: record() takes one name and value, or keywords; not both: {list(values)}")
     if not isinstance(unit, str):
         raise InputError(f"result {name!r}: unit {unit!r} must be text, such as 'USD', or '1' for a ratio")
     if better not in ("", "higher", "lower"):
@@ -82,7 +94,7 @@ def record(
         "name": str(name), "value": plain(value, name), "unit": unit, "rtol": float(rtol),
         "atol": float(atol), "compare": bool(compare),
     }  # fmt: skip
-    said = {"title": title, "headline": headline, "better": better}
+    said = {"title": title, "headline": bool(headline), "better": better}
     payload |= {field: value for field, value in said.items() if value}
     markup = _result_html(title or name, value, unit)
     _display(RESULT, payload, text=f"{name} = {_as_text(value, unit)}", markup=markup)

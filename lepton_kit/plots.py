@@ -305,12 +305,12 @@ def share_intervals(table: pd.DataFrame, axes: Axes, margin: float | None = None
 def coverage_over_time(
     coverage: Mapping[str, pd.Series], objective: float, events: Events, axes: Axes, window: Window | None = None
 ) -> Axes:
-    """Draw rolling coverages by time, the objective, and a labelled line at each event such as the onset.
+    """Draw rolling shares of right answers by time, the objective, and a labelled line at each event such as the onset.
 
     Parameters
     ----------
     coverage
-        Per version, the share of recent actuals that its interval held, indexed by time.
+        Per version, the share of its recent answers that were right, indexed by time.
     objective
         The least share that is acceptable.
     events
@@ -327,7 +327,7 @@ def coverage_over_time(
             label=name,
         )  # fmt: skip
     axes.axhline(100 * objective, color=MUTED, linestyle="--", linewidth=1, label=f"objective {100 * objective:g} %")
-    axes.set(ylabel="interval coverage (%)")
+    axes.set(ylabel="right answers (%)")
     percent_axis(axes, objective, *coverage.values())
     times = pd.Series([time for series in coverage.values() for time in series.index])
     time_axis(axes, window, times)

@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 IMPORTS = ["serving.supervisor", "serving.app", "runs.runner", "reports.site", "ops.serve_operator", "ops.watch.app"]
 FORKS = multiprocessing.get_context("forkserver")
@@ -49,6 +50,44 @@ class Lepton:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+class Forked:
+    """A process that does something with the environment and in the folder of this one, and tells of it.
+
+    `work` is a function of a test module. It gets `say`, which sends something to `receive`, and the arguments.
+    """
+
+    def __init__(self, work: Callable[..., object], *arguments: object) -> None:
+        self._told, sender = FORKS.Pipe(duplex=False)
+        arguments = (work, arguments, dict(os.environ), Path.cwd(), sender)
+        self._process = FORKS.Process(target=_forked, args=arguments)
+        self._process.start()
+        sender.close()  # so that `receive` ends with the process
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._told.close()
+
+    def receive(self) -> Any:
+        """Return the next thing that the process says; EOFError where it ended without."""
+        return self._told.recv()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _forked(
+    work: Callable[..., object], arguments: tuple[object, ...], environment: dict[str, str], folder: Path, told: Any
+) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    work(told.send, *arguments)
 
 
 def _lepton(words: list[str], project: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:

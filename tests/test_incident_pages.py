@@ -72,7 +72,7 @@ def test_the_facts_say_what_happened_since_when_and_for_how_long():
     assert said["Approval"] == "repair of data approved by Kim"
     assert header(told()).select("time[datetime='2026-11-25T03:01:00Z']")
     text = " ".join(in_short(told(), None))
-    assert "Action taken: the feed was restarted (recovered). It was over 20 min 0 s after it began." in text
+    assert "Action taken: the feed was restarted (recovered). Recovered 20 min 0 s after it began." in text
 
 
 def test_only_an_open_incident_names_a_next_action():

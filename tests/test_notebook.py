@@ -87,6 +87,18 @@ def test_a_result_may_have_a_title_a_direction_and_be_a_headline(shown):
         notebook.record("p50", 3.2, better="smaller")
 
 
+def test_several_results_are_recorded_by_name_and_one_of_them_is_the_headline(shown):
+    notebook.record(cause="data", probability=0.97, rtol=1e-2, headline="probability")
+    first, second = (bundle[notebook.RESULT] for bundle in shown)
+    assert (first["name"], first["value"], second["name"], second["value"]) == ("cause", "data", "probability", 0.97)
+    assert (first["rtol"], second["rtol"], second["headline"]) == (1e-2, 1e-2, True)
+    assert "headline" not in first
+    with pytest.raises(InputError, match="names no result"):
+        notebook.record()
+    with pytest.raises(InputError, match="not both"):
+        notebook.record("x", 1, cause="data")
+
+
 def test_a_result_of_a_strange_type_is_refused_by_name(shown):
     with pytest.raises(InputError, match="result 'x' is a object"):
         notebook.record("x", object())

@@ -272,7 +272,7 @@ def test_the_timeline_is_drawn_with_every_event_and_milestone():
 def test_a_page_that_nobody_wrote_says_so():
     read = judgements.parse_judgement(judgements.template("i"))
     assert not any(read.sections.values()) and read.actions.empty
-    assert judgements.judged_html(read, "i/judgement.md").count("belongs into i/judgement.md") == 1
+    assert judgements.judged_html(read, "i/judgement.md").count("Write it in i/judgement.md") == 1
 
 
 def test_sections_and_actions_are_read_and_shown_as_text():

@@ -110,10 +110,7 @@ def _evaluated(
 ) -> tuple[Source, tuple[Status, ...]]:
     """Return how objectives stand on the series of their services, and the source that says so.
 
-    Raises
-    ------
-    InputError
-        When there is no such source, or it refuses the samples of every objective.
+    Raises InputError when there is no such source, or it refuses the samples of every objective.
     """
     from lepton_kit.ops.watch.objectives import own_series
     from lepton_kit.telemetry.alerts import evaluate_all

@@ -101,18 +101,7 @@ def capture(
         asked.measured += served.measured
         asked.derived += served.derived
         recording = Recording(
-            incident=Incident(
-                format=FORMAT,
-                id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
-                service=name,
-                declaration=without_secrets(declaration, project),
-                window=Window(start=datetime.fromtimestamp(start, UTC), end=datetime.fromtimestamp(end, UTC)),
-                versions=served.versions,
-                alerts=told,
-                deployments=deployments,
-                promises=tuple(promises),
-                checksums=served.checksums,
-            ),
+            incident=asked.incident(folder, served, alerts=told, deployments=deployments, promises=tuple(promises)),
             requests=asked.requests(raw, served),
             metrics=asked.samples(told, promises),
             reference=asked.reference(served),
@@ -323,6 +312,20 @@ class _Capture:
         else:
             self.measured.append(f"logs: {len(table)} lines" if len(table) else "no log lines in the window")
         return table
+
+    def incident(self, folder: Path, served: Served, **known: Any) -> Incident:
+        """Return what is said of the incident as a whole; `folder` names it."""
+        start, end = (datetime.fromtimestamp(at, UTC) for at in (self.start, self.end))
+        return Incident(
+            format=FORMAT,
+            id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
+            service=self.name,
+            declaration=without_secrets(self.declaration, self.project),
+            window=Window(start=start, end=end),
+            versions=served.versions,
+            checksums=served.checksums,
+            **known,
+        )
 
     def alerts(self, given: Sequence[Mapping[str, Any]]) -> tuple[Alert, ...]:
         """Return the alerts as a recording holds them."""

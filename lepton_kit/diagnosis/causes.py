@@ -75,9 +75,10 @@ class Diagnosis:
     `also` holds the second cause of a compound fault. `probability` is that of `cause` being at work, and of the
     likeliest cause where that is `unknown`; `confidence` is a key of `CONFIDENCE`, which says what it means.
     `localisation` ranks the components of a service of several parts, or says why it does not.
-    `ranking` holds all causes, the likeliest first; two at once count for both, so their probabilities may add up to
-    more than 1. `remedy` names the runbook that repairs the cause. `advice` says what a person does where no repair
-    follows. `dated` holds the onset and what it rests on, and `time_format` how the table writes times.
+    `likelihoods` is the table that weighed the evidence. `ranking` holds all causes, the likeliest first; two at
+    once count for both, so their probabilities may add up to more than 1. `remedy` names the runbook that repairs
+    the cause. `advice` says what a person does where no repair follows. `dated` holds the onset and what it rests
+    on, and `time_format` how the table writes times.
     """
 
     cause: Cause
@@ -89,6 +90,7 @@ class Diagnosis:
     evidence_against: tuple[Evidence, ...]
     not_checked: tuple[str, ...]
     case: Case = field(repr=False, compare=False)
+    likelihoods: Likelihoods = field(repr=False, compare=False)
     advice: str
     localisation: Localisation | str = ""
     time_format: str = "%Y-%m-%d"
@@ -131,6 +133,30 @@ class Diagnosis:
             for item in self.ranking
         ]
         return pd.DataFrame(rows)
+
+    def summary(self, objective: Objective | None = None, recording: str = "") -> dict[str, Any]:
+        """Return what a run records of the diagnosis, by name: `lk.record(**diagnosis.summary())`.
+
+        `objective` is the one that alerted and `recording` where the evidence lies: both go into the next command.
+        """
+        action = self.act(objective, recording)
+        return {
+            "cause": self.cause,
+            "also": list(self.also),
+            "probability": self.probability,
+            "confidence": self.confidence,
+            "next_action": action.what,
+            "next_command": action.command or "none",
+            "onset": self.onset.isoformat(),
+            "remedy": self.remedy or "none",
+            "confidence_means": CONFIDENCE[self.confidence],
+            "reasons": list(self.reasons),
+            "not_checked": list(self.not_checked),
+            "evidence_for": [item.name for item in self.evidence_for],
+            "evidence_against": [item.name for item in self.evidence_against],
+            "ranking": self.ranking_table(),
+            "evidence": self.table(),
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as JSON can hold it."""
@@ -203,6 +229,7 @@ def conclude(case: Case, evidence: tuple[Evidence, ...], likelihoods: Likelihood
         evidence_against=own.evidence_against if own else (),
         not_checked=_not_checked(case, evidence),
         case=case,
+        likelihoods=likelihoods,
         advice=_advice(cause, hypotheses, evidence),
         remedy=REMEDIES.get(cause),
         ranking=ranking,

@@ -107,7 +107,7 @@ JUDGED, DERIVED = "#CC79A7", "#0072B2"
 def judged_html(judgement: Judgement, file: str = "judgement.md") -> str:
     r"""Return what people wrote as HTML that shows it and means nothing else, marked as theirs.
 
-    Where nobody has written anything yet, it says that it belongs into the `file`.
+    Where nobody has written anything yet, it names the `file` to write in.
 
     >>> judged = parse_judgement("## What went well\n\n<script>alert(1)</script>\n\n- early\n- to the right team")
     >>> "<script>" in judged_html(judged), "Human judgement" in judged_html(judged)

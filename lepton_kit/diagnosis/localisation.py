@@ -107,7 +107,7 @@ def localise(
     normal: pd.DataFrame | None = None,
     volume: str | None = None,
 ) -> Localisation:
-    """Rank the components of a call graph by how likely each is the root of a symptom.
+    """Rank the components of a call graph by how likely each is the root of a symptom; of equal ones the first column.
 
     Parameters
     ----------
@@ -124,11 +124,6 @@ def localise(
     volume
         The metric that counts the requests of a component per step. With it, deviations of components are comparable:
         50 ms more on 800 requests is more than 100 ms more on 10.
-
-    Returns
-    -------
-    Localisation
-        Equal scores are in the order of the columns.
 
     Raises
     ------

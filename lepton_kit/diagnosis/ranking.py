@@ -42,34 +42,47 @@ def hypothesis_ratio(ratios: Ratios, hypothesis: str) -> float:
     return max(values) if any(value > 1 for value in values) else float(np.prod(values))
 
 
-def log_ratios(evidence: Sequence[Evidence], likelihoods: Likelihoods) -> pd.DataFrame:
-    """Return the natural logarithm of every finding's ratio (rows, by evidence) under every hypothesis (columns)."""
-    rows = {
-        item.name: [np.log(hypothesis_ratio(likelihoods.ratios(item.name, item.finding), name)) for name in HYPOTHESES]
-        for item in evidence
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(HYPOTHESES), dtype=float)
-    follows = [name in likelihoods.evidence and not likelihoods.evidence[name].alone for name in table.index]
-    has_company = (table[~np.array(follows, dtype=bool)] >= np.log(TELLING)).any()
-    table.loc[follows, ~has_company] = table.loc[follows, ~has_company].clip(upper=0.0)
-    return table
+def log_ratios(name: str, finding: str, likelihoods: Likelihoods) -> np.ndarray:
+    """Return the natural logarithm of a finding's ratio under every hypothesis, in the order of `HYPOTHESES`."""
+    ratios = likelihoods.ratios(name, finding)
+    return np.log([hypothesis_ratio(ratios, hypothesis) for hypothesis in HYPOTHESES])
 
 
 def log_odds(evidence: Sequence[Evidence], likelihoods: Likelihoods) -> pd.Series:
     """Return the logarithm of prior times likelihood of every hypothesis, up to a constant; not yet tempered."""
-    table = log_ratios(evidence, likelihoods)
-    groups = [likelihoods.evidence[name].group if name in likelihoods.evidence else name for name in table.index]
-    prior = pd.Series({name: np.log(likelihoods.priors[name]) for name in HYPOTHESES})
-    return prior + sum(
-        (_of_group(part, likelihoods.decision.dependent) for _, part in table.groupby(groups)), start=0.0
-    )
+    ratios = np.array([log_ratios(item.name, item.finding, likelihoods) for item in evidence])
+    odds = combined([item.name for item in evidence], ratios.reshape(1, -1, len(HYPOTHESES)), likelihoods)
+    return pd.Series(odds[0], index=list(HYPOTHESES))
 
 
-def _of_group(table: pd.DataFrame, dependent: float) -> pd.Series:
-    """Add up the logarithms of one group: the strongest fully, the others in part."""
-    strongest = table.abs().to_numpy().argmax(axis=0)
-    full = pd.Series(table.to_numpy()[strongest, np.arange(table.shape[1])], index=table.columns)
-    return full + dependent * (table.sum() - full)
+def combined(names: Sequence[str], ratios: np.ndarray, likelihoods: Likelihoods) -> np.ndarray:
+    """Return the log-odds of every hypothesis, for many sets of findings at once.
+
+    Parameters
+    ----------
+    names
+        The pieces of evidence (n).
+    ratios
+        The logarithms of their findings' ratios (sets, n, hypotheses).
+
+    Returns
+    -------
+    ndarray
+        (sets, hypotheses): prior times likelihood, up to a constant.
+    """
+    known = likelihoods.evidence
+    follows = np.array([name in known and not known[name].alone for name in names], dtype=bool)
+    has_company = (ratios[:, ~follows] >= np.log(TELLING)).any(axis=1)[:, None, :]
+    ratios = np.where(follows[:, None] & ~has_company, np.minimum(ratios, 0.0), ratios)
+    groups = np.array([known[name].group if name in known else name for name in names])
+    prior = np.log([likelihoods.priors[name] for name in HYPOTHESES])
+    odds = np.tile(prior, (len(ratios), 1))
+    for group in dict.fromkeys(groups):
+        own = ratios[:, groups == group]
+        strongest = np.abs(own).argmax(axis=1)[:, None, :]  # counts fully, the others in part
+        full = np.take_along_axis(own, strongest, axis=1)[:, 0]
+        odds += full + likelihoods.decision.dependent * (own.sum(axis=1) - full)
+    return odds
 
 
 def probabilities(evidence: Sequence[Evidence], likelihoods: Likelihoods) -> pd.Series:

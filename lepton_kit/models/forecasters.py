@@ -7,7 +7,6 @@ interval twice as wide with no new training.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import read_object, write_json
 from lepton_kit.models.tasks import TASKS, Task
 
 ModelName = Literal["linear", "mlp", "gru"]
@@ -305,8 +305,8 @@ class Forecaster:
         """Write `model.safetensors`, `architecture.json` and `scaler.json` into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.network.state_dict(), folder / "model.safetensors")
-        _write_json(folder / "architecture.json", asdict(self.architecture))
-        _write_json(folder / "scaler.json", _scaler_to_json(self.scaler, self.architecture.columns))
+        write_json(folder / "architecture.json", asdict(self.architecture))
+        write_json(folder / "scaler.json", _scaler_to_json(self.scaler, self.architecture.columns))
 
 
 def untrained(architecture: Architecture, features: pd.DataFrame, level: float) -> Forecaster:
@@ -395,7 +395,7 @@ def load_forecaster(folder: Path) -> Forecaster:
 
 
 def _read_architecture(path: Path) -> Architecture:
-    content = _read_json(path)
+    content = read_object(path)
     try:
         return Architecture(**{**content, "columns": tuple(content["columns"])})
     except (KeyError, TypeError) as error:
@@ -403,7 +403,7 @@ def _read_architecture(path: Path) -> Architecture:
 
 
 def _read_scaler(path: Path, architecture: Architecture) -> Scaler:
-    content = _read_json(path)
+    content = read_object(path)
     try:
         columns = content["columns"]
         center = tuple(float(columns[column]["center"]) for column in architecture.columns)
@@ -452,14 +452,3 @@ def _check_features(features: pd.DataFrame, architecture: Architecture) -> None:
 def _scaler_to_json(scaler: Scaler, columns: tuple[str, ...]) -> dict[str, Any]:
     rows = zip(columns, scaler.center, scaler.spread, strict=True)
     return {"level": scaler.level, "columns": {name: {"center": c, "spread": s} for name, c, s in rows}}
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error

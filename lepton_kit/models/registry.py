@@ -9,7 +9,6 @@ models/goog/history.jsonl  every promotion and rollback: what, when, why, by whi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -23,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import sha256_of, write_atomically
+from lepton_kit.files import locked, read_lines, read_object, sha256_of, write_atomically, write_json
 from lepton_kit.models.flavors import BESIDE, CARD, CHECKSUMS, GOLDEN, REFERENCE, Model, load_model
 
 MOST_REFERENCE = 2000
@@ -69,7 +68,7 @@ class Registry:
                 ):
                     return version
             created = datetime.now(UTC).isoformat(timespec="seconds")
-            _write_json(draft / CARD, {"name": name, "created": created, "task": model.task.name, **card})
+            write_json(draft / CARD, {"name": name, "created": created, "task": model.task.name, **card})
             if golden is not None:
                 golden.to_parquet(draft / GOLDEN, index=False, compression="zstd")
             if reference is not None:
@@ -114,7 +113,7 @@ class Registry:
 
     def card(self, name: str, version: str = "current") -> dict[str, Any]:
         """Return a version's model card."""
-        return _read_object(self.folder(name, version) / CARD)
+        return read_object(self.folder(name, version) / CARD)
 
     def golden(self, name: str, version: str = "current") -> pd.DataFrame | None:
         """Return a version's golden rows and answers, as `golden_examples` gives them, or None where none were kept."""
@@ -176,11 +175,7 @@ class Registry:
 
         Raises InputError when a line of the file is damaged; the message names it.
         """
-        path = self._home(name) / "history.jsonl"
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [_read_entry(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
+        return read_lines(self._home(name) / "history.jsonl", "a promotion or rollback of a version", _check_entry)
 
     def _table(self, name: str, version: str, file: str) -> pd.DataFrame | None:
         path = self.folder(name, version) / file
@@ -218,11 +213,9 @@ class Registry:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[Path]:
-        """Let one process at a time change a model's folder (`fcntl` knows Linux and macOS, not Windows)."""
+        """Let one process at a time change a model's folder."""
         home = self._home(name)
-        home.mkdir(parents=True, exist_ok=True)
-        with (home / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(home / ".lock"):
             yield home
 
 
@@ -231,7 +224,7 @@ def read_candidate(path: Path) -> dict[str, Any]:
 
     Raises InputError when the file is not a JSON object with a name and a version.
     """
-    content = _read_object(path)
+    content = read_object(path)
     for key in ("name", "version"):
         if not isinstance(content.get(key), str):
             raise InputError(f"{path}: lacks the text {key!r} of a model in the registry")
@@ -298,26 +291,6 @@ def _temporary_folder(home: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_entry(line: str, origin: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-        known = entry["action"] in ("promote", "rollback") and VERSION.fullmatch(entry["version"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{origin} {line[:80]!r} is not a promotion or rollback; restore the file") from error
-    if not known:
-        raise InputError(f"{origin} {line[:80]!r} is not a promotion or rollback of a version; restore the file")
-    return dict(entry)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not an object")
-    return content
+def _check_entry(entry: dict[str, Any]) -> None:
+    if entry["action"] not in ("promote", "rollback") or not VERSION.fullmatch(entry["version"]):
+        raise ValueError(entry["action"])

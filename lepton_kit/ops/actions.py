@@ -52,10 +52,7 @@ Ending = Literal["done", "failed", "timed out", "not run"]
 class Values:
     """What is filled into an action.
 
-    Raises
-    ------
-    InputError
-        When a number of workers or the name of a version is none.
+    Raises InputError when a number of workers or the name of a version is none.
 
     Examples
     --------

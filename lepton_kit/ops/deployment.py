@@ -72,10 +72,7 @@ class ServiceClient:
     def reload(self, version: str, candidate: str | None = None, share: float = 0.0, **more: Any) -> None:
         """Set the version that answers, and the share of requests for a candidate.
 
-        Raises
-        ------
-        InputError
-            When the service refuses; the message says why.
+        Raises InputError when the service refuses; the message says why.
         """
         body = {"version": version, "candidate": candidate, "share": share, **more}
         answer = self.send("/admin/reload", json=body, headers=self._headers)
@@ -218,16 +215,8 @@ def deploy(
     service.reload(old, version, 0.0, note=f"{version} beside {old}, to be tested")
     try:
         made.checks = integration_tests(service, loaded, golden, version)
-        failed = [check.name for check in made.checks if not check.passed]
         made.apart = _distance(service, golden, made)
-        made.reason = f"integration test failed: {'; '.join(failed)}" if failed else ""
-        for share in () if failed else steps:
-            if service.candidate() != version:
-                made.reason = f"before {share:.0%}: somebody else withdrew {version}"
-                break
-            made.steps.append(_step(service, made, share, traffic))
-            if made.reason:
-                break
+        _climb(service, made, steps, traffic)
     except BaseException as error:
         _take_back(service, registry, made, f"stopped by {type(error).__name__}: {error}")
         raise
@@ -236,6 +225,20 @@ def deploy(
     else:
         _promote(service, registry, made)
     return made
+
+
+def _climb(service: ServiceClient, made: Deployment, steps: Sequence[float], traffic: Traffic) -> None:
+    """Give a tested version its growing shares, until one speaks against it: `reason` says what."""
+    if failed := [check.name for check in made.checks if not check.passed]:
+        made.reason = f"integration test failed: {'; '.join(failed)}"
+        return
+    for share in steps:
+        if service.candidate() != made.new:
+            made.reason = f"before {share:.0%}: somebody else withdrew {made.new}"
+            return
+        made.steps.append(_step(service, made, share, traffic))
+        if made.reason:
+            return
 
 
 def check_steps(steps: Sequence[float]) -> None:

@@ -119,10 +119,7 @@ def _since_the_fault(content: dict[str, Any]) -> dict[str, Any]:
 def newest_results(folder: Path) -> Path:
     """Return the newest results in a folder; their names begin with their time.
 
-    Raises
-    ------
-    InputError
-        When there are none.
+    Raises InputError when there are none.
     """
     found = sorted(folder.glob("*-*-*.json"))
     if not found:

@@ -89,10 +89,7 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
 def publish_pdfs(project: Path) -> list[Card]:
     """Publish again, with a PDF, those published incidents that have none yet, or of which it no longer says the same.
 
-    Raises
-    ------
-    InputError
-        When there is no Quarto, or an incident cannot be published.
+    Raises InputError when there is no Quarto, or an incident cannot be published.
     """
     if find_quarto() is None:
         raise InputError(NO_QUARTO)

@@ -111,10 +111,7 @@ class _OverError(Exception):
 def running_address(folder: Path) -> str:
     """Return the address of a running service of the project.
 
-    Raises
-    ------
-    InputError
-        When it does not run.
+    Raises InputError when it does not run.
     """
     try:
         return (folder / "address").read_text(encoding="utf-8").strip()

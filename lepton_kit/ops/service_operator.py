@@ -8,7 +8,6 @@ services/<name>/actions.jsonl   every action: time, run and who let it, action, 
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -20,6 +19,7 @@ from lepton_kit.data.input_fixes import InputFixes, renamed
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.remedies import State
 from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.files import append_line, read_lines
 from lepton_kit.ops.actions import Outcome, Values, needs, run_action
 from lepton_kit.ops.declared import readiness, service_address, ways_of
 from lepton_kit.ops.watch.approvals import this_user
@@ -97,10 +97,7 @@ class ServiceOperator(ABC):
     def act_on_feed(self, way: Way, why: str) -> None:
         """Restart the feed or stop it by the declared action.
 
-        Raises
-        ------
-        LeptonError
-            When that failed; an InputError where no such action is declared.
+        Raises LeptonError when that failed; an InputError where no such action is declared.
         """
         self._run(way, Values(), why)
 
@@ -153,8 +150,7 @@ class ServiceOperator(ABC):
             **more,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ACTIONS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")  # one write: two who append do not mix their lines
+        append_line(self.folder / ACTIONS, entry)
 
 
 class DeclaredOperator(ServiceOperator):
@@ -193,12 +189,8 @@ class DeclaredOperator(ServiceOperator):
     def set_state(self, state: State, why: str) -> None:
         """Bring the service to a version and a size by its actions, and wait until it is ready.
 
-        Raises
-        ------
-        InputError
-            When it declares no action for that; nothing is changed then.
-        LeptonError
-            When an action fails, or the service is not ready in time.
+        Raises InputError when it declares no action for that; nothing is changed then. Raises LeptonError when an
+        action fails, or the service is not ready in time.
         """
         if reason := self.cannot_reach(state):
             raise InputError(f"service {self.name!r}: {reason}")
@@ -275,29 +267,16 @@ def who_let(run_id: str, project: Path) -> str:
 
 
 def read_actions(folder: Path) -> list[dict[str, Any]]:
-    """Return what was done to a service, oldest first, as `actions.jsonl` has it.
+    """Return what was done to a service, oldest first, as `actions.jsonl` has it; InputError when one is damaged."""
 
-    Raises
-    ------
-    InputError
-        When a line is damaged; the message names it.
-    """
-    path = folder / ACTIONS
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return [_action(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
+    def check(found: dict[str, Any]) -> None:
+        datetime.fromisoformat(found["time"])
+        _ = found["run"], found["action"], found["why"], found["before"], found["after"], found["outcome"]
+
+    return read_lines(folder / ACTIONS, "an action", check)
 
 
 def state_of(held: dict[str, Any]) -> State:
     """Return a state as `actions.jsonl` has it."""
     held = renamed(held)
     return State(**{**held, "input_fixes": InputFixes.model_validate(held.get("input_fixes", {}))})
-
-
-def _action(line: str, origin: str) -> dict[str, Any]:
-    try:
-        found = dict(json.loads(line))
-        datetime.fromisoformat(found["time"])
-        _ = found["run"], found["action"], found["why"], found["before"], found["after"], found["outcome"]
-    except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{origin} {line[:80]!r} is not an action; restore the file") from error
-    return found

@@ -99,10 +99,7 @@ def _with_objectives(declaration: Declaration, folder: Path) -> list[Path]:
 def copy_notebook(given: str, project: Path) -> Path:
     """Copy one of the kit's notebooks or runbooks into the project, to be changed there, and return the copy.
 
-    Raises
-    ------
-    InputError
-        When there is none of this name, or the project has it already.
+    Raises InputError when there is none of this name, or the project has it already.
     """
     source = locate_notebook(given, project)
     if source.is_relative_to(project.resolve()):

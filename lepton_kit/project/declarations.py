@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import read_object
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.telemetry.declaration import Declaration, objectives_folder
 
@@ -32,7 +32,7 @@ def declared(project: Path, name: str, settings: Settings | None = None) -> Decl
     if own is None and not path.is_file():
         known = ", ".join(services(project, settings)) or "none"
         raise InputError(f"service {name!r}: neither in lepton.toml nor in services/ (there are: {known})")
-    written = _written(path) if path.is_file() else {}
+    written = read_object(path, "start the service again") if path.is_file() else {}
     given = own.model_dump(mode="json", exclude_unset=True) if own is not None else {}
     for entry in TOGETHER:
         given[entry] = {**written.get(entry, {}), **given.get(entry, {})}
@@ -58,13 +58,3 @@ def told(error: ValidationError, before: str = "") -> str:
 def _is_of_pydantic(part: Any) -> bool:
     """Say whether a part of a place names the choice of a type, which nobody wrote."""
     return isinstance(part, str) and (part.startswith("function-") or part in ("Command", "Http"))
-
-
-def _written(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({error}); start the service again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no object; start the service again")
-    return content

@@ -56,10 +56,7 @@ class Finding:
 def examine(project: Path, names: Sequence[str] = ()) -> Iterator[Finding]:
     """Examine the declared services of a project, or those named, and give each finding as it is made.
 
-    Raises
-    ------
-    InputError
-        When lepton.toml cannot be read, or declares no such service.
+    Raises InputError when lepton.toml cannot be read, or declares no such service.
     """
     settings = read_settings(project)
     if unknown := [name for name in names if name not in settings.services]:

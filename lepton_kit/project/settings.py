@@ -221,10 +221,7 @@ class Settings(Section):
 def read_settings(project: Path) -> Settings:
     """Read a project's settings; the variables of `ABOVE`, such as `LEPTON_WATCH` (TOML), stand above its sections.
 
-    Raises
-    ------
-    InputError
-        When the file is not TOML, or a setting is unknown, missing or of the wrong type.
+    Raises InputError when the file is not TOML, or a setting is unknown, missing or of the wrong type.
     """
     path = project / SETTINGS
     try:

@@ -127,10 +127,7 @@ def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path
 def alone(path: Path) -> Iterator[None]:
     """Wait until no other process holds this file.
 
-    Raises
-    ------
-    InputError
-        When it cannot be written.
+    Raises InputError when it cannot be written.
     """
     try:
         lock = path.open("w")

@@ -131,21 +131,6 @@ class Links:
         return raster_address(found) or address_of({"image/svg+xml": found.decode("utf-8", "replace")})
 
 
-def clean_html(markup: str) -> str:
-    """Return HTML without scripts, event handlers, styles that act, and anything fetched from elsewhere.
-
-    Tables, text and embedded images stay as they are.
-
-    Examples
-    --------
-    >>> clean_html("<p onclick='steal()'>3<script>steal()</script></p>")
-    '<p>3</p>'
-    >>> clean_html("here <img src='https://example.org/pixel.png' alt='dot'>")
-    'here <a href="https://example.org/pixel.png">dot</a>'
-    """
-    return Draft(markup).html()
-
-
 class Draft:
     """HTML of a notebook on its way to a page.
 

@@ -86,10 +86,7 @@ NOTHING = "None."
 def split_page(source: Path) -> tuple[dict[str, Any], str]:
     """Split a `.qmd` page into its front matter and its words.
 
-    Raises
-    ------
-    InputError
-        When it does not begin with front matter.
+    Raises InputError when it does not begin with front matter.
     """
     parts = source.read_text(encoding="utf-8").split("---\n", 2)
     if len(parts) != 3 or parts[0].strip():

@@ -88,12 +88,8 @@ def printed(page: Any, card: Card) -> str:
 def make_pdf(source: str) -> bytes:
     """Return an HTML page as a PDF.
 
-    Raises
-    ------
-    InputError
-        When there is no Quarto, or too old a one.
-    LeptonError
-        When Quarto fails; the message ends with its last lines.
+    Raises InputError when there is no Quarto, or too old a one. Raises LeptonError when Quarto fails; the message ends
+    with its last lines.
     """
     found = find_quarto()
     if found is None:

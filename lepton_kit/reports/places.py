@@ -46,10 +46,7 @@ def mark(name: str, content: str = "") -> str:
 def fill(page: Path, contents: Mapping[str, str]) -> None:
     """Put these contents into the places of a rendered page, in place of those of before.
 
-    Raises
-    ------
-    InputError
-        When the page has a place for what there is not.
+    Raises InputError when the page has a place for what there is not.
     """
     markup = page.read_text(encoding="utf-8")
     if missing := {found[1] for found in MARKED.finditer(markup)} - contents.keys():

@@ -131,10 +131,7 @@ def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str],
 def unpublish(project: Path, names: Collection[str]) -> list[Card]:
     """Take published pages away by their ids or the ends of these; the site loses them when it is built.
 
-    Raises
-    ------
-    InputError
-        When one of them is not published; nothing is taken away then.
+    Raises InputError when one of them is not published; nothing is taken away then.
     """
     reports = reports_folder(project)
     known = {card.id: card for card in published(reports)}

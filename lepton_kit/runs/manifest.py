@@ -221,11 +221,8 @@ class Manifest(Part):
     def load(cls, path: Path) -> Manifest:
         """Read a manifest.
 
-        Raises
-        ------
-        InputError
-            When the file is absent, cannot be read, is not a manifest of format 1, or is that of a run which another
-            folder belongs to.
+        Raises InputError when the file is absent, cannot be read, is not a manifest of format 1, or is that of a run
+        which another folder belongs to.
         """
         try:
             found = cls.model_validate_json(path.read_bytes())

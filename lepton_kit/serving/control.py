@@ -12,8 +12,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixes, renamed
 from lepton_kit.errors import InputError
-from lepton_kit.files import write_atomically
+from lepton_kit.files import append_line, locked, read_lines, write_atomically
 
 MOST_WORKERS = 64
 MOST_QUEUED = 100_000
@@ -105,7 +104,7 @@ def read_desired_state(folder: Path) -> DesiredState:
 
 def change_desired_state(folder: Path, **changes: Any) -> DesiredState:
     """Change the desired state of a service and return it; concurrent changes do not undo each other."""
-    with _locked(folder):
+    with locked(folder / ".lock"):
         held = read_desired_state(folder)
         changed = replace(held, **changes, generation=held.generation + 1)
         _write(folder, changed)
@@ -130,7 +129,7 @@ def begin(folder: Path, desired: DesiredState) -> DesiredState:
     for left in (folder / "workers").glob("*.json"):
         left.unlink()
     (folder / "newest").unlink(missing_ok=True)
-    with _locked(folder):
+    with locked(folder / ".lock"):
         try:
             held = read_desired_state(folder)
         except InputError:  # never started, or damaged: this start is what the message asks for
@@ -185,9 +184,7 @@ def read_reports(folder: Path) -> list[Report]:
 def note_deployment(folder: Path, version: str, note: str, **more: Any) -> None:
     """Append to the service's deployments that from now on a version answers, and why."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = json.dumps({"time": time, "version": version, "note": note, **more}) + "\n"
-    with (folder / "deployments.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line)  # one write: two who append do not mix their lines
+    append_line(folder / "deployments.jsonl", {"time": time, "version": version, "note": note, **more})
 
 
 def read_deployments(folder: Path) -> list[dict[str, Any]]:
@@ -195,21 +192,10 @@ def read_deployments(folder: Path) -> list[dict[str, Any]]:
 
     Raises InputError when a line is damaged; the message names it.
     """
-    path = folder / "deployments.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [_deployment(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
-
-
-def _deployment(line: str, origin: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-        datetime.fromisoformat(found["time"])
-        _ = found["version"], found["note"]
-    except (ValueError, TypeError, LookupError) as error:
-        raise InputError(f"{origin} {line[:80]!r} is not a deployment; restore the file") from error
-    return dict(found)
+    return read_lines(
+        folder / "deployments.jsonl", "a deployment",
+        lambda found: (datetime.fromisoformat(found["time"]), found["version"], found["note"]),
+    )  # fmt: skip
 
 
 def _write(folder: Path, desired: DesiredState) -> None:
@@ -225,11 +211,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -116,10 +116,7 @@ class Summary:
 def check_address(address: str, is_remote_allowed: bool = False) -> str:
     """Return a service's address in the form that is used; load is driven at loopback only, unless said otherwise.
 
-    Raises
-    ------
-    InputError
-        When it is not an http address, or leads off this machine and that was not allowed.
+    Raises InputError when it is not an http address, or leads off this machine and that was not allowed.
 
     Examples
     --------

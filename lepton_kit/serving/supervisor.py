@@ -193,15 +193,9 @@ def serve(
         declare(service, address, model)
         write_atomically(service.folder / "address", address + "\n")
         config = uvicorn.Config(
-            "lepton_kit.serving.app:create",
-            factory=True,
-            workers=workers,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=30,
-            timeout_worker_healthcheck=20,
-        )
+            "lepton_kit.serving.app:create", factory=True, workers=workers, log_level="warning", access_log=False,
+            server_header=False, timeout_graceful_shutdown=30, timeout_worker_healthcheck=20,
+        )  # fmt: skip
         announce(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)")
         try:
             Supervisor(config, [listener], service, parent).run()

@@ -53,10 +53,8 @@ class Prometheus:
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the raw samples of the selected series, as every `Source` does.
 
-        Raises
-        ------
-        InputError
-            When the selector is not one, or the server does not answer, or refuses; the message says what it said.
+        Raises InputError when the selector is not one, or the server does not answer, or refuses; the message says what
+        it said.
         """
         chosen = str(parse_selector(selector))
         found: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}

@@ -109,10 +109,7 @@ class Scraper:
     def scrape_once(self, at: float | None = None) -> list[Scraped]:
         """Scrape all targets side by side, and put their samples on the disk, dated `at` (Unix seconds), or now.
 
-        Raises
-        ------
-        InputError
-            When a target's address is none, or the store cannot be written.
+        Raises InputError when a target's address is none, or the store cannot be written.
         """
         targets = {job: _metrics_address(job, address) for job, address in sorted(self.targets.items())}
         if not targets:
@@ -213,10 +210,7 @@ def parse(text: str, own: Mapping[str, str], at: float, content_type: str = "tex
     Every sample gets the labels `own`; one of the target's of the same name is called `exported_…`. Those without a
     time are of `at` (Unix seconds).
 
-    Raises
-    ------
-    ValueError
-        When the text is not in the format. The parsers may raise a LookupError or a TypeError as well.
+    Raises ValueError when the text is not in the format. The parsers may raise a LookupError or a TypeError as well.
 
     Examples
     --------

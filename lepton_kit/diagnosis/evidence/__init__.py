@@ -11,6 +11,7 @@ from lepton_kit.diagnosis.evidence.drift import actuals, inputs_and_actuals, mov
 from lepton_kit.diagnosis.evidence.inputs import contract
 from lepton_kit.diagnosis.evidence.model import (
     deployment,
+    in_its_unit,
     replay_of_last_good,
     served_version,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "deployment",
     "errors",
     "gather",
+    "in_its_unit",
     "inputs_and_actuals",
     "latency",
     "movement",

@@ -25,7 +25,8 @@ class Evidence:
     """One answered question: what was found, how large, since when.
 
     `speaks_for` and `speaks_against` name the causes that the finding makes more and less likely; they are filled from
-    the table of likelihood ratios (`lepton_kit.diagnosis.ranking.weigh`), not by the question.
+    the table of likelihood ratios (`lepton_kit.diagnosis.ranking.weigh`), not by the question. `lacks` names what a
+    question that was not checked could not do without, as its `needs` name it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Evidence:
     onset: pd.Timestamp | None = None
     speaks_for: frozenset[Cause] = frozenset()
     speaks_against: frozenset[Cause] = frozenset()
+    lacks: tuple[str, ...] = ()
 
     @property
     def checked(self) -> bool:
@@ -130,9 +132,10 @@ def evidence(needs: tuple[str, ...] = (), time_series: bool = False) -> Callable
         def question(case: Case) -> Evidence:
             if time_series and not case.recording.incident.declaration.time_series:
                 return Evidence(name, NOT_APPLICABLE, OF_ROWS_IN_ORDER)
-            lacking = [_lacking(case, need) for need in needs]
-            if known := dict.fromkeys(text for text in lacking if text):
-                return Evidence(name, NOT_CHECKED, "; ".join(known))
+            lacking = {need: why for need in needs if (why := _lacking(case, need))}
+            if lacking:
+                told = "; ".join(dict.fromkeys(lacking.values()))
+                return Evidence(name, NOT_CHECKED, told, lacks=tuple(lacking))
             try:
                 return replace(ask(case), name=name)
             except NotCheckedError as why:

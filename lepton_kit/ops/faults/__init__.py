@@ -88,11 +88,8 @@ def read_fault_file(path: Path) -> dict[str, type[Fault]]:
 
     The file is executed: give only one that you trust.
 
-    Raises
-    ------
-    InputError
-        When it cannot be imported, defines no subclass of `Fault` with a name, a cause and a description, or one has
-        the name of a fault that is there already.
+    Raises InputError when it cannot be imported, defines no subclass of `Fault` with a name, a cause and a description,
+    or one has the name of a fault that is there already.
     """
     if not path.is_file():
         raise InputError(f"--fault-file {path}: no such file")

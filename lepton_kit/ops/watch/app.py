@@ -68,10 +68,7 @@ class Metrics:
 class Watcher:
     """The parts of `lepton watch`, put together from the settings.
 
-    Raises
-    ------
-    InputError
-        When a setting is wrong: before anything is started.
+    Raises InputError when a setting is wrong: before anything is started.
     """
 
     def __init__(self, settings: Settings, project: Path, gate: Gate, host: str = "127.0.0.1") -> None:

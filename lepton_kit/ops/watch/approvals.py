@@ -32,10 +32,7 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 def read_form(body: bytes) -> dict[str, str]:
     """Return the fields of a form; of one that is given twice, the last value.
 
-    Raises
-    ------
-    InputError
-        When it has too many fields.
+    Raises InputError when it has too many fields.
 
     Examples
     --------
@@ -79,10 +76,7 @@ def refusal(
 def read_decision(form: Mapping[str, str]) -> tuple[int, Decision]:
     """Return the number of the repair's job and what the form says of it.
 
-    Raises
-    ------
-    InputError
-        When the form is incomplete, or `make_decision` refuses what it says.
+    Raises InputError when the form is incomplete, or `make_decision` refuses what it says.
     """
     job, chosen = form.get("job", ""), form.get("decision", "")
     if not (job.isascii() and job.isdecimal() and len(job) <= MOST_DIGITS):

@@ -47,12 +47,7 @@ class Intake:
     async def take(self, alerts: Sequence[Alert]) -> None:
         """Return when posted alerts are on the disk.
 
-        Raises
-        ------
-        Full
-            When too many wait.
-        InputError
-            When they could not be written.
+        Raises Full when too many wait. Raises InputError when they could not be written.
         """
         await asyncio.wrap_future(self.submit(alerts, "webhook"))
 

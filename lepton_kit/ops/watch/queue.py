@@ -166,10 +166,7 @@ class Queue(Ledger):
     def find(self, given: str) -> Incident:
         """Return the incident that a person means by its id, or the end or the beginning of it.
 
-        Raises
-        ------
-        InputError
-            When none or several are meant.
+        Raises InputError when none or several are meant.
         """
         ids = [str(row[0]) for row in self._read("SELECT id FROM incidents")]
         found = self.incident(the_one(given, ids, "incident", "lepton incidents"))
@@ -295,10 +292,7 @@ class Queue(Ledger):
     def decide(self, number: int, decision: Decision) -> str:
         """Start or refuse a repair that waits for a person, given its job's number; return its incident.
 
-        Raises
-        ------
-        InputError
-            When it does not wait.
+        Raises InputError when it does not wait.
         """
         with self._transaction() as ledger:
             return remedies.decide(ledger, number, decision)

@@ -23,7 +23,7 @@ MAY_COST, OBSERVED = "may_cost", "observe_seconds"
 class Rehearsal:
     """What a rehearsal found; `figure` is a picture (PNG) of the rows or of the load, and `alt` what it shows.
 
-    `by_hand` is what no action of the service does, and `lasting` says what of the plan nothing takes back.
+    `by_hand` is what no action of the service does, and `lasting` says which part of the plan cannot be undone.
     """
 
     run_id: str

@@ -206,10 +206,7 @@ def _not_needed(job: Job, queue: Queue, project: Path) -> str | None:
 def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manifest:
     """Run a job's notebook; one with a parameter `recording` on evidence that is captured for it.
 
-    Raises
-    ------
-    InputError
-        When the evidence cannot be captured, or a parameter is not what is needed.
+    Raises InputError when the evidence cannot be captured, or a parameter is not what is needed.
     """
     notebook, given = locate_notebook(job.notebook, project), dict(job.parameters)
     names = {p.name for p in read_parameters(read_notebook(notebook), notebook.name) or []} - given.keys()
