@@ -42,7 +42,7 @@ def list_objectives(source: Where = None) -> None:
     try:
         opened, statuses = _evaluated(objectives, settings, project, source, settings.watch.time_scale)
     except InputError as error:
-        print(f"not measured: none of them is: {error}")
+        print(f"no objective is measured: {error}")
     else:
         _print_not_measured(opened, statuses, settings)
 
@@ -93,7 +93,7 @@ def status(
     console.print(shown)
     scaled_by = "" if time_scale == 1 else f", shortened {time_scale:g} times"
     console.print(
-        f"burn rates in both windows{scaled_by}, where 1 spends the budget just in its time; * too few events to alert",
+        f"burn rates in both windows{scaled_by}; at 1 the budget lasts exactly its period; * too few events to alert",
         highlight=False,
     )
     _print_not_measured(opened, statuses, settings)

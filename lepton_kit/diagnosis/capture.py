@@ -203,7 +203,7 @@ class _Capture:
             return pd.DataFrame()
         read = raw_requests(self.declaration, self.project, self.start, self.end, MOST_REQUESTS)
         if self.private.columns and read.step > 1:
-            self.problems.append("private values of requests that are left out are not looked for in the log")
+            self.problems.append("the log was not searched for private values of requests that were left out")
         return self.private.cover(self.take(read, "requests"))
 
     def requests(self, raw: pd.DataFrame, served: Served) -> pd.DataFrame:
@@ -272,7 +272,7 @@ class _Capture:
         if kept.empty and not self.declaration.match:
             found = self._queried(self._wanted(alerts, promises, {}))
             kept = found[[not {"job", "service"} & json.loads(text).keys() for text in found["labels"]]]
-            whose = "no named service: none of them is named so"
+            whose = "no service has this name"
         if kept.empty:
             self.measured.append("no metrics: the source holds no sample of them in the window")
             return kept
@@ -306,7 +306,7 @@ class _Capture:
         table = self.take(read, "log lines")
         if len(table) and private.columns and not private.knows_values:
             table = table.assign(message=HIDDEN, fields="{}")
-            self.problems.append("logs: their words are left out, as no request tells which of them are private")
+            self.problems.append("logs: messages are left out, because no request shows which values are private")
         if self.declaration.logs is None:
             self.measured.append("no log lines: the declaration names no log")
         else:

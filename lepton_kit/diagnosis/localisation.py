@@ -1,6 +1,6 @@
 """Localisation: which component of a call graph is the root of a symptom, and by which of its metrics one sees that.
 
-A component that a fault slows down, or makes fail, does the same to whoever calls it. So its traces are sought along
+A component that a fault slows down, or makes fail, does the same to its callers. So its traces are sought along
 the edges caller → callee, from the component where the symptom was seen downwards, and a component is suspected for
 what it shows beyond what those below it explain. Its score is the product of six shares, each between 0 and 1:
 

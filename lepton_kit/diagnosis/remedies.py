@@ -51,7 +51,7 @@ class State:
 
 
 class Operator(Protocol):
-    """What a remedy may do to a service; each action is recorded, and a state can be brought back.
+    """What a remedy may do to a service; each action is recorded, and a state can be restored.
 
     `ways` are the changes that it can make.
     """
@@ -62,7 +62,7 @@ class Operator(Protocol):
         ...
 
     def state(self) -> State:
-        """Return what the service shall be doing now."""
+        """Return the desired state of the service."""
         ...
 
     def set_state(self, state: State, why: str) -> None:

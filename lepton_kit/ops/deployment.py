@@ -2,7 +2,7 @@
 
 A deployment begins with the new version beside the old one, tests it over HTTP while no user is answered by it, gives
 it a growing share of the requests while both are compared, and ends with the new version alone, or with the old one as
-before. What happened is kept as a record, with the service's deployments and by whoever asked for it.
+before. What happened is kept as a record, with the service's deployments and the name of the person.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ServiceClient:
         return read_counts(self.get("/metrics").text)
 
     def reload(self, version: str, candidate: str | None = None, share: float = 0.0, **more: Any) -> None:
-        """Say which version shall answer, and which share of the requests a candidate.
+        """Set the version that answers, and the share of requests for a candidate.
 
         Raises InputError when the service refuses; the message says why.
         """
@@ -249,7 +249,7 @@ def check_steps(steps: Sequence[float]) -> None:
 
 
 def integration_tests(service: ServiceClient, model: Model, golden: pd.DataFrame, version: str) -> list[Check]:
-    """Ask a version through the service what its users will ask, and what they must not ask; `golden` has its answers."""
+    """Ask a version through the service what users will ask, and what they must not; `golden` has its answers."""
     rows = _sendable(golden_rows(golden))
     expected = golden[model.task.columns(golden)]
     needed = [name for name in model.columns if name not in model.optional]
@@ -278,7 +278,7 @@ def _predictions(answer: httpx.Response) -> pd.DataFrame:
 
 
 def wait_for_requests(service: ServiceClient, version: str, minimum: int, seconds: float) -> Traffic:
-    """Return the traffic of a service that has its own: some seconds, ten times as long at most, for `minimum` requests."""
+    """Return the traffic of a service of its own: `seconds`, or up to ten times as long for `minimum` requests."""
 
     def wait(share: float) -> None:
         before = service.counts().get(version, Counts())

@@ -49,7 +49,7 @@ OBSERVED, LOOKS = 90.0, 3
 GOOD_ENDS = ("recovered", "acted without an alert", "left alone", "unnoticed")
 
 VERDICTS = {
-    "recovered": "an alert fired, the cause was found, and its remedy brought the objective back",
+    "recovered": "an alert fired, the cause was found, and its remedy restored the objective",
     "acted without an alert": "a scheduled diagnosis found the cause, and its remedy was carried out; no alert had "
     "fired, so that no recovery can be shown",
     "left alone": "nothing was wrong, and nothing was done",
@@ -67,7 +67,7 @@ Tell = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Drill:
-    """What shall be drilled: a fault by its name (or empty: nothing), how severe it is, and the seed of all chance."""
+    """A drill: the name of its fault (empty: none), the severity and the random seed."""
 
     fault: str
     severity: float | None
@@ -159,7 +159,7 @@ def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str
 def verdict_of(
     true: Collection[str], named: str, is_alerted: bool, has_acted: bool, recovery: str, is_false_alarm: bool = False
 ) -> str:
-    """Return how a drill ended, a key of `VERDICTS`, by the causes at work, the first one that was named, and what followed."""
+    """Return how a drill ended, a key of `VERDICTS`, by its causes, the first one that was named, and what followed."""
     if is_false_alarm:
         return "false alarm"
     if set(true) == {"none"}:

@@ -89,7 +89,7 @@ def publish_pdfs(project: Path) -> list[Card]:
 
 
 def _gather(incident: Incident, queue: Queue, settings: Settings, project: Path) -> _Told:
-    """Return what the ledger knows of an incident, with its history so far in a file where it is not over."""
+    """Return what the ledger knows of an incident, with its history so far in a file while it is ongoing."""
     history = settled_history(incident, queue, settings, project)
     folder = incident_folder(incident, project)
     file = folder / HISTORY

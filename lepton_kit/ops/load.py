@@ -106,7 +106,7 @@ def find_arrivals(project: Path, seed: int, rate: float | None = None, speed: fl
     rate
         Mean requests per second; the clock is made to run at the speed that gives them.
     speed
-        How many times as fast the clock shall run.
+        How many times as fast the clock runs.
 
     Raises
     ------

@@ -139,7 +139,7 @@ def proxied(upstream: str, features: Sequence[str], fault: Fault, is_on: Callabl
     """
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        held.listen(1000)  # who comes before the server has started waits for it
+        held.listen(1000)  # connections made before the server has started wait for it
         app = _Proxy(upstream, features, fault, is_on).app()
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [held]}, daemon=True)

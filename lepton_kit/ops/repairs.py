@@ -2,7 +2,7 @@
 
 A repair begins with the state that the service had. What the plan asks for is done, and the objectives of the service
 are looked at while it goes on. Where the indicator that alerted became worse than during the incident, or another
-objective worse than it was up to the repair, the state before is brought back.
+objective worse than it was up to the repair, the earlier state is restored.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Repaired:
 
     `looks` has a row per look at the indicator: `seconds` since the repair, `share`, `low`, `high`, `events` and
     `verdict`. `after` is what was captured after the repair, or given for a rehearsal. `by_hand` is what is left to a
-    person, and `lasting` says why what was done could not be taken back.
+    person, and `lasting` says why what was done cannot be undone.
     """
 
     action: str
@@ -110,7 +110,7 @@ class Repaired:
         left = "".join(f" {one}." for one in self.by_hand).replace(" no ", " No ")
         if self.verdict == "not repaired":
             return f"Nothing was done.{left}"
-        taken = " It was taken back." if self.rolled_back else f" It stays: {self.lasting}." if self.lasting else ""
+        taken = " It was rolled back." if self.rolled_back else f" {self.lasting}." if self.lasting else ""
         return f"{'Done' if self.applied else 'Rehearsed'}: {self.action}.{taken}{left}"
 
     @property
@@ -229,7 +229,7 @@ def _words(one: SideEffect, judged: Judged) -> str:
     if not one.is_judged:
         return "too few"
     if one.is_worse:
-        return "worse" if one in judged.harmed else "worse, as it may"
+        return "worse" if one in judged.harmed else "worse, allowed by may_cost"
     return "still missed" if one.is_missed else "not worse"
 
 
@@ -257,7 +257,7 @@ def rehearse(plan: Plan, ways: Collection[Way], trouble: Trouble, after: Recordi
 
 
 def _lasting(means: Means) -> str:
-    return f"nothing takes back {', '.join(means.lasting)}" if means.lasting else ""
+    return f"{', '.join(means.lasting)} cannot be undone" if means.lasting else ""
 
 
 def ways_recorded(recording: Recording) -> Collection[Way]:
@@ -299,7 +299,7 @@ def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seco
     InputError
         When `observe_seconds` is not from 1 s to a day, or the plan cannot be carried out.
     LeptonError
-        When an action fails, or the service ends meanwhile. The state before is brought back then.
+        When an action fails, or the service ends meanwhile. The earlier state is restored then.
     """
     if not 1 <= observe_seconds <= 86400:
         raise InputError(f"observe_seconds = {observe_seconds!r}: must be from 1 s to a day")
@@ -339,7 +339,7 @@ def carry_out(act: Act, operator: ServiceOperator, trouble: Trouble, observe_sec
     stuck = operator.cannot_reach(held) if is_changed else ""
     rolled_back = judged.verdict == "worse" and is_changed and not stuck
     if rolled_back:
-        operator.bring_back(held, f"undone, as it became worse: {judged.reason}")
+        operator.bring_back(held, f"rolled back because it got worse: {judged.reason}")
     said = "; ".join(done) or "nothing to do"
     return Repaired(said, bool(done), judged, rolled_back, looks, after, lasting=stuck)
 

@@ -42,7 +42,7 @@ class ServeOperator(ServiceOperator):
         self.config, self.registry = config, Registry(config.registry)
 
     def state(self) -> State:
-        """Return what the service shall be doing now."""
+        """Return the desired state of the service."""
         return self._state_of(read_desired_state(self.folder))
 
     def set_state(self, state: State, why: str) -> None:
@@ -51,7 +51,7 @@ class ServeOperator(ServiceOperator):
         The registry's promoted version follows, too. A candidate that has a share of the requests is withdrawn.
 
         Raises InputError when the version is missing or damaged, or a number is not allowed; nothing is changed then.
-        Raises LeptonError when the workers do not follow: the state before is brought back.
+        Raises LeptonError when the workers do not follow: the earlier state is restored.
         """
         before = read_desired_state(self.folder)
         version = state.version or before.version
@@ -68,7 +68,7 @@ class ServeOperator(ServiceOperator):
         self._note("set_state", why, self._state_of(before), state, "done", **_how(followed))
 
     def bring_back(self, state: State, why: str) -> None:
-        """Bring an earlier state back, also where the service has ended: whoever starts it finds nothing half done.
+        """Restore an earlier state, even where the service has ended: its next start finds nothing half done.
 
         Raises LeptonError when workers are there, and do not follow; an InputError as `set_state` says.
         """

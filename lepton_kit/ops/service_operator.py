@@ -72,7 +72,7 @@ class ServiceOperator(ABC):
 
     @abstractmethod
     def state(self) -> State:
-        """Return what the service shall be doing now, as far as that is known."""
+        """Return the desired state of the service, as far as it is known."""
 
     @abstractmethod
     def set_state(self, state: State, why: str) -> None:
@@ -91,7 +91,7 @@ class ServiceOperator(ABC):
         self.set_state(state, why)
 
     def cannot_reach(self, state: State) -> str:
-        """Say why a state cannot be brought about from here; empty where it can."""
+        """Return why a state cannot be reached from here; empty where it can."""
         return ""
 
     def act_on_feed(self, way: Way, why: str) -> None:

@@ -46,7 +46,7 @@ def begin(folder: Path, service: str | None = None, example: str | None = None, 
     """
     path = folder / SETTINGS
     if path.exists():
-        raise InputError(f"{path}: is there already, and is left as it is")
+        raise InputError(f"{path}: exists already; nothing is overwritten")
     if example is not None and example not in examples():
         raise InputError(f"--example {example!r}: must be one of {', '.join(examples()) or 'none'}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def run_pipeline(
 
 
 def _requests(name: str, steps: list[Step], project: Path) -> list[Request]:
-    """Return what the steps ask for; a wrong name or type in the last step is told before the first one runs."""
+    """Return what the steps ask for; a wrong name or type in the last step is reported before the first step runs."""
     origin = f"lepton.toml, pipeline {name}"
     requests = [
         Request(locate_notebook(step.notebook, project), step.parameters, origin, trigger=f"pipeline:{name}")

@@ -165,7 +165,7 @@ class Watch(Section):
     look_again_minutes
         How long after such a run evidence is captured anew, and the runbook runs again; shortened by `time_scale`.
     flap_minutes
-        An alert that ends and begins again within so many minutes of its last diagnosis is not diagnosed at once, but
+        An alert that ends and begins again within this many minutes of its last diagnosis is not diagnosed at once, but
         when they are over, if it still fires then; shortened by `time_scale`.
     run_timeout
         Seconds that a run may take.

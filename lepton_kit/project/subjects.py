@@ -116,7 +116,7 @@ def asked_rows(service: str | None, project: Path, needed: Sequence[str], source
     else:
         raise InputError("the rows to send are not known: name a service of this project, or a table with --source")
     if table is None:
-        raise InputError(f"service {service!r}: names no subject, and no rows are kept with its model; give --source")
+        raise InputError(f"service {service!r}: names no subject, and its model has no stored rows; give --source")
     if missing := [name for name in needed if name not in table.columns]:
         raise InputError(f"the rows of {source or service} lack {', '.join(missing)}, which the service's model needs")
     actual = table["actual"] if "actual" in table.columns else float("nan")

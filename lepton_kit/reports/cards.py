@@ -43,8 +43,7 @@ class Card:
 
     `date` is when it began, in UTC: `2026-11-25 03:00:00.123456`. `group` is the name of the notebook of a run, of the
     alert of an incident, of the model of a version. `facts` are further columns of its listing, and `measured` is what
-    a page over many runs draws. `content` changes whenever the page does. All text is plain: whoever shows it escapes
-    it.
+    a page over many runs draws. `content` changes whenever the page does. All text is plain: pages escape it.
     """
 
     kind: Kind

@@ -38,7 +38,7 @@ class Frame:
 
 
 def render_words(reports: Path, target: Path, on_line: Callable[[str], None]) -> None:
-    """Render the pages of words (`*.qmd`) of the Quarto project in `reports` into `target`; `on_line` is told each name."""
+    """Render the pages of words (`*.qmd`) of the Quarto project in `reports` into `target`, telling each name."""
     frame = _frame(reports)
     for source in sorted(reports.glob("*.qmd")):
         on_line(source.name)

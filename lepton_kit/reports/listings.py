@@ -60,7 +60,7 @@ PARTS: dict[str, Callable[[Sequence[Card]], str]] = {"health-history": history_h
 
 
 def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
-    """Return the items of a listing as Quarto takes them; their text means nothing to whoever reads it as markup."""
+    """Return the items of a listing as Quarto takes them; their text has no meaning as markup."""
     return [_item(card) for card in cards]
 
 

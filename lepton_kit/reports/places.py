@@ -55,7 +55,7 @@ def fill(page: Path, contents: Mapping[str, str]) -> None:
 
 
 def contents_of(source: Path) -> dict[str, str]:
-    """Return what each place of a `.qmd` page shall hold, as HTML: its listings, of files in `listings/`."""
+    """Return the content of each place of a `.qmd` page, as HTML: its listings, of files in `listings/`."""
     matter, _ = split_page(source)
     found, is_first = {}, True
     for listing in matter.get("listing", []):

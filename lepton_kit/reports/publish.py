@@ -206,7 +206,7 @@ def subject_of(run: Manifest) -> tuple[str, tuple[str, ...]]:
 
 
 def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | bytes]:
-    """Return the files that a reader may take along, by name: notebook, manifest, and the recording it looked at."""
+    """Return the files that a reader may download, by name: notebook, manifest, and the recording it looked at."""
     folder = run.folder(project)
     found: dict[str, Path | bytes] = {
         name: folder / name

@@ -24,7 +24,7 @@ NOT_SEARCHED = "script, style, nav, header, .sourceCode, details.code, details.c
 
 
 def write_entries(page: Path, href: str) -> None:
-    """Write the search entries of a rendered page (`href` from the site's root) beside it, where `write_index` finds them."""
+    """Write a rendered page's search entries (`href` from the root) beside it, where `write_index` finds them."""
     lines = [json.dumps(entry, ensure_ascii=False) for entry in entries_of(page.read_text(encoding="utf-8"), href)]
     _entries(page).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 

@@ -123,7 +123,7 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
 
 
 def _arrange(reports: Path, aside: Path, changed: list[Card], *, with_words: bool) -> list[_Batch]:
-    """Make the Quarto projects that are rendered one after the other, with so many pages that memory does not grow.
+    """Make the Quarto projects that are rendered one after the other, each small enough that memory does not grow.
 
     The pages of words are in the first, or in none: the site before has them, and only what they list has changed.
     """

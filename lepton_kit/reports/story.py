@@ -78,7 +78,7 @@ def html_of(cell: Any) -> str:
 
 
 def figure_html(address: str, caption: str, alt: str, name: str = "") -> str:
-    """Return a figure as HTML: the address that holds it, its caption (HTML), what it shows in words, its id on the page."""
+    """Return a figure as HTML, by the address that holds it, its caption (HTML), its words, and its id on the page."""
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     named = f' id="{as_text(name)}"' if name else ""
     return f'<figure{named}><img src="{address}" alt="{as_text(alt)}">{below}</figure>'

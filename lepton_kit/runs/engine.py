@@ -71,7 +71,7 @@ class EngineOptions:
         Called with `cell_started` and `cell_ended` of each code cell, its number (from 1), how many there are and no
         text, and now and then with `cell_output` and the last line of its output.
     keep_kernel, on_kept
-        For how many seconds the kernel of a failed run stays; `on_kept` is told its connection file.
+        For how many seconds the kernel of a failed run stays; `on_kept` receives its connection file.
     """
 
     cell_timeout: float | None = None
@@ -345,7 +345,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             raise DeadKernelError(f"Kernel died{_how(code)}")
 
     def _received(self, socket: Any) -> Iterator[dict[str, Any]]:
-        """Yield the messages that have arrived, at most so many that the clock is looked at now and then."""
+        """Yield the messages that have arrived, few enough at a time that the clock is checked in between."""
         session = self.kc.session
         for _ in range(200):
             try:

@@ -118,7 +118,7 @@ def _compare_expectations(old: list[Any], new: list[Any]) -> list[Difference]:
 def _rest(outputs: list[Any]) -> list[Any]:
     """Return what nbval compares: not what is compared above, and of a table its text, which says the same.
 
-    What is said on stderr is no output: a warning names places of the machine, a progress bar the time.
+    Text on stderr is no output: a warning names places of the machine, a progress bar the time.
     """
     kept = []
     for output in outputs:

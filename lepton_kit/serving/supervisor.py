@@ -178,7 +178,7 @@ def serve(
         When the model or version is missing or damaged, the address is taken, or the service runs already.
     """
     registry = Registry(service.registry)
-    model = registry.load(service.model, version)  # what is wrong is said here, not by each worker
+    model = registry.load(service.model, version)  # errors are reported here, not by each worker
     chosen = registry.folder(service.model, version).name
     with _alone(service), listening(host, port) as listener:
         begin(service.folder, DesiredState(chosen, workers=workers))
@@ -215,7 +215,7 @@ def _fork_workers() -> None:
 
 def _note_start(service: ServiceConfig, version: str) -> None:
     """Note a start with another version than the last: it is a deployment too."""
-    with contextlib.suppress(InputError):  # a damaged line is told by whoever needs it
+    with contextlib.suppress(InputError):  # a damaged line is reported where it is needed
         if [one["version"] for one in read_deployments(service.folder)][-1:] != [version]:
             note_deployment(service.folder, version, "the service was started with it")
 

@@ -39,7 +39,7 @@ WINDOWS = (
 )
 SEVERITIES = ("page", "ticket")
 RECENT_S = 3600.0
-"""An objective without a sample of its events for so long is not measured; shortened as the windows are."""
+"""An objective without a sample for this long is not measured; shortened as the windows are."""
 
 
 @dataclass(frozen=True)

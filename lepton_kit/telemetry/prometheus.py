@@ -16,7 +16,7 @@ _Series = tuple[str, str, np.ndarray, np.ndarray]
 """Metric, labels (JSON text), times (n,) in Unix milliseconds, values (n,)."""
 
 CHUNK, CHUNKS = 86_400.0, 32
-"""Seconds asked for at once, so that no answer is huge; longer ones where there would be more than so many."""
+"""Seconds asked for at once, so that no answer is huge; longer where there would be more steps than allowed."""
 
 
 class Prometheus:

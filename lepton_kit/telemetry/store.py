@@ -429,7 +429,7 @@ class _Reader:
 
 
 def files_to_merge(files: list[BlockFile], size: Callable[[BlockFile], int]) -> list[BlockFile]:
-    """Return files of one day that shall become one: ten of a level; of a day that is over, neighbours of any level."""
+    """Return files of one day to merge into one: ten of a level; of a day that is over, neighbours of any level."""
     now = max((file.last for file in files), default=0)
     by_day = itertools.groupby(sorted(files, key=lambda file: (file.day, file.first)), lambda file: file.day)
     for day, of_day in by_day:

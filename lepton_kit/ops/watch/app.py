@@ -53,7 +53,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         made: dict[str, Any] = {"registry": self.registry}
         self.answers = Counter("lepton_watch_webhooks", "Webhooks by the status of the answer", ["status"], **made)
-        self.alerts = Counter("lepton_watch_alerts", "Alerts that were kept, seen again ones too", **made)
+        self.alerts = Counter("lepton_watch_alerts", "Alerts stored, repeated ones included", **made)
         buckets = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
         self.seconds = Histogram("lepton_watch_webhook_seconds", "Time to answer a webhook", buckets=buckets, **made)
         self.jobs = Gauge("lepton_watch_jobs", "Jobs by state", ["state"], **made)
@@ -110,8 +110,8 @@ class Watcher:
         known = {name: why for name, why in self.observer.seen.troubles.get("webhook", {}).items() if name != what}
         if posted.truncated and len(known) < MOST_GROUPS:
             known[what] = (
-                f"Alertmanager left out {posted.truncated} of {len(posted.alerts) + posted.truncated}, which nobody "
-                "looks at: max_alerts of its webhook is too low (0 sends all)"
+                f"Alertmanager left out {posted.truncated} of {len(posted.alerts) + posted.truncated}, max_alerts "
+                "of its webhook is too low (0 sends all)"
             )
         self.observer.seen.troubles["webhook"] = known
 
@@ -231,7 +231,7 @@ def _add_approvals(app: FastAPI, watcher: Watcher) -> None:
     @app.post("/approvals")
     async def decide(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != approvals.FORM_TYPE:
-            return _page(page.refused_page("what was sent is no form"), 415)
+            return _page(page.refused_page("the body is not a form"), 415)
         try:
             body = await whole_body(request, approvals.BODY_LIMIT)
         except Refused as error:

@@ -163,7 +163,7 @@ def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[fo
     """Return what was done to the service since the incident began."""
     folder = project / "services" / incident.service
     if not SINGLE_NAME.fullmatch(incident.service) or not (folder / ACTIONS).is_file():
-        problems.append(f"services/{incident.service}/{ACTIONS}: the service kept no record of actions")
+        problems.append(f"services/{incident.service}/{ACTIONS}: the service has no record of actions")
         return ()
     try:
         found = [form.Action.model_validate(action) for action in read_actions(folder)]

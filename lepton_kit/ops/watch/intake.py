@@ -1,4 +1,4 @@
-"""Takes alerts from many who post at once, and commits them together: one wait for the disk answers all of them."""
+"""Takes alerts from many who post at once, and commits them together: one wait to be stored answers all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lepton_kit.ops.watch.queue import Queue, Router
 from lepton_kit.ops.watch.webhook import Alert
 
 logger = logging.getLogger(__name__)
-MOST_WAITING = 5000  # posts; who comes then is told to come again
+MOST_WAITING = 5000  # posts; further ones are refused with Retry-After
 MOST_AT_ONCE = 500  # posts in one commit: the first of them waits some 20 ms at most
 
 
@@ -22,7 +22,7 @@ _Post = tuple[Sequence[Alert], str, "Future[None]"]
 
 
 class Full(LeptonError):  # noqa: N818 - an answer, not a fault
-    """So many posts wait for the disk that no further one is taken."""
+    """So many posts wait to be stored that no further one is taken."""
 
 
 class Intake:
@@ -57,7 +57,7 @@ class Intake:
         try:
             self._waiting.put_nowait((alerts, origin, done))
         except queue.Full:
-            raise Full("too many alerts wait for the disk") from None
+            raise Full("too many alerts wait to be stored") from None
         return done
 
     def close(self) -> None:
@@ -107,5 +107,5 @@ class Intake:
 def _told(error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
-    logger.error("alerts could not be kept", exc_info=error)
-    return InputError(f"the alerts could not be kept: {type(error).__name__}")
+    logger.error("alerts could not be stored", exc_info=error)
+    return InputError(f"the alerts could not be stored: {type(error).__name__}")

@@ -52,7 +52,7 @@ def declared_objectives(settings: Settings, project: Path) -> list[Objective]:
         for one in read_objectives(project / folder):
             if (one.service, one.name) in found:
                 raise InputError(
-                    f"{project / folder}: objective {one.name!r} of {one.service!r} is in another folder too"
+                    f"{project / folder}: objective {one.name!r} of {one.service!r} also exists in another folder"
                 )
             found[one.service, one.name] = one
     return list(found.values())

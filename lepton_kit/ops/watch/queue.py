@@ -94,7 +94,7 @@ class Queue(Ledger):
     busy_timeout
         Seconds to wait for another process that writes.
     flap_s
-        An alert that begins again within so many seconds of its last diagnosis is not diagnosed at once, but when they
+        An alert that begins again this soon (s) after its last diagnosis is not diagnosed at once, but when they
         are over, if it still fires then.
 
     Raises
@@ -231,7 +231,7 @@ class Queue(Ledger):
             jobs.move_mine(ledger, "refuse", job.number, error=error)
 
     def give_back(self, job: Job, error: str) -> None:
-        """Queue a job of this process again: its run was cancelled, and shall be made later."""
+        """Queue a job of this process again: its run was cancelled and is repeated later."""
         with self._transaction() as ledger:
             jobs.move_mine(ledger, "give back", job.number, error=error)
 

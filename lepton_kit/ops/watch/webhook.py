@@ -125,7 +125,7 @@ class Gate:
 def make_gate(settings: Watch, project: Path, host: str, insecure: bool) -> Gate:
     """Return the gate that the settings ask for.
 
-    Raises InputError when a secret cannot be resolved, or `--insecure` is said for an address that others reach.
+    Raises InputError when a secret cannot be resolved, or `--insecure` is given for an address that others reach.
     """
     if insecure and host not in LOOPBACK:
         raise InputError(f"--insecure with --host {host}: is for loopback alone; set token or hmac under [watch]")

@@ -43,7 +43,7 @@ class Lease:
         self.connection = connection
         self.pid = 0
         self.exit_status: int | None = None
-        self.refused: str | None = None  # why the server starts no process for who asks
+        self.refused: str | None = None  # why the server refuses to start a process
         self._offered = False
         self._lines = Lines(connection)
 

@@ -1,4 +1,4 @@
-"""Messages between who asks for a process, the fork server, and watchdogs: JSON, with open files beside it.
+"""Messages between clients, the fork server and watchdogs: JSON, with open files beside it.
 
 The standard library alone, as everything here that runs before the heavy imports.
 """
