@@ -249,17 +249,7 @@ def check_steps(steps: Sequence[float]) -> None:
 
 
 def integration_tests(service: ServiceClient, model: Model, golden: pd.DataFrame, version: str) -> list[Check]:
-    """Ask a version through the service what its users will ask, and what they must not ask.
-
-    Parameters
-    ----------
-    service
-        The running service, which holds the version.
-    model, golden
-        The version as the registry has it: what it needs, and the answers that it must give.
-    version
-        Its name.
-    """
+    """Ask a version through the service what users will ask, and what they must not; `golden` has its answers."""
     rows = _sendable(golden_rows(golden))
     expected = golden[model.task.columns(golden)]
     needed = [name for name in model.columns if name not in model.optional]
@@ -288,17 +278,7 @@ def _predictions(answer: httpx.Response) -> pd.DataFrame:
 
 
 def wait_for_requests(service: ServiceClient, version: str, minimum: int, seconds: float) -> Traffic:
-    """Return the traffic of a service that has its own: wait some seconds, and longer for `minimum` requests.
-
-    Parameters
-    ----------
-    service, version
-        Whose requests are awaited.
-    minimum
-        Requests of the version that a step needs.
-    seconds
-        How long a step lasts at least; one that has too few requests ends after ten times as long.
-    """
+    """Return the traffic of a service of its own: `seconds`, or up to ten times as long for `minimum` requests."""
 
     def wait(share: float) -> None:
         before = service.counts().get(version, Counts())
@@ -313,23 +293,9 @@ def wait_for_requests(service: ServiceClient, version: str, minimum: int, second
 
 
 def deploy_to(name: str, project: Path, version: str, steps: Sequence[float], seconds: float) -> Deployment:
-    """Bring a version into a running service of the project, with the requests that it has anyway.
+    """Bring a version (`current`: the promoted one) into a running service, with the requests that it has anyway.
 
-    Parameters
-    ----------
-    name
-        The service's name.
-    project
-        The project's root.
-    version
-        A version of the service's model; `current` is the promoted one.
-    steps, seconds
-        Growing shares of the requests, and how long each lasts at least.
-
-    Raises
-    ------
-    InputError
-        When the service does not run here, `LEPTON_ADMIN_TOKEN` is not set or wrong, or as `deploy` says.
+    Raises InputError when the service does not run here, `LEPTON_ADMIN_TOKEN` is not set or wrong, or as `deploy` says.
     """
     folder = service_folder(project / "services", name)
     check_steps(steps)

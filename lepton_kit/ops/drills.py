@@ -159,19 +159,7 @@ def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str
 def verdict_of(
     true: Collection[str], named: str, is_alerted: bool, has_acted: bool, recovery: str, is_false_alarm: bool = False
 ) -> str:
-    """Return how a drill ended, a key of `VERDICTS`.
-
-    Parameters
-    ----------
-    true, named
-        The causes that were at work, and the first one that was named.
-    is_alerted, has_acted
-        Whether an alert fired, and whether anything was done.
-    recovery
-        What became of the objective that alerted.
-    is_false_alarm
-        Whether an alert fired before the fault began.
-    """
+    """Return how a drill ended, a key of `VERDICTS`, by its causes, the first one that was named, and what followed."""
     if is_false_alarm:
         return "false alarm"
     if set(true) == {"none"}:
@@ -194,25 +182,9 @@ def drill_simulated(
     tell: Tell = lambda _: None,
     on_diagnosis: Callable[[Diagnosis], object] = lambda _: None,
 ) -> Drilled:
-    """Go through one drill under a virtual clock.
+    """Go through one drill under a virtual clock; `tell` gets a line for each step.
 
-    Parameters
-    ----------
-    drill
-        The drill.
-    simulation
-        The service, as `find_simulation` gives it.
-    known
-        The faults that there are.
-    tell
-        Called with a line for each step.
-    on_diagnosis
-        Called with each diagnosis, whose case holds its recording.
-
-    Raises
-    ------
-    InputError
-        When the simulated service cannot have such a fault.
+    Raises InputError when the simulated service cannot have such a fault.
     """
     simulation.check(drill.fault)
     fault = find_fault(drill.fault, drill.seed, drill.severity, known) if drill.fault else None
@@ -349,19 +321,7 @@ def drill_all(
     fault_file: Path | None = None,
     processes: int | None = None,
 ) -> Iterator[Drilled]:
-    """Go through simulated drills in processes of their own, and give each as soon as those before it are done.
-
-    Parameters
-    ----------
-    drills
-        As `drawn_drills` gives them.
-    project, service
-        The service, as for `find_simulation`.
-    fault_file
-        A file with faults of one's own.
-    processes
-        How many at once; as many as there are processors unless given.
-    """
+    """Go through simulated drills in processes of their own, and give each as soon as those before it are done."""
     count = min(processes or os.cpu_count() or 1, len(drills))
     if count <= 1:
         yield from (_drill_here(drill, project, service, fault_file) for drill in drills)

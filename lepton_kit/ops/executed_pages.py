@@ -171,17 +171,7 @@ def with_pages(project: Path) -> set[str]:
 
 
 def run_of(project: Path, runbook: str, parameters: Mapping[str, Any], timeout: float | None = None) -> Manifest:
-    """Return a run of a runbook with these parameters: an earlier one that succeeded, where it has read the same.
-
-    Parameters
-    ----------
-    project, runbook
-        The project, and the runbook by its path or name.
-    parameters
-        What it is given.
-    timeout
-        How many seconds it may take; None is for ever.
-    """
+    """Return a run of a runbook with these parameters: an earlier one that succeeded, where it has read the same."""
     plan = prepare(
         Request(locate_notebook(runbook, project), parameters, "lepton publish", trigger=PAGE_TRIGGER), project
     )

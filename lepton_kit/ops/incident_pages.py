@@ -49,21 +49,11 @@ class _Told:
 def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     """Publish an incident, in place of an earlier page of it; the site shows it when it is built.
 
-    The runbook is not run again where an earlier run of it has read the same.
+    The runbook is not run again where an earlier run of it has read the same. A PDF that was made from the same before
+    is kept, also where none is asked for.
 
-    Parameters
-    ----------
-    project
-        The project's root.
-    id
-        The incident's id in the ledger.
-    with_pdf
-        Whether the page offers a PDF of itself too. One that was made from the same before is kept either way.
-
-    Raises
-    ------
-    InputError
-        When there is no such incident, a part of it cannot be read, or a PDF is asked for and there is no Quarto.
+    Raises InputError when there is no such incident, a part of it cannot be read, or a PDF is asked for and there is no
+    Quarto.
     """
     if with_pdf and find_quarto() is None:
         raise InputError(NO_QUARTO)

@@ -22,15 +22,7 @@ CAUSE_WORDS = {
 
 
 def facts_of(history: History, recording: str | None) -> dict[str, str]:
-    """Return the facts of an incident by name, empty where there is nothing to say.
-
-    Parameters
-    ----------
-    history
-        The incident's.
-    recording
-        Where its recording lies in the project, if it has one.
-    """
+    """Return the facts of an incident by name, empty where there is nothing to say."""
     times = postmortem.milestones(history)
     said = history.diagnosed
     probability = said.get("probability")

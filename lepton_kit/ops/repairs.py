@@ -179,12 +179,7 @@ class Trouble:
     ) -> Judged:
         """Return what became of all objectives from `start` to `end` of a later recording.
 
-        Parameters
-        ----------
-        after, start, end
-            What followed on the repair.
-        until
-            Indicators right before the repair, by the objective's name; those of the incident where they are unknown.
+        `until` holds the indicators right before the repair, by the objective's name; else those of the incident count.
         """
         recovery = self.judged(sli_ratio(after, self.objective, start, end), (until or {}).get(self.objective.name))
         effects = []
@@ -377,15 +372,8 @@ def observe(
 ) -> tuple[pd.DataFrame, Recording]:
     """Look at the objectives while the service goes on; end early where it is worse at two looks in a row.
 
-    Returns
-    -------
-    tuple
-        The looks, as `Repaired` has them, and what was captured at the last one.
-
-    Raises
-    ------
-    LeptonError
-        When the service does not answer any more.
+    Returns the looks, as `Repaired` has them, and what was captured at the last one. Raises LeptonError when the
+    service does not answer any more.
     """
     began: float = time.time()
     looks: list[tuple[float, Judged]] = []

@@ -85,16 +85,7 @@ class LeftOut:
 def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path]) -> Card:
     """Put a page where the site is made from, whole or not at all, in place of an earlier one; return its card.
 
-    Parameters
-    ----------
-    reports
-        The Quarto project.
-    card
-        What listings say of it; its `content` is filled in here.
-    page
-        The page, as a notebook.
-    files
-        What lies beside it, by name: bytes, or a file to copy.
+    The card's `content` is filled in here. `files` lie beside the page, by name: bytes, or a file to copy.
     """
     folder = reports / card.kind
     folder.mkdir(exist_ok=True)

@@ -59,15 +59,7 @@ def moment_html(value: str) -> str:
 
 
 def provenance_html(run: Manifest, published: Collection[str]) -> str:
-    """Return everything needed to trust a run and to repeat it, as HTML.
-
-    Parameters
-    ----------
-    run
-        The run.
-    published
-        Ids of the runs that have a page on the same site: inputs that they made link there.
-    """
+    """Return all that is needed to trust a run and to repeat it, as HTML; inputs link to `published` runs."""
     facts = {
         "Run": f"<code>{as_text(run.run_id)}</code>, started by {as_text(run.trigger)}",
         "Notebook SHA-256": _hash(run.notebook_sha256),

@@ -66,15 +66,9 @@ def contents_of(source: Path) -> dict[str, str]:
 
 
 def listing_html(listing: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
-    """Return a listing: a table of its fields, or a list of what stands for each page.
+    """Return a listing, as Quarto declares it: a table of its fields, or a list of what stands for each page.
 
-    Parameters
-    ----------
-    listing
-        As Quarto has it: `id`, `type` (`table` or `default`), `fields`, and for a table `field-display-names`,
-        `filter-ui`, `sort-ui` and `page-size`.
-    items
-        What `listings.items_of` returns: their text is HTML already.
+    The text of items is HTML already.
     """
     if not items:
         return f"<p>{NOTHING}</p>"

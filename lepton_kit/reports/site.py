@@ -80,21 +80,10 @@ class _State:
 def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, is_full: bool = False) -> Site:
     """Build `reports/_site` from what is published; of several processes that ask at once, one builds at a time.
 
-    Parameters
-    ----------
-    project
-        The project's root; its `reports/` is the Quarto project.
-    on_line
-        Called with each line that the renderer writes.
-    is_full
-        Whether to render every page, changed or not.
+    `on_line` gets each line that the renderer writes; `is_full` renders every page, changed or not.
 
-    Raises
-    ------
-    InputError
-        When `reports/_quarto.yml` is missing, or the only Quarto there is is too old.
-    LeptonError
-        When rendering fails; the site that was there stays as it is.
+    Raises InputError when `reports/_quarto.yml` is missing, or the only Quarto there is is too old. Raises LeptonError
+    when rendering fails; the site that was there stays as it is.
     """
     reports = reports_folder(project)
     found = quarto.find_quarto()

@@ -268,23 +268,10 @@ def _page(markup: str, code: int = 200) -> Response:
 
 
 def watch(project: Path, host: str, port: int, insecure: bool, announce: Callable[[str], object]) -> None:
-    """Watch a project until SIGTERM or Ctrl-C.
+    """Watch a project until SIGTERM or Ctrl-C; the address is written to `incidents/address`.
 
-    Parameters
-    ----------
-    project
-        The project's root.
-    host, port
-        Where to listen; port 0 takes a free one. The address is written to `incidents/address`.
-    insecure
-        Whether anybody may post alerts where neither token nor HMAC key is set; for loopback alone.
-    announce
-        Called once with a line that says where, and what is watched.
-
-    Raises
-    ------
-    InputError
-        When a setting is wrong, or the address is taken.
+    With `insecure` anybody may post alerts where neither token nor HMAC key is set; for loopback alone. Raises
+    InputError when a setting is wrong, or the address is taken.
     """
     sys.setswitchinterval(SWITCH_S)
     settings = read_settings(project)

@@ -51,16 +51,7 @@ def refusal(
 ) -> tuple[int, str] | None:
     """Return the status and the reason with which a decision is refused; None when it may be taken.
 
-    Parameters
-    ----------
-    gate
-        Of the webhook.
-    headers
-        Of the request; names in small letters.
-    client
-        The address that the request came from.
-    form
-        Its fields; `token` is what the person gave.
+    Names of headers are in small letters; `token` of the form is what the person gave.
     """
     if gate.token is not None:
         given = form.get("token", "").strip().encode()

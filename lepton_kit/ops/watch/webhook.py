@@ -109,12 +109,7 @@ class Gate:
     def refusal(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str] | None:
         """Return the status and the reason with which a post is refused; None when it may come in.
 
-        Parameters
-        ----------
-        headers
-            Of the request; names in small letters.
-        body
-            As it was sent.
+        Names of headers are in small letters; the body is as it was sent.
         """
         if self.token is None and self.key is None:
             return None if self.open else (403, "refused: neither token nor hmac is set under [watch] in lepton.toml")

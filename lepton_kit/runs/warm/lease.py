@@ -97,12 +97,7 @@ class Lease:
 def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease | str:
     """Return a lease on a process forked from the server, or why there is no server that could fork it now.
 
-    Parameters
-    ----------
-    request
-        What the new process does: `kind` is `kernel` or `command`; `argv`, `env` and `cwd` are its own.
-    files
-        File descriptors of its standard streams.
+    The request has `kind` (`kernel` or `command`), `argv`, `env` and `cwd`; `files` are the descriptors of its streams.
     """
     environment = request["env"]
     path = socket_path(environment)
