@@ -41,7 +41,7 @@ def test_what_lies_in_the_folder_already_stays(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     begin(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         begin(tmp_path)
 
 

@@ -2,7 +2,7 @@
 
 Each finding multiplies the odds of a hypothesis by its likelihood ratio (Bayes' rule; I. J. Good, Probability and the
 Weighing of Evidence, 1950). Evidence that tells the same fact is grouped, and only the strongest of a group counts
-fully, as a naive product would count that fact as often as it is told.
+fully, as a naive product would count that fact once per finding.
 """
 
 from __future__ import annotations

@@ -253,7 +253,7 @@ def _made(
     chosen = task or task_of(str(said.task))
     classes = said.classes or asked.classes
     if said.positive is not None and said.positive not in classes:
-        raise InputError(f"model {place}: positive = {said.positive!r} is none of its classes {list(classes)}")
+        raise InputError(f"model {place}: positive = {said.positive!r} is not one of its classes {list(classes)}")
     columns = said.columns or asked.columns
     if unknown := {*said.categorical, *said.optional} - set(columns or said.categorical):
         raise InputError(f"{DESCRIPTION} of {place}: {min(unknown)!r} is none of its columns")

@@ -268,7 +268,7 @@ def _class_distance(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
 # --- ranked items -----------------------------------------------------------------------------------------------------
 
 TOP = 10
-"""An item among so many at the top of the list is seen."""
+"""Users see this many items at the top of the list."""
 
 
 def _ranks(answers: pd.DataFrame, target: pd.Series) -> pd.Series:

@@ -93,10 +93,7 @@ class Simulation:
 def find_simulation(project: Path, service: str | None = None) -> Simulation:
     """Return the simulation that the subject of a service offers; that of the first declared one which has it.
 
-    Raises
-    ------
-    InputError
-        When there is none.
+    Raises InputError when there is none.
     """
     for name in [service] if service else read_settings(project).services:
         subject = find_subject(name, project)

@@ -46,7 +46,7 @@ def begin(folder: Path, service: str | None = None, example: str | None = None, 
     """
     path = folder / SETTINGS
     if path.exists():
-        raise InputError(f"{path}: is there already, and is left as it is")
+        raise InputError(f"{path}: exists already; nothing is overwritten")
     if example is not None and example not in examples():
         raise InputError(f"--example {example!r}: must be one of {', '.join(examples()) or 'none'}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,10 +99,7 @@ def _with_objectives(declaration: Declaration, folder: Path) -> list[Path]:
 def copy_notebook(given: str, project: Path) -> Path:
     """Copy one of the kit's notebooks or runbooks into the project, to be changed there, and return the copy.
 
-    Raises
-    ------
-    InputError
-        When there is none of this name, or the project has it already.
+    Raises InputError when there is none of this name, or the project has it already.
     """
     source = locate_notebook(given, project)
     if source.is_relative_to(project.resolve()):

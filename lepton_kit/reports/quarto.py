@@ -35,10 +35,7 @@ def find_quarto() -> Quarto | None:
     Looked for in this order: the environment variable `LEPTON_QUARTO` (a program, and then no other; or `none`), the
     search path, and beside the running Python.
 
-    Raises
-    ------
-    InputError
-        When `LEPTON_QUARTO` names no program, or every Quarto found is older than 1.7.
+    Raises InputError when `LEPTON_QUARTO` names no program, or every Quarto found is older than 1.7.
     """
     programs = list(_programs())
     found = [Quarto(program, _version(program)) for program in programs]
@@ -52,10 +49,7 @@ def find_quarto() -> Quarto | None:
 def render(quarto: Quarto, folder: Path, target: Path, on_line: Callable[[str], None]) -> None:
     """Render a Quarto project into another folder, telling each line that Quarto writes.
 
-    Raises
-    ------
-    LeptonError
-        When Quarto fails; the message ends with its last lines.
+    Raises LeptonError when Quarto fails; the message ends with its last lines.
     """
     command = [str(quarto.program), "render", str(folder), "--output-dir", os.path.relpath(target, folder)]
     last: deque[str] = deque(maxlen=20)

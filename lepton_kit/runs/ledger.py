@@ -52,7 +52,7 @@ _OWNED = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, told apart from a later one with the same number by its start; `boot` tells apart a machine's boots.
+    """A process, distinguished by its start from a later one with the same id; `boot` names the boot of the machine.
 
     `born` counts clock ticks since the boot; it is empty where there is no `/proc`.
     """
@@ -101,7 +101,7 @@ class Ledger:
         self.busy_timeout = busy_timeout
 
     def claim(self, key: str) -> Claim:
-        """Ask to be the one that runs what `key` stands for; of several who ask at once, one is told `mine`."""
+        """Claim the right to run what `key` stands for; of concurrent callers, exactly one gets `mine`."""
         me = Owner.me()
         with self._transaction() as ledger:
             row = ledger.execute("SELECT run_id, done, host, boot, pid, born, lease FROM claims WHERE key = ?", [key])

@@ -35,7 +35,7 @@ class Allowance:
         self._earlier = self._cell = self._left_out = 0
 
     def keeps(self, size: int) -> int:
-        """Count so many bytes of a stream; return how many of them, from their beginning, are kept."""
+        """Count bytes of a stream; return how many of them, from the beginning, are stored."""
         kept = min(size, self._room())
         self._cell += kept
         self._left_out += size - kept

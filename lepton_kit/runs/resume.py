@@ -20,17 +20,9 @@ def resume(
 ) -> Manifest:
     """Run a run's notebook again with its parameters; `lk.checkpoint` takes what is still valid from it.
 
-    `kernel` names another kernel than the notebook does.
-
-    Returns
-    -------
-    Manifest
-        Of the new run, whose `resumed_from` names the old one. It can be resumed as well.
-
-    Raises
-    ------
-    InputError
-        When the run still goes on or has succeeded, or its notebook or a parameter is no longer what is needed.
+    `kernel` names another kernel than the notebook does. The new run's `resumed_from` names the old one; it can be
+    resumed as well. Raises InputError when the run still goes on or has succeeded, or its notebook or a parameter is no
+    longer what is needed.
     """
     if run.status in ("running", "queued"):
         raise InputError(f"run {run.run_id!r}: is {run.status}; if it was killed, `lepton runs --repair` marks it so")

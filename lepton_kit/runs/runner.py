@@ -424,11 +424,10 @@ def _execute_through_papermill(
     from lepton_kit.runs.literals import LiteralTranslator
 
     papermill.translators.papermill_translators.register("python", LiteralTranslator)
-    # papermill guesses parameters with a regular expression and warns where it cannot; ours are checked already.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters, which are checked already
 
-    def on_cell(event: Any) -> None:
-        tell(Event(f"cell_{event.kind}", folder.name, plan.name, event.number, event.total, text=event.text))
+    def on_cell(kind: str, number: int, total: int, text: str) -> None:
+        tell(Event(kind, folder.name, plan.name, number, total, text=text))
 
     def on_kept(connection_file: str) -> None:
         text = f"its kernel stays for {options.keep_kernel:g} s: jupyter console --existing {connection_file}"

@@ -47,10 +47,7 @@ def verify(run: Manifest, project: Path, on_event: Callable[[Event], None] | Non
 
     The repetition is a run of its own, called `verify-<name>`, so that nothing takes its artifacts for the originals.
 
-    Raises
-    ------
-    InputError
-        When the run did not succeed, or its folder or an input is no longer what it was.
+    Raises InputError when the run did not succeed, or its folder or an input is no longer what it was.
     """
     check_untouched(run, project)
     request = Request(

@@ -92,13 +92,7 @@ class Answered:
 
 
 class RequestLog:
-    """The log as one worker writes it.
-
-    Parameters
-    ----------
-    backlog
-        Requests that may wait for the disk; `is_full` says when no more shall be taken.
-    """
+    """The log as one worker writes it; `is_full` says when to take no more."""
 
     def __init__(self, folder: Path, backlog: int = 2000) -> None:
         self.folder = folder
@@ -115,7 +109,7 @@ class RequestLog:
 
     @property
     def is_full(self) -> bool:
-        """Say whether the disk is so far behind that no further request shall be taken."""
+        """Say whether the disk is so far behind that no further request may be taken."""
         return self._waiting.full()
 
     def append(self, answered: Answered) -> None:

@@ -179,7 +179,7 @@ def serve(
         When the model or version is missing or damaged, the address is taken, or the service runs already.
     """
     registry = Registry(service.registry)
-    model = registry.load(service.model, version)  # what is wrong is said here, not by each worker
+    model = registry.load(service.model, version)  # errors are reported here, not by each worker
     chosen = registry.folder(service.model, version).name
     with _alone(service), listening(host, port) as listener:
         begin(service.folder, DesiredState(chosen, workers=workers))
@@ -194,15 +194,9 @@ def serve(
         declare(service, address, model)
         write_atomically(service.folder / "address", address + "\n")
         config = uvicorn.Config(
-            "lepton_kit.serving.app:create",
-            factory=True,
-            workers=workers,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=30,
-            timeout_worker_healthcheck=int(HUNG_SECONDS),
-        )
+            "lepton_kit.serving.app:create", factory=True, workers=workers, log_level="warning", access_log=False,
+            server_header=False, timeout_graceful_shutdown=30, timeout_worker_healthcheck=int(HUNG_SECONDS),
+        )  # fmt: skip
         announce(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)")
         try:
             Supervisor(config, [listener], service, parent).run()
@@ -222,7 +216,7 @@ def _fork_workers() -> None:
 
 def _note_start(service: ServiceConfig, version: str) -> None:
     """Note a start with another version than the last: it is a deployment too."""
-    with contextlib.suppress(InputError):  # a damaged line is told by whoever needs it
+    with contextlib.suppress(InputError):  # a damaged line is reported where it is needed
         if [one["version"] for one in read_deployments(service.folder)][-1:] != [version]:
             note_deployment(service.folder, version, "the service was started with it")
 

@@ -1,7 +1,7 @@
 """What `incident.json` of a recording says: alerts, deployments, versions, objectives, and where the rest is from.
 
-All text is untrusted: it comes from whoever wrote to the service's log. Control characters are made visible on reading;
-whoever displays text still escapes it.
+All text is untrusted: it comes from the service's log. Control characters are made visible on reading;
+code that displays text still escapes it.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from lepton_kit.telemetry.texts import DESCRIPTORS, described
 TIMES = ("time", "timestamp", "ts", "@timestamp", "asctime", "datetime")
 MOST_REQUESTS = 100_000
 MOST_LABELS = 2_000_000
-"""Labels of so many rows are looked through for those of the requests that are kept."""
+"""How many label rows are searched for those of the recorded requests."""
 
 
 @dataclass

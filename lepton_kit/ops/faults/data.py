@@ -120,7 +120,7 @@ class Duplicates(Fault):
 
 @fault
 class LabelShift(Fault):
-    """What is told to have come true is not. Severity: 1 multiplies the actuals by 4, and less by less.
+    """Wrong actuals are reported. Severity: 1 multiplies the actuals by 4, and less by less.
 
     >>> LabelShift().apply(Item({}, 0.0, 0.01), {}).actual
     0.04

@@ -67,11 +67,8 @@ class _Rule:
 class Routes:
     """What each known alert starts: those that settings name, and those of the objectives of declared services.
 
-    Raises
-    ------
-    InputError
-        When a runbook is missing, has no such parameter or one of another type, or lets a label name a file or a
-        secret.
+    Raises InputError when a runbook is missing, has no such parameter or one of another type, or lets a label name a
+    file or a secret.
     """
 
     def __init__(self, settings: Settings, project: Path) -> None:

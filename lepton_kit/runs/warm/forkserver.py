@@ -83,7 +83,7 @@ def serve(path: Path, lock: int) -> NoReturn:
 
 
 def _preload(name: str) -> None:
-    """Import a module as a kernel would; one that asks then whether it is in a notebook, as pandas does, is told so."""
+    """Import a module as a kernel would; one that checks whether it runs in a notebook, as pandas does, finds so."""
     builtins.get_ipython = lambda: SimpleNamespace(kernel=None)  # type: ignore[attr-defined]  # what a shell adds there
     try:
         importlib.import_module(name)
