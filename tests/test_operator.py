@@ -276,7 +276,7 @@ def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, proje
     assert {one.version for one in read_reports(service.folder)} == {"v2"}
     assert operator.registry.current("goog") == "v2"
     assert len(done.looks) < LOOKS  # it ended early
-    assert "became worse" in read_actions(service.folder)[-1]["why"]
+    assert "because it got worse" in read_actions(service.folder)[-1]["why"]
 
 
 @pytest.mark.parametrize("may_cost", [(), ("errors",)], ids=["not allowed", "allowed"])
