@@ -23,7 +23,7 @@ from lepton_kit.diagnosis.remedies import ModelPlan, State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.operator import operator_of, undo
-from lepton_kit.ops.repairs import Trouble, carry_out, objectives_table, rehearse, still_missed
+from lepton_kit.ops.repairs import Trouble, act_on, objectives_table, rehearse, still_missed
 from lepton_kit.ops.serve_operator import ServeOperator
 from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.serving.control import change_desired_state, read_deployments, read_desired_state, read_reports
@@ -254,7 +254,7 @@ def test_a_service_that_does_not_run_has_no_operator(tmp_path):
 def test_a_repair_that_helps_stays(operator, service, project, tmp_path):
     with Load(service):
         trouble = incident(service, project, "v3", tmp_path / "incident")
-        done = carry_out(back_to("v2"), operator, trouble, 4, tmp_path / "after")
+        done = act_on(back_to("v2"), operator, trouble, 4, tmp_path / "after")
     assert trouble.before.share > 0.8 > 0.5 > trouble.during.share
     assert done.recovery.verdict == "recovered", done.recovery
     assert (done.applied, done.rolled_back, operator.state().version) == (True, False, "v2")
@@ -265,7 +265,7 @@ def test_a_repair_that_helps_stays(operator, service, project, tmp_path):
 def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, project, tmp_path):
     with Load(service):
         trouble = incident(service, project, "v2", tmp_path / "incident")
-        done = carry_out(back_to("v3"), operator, trouble, 20, tmp_path / "after")
+        done = act_on(back_to("v3"), operator, trouble, 20, tmp_path / "after")
     assert done.recovery.verdict == "worse"
     assert done.rolled_back
     assert operator.state() == State("v2", 2, 64)
@@ -289,7 +289,7 @@ def test_a_repair_of_one_objective_that_breaks_another_is_rolled_back_unless_the
             load.spoilt = True
 
         trouble = replace(incident(service, project, "v3", tmp_path / "incident", 4, harm), may_cost=may_cost)
-        done = carry_out(act, operator, trouble, 15, tmp_path / "after")
+        done = act_on(act, operator, trouble, 15, tmp_path / "after")
     judged, table = done.judged, objectives_table(trouble, done.judged).set_index("objective")
     assert trouble.during.share < 0.6 < done.recovery.after.share
     assert done.recovery.verdict in (("recovered",) if may_cost else ("recovered", "too few"))  # ended early, else
@@ -323,7 +323,7 @@ def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing
             return ("done",)
 
         with pytest.raises(LeptonError, match="ended while it was observed"):
-            carry_out(act, ours, trouble, 30, tmp_path / "after")
+            act_on(act, ours, trouble, 30, tmp_path / "after")
     assert ours.state() == held
     assert ours.registry.current("goog") == "v1"
     assert "stopped by LeptonError" in read_actions(running.folder)[-1]["why"]
@@ -351,7 +351,7 @@ def test_a_repair_that_is_interrupted_is_undone(operator, service, project, tmp_
     with Load(service):
         trouble = incident(service, project, "v2", tmp_path / "incident", seconds=1)
     with pytest.raises(KeyboardInterrupt):
-        carry_out(act, operator, trouble, 4, tmp_path / "after")
+        act_on(act, operator, trouble, 4, tmp_path / "after")
     assert operator.state() == State("v2", 2, 64)
 
 

@@ -25,12 +25,8 @@ from lepton_kit.diagnosis.remedies import (
     REMEDIES,
     Needs,
     Operator,
-    apply_capacity,
-    apply_data,
-    apply_model,
-    plan_capacity,
-    plan_data,
-    plan_model,
+    carry_out,
+    plan_of,
 )
 from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
 from lepton_kit.errors import InputError
@@ -263,7 +259,7 @@ class _Course:
         done: list[str] = []
         for cause in named:
             try:
-                done += carry_out(cause, recording, self._service, self._simulation.objectives)
+                done += repair(cause, recording, self._service, self._simulation.objectives)
             except InputError as error:  # such as no good version to go back to: a person must decide
                 self._tell(f"no remedy: {error}")
                 return tuple(done), str(error)
@@ -291,24 +287,10 @@ class _Course:
         return verdict, recovered_at
 
 
-def carry_out(
-    cause: Cause, recording: Recording, operator: Operator, objectives: Sequence[Objective]
-) -> tuple[str, ...]:
-    """Plan the remedy of a cause from a recording, carry it out, and return what was done.
-
-    Raises
-    ------
-    InputError
-        When the recording does not hold what the plan needs, such as a good version to go back to.
-    """
-    if cause == "data":
-        return apply_data(plan_data(recording), operator)
-    if cause == "model":
-        return apply_model(plan_model(recording), operator)
-    if cause == "compute":
-        needs = Needs(refused=tolerated_refusals(objectives))
-        return apply_capacity(plan_capacity(recording, needs), operator)
-    return ()
+def repair(cause: Cause, recording: Recording, operator: Operator, objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """Plan the repair of a cause from a recording, carry it out, and return what was done, as `plan_of` says."""
+    plan = plan_of(cause, recording, Needs(refused=tolerated_refusals(objectives)))
+    return carry_out(plan, operator) if plan else ()
 
 
 # --- many of them -------------------------------------------------------------------------------------------------

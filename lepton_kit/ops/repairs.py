@@ -28,14 +28,9 @@ from lepton_kit.diagnosis.recovery import (
     sli_ratio,
 )
 from lepton_kit.diagnosis.remedies import (
-    CapacityPlan,
-    DataPlan,
-    ModelPlan,
     Operator,
     Plan,
-    apply_capacity,
-    apply_data,
-    apply_model,
+    carry_out,
     means_for,
 )
 from lepton_kit.errors import InputError, LeptonError
@@ -306,21 +301,11 @@ def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seco
     means = means_for(plan, operator.ways)
     if means.by_hand and not means.ways:
         return rehearse(plan, operator.ways, trouble, None)
-    done = carry_out(lambda ours: _applied(plan, ours), operator, trouble, observe_seconds, folder)
+    done = act_on(lambda ours: carry_out(plan, ours), operator, trouble, observe_seconds, folder)
     return replace(done, by_hand=means.by_hand)
 
 
-def _applied(plan: Plan, operator: Operator) -> Sequence[str]:
-    match plan:
-        case DataPlan():
-            return apply_data(plan, operator)
-        case ModelPlan():
-            return apply_model(plan, operator)
-        case CapacityPlan():
-            return apply_capacity(plan, operator)
-
-
-def carry_out(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
+def act_on(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
     """Do something to a service, observe it, judge what became of it, and undo what made it worse; as `repair` says."""
     held = operator.state()
     with telemetry_of(operator, observe_seconds / (4 * LOOKS)) as telemetry:

@@ -41,18 +41,9 @@ LOOK_S = 0.2
 
 
 class ServiceOperator(ABC):
-    """The operator (`lepton_kit.diagnosis.remedies.Operator`) of a service.
+    """The operator (`lepton_kit.diagnosis.remedies.Operator`) of a service, for a run or a command (`run_id`).
 
-    Parameters
-    ----------
-    name, project
-        The service, and the root of the project that it belongs to.
-    run_id
-        What acts: the run of the remedy, for the records.
-    by
-        Who let it: the policy, or a person; what `who_let` says unless given.
-    seconds
-        How long the service may take to follow an action.
+    `by` is who approved it: the policy, or a person; what `who_approved` says unless given.
     """
 
     def __init__(

@@ -132,23 +132,9 @@ class Links:
 
 
 class Draft:
-    """HTML of a notebook on its way to a page.
+    """HTML of a notebook on its way to a page; `held` are the safe pieces that stand in it by their marks.
 
-    Parameters
-    ----------
-    markup
-        The HTML.
-    links
-        Where its addresses lead.
-    attachments
-        Pictures that were pasted into the cell.
-    held
-        Safe pieces of HTML that stand in `markup` by their marks.
-
-    Raises
-    ------
-    RecursionError
-        When elements lie too deep in each other.
+    Raises RecursionError when elements lie too deep in each other.
     """
 
     def __init__(

@@ -50,13 +50,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class Displays:
-    """Updates displays and clears outputs of the cell that runs, as a notebook does; nbval only adds up what comes.
-
-    Parameters
-    ----------
-    receive
-        nbval's own way to the next message.
-    """
+    """Updates displays and clears outputs of the cell that runs, as a notebook does; nbval only adds up what comes."""
 
     def __init__(self, receive: Callable[..., dict[str, Any]]) -> None:
         self.receive = receive

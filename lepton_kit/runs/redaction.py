@@ -44,12 +44,7 @@ WIDEST = 16  # characters of a text for each one of a value that stands in it wi
 
 
 class Redactor:
-    """Replaces the values of secrets by their names.
-
-    Parameters
-    ----------
-    values
-        Values by the secrets' names.
+    """Replaces the values of secrets, given by their names, by these names.
 
     Examples
     --------

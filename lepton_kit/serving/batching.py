@@ -37,13 +37,7 @@ class _Job:
 
 
 class Forecasts:
-    """The thread, and the queue before it.
-
-    Parameters
-    ----------
-    limit
-        Requests that may wait; the next one is refused. It may be changed while the thread works.
-    """
+    """The thread, and the queue before it, in which `limit` requests may wait; that may be changed at any time."""
 
     def __init__(self, limit: int, metrics: ServiceMetrics) -> None:
         self.limit = limit

@@ -92,13 +92,7 @@ class Answered:
 
 
 class RequestLog:
-    """The log as one worker writes it.
-
-    Parameters
-    ----------
-    backlog
-        Requests that may wait to be stored; `is_full` says when to take no more.
-    """
+    """The log as one worker writes it; `is_full` says when to take no more."""
 
     def __init__(self, folder: Path, backlog: int = 2000) -> None:
         self.folder = folder

@@ -20,19 +20,9 @@ CHUNK, CHUNKS = 86_400.0, 32
 
 
 class Prometheus:
-    """A Prometheus server; a `Source` of samples.
+    """A Prometheus server; a `Source` of samples. A path of the address before `/api` is kept.
 
-    Parameters
-    ----------
-    address
-        Such as `http://127.0.0.1:9090`; a path before `/api` is kept.
-    timeout
-        Seconds that an answer may take.
-
-    Raises
-    ------
-    InputError
-        When the address is none.
+    Raises InputError when the address is none.
     """
 
     def __init__(self, address: str, timeout: float = 30.0) -> None:

@@ -71,21 +71,10 @@ class _Body(NamedTuple):
 
 
 class Scraper:
-    """Scrapes targets into a store.
+    """Scrapes targets, addresses by job, into a store; `/metrics` is asked for where an address has no path.
 
-    Parameters
-    ----------
-    store
-        Where samples go.
-    targets
-        Address (http or https) by job; `/metrics` is asked for where an address has no path. Read anew at each scrape,
-        so that it may change meanwhile.
-    interval
-        Seconds between scrapes.
-    timeout
-        Seconds that a target may take in all; the interval unless given, and 10 at most.
-    largest
-        Bytes that an answer may have.
+    The targets are read anew at each scrape, so that they may change meanwhile. A target may take the interval in all,
+    and 10 s at most, unless `timeout` is given; `largest` bounds the bytes of its answer.
     """
 
     def __init__(

@@ -26,17 +26,7 @@ class Full(LeptonError):  # noqa: N818 - an answer, not a fault
 
 
 class Intake:
-    """The one thread that writes what was posted into the queue.
-
-    Parameters
-    ----------
-    kept
-        Where alerts are kept.
-    router
-        Says what each starts.
-    on_work
-        Called after each commit: there may be something to run.
-    """
+    """The one thread that writes what was posted into the queue; `on_work` is called after each commit."""
 
     def __init__(self, kept: Queue, router: Router, on_work: Callable[[], None]) -> None:
         self._kept, self._router, self._on_work = kept, router, on_work
