@@ -1,10 +1,12 @@
 """The `lepton` command in processes of its own, forked from one that has the imports: they take seconds of a core.
 
-Each is a real process with its own environment, folder, output and exit status. Only what it imports is there already.
+Each is a real process with its own environment, folder, output and exit status. Only what it imports is there already,
+and a public constant, such as a time that it waits for, can have another value.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -23,11 +25,17 @@ class Lepton:
     """A process of the `lepton` command, with the methods of `subprocess.Popen`; what it prints goes to files."""
 
     def __init__(
-        self, *words: str, project: Path, environment: Mapping[str, str], out: Path, errors: Path | None = None
+        self,
+        *words: str,
+        project: Path,
+        environment: Mapping[str, str],
+        out: Path,
+        errors: Path | None = None,
+        constants: Mapping[str, float] | None = None,
     ) -> None:
         self.args = ["lepton", *words]
-        files = (out, errors or out)
-        self._process = FORKS.Process(target=_lepton, args=(self.args, project, dict(environment), files))
+        files, haste = (out, errors or out), dict(constants or {})
+        self._process = FORKS.Process(target=_lepton, args=(self.args, project, dict(environment), files, haste))
         self._process.start()
 
     @property
@@ -90,8 +98,18 @@ def _forked(
     work(told.send, *arguments)
 
 
-def _lepton(words: list[str], project: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
-    """Become the command: take its environment, folder and files, and do what it says."""
+def _lepton(
+    words: list[str],
+    project: Path,
+    environment: dict[str, str],
+    files: tuple[Path, Path],
+    constants: dict[str, float],
+) -> None:
+    """Become the command: take its environment, folder, files and waiting times, and do what it says."""
+    for place, value in constants.items():
+        module, _, name = place.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), name), float)
+        setattr(sys.modules[module], name, value)
     os.chdir(project)
     os.environ.clear()
     os.environ.update(environment)

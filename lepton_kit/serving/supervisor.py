@@ -25,6 +25,7 @@ from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
 from lepton_kit.serving.control import (
+    HUNG_SECONDS,
     DesiredState,
     begin,
     hung_workers,
@@ -194,7 +195,7 @@ def serve(
         write_atomically(service.folder / "address", address + "\n")
         config = uvicorn.Config(
             "lepton_kit.serving.app:create", factory=True, workers=workers, log_level="warning", access_log=False,
-            server_header=False, timeout_graceful_shutdown=30, timeout_worker_healthcheck=20,
+            server_header=False, timeout_graceful_shutdown=30, timeout_worker_healthcheck=int(HUNG_SECONDS),
         )  # fmt: skip
         announce(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)")
         try:

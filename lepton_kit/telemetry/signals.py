@@ -144,8 +144,8 @@ FOLDER = Path(__file__).with_suffix("")
 def presets() -> tuple[str, ...]:
     """Return the names of the servers whose signals are known.
 
-    >>> presets()
-    ('bentoml', 'dcgm', 'fastapi', 'kserve', 'lepton', 'node', 'ray-serve', 'sglang', 'triton', 'vllm')
+    >>> {"fastapi", "vllm"} <= {*presets()}
+    True
     """
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
