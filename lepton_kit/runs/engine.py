@@ -409,14 +409,7 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
     ) -> Any:
         """Execute a notebook that papermill has parameterised, and save it as it goes.
 
-        Parameters
-        ----------
-        nb, kernel_name, output_path, progress_bar, log_output, stdout_file, stderr_file
-            As papermill passes them.
-        start_timeout, execution_timeout
-            How long, in seconds, the kernel may take to start, and a cell to run (papermill's names).
-        **given
-            The fields of `EngineOptions`, and what papermill passes beside.
+        `given` has the fields of `EngineOptions`, and what papermill passes beside; times are in seconds.
         """
         known = {field.name for field in fields(EngineOptions)}
         options = EngineOptions(**{name: value for name, value in given.items() if name in known})

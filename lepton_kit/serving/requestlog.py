@@ -132,13 +132,9 @@ class RequestLog:
     def add_feedback(
         self, request_id: str, row: int, actual: float | str | None, rating: int | None, comment: str
     ) -> tuple[bool, tuple[str, dict[str, Any]] | None]:
-        """Keep what became true of a row.
+        """Keep what became true of a row; return whether its actual value is new, and the row's version and answer.
 
-        Returns
-        -------
-        tuple
-            Whether an actual value is new (a repeated one counts once), and the row's version and answer, or None
-            where no such answer is kept.
+        A repeated value counts once; without an answer that is kept there is None.
         """
         self.flush()  # the request may have been answered a millisecond ago
         with self._told, self._for_feedback() as database:

@@ -22,14 +22,7 @@ def with_inputs(
 ) -> pd.DataFrame:
     """Return a table whose inputs hold numbers, or text where they did so at first or are declared as categories.
 
-    Parameters
-    ----------
-    names
-        The columns that are inputs; `prefix` stands before the name that they are declared by.
-    categorical
-        Names and patterns of declared categories.
-    what
-        Whose columns they are, for `problems`, to which is added what was lost.
+    `prefix` stands before the name that an input is declared by; what is lost is added to `problems`.
     """
     texts = {}
     for name in names:

@@ -40,15 +40,7 @@ class Rehearsal:
     alt: str = ""
 
     def facts(self, service: str, evidence: Mapping[str, str]) -> dict[str, str]:
-        """Return by name what a person decides on; nothing for what the runbook does not say.
-
-        Parameters
-        ----------
-        service
-            What is repaired.
-        evidence
-            What speaks for the cause, and what against it.
-        """
+        """Return by name what a person decides on; nothing for what the runbook does not say."""
         if self.error:
             return {"Rehearsal": f"failed: {self.error}", **evidence}
         cost = "not stated by the runbook" if self.may_cost is None else ", ".join(self.may_cost) or "no objective"
