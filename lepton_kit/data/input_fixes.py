@@ -67,7 +67,7 @@ class InputFixes(BaseModel):
     def _pairs(self) -> InputFixes:
         named = [*self.swap, *self.swap.values()]  # one that is exchanged with itself is named twice, too
         if twice := sorted({name for name in named if named.count(name) > 1}):
-            raise ValueError(f"swap: {twice[0]!r} stands in two pairs; each feature may be exchanged with one other")
+            raise ValueError(f"swap: {twice[0]!r} appears in two pairs; each feature may be exchanged with one other")
         return self
 
     def __bool__(self) -> bool:
