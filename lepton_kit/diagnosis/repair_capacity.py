@@ -320,7 +320,7 @@ BUSY = ("queue_time", "service_time", "busy_seconds")
 
 
 def _check_measured(case: Case) -> None:
-    """Refuse a case of which nothing says what was asked of how many workers."""
+    """Refuse a case without measurements of load and workers."""
     name, answered = f"recording {case.recording.incident.id}", _answered(case.during)
     if len(answered) < case.criteria.least_rows or pd.Timestamp(case.recording.incident.window.end) <= case.onset:
         raise InputError(

@@ -228,7 +228,7 @@ def load_model(
 
 
 def read_description(folder: Path) -> ModelFile:
-    """Return what the `model.json` of a folder says; nothing where there is none.
+    """Return the content of the `model.json` of a folder; an empty one where there is none.
 
     Raises InputError when it is not readable, or an entry is not allowed.
     """

@@ -95,7 +95,7 @@ def running_address(folder: Path) -> str:
 
 
 def find_arrivals(project: Path, seed: int, rate: float | None = None, speed: float | None = None) -> Arrivals:
-    """Return the arrivals of a real service where its trace is at hand, else those of a generator that says so.
+    """Return the arrivals of a real service if its trace is available, else generated ones, named so.
 
     The trace is looked for in `LEPTON_DATA`, or in `shared/data` beside the project; `seed` is the generator's. `rate`
     is the mean of requests per second that the clock is made to give; `speed`, how many times as fast it runs.

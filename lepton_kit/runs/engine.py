@@ -318,7 +318,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self.next_output_event = now + 1 / EVENTS_PER_SECOND
 
     def _stop_cell(self, asked: str, cell: Any, index: int) -> None:
-        """Interrupt a cell, and take in what it says to that; one that goes on is killed with its kernel."""
+        """Interrupt a cell and read its last output; one that continues is killed with its kernel."""
         try:
             run_sync(self.km.interrupt_kernel)()
             ended = self._await_cell(asked, cell, index, deadline=time.monotonic() + GRACE_S)

@@ -166,7 +166,7 @@ class Ledger:
         self._change_mine("UPDATE runs SET status = ? WHERE run_id = ?", status, run_id)
 
     def sequence(self) -> dict[str, int]:
-        """Return the number of each run in the order in which they began, whatever the clock said then.
+        """Return the number of each run in order of start, independent of the clock.
 
         It only reads, and waits for nobody.
         """

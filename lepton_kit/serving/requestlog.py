@@ -50,7 +50,7 @@ _WINDOW = (
 
 
 def declared_rows(folder: Path, project: Path) -> Rows:
-    """Return where the rows of a log are, as a declaration says it; a row of a batch has an id of its own."""
+    """Return the location of the rows of a log for a declaration; each row of a batch has its own id."""
     place = (folder / FILE).resolve()
     shown = place.relative_to(project) if place.is_relative_to(project) else place
     return Rows(sql=f"sqlite:///{shown}", query=_WINDOW)

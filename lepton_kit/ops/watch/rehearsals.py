@@ -58,7 +58,7 @@ class Rehearsal:
 
     @property
     def picture(self) -> str:
-        """Return the figure as an address that holds it; nothing where there is none."""
+        """Return the figure as a data URL; empty where there is none."""
         return f"data:image/png;base64,{base64.b64encode(self.figure).decode()}" if self.figure else ""
 
 
