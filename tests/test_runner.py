@@ -20,8 +20,8 @@ from lepton_kit.runs import runner
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import Manifest, all_runs, find_run, now
 from lepton_kit.runs.pool import run_all
+from lepton_kit.runs.repeat import verify
 from lepton_kit.runs.runner import Request, execute, prepare, run_notebook
-from lepton_kit.runs.verify import verify
 
 STORY = [
     "lk.record('double', 2 * days, unit='days')",

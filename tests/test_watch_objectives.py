@@ -177,7 +177,7 @@ def test_an_objective_of_a_misspelt_service_is_named_wherever_objectives_are_lis
         fill(store)
     for words in (("slo", "list"), ("slo", "status")):
         shown = lepton(*words, project=two).stdout
-        assert "not measured: misspelt of shpo (unknown service): its service 'shpo' is none of [services]" in shown
+        assert "not measured: misspelt of shpo (unknown service): its service 'shpo' is not declared" in shown
     with watching(two) as kit:
         said = wait_for(lambda: (found := kit.client.get("/status.json").json())["not_measured"] and found)
         page = BeautifulSoup(kit.client.get("/").text, "html.parser").get_text(" ")

@@ -20,8 +20,6 @@ from lepton_kit.telemetry.recordings import Recording
 TIMELINE = ("time", "kind", "event", "source")
 ALPHA = 0.01
 """From this p-value on, evidence may be chance: it dates nothing."""
-KINDS = ("signal", "alert", "run", "decision", "action")
-"""What a line of the timeline is: a signal that moved, the alert, a run, a person's decision, an action."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def timeline(history: History) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `time`, `kind` (of `KINDS`), `event`, `source`: where it is known from.
+        `time`, `kind` (signal, alert, run, decision or action), `event`, `source`: where it is known from.
     """
     rows = [*_signals(history), *_alert(history), *_runs(history), *_decisions(history), *_actions(history)]
     table = pd.DataFrame(rows, columns=list(TIMELINE)).astype({"time": "datetime64[us, UTC]"})

@@ -290,7 +290,7 @@ def alerted_objective(recording: Recording, objectives: Sequence[Objective]) -> 
 
 
 def counts_hits(objective: Objective) -> bool:
-    """Tell whether an objective counts the answers that came true, which the requests of a recording tell too."""
+    """Return whether an objective counts correct answers, which the recorded requests show too."""
     return objective.counts == "hits" or role_of(objective.total) == "targets_known"
 
 

@@ -320,7 +320,7 @@ BUSY = ("queue_time", "service_time", "busy_seconds")
 
 
 def _check_measured(case: Case) -> None:
-    """Refuse a case of which nothing says what was asked of how many workers."""
+    """Refuse a case without measurements of load and workers."""
     name, answered = f"recording {case.recording.incident.id}", _answered(case.during)
     if len(answered) < case.criteria.least_rows or pd.Timestamp(case.recording.incident.window.end) <= case.onset:
         raise InputError(
@@ -329,7 +329,7 @@ def _check_measured(case: Case) -> None:
         )
     busy = [case.recording.lacking(role) for role in BUSY]
     if missing := [text for text in (case.recording.lacking("workers"), *(busy if all(busy) else [])) if text]:
-        raise InputError(f"{name}: nobody measured how many workers there were, or how busy: {'; '.join(missing)}")
+        raise InputError(f"{name}: the number of workers or their load was not measured: {'; '.join(missing)}")
 
 
 def _answered(requests: pd.DataFrame) -> pd.DataFrame:

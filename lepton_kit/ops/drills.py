@@ -117,21 +117,8 @@ class Drilled:
 def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str, type[Fault]] = FAULTS) -> list[Drill]:
     """Return `count` drills of each fault, whose severities go evenly through the fault's range.
 
-    Parameters
-    ----------
-    names
-        Faults, pairs such as `units+cpu-taken`, or an empty name: nothing happens.
-    count
-        Drills of each.
-    seed
-        The same seed gives the same drills.
-    known
-        The faults that there are.
-
-    Raises
-    ------
-    InputError
-        When there is no such fault, or the count is below 1.
+    Names are of faults, of pairs such as `units+cpu-taken`, or empty: nothing happens. The same seed gives the same
+    drills. Raises InputError when there is no such fault, or the count is below 1.
 
     Examples
     --------

@@ -77,7 +77,7 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
 
 
 def publish_pdfs(project: Path) -> list[Card]:
-    """Publish again, with a PDF, those published incidents that have none yet, or of which it no longer says the same.
+    """Publish again, with a PDF, the published incidents that have none, or an outdated one.
 
     Raises InputError when there is no Quarto, or an incident cannot be published.
     """

@@ -1,4 +1,4 @@
-"""What an incident's page says on top, and what listings say of it: facts, the next action, a few sentences."""
+"""The header of an incident's page, and its line in listings: facts, the next action, a few sentences."""
 
 from __future__ import annotations
 

@@ -95,23 +95,12 @@ def running_address(folder: Path) -> str:
 
 
 def find_arrivals(project: Path, seed: int, rate: float | None = None, speed: float | None = None) -> Arrivals:
-    """Return the arrivals of a real service where its trace is at hand, else those of a generator that says so.
+    """Return the arrivals of a real service if its trace is available, else generated ones, named so.
 
-    Parameters
-    ----------
-    project
-        The trace is looked for in `LEPTON_DATA`, or in `shared/data` beside the project.
-    seed
-        Of the generator.
-    rate
-        Mean requests per second; the clock is made to run at the speed that gives them.
-    speed
-        How many times as fast the clock runs.
+    The trace is looked for in `LEPTON_DATA`, or in `shared/data` beside the project; `seed` is the generator's. `rate`
+    is the mean of requests per second that the clock is made to give; `speed`, how many times as fast it runs.
 
-    Raises
-    ------
-    InputError
-        When both are given, or one is not a number above 0.
+    Raises InputError when both are given, or one is not above 0 and at most a million.
     """
     if rate is not None and speed is not None:
         raise InputError("--rate and --speed: both say how fast the load is; give one of them")

@@ -396,7 +396,7 @@ def _looks(looks: Sequence[tuple[float, Judged]]) -> pd.DataFrame:
 def retrained(
     rows: Examples, recording: Recording, versions: Collection[str], trials: int, seed: int
 ) -> tuple[Retrained | None, str]:
-    """Tune and train a candidate on recent rows and let the gate judge it; say why where that cannot be done.
+    """Tune and train a candidate on recent rows and let the gate judge it; return the reason where that is impossible.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ class Simulation:
     objectives: tuple[Objective, ...]
 
     def check(self, name: str) -> None:
-        """Refuse a fault of the kit, or a pair, that this service cannot have; faults of one's own are let through.
+        """Refuse a fault of the kit, or a pair, that this service cannot have; user-defined faults pass.
 
         Raises
         ------

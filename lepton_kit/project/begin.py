@@ -26,23 +26,12 @@ TEMPLATES = Environment(
 
 
 def begin(folder: Path, service: str | None = None, example: str | None = None, **given: Any) -> list[Path]:
-    """Begin a project in a folder, and return the files that were written.
+    """Begin a project in a folder, which is made where there is none, and return the files that were written.
 
-    Parameters
-    ----------
-    folder
-        It is made where there is none; what lies in it already stays.
-    service
-        The name of the service to declare; without it the declaration is a comment.
-    example
-        One of `examples()`, declared in place of a service of one's own.
-    given
-        Entries of the declaration: `task`, `address`, `signals`.
+    It declares a service by its name and the entries given (`task`, `address`, `signals`), or one of `examples()`;
+    without either the declaration is a comment. What lies in the folder already stays.
 
-    Raises
-    ------
-    InputError
-        When the folder holds a project already, or what is given declares no service.
+    Raises InputError when the folder holds a project already, or what is given declares no service.
     """
     path = folder / SETTINGS
     if path.exists():

@@ -86,22 +86,9 @@ def find_subject(name: str, project: Path) -> Subject:
 def asked_rows(service: str | None, project: Path, needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
     """Return what a service is asked: a table of the features needed and of `actual`, in order.
 
-    Parameters
-    ----------
-    service
-        Its name; None of one that is known by its address alone.
-    project
-        The project's root.
-    needed
-        The features that a row must hold.
-    source
-        For the service's subject to read; of a service without one, a CSV or Parquet table with these columns. Unless
-        given, the subject's own, else the rows kept with the service's model.
-
-    Raises
-    ------
-    InputError
-        When there are no such rows.
+    `source` is for the service's subject to read; of a service without one, a CSV or Parquet table with these columns.
+    Unless given, it is the subject's own, or else the rows kept with the service's model. Raises InputError when there
+    are no such rows.
     """
     declared = read_settings(project).services.get(service) if service else None
     if declared and declared.subject:

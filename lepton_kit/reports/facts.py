@@ -12,7 +12,7 @@ from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
 from lepton_kit.reports.values import in_words, shortened
 from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result, title_of
 from lepton_kit.runs.parameters import run_command, typed
-from lepton_kit.runs.verify import pair_results
+from lepton_kit.runs.repeat import pair_results
 
 STATUS_WORDS = {
     "queued": "queued",

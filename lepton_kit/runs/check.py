@@ -48,7 +48,7 @@ def check_run(run: Manifest, project: Path, kernel: str | None = None) -> Check:
 
 
 def check_untouched(run: Manifest, project: Path) -> None:
-    """Compare what lies in a run's folder, and its inputs, with what its manifest says of them.
+    """Compare the files in a run's folder, and its inputs, with its manifest.
 
     Raises InputError when the run did not succeed, or something is no longer what it was.
     """

@@ -318,7 +318,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self.next_output_event = now + 1 / EVENTS_PER_SECOND
 
     def _stop_cell(self, asked: str, cell: Any, index: int) -> None:
-        """Interrupt a cell, and take in what it says to that; one that goes on is killed with its kernel."""
+        """Interrupt a cell and read its last output; one that continues is killed with its kernel."""
         try:
             run_sync(self.km.interrupt_kernel)()
             ended = self._await_cell(asked, cell, index, deadline=time.monotonic() + GRACE_S)
@@ -409,14 +409,7 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
     ) -> Any:
         """Execute a notebook that papermill has parameterised, and save it as it goes.
 
-        Parameters
-        ----------
-        nb, kernel_name, output_path, progress_bar, log_output, stdout_file, stderr_file
-            As papermill passes them.
-        start_timeout, execution_timeout
-            How long, in seconds, the kernel may take to start, and a cell to run (papermill's names).
-        **given
-            The fields of `EngineOptions`, and what papermill passes beside.
+        `given` has the fields of `EngineOptions`, and what papermill passes beside; times are in seconds.
         """
         known = {field.name for field in fields(EngineOptions)}
         options = EngineOptions(**{name: value for name, value in given.items() if name in known})

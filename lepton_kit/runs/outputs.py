@@ -99,7 +99,7 @@ def note(text: str) -> NotebookNode:
 
 
 def without_outputs(cell: NotebookNode, keep_kits_own: bool) -> list[NotebookNode]:
-    """Return the outputs of a cell of which only the kit's own are kept, or none, and a note of that."""
+    """Return the kit's own outputs of a cell, or none, with a note about what was left out."""
     outputs: list[NotebookNode] = cell.get("outputs", [])
     kept = [output for output in outputs if keep_kits_own and is_kits_own(output)]
     if len(kept) == len(outputs):

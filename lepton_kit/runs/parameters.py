@@ -351,7 +351,7 @@ def _with_times_as_text(value: Any) -> Any:
 
 
 def shown(parameter: Parameter, value: Any, is_given: bool) -> Any:
-    """Return a value as a manifest holds it: what JSON holds, or text that `check_values` reads back as the value.
+    """Return a value as stored in a manifest: a JSON value, or text that `check_values` reads back.
 
     A default that JSON does not hold is shown as the cell has it.
 

@@ -261,7 +261,7 @@ def _escaped(value: str) -> set[str]:
 
 
 def _in_yaml(value: str) -> Iterator[str]:
-    """Yield a value as it stands inside YAML's double quotes, on a line of its own."""
+    """Yield a value as written inside YAML's double quotes, on a line of its own."""
     for allow_unicode in (True, False):
         with suppress(yaml.YAMLError, UnicodeError):  # a value that YAML cannot hold
             written = yaml.safe_dump(value, default_style='"', width=float("inf"), allow_unicode=allow_unicode)

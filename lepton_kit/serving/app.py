@@ -335,7 +335,7 @@ def _fix_inputs(seen: _Seen, fixer: InputFixer) -> None:
     if fixer.input_fixes.quarantine:
         seen.keep_aside(whole, refused)
     seen.end("invalid", 422)
-    words = "is missing too much" if unusable.any() else "lies outside what the model learnt from"
+    words = "is missing too much" if unusable.any() else "is outside the range of the training rows"
     raise Refused(422, f"row {int(refused.argmax())} {words}", rows=np.flatnonzero(refused).tolist())
 
 

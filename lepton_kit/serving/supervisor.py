@@ -160,23 +160,12 @@ def serve(
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; what is being answered then is finished first.
 
-    Parameters
-    ----------
-    host, port
-        Where to listen; port 0 takes a free one. The address is written to `address` in the service's folder.
-    workers
-        Worker processes, 1 to 64.
-    version
-        The version to serve; `current` is the promoted one.
-    announce
-        Called once with a line that says what is served, and where.
-    parent
-        The id of the process that started this one, to stop, too, when that is gone.
+    Port 0 takes a free one; the address is written to `address` in the service's folder, and `announce` is called once
+    with a line that says what is served, and where. Version `current` is the promoted one. With `parent`, the id of the
+    process that started this one, it ends as well when that is gone.
 
-    Raises
-    ------
-    InputError
-        When the model or version is missing or damaged, the address is taken, or the service runs already.
+    Raises InputError when the model or version is missing or damaged, the address is taken, or the service runs
+    already.
     """
     registry = Registry(service.registry)
     model = registry.load(service.model, version)  # errors are reported here, not by each worker

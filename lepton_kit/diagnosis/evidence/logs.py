@@ -1,4 +1,4 @@
-"""Evidence of the log: what the service says since the onset that it did not say before."""
+"""Evidence of the log: messages since the onset that did not occur before."""
 
 from __future__ import annotations
 

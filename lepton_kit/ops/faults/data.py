@@ -111,7 +111,6 @@ class Duplicates(Fault):
     description = "the feed delivers twice: requests are sent again, with the same id and the same row"
     severities = (0.1, 1.0)
     proxied = True
-    proxied = True
     is_restartable = True
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:

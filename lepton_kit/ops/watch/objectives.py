@@ -76,7 +76,7 @@ def without_service(objectives: Sequence[Objective], settings: Settings) -> list
     return [
         NotMeasured(
             one.name, one.title, one.service, "unknown service",
-            f"its service {one.service!r} is none of [services] in lepton.toml (there are: {known})",
+            f"its service {one.service!r} is not declared under [services] in lepton.toml (there are: {known})",
         )
         for one in objectives
         if one.service not in settings.services

@@ -318,12 +318,7 @@ class Queue(Ledger):
     def look_again(self, pause: float, most: int) -> None:
         """Queue the alert's runbook once more for incidents that were left open; safe to ask again.
 
-        Parameters
-        ----------
-        pause
-            Seconds since the end of the last run of the incident: by then there is more evidence.
-        most
-            How often the runbook may run in all.
+        `pause` seconds after its last run there is more evidence; it runs `most` times in all.
         """
         with self._transaction() as ledger:
             due = ledger.execute(
@@ -345,15 +340,9 @@ class Queue(Ledger):
     def handle_schedule(self, name: str, start: Start, latest_due: Any) -> float | None:
         """Queue the run that a schedule is due for, if any; of several processes that ask at once, one does.
 
-        Parameters
-        ----------
-        name
-            The schedule's name.
-        start
-            What it runs.
-        latest_due
-            Called with the last time that was handled (Unix seconds); returns the latest due time after it, or None. A
-            schedule that is new here is handled up to now; so is one that was handled while the clock was ahead.
+        `latest_due` is called with the last time that was handled (Unix seconds), and returns the latest due time after
+        it, or None. A schedule that is new here is handled up to now; so is one that was handled while the clock was
+        ahead.
         """
         now = time.time()
         with self._transaction() as ledger:

@@ -40,15 +40,7 @@ class Rehearsal:
     alt: str = ""
 
     def facts(self, service: str, evidence: Mapping[str, str]) -> dict[str, str]:
-        """Return by name what a person decides on; nothing for what the runbook does not say.
-
-        Parameters
-        ----------
-        service
-            What is repaired.
-        evidence
-            What speaks for the cause, and what against it.
-        """
+        """Return by name what a person decides on; nothing for what the runbook does not say."""
         if self.error:
             return {"Rehearsal": f"failed: {self.error}", **evidence}
         cost = "not stated by the runbook" if self.may_cost is None else ", ".join(self.may_cost) or "no objective"
@@ -66,7 +58,7 @@ class Rehearsal:
 
     @property
     def picture(self) -> str:
-        """Return the figure as an address that holds it; nothing where there is none."""
+        """Return the figure as a data URL; empty where there is none."""
         return f"data:image/png;base64,{base64.b64encode(self.figure).decode()}" if self.figure else ""
 
 

@@ -28,7 +28,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS rehearsals (job INTEGER PRIMARY KEY, run_id TEXT NOT NULL)",
 )
 HOUR_S = 3600.0
-WITHDRAWN = "withdrawn: the alert ended before anybody decided"
+WITHDRAWN = "withdrawn: the alert ended before a decision"
 NOT_STARTED = "withdrawn: the alert ended before the first repair did"
 TOO_LATE = "the alert had ended before its diagnosis did: no repair was proposed"
 _EARLIER_FAILED = "(earlier.state = 'refused' OR earlier.state = 'ended' AND earlier.status != 'succeeded')"

@@ -12,10 +12,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ending import repair
-from lepton_kit.runs.ledger import LEASE_S
+from lepton_kit.runs.ledger import heartbeat
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import read_parameters
@@ -71,7 +71,7 @@ def work(project: Path, signals: Signals) -> None:
     parent = os.getppid()
     queue = Queue(project)
     while not signals.stopping and os.getppid() == parent and (job := queue.take()) is not None:
-        with _leased(queue, job):
+        with heartbeat(partial(queue.still_running, job)):
             ended = _run(job, queue, project, signals)
         if ended is not None and job.incident is not None:
             with contextlib.suppress(KeyboardInterrupt), signals.cancellable():
@@ -291,23 +291,6 @@ def _left_by(
     }
     given = {name: path.relative_to(project).as_posix() if path else None for name, path in paths.items()}
     return {name: value for name, value in {**given, RECORDING: kept}.items() if name in names}
-
-
-@contextlib.contextmanager
-def _leased(queue: Queue, job: Job) -> Iterator[None]:
-    """Renew the lease of a job while it runs; who cannot look at this process goes by it."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(LEASE_S / 4):
-            with contextlib.suppress(InputError):  # the next beat may find the ledger free
-                queue.still_running(job)
-
-    threading.Thread(target=beat, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
 
 
 def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> None:

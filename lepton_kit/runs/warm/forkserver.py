@@ -313,7 +313,7 @@ def _leave() -> None:
 
 
 def main() -> None:
-    """Serve at a path, while the lock that says so is held."""
+    """Serve at a path while holding its lock."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
     serve(Path(sys.argv[1]), lock=int(sys.argv[2]))
 

@@ -130,7 +130,7 @@ def umask() -> int:
 
 
 def limits() -> dict[str, str]:
-    """Return what the system holds this process to, by name: a fork of the server is held to what the server is."""
+    """Return this process's system limits by name: a fork inherits those of the server."""
     status = Path("/proc/self/status").read_text(errors="replace").splitlines()
     fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
     rows = [re.split(" {2,}", line.strip()) for line in Path("/proc/self/limits").read_text().splitlines()[1:]]
