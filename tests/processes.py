@@ -69,7 +69,7 @@ class Forked:
     def __init__(self, work: Callable[..., object], *arguments: object) -> None:
         self._told, sender = FORKS.Pipe(duplex=False)
         arguments = (work, arguments, dict(os.environ), Path.cwd(), sender)
-        self._process = FORKS.Process(target=_forked, args=arguments)
+        self._process = FORKS.Process(target=_forked, args=arguments, daemon=True)
         self._process.start()
         sender.close()  # so that `receive` ends with the process
 
@@ -77,16 +77,22 @@ class Forked:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
+        self.kill()
         self._told.close()
 
     def receive(self) -> Any:
         """Return the next thing that the process says; EOFError where it ended without."""
         return self._told.recv()
 
+    def wait(self, timeout: float) -> int | None:
+        """Return how the process ended; None where it has not in time."""
+        self._process.join(timeout)
+        return self._process.exitcode
+
     def kill(self) -> None:
+        """Kill the process, and wait until it has ended."""
         self._process.kill()
+        self._process.join()
 
 
 def _forked(

@@ -180,7 +180,7 @@ def test_ctrl_c_or_a_schedulers_stop_ends_all_runs_of_a_pool_and_starts_no_more(
     )
     wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
     send(process.pid)  # a terminal tells all processes of the group, a scheduler the first alone
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "Traceback" not in told
     assert [run.status for run in all_runs(project)] == ["cancelled", "cancelled"]

@@ -66,7 +66,7 @@ def test_errors_of_a_served_model_fire_an_embedded_alert_whose_runbook_reads_its
             found = [one for one in kit.queue.incidents() if one.name == "GoogErrorsBudgetBurn"]
             return [job for job in kit.queue.jobs() if job.state in ("ended", "refused")] if found else None
 
-        jobs = wait_for(fails, 90)
+        jobs = wait_for(fails)
         incident = kit.queue.incident(jobs[-1].incident)
         said = kit.client.get("/status.json").json()
         page = kit.client.get("/").text

@@ -154,7 +154,7 @@ def test_rules_of_two_services_with_objectives_of_one_name_do_not_mix_in_prometh
                 firing = source.query('ALERTS{alertstate="firing"}', 0, 4e9)
                 return shares if len(firing) and len(shares) == 2 else None
 
-            shares = wait_for(burns, 90)
+            shares = wait_for(burns)
             firing = source.query("ALERTS", 0, 4e9)
     assert shares["shop"] == 0
     assert shares["scoring"] == pytest.approx(0.5, abs=0.05)
