@@ -161,7 +161,7 @@ def test_without_evidence_the_runbook_is_not_started_and_the_page_says_why(proje
         notes = [incident.note for incident in kit.queue.incidents()]
     assert [job.state for job in jobs] == ["refused", "refused"]
     assert all(job.error.startswith("no recording: ") for job in jobs)
-    assert set(notes) == {"the runbook was not started, because its evidence could not be captured"}
+    assert set(notes) == {"the runbook did not start: its evidence could not be captured"}
     assert "neither in lepton.toml" in page
     assert all_runs(project) == []
 
