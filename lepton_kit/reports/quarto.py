@@ -113,7 +113,7 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 def install(seconds: float = 180) -> str:
-    """Try to install Quarto beside the running Python, and return one line that says what came of it.
+    """Try to install Quarto beside the running Python, and return one line about the result.
 
     Nothing depends on its success: without Quarto, pages are plain.
     """
@@ -164,7 +164,7 @@ def without_colours(line: str) -> str:
 
 
 def _pip_install(seconds: float) -> str:
-    """Run pip for a bounded time, with all it starts, and return what came of it."""
+    """Run pip for a bounded time, with all it starts, and return the outcome."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "quarto-cli>=1.7"]
     try:
         pip = subprocess.Popen(

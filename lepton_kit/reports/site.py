@@ -309,7 +309,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange the names of two folders in one step (Linux, renameat2(2)); return whether that can be had here."""
+    """Exchange the names of two folders in one step (Linux, renameat2(2)); return whether this system can."""
     try:
         exchange = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # no Linux, or an old C library

@@ -160,7 +160,7 @@ def feed(table: pd.DataFrame) -> Rows:
 
 
 def replay(address: str, rows: Rows, plan: Plan, change: Change | None = None) -> Summary:
-    """Drive load at a service and return what came of it.
+    """Send load to a service and return the results.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 FIRST = 50
-"""So many known values of an input, the first ones, say whether it holds numbers or text."""
+"""This many known values of an input, the first ones, say whether it holds numbers or text."""
 
 
 def with_inputs(

@@ -48,7 +48,7 @@ CACHED_ROWS = 3_000_000
 DAY = 86_400_000
 """Milliseconds."""
 FAN_IN = 10
-"""So many files of one level become one of the next."""
+"""This many files of one level become one of the next."""
 LATE = 3_600_000
 """Milliseconds after which no more samples of a day that is over are waited for."""
 FILE_BYTES = 12_000_000

@@ -22,7 +22,7 @@ _Post = tuple[Sequence[Alert], str, "Future[None]"]
 
 
 class Full(LeptonError):  # noqa: N818 - an answer, not a fault
-    """So many posts wait to be stored that no further one is taken."""
+    """Too many posts wait to be stored; no further one is accepted."""
 
 
 class Intake:
