@@ -68,8 +68,9 @@ lab: setup ## open the notebooks in JupyterLab
 report: setup ## render the newest run of each notebook as a website
 	@$(BIN)/lepton report
 
-docs: setup ## write the reference of commands, docs/commands.md, from the code
+docs: setup ## write the references of commands and functions from the code; with Quarto, render docs/ as a site
 	@$(BIN)/python -m typer lepton_kit.cli utils docs --name lepton --output docs/commands.md
+	@$(BIN)/python docs/make.py
 
 screenshots: setup ## take README's screenshots (needs Chromium, and what make demo left)
 	@$(BIN)/python reports/screenshots/take.py
@@ -89,5 +90,5 @@ lock: ## resolve requirements.lock anew from pyproject.toml
 	@rm -rf .venv-lock
 
 clean: ## remove what runs, services, drills, reports and tests leave (not the virtual environment, not monitoring/data)
-	rm -rf runs models services telemetry incidents drills $(addprefix reports/,$(PUBLISHED)) \
+	rm -rf docs-site docs/.quarto docs/.gitignore runs models services telemetry incidents drills $(addprefix reports/,$(PUBLISHED)) \
 	    reports/.building-* .pytest_cache .mypy_cache .ruff_cache .venv-lock

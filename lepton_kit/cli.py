@@ -275,7 +275,7 @@ def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed."
     """Resume a run that did not succeed, from its checkpoints."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.progress import run_progress
-    from lepton_kit.runs.resume import resume as resume_run
+    from lepton_kit.runs.repeat import resume as resume_run
 
     project = find_project()
     with run_progress(new_console(), 1) as tell:
@@ -289,7 +289,7 @@ def verify(run: Annotated[str, typer.Argument(help="A run that succeeded.")]) ->
     """Repeat a run from its manifest and compare every result."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.progress import run_progress
-    from lepton_kit.runs.verify import verify as verify_run
+    from lepton_kit.runs.repeat import verify as verify_run
 
     project = find_project()
     with run_progress(new_console(), 1) as tell:

@@ -100,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_object(path: Path, advice: str = "restore it") -> dict[str, Any]:
-    """Return the JSON object that a file holds; InputError where it cannot be read, or holds something else."""
+    """Return the JSON object in a file; InputError where it cannot be read or is something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -86,18 +86,21 @@ def record(
         return
     if values:
         raise InputError(f"result {name!r}: record() takes one name and value, or keywords; not both: {list(values)}")
-    if not isinstance(unit, str):
-        raise InputError(f"result {name!r}: unit {unit!r} must be text, such as 'USD', or '1' for a ratio")
-    if better not in ("", "higher", "lower"):
-        raise InputError(f"result {name!r}: better = {better!r}: must be 'higher' or 'lower', or left out")
+    _check_words(name, unit, better)
     payload = {
         "name": str(name), "value": plain(value, name), "unit": unit, "rtol": float(rtol),
         "atol": float(atol), "compare": bool(compare),
     }  # fmt: skip
     said = {"title": title, "headline": bool(headline), "better": better}
     payload |= {field: value for field, value in said.items() if value}
-    markup = _result_html(title or name, value, unit)
-    _display(RESULT, payload, text=f"{name} = {_as_text(value, unit)}", markup=markup)
+    _display(RESULT, payload, text=f"{name} = {_as_text(value, unit)}", markup=_result_html(title or name, value, unit))
+
+
+def _check_words(name: str, unit: str, better: str) -> None:
+    if not isinstance(unit, str):
+        raise InputError(f"result {name!r}: unit {unit!r} must be text, such as 'USD', or '1' for a ratio")
+    if better not in ("", "higher", "lower"):
+        raise InputError(f"result {name!r}: better = {better!r}: must be 'higher' or 'lower', or left out")
 
 
 def say(*sentences: str) -> None:

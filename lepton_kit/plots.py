@@ -24,7 +24,7 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 if TYPE_CHECKING:
     from lepton_kit.telemetry.slo import Objective
 
-# Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
+# Okabe and Ito's palette, safe for colour-blind readers: https://jfly.uni-koeln.de/color/
 INK, MUTED = "#1f2933", "#7b8794"
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)

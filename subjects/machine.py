@@ -18,7 +18,7 @@ USED_BYTES, LIMIT_BYTES = 150e6, 512e6
 """Memory of a fresh worker, and where it is ended."""
 
 SWAPS_FROM, SWAP_FACTOR = 0.35, 12.0
-"""From this part of the way to its limit on a leaking worker swaps; at the limit it would be so many times slower."""
+"""From this part of the way to its limit on a leaking worker swaps; at the limit it would be this many times slower."""
 
 START_SECONDS, HANG_SECONDS, DRAIN_SECONDS = 3.0, 20.0, 30.0
 """How long a start takes, after how long a worker that hangs is replaced, and how long one that ends may answer."""
@@ -113,12 +113,12 @@ class Machine:
             worker.taken = taken
 
     def lose(self, count: int, now: float) -> None:
-        """End so many workers; what is started in their place ends, too."""
+        """End this many workers, and those that replace them."""
         self._lost, self._lost_at = self._lost + count, now
         self._fit(now)
 
     def leak(self, seconds: float, now: float) -> None:
-        """Let each worker lose memory, so that it reaches the limit so many seconds after its start, or after now."""
+        """Let each worker lose memory, so that it reaches the limit this many seconds after its start, or after now."""
         self._leak_from, self._leak_seconds = now, seconds
 
     def _fit(self, now: float) -> None:

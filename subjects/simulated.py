@@ -99,7 +99,7 @@ class Simulated:
         raise NotImplementedError
 
     def size(self, workers: int) -> None:
-        """Let so many workers answer."""
+        """Set the number of workers."""
         raise NotImplementedError
 
     def ask(self, count: int) -> pd.DataFrame:

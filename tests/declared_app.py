@@ -21,6 +21,7 @@ def serve(state: Path, port: int) -> None:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each answer waits for the acknowledgement of its head
 
         def do_GET(self) -> None:
             code, text = 200, "ok"

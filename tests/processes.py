@@ -1,17 +1,20 @@
 """The `lepton` command in processes of its own, forked from one that has the imports: they take seconds of a core.
 
-Each is a real process with its own environment, folder, output and exit status. Only what it imports is there already.
+Each is a real process with its own environment, folder, output and exit status. Only what it imports is there already,
+and a public constant, such as a time that it waits for, can have another value.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 IMPORTS = ["serving.supervisor", "serving.app", "runs.runner", "reports.site", "ops.serve_operator", "ops.watch.app"]
 FORKS = multiprocessing.get_context("forkserver")
@@ -22,11 +25,17 @@ class Lepton:
     """A process of the `lepton` command, with the methods of `subprocess.Popen`; what it prints goes to files."""
 
     def __init__(
-        self, *words: str, project: Path, environment: Mapping[str, str], out: Path, errors: Path | None = None
+        self,
+        *words: str,
+        project: Path,
+        environment: Mapping[str, str],
+        out: Path,
+        errors: Path | None = None,
+        constants: Mapping[str, float] | None = None,
     ) -> None:
         self.args = ["lepton", *words]
-        files = (out, errors or out)
-        self._process = FORKS.Process(target=_lepton, args=(self.args, project, dict(environment), files))
+        files, haste = (out, errors or out), dict(constants or {})
+        self._process = FORKS.Process(target=_lepton, args=(self.args, project, dict(environment), files, haste))
         self._process.start()
 
     @property
@@ -51,8 +60,62 @@ class Lepton:
         self.send_signal(signal.SIGKILL)
 
 
-def _lepton(words: list[str], project: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
-    """Become the command: take its environment, folder and files, and do what it says."""
+class Forked:
+    """A process that does something with the environment and in the folder of this one, and tells of it.
+
+    `work` is a function of a test module. It gets `say`, which sends something to `receive`, and the arguments.
+    """
+
+    def __init__(self, work: Callable[..., object], *arguments: object) -> None:
+        self._told, sender = FORKS.Pipe(duplex=False)
+        arguments = (work, arguments, dict(os.environ), Path.cwd(), sender)
+        self._process = FORKS.Process(target=_forked, args=arguments, daemon=True)
+        self._process.start()
+        sender.close()  # so that `receive` ends with the process
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._told.close()
+
+    def receive(self) -> Any:
+        """Return the next thing that the process says; EOFError where it ended without."""
+        return self._told.recv()
+
+    def wait(self, timeout: float) -> int | None:
+        """Return how the process ended; None where it has not in time."""
+        self._process.join(timeout)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill the process, and wait until it has ended."""
+        self._process.kill()
+        self._process.join()
+
+
+def _forked(
+    work: Callable[..., object], arguments: tuple[object, ...], environment: dict[str, str], folder: Path, told: Any
+) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    work(told.send, *arguments)
+
+
+def _lepton(
+    words: list[str],
+    project: Path,
+    environment: dict[str, str],
+    files: tuple[Path, Path],
+    constants: dict[str, float],
+) -> None:
+    """Become the command: take its environment, folder, files and waiting times, and do what it says."""
+    for place, value in constants.items():
+        module, _, name = place.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), name), float)
+        setattr(sys.modules[module], name, value)
     os.chdir(project)
     os.environ.clear()
     os.environ.update(environment)

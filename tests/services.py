@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,20 @@ def row(number: int = -1) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def serving(project: Path, *words: str, token: str | None = TOKEN, model: str = "goog") -> Iterator[Service]:
-    """Run `lepton serve` for a model on a free port, and end it."""
+def serving(
+    project: Path,
+    *words: str,
+    token: str | None = TOKEN,
+    model: str = "goog",
+    constants: Mapping[str, float] | None = None,
+) -> Iterator[Service]:
+    """Run `lepton serve` for a model on a free port, with other values of constants by their names, and end it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LEPTON_", "PROMETHEUS_"))}
     if token is not None:
         environment["LEPTON_ADMIN_TOKEN"] = token
     command = ("serve", model, "--port", "0", *words)
-    process = Lepton(*command, project=project, environment=environment, out=project / "serve.log")
+    out = project / "serve.log"
+    process = Lepton(*command, project=project, environment=environment, out=out, constants=constants)
     folder = project / "services" / model
     try:
         address = wait_for(lambda: (folder / "address").read_text().strip() if (folder / "address").exists() else None)

@@ -72,7 +72,7 @@ def in_fork(work, *arguments) -> int:
 
 def look(project: Path, ended: int, at: int) -> None:
     """Print what is there, once every process of the run has had the time to end."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (left := processes_of(project)) and time.monotonic() < deadline:
         time.sleep(0.02)
     repair(project)

@@ -41,7 +41,7 @@ def test_what_lies_in_the_folder_already_stays(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     begin(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         begin(tmp_path)
 
 
@@ -138,6 +138,9 @@ def test_a_wheel_in_an_empty_folder_begins_examines_runs_watches_and_reports_a_p
     assert "runbooks/incident-diagnosis.ipynb" in lepton("list")
     assert "wrong" not in lepton("slo", "list")
     assert "succeeded" in lepton("run", "incident-diagnosis")
+    settings = tmp_path / "lepton.toml"  # an alert of a service of which nothing can be captured starts no diagnosis
+    settings.write_text(settings.read_text().replace("[services.shop]\n", '[services.shop]\nlogs = "shop.jsonl"\n'))
+    (tmp_path / "shop.jsonl").touch()
     with watching(tmp_path, "--insecure", **alone) as kit:
         assert kit.client.get("/status.json").json()["services"][0]["name"] == "shop"
         kit.post(alert(alertname="ShopAvailabilityBudgetBurn", service="shop"))

@@ -274,7 +274,7 @@ def test_the_command_captures_what_the_store_and_the_service_hold(tmp_path):
     frozen = read_recording(project / "incident")
     answered = frozen.metrics[frozen.metrics["metric"] == "lepton_predict_requests_total"]
     assert answered.loc[answered["labels"].str.contains('"outcome":"answered"'), "value"].max() == 3
-    for words, told in ((["--from", "soon", "-o", "incident"], "--from 'soon'"), (["-o", "models"], "no recording")):
+    for words, told in ((["--from", "soon", "-o", "incident"], "--from 'soon'"), (["-o", "models"], "not a recording")):
         refused = lepton_here("capture", "goog", *words, project=project)
         assert refused.returncode == 2
         assert told in refused.stderr

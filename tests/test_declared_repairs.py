@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pandas as pd
 import pytest
 from declared_app import write
 from helpers import copy_folders, lepton
+from monitors import free_port
 from services import wait_for
 
 from lepton_kit.diagnosis.remedies import State
@@ -89,12 +89,10 @@ class App:
 
     def __init__(self, project: Path) -> None:
         self.project = project
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
         self.be("good", 2)
-        port = self.address.rpartition(":")[2]
-        self.process = subprocess.Popen([sys.executable, str(APP), "serve", str(project / "state.json"), port])
+        self.process = subprocess.Popen([sys.executable, str(APP), "serve", str(project / "state.json"), str(port)])
         self.store, self.rows, self._over = Store(project / "telemetry"), [], threading.Event()
         self._thread = threading.Thread(target=self._ask)
 

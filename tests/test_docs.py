@@ -1,5 +1,6 @@
 """README, the pages of docs/, the guide for contributors and the Makefile say what is so."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ from helpers import ROOT
 from typer.cli import app as typer_cli
 from typer.testing import CliRunner
 
+import lepton_kit
 from lepton_kit.cli import app
 from lepton_kit.diagnosis.evidence import QUESTIONS
 from lepton_kit.project.settings import read_settings
@@ -40,6 +42,20 @@ def test_the_reference_of_commands_is_what_the_code_says():
     made = CliRunner().invoke(typer_cli, ["lepton_kit.cli", "utils", "docs", "--name", "lepton"])
     assert made.exit_code == 0, made.output
     assert DOCS["commands.md"].strip() == made.stdout.strip(), "run `make docs`"
+
+
+def test_the_reference_of_functions_is_what_the_code_says():
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "docs/make.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert DOCS["functions.md"] == made.functions_page(), "run `make docs`"
+    words = set(lepton_kit.__all__) - {"Secret"}  # a type of parameters, which has no docstring
+    assert {f"- `{name}" for name in words} <= set(re.findall(r"(?m)^- `\w+", DOCS["functions.md"]))
+
+
+def test_the_site_of_docs_lists_every_page():
+    listed = re.findall(r"\w+\.md\b", (ROOT / "docs/_quarto.yml").read_text())
+    assert sorted(listed) == sorted(DOCS)
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"`?lepton ([a-z]+) ?", "".join(PAGES.values())))))

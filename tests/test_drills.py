@@ -212,7 +212,7 @@ def test_a_remedy_that_names_the_wrong_cause_is_no_good_end(prices, monkeypatch)
 
 
 def test_a_remedy_that_does_nothing_leaves_the_objective_broken(prices, monkeypatch):
-    monkeypatch.setattr(drills, "carry_out", lambda *_: ("nothing that helps",))
+    monkeypatch.setattr(drills, "repair", lambda *_: ("nothing that helps",))
     made = drill_simulated(Drill("diverged-retrain", 0.9, 4), prices)
     assert (made.verdict, made.recovery, made.recovered_after) == ("not recovered", "not recovered", None)
 

@@ -78,7 +78,7 @@ def test_what_cannot_be_fitted_is_refused_and_never_taken_for_returns(binary, tm
     with pytest.raises(InputError, match="model 'gru': must be one of"):
         fit("gru", binary.part("train"), binary.contract, binary.task, tmp_path)
     forecasts = binary.declaration.model_copy(update={"task": "interval_forecast"})
-    with pytest.raises(InputError, match="'interval_forecast': no model of it is fitted from a table"):
+    with pytest.raises(InputError, match="'interval_forecast': the kit fits no such model from a table"):
         examples_of(binary.table, binary.contract, forecasts, "train")
     columns = binary.declaration.columns.model_copy(update={"positive": "yes"})
     with pytest.raises(

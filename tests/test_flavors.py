@@ -234,8 +234,8 @@ def test_a_graph_that_would_execute_something_is_refused(tmp_path, mark):
         ({"file": "other.skops"}, "no such file"),
         ({"flavor": "pickle"}, "flavor"),
         ({"colums": ["age"]}, "colums"),
-        ({"categorical": ["shape"]}, "none of its columns"),
-        ({"positive": "maybe"}, "none of its classes"),
+        ({"categorical": ["shape"]}, "not one of its columns"),
+        ({"positive": "maybe"}, "not one of its classes"),
         ({"task": None}, "task is not known"),
     ],
 )

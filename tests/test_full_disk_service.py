@@ -50,7 +50,7 @@ def test_a_full_disk_ends_no_worker_and_refuses_no_forecast(small_disk):
         assert "request log" in said["error"]
         feedback = {"request_id": known, "row": 0, "actual": 0.01}
         refused = service.client.post("/v1/feedback", json=feedback)
-        assert refused.status_code == 503 and "not kept" in refused.json()["error"]
+        assert refused.status_code == 503 and "not stored" in refused.json()["error"]
         metrics = service.client.get("/metrics")
         assert metrics.status_code == 200, metrics.text
         assert service.sample("lepton_predict_requests_total", outcome="answered") == 201

@@ -1,6 +1,7 @@
 """The two halves of the package never import each other; they meet in notebooks, in `ops/` and in the CLI."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -81,6 +82,15 @@ def test_a_cycle_that_a_function_hides_is_seen(tmp_path):
     (kit / "b.py").write_text("def g():\n    from kit import a\n")
     with pytest.raises(CycleError):
         TopologicalSorter(package_imports(kit)).prepare()
+
+
+@pytest.mark.parametrize("name", ["data", "models", "telemetry", "diagnosis", "ops", "ops/watch", "runs", "reports"])
+def test_a_package_begins_with_a_table_of_its_modules_that_are_there(name):
+    folder = ROOT / "lepton_kit" / name
+    words = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    told = re.findall(r"`([a-z_]+)`", words)
+    assert len(told) >= 5
+    assert [one for one in told if not ((folder / f"{one}.py").is_file() or (folder / one).is_dir())] == []
 
 
 def test_this_test_sees_an_import(tmp_path):

@@ -72,7 +72,7 @@ def test_the_facts_say_what_happened_since_when_and_for_how_long():
     assert said["Approval"] == "repair of data approved by Kim"
     assert header(told()).select("time[datetime='2026-11-25T03:01:00Z']")
     text = " ".join(in_short(told(), None))
-    assert "Done about it: the feed was restarted (recovered). It was over 20 min 0 s after it began." in text
+    assert "Action taken: the feed was restarted (recovered). Recovered 20 min 0 s after it began." in text
 
 
 def test_only_an_open_incident_names_a_next_action():
@@ -101,7 +101,7 @@ def test_the_next_action_is_the_one_that_the_repairs_wait_for_with_its_exact_com
 def test_a_second_cause_is_named_in_the_summary_and_in_listings():
     one = open_one(also=["compute"], reasons=["data: rows repeat", "compute: requests take longer"])
     text = " ".join(in_short(one, None))
-    assert "The diagnosis found the data at fault: rows repeat. At work beside it: compute, as requests take" in text
+    assert "The diagnosis found the data at fault: rows repeat. Also involved: compute, as requests take" in text
     assert card_of(one, None).description == text
 
 
@@ -182,10 +182,10 @@ def test_the_decisive_figure_is_the_objective_that_alerted_and_stands_for_the_pa
 
 
 def test_what_people_wrote_is_told_apart_from_what_was_derived(over):
-    (judged,) = [tag.parent for tag in over[2].find_all("p", string="Judged by people")]
+    (judged,) = [tag.parent for tag in over[2].find_all("p", string="Human judgement")]
     assert "The feed stood still." in judged.text and "watch the age" in judged.text
     assert [item.text for item in judged.select("ul li")] == ["<b>The alert</b> came", "early"]
-    derived = [tag.parent.text for tag in over[2].find_all("p", string="Derived by a machine")]
+    derived = [tag.parent.text for tag in over[2].find_all("p", string="Computed facts")]
     assert len(derived) > 4 and not [text for text in derived if "stood still" in text]
 
 

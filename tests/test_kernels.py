@@ -8,20 +8,22 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import psutil
 import pytest
-from helpers import KERNEL, PATIENCE_S, ROOT
+from helpers import KERNEL, PATIENCE_S
 from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
+from processes import Forked
+from services import wait_for
 
 from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.warm import lease
@@ -63,10 +65,15 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+LOADED: set[int] = set()
+"""The pids of fork servers from which a kernel with torch has come."""
+
+
 @pytest.fixture
 def server(place: Path) -> int:
     """The pid of a fork server that serves and has loaded all it should."""
-    return wait_for_server()
+    pid = server_pid()
+    return pid if pid in LOADED else wait_for_server()
 
 
 def server_pid() -> int | None:
@@ -95,6 +102,7 @@ def wait_for_server(seconds: float = PATIENCE_S) -> int:
                 if kernel.is_warm and kernel.run("import sys; print('torch' in sys.modules)") == "True":
                     pid = server_pid()
                     assert pid
+                    LOADED.add(pid)
                     return pid
         time.sleep(0.2)
     raise AssertionError("no fork server serves")
@@ -185,46 +193,46 @@ def test_a_killed_watchdog_leaves_neither_the_kernel_nor_what_it_started(server,
         assert gone([*pids, *watchdogs])
 
 
-@pytest.mark.parametrize("warm", ["True", "False"])
-def test_a_killed_runner_leaves_no_socket_and_no_connection_file(server, place, warm):
-    assert gone(killed_runner(warm))
-    deadline = time.monotonic() + 5
-    while (left := list(place.glob("kernel-*"))) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not left
+def held_to(say: Callable[[object], None], limit: Callable[[], object]) -> None:
+    """Say whether a kernel is warm whose starter is held to a limit, and what that kernel is held to."""
+    lease.PATIENCE_S = 30.0
+    limit()
+    with Kernel() as kernel:
+        source = "import os, resource; print(os.getpriority(0, 0), sorted(os.sched_getaffinity(0)), "
+        say((kernel.is_warm, kernel.run(source + "resource.getrlimit(resource.RLIMIT_FSIZE))")))
 
 
-LIMITED = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_kernels import Kernel, lease
-lease.PATIENCE_S = 30.0
-with Kernel() as kernel:
-    print(kernel.is_warm, kernel.run("import os, resource\\n"
-        "print(os.getpriority(0, 0), sorted(os.sched_getaffinity(0)), resource.getrlimit(resource.RLIMIT_FSIZE))"))
-"""
+def no_limit() -> None:
+    pass
 
 
-def limited_to(limit: str) -> None:
-    if limit == "nice":
-        os.nice(5)
-    elif limit == "cores":
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    elif limit == "ulimit":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**31))
+def one_core() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
-@pytest.mark.parametrize("limit", ["none", "nice", "cores", "ulimit"])
+def small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**31))
+
+
+def less_urgent() -> None:
+    os.nice(5)
+
+
+@pytest.mark.parametrize("limit", [no_limit, less_urgent, one_core, small_files])
 def test_a_kernel_is_held_to_what_its_starter_is_held_to(server, limit):
-    command = [sys.executable, "-c", LIMITED, str(ROOT / "tests")]
-    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: limited_to(limit))
+    with Forked(held_to, limit) as starter:
+        made = starter.receive()
     cores = sorted(os.sched_getaffinity(0))
-    expected = {
-        "nice": os.getpriority(os.PRIO_PROCESS, 0) + 5 * (limit == "nice"),
-        "cores": cores[:1] if limit == "cores" else cores,
-        "ulimit": (2**30, 2**31) if limit == "ulimit" else resource.getrlimit(resource.RLIMIT_FSIZE),
-    }
-    assert made.stdout.split(maxsplit=1) == [str(limit == "none"), " ".join(map(str, expected.values())) + "\n"]
+    expected = [
+        os.getpriority(os.PRIO_PROCESS, 0) + 5 * (limit is less_urgent),
+        cores[:1] if limit is one_core else cores,
+        (2**30, 2**31) if limit is small_files else resource.getrlimit(resource.RLIMIT_FSIZE),
+    ]
+    assert made == (limit is no_limit, " ".join(map(str, expected)))
+
+
+def enter(group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def test_a_kernel_stays_in_the_control_group_of_its_starter(server):
@@ -237,67 +245,51 @@ def test_a_kernel_stays_in_the_control_group_of_its_starter(server):
     except (OSError, StopIteration) as error:
         pytest.skip(f"no control group can be made here: {error}")
     try:
-        command = [sys.executable, "-c", LIMITED, str(ROOT / "tests")]
-        enter = lambda: (group / "cgroup.procs").write_text(str(os.getpid()))  # noqa: E731
-        made = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=enter)
-        assert made.stdout.startswith("False")
+        with Forked(held_to, partial(enter, group)) as starter:
+            assert starter.receive()[0] is False
     finally:
-        wait_until_empty = time.monotonic() + 10
-        while (group / "cgroup.procs").read_text() and time.monotonic() < wait_until_empty:
-            time.sleep(0.05)
+        wait_for(lambda: not (group / "cgroup.procs").read_text())
         group.rmdir()
 
 
-RUNNER = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from test_kernels import ORPHANS, Kernel, lease
-lease.PATIENCE_S = 30.0
-kernel = Kernel(warm=sys.argv[2] == "True")
-pids = kernel.run(ORPHANS)
-if len(sys.argv) > 3:
-    kernel.manager.provisioner.keep(float(sys.argv[3]))
-print(pids, flush=True)
-time.sleep(600)
-"""
+def start_kernel(say: Callable[[object], None], warm: bool, keep: float | None = None) -> None:
+    """Start a kernel with descendants, say their pids, and do nothing more."""
+    lease.PATIENCE_S = 30.0
+    kernel = Kernel(warm)
+    pids = [int(pid) for pid in kernel.run(ORPHANS).split()]
+    if keep is not None:
+        kernel.manager.provisioner.keep(keep)
+    say(pids)
+    time.sleep(600)
 
 
-def killed_runner(*words: str) -> list[int]:
+def killed_runner(warm: bool, keep: float | None = None) -> list[int]:
     """Start a kernel in a process of its own, kill that, and return the kernel's and its descendants' pids."""
-    command = [sys.executable, "-c", RUNNER, str(ROOT / "tests"), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as runner:
-        assert runner.stdout
-        pids = [int(pid) for pid in runner.stdout.readline().split()]
-        runner.kill()
-    return pids
+    with Forked(start_kernel, warm, keep) as runner:
+        return runner.receive()
 
 
-@pytest.mark.parametrize("warm", ["True", "False"])
-def test_a_kernel_and_its_descendants_end_with_a_runner_that_was_killed(server, warm):
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_killed_runner_leaves_no_kernel_no_descendant_no_socket_and_no_connection_file(server, place, warm):
     pids = killed_runner(warm)
     assert len(pids) == 3 and gone(pids)
+    wait_for(lambda: not list(place.glob("kernel-*")))
 
 
-@pytest.mark.parametrize("warm", ["True", "False"])
+@pytest.mark.parametrize("warm", [True, False])
 def test_a_kernel_that_only_starts_ends_with_a_runner_that_was_killed(server, tmp_path, monkeypatch, warm):
     startup, begun = tmp_path / "profile_default" / "startup", tmp_path / "begun"
     startup.mkdir(parents=True)
     slow = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     (startup / "slow.py").write_text(slow)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    for _ in range(2):
-        begun.unlink(missing_ok=True)
-        with subprocess.Popen([sys.executable, "-c", RUNNER, str(ROOT / "tests"), warm]) as runner:
-            deadline = time.monotonic() + PATIENCE_S
-            while not begun.exists() or not begun.read_text():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            runner.kill()
-        assert gone([int(begun.read_text())], 30)
+    with Forked(start_kernel, warm):
+        pid = int(wait_for(lambda: begun.exists() and begun.read_text()))
+    assert gone([pid])
 
 
 def test_a_kept_kernel_outlives_its_runner_for_the_time_asked_for_and_no_longer(server):
-    pids = killed_runner("True", "3")
+    pids = killed_runner(True, 3)
     assert runs(pids[0])
     assert gone(pids)
 
@@ -411,10 +403,7 @@ def test_an_idle_server_ends(place, monkeypatch):
     monkeypatch.setenv("LEPTON_PRELOAD", "bisect")
     monkeypatch.setenv("LEPTON_FORKSERVER_IDLE", "1")
     start_server(os.environ)
-    deadline = time.monotonic() + 30
-    while (pid := server_pid()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    pid = wait_for(server_pid)
     assert gone([pid])
     assert server_pid() is None
 
@@ -423,24 +412,21 @@ def test_a_server_carries_nothing_of_the_run_that_started_it(place, monkeypatch)
     monkeypatch.setenv("LEPTON_PRELOAD", "bisect")
     monkeypatch.setenv("LEPTON_RUN_DIR", "/here")
     start_server(os.environ)
-    deadline = time.monotonic() + PATIENCE_S
-    while (pid := server_pid()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    pid = wait_for(server_pid)
     own = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"LEPTON_PRELOAD=bisect" in own and b"LEPTON_RUN_DIR" not in own
     stop_server()
 
 
-def test_thirty_kernels_leave_no_process_and_no_open_file(server):
+def test_ten_kernels_leave_no_process_and_no_open_file(server):
     this = psutil.Process()
-    for number in range(31):
+    for number in range(11):
         with Kernel() as kernel:
             kernel.run("1")
         if number == 0:  # what is opened once, such as zmq's context, is open now
             files, children = this.num_fds(), len(this.children(recursive=True))
     assert this.num_fds() <= files + 2
-    assert len(this.children(recursive=True)) <= children + 2  # the last watchdogs are ending
+    wait_for(lambda: len(this.children(recursive=True)) <= children)  # the last watchdogs are ending
 
 
 def test_plain_nbclient_gets_the_kernels_of_the_kernelspec(server):

@@ -9,11 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from helpers import lepton_here, write_notebook
+from helpers import PATIENCE_S, lepton_here, write_notebook
+from services import wait_for
 from stops import DONE, STOPPED
 from test_kernels import gone
 
@@ -76,19 +76,12 @@ def processes_of(project: Path) -> list[int]:
     return found
 
 
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited a minute in vain"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_runs_at_once_that_are_stopped_while_they_only_start_end_and_say_so(project, stop):
     process = pool_of_slow_runs(project)
-    wait_until(lambda: list(project.glob(f"runs/*/{FILE}")))
+    wait_for(lambda: list(project.glob(f"runs/*/{FILE}")))
     process.send_signal(stop)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "Traceback" not in told
     assert {run.status for run in all_runs(project)} == {"cancelled"}
@@ -97,10 +90,10 @@ def test_runs_at_once_that_are_stopped_while_they_only_start_end_and_say_so(proj
 
 def test_runs_at_once_whose_process_is_killed_leave_no_kernel_and_are_marked_by_the_next(project):
     process = pool_of_slow_runs(project)
-    wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
+    wait_for(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
     process.kill()
     process.communicate()
-    assert gone(processes_of(project), 60)
+    assert gone(processes_of(project))
     assert [run.status for run in repair(project)] == ["failed", "failed"]
 
 

@@ -1,8 +1,11 @@
+import contextlib
 import subprocess
 import sys
 import time
 
 import pytest
+from processes import Forked
+from services import wait_for
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.ledger import Ledger, Owner
@@ -16,31 +19,24 @@ time.sleep(600)
 """
 
 
-def claimant(project):
-    command = [sys.executable, "-c", CLAIM, str(project)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def claimant(say, project):
+    say(Ledger(project).claim("k").state)
+    time.sleep(600)
 
 
 def test_of_processes_that_ask_at_once_one_gets_the_key(project):
-    processes = [claimant(project) for _ in range(4)]
-    try:
-        assert sorted(p.stdout.readline().strip() for p in processes) == ["busy", "busy", "busy", "mine"]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(Forked(claimant, project)) for _ in range(4)]
+        assert sorted(one.receive() for one in processes) == ["busy", "busy", "busy", "mine"]
 
 
 def test_a_claim_is_taken_over_when_its_owner_was_killed_also_before_anybody_reaped_it(project):
-    process = claimant(project)
-    assert process.stdout.readline().strip() == "mine"
-    assert Ledger(project).claim("k").state == "busy"
-    process.kill()
-    deadline = time.monotonic() + 5
-    while (state := Ledger(project).claim("k").state) == "busy" and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.wait()
-    assert state == "mine"
+    command = [sys.executable, "-c", CLAIM, str(project)]  # a child of this process, which does not reap it yet
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().strip() == "mine"
+        assert Ledger(project).claim("k").state == "busy"
+        process.kill()
+        wait_for(lambda: Ledger(project).claim("k").state == "mine")
 
 
 def test_a_finished_key_answers_with_its_run_and_a_released_one_can_be_run_again(project):

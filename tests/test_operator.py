@@ -23,14 +23,18 @@ from lepton_kit.diagnosis.remedies import ModelPlan, State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.operator import operator_of, undo
-from lepton_kit.ops.repairs import Trouble, carry_out, objectives_table, rehearse, still_missed
+from lepton_kit.ops.repairs import LOOKS, Trouble, act_on, objectives_table, rehearse, still_missed
 from lepton_kit.ops.serve_operator import ServeOperator
 from lepton_kit.ops.service_operator import read_actions
+from lepton_kit.serving import following
 from lepton_kit.serving.control import change_desired_state, read_deployments, read_desired_state, read_reports
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.features import next_day_return
 
 OBJECTIVES = {one.name: one for one in read_objectives(ROOT / "slo/goog")}
+HASTE = {"lepton_kit.serving.control.HUNG_SECONDS": 8.0, "lepton_kit.serving.supervisor.HUNG_SECONDS": 8.0}
+"""A worker that hangs is replaced after these seconds: time enough for one that only has a busy machine."""
+
 FEED = [sys.executable, "-c", "import pathlib; pathlib.Path('restarted').touch()"]
 
 
@@ -42,7 +46,8 @@ def service(tmp_path_factory):
     (project / "lepton.toml").write_text(
         f"[services.goog]\nmodel = 'goog'\nactions.restart_feed = {json.dumps(FEED)}\n"
     )
-    with serving(project, "--workers", "2") as running:
+    with pytest.MonkeyPatch.context() as here, serving(project, "--workers", "2", constants=HASTE) as running:
+        here.setattr(following, "HUNG_SECONDS", 8.0)
         yield running
 
 
@@ -100,20 +105,21 @@ class Load:
                     return
 
 
-def incident(service, project, version, folder, seconds=5, harm=lambda: None):
+def incident(service, project, load, version, folder, harm=lambda: None):
     """Record a service that answered with v2 and then with another version, or after something else harmed it."""
     source, start = Samples(), time.time()
     source.scrape(service)
-    time.sleep(seconds)
+    load.judges(100)
+    source.scrape(service)
+    onset = time.time()
     change_desired_state(service.folder, version=version)
     harm()
-    onset = time.time()
-    source.scrape(service)
-    time.sleep(seconds)
+    wait_for(lambda: {one.version for one in read_reports(service.folder)} == {version})
+    load.judges(150)
     source.scrape(service)
     recording = captured(service.folder, source, start, time.time(), folder)
     others = tuple(one for name, one in OBJECTIVES.items() if name != "goog-coverage")
-    return Trouble(recording, pd.Timestamp(onset + 0.3, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"], others)
+    return Trouble(recording, pd.Timestamp(onset, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"], others)
 
 
 def test_a_state_is_brought_about_and_written_down_with_who_and_why(operator, service):
@@ -209,11 +215,9 @@ def test_a_service_that_has_ended_is_said_at_once_and_the_state_before_is_what_a
         ours.set_state(State("v1", 1, 5, InputFixes(fill={"return_0": 0.0})), "a repair")
         running.process.kill()
         wait_for(lambda: not read_reports(running.folder))
-        began = time.monotonic()
-        with pytest.raises(LeptonError, match="does not run any more"):
+        with pytest.raises(LeptonError, match="does not run any more"):  # and not that they did not follow in time
             ours.set_state(State("v2", 1, 64), "another repair")
         ours.bring_back(held, "undone")
-    assert time.monotonic() - began < 20
     assert ours.state() == held
     assert ours.registry.current("goog") == "v1"
     outcomes = [(one["outcome"][:6], one.get("workers_followed")) for one in read_actions(running.folder)]
@@ -252,9 +256,9 @@ def test_a_service_that_does_not_run_has_no_operator(tmp_path):
 
 
 def test_a_repair_that_helps_stays(operator, service, project, tmp_path):
-    with Load(service):
-        trouble = incident(service, project, "v3", tmp_path / "incident")
-        done = carry_out(back_to("v2"), operator, trouble, 4, tmp_path / "after")
+    with Load(service) as load:
+        trouble = incident(service, project, load, "v3", tmp_path / "incident")
+        done = act_on(back_to("v2"), operator, trouble, 6, tmp_path / "after")
     assert trouble.before.share > 0.8 > 0.5 > trouble.during.share
     assert done.recovery.verdict == "recovered", done.recovery
     assert (done.applied, done.rolled_back, operator.state().version) == (True, False, "v2")
@@ -263,16 +267,16 @@ def test_a_repair_that_helps_stays(operator, service, project, tmp_path):
 
 
 def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, project, tmp_path):
-    with Load(service):
-        trouble = incident(service, project, "v2", tmp_path / "incident")
-        done = carry_out(back_to("v3"), operator, trouble, 20, tmp_path / "after")
+    with Load(service) as load:
+        trouble = incident(service, project, load, "v2", tmp_path / "incident")
+        done = act_on(back_to("v3"), operator, trouble, 12, tmp_path / "after")
     assert done.recovery.verdict == "worse"
     assert done.rolled_back
     assert operator.state() == State("v2", 2, 64)
     assert {one.version for one in read_reports(service.folder)} == {"v2"}
     assert operator.registry.current("goog") == "v2"
-    assert len(done.looks) <= 3  # of five: it ended early
-    assert "became worse" in read_actions(service.folder)[-1]["why"]
+    assert len(done.looks) < LOOKS  # it ended early
+    assert "because it got worse" in read_actions(service.folder)[-1]["why"]
 
 
 @pytest.mark.parametrize("may_cost", [(), ("errors",)], ids=["not allowed", "allowed"])
@@ -288,15 +292,15 @@ def test_a_repair_of_one_objective_that_breaks_another_is_rolled_back_unless_the
         def harm():
             load.spoilt = True
 
-        trouble = replace(incident(service, project, "v3", tmp_path / "incident", 4, harm), may_cost=may_cost)
-        done = carry_out(act, operator, trouble, 15, tmp_path / "after")
+        trouble = replace(incident(service, project, load, "v3", tmp_path / "incident", harm), may_cost=may_cost)
+        done = act_on(act, operator, trouble, 12, tmp_path / "after")
     judged, table = done.judged, objectives_table(trouble, done.judged).set_index("objective")
     assert trouble.during.share < 0.6 < done.recovery.after.share
     assert done.recovery.verdict in (("recovered",) if may_cost else ("recovered", "too few"))  # ended early, else
     assert table.loc["Error rate", "until_repair"] == 1 > 0.6 > table.loc["Error rate", "after"]
     if may_cost:
         assert (judged.verdict, done.rolled_back) == ("recovered", False)
-        assert table.loc["Error rate", "verdict"] == "worse, as it may"
+        assert table.loc["Error rate", "verdict"] == "worse, allowed by may_cost"
         assert operator.state().input_fixes.quarantine
     else:
         assert (judged.verdict, done.rolled_back) == ("worse", True)
@@ -310,8 +314,8 @@ def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing
     project = project_with_model(tmp_path / "project")
     with serving(project) as running:
         ours, source, start = ServeOperator("goog", project, "run-1"), Samples(), time.time()
-        with Load(running):
-            time.sleep(1)
+        with Load(running) as load:
+            load.judges(10)
         source.scrape(running)
         recording = captured(running.folder, source, start, time.time(), tmp_path / "incident")
         trouble = Trouble(recording, pd.Timestamp(start, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
@@ -323,7 +327,7 @@ def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing
             return ("done",)
 
         with pytest.raises(LeptonError, match="ended while it was observed"):
-            carry_out(act, ours, trouble, 30, tmp_path / "after")
+            act_on(act, ours, trouble, 5, tmp_path / "after")
     assert ours.state() == held
     assert ours.registry.current("goog") == "v1"
     assert "stopped by LeptonError" in read_actions(running.folder)[-1]["why"]
@@ -348,21 +352,21 @@ def test_a_repair_that_is_interrupted_is_undone(operator, service, project, tmp_
         ours.set_state(replace(ours.state(), queue_limit=1), "on the way")
         raise KeyboardInterrupt
 
-    with Load(service):
-        trouble = incident(service, project, "v2", tmp_path / "incident", seconds=1)
+    with Load(service) as load:
+        trouble = incident(service, project, load, "v2", tmp_path / "incident")
     with pytest.raises(KeyboardInterrupt):
-        carry_out(act, operator, trouble, 4, tmp_path / "after")
+        act_on(act, operator, trouble, 4, tmp_path / "after")
     assert operator.state() == State("v2", 2, 64)
 
 
 def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service, project, tmp_path):
     before = read_desired_state(service.folder)
     with Load(service) as load:
-        trouble = incident(service, project, "v3", tmp_path / "incident")
+        trouble = incident(service, project, load, "v3", tmp_path / "incident")
         operator.set_state(State("v2", 2, 64), "somebody else did it")
         load.judges(10)
         start = time.time()
-        load.judges(150)
+        load.judges(100)
         after = captured(service.folder, Samples(), start, time.time(), tmp_path / "after")
     held, plan = read_desired_state(service.folder), ModelPlan("v2", "rollback", ())
     done = rehearse(plan, ["deploy"], trouble, after)

@@ -192,8 +192,11 @@ def test_a_title_is_a_heading_and_never_code(source: str, title: str) -> None:
         ({"application_pdf": "JVBERi0="}, "a PDF"),
         ({"audio_wav": "UklGRg=="}, "sound"),
         ({"video_mp4": "AAAA"}, "a video"),
-        ({"image_png": "AAAA", "text_plain": "<Figure size 10x10 with 1 Axes>"}, "a picture that is none"),
-        ({"image_tiff": "AAAA"}, "a picture"),
+        (
+            {"image_png": "AAAA", "text_plain": "<Figure size 10x10 with 1 Axes>"},
+            "an invalid, too large or unsupported picture",
+        ),
+        ({"image_tiff": "AAAA"}, "an invalid, too large or unsupported picture"),
         ({"application_x-own": "1"}, "an output of the kind application/x-own"),
         ({"text_x-own": "1"}, "an output of the kind text/x-own"),
         ({"text_html": "<iframe src='https://example.org'></iframe>"}, "a frame with another page"),

@@ -62,7 +62,7 @@ def test_a_repair_that_no_action_makes_waits_for_a_person_whatever_the_policy(re
 @pytest.mark.parametrize(
     ("declared", "why"),
     [
-        (["roll_back"], "nothing takes back roll_back: no action deploy is declared"),
+        (["roll_back"], "roll_back cannot be undone: no action deploy is declared"),
         (["roll_back", "deploy"], ""),
         (["deploy"], ""),
         ([], "no action roll_back or deploy or restart is declared"),

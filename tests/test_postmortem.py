@@ -146,7 +146,7 @@ def test_an_action_that_did_not_succeed_mitigates_nothing():
 def test_the_timeline_is_in_order_and_says_where_each_line_is_known_from():
     table = postmortem.timeline(history())
     assert table["time"].is_monotonic_increasing
-    assert set(table["kind"]) == set(postmortem.KINDS)
+    assert set(table["kind"]) == {"signal", "alert", "run", "decision", "action"}
     said = dict(zip(table["event"], table["source"], strict=True))
     assert said["contract: broken"] == said["freshness: stale"] == "diagnosis"
     assert not said.keys() & {"drift: drifted", "deployment: deployed", "misses moves"}  # chance; another cause's
@@ -163,7 +163,7 @@ def test_a_repair_that_was_refused_is_told_as_not_made():
     refused = content()["jobs"][1] | {"state": "refused", "status": None, "error": "rejected by Lee", "run": None}
     told = history(jobs=[refused])
     assert "repair of data is not made: rejected by Lee" in postmortem.timeline(told)["event"].tolist()
-    assert postmortem.repairs(told)["came to"].tolist() == ["refused: rejected by Lee"]
+    assert postmortem.repairs(told)["status"].tolist() == ["refused: rejected by Lee"]
 
 
 def test_requests_rows_and_the_budget_are_counted_from_the_onset_to_the_end_over_both_recordings():
@@ -210,11 +210,11 @@ def test_causes_repairs_actions_and_provenance_are_tables():
     told = history()
     assert dict(postmortem.causes(told).to_numpy())["probability"] == "0.97"
     repair = postmortem.repairs(told).iloc[0]
-    assert (repair["let by"], repair["came to"], repair["verdict"], repair["applied"]) == (
+    assert (repair["approval"], repair["status"], repair["verdict"], repair["applied"]) == (
         "approved by Kim", "succeeded", "recovered", "yes",
     )  # fmt: skip
     assert postmortem.actions(told)["action"].tolist() == ["restart feed (no command)", "workers 1 → 2"]
-    assert postmortem.actions(told)["let by"].tolist() == ["approved by Kim"] * 2
+    assert postmortem.actions(told)["approval"].tolist() == ["approved by Kim"] * 2
     origin = postmortem.provenance(told).iloc[0]
     assert (origin["run"], origin["commit"], origin["inputs"]) == (
         "run-alert", "efefefefefef", "incidents/i/recording 121212121212",
@@ -272,7 +272,7 @@ def test_the_timeline_is_drawn_with_every_event_and_milestone():
 def test_a_page_that_nobody_wrote_says_so():
     read = judgements.parse_judgement(judgements.template("i"))
     assert not any(read.sections.values()) and read.actions.empty
-    assert judgements.judged_html(read, "i/judgement.md").count("belongs into i/judgement.md") == 1
+    assert judgements.judged_html(read, "i/judgement.md").count("Write it in i/judgement.md") == 1
 
 
 def test_sections_and_actions_are_read_and_shown_as_text():
@@ -285,7 +285,7 @@ def test_sections_and_actions_are_read_and_shown_as_text():
     assert not shown.select("script, b")
     assert "watch the <b>age</b>" in shown.get_text()
     assert "\x1b" not in shown.get_text()
-    assert shown.get_text().startswith("Judged by people")
+    assert shown.get_text().startswith("Human judgement")
 
 
 def test_an_action_without_an_owner_column_is_one_clear_error(tmp_path):

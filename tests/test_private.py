@@ -154,7 +154,7 @@ def test_a_declaration_is_kept_without_secrets_and_folders_of_this_machine(proje
 def test_where_no_request_tells_what_is_private_the_log_keeps_no_words(project):
     made, _ = frozen(project, requests=())
     assert set(made.logs["message"]) == {"[private]"} and made.logs["level"].tolist().count("ERROR") == 1
-    assert "logs: their words are left out, as no request tells which of them are private" in made.problems
+    assert "logs: messages are left out, because no request shows which values are private" in made.problems
 
 
 def test_short_values_are_not_looked_for_in_other_texts():

@@ -80,7 +80,7 @@ def test_an_old_quarto_on_the_path_gives_way_to_a_new_one_beside_python(tmp_path
 
 def test_a_broken_quarto_is_an_error(tmp_path: Path) -> None:
     program(tmp_path / "path" / "quarto", "exit 3")
-    with pytest.raises(InputError, match="does not tell its version"):
+    with pytest.raises(InputError, match="does not print its version"):
         quarto.find_quarto()
 
 

@@ -197,7 +197,7 @@ def test_rows_written_twice_count_once_and_shared_ids_are_named(tmp_path):
     (tmp_path / "log.jsonl").write_text(lines([*rows, rows[65], rows[66], shared]))
     found = read(tmp_path, requests="log.jsonl")
     assert len(found.table) == 62
-    assert "2 rows repeat" in found.problems[0] and "1 ids stand at more than one request" in found.problems[1]
+    assert "2 rows repeat" in found.problems[0] and "1 ids belong to more than one request" in found.problems[1]
 
 
 def test_values_that_cannot_be_what_their_role_says_are_missing_and_counted(tmp_path):

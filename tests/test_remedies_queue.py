@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-import subprocess
-import sys
 import time
 
 import pytest
-from helpers import PATIENCE_S
+from processes import Forked
 from repairs import Everything, proposal, propose
+from services import wait_for
 from watching import alert
 
 from lepton_kit.errors import InputError
@@ -263,27 +263,21 @@ def test_a_worker_whose_job_was_taken_over_proposes_nothing(queue):
     assert [one.kind for one in queue.jobs()] == ["alert"]
 
 
-TAKES = """
-import sys
-from pathlib import Path
-from lepton_kit.ops.watch.queue import Queue
-queue = Queue(Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-print(queue.take() is not None)
-"""
+def takes(say, project):
+    """Ask for a job as soon as all are there, and say whether there was one."""
+    queue = Queue(project)
+    say("ready")
+    wait_for((project / "now").exists)
+    say(queue.take() is not None)
 
 
 def test_of_many_workers_that_ask_at_once_one_gets_a_repair(project, queue):
     propose(queue, proposal())
-    command = [sys.executable, "-c", TAKES, str(project)]
-    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 4
-    for worker in workers:
-        worker.stdin.write("now\n")
-        worker.stdin.flush()
-    got = [worker.communicate(timeout=PATIENCE_S)[0].strip() for worker in workers]
-    assert sorted(got) == ["False", "False", "False", "True"]
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Forked(takes, project)) for _ in range(4)]
+        assert [worker.receive() for worker in workers] == ["ready"] * 4
+        (project / "now").touch()
+        assert sorted(worker.receive() for worker in workers) == [False, False, False, True]
 
 
 POSTMORTEM = Start("runbooks/postmortem.ipynb", {})

@@ -3,52 +3,47 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import nbformat
 import psutil
 import pytest
 from helpers import PATIENCE_S, lepton, lepton_here, write_notebook
+from processes import Forked
+from services import wait_for
 
+from lepton_kit.runs import saver
 from lepton_kit.runs.ending import recorded_results, repair
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs, find_run
 from lepton_kit.runs.runner import Options, Request, prepare, run_notebook
 
-RUNNER = """
-import sys
-from pathlib import Path
-from lepton_kit.runs.runner import Options, Request, run_notebook
-run_notebook(Request(Path(sys.argv[2])), Path(sys.argv[1]), options=Options(idempotency_key=sys.argv[3] or None))
-"""
+
+def run_in(project, notebook, key="", **constants):
+    """Start a process that runs a notebook; `constants` are those of the saver that have another value there."""
+    return Forked(runner, project, notebook, key, constants)
 
 
-def start_runner(notebook, project, key=""):
-    return subprocess.Popen([sys.executable, "-c", RUNNER, str(project), str(notebook), key])
+def runner(_, project, notebook, key, constants):
+    for name, value in constants.items():
+        setattr(saver, name, value)
+    run_notebook(Request(notebook), project, options=Options(idempotency_key=key or None))
 
 
-def wait_for(condition, seconds=PATIENCE_S):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def dying_runner(_, project, notebook, key):
+    """Run a notebook, and die when the ledger would be told of its end."""
+    Ledger.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    runner(_, project, notebook, key, {})
 
 
 def test_a_runner_killed_in_the_middle_of_a_cell_leaves_no_kernel_and_a_run_that_is_told_as_it_is(project):
     cell = "import os; from pathlib import Path; Path('pid').write_text(str(os.getpid())); import time; time.sleep(600)"
     path = write_notebook(project / "notebooks/slow.ipynb", ["lk.record('x', 1)", cell, "3"])
-    runner = start_runner(path, project)
+    runner = run_in(project, path)
     pid = wait_for(lambda: next(project.glob("runs/*/pid"), None) and next(project.glob("runs/*/pid")).read_text())
     saved = next(project.glob("runs/*/notebook.ipynb"))
     wait_for(lambda: [*recorded_results(nbformat.read(saved, 4).cells)] == ["x"])
-    kill(runner)
+    runner.kill()
     wait_for(lambda: not psutil.pid_exists(int(pid)))
     assert find_run("slow", project).status == "running"
     [run] = repair(project)
@@ -62,9 +57,9 @@ def test_a_runner_killed_in_the_middle_of_a_cell_leaves_no_kernel_and_a_run_that
 
 def test_the_next_run_repairs_what_an_earlier_runner_left(project):
     path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
-    runner = start_runner(path, project)
+    runner = run_in(project, path)
     wait_for(lambda: list(project.glob("runs/*/kernel.log")))
-    kill(runner)
+    runner.kill()
     quick = write_notebook(project / "notebooks/quick.ipynb", ["1"])
     assert run_notebook(Request(quick), project).status == "succeeded"
     assert find_run("slow", project).status == "failed"
@@ -72,9 +67,9 @@ def test_the_next_run_repairs_what_an_earlier_runner_left(project):
 
 def test_the_command_repairs_and_says_what_it_did(project):
     path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
-    runner = start_runner(path, project)
+    runner = run_in(project, path)
     wait_for(lambda: list(project.glob("runs/*/kernel.log")))
-    kill(runner)
+    runner.kill()
     made = lepton_here("runs", "--repair", project=project)
     assert made.returncode == 0, made.stderr
     assert "RunnerDied" in made.stdout
@@ -83,25 +78,24 @@ def test_the_command_repairs_and_says_what_it_did(project):
 
 def test_a_run_whose_runner_lives_is_left_alone(project):
     path = write_notebook(project / "notebooks/slow.ipynb", ["import time; time.sleep(600)"])
-    runner = start_runner(path, project)
+    runner = run_in(project, path)
     try:
         wait_for(lambda: list(project.glob("runs/*/kernel.log")))
         assert repair(project) == []
         assert find_run("slow", project).status == "running"
     finally:
-        kill(runner)
+        runner.kill()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_runner_killed_at_any_moment_leaves_a_readable_notebook(project, seed, monkeypatch):
-    saves = "from lepton_kit.runs import saver; saver.SHORTEST_PAUSE_S = saver.LARGEST_SHARE = 1e-9\n"
     path = write_notebook(
         project / "notebooks/saves.ipynb", ["for i in range(100): print('x' * 100_000, flush=True)"] * 20
     )
-    runner = subprocess.Popen([sys.executable, "-c", saves + RUNNER, str(project), str(path), ""])
+    runner = run_in(project, path, SHORTEST_PAUSE_S=1e-9, LARGEST_SHARE=1e-9)
     saved = wait_for(lambda: next(project.glob("runs/*/notebook.ipynb"), None))
     time.sleep(random.Random(seed).uniform(0.2, 2))
-    kill(runner)
+    runner.kill()
     nbformat.validate(nbformat.read(saved, 4))
     [run] = repair(project)
     assert run.status == "failed"
@@ -111,7 +105,7 @@ def test_a_runner_killed_at_any_moment_leaves_a_readable_notebook(project, seed,
 
 def test_two_processes_asked_for_one_key_run_it_once(project):
     path = write_notebook(project / "notebooks/n.ipynb", ["import time; time.sleep(1)"])
-    runners = [start_runner(path, project, "today") for _ in range(2)]
+    runners = [run_in(project, path, "today") for _ in range(2)]
     assert [runner.wait(PATIENCE_S) for runner in runners] == [0, 0]
     assert len(all_runs(project)) == 1
 
@@ -120,9 +114,9 @@ def test_a_key_whose_runner_was_killed_is_taken_over(project):
     path = write_notebook(
         project / "notebooks/n.ipynb", ["import time; time.sleep(0 if list(lk.path('.').glob('go')) else 600)"]
     )
-    runner = start_runner(path, project, "today")
+    runner = run_in(project, path, "today")
     wait_for(lambda: list(project.glob("runs/*/kernel.log")))
-    kill(runner)
+    runner.kill()
     (project / "go").touch()
     run = run_notebook(Request(path), project, options=Options(idempotency_key="today"))
     assert run.status == "succeeded"
@@ -131,11 +125,8 @@ def test_a_key_whose_runner_was_killed_is_taken_over(project):
 
 def test_a_key_whose_run_had_ended_when_its_runner_was_killed_is_answered_by_that_run(project):
     path = write_notebook(project / "notebooks/n.ipynb", ["1"])
-    dies = RUNNER.replace("import sys", "import os, sys").replace(
-        "run_notebook(Request", "from lepton_kit.runs.ledger import Ledger\n"
-        "Ledger.finish = lambda *_: os.kill(os.getpid(), 9)\nrun_notebook(Request",
-    )  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", dies, str(project), str(path), "today"]).returncode == -9
+    with Forked(dying_runner, project, path, "today") as dying:
+        assert dying.wait(PATIENCE_S) == -signal.SIGKILL
     run = run_notebook(Request(path), project, options=Options(idempotency_key="today"))
     assert [run] == all_runs(project)
 

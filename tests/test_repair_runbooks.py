@@ -139,7 +139,7 @@ def test_a_crowded_service_grows(service):
     load = Load(service, source)
     start, _ = load.drive(60)
     with load.crowd(8):
-        load.drive(60)
+        load.drive(120)
         source.scrape(service)
         time.sleep(0.2)
         captured(service.folder, source, start, time.time(), project / "crowd")

@@ -3,7 +3,7 @@ from helpers import lepton, write_notebook
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.manifest import find_run
-from lepton_kit.runs.resume import resume
+from lepton_kit.runs.repeat import resume
 from lepton_kit.runs.runner import Request, run_notebook
 
 PARAMETERS = "from pathlib import Path\ntable: Path = 'table.csv'"

@@ -20,8 +20,8 @@ from lepton_kit.runs import runner
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import Manifest, all_runs, find_run, now
 from lepton_kit.runs.pool import run_all
+from lepton_kit.runs.repeat import verify
 from lepton_kit.runs.runner import Request, execute, prepare, run_notebook
-from lepton_kit.runs.verify import verify
 
 STORY = [
     "lk.record('double', 2 * days, unit='days')",
@@ -180,7 +180,7 @@ def test_ctrl_c_or_a_schedulers_stop_ends_all_runs_of_a_pool_and_starts_no_more(
     )
     wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
     send(process.pid)  # a terminal tells all processes of the group, a scheduler the first alone
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "Traceback" not in told
     assert [run.status for run in all_runs(project)] == ["cancelled", "cancelled"]

@@ -30,9 +30,9 @@ def exposition(name: str) -> str:
     return metrics.text().decode()
 
 
-def test_the_presets_are_the_ten_that_are_promised():
+def test_the_ten_presets_that_are_promised_are_there():
     promised = "bentoml dcgm fastapi kserve lepton node ray-serve sglang triton vllm"
-    assert " ".join(presets()) == promised
+    assert {*promised.split()} <= {*presets()}
 
 
 @pytest.mark.parametrize("name", presets())

@@ -186,7 +186,7 @@ def test_a_printed_incident_is_its_words_without_what_only_a_screen_needs(
     shown = browser.value("document.body.innerText")
     browser.call("Emulation.setEmulatedMedia", media="")
     assert "The feed stood still." in shown
-    assert not [words for words in ("Take along", "Search", "Quarto was not found") if words in shown]
+    assert not [words for words in ("Downloads", "Search", "Quarto was not found") if words in shown]
 
 
 def test_times_are_told_in_utc_and_where_the_reader_is(

@@ -14,7 +14,12 @@ from lepton_kit.project.subjects import find_subject
 from lepton_kit.runs.manifest import finished_runs
 from lepton_kit.runs.notebooks import chosen_cells, tags
 
-STEPS = ("01-data-cleaning", "02-training", "03-evaluation", "04-deployment")
+STEPS: dict[str, list[str]] = {
+    "01-data-cleaning": [],
+    "02-training": [],
+    "03-evaluation": [],
+    "04-deployment": ["-p", "steps", "[50.0, 100.0]", "-p", "requests_per_step", "100"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +28,8 @@ def scored(tmp_path_factory):
     project = tmp_path_factory.mktemp("scored")
     (project / "lepton.toml").write_text("")
     copy_folders(project, "notebooks", "subjects")
-    for step in STEPS:
-        made = lepton("run", f"notebooks/{step}.ipynb", "-p", "subject", "scoring", project=project)
+    for step, values in STEPS.items():
+        made = lepton("run", f"notebooks/{step}.ipynb", "-p", "subject", "scoring", *values, project=project)
         assert made.returncode == 0, made.stdout + made.stderr
     return project
 
@@ -63,9 +68,8 @@ def test_a_run_holds_no_word_of_another_subjects_story(scored):
 
 def test_a_table_of_another_subject_trains_nothing(scored, tmp_path):
     shutil.copytree(scored, project := tmp_path / "p")
-    table = (
-        next(run for run in finished_runs(project) if run.name == STEPS[0]).folder(project) / "artifacts/clean.parquet"
-    )
+    cleaned = next(run for run in finished_runs(project) if run.name == "01-data-cleaning")
+    table = cleaned.folder(project) / "artifacts/clean.parquet"
     (project / "lepton.toml").write_text(
         '[services.other]\ntask = "classification_binary"\ncolumns.target = "malignant"\n'
     )

@@ -9,9 +9,8 @@ from lepton_kit.errors import InputError
 from lepton_kit.project.pipeline import run_pipeline
 from lepton_kit.runs.manifest import all_runs
 from lepton_kit.runs.notebooks import installed_kernel, read_notebook
-from lepton_kit.runs.resume import resume
+from lepton_kit.runs.repeat import resume, verify
 from lepton_kit.runs.runner import Request, prepare, run_notebook
-from lepton_kit.runs.verify import verify
 
 
 def with_metadata(path, **metadata):

@@ -3,8 +3,8 @@ from helpers import lepton_here, write_notebook
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.diff import diff
+from lepton_kit.runs.repeat import verify
 from lepton_kit.runs.runner import Request, run_notebook
-from lepton_kit.runs.verify import verify
 
 HOSTILE = "<script>alert(1)</script>"
 

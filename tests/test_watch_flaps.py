@@ -127,4 +127,4 @@ def test_a_flapping_alert_of_a_webhook_runs_one_diagnosis_and_the_page_says_so(p
         page = kit.client.get("/").text
     assert len(kit.queue.jobs(100)) == 1
     assert sorted(one["flaps"] for one in said) == [0] * 9 + [9]
-    assert "It flaps: the alert began again 9 times" in page
+    assert "Flapping: the alert fired again 9 times" in page

@@ -119,7 +119,7 @@ def test_a_burning_budget_fires_in_prometheus_and_starts_the_runbook_whose_watch
             )
             return [job for job in first.queue.jobs() if job.state in ("ended", "refused")]
 
-        [job] = wait_for(fired, 90)
+        [job] = wait_for(fired)
         assert (job.status, job.parameters) == ("succeeded", {"severity": "page"})
         assert all_runs(project)[0].trigger == "alert:GoogErrorsBudgetBurn"
 

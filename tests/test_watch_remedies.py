@@ -318,7 +318,7 @@ def test_before_somebody_decides_the_repair_has_rehearsed_and_page_and_command_s
     facts = dict(zip((dt.text for dt in form.select("dt")), (dd.text for dd in form.select("dd")), strict=True))
     assert facts["Plan"] == run.results["plan"].value == "fill 12 features where they are missing"
     assert "rows during: " in facts["Rows touched"] and "rows quarantined: " in facts["Rows touched"]
-    assert facts["Risk"].startswith("may cost: errors; where another objective gets worse, it is taken back by itself")
+    assert facts["Risk"].startswith("may cost: errors; rolls back if another objective gets worse")
     assert "lepton undo goog" in facts["Undo"]
     assert (facts["Evidence for"], facts["Evidence against"]) == ("contract: broken", "replay: alike")
     assert form.select_one("img[src^='data:image/png;base64,']")["alt"].startswith("Two dots a feature")

@@ -1,0 +1,1 @@
+"""The commands of `lepton`, a module for each group; `lepton_kit.cli` joins them, and has those that run notebooks."""

@@ -26,9 +26,9 @@ def init(
 
     given = {"task": task, "address": address, "signals": tuple(signals or ())}
     if example and (service or any(given.values())):
-        raise InputError("--example: declares a service already; leave out --service, --task, --address and --signals")
+        raise InputError("--example: already declares a service; leave out --service, --task, --address and --signals")
     if not service and any(given.values()):
-        raise InputError("--task, --address and --signals: need a --service that they declare")
+        raise InputError("--task, --address and --signals: need --service NAME")
     for path in begin(folder, service, example, **given):
         print(f"wrote {path}")
     print(f"next: {'' if folder == Path() else f'cd {folder} && '}lepton doctor")

@@ -6,12 +6,15 @@ import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from lepton_kit.commands.terminal import new_console, say, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def drill(
@@ -57,20 +60,12 @@ def drill(
         drills = [replace(one, severity=None) for one in drills]
     say(f"{len(drills)} {'live' if live else 'simulated'} drills, seed {seed}")
     done: list[Drilled] = []
-    made = (
-        drill_live(drills, project, known, say, model, service)
-        if live
-        else drill_all(drills, project, service, fault_file)
-    )
-    for one in made:
+    as_live, simulated = (drills, project, known, say, model, service), (drills, project, service, fault_file)
+    for one in drill_live(*as_live) if live else drill_all(*simulated):
         done.append(one)
         mark = "✓" if one.is_as_it_should_be else "✗"
         say(f"{mark} {len(done)}/{len(drills)} {one.fault} ({one.severity:.2f}): {one.verdict}")
-    shown = result_table(done)
-    printed = table(*shown.columns)
-    for row in shown.itertuples(index=False):
-        printed.add_row(*(escape(str(value)) for value in row))
-    new_console().print(printed)
+    _show(result_table(done))
     words = ["lepton", "drill", *(faults or []), "--live" if live else "--simulated", f"--seed={seed}"]
     words += [f"--count={count}"] + [f"--service={service}"] * (service is not None)
     words += [f"--fault-file={fault_file}"] * (fault_file is not None)
@@ -81,3 +76,10 @@ def drill(
     if bad := [one for one in done if not one.is_as_it_should_be]:
         say(f"{len(bad)} of {len(done)} drills did not end as they should")
         raise typer.Exit(1)
+
+
+def _show(results: pd.DataFrame) -> None:
+    printed = table(*results.columns)
+    for row in results.itertuples(index=False):
+        printed.add_row(*(escape(str(value)) for value in row))
+    new_console().print(printed)

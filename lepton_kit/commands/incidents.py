@@ -33,7 +33,7 @@ def capture(
 
     project = find_project()
     if output.exists() and not (output / "incident.json").is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output {str(output)!r}: is there and is no recording; it would be replaced")
+        raise InputError(f"--output {str(output)!r}: exists and is not a recording; nothing is overwritten")
     window = _seconds("--from", begin), _seconds("--to", until)
     settings = read_settings(project)
     declaration, promises = declared(project, service, settings), promises_of(service, settings, project)

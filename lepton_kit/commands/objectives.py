@@ -42,7 +42,7 @@ def list_objectives(source: Where = None) -> None:
     try:
         opened, statuses = _evaluated(objectives, settings, project, source, settings.watch.time_scale)
     except InputError as error:
-        print(f"not measured: none of them is: {error}")
+        print(f"no objective is measured: {error}")
     else:
         _print_not_measured(opened, statuses, settings)
 
@@ -93,7 +93,7 @@ def status(
     console.print(shown)
     scaled_by = "" if time_scale == 1 else f", shortened {time_scale:g} times"
     console.print(
-        f"burn rates in both windows{scaled_by}, where 1 spends the budget just in its time; * too few events to alert",
+        f"burn rates in both windows{scaled_by}; at 1 the budget lasts exactly its period; * too few events to alert",
         highlight=False,
     )
     _print_not_measured(opened, statuses, settings)
@@ -110,10 +110,7 @@ def _evaluated(
 ) -> tuple[Source, tuple[Status, ...]]:
     """Return how objectives stand on the series of their services, and the source that says so.
 
-    Raises
-    ------
-    InputError
-        When there is no such source, or it refuses the samples of every objective.
+    Raises InputError when there is no such source, or it refuses the samples of every objective.
     """
     from lepton_kit.ops.watch.objectives import own_series
     from lepton_kit.telemetry.alerts import evaluate_all

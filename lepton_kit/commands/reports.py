@@ -46,7 +46,7 @@ def publish(
     if not (runs or incident or model or drills):
         raise InputError("nothing to publish: name runs, or use --incident, --model or --drills")
     if pdf and not incident:
-        raise InputError("--pdf: is made of incidents; name one with --incident")
+        raise InputError("--pdf: only incidents have a PDF; name one with --incident")
     if incident:
         from lepton_kit.ops.incident_pages import publish_incident  # pandas takes a second that a run's page need not
         from lepton_kit.ops.watch.queue import Queue
@@ -58,7 +58,7 @@ def publish(
     chosen = {made.run_id: made for made in (find_run(name, project) for name in named)}
     for made in chosen.values():
         if made.ended is None:
-            raise InputError(f"run {made.run_id!r}: has not ended; what it found can be published when it has")
+            raise InputError(f"run {made.run_id!r}: has not ended; publish it when it has")
     left_out: list[LeftOut] = []
     try:
         publish_runs(project, list(chosen.values()))

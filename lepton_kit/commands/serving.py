@@ -39,7 +39,7 @@ def register(
     version = keep(registry, name, folder, task_of(task) if task else None, flavor, reference, golden, target, note)
     if promote:
         registry.promote(name, version, "lepton register", note or "asked for by hand")
-    print(f"model {name}: {version} is kept in {registry.folder(name, version)}")
+    print(f"model {name}: {version} is stored in {registry.folder(name, version)}")
 
 
 def serve(
@@ -48,7 +48,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="Name of the service; the model's name if omitted.")] = None,
-    queue_limit: Annotated[int, typer.Option(help="Requests that may wait in a worker; more are told to wait.")] = 64,
+    queue_limit: Annotated[int, typer.Option(help="Requests that may wait in a worker; others get 429.")] = 64,
     fresh_for: Annotated[float, typer.Option(help="Seconds after which the newest data count as stale.")] = 5 * 86400,
     parent: Annotated[int | None, typer.Option(help="Stop when the process with this id ends.")] = None,
 ) -> None:

@@ -54,7 +54,7 @@ def _print_list(facts: Sequence[Facts]) -> None:
     """Print a line for each incident; one that is long is cut, and the whole is in `lepton incidents ID`."""
     console = new_console()
     wide = ["service", "severity", "id"] if console.width >= WIDE else []
-    headings = ["incident", "began (UTC)", "alert", *wide, "status", "what came of it"]
+    headings = ["incident", "began (UTC)", "alert", *wide, "status", "outcome"]
     rows = []
     for one in facts:
         began = one["starts_at"][: len("2026-11-29T18:08")].replace("T", " ")
@@ -87,15 +87,15 @@ def _outcome(incident: Facts) -> str:
 
 
 def _repairs(incident: Facts) -> list[str]:
-    """Return the repairs of an incident in words: what each came to, or why it waits, and who decided."""
+    """Return the repairs of an incident in words: its outcome, or why it waits, and who decided."""
     said = []
     for one in incident["remedies"]:
-        came_to = one["verdict"] or one["state"]
+        outcome = one["verdict"] or one["state"]
         reason = one["why"] if one["state"] == "waiting" else one["error"] or ""
         why = f" ({reason})" if reason else ""
         yes = (decision for decision in one["decisions"] if decision["is_approved"])
         decided = "".join(f"; approved by {decision['by']} at {decision['at']}" for decision in yes)
-        said.append(f"{one['cause']}: {came_to}{why}{decided}")
+        said.append(f"{one['cause']}: {outcome}{why}{decided}")
     return said
 
 

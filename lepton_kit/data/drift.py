@@ -227,7 +227,7 @@ def _compare(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | st
 
 
 MOST_CATEGORIES = 50
-"""So many categories, those that the reference has most of, are told apart; all others count as one."""
+"""How many categories, the most frequent of the reference, are compared; all others count as one."""
 
 
 def _compare_categories(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | str:

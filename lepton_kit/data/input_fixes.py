@@ -67,7 +67,7 @@ class InputFixes(BaseModel):
     def _pairs(self) -> InputFixes:
         named = [*self.swap, *self.swap.values()]  # one that is exchanged with itself is named twice, too
         if twice := sorted({name for name in named if named.count(name) > 1}):
-            raise ValueError(f"swap: {twice[0]!r} stands in two pairs; each feature may be exchanged with one other")
+            raise ValueError(f"swap: {twice[0]!r} appears in two pairs; each feature may be exchanged with one other")
         return self
 
     def __bool__(self) -> bool:
@@ -99,14 +99,9 @@ class InputFixes(BaseModel):
         return {**self.swap, **{other: name for name, other in self.swap.items()}}
 
     def applied(self, rows: pd.DataFrame, reference: pd.DataFrame | None = None) -> pd.DataFrame:
-        """Return rows as the service would use them, in order of their coming; nothing is left out of them.
+        """Return rows (missing values are NaN) as the service would use them, in their order; none is left out.
 
-        Parameters
-        ----------
-        rows
-            A column per feature; missing values are NaN.
-        reference
-            Rows that the model learnt from; without them every row counts as faulty.
+        Without `reference`, the rows that the model learnt from, every row counts as faulty.
         """
         fixer = InputFixer(self, tuple(map(str, rows.columns)), reference)
         fixed = fixer.fix(rows.to_numpy(dtype=float))

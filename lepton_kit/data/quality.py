@@ -24,7 +24,7 @@ POWERS = (1, 2, 3)
 """A column in another unit is 10, 100 or 1000 times too large or too small."""
 
 STRETCH, OF_STRETCH = 5, 4
-"""So many neighbouring rows, of which so many are in the other unit, make a stretch; a single one is an outlier."""
+"""Neighbouring rows that make a stretch, and how many of them are in the other unit; a single row is an outlier."""
 
 SAME_SCALE = 0.25
 """Decades of robust deviation above which a factor of ten cannot be told from the column's own spread."""

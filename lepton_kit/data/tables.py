@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def table_sha256(frame: pd.DataFrame) -> str:
-    """Return the SHA-256 of a table's content: column names and values in order, whatever file it lies in.
+    """Return the SHA-256 of a table's content: column names and values in order, independent of the file format.
 
     Examples
     --------

@@ -1,0 +1,5 @@
+"""From a recording to a repair.
+
+`capture` freezes evidence, `case` makes tables of it, `evidence` asks questions, `causes` weighs the findings,
+`remedies` plans the repair, `recovery` judges what followed, `postmortem` looks back.
+"""

@@ -101,18 +101,7 @@ def capture(
         asked.measured += served.measured
         asked.derived += served.derived
         recording = Recording(
-            incident=Incident(
-                format=FORMAT,
-                id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
-                service=name,
-                declaration=without_secrets(declaration, project),
-                window=Window(start=datetime.fromtimestamp(start, UTC), end=datetime.fromtimestamp(end, UTC)),
-                versions=served.versions,
-                alerts=told,
-                deployments=deployments,
-                promises=tuple(promises),
-                checksums=served.checksums,
-            ),
+            incident=asked.incident(folder, served, alerts=told, deployments=deployments, promises=tuple(promises)),
             requests=asked.requests(raw, served),
             metrics=asked.samples(told, promises),
             reference=asked.reference(served),
@@ -214,7 +203,7 @@ class _Capture:
             return pd.DataFrame()
         read = raw_requests(self.declaration, self.project, self.start, self.end, MOST_REQUESTS)
         if self.private.columns and read.step > 1:
-            self.problems.append("private values of requests that are left out are not looked for in the log")
+            self.problems.append("the log was not searched for private values of requests that were left out")
         return self.private.cover(self.take(read, "requests"))
 
     def requests(self, raw: pd.DataFrame, served: Served) -> pd.DataFrame:
@@ -283,7 +272,7 @@ class _Capture:
         if kept.empty and not self.declaration.match:
             found = self._queried(self._wanted(alerts, promises, {}))
             kept = found[[not {"job", "service"} & json.loads(text).keys() for text in found["labels"]]]
-            whose = "no named service: none of them is named so"
+            whose = "no service has this name"
         if kept.empty:
             self.measured.append("no metrics: the source holds no sample of them in the window")
             return kept
@@ -317,12 +306,26 @@ class _Capture:
         table = self.take(read, "log lines")
         if len(table) and private.columns and not private.knows_values:
             table = table.assign(message=HIDDEN, fields="{}")
-            self.problems.append("logs: their words are left out, as no request tells which of them are private")
+            self.problems.append("logs: messages are left out, because no request shows which values are private")
         if self.declaration.logs is None:
             self.measured.append("no log lines: the declaration names no log")
         else:
             self.measured.append(f"logs: {len(table)} lines" if len(table) else "no log lines in the window")
         return table
+
+    def incident(self, folder: Path, served: Served, **known: Any) -> Incident:
+        """Return what is said of the incident as a whole; `folder` names it."""
+        start, end = (datetime.fromtimestamp(at, UTC) for at in (self.start, self.end))
+        return Incident(
+            format=FORMAT,
+            id=folder.parent.name if re.fullmatch(r"recording(-\d+)?", folder.name) else folder.name,
+            service=self.name,
+            declaration=without_secrets(self.declaration, self.project),
+            window=Window(start=start, end=end),
+            versions=served.versions,
+            checksums=served.checksums,
+            **known,
+        )
 
     def alerts(self, given: Sequence[Mapping[str, Any]]) -> tuple[Alert, ...]:
         """Return the alerts as a recording holds them."""

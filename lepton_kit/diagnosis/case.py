@@ -130,7 +130,7 @@ class Case:
     def whole_inputs(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the inputs before and since the onset, of the rows that lack no value and are not asked again.
 
-        A crowd that asks about a row a thousand times tells no more of the feed than once; the load tells of it.
+        A thousand requests for one row show no more of the feed than one; they show the load.
         """
         finite = self.anew(self.inputs[is_whole(self.recording)])
         is_before = finite.index.isin(self.before.index)
@@ -191,7 +191,7 @@ RECENT, SLOW_SECONDS = 500, 0.5
 
 
 def sampled(table: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Return so many rows of a table at most, drawn at random, the same each time, and left in order.
+    """Return at most this many rows of a table, drawn at random, the same each time, and left in order.
 
     Every n-th row would pick some days only where the same days are asked about again and again.
 
@@ -269,7 +269,7 @@ def onset_table(case: Case) -> pd.DataFrame:
 
 
 LONG_WINDOW = pd.Timedelta(days=14)
-"""A time within a window as long as this is told by its day alone."""
+"""A time in a window of this length is shown by its day alone."""
 
 
 def time_format(recording: Recording) -> str:

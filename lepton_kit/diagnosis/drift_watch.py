@@ -1,7 +1,7 @@
 """What has drifted of a service's inputs, forecasts and errors, since when, and whether anyone needs to act.
 
 Effect sizes decide. A p-value stands beside them, and guards against chance in small samples; in large ones everything
-is significant. Whatever moved long ago is told apart from what moved now, so that a level shift is not news for weeks.
+is significant. What moved long ago is kept apart from what moved now, so that a level shift is not news for weeks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lepton_kit.telemetry.health import Periods
 from lepton_kit.telemetry.recordings import Recording
 
 FEW_VALUES = 10
-"""A column of at most so many distinct values is compared by χ², and others by Kolmogorov and Smirnov."""
+"""A column of at most this many distinct values is compared by χ², and others by Kolmogorov and Smirnov."""
 
 ANSWER, ERRORS = "answer_", ("loss", "missed")
 

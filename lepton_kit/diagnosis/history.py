@@ -63,7 +63,7 @@ class Run(_Part):
 
 
 class Decision(_Part):
-    """What a person decided on a repair: who, when, where it was said."""
+    """What a person decided on a repair: who, when, and where."""
 
     time: AwareDatetime
     is_approved: bool
@@ -109,7 +109,7 @@ class Job(_Part):
         if self.decisions:
             last = self.decisions[-1]
             return f"{'approved' if last.is_approved else 'rejected'} by {last.by}"
-        return "policy" if self.is_automatic else "nobody"
+        return "policy" if self.is_automatic else "pending"
 
 
 class Action(_Part):
@@ -173,7 +173,7 @@ def _fixes(value: Any) -> str:
 
 
 class History(_Part):
-    """All of it; `made` says how it came to be, `missing` what could not be had.
+    """All of it; `made` says how it came to be, `missing` names missing data.
 
     `time_scale` shortened the windows of all objectives, for a demonstration. `is_over` says that the alert had ended
     and nothing was left to run or to decide: such a history stays as it is.

@@ -40,7 +40,7 @@ def template(incident: str) -> str:
     heading = "| " + " | ".join(ACTION_COLUMNS) + " |\n" + "|---" * len(ACTION_COLUMNS) + "|\n"
     return (
         f"# Judgement of incident {incident}\n\n"
-        "Written by people, and never written over by a machine. The postmortem shows it apart from what was derived.\n"
+        "Written by people; no program overwrites it. The postmortem shows it separately from computed facts.\n"
         f"Types of action: {', '.join(ACTION_TYPES)}. States: {', '.join(ACTION_STATES)}. Due: YYYY-MM-DD.\n\n"
         f"{parts}\n## {SECTIONS[-1]}\n\n{heading}"
     )
@@ -107,10 +107,10 @@ JUDGED, DERIVED = "#CC79A7", "#0072B2"
 def judged_html(judgement: Judgement, file: str = "judgement.md") -> str:
     r"""Return what people wrote as HTML that shows it and means nothing else, marked as theirs.
 
-    Where nobody has written anything yet, it says that it belongs into the `file`.
+    Where nobody has written anything yet, it names the `file` to write in.
 
     >>> judged = parse_judgement("## What went well\n\n<script>alert(1)</script>\n\n- early\n- to the right team")
-    >>> "<script>" in judged_html(judged), "Judged by people" in judged_html(judged)
+    >>> "<script>" in judged_html(judged), "Human judgement" in judged_html(judged)
     (False, True)
     >>> "<li>early</li><li>to the right team</li>" in judged_html(judged)
     True
@@ -122,8 +122,8 @@ def judged_html(judgement: Judgement, file: str = "judgement.md") -> str:
     )
     if len(judgement.actions):
         written += f"<h3>{SECTIONS[-1]}</h3>{judgement.actions.to_html(index=False, border=0)}"
-    nothing = f"<p>Nobody has written anything yet; it belongs into {escape(file)}.</p>"
-    return _marked("Judged by people", JUDGED, written or nothing)
+    nothing = f"<p>Nothing written yet. Write it in {escape(file)}.</p>"
+    return _marked("Human judgement", JUDGED, written or nothing)
 
 
 def _part_html(part: str) -> str:
@@ -138,12 +138,12 @@ def derived_html(table: pd.DataFrame) -> str:
     """Return a table as HTML that is marked as derived by a machine; text in it means nothing else.
 
     >>> shown = derived_html(pd.DataFrame({"alert": ["<b>"]}))
-    >>> "&lt;b&gt;" in shown, "Derived by a machine" in shown
+    >>> "&lt;b&gt;" in shown, "Computed facts" in shown
     (True, True)
     """
     with pd.option_context("display.max_colwidth", None):
         listed = table.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format, justify="left")
-    return _marked("Derived by a machine", DERIVED, listed)
+    return _marked("Computed facts", DERIVED, listed)
 
 
 def _marked(whose: str, colour: str, inner: str) -> str:

@@ -1,6 +1,6 @@
 """Localisation: which component of a call graph is the root of a symptom, and by which of its metrics one sees that.
 
-A component that a fault slows down, or makes fail, does the same to whoever calls it. So its traces are sought along
+A component that a fault slows down, or makes fail, does the same to its callers. So its traces are sought along
 the edges caller → callee, from the component where the symptom was seen downwards, and a component is suspected for
 what it shows beyond what those below it explain. Its score is the product of six shares, each between 0 and 1:
 
@@ -107,7 +107,7 @@ def localise(
     normal: pd.DataFrame | None = None,
     volume: str | None = None,
 ) -> Localisation:
-    """Rank the components of a call graph by how likely each is the root of a symptom.
+    """Rank the components of a call graph by how likely each is the root of a symptom; of equal ones the first column.
 
     Parameters
     ----------
@@ -124,11 +124,6 @@ def localise(
     volume
         The metric that counts the requests of a component per step. With it, deviations of components are comparable:
         50 ms more on 800 requests is more than 100 ms more on 10.
-
-    Returns
-    -------
-    Localisation
-        Equal scores are in the order of the columns.
 
     Raises
     ------

@@ -57,7 +57,7 @@ class Means:
 
     chosen: tuple[tuple[Step, Way | None], ...]
     lasting: tuple[Way, ...]
-    """Those of the ways that nothing takes back."""
+    """The ways that cannot be undone."""
 
     @property
     def ways(self) -> tuple[Way, ...]:
@@ -85,7 +85,7 @@ def why_to_ask(cause: str, ways: Collection[Way]) -> str:
     """Say why the repair of a cause cannot be left to itself, by a service's actions; empty where it can.
 
     >>> why_to_ask("model", ["roll_back"])
-    'nothing takes back roll_back: no action deploy is declared'
+    'roll_back cannot be undone: no action deploy is declared'
     >>> why_to_ask("model", ["roll_back", "deploy"]), why_to_ask("compute", ["scale"])
     ('', '')
     >>> why_to_ask("data", [])
@@ -94,7 +94,7 @@ def why_to_ask(cause: str, ways: Collection[Way]) -> str:
     gone = [next((way for way in some if way in ways), None) for some in WAYS[cause]]
     for way in gone:
         if way is not None and _lasts(way, ways):
-            return f"nothing takes back {way}: no action {' or '.join(UNDONE_BY[way])} is declared"
+            return f"{way} cannot be undone: no action {' or '.join(UNDONE_BY[way])} is declared"
     if any(gone):
         return ""
     return f"no action {' or '.join(way for some in WAYS[cause] for way in some if way != 'fix_inputs')} is declared"

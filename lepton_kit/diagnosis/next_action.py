@@ -20,7 +20,7 @@ class NextAction:
 
 @dataclass(frozen=True)
 class RepairStage:
-    """Where a repair stands: its runbook, its plan, and what came of it.
+    """Where a repair stands: its runbook, its plan, and its outcome.
 
     `stage` is the state of its job: `waiting` (for a person), `queued`, `running`, `ended` or `refused`.
     """

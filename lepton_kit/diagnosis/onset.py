@@ -47,7 +47,7 @@ class Criteria:
     slower_factor
         Rise of the median or the 95th percentile of the latency, or of the mean queue.
     unfelt_ms
-        A latency below so many ms is nothing that anybody waits for, however much it rose.
+        Nobody notices a latency below this many ms, however much it rose.
     """
 
     promise: float | None = None
@@ -260,7 +260,7 @@ def _events(recording: Recording, objective: Objective) -> pd.DataFrame:
 
 
 NEAR_ROWS = 20
-"""A change point is only known to so many requests."""
+"""A change point is known to within this many requests."""
 
 
 def _soon(recording: Recording, moment: pd.Timestamp) -> pd.Timestamp:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence import Cause
 from lepton_kit.diagnosis.next_action import NextAction, repair_command
-from lepton_kit.diagnosis.repair_capacity import is_hurt_by_refusals, plan_capacity
-from lepton_kit.diagnosis.repair_data import plan_data
-from lepton_kit.diagnosis.repair_model import plan_model
+from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, is_hurt_by_refusals, plan_capacity
+from lepton_kit.diagnosis.repair_data import DataPlan, plan_data
+from lepton_kit.diagnosis.repair_model import ModelPlan, plan_model
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.signals import role_of
 from lepton_kit.telemetry.slo import Objective
 
@@ -18,19 +19,31 @@ REMEDIES: Mapping[Cause, str] = {"data": "repair-data", "model": "repair-model",
 """The runbook that repairs each cause."""
 
 
+Plan = DataPlan | ModelPlan | CapacityPlan
+
+
+def plan_of(cause: Cause, recording: Recording, needs: Needs | None = None) -> Plan | None:
+    """Return the plan of the repair of a cause; None of a cause without one.
+
+    Raises InputError when the recording does not hold what the plan needs, such as a good version to go back to.
+    """
+    match cause:
+        case "data":
+            return plan_data(recording)
+        case "model":
+            return plan_model(recording)
+        case "compute":
+            return plan_capacity(recording, needs or Needs())
+    return None
+
+
 def planned(cause: Cause, case: Case) -> str:
     """Return in words what the repair of a cause would do to the service, or why there is no such plan."""
     try:
-        match cause:
-            case "data":
-                return plan_data(case.recording).action
-            case "model":
-                return plan_model(case.recording).action
-            case "compute":
-                return plan_capacity(case.recording).action
+        plan = plan_of(cause, case.recording)
     except InputError as error:
         return f"it has no plan: {error}"
-    return ""
+    return plan.action if plan else ""
 
 
 CURES: Mapping[str, tuple[Cause, ...]] = {

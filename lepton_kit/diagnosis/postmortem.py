@@ -20,8 +20,6 @@ from lepton_kit.telemetry.recordings import Recording
 TIMELINE = ("time", "kind", "event", "source")
 ALPHA = 0.01
 """From this p-value on, evidence may be chance: it dates nothing."""
-KINDS = ("signal", "alert", "run", "decision", "action")
-"""What a line of the timeline is: a signal that moved, the alert, a run, a person's decision, an action."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def timeline(history: History) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `time`, `kind` (of `KINDS`), `event`, `source`: where it is known from.
+        `time`, `kind` (signal, alert, run, decision or action), `event`, `source`: where it is known from.
     """
     rows = [*_signals(history), *_alert(history), *_runs(history), *_decisions(history), *_actions(history)]
     table = pd.DataFrame(rows, columns=list(TIMELINE)).astype({"time": "datetime64[us, UTC]"})
@@ -322,12 +320,12 @@ def causes(history: History) -> pd.DataFrame:
 
 
 def repairs(history: History) -> pd.DataFrame:
-    """Return the repairs: what each did and what came of it, who let it, or why it was not made.
+    """Return the repairs: what each did and its outcome, its approval, or why it did not run.
 
     Returns
     -------
     DataFrame
-        `cause`, `runbook`, `let by`, `came to`, `action`, `applied`, `verdict`, `rolled back`.
+        `cause`, `runbook`, `approval`, `status`, `action`, `applied`, `verdict`, `rolled back`.
     """
     rows = [
         (
@@ -338,7 +336,7 @@ def repairs(history: History) -> pd.DataFrame:
         for job in history.jobs
         if job.kind == "remedy"
     ]  # fmt: skip
-    columns = ["cause", "runbook", "let by", "came to", "action", "applied", "verdict", "rolled back"]
+    columns = ["cause", "runbook", "approval", "status", "action", "applied", "verdict", "rolled back"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -347,13 +345,13 @@ def _state(job: Job) -> str:
 
 
 def actions(history: History) -> pd.DataFrame:
-    """Return what was done to the service: `time`, `action`, `why`, `let by` (the policy, or a person), `run`."""
+    """Return what was done to the service: `time`, `action`, `why`, `approval` (the policy, or a person), `run`."""
     approved_by = {job.run.run_id: job.approved_by for job in history.jobs if job.run and job.kind == "remedy"}
     rows = [
         (utc(one.time), one.what, one.why, one.by or approved_by.get(one.run, "not known"), one.run)
         for one in history.actions
     ]
-    return pd.DataFrame(rows, columns=["time", "action", "why", "let by", "run"])
+    return pd.DataFrame(rows, columns=["time", "action", "why", "approval", "run"])
 
 
 def provenance(history: History) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Queues: how long requests wait before several workers, and how many are refused where only so many may wait.
+"""Queues: how long requests wait before several workers, and how many are refused where the queue is bounded.
 
 Sources: A. K. Erlang (1917) for the wait of M/M/c; the Allen–Cunneen approximation for other arrivals and service times
 (A. O. Allen, "Probability, Statistics, and Queueing Theory", 2nd ed., 1990, section 5.3; judged by W. Whitt,

@@ -2,7 +2,7 @@
 
 Each finding multiplies the odds of a hypothesis by its likelihood ratio (Bayes' rule; I. J. Good, Probability and the
 Weighing of Evidence, 1950). Evidence that tells the same fact is grouped, and only the strongest of a group counts
-fully, as a naive product would count that fact as often as it is told.
+fully, as a naive product would count that fact once per finding.
 """
 
 from __future__ import annotations
@@ -56,19 +56,9 @@ def log_odds(evidence: Sequence[Evidence], likelihoods: Likelihoods) -> pd.Serie
 
 
 def combined(names: Sequence[str], ratios: np.ndarray, likelihoods: Likelihoods) -> np.ndarray:
-    """Return the log-odds of every hypothesis, for many sets of findings at once.
+    """Return the log-odds of every hypothesis (sets, hypotheses), up to a constant, for many sets of findings at once.
 
-    Parameters
-    ----------
-    names
-        The pieces of evidence (n).
-    ratios
-        The logarithms of their findings' ratios (sets, n, hypotheses).
-
-    Returns
-    -------
-    ndarray
-        (sets, hypotheses): prior times likelihood, up to a constant.
+    `ratios` are the logarithms of their ratios (sets, n, hypotheses), of the n pieces of evidence in `names`.
     """
     known = likelihoods.evidence
     follows = np.array([name in known and not known[name].alone for name in names], dtype=bool)

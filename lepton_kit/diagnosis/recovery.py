@@ -1,7 +1,7 @@
 """Whether a repair worked: the indicator that alerted, before the incident, during it, and after the repair.
 
 The indicator is the objective's own: the part of events that were good, counted from a recording. An improvement must
-be more than chance, and a repair that made things worse is told apart from one that did nothing. What the repair did
+be more than chance, and a repair that made things worse is distinguished from one that did nothing. What the repair did
 to the other objectives of the service is judged as well: one that fixes an objective and breaks another is refused.
 """
 
@@ -29,7 +29,7 @@ LEAST_EVENTS = 20
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many of so many events were good; seconds count as events where an indicator measures time."""
+    """How many events were good, of how many; seconds count as events where an indicator measures time."""
 
     good: float
     total: float
@@ -290,7 +290,7 @@ def alerted_objective(recording: Recording, objectives: Sequence[Objective]) -> 
 
 
 def counts_hits(objective: Objective) -> bool:
-    """Tell whether an objective counts the answers that came true, which the requests of a recording tell too."""
+    """Return whether an objective counts correct answers, which the recorded requests show too."""
     return objective.counts == "hits" or role_of(objective.total) == "targets_known"
 
 

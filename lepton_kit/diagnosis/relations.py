@@ -13,10 +13,10 @@ RELATED = 0.9
 """Two columns are related where the one's value is the other's of the row before in this share of the rows."""
 
 LOOK_BACK = 20
-"""The row that another one follows is looked for among so many before it: several series may be asked in turns."""
+"""The row that another one follows is looked for among this many rows before it: several series may take turns."""
 
 UNMISTAKABLE, LOOK_AROUND = 3, 100
-"""So many values that agree at once are no chance: then the row that is followed may lie so many judged rows before or
+"""This many values that agree at once are no chance: the followed row may then lie this many judged rows before or
 after, as a busy service takes rows out of order, with those of a crowd between them."""
 
 MOST_ALIKE, MOST_STAYING = 0.1, 0.5
@@ -31,8 +31,8 @@ def following(table: pd.DataFrame) -> pd.Series:
     """Tell for each row whether it follows on another one in all values that agreed at first.
 
     `table` holds inputs and `actual`, in order of time. Rows that repeat a recent one in all are left out: they are
-    asked again. Those whose actual is not known, where others are, may be followed, but are not judged: whoever floods
-    a service tells none. Empty where no values agree, or too few rows tell.
+    asked again. Those whose actual is not known, where others are, may be followed, but are not judged: a flood of
+    requests reports none. Empty where no values agree, or too few rows decide.
 
     >>> today = pd.Series(np.arange(100.0))
     >>> table = pd.DataFrame({"yesterday": today.shift().where(today < 80, -1.0), "actual": today})
@@ -52,7 +52,7 @@ def following(table: pd.DataFrame) -> pd.Series:
 
 
 def asked_anew(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that differ from the `LOOK_BACK` rows before: who asks again about a day repeats all its values.
+    """Return the rows that differ from the `LOOK_BACK` rows before: a repeated request repeats all values.
 
     >>> asked_anew(pd.DataFrame({"a": [1, 1, 2, 1, 3], "b": [0, 0, 0, 0, 0]}))["a"].tolist()
     [1, 2, 3]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixes
 from lepton_kit.diagnosis.means import Means, Step, Way, means_of
-from lepton_kit.diagnosis.plans import REMEDIES
+from lepton_kit.diagnosis.plans import REMEDIES, Plan, plan_of
 from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, Smaller, plan_capacity
 from lepton_kit.diagnosis.repair_data import DataPlan, plan_data
 from lepton_kit.diagnosis.repair_model import ModelPlan, plan_model
@@ -25,11 +25,13 @@ __all__ = [
     "ModelPlan",
     "Needs",
     "Operator",
+    "Plan",
     "Smaller",
     "State",
     "plan_capacity",
     "plan_data",
     "plan_model",
+    "plan_of",
 ]
 
 
@@ -51,7 +53,7 @@ class State:
 
 
 class Operator(Protocol):
-    """What a remedy may do to a service; each action is recorded, and a state can be brought back.
+    """What a remedy may do to a service; each action is recorded, and a state can be restored.
 
     `ways` are the changes that it can make.
     """
@@ -62,7 +64,7 @@ class Operator(Protocol):
         ...
 
     def state(self) -> State:
-        """Return what the service shall be doing now."""
+        """Return the desired state of the service."""
         ...
 
     def set_state(self, state: State, why: str) -> None:
@@ -76,9 +78,6 @@ class Operator(Protocol):
     def act_on_feed(self, way: Way, why: str) -> None:
         """Restart the feed or stop it; a LeptonError where that failed."""
         ...
-
-
-Plan = DataPlan | ModelPlan | CapacityPlan
 
 
 def means_for(plan: Plan, ways: Collection[Way]) -> Means:
@@ -107,6 +106,17 @@ def _steps(plan: Plan) -> Iterator[Step]:
 
 
 FEED_SAID: Mapping[Way, str] = {"restart_feed": "the feed was restarted", "stop_feed": "the feed was stopped"}
+
+
+def carry_out(plan: Plan, operator: Operator) -> tuple[str, ...]:
+    """Carry out a plan, and return what was done; nothing where there is nothing to do, or it cannot."""
+    match plan:
+        case DataPlan():
+            return apply_data(plan, operator)
+        case ModelPlan():
+            return apply_model(plan, operator)
+        case CapacityPlan():
+            return apply_capacity(plan, operator)
 
 
 def apply_data(plan: DataPlan, operator: Operator) -> tuple[str, ...]:

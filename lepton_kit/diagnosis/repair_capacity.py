@@ -48,7 +48,7 @@ class Needs:
     wait
         Mean seconds that a request may wait.
     in_time
-        Seconds within which a request that was accepted shall be answered; the queue's limit follows from it.
+        Seconds within which an accepted request must be answered; the queue's limit follows from it.
     most_workers
         Workers that the machine has room for.
     refused
@@ -163,7 +163,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class CapacityPlan:
-    """How large the service shall be.
+    """How large the service must be.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ class CapacityPlan:
     version
         The compressed version to answer with; None keeps the present one.
     restart
-        Whether the workers shall be replaced by fresh ones, as it is they that changed, and not the demand.
+        Whether to replace the workers by fresh ones, because they changed and not the demand.
     is_futile
         Whether no number of workers helps, as a request takes too long for a worker that has nothing else to do. Then
         `workers` are those that there were, and `queue_limit` is that of a request as it was before.
@@ -320,7 +320,7 @@ BUSY = ("queue_time", "service_time", "busy_seconds")
 
 
 def _check_measured(case: Case) -> None:
-    """Refuse a case of which nothing says what was asked of how many workers."""
+    """Refuse a case without measurements of load and workers."""
     name, answered = f"recording {case.recording.incident.id}", _answered(case.during)
     if len(answered) < case.criteria.least_rows or pd.Timestamp(case.recording.incident.window.end) <= case.onset:
         raise InputError(
@@ -329,7 +329,7 @@ def _check_measured(case: Case) -> None:
         )
     busy = [case.recording.lacking(role) for role in BUSY]
     if missing := [text for text in (case.recording.lacking("workers"), *(busy if all(busy) else [])) if text]:
-        raise InputError(f"{name}: nobody measured how many workers there were, or how busy: {'; '.join(missing)}")
+        raise InputError(f"{name}: the number of workers or their load was not measured: {'; '.join(missing)}")
 
 
 def _answered(requests: pd.DataFrame) -> pd.DataFrame:

@@ -232,7 +232,7 @@ def exchanged_columns(sound: pd.DataFrame, since: pd.DataFrame) -> dict[str, str
 
 
 def _chains(rows: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return the columns in groups in which each holds what the one before it held in the row before."""
+    """Return groups of lagged columns: each repeats what the one before it had a row earlier."""
     follower = _followers(rows)
     heads = [name for name in map(str, rows) if name not in set(follower.values())]
     found = []

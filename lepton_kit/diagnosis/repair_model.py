@@ -14,7 +14,7 @@ from lepton_kit.telemetry.recordings import Recording
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """Which version shall answer, how it gets there, and why.
+    """Which version should answer, how to get there, and why.
 
     `kind` is `rollback` (to another version) or `reload` (the same version, in fresh workers, from its verified files).
     `version` is None where only the service itself knows which one was before.
@@ -32,7 +32,7 @@ class ModelPlan:
 
 
 def plan_model(recording: Recording) -> ModelPlan:
-    """Say which version shall answer, from the recording of an incident.
+    """Choose the version that should answer, from the recording of an incident.
 
     The last good version answers at once, unless the files of the present one are whole and it was only the process
     that did not answer as they do: then fresh workers load them again, and no version is blamed.
@@ -79,7 +79,7 @@ def _damage(recording: Recording) -> str:
     if recording.incident.checksums.get(version) is False:
         return f"the files of {version} do not have the checksums that the registry keeps"
     if version not in recording.models:
-        return f"the files of {version} are not in the recording, so nothing says that they are whole"
+        return f"the files of {version} are not in the recording, so they could not be verified"
     try:
         load_model(recording.models[version], recording.task)
     except InputError as error:

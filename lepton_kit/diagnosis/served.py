@@ -36,7 +36,7 @@ class Served:
 
     @contextmanager
     def noting(self, what: str, folder: Path) -> Iterator[None]:
-        """Note what could not be had where an error says why, without the path of this machine (`folder`)."""
+        """Note missing data and the error behind it, without the path of this machine (`folder`)."""
         try:
             yield
         except (InputError, OSError) as error:

@@ -21,7 +21,7 @@ LEAST_SPREAD = 0.6
 of logarithms: rows in another unit are spread alike, the largest or smallest of sound rows lie close together."""
 
 LEAST_SHARE, LEAST_ROWS = 0.05, 10
-"""Some rows alone are looked at where they are this share of all, and so many."""
+"""Part of the rows is judged alone where it is at least this share of all, and this many rows."""
 
 
 def unit_factors(sound: pd.DataFrame, since: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:

@@ -1,4 +1,4 @@
-"""Compression: a smaller forecaster that says nearly the same as its teacher, and what that costs and gains.
+"""Compression: a smaller forecaster that answers nearly as its teacher does, and what that costs and gains.
 
 What makes these models slow is the kind of their body, not the number or precision of their weights: a recurrent body
 takes its steps one after another. So a student of another kind is distilled from the teacher's answers. It reads the

@@ -99,7 +99,7 @@ def _check_text(text: str, key: str) -> None:
     elif key == "expr_str":
         _check_expression(text)
     elif key == "as_operator" or not (OPERATOR if key == "target" else PLAIN).fullmatch(text):
-        raise _Refused(f"{key or 'a name'} {text[:80]!r} is not on the list of what may stand there")
+        raise _Refused(f"{key or 'a name'} {text[:80]!r} is not an allowed value")
 
 
 def _check_tree(tree: Any) -> None:

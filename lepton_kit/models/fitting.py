@@ -82,8 +82,8 @@ def examples_of(table: pd.DataFrame, contract: Contract, declaration: Declaratio
         target = target.astype(str)
     elif declaration.task != "regression":
         raise InputError(
-            f"task {declaration.task!r}: no model of it is fitted from a table; bring one of another maker "
-            "(`lepton register`), or let a subject make the features of an interval forecast"
+            f"task {declaration.task!r}: the kit fits no such model from a table; register one made "
+            "elsewhere (`lepton register`), or let a subject make the features of an interval forecast"
         )
     return Examples(rows[list(contract.features)], target)
 

@@ -228,7 +228,7 @@ def load_model(
 
 
 def read_description(folder: Path) -> ModelFile:
-    """Return what the `model.json` of a folder says; nothing where there is none.
+    """Return the content of the `model.json` of a folder; an empty one where there is none.
 
     Raises InputError when it is not readable, or an entry is not allowed.
     """
@@ -253,10 +253,10 @@ def _made(
     chosen = task or task_of(str(said.task))
     classes = said.classes or asked.classes
     if said.positive is not None and said.positive not in classes:
-        raise InputError(f"model {place}: positive = {said.positive!r} is none of its classes {list(classes)}")
+        raise InputError(f"model {place}: positive = {said.positive!r} is not one of its classes {list(classes)}")
     columns = said.columns or asked.columns
     if unknown := {*said.categorical, *said.optional} - set(columns or said.categorical):
-        raise InputError(f"{DESCRIPTION} of {place}: {min(unknown)!r} is none of its columns")
+        raise InputError(f"{DESCRIPTION} of {place}: {min(unknown)!r} is not one of its columns")
     categories = said.categorical or asked.categorical or tuple(one for one in categorical if one in columns)
     return LoadedModel(
         place, flavor, chosen, columns, categories, said.optional, classes, said.positive, asked.ask

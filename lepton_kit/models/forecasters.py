@@ -283,13 +283,7 @@ class Forecaster:
         return np.clip(scaled, -FURTHEST_INPUT, FURTHEST_INPUT), scale
 
     def scaled(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the scaled inputs (n, columns), not yet winsorised, and the scale (n,), of checked values.
-
-        Parameters
-        ----------
-        values
-            Finite numbers (n, needed), in the order of `architecture.needed`.
-        """
+        """Return the scaled inputs (n, columns), not yet winsorised, and the scale (n,), of finite values."""
         raw, scale = raw_values(values, self.architecture, self.scaler.level)
         return (raw - self._center) / self._spread, scale
 

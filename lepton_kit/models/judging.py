@@ -12,7 +12,7 @@ from lepton_kit.models.evaluation import calibration as of_quantiles
 from lepton_kit.models.tasks import PROBA, Task
 
 SLICES, LEAST_OF_SLICE = ("low", "middle", "high"), 10
-"""The thirds of a number by which rows are told apart, and the fewest rows of a slice that is shown."""
+"""The quantiles of a number by which rows are sliced, and the fewest rows of a slice that is shown."""
 
 BINS = 10
 

@@ -20,10 +20,7 @@ NUMBERS = ("FP", "INT", "UINT", "BOOL")
 def ask_over_http(address: str) -> Asked:
     """Return what asks a model at an address, and what it says of its inputs.
 
-    Raises
-    ------
-    InputError
-        When the address is neither, or does not answer as its protocol says.
+    Raises InputError when the address is neither, or does not answer as its protocol says.
     """
     client = httpx.Client(timeout=SECONDS, trust_env=False)
     if address.rstrip("/").endswith("/invocations"):

@@ -81,7 +81,7 @@ class Task:
         return self.name not in ("classification_multiclass", "ranking")
 
     def numeric(self, table: pd.DataFrame) -> list[str]:
-        """Return the columns of answers that hold numbers, whatever a table holds in them."""
+        """Return the numerical columns of answers, whatever their type in a table."""
         return [name for name in self.columns(table) if name not in NOT_NUMERIC and self.name != "ranking"]
 
     def judged(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -268,7 +268,7 @@ def _class_distance(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
 # --- ranked items -----------------------------------------------------------------------------------------------------
 
 TOP = 10
-"""An item among so many at the top of the list is seen."""
+"""Users see this many items at the top of the list."""
 
 
 def _ranks(answers: pd.DataFrame, target: pd.Series) -> pd.Series:

@@ -32,13 +32,13 @@ from lepton_kit.telemetry.recordings import Version
 
 MOST_WORKERS = 1000
 MOST_OUTPUT = 10_000
-"""Characters of what was said that are kept: the last ones."""
+"""How many of the last characters of the output are stored."""
 
 MOST_READ = 1 << 20
-"""Bytes at the end of what was said that are looked through."""
+"""How many bytes at the end of the output are searched."""
 
 MOST_WRITTEN = 64 << 20
-"""A command that says more is killed: its words are held on the disk."""
+"""A command that prints more is killed: its output is buffered on disk."""
 
 GRACE_S, LOOK_S = 2.0, 0.05
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -52,10 +52,7 @@ Ending = Literal["done", "failed", "timed out", "not run"]
 class Values:
     """What is filled into an action.
 
-    Raises
-    ------
-    InputError
-        When a number of workers or the name of a version is none.
+    Raises InputError when a number of workers or the name of a version is none.
 
     Examples
     --------
@@ -97,7 +94,7 @@ class Outcome:
     code
         The exit code, or the HTTP status; None where there is none.
     output
-        The end of what was said, without the values of secrets.
+        The end of the output, without the values of secrets.
     seconds
         How long it took.
     """
@@ -134,13 +131,13 @@ def run_action(key: str, action: Command | Http, values: Values, project: Path, 
     Parameters
     ----------
     key
-        Where the action is declared, for what is said of it.
+        Where the action is declared, for messages.
     action, values
         What to do, and what is filled in.
     project
         The project's root.
     is_dry
-        Whether nothing shall be done: the outcome then shows the command or the request.
+        Whether to do nothing: the outcome then shows the command or the request.
 
     Raises
     ------
@@ -290,7 +287,7 @@ def _wait(process: subprocess.Popen[bytes], said: IO[bytes], seconds: float) -> 
             is_late, is_loud = time.monotonic() >= deadline, os.fstat(said.fileno()).st_size > MOST_WRITTEN
         if is_late or is_loud:
             _kill_all(process)
-            return f"killed after {seconds:g} s" if is_late else f"killed: said more than {MOST_WRITTEN >> 20} MiB"
+            return f"killed after {seconds:g} s" if is_late else f"killed: printed more than {MOST_WRITTEN >> 20} MiB"
 
 
 def _kill_all(process: subprocess.Popen[bytes]) -> None:

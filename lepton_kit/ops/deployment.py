@@ -2,7 +2,7 @@
 
 A deployment begins with the new version beside the old one, tests it over HTTP while no user is answered by it, gives
 it a growing share of the requests while both are compared, and ends with the new version alone, or with the old one as
-before. What happened is kept as a record, with the service's deployments and by whoever asked for it.
+before. What happened is kept as a record, with the service's deployments and the name of the person.
 """
 
 from __future__ import annotations
@@ -70,12 +70,9 @@ class ServiceClient:
         return read_counts(self.get("/metrics").text)
 
     def reload(self, version: str, candidate: str | None = None, share: float = 0.0, **more: Any) -> None:
-        """Say which version shall answer, and which share of the requests a candidate.
+        """Set the version that answers, and the share of requests for a candidate.
 
-        Raises
-        ------
-        InputError
-            When the service refuses; the message says why.
+        Raises InputError when the service refuses; the message says why.
         """
         body = {"version": version, "candidate": candidate, "share": share, **more}
         answer = self.send("/admin/reload", json=body, headers=self._headers)
@@ -218,16 +215,8 @@ def deploy(
     service.reload(old, version, 0.0, note=f"{version} beside {old}, to be tested")
     try:
         made.checks = integration_tests(service, loaded, golden, version)
-        failed = [check.name for check in made.checks if not check.passed]
         made.apart = _distance(service, golden, made)
-        made.reason = f"integration test failed: {'; '.join(failed)}" if failed else ""
-        for share in () if failed else steps:
-            if service.candidate() != version:
-                made.reason = f"before {share:.0%}: somebody else withdrew {version}"
-                break
-            made.steps.append(_step(service, made, share, traffic))
-            if made.reason:
-                break
+        _climb(service, made, steps, traffic)
     except BaseException as error:
         _take_back(service, registry, made, f"stopped by {type(error).__name__}: {error}")
         raise
@@ -238,6 +227,20 @@ def deploy(
     return made
 
 
+def _climb(service: ServiceClient, made: Deployment, steps: Sequence[float], traffic: Traffic) -> None:
+    """Give a tested version its growing shares, until one speaks against it: `reason` says what."""
+    if failed := [check.name for check in made.checks if not check.passed]:
+        made.reason = f"integration test failed: {'; '.join(failed)}"
+        return
+    for share in steps:
+        if service.candidate() != made.new:
+            made.reason = f"before {share:.0%}: somebody else withdrew {made.new}"
+            return
+        made.steps.append(_step(service, made, share, traffic))
+        if made.reason:
+            return
+
+
 def check_steps(steps: Sequence[float]) -> None:
     """Raise InputError unless the shares grow from above 0 to 1."""
     if not steps or list(steps) != sorted(set(steps)) or steps[0] <= 0 or steps[-1] != 1:
@@ -246,17 +249,7 @@ def check_steps(steps: Sequence[float]) -> None:
 
 
 def integration_tests(service: ServiceClient, model: Model, golden: pd.DataFrame, version: str) -> list[Check]:
-    """Ask a version through the service what its users will ask, and what they must not ask.
-
-    Parameters
-    ----------
-    service
-        The running service, which holds the version.
-    model, golden
-        The version as the registry has it: what it needs, and the answers that it must give.
-    version
-        Its name.
-    """
+    """Ask a version through the service what users will ask, and what they must not; `golden` has its answers."""
     rows = _sendable(golden_rows(golden))
     expected = golden[model.task.columns(golden)]
     needed = [name for name in model.columns if name not in model.optional]
@@ -285,17 +278,7 @@ def _predictions(answer: httpx.Response) -> pd.DataFrame:
 
 
 def wait_for_requests(service: ServiceClient, version: str, minimum: int, seconds: float) -> Traffic:
-    """Return the traffic of a service that has its own: wait some seconds, and longer for `minimum` requests.
-
-    Parameters
-    ----------
-    service, version
-        Whose requests are awaited.
-    minimum
-        Requests of the version that a step needs.
-    seconds
-        How long a step lasts at least; one that has too few requests ends after ten times as long.
-    """
+    """Return the traffic of a service of its own: `seconds`, or up to ten times as long for `minimum` requests."""
 
     def wait(share: float) -> None:
         before = service.counts().get(version, Counts())
@@ -310,23 +293,9 @@ def wait_for_requests(service: ServiceClient, version: str, minimum: int, second
 
 
 def deploy_to(name: str, project: Path, version: str, steps: Sequence[float], seconds: float) -> Deployment:
-    """Bring a version into a running service of the project, with the requests that it has anyway.
+    """Bring a version (`current`: the promoted one) into a running service, with the requests that it has anyway.
 
-    Parameters
-    ----------
-    name
-        The service's name.
-    project
-        The project's root.
-    version
-        A version of the service's model; `current` is the promoted one.
-    steps, seconds
-        Growing shares of the requests, and how long each lasts at least.
-
-    Raises
-    ------
-    InputError
-        When the service does not run here, `LEPTON_ADMIN_TOKEN` is not set or wrong, or as `deploy` says.
+    Raises InputError when the service does not run here, `LEPTON_ADMIN_TOKEN` is not set or wrong, or as `deploy` says.
     """
     folder = service_folder(project / "services", name)
     check_steps(steps)

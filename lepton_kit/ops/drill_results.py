@@ -56,21 +56,7 @@ def write_results(
     faults: Mapping[str, str] | None = None,
     scored_by: str = "",
 ) -> Path:
-    """Write drills as JSON into a folder, and return the file.
-
-    Parameters
-    ----------
-    drilled
-        The drills, in the order in which they were made.
-    folder
-        Where to; it is made if need be.
-    seed
-        Of all of them.
-    live
-        Whether they were live ones.
-    command, faults, scored_by
-        As `Results` has them.
-    """
+    """Write drills, in the order in which they were made, as JSON into a folder, and return the file; see `Results`."""
     kind: Literal["simulated", "live"] = "live" if live else "simulated"
     now = datetime.now(UTC)
     held = Results(kind, seed, tuple(drilled), now, __version__, command, dict(faults or {}), scored_by)
@@ -119,10 +105,7 @@ def _since_the_fault(content: dict[str, Any]) -> dict[str, Any]:
 def newest_results(folder: Path) -> Path:
     """Return the newest results in a folder; their names begin with their time.
 
-    Raises
-    ------
-    InputError
-        When there are none.
+    Raises InputError when there are none.
     """
     found = sorted(folder.glob("*-*-*.json"))
     if not found:

@@ -25,12 +25,8 @@ from lepton_kit.diagnosis.remedies import (
     REMEDIES,
     Needs,
     Operator,
-    apply_capacity,
-    apply_data,
-    apply_model,
-    plan_capacity,
-    plan_data,
-    plan_model,
+    carry_out,
+    plan_of,
 )
 from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
 from lepton_kit.errors import InputError
@@ -49,7 +45,7 @@ OBSERVED, LOOKS = 90.0, 3
 GOOD_ENDS = ("recovered", "acted without an alert", "left alone", "unnoticed")
 
 VERDICTS = {
-    "recovered": "an alert fired, the cause was found, and its remedy brought the objective back",
+    "recovered": "an alert fired, the cause was found, and its remedy restored the objective",
     "acted without an alert": "a scheduled diagnosis found the cause, and its remedy was carried out; no alert had "
     "fired, so that no recovery can be shown",
     "left alone": "nothing was wrong, and nothing was done",
@@ -67,7 +63,7 @@ Tell = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Drill:
-    """What shall be drilled: a fault by its name (or empty: nothing), how severe it is, and the seed of all chance."""
+    """A drill: the name of its fault (empty: none), the severity and the random seed."""
 
     fault: str
     severity: float | None
@@ -121,21 +117,8 @@ class Drilled:
 def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str, type[Fault]] = FAULTS) -> list[Drill]:
     """Return `count` drills of each fault, whose severities go evenly through the fault's range.
 
-    Parameters
-    ----------
-    names
-        Faults, pairs such as `units+cpu-taken`, or an empty name: nothing happens.
-    count
-        Drills of each.
-    seed
-        The same seed gives the same drills.
-    known
-        The faults that there are.
-
-    Raises
-    ------
-    InputError
-        When there is no such fault, or the count is below 1.
+    Names are of faults, of pairs such as `units+cpu-taken`, or empty: nothing happens. The same seed gives the same
+    drills. Raises InputError when there is no such fault, or the count is below 1.
 
     Examples
     --------
@@ -159,19 +142,7 @@ def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str
 def verdict_of(
     true: Collection[str], named: str, is_alerted: bool, has_acted: bool, recovery: str, is_false_alarm: bool = False
 ) -> str:
-    """Return how a drill ended, a key of `VERDICTS`.
-
-    Parameters
-    ----------
-    true, named
-        The causes that were at work, and the first one that was named.
-    is_alerted, has_acted
-        Whether an alert fired, and whether anything was done.
-    recovery
-        What became of the objective that alerted.
-    is_false_alarm
-        Whether an alert fired before the fault began.
-    """
+    """Return how a drill ended, a key of `VERDICTS`, by its causes, the first one that was named, and what followed."""
     if is_false_alarm:
         return "false alarm"
     if set(true) == {"none"}:
@@ -194,25 +165,9 @@ def drill_simulated(
     tell: Tell = lambda _: None,
     on_diagnosis: Callable[[Diagnosis], object] = lambda _: None,
 ) -> Drilled:
-    """Go through one drill under a virtual clock.
+    """Go through one drill under a virtual clock; `tell` gets a line for each step.
 
-    Parameters
-    ----------
-    drill
-        What shall be drilled.
-    simulation
-        The service, as `find_simulation` gives it.
-    known
-        The faults that there are.
-    tell
-        Called with a line for each step.
-    on_diagnosis
-        Called with each diagnosis, whose case holds its recording.
-
-    Raises
-    ------
-    InputError
-        When the simulated service cannot have such a fault.
+    Raises InputError when the simulated service cannot have such a fault.
     """
     simulation.check(drill.fault)
     fault = find_fault(drill.fault, drill.seed, drill.severity, known) if drill.fault else None
@@ -291,7 +246,7 @@ class _Course:
         done: list[str] = []
         for cause in named:
             try:
-                done += carry_out(cause, recording, self._service, self._simulation.objectives)
+                done += repair(cause, recording, self._service, self._simulation.objectives)
             except InputError as error:  # such as no good version to go back to: a person must decide
                 self._tell(f"no remedy: {error}")
                 return tuple(done), str(error)
@@ -319,24 +274,10 @@ class _Course:
         return verdict, recovered_at
 
 
-def carry_out(
-    cause: Cause, recording: Recording, operator: Operator, objectives: Sequence[Objective]
-) -> tuple[str, ...]:
-    """Plan the remedy of a cause from a recording, carry it out, and return what was done.
-
-    Raises
-    ------
-    InputError
-        When the recording does not hold what the plan needs, such as a good version to go back to.
-    """
-    if cause == "data":
-        return apply_data(plan_data(recording), operator)
-    if cause == "model":
-        return apply_model(plan_model(recording), operator)
-    if cause == "compute":
-        needs = Needs(refused=tolerated_refusals(objectives))
-        return apply_capacity(plan_capacity(recording, needs), operator)
-    return ()
+def repair(cause: Cause, recording: Recording, operator: Operator, objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """Plan the repair of a cause from a recording, carry it out, and return what was done, as `plan_of` says."""
+    plan = plan_of(cause, recording, Needs(refused=tolerated_refusals(objectives)))
+    return carry_out(plan, operator) if plan else ()
 
 
 # --- many of them -------------------------------------------------------------------------------------------------
@@ -349,19 +290,7 @@ def drill_all(
     fault_file: Path | None = None,
     processes: int | None = None,
 ) -> Iterator[Drilled]:
-    """Go through simulated drills in processes of their own, and give each as soon as those before it are done.
-
-    Parameters
-    ----------
-    drills
-        As `drawn_drills` gives them.
-    project, service
-        The service, as for `find_simulation`.
-    fault_file
-        A file with faults of one's own.
-    processes
-        How many at once; as many as there are processors unless given.
-    """
+    """Go through simulated drills in processes of their own, and give each as soon as those before it are done."""
     count = min(processes or os.cpu_count() or 1, len(drills))
     if count <= 1:
         yield from (_drill_here(drill, project, service, fault_file) for drill in drills)

@@ -34,12 +34,8 @@ def publish_model(project: Path, given: str) -> list[Card]:
 
     Cards of other versions of the model that are published already are made anew: which one is in use may have changed.
 
-    Raises
-    ------
-    InputError
-        When there is no such model or version.
-    LeptonError
-        When the run of its runbook does not succeed, such as where its card cannot be read.
+    Raises InputError when there is no such model or version. Raises LeptonError when the run of its runbook does not
+    succeed, such as where its card cannot be read.
     """
     name, _, version = given.partition("@")
     registry = Registry(project / MODELS)
@@ -54,12 +50,8 @@ def publish_model(project: Path, given: str) -> list[Card]:
 def publish_promoted(project: Path) -> list[Card]:
     """Publish the card of the version in use of each model, and make those anew that are published already.
 
-    Raises
-    ------
-    InputError
-        When a registry cannot be read.
-    LeptonError
-        When the run of the runbook of one does not succeed.
+    Raises InputError when a registry cannot be read. Raises LeptonError when the run of the runbook of one does not
+    succeed.
     """
     registry = Registry(project / MODELS)
     names = sorted(path.parent.name for path in registry.root.glob("*/history.jsonl"))
@@ -74,12 +66,8 @@ def publish_promoted(project: Path) -> list[Card]:
 def publish_drills(project: Path, path: Path) -> Card:
     """Publish results of drills, in place of an earlier page of the same file.
 
-    Raises
-    ------
-    InputError
-        When the file cannot be read or holds no drill, or its name cannot be that of a page.
-    LeptonError
-        When the run of its runbook does not succeed.
+    Raises InputError when the file cannot be read or holds no drill, or its name cannot be that of a page. Raises
+    LeptonError when the run of its runbook does not succeed.
     """
     results = read_results(path)
     if not (count := len(results.drills)):
@@ -183,17 +171,7 @@ def with_pages(project: Path) -> set[str]:
 
 
 def run_of(project: Path, runbook: str, parameters: Mapping[str, Any], timeout: float | None = None) -> Manifest:
-    """Return a run of a runbook with these parameters: an earlier one that succeeded, where it has read the same.
-
-    Parameters
-    ----------
-    project, runbook
-        The project, and the runbook by its path or name.
-    parameters
-        What it is given.
-    timeout
-        How many seconds it may take; None is for ever.
-    """
+    """Return a run of a runbook with these parameters: an earlier one that succeeded, where it has read the same."""
     plan = prepare(
         Request(locate_notebook(runbook, project), parameters, "lepton publish", trigger=PAGE_TRIGGER), project
     )

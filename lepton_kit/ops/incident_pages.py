@@ -49,21 +49,11 @@ class _Told:
 def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     """Publish an incident, in place of an earlier page of it; the site shows it when it is built.
 
-    The runbook is not run again where an earlier run of it has read the same.
+    The runbook is not run again where an earlier run of it has read the same. A PDF that was made from the same before
+    is kept, also where none is asked for.
 
-    Parameters
-    ----------
-    project
-        The project's root.
-    id
-        The incident's id in the ledger.
-    with_pdf
-        Whether the page offers a PDF of itself too. One that was made from the same before is kept either way.
-
-    Raises
-    ------
-    InputError
-        When there is no such incident, a part of it cannot be read, or a PDF is asked for and there is no Quarto.
+    Raises InputError when there is no such incident, a part of it cannot be read, or a PDF is asked for and there is no
+    Quarto.
     """
     if with_pdf and find_quarto() is None:
         raise InputError(NO_QUARTO)
@@ -87,12 +77,9 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
 
 
 def publish_pdfs(project: Path) -> list[Card]:
-    """Publish again, with a PDF, those published incidents that have none yet, or of which it no longer says the same.
+    """Publish again, with a PDF, the published incidents that have none, or an outdated one.
 
-    Raises
-    ------
-    InputError
-        When there is no Quarto, or an incident cannot be published.
+    Raises InputError when there is no Quarto, or an incident cannot be published.
     """
     if find_quarto() is None:
         raise InputError(NO_QUARTO)
@@ -102,7 +89,7 @@ def publish_pdfs(project: Path) -> list[Card]:
 
 
 def _gather(incident: Incident, queue: Queue, settings: Settings, project: Path) -> _Told:
-    """Return what the ledger knows of an incident, with its history so far in a file where it is not over."""
+    """Return what the ledger knows of an incident, with its history so far in a file while it is ongoing."""
     history = settled_history(incident, queue, settings, project)
     folder = incident_folder(incident, project)
     file = folder / HISTORY

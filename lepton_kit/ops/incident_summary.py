@@ -1,4 +1,4 @@
-"""What an incident's page says on top, and what listings say of it: facts, the next action, a few sentences."""
+"""The header of an incident's page, and its line in listings: facts, the next action, a few sentences."""
 
 from __future__ import annotations
 
@@ -22,15 +22,7 @@ CAUSE_WORDS = {
 
 
 def facts_of(history: History, recording: str | None) -> dict[str, str]:
-    """Return the facts of an incident by name, empty where there is nothing to say.
-
-    Parameters
-    ----------
-    history
-        The incident's.
-    recording
-        Where its recording lies in the project, if it has one.
-    """
+    """Return the facts of an incident by name, empty where there is nothing to say."""
     times = postmortem.milestones(history)
     said = history.diagnosed
     probability = said.get("probability")
@@ -110,13 +102,13 @@ def in_short(history: History, recording: str | None) -> list[str]:
         sentences.append(f"The diagnosis found {found}" + (f": {because[0]}." if because else "."))
         for other, reason in zip_longest(_list(said.get("also")), because[1:]):
             if other:
-                sentences.append(f"At work beside it: {other}" + (f", as {reason}." if reason else "."))
+                sentences.append(f"Also involved: {other}" + (f", as {reason}." if reason else "."))
     asked = [job for job in history.jobs if job.kind == "remedy"]
     for job, repair in zip(asked, postmortem.repairs(history).to_dict("records"), strict=True):
         if job.state == "ended" and repair["action"]:
-            sentences.append(f"Done about it: {repair['action']} ({repair['verdict'] or repair['came to']}).")
+            sentences.append(f"Action taken: {repair['action']} ({repair['verdict'] or repair['status']}).")
     if times.time_to_recover is not None:
-        sentences.append(f"It was over {duration(times.time_to_recover)} after it began.")
+        sentences.append(f"Recovered {duration(times.time_to_recover)} after it began.")
     elif history.alert.status == "firing":
         sentences.append("Ongoing.")
         if (action := next_action(history, recording)) is not None:

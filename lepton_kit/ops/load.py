@@ -33,27 +33,9 @@ def drive(
     injection: Injection | None = None,
     is_remote_allowed: bool = False,
 ) -> Summary:
-    """Drive load at a service of the project, or at an address.
+    """Drive load at a running service of the project, by its name, or at an address such as `http://127.0.0.1:8000`.
 
-    Parameters
-    ----------
-    service
-        The name of a running service of the project, or an address such as `http://127.0.0.1:8000`.
-    project
-        The project's root.
-    plan
-        Arrival times, bounds and feedback.
-    source
-        As for `lepton_kit.project.subjects.asked_rows`.
-    injection
-        The fault to inject, if any.
-    is_remote_allowed
-        Whether an address of another machine may be given.
-
-    Raises
-    ------
-    InputError
-        When there is no such service, table or fault, or the address leads off this machine.
+    Raises InputError when there is no such service, table or fault, or the address leads off this machine and may not.
     """
     folder = None if "://" in service else service_folder(project / "services", service)
     fault = find_fault(injection.name, plan.seed) if injection else None
@@ -72,14 +54,7 @@ def drive(
 def loaded(folder: Path, plan: Plan, fault: Fault, is_on: Callable[[], bool]) -> Iterator[None]:
     """Replay its subject's rows at a running service from a thread, until the end of what stands below this.
 
-    Parameters
-    ----------
-    folder
-        The service's.
-    plan
-        Arrival times, bounds and feedback.
-    fault, is_on
-        The fault, and what says with each request whether it is there now.
+    `is_on` says with each request whether the fault is there now.
     """
     over = threading.Event()
     address = running_address(folder)
@@ -111,10 +86,7 @@ class _OverError(Exception):
 def running_address(folder: Path) -> str:
     """Return the address of a running service of the project.
 
-    Raises
-    ------
-    InputError
-        When it does not run.
+    Raises InputError when it does not run.
     """
     try:
         return (folder / "address").read_text(encoding="utf-8").strip()
@@ -123,23 +95,12 @@ def running_address(folder: Path) -> str:
 
 
 def find_arrivals(project: Path, seed: int, rate: float | None = None, speed: float | None = None) -> Arrivals:
-    """Return the arrivals of a real service where its trace is at hand, else those of a generator that says so.
+    """Return the arrivals of a real service if its trace is available, else generated ones, named so.
 
-    Parameters
-    ----------
-    project
-        The trace is looked for in `LEPTON_DATA`, or in `shared/data` beside the project.
-    seed
-        Of the generator.
-    rate
-        Mean requests per second; the clock is made to run at the speed that gives them.
-    speed
-        How many times as fast the clock shall run.
+    The trace is looked for in `LEPTON_DATA`, or in `shared/data` beside the project; `seed` is the generator's. `rate`
+    is the mean of requests per second that the clock is made to give; `speed`, how many times as fast it runs.
 
-    Raises
-    ------
-    InputError
-        When both are given, or one is not a number above 0.
+    Raises InputError when both are given, or one is not above 0 and at most a million.
     """
     if rate is not None and speed is not None:
         raise InputError("--rate and --speed: both say how fast the load is; give one of them")

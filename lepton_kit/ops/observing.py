@@ -41,7 +41,7 @@ class Telemetry:
 def telemetry_of(operator: ServiceOperator, seconds: float) -> Iterator[Telemetry]:
     """Give the samples of a service: a server's, where the project has one, or scraped into a store of its own.
 
-    Those are scraped every so many seconds, and each second at least.
+    Those are scraped at this interval (s), and at least each second.
     """
     where, interval = read_settings(operator.project).watch.source, min(LONGEST_SCRAPE, seconds)
     if is_address(where) or operator.address is None:

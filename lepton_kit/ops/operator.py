@@ -50,12 +50,8 @@ def undo(name: str, project: Path, by: str, note: str) -> str:
 
     An undo is an action itself: a second one brings back what the first took away.
 
-    Raises
-    ------
-    InputError
-        When nothing was changed yet, or the service has been changed otherwise since: nothing is done then.
-    LeptonError
-        When the workers do not follow.
+    Raises InputError when nothing was changed yet, or the service has been changed otherwise since: nothing is done
+    then. Raises LeptonError when the workers do not follow.
     """
     operator = operator_of(name, project, "lepton undo", by)
     done = [one for one in read_actions(operator.folder) if one["outcome"] == "done" and one["before"] != one["after"]]

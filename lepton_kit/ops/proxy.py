@@ -133,21 +133,13 @@ class _Proxy:
 def proxied(upstream: str, features: Sequence[str], fault: Fault, is_on: Callable[[], bool]) -> Iterator[str]:
     """Run a proxy before a service on a free port of this machine, and yield its address.
 
-    Parameters
-    ----------
-    upstream
-        The service's address.
-    features
-        Names or patterns of its features, as its declaration has them: `inputs.*` lie in the body's object `inputs`.
-        Faults of data harm only requests that have such an object, all others whatever is JSON.
-    fault
-        What is done to requests.
-    is_on
-        Asked with each request: whether the fault is there now.
+    Features are named as the declaration has them: `inputs.*` lie in the body's object `inputs`. Faults of data harm
+    only requests that have such an object, all others whatever is JSON; `is_on` says with each whether the fault is
+    there now.
     """
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        held.listen(1000)  # who comes before the server has started waits for it
+        held.listen(1000)  # connections made before the server has started wait for it
         app = _Proxy(upstream, features, fault, is_on).app()
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [held]}, daemon=True)

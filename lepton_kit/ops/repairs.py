@@ -2,7 +2,7 @@
 
 A repair begins with the state that the service had. What the plan asks for is done, and the objectives of the service
 are looked at while it goes on. Where the indicator that alerted became worse than during the incident, or another
-objective worse than it was up to the repair, the state before is brought back.
+objective worse than it was up to the repair, the earlier state is restored.
 """
 
 from __future__ import annotations
@@ -28,14 +28,9 @@ from lepton_kit.diagnosis.recovery import (
     sli_ratio,
 )
 from lepton_kit.diagnosis.remedies import (
-    CapacityPlan,
-    DataPlan,
-    ModelPlan,
     Operator,
     Plan,
-    apply_capacity,
-    apply_data,
-    apply_model,
+    carry_out,
     means_for,
 )
 from lepton_kit.errors import InputError, LeptonError
@@ -87,7 +82,7 @@ class Repaired:
 
     `looks` has a row per look at the indicator: `seconds` since the repair, `share`, `low`, `high`, `events` and
     `verdict`. `after` is what was captured after the repair, or given for a rehearsal. `by_hand` is what is left to a
-    person, and `lasting` says why what was done could not be taken back.
+    person, and `lasting` says why what was done cannot be undone.
     """
 
     action: str
@@ -110,7 +105,7 @@ class Repaired:
         left = "".join(f" {one}." for one in self.by_hand).replace(" no ", " No ")
         if self.verdict == "not repaired":
             return f"Nothing was done.{left}"
-        taken = " It was taken back." if self.rolled_back else f" It stays: {self.lasting}." if self.lasting else ""
+        taken = " It was rolled back." if self.rolled_back else f" {self.lasting}." if self.lasting else ""
         return f"{'Done' if self.applied else 'Rehearsed'}: {self.action}.{taken}{left}"
 
     @property
@@ -179,12 +174,7 @@ class Trouble:
     ) -> Judged:
         """Return what became of all objectives from `start` to `end` of a later recording.
 
-        Parameters
-        ----------
-        after, start, end
-            What followed on the repair.
-        until
-            Indicators right before the repair, by the objective's name; those of the incident where they are unknown.
+        `until` holds the indicators right before the repair, by the objective's name; else those of the incident count.
         """
         recovery = self.judged(sli_ratio(after, self.objective, start, end), (until or {}).get(self.objective.name))
         effects = []
@@ -234,7 +224,7 @@ def _words(one: SideEffect, judged: Judged) -> str:
     if not one.is_judged:
         return "too few"
     if one.is_worse:
-        return "worse" if one in judged.harmed else "worse, as it may"
+        return "worse" if one in judged.harmed else "worse, allowed by may_cost"
     return "still missed" if one.is_missed else "not worse"
 
 
@@ -262,7 +252,7 @@ def rehearse(plan: Plan, ways: Collection[Way], trouble: Trouble, after: Recordi
 
 
 def _lasting(means: Means) -> str:
-    return f"nothing takes back {', '.join(means.lasting)}" if means.lasting else ""
+    return f"{', '.join(means.lasting)} cannot be undone" if means.lasting else ""
 
 
 def ways_recorded(recording: Recording) -> Collection[Way]:
@@ -304,28 +294,18 @@ def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seco
     InputError
         When `observe_seconds` is not from 1 s to a day, or the plan cannot be carried out.
     LeptonError
-        When an action fails, or the service ends meanwhile. The state before is brought back then.
+        When an action fails, or the service ends meanwhile. The earlier state is restored then.
     """
     if not 1 <= observe_seconds <= 86400:
         raise InputError(f"observe_seconds = {observe_seconds!r}: must be from 1 s to a day")
     means = means_for(plan, operator.ways)
     if means.by_hand and not means.ways:
         return rehearse(plan, operator.ways, trouble, None)
-    done = carry_out(lambda ours: _applied(plan, ours), operator, trouble, observe_seconds, folder)
+    done = act_on(lambda ours: carry_out(plan, ours), operator, trouble, observe_seconds, folder)
     return replace(done, by_hand=means.by_hand)
 
 
-def _applied(plan: Plan, operator: Operator) -> Sequence[str]:
-    match plan:
-        case DataPlan():
-            return apply_data(plan, operator)
-        case ModelPlan():
-            return apply_model(plan, operator)
-        case CapacityPlan():
-            return apply_capacity(plan, operator)
-
-
-def carry_out(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
+def act_on(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
     """Do something to a service, observe it, judge what became of it, and undo what made it worse; as `repair` says."""
     held = operator.state()
     with telemetry_of(operator, observe_seconds / (4 * LOOKS)) as telemetry:
@@ -344,7 +324,7 @@ def carry_out(act: Act, operator: ServiceOperator, trouble: Trouble, observe_sec
     stuck = operator.cannot_reach(held) if is_changed else ""
     rolled_back = judged.verdict == "worse" and is_changed and not stuck
     if rolled_back:
-        operator.bring_back(held, f"undone, as it became worse: {judged.reason}")
+        operator.bring_back(held, f"rolled back because it got worse: {judged.reason}")
     said = "; ".join(done) or "nothing to do"
     return Repaired(said, bool(done), judged, rolled_back, looks, after, lasting=stuck)
 
@@ -377,15 +357,8 @@ def observe(
 ) -> tuple[pd.DataFrame, Recording]:
     """Look at the objectives while the service goes on; end early where it is worse at two looks in a row.
 
-    Returns
-    -------
-    tuple
-        The looks, as `Repaired` has them, and what was captured at the last one.
-
-    Raises
-    ------
-    LeptonError
-        When the service does not answer any more.
+    Returns the looks, as `Repaired` has them, and what was captured at the last one. Raises LeptonError when the
+    service does not answer any more.
     """
     began: float = time.time()
     looks: list[tuple[float, Judged]] = []
@@ -423,7 +396,7 @@ def _looks(looks: Sequence[tuple[float, Judged]]) -> pd.DataFrame:
 def retrained(
     rows: Examples, recording: Recording, versions: Collection[str], trials: int, seed: int
 ) -> tuple[Retrained | None, str]:
-    """Tune and train a candidate on recent rows and let the gate judge it; say why where that cannot be done.
+    """Tune and train a candidate on recent rows and let the gate judge it; return the reason where that is impossible.
 
     Parameters
     ----------

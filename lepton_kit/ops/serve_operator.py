@@ -30,10 +30,7 @@ from lepton_kit.serving.following import Followed, await_workers, is_listening
 class ServeOperator(ServiceOperator):
     """The operator of a service that `lepton serve` runs.
 
-    Raises
-    ------
-    InputError
-        When no such service was ever started here, or it does not run.
+    Raises InputError when no such service was ever started here, or it does not run.
     """
 
     def __init__(self, name: str, project: Path, run_id: str, by: str | None = None, seconds: float | None = None):
@@ -45,7 +42,7 @@ class ServeOperator(ServiceOperator):
         self.config, self.registry = config, Registry(config.registry)
 
     def state(self) -> State:
-        """Return what the service shall be doing now."""
+        """Return the desired state of the service."""
         return self._state_of(read_desired_state(self.folder))
 
     def set_state(self, state: State, why: str) -> None:
@@ -53,12 +50,8 @@ class ServeOperator(ServiceOperator):
 
         The registry's promoted version follows, too. A candidate that has a share of the requests is withdrawn.
 
-        Raises
-        ------
-        InputError
-            When the version is missing or damaged, or a number is not allowed; nothing is changed then.
-        LeptonError
-            When the workers do not follow: the state before is brought back.
+        Raises InputError when the version is missing or damaged, or a number is not allowed; nothing is changed then.
+        Raises LeptonError when the workers do not follow: the earlier state is restored.
         """
         before = read_desired_state(self.folder)
         version = state.version or before.version
@@ -75,12 +68,9 @@ class ServeOperator(ServiceOperator):
         self._note("set_state", why, self._state_of(before), state, "done", **_how(followed))
 
     def bring_back(self, state: State, why: str) -> None:
-        """Bring an earlier state back, also where the service has ended: whoever starts it finds nothing half done.
+        """Restore an earlier state, even where the service has ended: its next start finds nothing half done.
 
-        Raises
-        ------
-        LeptonError
-            When workers are there, and do not follow; an InputError as `set_state` says.
+        Raises LeptonError when workers are there, and do not follow; an InputError as `set_state` says.
         """
         try:
             self.set_state(state, why)
@@ -96,12 +86,8 @@ class ServeOperator(ServiceOperator):
     def restart_workers(self, why: str) -> None:
         """Replace each worker by a fresh one, after checking the version's files, and wait until all are new.
 
-        Raises
-        ------
-        InputError
-            When the files of the version are damaged: what answers is left alone then.
-        LeptonError
-            When the fresh workers do not begin in time.
+        Raises InputError when the files of the version are damaged: what answers is left alone then. Raises LeptonError
+        when the fresh workers do not begin in time.
         """
         state, before = self.state(), read_desired_state(self.folder)
         self.registry.verify(self.config.model, before.version)

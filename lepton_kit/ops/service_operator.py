@@ -41,18 +41,9 @@ LOOK_S = 0.2
 
 
 class ServiceOperator(ABC):
-    """The operator (`lepton_kit.diagnosis.remedies.Operator`) of a service.
+    """The operator (`lepton_kit.diagnosis.remedies.Operator`) of a service, for a run or a command (`run_id`).
 
-    Parameters
-    ----------
-    name, project
-        The service, and the root of the project that it belongs to.
-    run_id
-        What acts: the run of the remedy, for the records.
-    by
-        Who let it: the policy, or a person; what `who_let` says unless given.
-    seconds
-        How long the service may take to follow an action.
+    `by` is who approved it: the policy, or a person; what `who_approved` says unless given.
     """
 
     def __init__(
@@ -72,7 +63,7 @@ class ServiceOperator(ABC):
 
     @abstractmethod
     def state(self) -> State:
-        """Return what the service shall be doing now, as far as that is known."""
+        """Return the desired state of the service, as far as it is known."""
 
     @abstractmethod
     def set_state(self, state: State, why: str) -> None:
@@ -91,16 +82,13 @@ class ServiceOperator(ABC):
         self.set_state(state, why)
 
     def cannot_reach(self, state: State) -> str:
-        """Say why a state cannot be brought about from here; empty where it can."""
+        """Return why a state cannot be reached from here; empty where it can."""
         return ""
 
     def act_on_feed(self, way: Way, why: str) -> None:
         """Restart the feed or stop it by the declared action.
 
-        Raises
-        ------
-        LeptonError
-            When that failed; an InputError where no such action is declared.
+        Raises LeptonError when that failed; an InputError where no such action is declared.
         """
         self._run(way, Values(), why)
 
@@ -192,12 +180,8 @@ class DeclaredOperator(ServiceOperator):
     def set_state(self, state: State, why: str) -> None:
         """Bring the service to a version and a size by its actions, and wait until it is ready.
 
-        Raises
-        ------
-        InputError
-            When it declares no action for that; nothing is changed then.
-        LeptonError
-            When an action fails, or the service is not ready in time.
+        Raises InputError when it declares no action for that; nothing is changed then. Raises LeptonError when an
+        action fails, or the service is not ready in time.
         """
         if reason := self.cannot_reach(state):
             raise InputError(f"service {self.name!r}: {reason}")

@@ -91,10 +91,15 @@ def start_service(
             stdout=log,
             stderr=log,
         )
+    return Running(_await_address(process, folder, began, seconds), token, folder, process)
+
+
+def _await_address(process: subprocess.Popen[bytes], folder: Path, began: float, seconds: float) -> str:
+    """Return the address of a service once it is ready; end one that does not come to that."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         if address := _ready_address(folder, began):
-            return Running(address, token, folder, process)
+            return address
         time.sleep(0.05)
     process.kill()
     process.wait()

@@ -75,7 +75,7 @@ class Simulation:
     objectives: tuple[Objective, ...]
 
     def check(self, name: str) -> None:
-        """Refuse a fault of the kit, or a pair, that this service cannot have; faults of one's own are let through.
+        """Refuse a fault of the kit, or a pair, that this service cannot have; user-defined faults pass.
 
         Raises
         ------
@@ -93,10 +93,7 @@ class Simulation:
 def find_simulation(project: Path, service: str | None = None) -> Simulation:
     """Return the simulation that the subject of a service offers; that of the first declared one which has it.
 
-    Raises
-    ------
-    InputError
-        When there is none.
+    Raises InputError when there is none.
     """
     for name in [service] if service else read_settings(project).services:
         subject = find_subject(name, project)

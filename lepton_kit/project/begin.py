@@ -26,27 +26,16 @@ TEMPLATES = Environment(
 
 
 def begin(folder: Path, service: str | None = None, example: str | None = None, **given: Any) -> list[Path]:
-    """Begin a project in a folder, and return the files that were written.
+    """Begin a project in a folder, which is made where there is none, and return the files that were written.
 
-    Parameters
-    ----------
-    folder
-        It is made where there is none; what lies in it already stays.
-    service
-        The name of the service to declare; without it the declaration is a comment.
-    example
-        One of `examples()`, declared in place of a service of one's own.
-    given
-        Entries of the declaration: `task`, `address`, `signals`.
+    It declares a service by its name and the entries given (`task`, `address`, `signals`), or one of `examples()`;
+    without either the declaration is a comment. What lies in the folder already stays.
 
-    Raises
-    ------
-    InputError
-        When the folder holds a project already, or what is given declares no service.
+    Raises InputError when the folder holds a project already, or what is given declares no service.
     """
     path = folder / SETTINGS
     if path.exists():
-        raise InputError(f"{path}: is there already, and is left as it is")
+        raise InputError(f"{path}: exists already; nothing is overwritten")
     if example is not None and example not in examples():
         raise InputError(f"--example {example!r}: must be one of {', '.join(examples()) or 'none'}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,10 +88,7 @@ def _with_objectives(declaration: Declaration, folder: Path) -> list[Path]:
 def copy_notebook(given: str, project: Path) -> Path:
     """Copy one of the kit's notebooks or runbooks into the project, to be changed there, and return the copy.
 
-    Raises
-    ------
-    InputError
-        When there is none of this name, or the project has it already.
+    Raises InputError when there is none of this name, or the project has it already.
     """
     source = locate_notebook(given, project)
     if source.is_relative_to(project.resolve()):

@@ -37,7 +37,7 @@ from lepton_kit.telemetry.sources import open_source
 
 State = Literal["ok", "wrong", "absent"]
 LOOKED_BACK_S = 7 * 86400.0
-"""So long ago the youngest requests may be that are looked at."""
+"""How old the youngest requests may be that are checked."""
 
 REPLAYED = 10
 RECENT_S = 900.0
@@ -56,10 +56,7 @@ class Finding:
 def examine(project: Path, names: Sequence[str] = ()) -> Iterator[Finding]:
     """Examine the declared services of a project, or those named, and give each finding as it is made.
 
-    Raises
-    ------
-    InputError
-        When lepton.toml cannot be read, or declares no such service.
+    Raises InputError when lepton.toml cannot be read, or declares no such service.
     """
     settings = read_settings(project)
     if unknown := [name for name in names if name not in settings.services]:
@@ -127,7 +124,7 @@ def _ask(address: str, path: str) -> httpx.Response | None:
 def _address(name: str, declaration: Declaration, project: Path) -> Iterator[Finding]:
     address = service_address(name, declaration, project)
     if address is None:
-        yield Finding("address", "absent", "none: neither readiness nor metrics are asked for", "declare address")
+        yield Finding("address", "absent", "none: neither readiness nor metrics are checked", "declare address")
         return
     paths = [declaration.ready] if declaration.ready else list(READY)
     answers = {path: answer for path in paths if (answer := _ask(address, path)) is not None}
@@ -154,7 +151,7 @@ def _series(name: str, declaration: Declaration, settings: Settings, project: Pa
     except InputError as error:
         yield Finding("objectives", "wrong", str(error), "write one, or let `lepton init` show how they look")
     if not wanted:
-        yield Finding("signals", "absent", "none: nothing tells of queue, saturation or latency", "declare signals")
+        yield Finding("signals", "absent", "none: no signal for queue, saturation or latency", "declare signals")
         return
     if not is_address(settings.watch.source) and service_address(name, declaration, project) is None:
         yield Finding("signals", "absent", "cannot be looked for without an address", "declare address")
@@ -228,7 +225,7 @@ def _roles(table: pd.DataFrame, declaration: Declaration) -> Iterator[Finding]:
 def _models(table: pd.DataFrame, declaration: Declaration, project: Path) -> Iterator[Finding]:
     """Load the versions as a capture does, and ask the one in service for the last rows again."""
     if declaration.model is None:
-        yield Finding("model", "absent", "none: no row can be replayed, so data and model are told apart less well")
+        yield Finding("model", "absent", "none: no row can be replayed, data and model faults are harder to tell apart")
         return
     handled = table["version"].dropna().astype(str).tolist() if "version" in table else []
     with tempfile.TemporaryDirectory() as scratch:
@@ -271,7 +268,7 @@ def _private(declaration: Declaration, project: Path) -> Iterator[Finding]:
 
 def _actions(key: str, declaration: Declaration, project: Path) -> Iterator[Finding]:
     if not declaration.actions:
-        yield Finding("actions", "absent", "none: a repair says what to do by hand", "declare actions")
+        yield Finding("actions", "absent", "none: repairs only list what to do by hand", "declare actions")
     for name, action in declaration.actions.items():
         try:
             check_action(f"{key}.actions.{name}", action)
@@ -281,7 +278,7 @@ def _actions(key: str, declaration: Declaration, project: Path) -> Iterator[Find
         if isinstance(action, Command):
             word = action.run[0]
             found = shutil.which(word) or ((project / word).is_file() and str(project / word))
-            told = f"{word} is there" if found else f"{word!r} is no command here"
+            told = f"{word} is there" if found else f"{word!r} is not a command on this machine"
             yield Finding(
                 f"actions.{name}", "ok" if found else "wrong", told, "" if found else "install it, or correct it"
             )

@@ -40,25 +40,10 @@ def run_pipeline(
     kernel: str | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> list[StepRun]:
-    """Run the steps of a pipeline in order, up to the first that does not succeed.
+    """Run the steps of a pipeline in order, up to the first that does not succeed, whose status tells how it went.
 
-    Parameters
-    ----------
-    name
-        The pipeline's name in `lepton.toml`.
-    project
-        The project's root.
-    force
-        Run every step, also those whose notebook, parameters, inputs and code have not changed since they succeeded.
-    kernel
-        The kernel that runs every step, in place of those that the notebooks name.
-    on_event
-        Called as runs and cells start and end; a skipped step gives one `run_skipped`.
-
-    Returns
-    -------
-    list of StepRun
-        One for each step that was run or skipped; the last one's status tells whether the pipeline succeeded.
+    A step whose notebook, parameters, inputs and code have not changed since it succeeded is skipped, unless `force`:
+    it gives one event `run_skipped`.
     """
     done: list[StepRun] = []
     steps = find_pipeline(name, project).steps
@@ -74,7 +59,7 @@ def run_pipeline(
 
 
 def _requests(name: str, steps: list[Step], project: Path) -> list[Request]:
-    """Return what the steps ask for; a wrong name or type in the last step is told before the first one runs."""
+    """Return what the steps ask for; a wrong name or type in the last step is reported before the first step runs."""
     origin = f"lepton.toml, pipeline {name}"
     requests = [
         Request(locate_notebook(step.notebook, project), step.parameters, origin, trigger=f"pipeline:{name}")

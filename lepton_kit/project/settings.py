@@ -165,7 +165,7 @@ class Watch(Section):
     look_again_minutes
         How long after such a run evidence is captured anew, and the runbook runs again; shortened by `time_scale`.
     flap_minutes
-        An alert that ends and begins again within so many minutes of its last diagnosis is not diagnosed at once, but
+        An alert that ends and begins again within this many minutes of its last diagnosis is not diagnosed at once, but
         when they are over, if it still fires then; shortened by `time_scale`.
     run_timeout
         Seconds that a run may take.
@@ -221,10 +221,7 @@ class Settings(Section):
 def read_settings(project: Path) -> Settings:
     """Read a project's settings; the variables of `ABOVE`, such as `LEPTON_WATCH` (TOML), stand above its sections.
 
-    Raises
-    ------
-    InputError
-        When the file is not TOML, or a setting is unknown, missing or of the wrong type.
+    Raises InputError when the file is not TOML, or a setting is unknown, missing or of the wrong type.
     """
     path = project / SETTINGS
     try:

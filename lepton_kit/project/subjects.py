@@ -28,10 +28,7 @@ from lepton_kit.telemetry.declaration import Declaration
 def subject_of(name: str, project: Path) -> ModuleType:
     """Import a subject by its name, such as `subjects.prices`; the project's own modules are found.
 
-    Raises
-    ------
-    InputError
-        When there is no such module, or it cannot be imported.
+    Raises InputError when there is no such module, or it cannot be imported.
     """
     if str(project) not in sys.path:
         sys.path.append(str(project))
@@ -59,10 +56,7 @@ class Subject:
     def table(self, source: str | None = None) -> pd.DataFrame:
         """Return labelled rows as they come: of a CSV or Parquet file, else the subject's own.
 
-        Raises
-        ------
-        InputError
-            When the file is no table, or no source is given and the subject has no table of its own.
+        Raises InputError when the file is no table, or no source is given and the subject has no table of its own.
         """
         if source is not None:
             return _table(Path(source))
@@ -92,22 +86,9 @@ def find_subject(name: str, project: Path) -> Subject:
 def asked_rows(service: str | None, project: Path, needed: Sequence[str], source: str | None = None) -> pd.DataFrame:
     """Return what a service is asked: a table of the features needed and of `actual`, in order.
 
-    Parameters
-    ----------
-    service
-        Its name; None of one that is known by its address alone.
-    project
-        The project's root.
-    needed
-        The features that a row must hold.
-    source
-        For the service's subject to read; of a service without one, a CSV or Parquet table with these columns. Unless
-        given, the subject's own, else the rows kept with the service's model.
-
-    Raises
-    ------
-    InputError
-        When there are no such rows.
+    `source` is for the service's subject to read; of a service without one, a CSV or Parquet table with these columns.
+    Unless given, it is the subject's own, or else the rows kept with the service's model. Raises InputError when there
+    are no such rows.
     """
     declared = read_settings(project).services.get(service) if service else None
     if declared and declared.subject:
@@ -122,7 +103,7 @@ def asked_rows(service: str | None, project: Path, needed: Sequence[str], source
     else:
         raise InputError("the rows to send are not known: name a service of this project, or a table with --source")
     if table is None:
-        raise InputError(f"service {service!r}: names no subject, and no rows are kept with its model; give --source")
+        raise InputError(f"service {service!r}: names no subject, and its model has no stored rows; give --source")
     if missing := [name for name in needed if name not in table.columns]:
         raise InputError(f"the rows of {source or service} lack {', '.join(missing)}, which the service's model needs")
     actual = table["actual"] if "actual" in table.columns else float("nan")

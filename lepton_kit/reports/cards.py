@@ -43,8 +43,7 @@ class Card:
 
     `date` is when it began, in UTC: `2026-11-25 03:00:00.123456`. `group` is the name of the notebook of a run, of the
     alert of an incident, of the model of a version. `facts` are further columns of its listing, and `measured` is what
-    a page over many runs draws. `content` changes whenever the page does. All text is plain: whoever shows it escapes
-    it.
+    a page over many runs draws. `content` changes whenever the page does. All text is plain: pages escape it.
     """
 
     kind: Kind
@@ -86,16 +85,7 @@ class LeftOut:
 def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path]) -> Card:
     """Put a page where the site is made from, whole or not at all, in place of an earlier one; return its card.
 
-    Parameters
-    ----------
-    reports
-        The Quarto project.
-    card
-        What listings say of it; its `content` is filled in here.
-    page
-        The page, as a notebook.
-    files
-        What lies beside it, by name: bytes, or a file to copy.
+    The card's `content` is filled in here. `files` lie beside the page, by name: bytes, or a file to copy.
     """
     folder = reports / card.kind
     folder.mkdir(exist_ok=True)
@@ -128,10 +118,7 @@ def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path
 def alone(path: Path) -> Iterator[None]:
     """Wait until no other process holds this file.
 
-    Raises
-    ------
-    InputError
-        When it cannot be written.
+    Raises InputError when it cannot be written.
     """
     try:
         lock = path.open("w")

@@ -109,7 +109,7 @@ class Links:
         return None
 
     def picture(self, address: str, attachments: Mapping[str, Any]) -> str | None:
-        """Return a picture as an address that holds it; None where there is none, or it lies elsewhere."""
+        """Return a picture as a data URL; None where there is none, or it is on another server."""
         address = address.strip()
         if address.startswith("attachment:"):
             name = address.removeprefix("attachment:")
@@ -132,23 +132,9 @@ class Links:
 
 
 class Draft:
-    """HTML of a notebook on its way to a page.
+    """HTML of a notebook on its way to a page; `held` are the safe pieces that stand in it by their marks.
 
-    Parameters
-    ----------
-    markup
-        The HTML.
-    links
-        Where its addresses lead.
-    attachments
-        Pictures that were pasted into the cell.
-    held
-        Safe pieces of HTML that stand in `markup` by their marks.
-
-    Raises
-    ------
-    RecursionError
-        When elements lie too deep in each other.
+    Raises RecursionError when elements lie too deep in each other.
     """
 
     def __init__(
@@ -198,7 +184,7 @@ class Draft:
         return self._cleaned(self.soup.contents)
 
     def parts(self) -> Iterator[tuple[int, str, str]]:
-        """Yield its headings of the top level and what stands between them: level (0 is none), id and safe HTML."""
+        """Yield its top-level headings and the parts between them: level (0 is none), id and safe HTML."""
         self._put_right()
         between: list[Any] = []
         nodes: list[Any] = [*self.soup.contents, None]
@@ -246,7 +232,7 @@ class Draft:
             element.unwrap()
 
     def _embed(self, element: Any, address: str | None, words: str, elsewhere: str = "") -> None:
-        """Put a picture where an element stands; where there is none, what it shows in words, and a link to it."""
+        """Replace an element by a picture; without one, by its description and a link."""
         made: Any = words
         if address is not None:
             sizes = {name: element[name] for name in ("width", "height", "style", "title") if element.get(name)}

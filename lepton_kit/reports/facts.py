@@ -12,7 +12,7 @@ from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
 from lepton_kit.reports.values import in_words, shortened
 from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result, title_of
 from lepton_kit.runs.parameters import run_command, typed
-from lepton_kit.runs.verify import pair_results
+from lepton_kit.runs.repeat import pair_results
 
 STATUS_WORDS = {
     "queued": "queued",
@@ -59,15 +59,7 @@ def moment_html(value: str) -> str:
 
 
 def provenance_html(run: Manifest, published: Collection[str]) -> str:
-    """Return everything needed to trust a run and to repeat it, as HTML.
-
-    Parameters
-    ----------
-    run
-        The run.
-    published
-        Ids of the runs that have a page on the same site: inputs that they made link there.
-    """
+    """Return all that is needed to trust a run and to repeat it, as HTML; inputs link to `published` runs."""
     facts = {
         "Run": f"<code>{as_text(run.run_id)}</code>, started by {as_text(run.trigger)}",
         "Notebook SHA-256": _hash(run.notebook_sha256),
@@ -129,7 +121,7 @@ def results_html(run: Manifest, earlier: Before | None) -> str:
 def downloads_html(files: Sequence[str]) -> str:
     """Return links to the files beside a page, as HTML."""
     links = "".join(f'<li><a href="{as_text(name)}" download>{as_text(name)}</a></li>' for name in files)
-    return f'<div class="downloads"><h3>Take along</h3><ul>{links}</ul></div>'
+    return f'<div class="downloads"><h3>Downloads</h3><ul>{links}</ul></div>'
 
 
 def repeat_commands(run: Manifest) -> str:

@@ -38,17 +38,7 @@ class Frame:
 
 
 def render_words(reports: Path, target: Path, on_line: Callable[[str], None]) -> None:
-    """Render the pages of words (`*.qmd`) of the Quarto project in `reports` into `target`.
-
-    Parameters
-    ----------
-    reports
-        A folder with `_quarto.yml`, and pages with places for listings.
-    target
-        The new site's folder.
-    on_line
-        Called with the name of each page.
-    """
+    """Render the pages of words (`*.qmd`) of the Quarto project in `reports` into `target`, telling each name."""
     frame = _frame(reports)
     for source in sorted(reports.glob("*.qmd")):
         on_line(source.name)

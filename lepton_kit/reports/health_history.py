@@ -20,7 +20,7 @@ LAST, OPEN = 50, 10
 WIDTH, HEIGHT, MARGIN = 240, 40, 6
 
 MARKS = {"worse": "M -4 -3 L 4 -3 L 0 4 Z", "better": "M -4 3 L 4 3 L 0 -4 Z"}
-"""What stands for a verdict in a drawing: a triangle down or up, told apart without its colour."""
+"""What stands for a verdict in a drawing: a triangle down or up, clear without its colour."""
 
 
 def history_html(cards: Sequence[Card]) -> str:
@@ -44,7 +44,7 @@ def _service_html(service: str, looked_at: str, newest_first: Sequence[Card]) ->
     names = list(dict.fromkeys(str(row["sli"]) for card in reversed(runs) for row in card.measured))
     drawn = [row for name in names if (row := _course_row(name, runs))]
     return (
-        f"<h3>{as_text(service or 'service not told')}</h3><p>{said} A triangle marks a run that found the "
+        f"<h3>{as_text(service or 'service not recorded')}</h3><p>{said} A triangle marks a run that found the "
         'SLI <span class="worse">▼ worse</span> or <span class="better">▲ better</span> than in the period '
         "before the one that it measured, whose value stands beside it: not than in the run before.</p>"
         + (f'<p class="quiet">Looked at: {as_text(looked_at)}</p>' if looked_at else "")

@@ -60,7 +60,7 @@ PARTS: dict[str, Callable[[Sequence[Card]], str]] = {"health-history": history_h
 
 
 def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
-    """Return the items of a listing as Quarto takes them; their text means nothing to whoever reads it as markup."""
+    """Return the items of a listing as Quarto takes them; their text has no meaning as markup."""
     return [_item(card) for card in cards]
 
 
@@ -86,10 +86,7 @@ NOTHING = "None."
 def split_page(source: Path) -> tuple[dict[str, Any], str]:
     """Split a `.qmd` page into its front matter and its words.
 
-    Raises
-    ------
-    InputError
-        When it does not begin with front matter.
+    Raises InputError when it does not begin with front matter.
     """
     parts = source.read_text(encoding="utf-8").split("---\n", 2)
     if len(parts) != 3 or parts[0].strip():

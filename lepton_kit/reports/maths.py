@@ -96,7 +96,7 @@ def _renderer(hold: Callable[[str], str]) -> Any:
 
 
 def highlighted(code: str, language: str) -> str:
-    """Return code as HTML in which its kinds of words are told apart; that of an unknown language as it is."""
+    """Return code as HTML with highlighted syntax; that of an unknown language as it is."""
     from pygments import highlight  # type: ignore[import-untyped] # the import costs what only publishing should pay
     from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
     from pygments.lexers import TextLexer, get_lexer_by_name  # type: ignore[import-untyped]

@@ -32,7 +32,7 @@ NAMES = {
     r"application/pdf": "a PDF",
     r"audio/": "sound",
     r"video/": "a video",
-    r"image/": "a picture that is none, is too large, or is of a kind that pages do not show",
+    r"image/": "an invalid, too large or unsupported picture",
 }
 """What a page cannot show, by its kind."""
 OWN_TEXT = '[class*="text-repr-fallback"], [class*="sk-text-repr"]'

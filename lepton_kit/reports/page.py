@@ -40,23 +40,10 @@ def make_page(
 ) -> tuple[Any, Picture | None]:
     """Return the page of a run as a notebook, and the picture that stands for it in listings.
 
-    Parameters
-    ----------
-    run, project
-        The run and its project.
-    published
-        Ids of all runs that have a page on the same site.
-    before
-        The run whose results are shown beside this one's.
-    card
-        What the page is the page of, where that is not the run itself; its title and words stand on top.
-    header
-        The facts of that, as HTML; else those of the run.
+    `published` are the runs that have a page on the same site, and the results of `before` stand beside this one's.
+    Where the page is not of the run itself, `card` and `header` (its facts, as HTML) stand on top.
 
-    Raises
-    ------
-    InputError
-        When a cell's `#|` lines cannot be read; the message names run and cell.
+    Raises InputError when a cell's `#|` lines cannot be read; the message names run and cell.
     """
     try:
         notebook = read_notebook(run.folder(project) / "notebook.ipynb")

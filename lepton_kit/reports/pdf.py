@@ -37,25 +37,10 @@ LONG_WORD, BREAK = re.compile(r"\S{21,}"), re.compile(r"(?<=[-/_.])|(?<=\w{20})"
 def pdf_of(page: Any, card: Card, before: Path, *, is_wanted: bool) -> bytes | None:
     """Return the PDF of a page, which is marked with what it was made from; None where there is none.
 
-    One that was made from the same before is taken over.
+    One that was made from the same is taken over from `before`, the folder of an earlier publication.
 
-    Parameters
-    ----------
-    page
-        The page, as a notebook.
-    card
-        Its card, for the title and the date.
-    before
-        The folder of an earlier publication.
-    is_wanted
-        Whether a PDF is made where there was none of the same.
-
-    Raises
-    ------
-    InputError
-        When one is to be made, and there is no Quarto, or too old a one.
-    LeptonError
-        When Quarto fails.
+    Raises InputError when one is to be made, and there is no Quarto, or too old a one. Raises LeptonError when Quarto
+    fails.
     """
     source = printed(page, card)
     digest = hashlib.sha256(source.encode()).hexdigest()
@@ -88,12 +73,8 @@ def printed(page: Any, card: Card) -> str:
 def make_pdf(source: str) -> bytes:
     """Return an HTML page as a PDF.
 
-    Raises
-    ------
-    InputError
-        When there is no Quarto, or too old a one.
-    LeptonError
-        When Quarto fails; the message ends with its last lines.
+    Raises InputError when there is no Quarto, or too old a one. Raises LeptonError when Quarto fails; the message ends
+    with its last lines.
     """
     found = find_quarto()
     if found is None:

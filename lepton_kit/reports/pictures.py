@@ -32,14 +32,14 @@ class Picture(NamedTuple):
 
 
 def address_of(data: Mapping[str, Any]) -> str | None:
-    """Return the picture among these kinds of one output as an address that holds it; None where there is none."""
+    """Return the picture among these kinds of one output as a data URL; None without one."""
     if svg := svg_of(data):
         return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
     return next((found for kind in RASTER if kind in data if (found := raster_address(decoded(data[kind])))), None)
 
 
 def raster_address(content: bytes) -> str | None:
-    """Return a picture in pixels as an address that holds it; None where it is none that browsers show, or too large.
+    """Return a bitmap as a data URL; None where browsers cannot show it, or it is too large.
 
     Examples
     --------

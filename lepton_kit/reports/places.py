@@ -46,10 +46,7 @@ def mark(name: str, content: str = "") -> str:
 def fill(page: Path, contents: Mapping[str, str]) -> None:
     """Put these contents into the places of a rendered page, in place of those of before.
 
-    Raises
-    ------
-    InputError
-        When the page has a place for what there is not.
+    Raises InputError when the page has a place for what there is not.
     """
     markup = page.read_text(encoding="utf-8")
     if missing := {found[1] for found in MARKED.finditer(markup)} - contents.keys():
@@ -58,7 +55,7 @@ def fill(page: Path, contents: Mapping[str, str]) -> None:
 
 
 def contents_of(source: Path) -> dict[str, str]:
-    """Return what each place of a `.qmd` page shall hold, as HTML: its listings, of files in `listings/`."""
+    """Return the content of each place of a `.qmd` page, as HTML: its listings, of files in `listings/`."""
     matter, _ = split_page(source)
     found, is_first = {}, True
     for listing in matter.get("listing", []):
@@ -69,15 +66,9 @@ def contents_of(source: Path) -> dict[str, str]:
 
 
 def listing_html(listing: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
-    """Return a listing: a table of its fields, or a list of what stands for each page.
+    """Return a listing, as Quarto declares it: a table of its fields, or a list of what stands for each page.
 
-    Parameters
-    ----------
-    listing
-        As Quarto has it: `id`, `type` (`table` or `default`), `fields`, and for a table `field-display-names`,
-        `filter-ui`, `sort-ui` and `page-size`.
-    items
-        What `listings.items_of` returns: their text is HTML already.
+    The text of items is HTML already.
     """
     if not items:
         return f"<p>{NOTHING}</p>"

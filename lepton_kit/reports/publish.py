@@ -46,23 +46,10 @@ def left_out_line(one: LeftOut) -> str:
 
 
 def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
-    """Publish runs, in place of earlier pages of the same runs; the site shows them when it is built.
+    """Publish runs that have ended, in place of earlier pages of them; the site shows them when it is built.
 
-    A run whose page cannot be made is left out; all others are published.
-
-    Parameters
-    ----------
-    project
-        The project's root; its `reports/` is the Quarto project.
-    runs
-        Runs that have ended.
-
-    Raises
-    ------
-    InputError
-        When there is no Quarto project.
-    LeftOutError
-        When all others are published, if the page of a run cannot be made; an earlier page of it stays as it was.
+    Raises InputError when there is no Quarto project. Raises LeftOutError, once all others are published, when the page
+    of a run cannot be made; an earlier page of it stays as it was.
     """
     reports = reports_folder(project)
     known = {card.id for card in published(reports)} | {run.run_id for run in runs}
@@ -95,21 +82,8 @@ class Shown:
 def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str], shown: Shown | None = None) -> Card:
     """Publish a run under a card: its own, or that of what the run is the page of, such as a version of a model.
 
-    Parameters
-    ----------
-    card
-        What listings say of it; its picture is the run's first figure.
-    run, project
-        A run that has ended, and its project.
-    known
-        Ids of all runs that have a page on the same site.
-    shown
-        What the page shows besides.
-
-    Raises
-    ------
-    InputError
-        When the page cannot be made.
+    `known` are the runs that have a page on the same site; the picture is the run's first figure. Raises InputError
+    when the page cannot be made.
     """
     shown, reports = shown or Shown(), reports_folder(project)
     with tempfile.TemporaryDirectory(prefix="lepton-publish-") as scratch:
@@ -131,10 +105,7 @@ def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str],
 def unpublish(project: Path, names: Collection[str]) -> list[Card]:
     """Take published pages away by their ids or the ends of these; the site loses them when it is built.
 
-    Raises
-    ------
-    InputError
-        When one of them is not published; nothing is taken away then.
+    Raises InputError when one of them is not published; nothing is taken away then.
     """
     reports = reports_folder(project)
     known = {card.id: card for card in published(reports)}
@@ -235,7 +206,7 @@ def subject_of(run: Manifest) -> tuple[str, tuple[str, ...]]:
 
 
 def downloads(run: Manifest, project: Path, scratch: Path) -> dict[str, Path | bytes]:
-    """Return the files that a reader may take along, by name: notebook, manifest, and the recording it looked at."""
+    """Return the files that a reader may download, by name: notebook, manifest, and the recording it looked at."""
     folder = run.folder(project)
     found: dict[str, Path | bytes] = {
         name: folder / name

@@ -35,10 +35,7 @@ def find_quarto() -> Quarto | None:
     Looked for in this order: the environment variable `LEPTON_QUARTO` (a program, and then no other; or `none`), the
     search path, and beside the running Python.
 
-    Raises
-    ------
-    InputError
-        When `LEPTON_QUARTO` names no program, or every Quarto found is older than 1.7.
+    Raises InputError when `LEPTON_QUARTO` names no program, or every Quarto found is older than 1.7.
     """
     programs = list(_programs())
     found = [Quarto(program, _version(program)) for program in programs]
@@ -52,10 +49,7 @@ def find_quarto() -> Quarto | None:
 def render(quarto: Quarto, folder: Path, target: Path, on_line: Callable[[str], None]) -> None:
     """Render a Quarto project into another folder, telling each line that Quarto writes.
 
-    Raises
-    ------
-    LeptonError
-        When Quarto fails; the message ends with its last lines.
+    Raises LeptonError when Quarto fails; the message ends with its last lines.
     """
     command = [str(quarto.program), "render", str(folder), "--output-dir", os.path.relpath(target, folder)]
     last: deque[str] = deque(maxlen=20)
@@ -119,7 +113,7 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 def install(seconds: float = 180) -> str:
-    """Try to install Quarto beside the running Python, and return one line that says what came of it.
+    """Try to install Quarto beside the running Python, and return one line about the result.
 
     Nothing depends on its success: without Quarto, pages are plain.
     """
@@ -170,7 +164,7 @@ def without_colours(line: str) -> str:
 
 
 def _pip_install(seconds: float) -> str:
-    """Run pip for a bounded time, with all it starts, and return what came of it."""
+    """Run pip for a bounded time, with all it starts, and return the outcome."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "quarto-cli>=1.7"]
     try:
         pip = subprocess.Popen(

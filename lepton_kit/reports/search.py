@@ -24,15 +24,7 @@ NOT_SEARCHED = "script, style, nav, header, .sourceCode, details.code, details.c
 
 
 def write_entries(page: Path, href: str) -> None:
-    """Write the search entries of a rendered page beside it, where `write_index` finds them.
-
-    Parameters
-    ----------
-    page
-        The rendered page.
-    href
-        Its path from the site's root.
-    """
+    """Write a rendered page's search entries (`href` from the root) beside it, where `write_index` finds them."""
     lines = [json.dumps(entry, ensure_ascii=False) for entry in entries_of(page.read_text(encoding="utf-8"), href)]
     _entries(page).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -99,15 +91,7 @@ def _tidy(words: Iterable[str]) -> str:
 
 
 def write_index(site: Path, pages: Iterable[str]) -> None:
-    """Write the index of these pages, as JSON and as the script that `reports/header.html` loads in its place.
-
-    Parameters
-    ----------
-    site
-        The rendered site.
-    pages
-        Paths of its pages, relative to it.
-    """
+    """Write the index of a site's pages, as JSON and as the script that `reports/header.html` loads in its place."""
     with (
         (site / SEARCH).open("w", encoding="utf-8") as plain,
         (site / SEARCH_SCRIPT).open("w", encoding="utf-8") as script,

@@ -80,21 +80,10 @@ class _State:
 def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, is_full: bool = False) -> Site:
     """Build `reports/_site` from what is published; of several processes that ask at once, one builds at a time.
 
-    Parameters
-    ----------
-    project
-        The project's root; its `reports/` is the Quarto project.
-    on_line
-        Called with each line that the renderer writes.
-    is_full
-        Whether to render every page, changed or not.
+    `on_line` gets each line that the renderer writes; `is_full` renders every page, changed or not.
 
-    Raises
-    ------
-    InputError
-        When `reports/_quarto.yml` is missing, or the only Quarto there is is too old.
-    LeptonError
-        When rendering fails; the site that was there stays as it is.
+    Raises InputError when `reports/_quarto.yml` is missing, or the only Quarto there is is too old. Raises LeptonError
+    when rendering fails; the site that was there stays as it is.
     """
     reports = reports_folder(project)
     found = quarto.find_quarto()
@@ -134,7 +123,7 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
 
 
 def _arrange(reports: Path, aside: Path, changed: list[Card], *, with_words: bool) -> list[_Batch]:
-    """Make the Quarto projects that are rendered one after the other, with so many pages that memory does not grow.
+    """Make the Quarto projects that are rendered one after the other, each small enough that memory does not grow.
 
     The pages of words are in the first, or in none: the site before has them, and only what they list has changed.
     """
@@ -320,7 +309,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange the names of two folders in one step (Linux, renameat2(2)); return whether that can be had here."""
+    """Exchange the names of two folders in one step (Linux, renameat2(2)); return whether this system can."""
     try:
         exchange = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):  # no Linux, or an old C library

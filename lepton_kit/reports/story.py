@@ -35,21 +35,9 @@ def story_cells(
     """Return the cells of a notebook's page, between its facts and its provenance.
 
     Everything is HTML that has been made safe; the first heading is left to the page's title; links to notebooks lead
-    to their newest run among those published.
+    to their newest run among those published. `beside` reads a file by its path from the notebook.
 
-    Parameters
-    ----------
-    notebook
-        The executed notebook.
-    published
-        Ids of the runs that have a page on the same site.
-    beside
-        Reads a file by its path from the notebook; nothing where there is none to show.
-
-    Raises
-    ------
-    InputError
-        When the `#|` lines of a cell are not YAML.
+    Raises InputError when the `#|` lines of a cell are not YAML.
     """
     pages = {run_id.partition("-")[2].rpartition("-")[0]: run_id for run_id in sorted(published)}
     links = Links(pages, beside)
@@ -90,19 +78,7 @@ def html_of(cell: Any) -> str:
 
 
 def figure_html(address: str, caption: str, alt: str, name: str = "") -> str:
-    """Return a figure as HTML.
-
-    Parameters
-    ----------
-    address
-        The picture, as an address that holds it.
-    caption
-        What stands below it: HTML.
-    alt
-        What it shows, in words.
-    name
-        Its id on the page.
-    """
+    """Return a figure as HTML, by the address that holds it, its caption (HTML), its words, and its id on the page."""
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     named = f' id="{as_text(name)}"' if name else ""
     return f'<figure{named}><img src="{address}" alt="{as_text(alt)}">{below}</figure>'

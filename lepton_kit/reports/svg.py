@@ -1,4 +1,4 @@
-"""Makes an SVG safe to lie on a site: shapes and text alone, whoever opens it.
+"""Makes an SVG safe to lie on a site: shapes and text alone.
 
 On a page an SVG is a picture (`<img>`), in which a browser runs nothing. Opened by itself it is a page of the site, so
 all that could act or fetch is taken away: only the elements and attributes below are kept.

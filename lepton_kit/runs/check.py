@@ -41,22 +41,16 @@ class Check:
 def check_run(run: Manifest, project: Path, kernel: str | None = None) -> Check:
     """Repeat a run in a fresh kernel and compare every output with what it left; `kernel` names another one for it.
 
-    Raises
-    ------
-    InputError
-        When the run did not succeed, or its folder or an input is no longer what it was.
+    Raises InputError when the run did not succeed, or its folder or an input is no longer what it was.
     """
     check_untouched(run, project)
     return _check(run.folder(project) / NOTEBOOK, run.run_id, project, folder_of(run.notebook, project), kernel)
 
 
 def check_untouched(run: Manifest, project: Path) -> None:
-    """Compare what lies in a run's folder, and its inputs, with what its manifest says of them.
+    """Compare the files in a run's folder, and its inputs, with its manifest.
 
-    Raises
-    ------
-    InputError
-        When the run did not succeed, or something is no longer what it was.
+    Raises InputError when the run did not succeed, or something is no longer what it was.
     """
     if run.status != "succeeded":
         raise InputError(f"run {run.run_id!r}: its status is {run.status}; only a run that succeeded can be repeated")
@@ -87,10 +81,7 @@ def check_notebook(notebook: Path, project: Path, kernel: str | None = None) -> 
 def update_outputs(notebook: Path, project: Path, kernel: str | None = None) -> None:
     """Execute a committed notebook as it stands and keep the new outputs as those that later checks compare with.
 
-    Raises
-    ------
-    LeptonError
-        When a cell fails: the file is left as it was.
+    Raises LeptonError when a cell fails: the file is left as it was.
     """
     import nbformat
     from nbclient.exceptions import CellExecutionError, DeadKernelError

@@ -63,10 +63,7 @@ def store(
 ) -> Stored:
     """Write a value into a folder, whole or not at all, and its note after it.
 
-    Raises
-    ------
-    InputError
-        When the value is of a type that no open format keeps, or does not come back equal.
+    Raises InputError when the value is of a type that no open format keeps, or does not come back equal.
     """
     kind, details = _kind(name, value)
     format_ = {"frame": "parquet", "series": "parquet", "json": "json"}.get(kind, "safetensors")

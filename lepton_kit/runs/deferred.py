@@ -29,7 +29,7 @@ class _StandIn(ModuleType):
         return bool(_real().is_valid_syntax(term, value))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked of every module by whoever looks over all of them, as torch does on import
+        if name.startswith("__"):  # asked of every module by code that inspects all of them, as torch does on import
             raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
         return getattr(_real(), name)
 

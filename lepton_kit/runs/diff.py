@@ -10,7 +10,7 @@ from typing import Any
 
 from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
 from lepton_kit.runs.notebooks import is_counted, read_notebook
-from lepton_kit.runs.verify import ResultPair, pair_results
+from lepton_kit.runs.repeat import ResultPair, pair_results
 
 SHOWN = 60  # characters of a value in a table
 

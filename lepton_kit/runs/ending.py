@@ -170,14 +170,9 @@ def recorded_results(cells: list[Any]) -> dict[str, dict[str, Any]]:
 
 
 def repair(project: Path) -> list[Manifest]:
-    """Tell the truth about the runs whose runner was killed: their manifests and notebooks say so from now on.
+    """Tell the truth about the runs whose runner was killed, in manifests and notebooks, and return these runs.
 
     A run whose files cannot be read, or not be written, is warned of, and keeps nobody from going on.
-
-    Returns
-    -------
-    list of Manifest
-        The runs that were still called running.
     """
     ledger, repaired = Ledger(project), []
     for run_id, owner in ledger.take_over_abandoned():

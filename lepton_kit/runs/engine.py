@@ -48,19 +48,6 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CellEvent:
-    """A code cell starts, has ended, or has put out something (`kind` is `started`, `ended` or `output`).
-
-    `number` counts the notebook's code cells from 1 to `total`; `text` is the last line of output.
-    """
-
-    kind: str
-    number: int
-    total: int
-    text: str = ""
-
-
-@dataclass(frozen=True)
 class EngineOptions:
     """What `lepton run` asks of the engine, beside what papermill passes.
 
@@ -81,9 +68,10 @@ class EngineOptions:
     kernel_log
         File for what the kernel's process itself writes, outside of any cell; by default it goes to the terminal.
     on_event
-        Called at the start and the end of each code cell, and with its last line of output now and then.
+        Called with `cell_started` and `cell_ended` of each code cell, its number (from 1), how many there are and no
+        text, and now and then with `cell_output` and the last line of its output.
     keep_kernel, on_kept
-        For how many seconds the kernel of a failed run stays; `on_kept` is told its connection file.
+        For how many seconds the kernel of a failed run stays; `on_kept` receives its connection file.
     """
 
     cell_timeout: float | None = None
@@ -95,7 +83,7 @@ class EngineOptions:
     kernel_env: dict[str, str] | None = None
     kernel_cwd: str | None = None
     kernel_log: Path | None = None
-    on_event: Callable[[CellEvent], None] = lambda event: None
+    on_event: Callable[[str, int, int, str], None] = lambda kind, number, total, text: None
     keep_kernel: float | None = None
     on_kept: Callable[[str], None] = lambda connection_file: None
 
@@ -194,7 +182,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             self.number += is_counted(cell)
             if self.skip_cells_with_tag in cell.metadata.get("tags", []):
                 continue
-            self.options.on_event(CellEvent("started", self.number, self.total))
+            self.options.on_event("cell_started", self.number, self.total, "")
             self.nb_man.cell_start(cell, index)
             status = self.nb_man.INTERRUPTED
             try:
@@ -207,7 +195,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                 if left_out := self.allowance.end_cell():
                     cell.outputs.append(note(left_out))
                 self.nb_man.cell_ended(cell, status)
-                self.options.on_event(CellEvent("ended", self.number, self.total))
+                self.options.on_event("cell_ended", self.number, self.total, "")
             if status == self.nb_man.FAILED:
                 return False  # papermill itself reads the error from the cell's outputs
         return True
@@ -326,11 +314,11 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
         if lines := [line for line in tail.splitlines() if line.strip()]:
             redactor = self.nb_man.saver.redactor
             line = redactor.text(lines[-1]) if redactor else lines[-1]
-            self.options.on_event(CellEvent("output", self.number, self.total, line[-200:]))
+            self.options.on_event("cell_output", self.number, self.total, line[-200:])
             self.next_output_event = now + 1 / EVENTS_PER_SECOND
 
     def _stop_cell(self, asked: str, cell: Any, index: int) -> None:
-        """Interrupt a cell, and take in what it says to that; one that goes on is killed with its kernel."""
+        """Interrupt a cell and read its last output; one that continues is killed with its kernel."""
         try:
             run_sync(self.km.interrupt_kernel)()
             ended = self._await_cell(asked, cell, index, deadline=time.monotonic() + GRACE_S)
@@ -357,7 +345,7 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
             raise DeadKernelError(f"Kernel died{_how(code)}")
 
     def _received(self, socket: Any) -> Iterator[dict[str, Any]]:
-        """Yield the messages that have arrived, at most so many that the clock is looked at now and then."""
+        """Yield the messages that have arrived, few enough at a time that the clock is checked in between."""
         session = self.kc.session
         for _ in range(200):
             try:
@@ -421,14 +409,7 @@ class LeptonEngine(NBClientEngine):  # type: ignore[misc]
     ) -> Any:
         """Execute a notebook that papermill has parameterised, and save it as it goes.
 
-        Parameters
-        ----------
-        nb, kernel_name, output_path, progress_bar, log_output, stdout_file, stderr_file
-            As papermill passes them.
-        start_timeout, execution_timeout
-            How long, in seconds, the kernel may take to start, and a cell to run (papermill's names).
-        **given
-            The fields of `EngineOptions`, and what papermill passes beside.
+        `given` has the fields of `EngineOptions`, and what papermill passes beside; times are in seconds.
         """
         known = {field.name for field in fields(EngineOptions)}
         options = EngineOptions(**{name: value for name, value in given.items() if name in known})

@@ -6,11 +6,13 @@ The manifests stay the truth about what a run did. The ledger knows states and c
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import platform
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from lepton_kit.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 FILE = "ledger.sqlite"
 LEASE_S = 60.0
@@ -52,7 +56,7 @@ _OWNED = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, told apart from a later one with the same number by its start; `boot` tells apart a machine's boots.
+    """A process, distinguished by its start from a later one with the same id; `boot` names the boot of the machine.
 
     `born` counts clock ticks since the boot; it is empty where there is no `/proc`.
     """
@@ -101,7 +105,7 @@ class Ledger:
         self.busy_timeout = busy_timeout
 
     def claim(self, key: str) -> Claim:
-        """Ask to be the one that runs what `key` stands for; of several who ask at once, one is told `mine`."""
+        """Claim the right to run what `key` stands for; of concurrent callers, exactly one gets `mine`."""
         me = Owner.me()
         with self._transaction() as ledger:
             row = ledger.execute("SELECT run_id, done, host, boot, pid, born, lease FROM claims WHERE key = ?", [key])
@@ -162,7 +166,7 @@ class Ledger:
         self._change_mine("UPDATE runs SET status = ? WHERE run_id = ?", status, run_id)
 
     def sequence(self) -> dict[str, int]:
-        """Return the number of each run in the order in which they began, whatever the clock said then.
+        """Return the number of each run in order of start, independent of the clock.
 
         It only reads, and waits for nobody.
         """
@@ -216,6 +220,27 @@ class Ledger:
         finally:
             if connection is not None:
                 connection.close()  # what was not committed is rolled back
+
+
+@contextmanager
+def heartbeat(renew: Callable[[], None]) -> Iterator[None]:
+    """Renew a lease until the end of what stands below this; who cannot look at this process goes by it."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(LEASE_S / 4):
+            try:
+                renew()
+            except InputError as error:  # the work goes on; the next beat may find the ledger free again
+                logger.warning("%s", error)
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
 
 
 def _advice(error: sqlite3.Error | OSError) -> str:

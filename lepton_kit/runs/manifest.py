@@ -221,11 +221,8 @@ class Manifest(Part):
     def load(cls, path: Path) -> Manifest:
         """Read a manifest.
 
-        Raises
-        ------
-        InputError
-            When the file is absent, cannot be read, is not a manifest of format 1, or is that of a run which another
-            folder belongs to.
+        Raises InputError when the file is absent, cannot be read, is not a manifest of format 1, or is that of a run
+        which another folder belongs to.
         """
         try:
             found = cls.model_validate_json(path.read_bytes())
@@ -254,17 +251,10 @@ def all_runs(project: Path) -> list[Manifest]:
 
 
 def newest_first(times: Mapping[str, Any], project: Path) -> list[str]:
-    """Return the names of run folders, newest first.
+    """Return the names of run folders, by name the time when each began, newest first.
 
     The ledger says in which order the runs began: a clock that is put back changes nothing in that. Runs that it does
     not know, such as those of another project, stand among them by their time.
-
-    Parameters
-    ----------
-    times
-        When each run began, by the name of its folder.
-    project
-        The project's root.
     """
     try:
         order = Ledger(project).sequence()
@@ -284,19 +274,7 @@ def finished_runs(project: Path) -> list[Manifest]:
 def find_run(given: str, project: Path, only: Status | None = None) -> Manifest:
     """Find a run by its id, its end or beginning, its notebook's name (the newest run of it), or `latest`.
 
-    Parameters
-    ----------
-    given
-        What a person typed.
-    project
-        The project's root.
-    only
-        Of a notebook's runs, or of all, take the newest of this status.
-
-    Raises
-    ------
-    InputError
-        When none or several runs are meant.
+    `only` takes the newest of this status. Raises InputError when none or several runs are meant.
     """
     if SINGLE_NAME.fullmatch(given) and (project / "runs" / given / FILE).is_file():
         return Manifest.load(project / "runs" / given / FILE)

@@ -50,13 +50,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class Displays:
-    """Updates displays and clears outputs of the cell that runs, as a notebook does; nbval only adds up what comes.
-
-    Parameters
-    ----------
-    receive
-        nbval's own way to the next message.
-    """
+    """Updates displays and clears outputs of the cell that runs, as a notebook does; nbval only adds up what comes."""
 
     def __init__(self, receive: Callable[..., dict[str, Any]]) -> None:
         self.receive = receive
@@ -118,7 +112,7 @@ def _compare_expectations(old: list[Any], new: list[Any]) -> list[Difference]:
 def _rest(outputs: list[Any]) -> list[Any]:
     """Return what nbval compares: not what is compared above, and of a table its text, which says the same.
 
-    What is said on stderr is no output: a warning names places of the machine, a progress bar the time.
+    Text on stderr is no output: a warning names places of the machine, a progress bar the time.
     """
     kept = []
     for output in outputs:

@@ -34,10 +34,7 @@ class Kernel:
 def read_notebook(path: Path) -> Any:
     """Read a notebook of any format that Jupyter opens, as one of format 4.5.
 
-    Raises
-    ------
-    InputError
-        When there is no such file, or it is not a notebook.
+    Raises InputError when there is no such file, or it is not a notebook.
     """
     from lepton_kit.runs.upgrade import parse  # nbformat takes a third of a second that `--help` need not pay
 
@@ -124,10 +121,8 @@ def find_notebooks(project: Path) -> list[Path]:
 def locate_notebook(given: str, project: Path) -> Path:
     """Find a notebook by its path, its name (`01-data-cleaning`), or a beginning that is of one name alone (`01`).
 
-    Raises
-    ------
-    InputError
-        When it is none of these, or several names begin so; the message names the notebooks that there are.
+    Raises InputError when it is none of these, or several names begin so; the message names the notebooks that there
+    are.
     """
     for candidate in (Path(given), project / given, shipped() / given):
         if candidate.is_file():
@@ -150,11 +145,8 @@ def locate_notebook(given: str, project: Path) -> Path:
 def installed_kernel(notebook: Any, origin: str, asked: str | None = None) -> Kernel:
     """Return the kernel that runs a notebook here: the one asked for, its own, or this Python's for Python.
 
-    Raises
-    ------
-    InputError
-        When the kernel asked for is not installed, or the notebook is of another language than Python and its own is
-        not, or names one that is not installed and no language.
+    Raises InputError when the kernel asked for is not installed, or the notebook is of another language than Python and
+    its own is not, or names one that is not installed and no language.
     """
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 

@@ -35,7 +35,7 @@ class Allowance:
         self._earlier = self._cell = self._left_out = 0
 
     def keeps(self, size: int) -> int:
-        """Count so many bytes of a stream; return how many of them, from their beginning, are kept."""
+        """Count bytes of a stream; return how many of them, from the beginning, are stored."""
         kept = min(size, self._room())
         self._cell += kept
         self._left_out += size - kept
@@ -99,7 +99,7 @@ def note(text: str) -> NotebookNode:
 
 
 def without_outputs(cell: NotebookNode, keep_kits_own: bool) -> list[NotebookNode]:
-    """Return the outputs of a cell of which only the kit's own are kept, or none, and a note of that."""
+    """Return the kit's own outputs of a cell, or none, with a note about what was left out."""
     outputs: list[NotebookNode] = cell.get("outputs", [])
     kept = [output for output in outputs if keep_kits_own and is_kits_own(output)]
     if len(kept) == len(outputs):

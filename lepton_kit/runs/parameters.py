@@ -238,7 +238,7 @@ def _parameter(node: ast.stmt, comments: dict[int, str], origin: str) -> Paramet
         case ast.Assign(targets=[ast.Name(id=name)], value=value):
             text, kind = _inferred(_literal(value, where))
         case _:
-            raise InputError(f"{where}: only `name: type = literal` lines may stand here")
+            raise InputError(f"{where}: only `name: type = literal` lines are allowed here")
     default = MISSING if value is None else _literal(value, where)
     lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
     said = [comments[line] for line in lines if line in comments]
@@ -351,7 +351,7 @@ def _with_times_as_text(value: Any) -> Any:
 
 
 def shown(parameter: Parameter, value: Any, is_given: bool) -> Any:
-    """Return a value as a manifest holds it: what JSON holds, or text that `check_values` reads back as the value.
+    """Return a value as stored in a manifest: a JSON value, or text that `check_values` reads back.
 
     A default that JSON does not hold is shown as the cell has it.
 

@@ -23,7 +23,7 @@ def run_all(
     on_event: Callable[[Event], None],
     options: Options = DEFAULTS,
 ) -> list[Manifest]:
-    """Execute checked plans, so many at once, and return their manifests in the plans' order.
+    """Execute checked plans, `workers` at once, and return their manifests in the plans' order.
 
     An interrupt ends the runs that go on, and no other begins; it is passed on once their manifests are written.
     """

@@ -91,10 +91,7 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
     def _save_last(self) -> None:
         """Save what became of each cell, in any case, and as much of the output as the disk takes.
 
-        Raises
-        ------
-        InputError
-            When output was left out.
+        Raises InputError when output was left out.
         """
         try:
             return self.saver.save()

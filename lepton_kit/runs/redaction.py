@@ -44,12 +44,7 @@ WIDEST = 16  # characters of a text for each one of a value that stands in it wi
 
 
 class Redactor:
-    """Replaces the values of secrets by their names.
-
-    Parameters
-    ----------
-    values
-        Values by the secrets' names.
+    """Replaces the values of secrets, given by their names, by these names.
 
     Examples
     --------
@@ -266,7 +261,7 @@ def _escaped(value: str) -> set[str]:
 
 
 def _in_yaml(value: str) -> Iterator[str]:
-    """Yield a value as it stands inside YAML's double quotes, on a line of its own."""
+    """Yield a value as written inside YAML's double quotes, on a line of its own."""
     for allow_unicode in (True, False):
         with suppress(yaml.YAMLError, UnicodeError):  # a value that YAML cannot hold
             written = yaml.safe_dump(value, default_style='"', width=float("inf"), allow_unicode=allow_unicode)

@@ -21,10 +21,7 @@ def reserves_of(folder: Path) -> tuple[Path, Path]:
 def take_reserves(folder: Path, manifest: Manifest, notebook: Path) -> None:
     """Keep what the last words of a run may take.
 
-    Raises
-    ------
-    OSError
-        When the disk has not even that: the run would only be lost.
+    Raises OSError when the disk has not even that: the run would only be lost.
     """
     sizes = notebook.stat().st_size, len(manifest.model_dump_json())
     for reserve, size in zip(reserves_of(folder), sizes, strict=True):

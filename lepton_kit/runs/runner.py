@@ -8,9 +8,8 @@ import logging
 import os
 import random
 import secrets
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from lepton_kit.files import sha256_of, single_name
 from lepton_kit.runs.beside import VARIABLE as BESIDE
 from lepton_kit.runs.ending import complete, remove_unbegun, repair
 from lepton_kit.runs.interrupts import deferred, deliver, pause
-from lepton_kit.runs.ledger import LEASE_S, Ledger
+from lepton_kit.runs.ledger import Ledger, heartbeat
 from lepton_kit.runs.manifest import (
     FILE,
     NOTEBOOK,
@@ -226,7 +225,7 @@ def execute(
         ledger.finish(key, run.run_id)
         tell(Event("run_skipped", run.run_id, plan.name, status=run.status))
         return run
-    with _heartbeat(lambda: ledger.renew(key)):
+    with heartbeat(lambda: ledger.renew(key)):
         try:
             run = _with_retries(plan, project, tell, options)
             if run.status in ANSWERS:
@@ -246,27 +245,6 @@ def has_answered(run_id: str, project: Path) -> bool:
         logger.warning("run %s counts as interrupted: %s", run_id, error)
         return False
     return run.status in ANSWERS and (run.error is None or run.error.name != RunnerDied.__name__)
-
-
-@contextmanager
-def _heartbeat(renew: Callable[[], None]) -> Iterator[None]:
-    """Renew a lease until the end of what stands below this."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(LEASE_S / 4):
-            try:
-                renew()
-            except InputError as error:  # the run goes on; the next beat may find the ledger free again
-                logger.warning("%s", error)
-
-    heart = threading.Thread(target=beat, daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        heart.join()
 
 
 def _with_retries(plan: Plan, project: Path, tell: Callable[[Event], None], options: Options) -> Manifest:
@@ -318,7 +296,7 @@ def _attempt(
             text = f"its kernel {plan.kernel.instead_of!r} is not installed here; it runs with {plan.kernel.name!r}"
             tell(Event("kernel_replaced", manifest.run_id, plan.name, text=text))
         variables = kernel_environment(project, folder, plan.beside, plan, values)
-        with _heartbeat(lambda: ledger.still_runs(folder.name)):
+        with heartbeat(lambda: ledger.still_runs(folder.name)):
             status, error = _execute_through_papermill(plan, folder, variables, tell, options, redactor)
         for reserve in reserves_of(folder):
             reserve.unlink(missing_ok=True)
@@ -424,11 +402,10 @@ def _execute_through_papermill(
     from lepton_kit.runs.literals import LiteralTranslator
 
     papermill.translators.papermill_translators.register("python", LiteralTranslator)
-    # papermill guesses parameters with a regular expression and warns where it cannot; ours are checked already.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters, which are checked already
 
-    def on_cell(event: Any) -> None:
-        tell(Event(f"cell_{event.kind}", folder.name, plan.name, event.number, event.total, text=event.text))
+    def on_cell(kind: str, number: int, total: int, text: str) -> None:
+        tell(Event(kind, folder.name, plan.name, number, total, text=text))
 
     def on_kept(connection_file: str) -> None:
         text = f"its kernel stays for {options.keep_kernel:g} s: jupyter console --existing {connection_file}"

@@ -24,16 +24,7 @@ NOTED = {"kernelspec", "language_info", "papermill", "execution", "tags"}  # wha
 
 
 class NotebookSaver:
-    """Saves a notebook whenever that is due.
-
-    Parameters
-    ----------
-    notebook
-        The notebook that is being run.
-    write
-        Takes the notebook as JSON text in UTF-8, and keeps it whole or not at all.
-    redactor
-        What takes secrets' values out of everything that is saved.
+    """Saves a notebook whenever that is due; `write` takes it as JSON text in UTF-8, and keeps it whole or not at all.
 
     Examples
     --------
@@ -64,13 +55,7 @@ class NotebookSaver:
         self.due = time.monotonic() + SHORTEST_PAUSE_S
 
     def save(self, running: bool = False) -> None:
-        """Save now.
-
-        Parameters
-        ----------
-        running
-            More output may come, so the end of a stream may be the beginning of a secret: it is held back.
-        """
+        """Save now; while it is `running`, the end of a stream may be the beginning of a secret, and is held back."""
         started = time.monotonic()
         self.write(self.as_json(running))
         ended = time.monotonic()

@@ -19,10 +19,7 @@ def shipped() -> Path:
 def in_project_or_shipped(name: str | Path, project: Path) -> Path:
     """Return a file or folder of the project, or where it has none of that name, the shipped one.
 
-    Raises
-    ------
-    InputError
-        When neither has it.
+    Raises InputError when neither has it.
     """
     path = Path(name).expanduser()
     for candidate in [path] if path.is_absolute() else [project / path, shipped() / path]:

@@ -15,17 +15,10 @@ WHAT_FAILS = (ValueError, TypeError, KeyError, AttributeError, IndexError, Recur
 
 
 def parse(content: bytes) -> Any:
-    """Return a notebook of format 4.5.
+    """Return the notebook in a file's content (UTF-8, with or without a byte order mark) in format 4.5.
 
-    Parameters
-    ----------
-    content
-        The file: UTF-8, with or without a byte order mark.
-
-    Raises
-    ------
-    ValueError
-        When it is not JSON, not a notebook, or of a format that is not known yet. The message fits on a line.
+    Raises ValueError, whose message fits on a line, when it is not JSON, not a notebook, or of a format that is not
+    known.
     """
     import nbformat
 

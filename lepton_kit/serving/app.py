@@ -51,7 +51,7 @@ FOLLOW_SECONDS = 30
 
 
 class Reload(BaseModel):
-    """Which version shall answer, and which part of the requests a candidate.
+    """The version that should answer, and the share of requests for a candidate.
 
     `note` says why, and `record` what more is known; both are kept with the service's deployments.
     """
@@ -66,7 +66,7 @@ class Reload(BaseModel):
 
 
 class Workers(BaseModel):
-    """How many workers shall answer."""
+    """The desired number of workers."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -257,7 +257,7 @@ async def _predict(request: Request, worker: Worker) -> Response:
     named = request.headers.get("x-model-version")
     fixer = _choose(seen, named)
     if named is not None:
-        fixer = None  # who names a version this way tests it: the rows are not the feed's
+        fixer = None  # an explicit version is a test request: the rows are not the feed's
     given = await request.body()
     try:
         form = seen.chosen.body if fixer is None else seen.chosen.fixed_body
@@ -335,7 +335,7 @@ def _fix_inputs(seen: _Seen, fixer: InputFixer) -> None:
     if fixer.input_fixes.quarantine:
         seen.keep_aside(whole, refused)
     seen.end("invalid", 422)
-    words = "is missing too much" if unusable.any() else "lies outside what the model learnt from"
+    words = "is missing too much" if unusable.any() else "is outside the range of the training rows"
     raise Refused(422, f"row {int(refused.argmax())} {words}", rows=np.flatnonzero(refused).tolist())
 
 
@@ -392,9 +392,9 @@ async def _feedback(request: Request, worker: Worker) -> Response:
             worker.log.add_feedback, given.request_id, given.row, actual, given.rating, given.comment
         )
     except (OSError, sqlite3.Error) as error:
-        raise Refused(503, f"the feedback is not kept, send it again later: {error}", {"Retry-After": "60"}) from error
+        raise Refused(503, f"the feedback was not stored, try again later: {error}", {"Retry-After": "60"}) from error
     if held is None:
-        raise Refused(404, f"request {given.request_id!r}, row {given.row}: no answer to it is kept")
+        raise Refused(404, f"request {given.request_id!r}, row {given.row}: has no stored answer")
     version, answered = held
     if is_new and given.actual is not None:
         worker.metrics.of(version).note_actual(worker.current.model.task, answered, given.actual)

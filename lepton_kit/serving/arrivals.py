@@ -43,10 +43,7 @@ def find_trace(*folders: Path) -> Path | None:
 def traced(path: Path) -> Arrivals:
     """Return the arrivals of a trace, a CSV with a column `TIMESTAMP`: from first to last, and again from the first.
 
-    Raises
-    ------
-    InputError
-        When the file is not readable, has no such column, or holds fewer than two different times.
+    Raises InputError when the file is not readable, has no such column, or holds fewer than two different times.
     """
     try:
         times = pd.to_datetime(pd.read_csv(path, usecols=["TIMESTAMP"])["TIMESTAMP"]).sort_values()

@@ -37,13 +37,7 @@ class _Job:
 
 
 class Forecasts:
-    """The thread, and the queue before it.
-
-    Parameters
-    ----------
-    limit
-        Requests that may wait; the next one is refused. It may be changed while the thread works.
-    """
+    """The thread, and the queue before it, in which `limit` requests may wait; that may be changed at any time."""
 
     def __init__(self, limit: int, metrics: ServiceMetrics) -> None:
         self.limit = limit
@@ -89,7 +83,7 @@ class Forecasts:
             together = jobs[0].values if len(jobs) == 1 else np.concatenate([one.values for one in jobs])
             names, given = await asyncio.get_running_loop().run_in_executor(self._thread, model.answers, together)
         except Exception as error:
-            if len(jobs) > 1:  # only the request that breaks the model shall fail
+            if len(jobs) > 1:  # only the request that breaks the model may fail
                 for job in jobs:
                     await self._answer(model, [job])
             elif not jobs[0].answer.done():  # else the client went away

@@ -69,7 +69,7 @@ class DesiredState:
 
 @dataclass(frozen=True)
 class Report:
-    """What one worker says: the generation it followed, the versions it holds, and what went wrong, if anything."""
+    """A report of one worker: the generation it followed, its loaded versions, and the error, if any."""
 
     pid: int
     generation: int

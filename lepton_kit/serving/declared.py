@@ -45,7 +45,7 @@ def declare(service: ServiceConfig, address: str, model: Model) -> None:
 
 
 def _shown(path: Path, project: Path) -> str:
-    """Return a path as a declaration holds it: relative to the project where it lies in it."""
+    """Return a path for a declaration: relative to the project where it is inside."""
     return path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path)
 
 

@@ -60,7 +60,7 @@ Change = Callable[[Item, float], Item]
 class Plan:
     """What a replay does.
 
-    `seconds` and `requests` bound it, whichever comes first; actuals are told `feedback_after` seconds after their
+    `seconds` and `requests` bound it, whichever comes first; actuals are reported `feedback_after` seconds after their
     answer, the last ones at the end; `ratings` is the share of the answers (0 to 1) that also get a rating, which is
     made up: 4 or 5 where the interval held the actual, 1 or 2 where it did not; answers of other tasks get none. `name`
     stands in the request ids; one that was used before asks the same requests again, and their actuals do not count
@@ -116,10 +116,7 @@ class Summary:
 def check_address(address: str, is_remote_allowed: bool = False) -> str:
     """Return a service's address in the form that is used; load is driven at loopback only, unless said otherwise.
 
-    Raises
-    ------
-    InputError
-        When it is not an http address, or leads off this machine and that was not allowed.
+    Raises InputError when it is not an http address, or leads off this machine and that was not allowed.
 
     Examples
     --------
@@ -163,7 +160,7 @@ def feed(table: pd.DataFrame) -> Rows:
 
 
 def replay(address: str, rows: Rows, plan: Plan, change: Change | None = None) -> Summary:
-    """Drive load at a service and return what came of it.
+    """Send load to a service and return the results.
 
     Parameters
     ----------
@@ -198,7 +195,7 @@ class _Replay:
     async def run(self) -> Summary:
         limits = httpx.Limits(max_connections=200, keepalive_expiry=2)  # shorter than the server's 5 s
         self._sent_all = asyncio.Event()
-        self._few = asyncio.Semaphore(20)  # the last actuals shall not come all at once
+        self._few = asyncio.Semaphore(20)  # the last actuals must not come all at once
         async with (
             httpx.AsyncClient(base_url=self._address, limits=limits, timeout=TIMEOUT, trust_env=False) as self._client,
             asyncio.TaskGroup() as self._afterwards,

@@ -50,7 +50,7 @@ _WINDOW = (
 
 
 def declared_rows(folder: Path, project: Path) -> Rows:
-    """Return where the rows of a log are, as a declaration says it; a row of a batch has an id of its own."""
+    """Return the location of the rows of a log for a declaration; each row of a batch has its own id."""
     place = (folder / FILE).resolve()
     shown = place.relative_to(project) if place.is_relative_to(project) else place
     return Rows(sql=f"sqlite:///{shown}", query=_WINDOW)
@@ -92,13 +92,7 @@ class Answered:
 
 
 class RequestLog:
-    """The log as one worker writes it.
-
-    Parameters
-    ----------
-    backlog
-        Requests that may wait for the disk; `is_full` says when no more shall be taken.
-    """
+    """The log as one worker writes it; `is_full` says when to take no more."""
 
     def __init__(self, folder: Path, backlog: int = 2000) -> None:
         self.folder = folder
@@ -115,7 +109,7 @@ class RequestLog:
 
     @property
     def is_full(self) -> bool:
-        """Say whether the disk is so far behind that no further request shall be taken."""
+        """Say whether the disk is so far behind that no further request may be taken."""
         return self._waiting.full()
 
     def append(self, answered: Answered) -> None:
@@ -138,13 +132,9 @@ class RequestLog:
     def add_feedback(
         self, request_id: str, row: int, actual: float | str | None, rating: int | None, comment: str
     ) -> tuple[bool, tuple[str, dict[str, Any]] | None]:
-        """Keep what became true of a row.
+        """Keep what became true of a row; return whether its actual value is new, and the row's version and answer.
 
-        Returns
-        -------
-        tuple
-            Whether an actual value is new (a repeated one counts once), and the row's version and answer, or None
-            where no such answer is kept.
+        A repeated value counts once; without an answer that is kept there is None.
         """
         self.flush()  # the request may have been answered a millisecond ago
         with self._told, self._for_feedback() as database:

@@ -25,6 +25,7 @@ from lepton_kit.files import write_atomically
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.config import ServiceConfig, give_to_workers
 from lepton_kit.serving.control import (
+    HUNG_SECONDS,
     DesiredState,
     begin,
     hung_workers,
@@ -159,26 +160,15 @@ def serve(
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; what is being answered then is finished first.
 
-    Parameters
-    ----------
-    host, port
-        Where to listen; port 0 takes a free one. The address is written to `address` in the service's folder.
-    workers
-        Worker processes, 1 to 64.
-    version
-        The version to serve; `current` is the promoted one.
-    announce
-        Called once with a line that says what is served, and where.
-    parent
-        The id of the process that started this one, to stop, too, when that is gone.
+    Port 0 takes a free one; the address is written to `address` in the service's folder, and `announce` is called once
+    with a line that says what is served, and where. Version `current` is the promoted one. With `parent`, the id of the
+    process that started this one, it ends as well when that is gone.
 
-    Raises
-    ------
-    InputError
-        When the model or version is missing or damaged, the address is taken, or the service runs already.
+    Raises InputError when the model or version is missing or damaged, the address is taken, or the service runs
+    already.
     """
     registry = Registry(service.registry)
-    model = registry.load(service.model, version)  # what is wrong is said here, not by each worker
+    model = registry.load(service.model, version)  # errors are reported here, not by each worker
     chosen = registry.folder(service.model, version).name
     with _alone(service), listening(host, port) as listener:
         begin(service.folder, DesiredState(chosen, workers=workers))
@@ -193,15 +183,9 @@ def serve(
         declare(service, address, model)
         write_atomically(service.folder / "address", address + "\n")
         config = uvicorn.Config(
-            "lepton_kit.serving.app:create",
-            factory=True,
-            workers=workers,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=30,
-            timeout_worker_healthcheck=20,
-        )
+            "lepton_kit.serving.app:create", factory=True, workers=workers, log_level="warning", access_log=False,
+            server_header=False, timeout_graceful_shutdown=30, timeout_worker_healthcheck=int(HUNG_SECONDS),
+        )  # fmt: skip
         announce(f"service {service.name}: {service.model} {chosen} at {address}, {workers} worker(s)")
         try:
             Supervisor(config, [listener], service, parent).run()
@@ -221,7 +205,7 @@ def _fork_workers() -> None:
 
 def _note_start(service: ServiceConfig, version: str) -> None:
     """Note a start with another version than the last: it is a deployment too."""
-    with contextlib.suppress(InputError):  # a damaged line is told by whoever needs it
+    with contextlib.suppress(InputError):  # a damaged line is reported where it is needed
         if [one["version"] for one in read_deployments(service.folder)][-1:] != [version]:
             note_deployment(service.folder, version, "the service was started with it")
 

@@ -44,7 +44,7 @@ class Loaded:
     high: np.ndarray | None = None
 
     def out_of_range(self, numbers: np.ndarray) -> int:
-        """Return how many values (n, numerical columns) lie outside what the model learnt from, where that is known."""
+        """Return how many values (n, numerical columns) lie outside the range of the training rows, where known."""
         if isinstance(self.model, Forecaster):  # which winsorises them
             return int((np.abs(self.model.scaled(numbers)[0]) > FURTHEST_INPUT).sum())
         if self.low is None or self.high is None:

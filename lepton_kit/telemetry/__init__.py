@@ -1,0 +1,5 @@
+"""What is known of a service.
+
+Its `declaration`, `signals` and objectives (`slo`, `burn_rates`), where samples are (`store`, `prometheus`, `scrape`),
+its rows (`readers`, `rows`), its log (`logs`), and the evidence of an incident (`recordings`).
+"""

@@ -39,7 +39,7 @@ WINDOWS = (
 )
 SEVERITIES = ("page", "ticket")
 RECENT_S = 3600.0
-"""An objective without a sample of its events for so long is not measured; shortened as the windows are."""
+"""An objective without a sample for this long is not measured; shortened as the windows are."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,7 @@ def threshold(objective: Objective, window: BurnWindow) -> float:
 def scaled(seconds: float, time_scale: float) -> float:
     """Return a window shortened `time_scale` times (60 turns an hour into a minute), at least a millisecond.
 
-    Raises
-    ------
-    InputError
-        When the scale is not a finite number above 0.
+    Raises InputError when the scale is not a finite number above 0.
     """
     if not np.isfinite(time_scale) or time_scale <= 0:
         raise InputError(f"time scale {time_scale!r}: must be a number above 0, such as 60")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 FIRST = 50
-"""So many known values of an input, the first ones, say whether it holds numbers or text."""
+"""This many known values of an input, the first ones, say whether it holds numbers or text."""
 
 
 def with_inputs(
@@ -22,14 +22,7 @@ def with_inputs(
 ) -> pd.DataFrame:
     """Return a table whose inputs hold numbers, or text where they did so at first or are declared as categories.
 
-    Parameters
-    ----------
-    names
-        The columns that are inputs; `prefix` stands before the name that they are declared by.
-    categorical
-        Names and patterns of declared categories.
-    what
-        Whose columns they are, for `problems`, to which is added what was lost.
+    `prefix` stands before the name that an input is declared by; what is lost is added to `problems`.
     """
     texts = {}
     for name in names:
@@ -40,7 +33,7 @@ def with_inputs(
             known = known.where(table[name].isna(), known.map("{:g}".format))
         is_text = known.map(_is_text).astype(bool)
         if lost := int((~is_text & known.notna()).sum()):
-            problems.append(f"{what}: column {name} holds categories, and {lost} of {len(table)} values are none")
+            problems.append(f"{what}: column {name} holds categories, and {lost} of {len(table)} values are not")
         texts[name] = known.where(is_text, None).astype("str")
     return with_numbers(table.assign(**texts), [name for name in names if name not in texts], what, problems)
 
@@ -53,7 +46,7 @@ def with_numbers(table: pd.DataFrame, names: Sequence[str], what: str, problems:
             if lost := int((numbers.isna() & table[column].notna()).sum()):
                 problems.append(
                     f"{what}: column {column} holds {table[column].dtype}; it must hold numbers, and {lost} of "
-                    f"{len(table)} values are none"
+                    f"{len(table)} values are not"
                 )
             table = table.assign(**{column: numbers})
     return table.astype(dict.fromkeys(names, "float64"))

@@ -1,4 +1,4 @@
-"""What a service says of itself: `[services.<name>]` of `lepton.toml`, and kept with the recordings of its incidents.
+"""The declaration of a service: `[services.<name>]` of `lepton.toml`, copied into the recordings of its incidents.
 
 Every entry may be left out. What is absent is not checked, and a diagnosis says so; nothing is guessed.
 """

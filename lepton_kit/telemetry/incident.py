@@ -1,7 +1,7 @@
 """What `incident.json` of a recording says: alerts, deployments, versions, objectives, and where the rest is from.
 
-All text is untrusted: it comes from whoever wrote to the service's log. Control characters are made visible on reading;
-whoever displays text still escapes it.
+All text is untrusted: it comes from the service's log. Control characters are made visible on reading;
+code that displays text still escapes it.
 """
 
 from __future__ import annotations
@@ -107,18 +107,14 @@ class Promise(_Part):
     @classmethod
     def of(cls, one: Objective, time_scale: float = 1.0) -> Promise:
         """Return an objective as it can be kept."""
-        return cls(
-            name=one.name, title=one.title, service=one.service, description=one.description, target=one.target,
-            window_s=one.window, events=one.events, selector=str(one.selector), total=str(one.total),
-            minimum=one.minimum, counts=one.counts, time_scale=time_scale,
-        )  # fmt: skip
+        texts = {"selector": str(one.selector), "total": str(one.total)}
+        return cls(**{**vars(one), **texts, "window_s": one.window, "time_scale": time_scale})
 
     def objective(self) -> Objective:
         """Return it ready to be evaluated."""
-        return Objective(
-            self.name, self.title, self.service, self.description, self.target, self.window_s, self.events,
-            parse_selector(self.selector), parse_selector(self.total), self.minimum, self.counts,
-        )  # fmt: skip
+        known = self.model_dump(exclude={"window_s", "time_scale", "selector", "total"})
+        selector, total = map(parse_selector, (self.selector, self.total))
+        return Objective(**known, window=self.window_s, selector=selector, total=total)
 
 
 class Incident(_Part):

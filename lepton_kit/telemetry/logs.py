@@ -1,7 +1,7 @@
-"""Log lines: as a service's declaration names them, and by template: what is said, how often, what is new or bursting.
+"""Log lines: as a service's declaration names them, and by template: what they say, how often, what is new or bursting.
 
 Templates are found by Drain (He, Zhu, Zheng and Lyu, ICWS 2017; the package drain3). A log line is untrusted text: its
-length and the number of templates are bounded, control characters are made visible, and whoever displays it escapes it.
+length and the number of templates are bounded, control characters are made visible, and pages escape it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIMILAR = 0.8
 """Share of words that must agree for two lines to be one template: one word in five may differ."""
 
 BURST_FACTOR, BURST_LINES, BURST_P = 3.0, 10, 0.001
-"""A template bursts when it comes this many times as often as before, in at least so many lines, not by chance."""
+"""A template bursts when it comes this many times as often as before, in at least this many lines, not by chance."""
 
 MASKED = (
     (re.compile(r"\b[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),

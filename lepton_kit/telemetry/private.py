@@ -52,10 +52,7 @@ class Private:
     def of(cls, declaration: Declaration, project: Path) -> Private:
         """Return what a declaration says is private.
 
-        Raises
-        ------
-        InputError
-            When the key cannot be read.
+        Raises InputError when the key cannot be read.
         """
         key = declaration.private_key and resolve_secret(declaration.private_key, project)
         return cls(declaration.private, key.encode() if key else None)

@@ -16,23 +16,13 @@ _Series = tuple[str, str, np.ndarray, np.ndarray]
 """Metric, labels (JSON text), times (n,) in Unix milliseconds, values (n,)."""
 
 CHUNK, CHUNKS = 86_400.0, 32
-"""Seconds asked for at once, so that no answer is huge; longer ones where there would be more than so many."""
+"""Seconds asked for at once, so that no answer is huge; longer where there would be more steps than allowed."""
 
 
 class Prometheus:
-    """A Prometheus server; a `Source` of samples.
+    """A Prometheus server; a `Source` of samples. A path of the address before `/api` is kept.
 
-    Parameters
-    ----------
-    address
-        Such as `http://127.0.0.1:9090`; a path before `/api` is kept.
-    timeout
-        Seconds that an answer may take.
-
-    Raises
-    ------
-    InputError
-        When the address is none.
+    Raises InputError when the address is none.
     """
 
     def __init__(self, address: str, timeout: float = 30.0) -> None:
@@ -53,10 +43,8 @@ class Prometheus:
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the raw samples of the selected series, as every `Source` does.
 
-        Raises
-        ------
-        InputError
-            When the selector is not one, or the server does not answer, or refuses; the message says what it said.
+        Raises InputError when the selector is not one, or the server does not answer, or refuses; the message says what
+        it said.
         """
         chosen = str(parse_selector(selector))
         found: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}

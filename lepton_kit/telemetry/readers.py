@@ -28,7 +28,7 @@ from lepton_kit.telemetry.texts import DESCRIPTORS, described
 TIMES = ("time", "timestamp", "ts", "@timestamp", "asctime", "datetime")
 MOST_REQUESTS = 100_000
 MOST_LABELS = 2_000_000
-"""Labels of so many rows are looked through for those of the requests that are kept."""
+"""How many label rows are searched for those of the recorded requests."""
 
 
 @dataclass
@@ -147,7 +147,7 @@ def _drop_repeated(table: _Table, columns: Columns) -> None:
         table.problems.append(f"requests: {count} rows repeat the id and time of another, and are left out")
         table.raw = table.raw[~twice].reset_index(drop=True)
     if shared := int(ids[~twice].duplicated().sum()):
-        table.problems.append(f"requests: {shared} ids stand at more than one request; what came true counts for each")
+        table.problems.append(f"requests: {shared} ids belong to more than one request; the target counts for each")
 
 
 # --- what came true ---------------------------------------------------------------------------------------------------

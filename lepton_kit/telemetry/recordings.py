@@ -33,8 +33,8 @@ truth.json         drills and benchmarks only: what was really done. `read_recor
 With a key, each file but those of the models is encrypted (`lepton_kit.telemetry.sealed`); reading asks for the key.
 
 Times are UTC, ISO 8601 in text and `timestamp[us, UTC]` in Parquet. Predictions and actuals are in the unit of the
-service's answer; those of one recording agree. All text of a recording is untrusted: it comes from whoever wrote to the
-service's log. Control characters are made visible on reading; whoever displays text still escapes it.
+service's answer; those of one recording agree. All text of a recording is untrusted: it comes from the
+service's log. Control characters are made visible on reading; code that displays text still escapes it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ LONGEST_LINE = 64 * 1024
 """A log line of more bytes is not read."""
 
 MOST_FIELDS, LONGEST_FIELD = 20, 200
-"""Of a log line's fields so many are kept, and of each so many characters."""
+"""How many fields of a log line are recorded, and how many characters of each."""
 
 
 def feature_columns(requests: pd.DataFrame) -> list[str]:

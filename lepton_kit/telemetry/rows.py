@@ -292,7 +292,7 @@ class _Reader:
         return int(broken)
 
     def _when(self, timestamp: str) -> Iterator[str]:
-        """Say from when the rows are, none of which lies in the window."""
+        """Yield a hint with the time range of the rows, none of which is in the window."""
         columns = self._columns()
         told = self._line_time(timestamp) if self._is_of_lines else _time_of(timestamp, columns[timestamp])[0]
         query = f"SELECT epoch(min({told})), epoch(max({told})) FROM {self._relation()}"

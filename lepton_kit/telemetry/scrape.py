@@ -71,21 +71,10 @@ class _Body(NamedTuple):
 
 
 class Scraper:
-    """Scrapes targets into a store.
+    """Scrapes targets, addresses by job, into a store; `/metrics` is asked for where an address has no path.
 
-    Parameters
-    ----------
-    store
-        Where samples go.
-    targets
-        Address (http or https) by job; `/metrics` is asked for where an address has no path. Read anew at each scrape,
-        so that it may change meanwhile.
-    interval
-        Seconds between scrapes.
-    timeout
-        Seconds that a target may take in all; the interval unless given, and 10 at most.
-    largest
-        Bytes that an answer may have.
+    The targets are read anew at each scrape, so that they may change meanwhile. A target may take the interval in all,
+    and 10 s at most, unless `timeout` is given; `largest` bounds the bytes of its answer.
     """
 
     def __init__(
@@ -109,10 +98,7 @@ class Scraper:
     def scrape_once(self, at: float | None = None) -> list[Scraped]:
         """Scrape all targets side by side, and put their samples on the disk, dated `at` (Unix seconds), or now.
 
-        Raises
-        ------
-        InputError
-            When a target's address is none, or the store cannot be written.
+        Raises InputError when a target's address is none, or the store cannot be written.
         """
         targets = {job: _metrics_address(job, address) for job, address in sorted(self.targets.items())}
         if not targets:
@@ -213,10 +199,7 @@ def parse(text: str, own: Mapping[str, str], at: float, content_type: str = "tex
     Every sample gets the labels `own`; one of the target's of the same name is called `exported_…`. Those without a
     time are of `at` (Unix seconds).
 
-    Raises
-    ------
-    ValueError
-        When the text is not in the format. The parsers may raise a LookupError or a TypeError as well.
+    Raises ValueError when the text is not in the format. The parsers may raise a LookupError or a TypeError as well.
 
     Examples
     --------

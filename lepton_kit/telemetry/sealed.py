@@ -31,10 +31,7 @@ def check_key(reference: str, project: Path) -> None:
 def seal(folder: Path, reference: str) -> None:
     """Encrypt the files of a folder in place, but not those of folders in it.
 
-    Raises
-    ------
-    InputError
-        When the key cannot be read.
+    Raises InputError when the key cannot be read.
     """
     secret, salt = resolve_secret(reference, _project(folder)), os.urandom(SALT_BYTES)
     for path in [path for path in sorted(folder.iterdir()) if path.is_file()]:
@@ -47,10 +44,8 @@ def seal(folder: Path, reference: str) -> None:
 def opened(path: Path) -> BinaryIO:
     """Open a file of a recording for reading, decrypted where it is sealed.
 
-    Raises
-    ------
-    InputError
-        When the key cannot be read, or does not open the file; the message names where the key was looked for.
+    Raises InputError when the key cannot be read, or does not open the file; the message names where the key was looked
+    for.
     """
     file = path.open("rb")
     if not file.peek(len(MARK)).startswith(MARK):

@@ -144,8 +144,8 @@ FOLDER = Path(__file__).with_suffix("")
 def presets() -> tuple[str, ...]:
     """Return the names of the servers whose signals are known.
 
-    >>> presets()
-    ('bentoml', 'dcgm', 'fastapi', 'kserve', 'lepton', 'node', 'ray-serve', 'sglang', 'triton', 'vllm')
+    >>> {"fastapi", "vllm"} <= {*presets()}
+    True
     """
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
@@ -164,10 +164,7 @@ def series_beside(name: str) -> tuple[str, ...]:
 def preset(name: str) -> Mapping[str, Signal]:
     """Return the signals of a known server.
 
-    Raises
-    ------
-    InputError
-        When no such server is known.
+    Raises InputError when no such server is known.
     """
     if name not in presets():
         raise InputError(f"preset of signals {name!r}: must be one of {', '.join(presets())}")
@@ -209,10 +206,7 @@ def to_json(signals: Mapping[str, Signal]) -> dict[str, Any]:
 def from_json(content: Mapping[str, Any]) -> dict[str, Signal]:
     """Return signals that a recording kept; roles that are not known are left out.
 
-    Raises
-    ------
-    InputError
-        When one of them is no signal.
+    Raises InputError when one of them is no signal.
     """
     try:
         return _TABLE.validate_python({role: given for role, given in content.items() if role in ROLES})

@@ -16,10 +16,7 @@ def open_source(where: str | Path, root: Path = Path(), timeout: float = 30.0) -
 
     A folder is relative to `root`; an answer of a server may take `timeout` seconds.
 
-    Raises
-    ------
-    InputError
-        When it is neither.
+    Raises InputError when it is neither.
     """
     if isinstance(where, str) and where.startswith(("http://", "https://")):
         return Prometheus(where, timeout)

@@ -48,7 +48,7 @@ CACHED_ROWS = 3_000_000
 DAY = 86_400_000
 """Milliseconds."""
 FAN_IN = 10
-"""So many files of one level become one of the next."""
+"""This many files of one level become one of the next."""
 LATE = 3_600_000
 """Milliseconds after which no more samples of a day that is over are waited for."""
 FILE_BYTES = 12_000_000
@@ -109,10 +109,7 @@ class Store:
 
         This store's own queries see them at once.
 
-        Raises
-        ------
-        InputError
-            When a column is missing, labels are not a JSON object, or a time lies before 1970.
+        Raises InputError when a column is missing, labels are not a JSON object, or a time lies before 1970.
         """
         taken = _from_frame(samples) if isinstance(samples, pd.DataFrame) else _from_samples(list(samples))
         if len(taken) == 0:
@@ -128,10 +125,8 @@ class Store:
     def flush(self) -> None:
         """Put what was appended on the disk, merge small files, and remove those beyond the retention.
 
-        Raises
-        ------
-        InputError
-            When another process writes into this store, or the disk takes nothing; the next flush tries again.
+        Raises InputError when another process writes into this store, or the disk takes nothing; the next flush tries
+        again.
         """
         with self._writing:
             with self._buffering:
@@ -163,11 +158,8 @@ class Store:
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the raw samples of the selected series, as every `Source` does, in order of metric, labels and time.
 
-        Raises
-        ------
-        InputError
-            When the selector is not one, or a file cannot be read for a reason of the system. A damaged file is left
-            out with a warning in the log; the process that writes renames it to `….damaged`.
+        Raises InputError when the selector is not one, or a file cannot be read for a reason of the system. A damaged
+        file is left out with a warning in the log; the process that writes renames it to `….damaged`.
         """
         chosen = parse_selector(selector)
         low, high = int(np.ceil(round(max(start, -1e12) * 1000, 3))), int(np.floor(round(min(end, 1e12) * 1000, 3)))
@@ -437,7 +429,7 @@ class _Reader:
 
 
 def files_to_merge(files: list[BlockFile], size: Callable[[BlockFile], int]) -> list[BlockFile]:
-    """Return files of one day that shall become one: ten of a level; of a day that is over, neighbours of any level."""
+    """Return files of one day to merge into one: ten of a level; of a day that is over, neighbours of any level."""
     now = max((file.last for file in files), default=0)
     by_day = itertools.groupby(sorted(files, key=lambda file: (file.day, file.first)), lambda file: file.day)
     for day, of_day in by_day:

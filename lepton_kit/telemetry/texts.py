@@ -13,7 +13,7 @@ DESCRIPTORS = ("length", "language", "tokens", "out_of_vocabulary")
 WORD = re.compile(r"\w+", re.UNICODE)
 NOT_KNOWN = "unknown"
 LEAST_WORDS = 2
-"""Frequent words of a language that a text must hold before it is said to be in it."""
+"""Frequent words of a language that a text must hold before it counts as that language."""
 
 FREQUENT = {
     "en": "the and of to is in that it for you was with on are this not",

@@ -51,7 +51,7 @@ class SimulatedChat(Simulated):
         self._made_up = 0.5 if is_bad else 0.02
 
     def size(self, workers: int) -> None:
-        """Let so many replicas run."""
+        """Set the number of replicas."""
         self.workers = workers
 
     def drained_at(self) -> float:
@@ -69,7 +69,7 @@ class SimulatedChat(Simulated):
         return pd.DataFrame(table).assign(actual=0.0)
 
     def answer(self, asked: pd.DataFrame) -> pd.DataFrame:
-        """Queue, batch and emit tokens as the engine does, and let readers rate what they are told."""
+        """Queue, batch and emit tokens as the engine does, and let readers rate the answers."""
         count = len(asked)
         wanted = 8 + (asked["length"].to_numpy(int) * 7) % 33
         entered, first, done = self._step(asked["time"].to_numpy(float), asked["tokens"].to_numpy(int), wanted)

@@ -4,7 +4,7 @@
 request per trading day, and in 2008 the market becomes twice as volatile as it was. Prices, actuals and answers are
 real, and so is the latency, which is measured while the requests are answered. Everything but the latency is the same
 each time. That the model meets the change badly is arranged: its months were picked between the jumps that earnings
-brought, and it sees no volatility. `incident.json` says so under `constructed`. The other incidents are simulated
+caused, and it sees no volatility. `incident.json` says so under `constructed`. The other incidents are simulated
 drills (`subjects.prices.recorded_drills`).
 """
 
@@ -60,7 +60,7 @@ class Cut:
     end: str
 
 
-# Both learnt from calm months only, between the jumps that earnings brought in February 2005 and 2006.
+# Both learnt from calm months only, between the jumps that earnings caused in February 2005 and 2006.
 LAST_GOOD = Cut("v1", start="2005-05-01", validation="2005-11-01", end="2006-01-01")
 CURRENT = Cut("v2", start="2006-03-01", validation="2006-10-01", end="2007-01-01")
 WINDOW = ("2007-01-03", "2008-10-14")

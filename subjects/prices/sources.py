@@ -76,7 +76,7 @@ def read_prices(source: str, columns: dict[str, str] | None = None) -> pd.DataFr
     InputError
         When the source cannot be read, holds no rows, lacks a column or has two for one meaning, holds the prices of
         several tickers, or a cell is not what its column must hold: text for a price, a date in another format than
-        the rest, dates whose day and month cannot be told apart.
+        the rest, dates whose day and month cannot be distinguished.
 
     Examples
     --------

@@ -100,7 +100,7 @@ class Scoring:
             await asyncio.sleep(LOOKUP)
             answer = asyncio.get_running_loop().create_future()
             self.asked.append((inputs, answer))
-            if len(self.asked) == 1:  # whoever comes within this tick is answered with it
+            if len(self.asked) == 1:  # requests that arrive within this tick are answered with it
                 asyncio.get_running_loop().call_later(TICK, self.answer)
             return float(await answer)
         finally:

@@ -50,7 +50,7 @@ def note(folder: Path, pid: int | None, words: list[str]) -> None:
 
 
 def main() -> None:
-    """Run the feed as its words say, with a note of them for whoever restarts it."""
+    """Run the feed with these arguments, and note them for a restart."""
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
     parser.add_argument("--rate", type=float, default=6)

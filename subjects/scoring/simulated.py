@@ -65,11 +65,11 @@ class SimulatedScoring(Simulated):
         self._machine.slow(taken)
 
     def lose(self, count: int) -> None:
-        """End so many slots."""
+        """End this many slots."""
         self._machine.lose(count, self.now)
 
     def size(self, workers: int) -> None:
-        """Let so many slots be there."""
+        """Set the number of slots."""
         self._machine.size(workers, self.setting.queue_limit, self.now)
 
     def drained_at(self) -> float:

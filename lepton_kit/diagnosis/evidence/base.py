@@ -247,7 +247,7 @@ def honest_p_value(case: Case, symptom: str, p_value: float) -> float:
 
 
 def counts_by_itself(case: Case, symptom: str) -> bool:
-    """Tell whether a symptom has a change point that is large and not by chance, wherever it lies."""
+    """Return whether a symptom has a change point, at any time, that is large and not by chance."""
     table = onset_table(case)
     return bool(table.loc[table["symptom"] == symptom, "counts"].any())
 

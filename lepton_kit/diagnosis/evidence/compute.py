@@ -249,7 +249,7 @@ def restarts(case: Case) -> Evidence:
         raise NotCheckedError("; ".join(lacking))
     if lacking[0]:
         times = case.recording.samples("start_time").pivot_table(index="time", columns="labels", values="value")
-        grown = times.diff().gt(1.0).sum(axis=1)  # s; the same start is told to less
+        grown = times.diff().gt(1.0).sum(axis=1)  # s; the same start is reported less exactly
     else:
         grown = growth(case.recording.samples("restarts"))
     started = float(grown.sum())

@@ -202,7 +202,7 @@ APART = 0.65
 
 @evidence(needs=("requests.features",))
 def joint_drift(case: Case) -> Evidence:
-    """Answer whether a classifier tells the rows since the onset from those before: `told apart` or `alike`."""
+    """Answer whether a classifier separates the rows since the onset from those before: `told apart` or `alike`."""
     found = compared(case)
     driving = ", ".join(f"{name} {share:.0%}" for name, share in found.drivers.head(3).items())
     summary = f"a classifier tells the rows apart with an area under the ROC curve of {found.auc:.2f}; by {driving}"
@@ -239,7 +239,7 @@ def label_drift(case: Case) -> Evidence:
 
 
 MEAN_ERROR = 0.5
-"""From so many standard deviations on the mean of the errors has moved (a medium effect; Cohen 1988, section 2.2)."""
+"""The mean of the errors has moved from this many standard deviations on (a medium effect; Cohen 1988, section 2.2)."""
 
 
 @evidence(needs=("task", "requests.features", "requests.target", "model.current", "model.last_good"))

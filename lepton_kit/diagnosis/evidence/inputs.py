@@ -120,10 +120,10 @@ def _breach(case: Case, breach: str) -> Evidence:
 def units(case: Case) -> Evidence:
     """Answer whether features came in another unit, and by which factor: `another unit` or `same unit`.
 
-    A service that asks about other things since the onset changes sizes too: what the model learnt from tells.
+    A service that asks about other things since the onset changes sizes too: the training rows decide.
     """
     before, during = (case.anew(case.inputs.loc[side.index]) for side in (case.before, case.during))
-    need_rows(case, before, during, "rows of inputs that are not asked again")
+    need_rows(case, before, during, "distinct rows of inputs")
     told, odd = unit_factors(before, during)
     learnt = case.recording.reference.select_dtypes("number")
     factors = {
@@ -150,7 +150,7 @@ def relations(case: Case) -> Evidence:
         case, ~case.following.astype(bool), OUT_OF_ORDER,
         lambda before, since: f"{1 - before:.0%} of the rows before and {1 - since:.0%} since follow on another one, "
         "in all values that agreed at first",
-        ("broken", "kept"), "requests that are not asked again",
+        ("broken", "kept"), "distinct requests",
     )  # fmt: skip
 
 

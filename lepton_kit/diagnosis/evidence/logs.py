@@ -1,4 +1,4 @@
-"""Evidence of the log: what the service says since the onset that it did not say before."""
+"""Evidence of the log: messages since the onset that did not occur before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEWEST_LINES, LONGEST_SHOWN = 3, 80
 def log_templates(case: Case) -> Evidence:
     """Answer whether warnings or errors of a new kind came, or burst: `new`, `bursting` or `usual`.
 
-    Lines are counted by their template. Their words are shown, and not weighed: whoever writes them could say anything.
+    Lines are counted by their template. Their text is shown but not weighed: its author could write anything.
     """
     logs, window = case.recording.logs, case.recording.incident.window
     periods = Periods(pd.Timestamp(window.start), case.onset, pd.Timestamp(window.end))

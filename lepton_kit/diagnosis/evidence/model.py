@@ -299,12 +299,12 @@ def _unless_alike(case: Case, versions: set[str], finding: str) -> str:
 
 
 EARLY_ROWS, EARLIEST, LONGEST_EARLY = 20, pd.Timedelta(seconds=10), pd.Timedelta(days=4)
-"""By so many requests, but at least and at most so long, a change point may lie before what brought it: of a service
+"""A change point may lie before its cause by this many requests, within the two durations: of a service
 asked in every second, some seconds; of one asked daily, two requests over a weekend."""
 
 
 def dated_early(case: Case) -> pd.Timedelta:
-    """Return how long after the onset a deployment may still have brought it."""
+    """Return how long after the onset a deployment may still have caused it."""
     rows = case.during["time"].head(EARLY_ROWS + 1)
     passed = rows.iloc[-1] - case.onset if len(rows) else EARLIEST
     return min(max(passed, EARLIEST), LONGEST_EARLY)

@@ -88,11 +88,8 @@ def read_fault_file(path: Path) -> dict[str, type[Fault]]:
 
     The file is executed: give only one that you trust.
 
-    Raises
-    ------
-    InputError
-        When it cannot be imported, defines no subclass of `Fault` with a name, a cause and a description, or one has
-        the name of a fault that is there already.
+    Raises InputError when it cannot be imported, defines no subclass of `Fault` with a name, a cause and a description,
+    or one has the name of a fault that is there already.
     """
     if not path.is_file():
         raise InputError(f"--fault-file {path}: no such file")
@@ -131,20 +128,8 @@ def _check_class(made: type[Fault], path: Path) -> None:
 def injected(fault: Fault, after: float, service: Path | None) -> Iterator[Change]:
     """Give the change that leaves the first `after` seconds of a replay alone, and applies a fault from then on.
 
-    Parameters
-    ----------
-    fault
-        As `find_fault` gives it.
-    after
-        Seconds from the beginning of the load.
-    service
-        The folder of the service's state; None where the service is on another machine, and only its feed can be
-        changed.
-
-    Raises
-    ------
-    InputError
-        When the fault cannot be put into a running service.
+    `service` is the folder of its state; None on another machine, where only its feed can be changed. Raises InputError
+    when the fault cannot be put into a running service.
     """
     if not fault.live:
         raise InputError(f"fault {fault.name!r}: nothing that `lepton serve` runs can have it; `lepton drill` may")

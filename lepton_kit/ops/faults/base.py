@@ -1,4 +1,4 @@
-"""What a fault is, and what it may do to a service, be it a running one or a simulated one."""
+"""What a fault is, and what it may do to a running or simulated service."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Plant(Protocol):
         ...
 
     def lose(self, count: int) -> None:
-        """End so many workers; what is started in their place ends, too."""
+        """End this many workers, and those that replace them."""
         ...
 
     def leak(self, seconds: float) -> None:
-        """Let each worker lose memory, so that it reaches the limit so many seconds after its start, or after now."""
+        """Let each worker lose memory, so that it reaches the limit this many seconds after its start, or after now."""
         ...
 
     def change_world(self, share: float) -> None:

@@ -87,7 +87,7 @@ class QueueSaturation(Meddler):
     """A flood of requests beside the usual load. Severity: the load is 1.6 times what the workers can do, or less.
 
     Live, as many clients as fit the severity (up to `MOST_CLIENTS`) ask again `THINKING` seconds after each answer, and
-    when they are refused, as much later as they are told to. They are a process of their own: the usual load shall go
+    when they are refused, as much later as the answer asks. They are a process of their own: the usual load must go
     on as before. Before a service that the kit did not make, up to nine copies of each request are sent beside it.
 
     >>> QueueSaturation(severity=0.5).copies
@@ -120,8 +120,8 @@ class QueueSaturation(Meddler):
 
 
 def flood(address: str, clients: int, rows: Sequence[Mapping[str, float | None]]) -> None:
-    """Ask a service about rows, as so many clients; for ever."""
-    os.nice(5)  # the service's own work goes first: it shall be the flood that it cannot keep up with
+    """Send rows to a service from several clients, without end."""
+    os.nice(5)  # the service's own work goes first: the flood is what must overload it
     host = urlsplit(address).netloc
     asked = [_request(host, json.dumps({"row": row}).encode()) for row in rows]
     asyncio.run(_ask_as(clients, host, asked))
@@ -185,7 +185,7 @@ class LostWorker(Meddler):
     severities = (0.5, 1.0)
 
     def lost(self, workers: int) -> int:
-        """Return how many of so many workers are lost.
+        """Return how many of the workers are lost.
 
         >>> LostWorker(severity=0.5).lost(4), LostWorker().lost(2)
         (2, 1)

@@ -111,7 +111,6 @@ class Duplicates(Fault):
     description = "the feed delivers twice: requests are sent again, with the same id and the same row"
     severities = (0.1, 1.0)
     proxied = True
-    proxied = True
     is_restartable = True
 
     def apply(self, item: Item, state: dict[str, Any]) -> Item:
@@ -120,7 +119,7 @@ class Duplicates(Fault):
 
 @fault
 class LabelShift(Fault):
-    """What is told to have come true is not. Severity: 1 multiplies the actuals by 4, and less by less.
+    """Wrong actuals are reported. Severity: 1 multiplies the actuals by 4, and less by less.
 
     >>> LabelShift().apply(Item({}, 0.0, 0.01), {}).actual
     0.04

@@ -61,7 +61,7 @@ class SpoiltVersion(Fault):
         note_deployment(service, version, self.note)
 
     def end(self, service: Path) -> None:
-        """Leave the service as it is: whoever repaired it chose its version; the bad one stays in the registry."""
+        """Leave the service as it is: the repair chose its version; the bad one stays in the registry."""
 
     def inject(self, plant: Plant) -> None:
         plant.deploy(self.spoiled(plant.current()), self.note)
@@ -177,7 +177,7 @@ class PerturbedWeights(Fault):
         self._thread.start()
 
     def end(self, service: Path) -> None:
-        """Wait for what began; whoever repaired the service has replaced its workers."""
+        """Wait for what began; the repair has replaced its workers."""
         self._thread.join()
 
     def _damage(self, service: Path) -> None:

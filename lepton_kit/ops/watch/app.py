@@ -53,7 +53,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         made: dict[str, Any] = {"registry": self.registry}
         self.answers = Counter("lepton_watch_webhooks", "Webhooks by the status of the answer", ["status"], **made)
-        self.alerts = Counter("lepton_watch_alerts", "Alerts that were kept, seen again ones too", **made)
+        self.alerts = Counter("lepton_watch_alerts", "Alerts stored, repeated ones included", **made)
         buckets = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
         self.seconds = Histogram("lepton_watch_webhook_seconds", "Time to answer a webhook", buckets=buckets, **made)
         self.jobs = Gauge("lepton_watch_jobs", "Jobs by state", ["state"], **made)
@@ -68,10 +68,7 @@ class Metrics:
 class Watcher:
     """The parts of `lepton watch`, put together from the settings.
 
-    Raises
-    ------
-    InputError
-        When a setting is wrong: before anything is started.
+    Raises InputError when a setting is wrong: before anything is started.
     """
 
     def __init__(self, settings: Settings, project: Path, gate: Gate, host: str = "127.0.0.1") -> None:
@@ -113,8 +110,8 @@ class Watcher:
         known = {name: why for name, why in self.observer.seen.troubles.get("webhook", {}).items() if name != what}
         if posted.truncated and len(known) < MOST_GROUPS:
             known[what] = (
-                f"Alertmanager left out {posted.truncated} of {len(posted.alerts) + posted.truncated}, which nobody "
-                "looks at: max_alerts of its webhook is too low (0 sends all)"
+                f"Alertmanager left out {posted.truncated} of {len(posted.alerts) + posted.truncated}, max_alerts "
+                "of its webhook is too low (0 sends all)"
             )
         self.observer.seen.troubles["webhook"] = known
 
@@ -234,7 +231,7 @@ def _add_approvals(app: FastAPI, watcher: Watcher) -> None:
     @app.post("/approvals")
     async def decide(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != approvals.FORM_TYPE:
-            return _page(page.refused_page("what was sent is no form"), 415)
+            return _page(page.refused_page("the body is not a form"), 415)
         try:
             body = await whole_body(request, approvals.BODY_LIMIT)
         except Refused as error:
@@ -271,23 +268,10 @@ def _page(markup: str, code: int = 200) -> Response:
 
 
 def watch(project: Path, host: str, port: int, insecure: bool, announce: Callable[[str], object]) -> None:
-    """Watch a project until SIGTERM or Ctrl-C.
+    """Watch a project until SIGTERM or Ctrl-C; the address is written to `incidents/address`.
 
-    Parameters
-    ----------
-    project
-        The project's root.
-    host, port
-        Where to listen; port 0 takes a free one. The address is written to `incidents/address`.
-    insecure
-        Whether anybody may post alerts where neither token nor HMAC key is set; for loopback alone.
-    announce
-        Called once with a line that says where, and what is watched.
-
-    Raises
-    ------
-    InputError
-        When a setting is wrong, or the address is taken.
+    With `insecure` anybody may post alerts where neither token nor HMAC key is set; for loopback alone. Raises
+    InputError when a setting is wrong, or the address is taken.
     """
     sys.setswitchinterval(SWITCH_S)
     settings = read_settings(project)

@@ -1,6 +1,6 @@
 """The form by which a person approves or rejects a repair on the status page, and who may send it.
 
-Where the webhook's token is set, whoever shows it may. Where none is set, only a page of this very server may, opened
+Where the webhook's token is set, its bearer may decide. Where none is set, only a page of this very server may, opened
 on this machine: the connection, the address that the browser asked for and the origin that it names must all say so, so
 that no other site's page, and no name that was bound to this machine for the purpose, can send it (cross-site request
 forgery, DNS rebinding).
@@ -32,10 +32,7 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 def read_form(body: bytes) -> dict[str, str]:
     """Return the fields of a form; of one that is given twice, the last value.
 
-    Raises
-    ------
-    InputError
-        When it has too many fields.
+    Raises InputError when it has too many fields.
 
     Examples
     --------
@@ -54,35 +51,23 @@ def refusal(
 ) -> tuple[int, str] | None:
     """Return the status and the reason with which a decision is refused; None when it may be taken.
 
-    Parameters
-    ----------
-    gate
-        Of the webhook.
-    headers
-        Of the request; names in small letters.
-    client
-        The address that the request came from.
-    form
-        Its fields; `token` is what the person gave.
+    Names of headers are in small letters; `token` of the form is what the person gave.
     """
     if gate.token is not None:
         given = form.get("token", "").strip().encode()
         return None if hmac.compare_digest(given, gate.token) else (401, "refused: the token is missing or wrong")
     host, origin = headers.get("host", ""), headers.get("origin", "")
     if client not in LOOPBACK or host_name(host) not in LOOPBACK:
-        return 403, "refused: no token is set under [watch], so decisions are taken on this machine alone"
+        return 403, "refused: no token is set under [watch], so only this machine may decide"
     if origin != f"http://{host}" or headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        return 403, "refused: this was not sent by a page of this server; `lepton approve` decides as well"
+        return 403, "refused: the form was not sent from a page of this server; use its page or `lepton approve`"
     return None
 
 
 def read_decision(form: Mapping[str, str]) -> tuple[int, Decision]:
     """Return the number of the repair's job and what the form says of it.
 
-    Raises
-    ------
-    InputError
-        When the form is incomplete, or `make_decision` refuses what it says.
+    Raises InputError when the form is incomplete, or `make_decision` refuses what it says.
     """
     job, chosen = form.get("job", ""), form.get("decision", "")
     if not (job.isascii() and job.isdecimal() and len(job) <= MOST_DIGITS):
@@ -109,9 +94,9 @@ def make_decision(is_approved: bool, by: str, via: Via, note: str) -> Decision:
     InputError
         When nobody is named, or a text is too long or holds control characters.
     """
-    by, note = _plain(by, "the name of who decides", LONGEST_NAME), _plain(note, "the note", LONGEST_NOTE)
+    by, note = _plain(by, "your name", LONGEST_NAME), _plain(note, "the note", LONGEST_NOTE)
     if not by:
-        raise InputError("the name of who decides: is missing; a decision is kept with who took it")
+        raise InputError("your name: is missing; each decision is recorded with a name")
     return Decision(is_approved, time.time(), by, via, note)
 
 

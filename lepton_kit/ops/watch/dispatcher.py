@@ -19,7 +19,7 @@ logger = logging.getLogger("lepton.watch")
 LOOK_S = 0.5  # a job that another process queued is seen within this time
 REPAIR_S = 5.0
 FOLLOW_UP_S = 1.0
-RETRY_S = 5.0  # after a worker that ended badly: a broken installation shall not keep a core busy
+RETRY_S = 5.0  # after a worker that ended badly: a broken installation must not keep a core busy
 CANCEL_S = 30.0  # for a kernel to end and a manifest to be written
 
 
@@ -40,7 +40,7 @@ class Dispatcher:
         self._wake.set()
 
     def stop(self, seconds: float) -> None:
-        """Take no further job; let runs go on for so many seconds, and cancel those that have not ended by then."""
+        """Take no further job; let runs go on for `seconds`, then cancel the rest."""
         self._stopping.set()
         self._wake.set()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Who gets in at `lepton watch`: whole requests for this very server, within a deadline, on so many connections."""
+"""Which requests `lepton watch` accepts: complete ones for this server, in time, on a bounded number of connections."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def whole_body(request: Request, limit: int) -> bytes:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Uvicorn's connection, which waits so long for a request and no longer, and gives way where there are many."""
+    """Uvicorn's connection, which waits for a request up to a deadline, and closes where there are many."""
 
     _waiting: ClassVar[dict[PatientProtocol, None]] = {}  # oldest first
     _deadline: asyncio.TimerHandle | None = None

@@ -36,7 +36,7 @@ class Flap:
 
 
 def find(ledger: sqlite3.Connection, alert: Alert, seconds: float) -> Flap | None:
-    """Say that an alert flaps; None where its last diagnosis was not within so many seconds before its start.
+    """Report that an alert flaps; None where its last diagnosis was not within `seconds` before its start.
 
     A diagnosis that still waits since the alert began before is given up for that of the new start.
     """

@@ -41,10 +41,7 @@ def freeze_history(
 ) -> Path:
     """Write the history of an incident, whole or not at all, and return its path; `missing` is kept in it.
 
-    Raises
-    ------
-    InputError
-        When it cannot be written, or the ledger cannot be read.
+    Raises InputError when it cannot be written, or the ledger cannot be read.
     """
     path = incident_folder(incident, project) / HISTORY
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,10 +99,7 @@ def history_of(
 def frozen_history(incident: Incident, project: Path) -> form.History | None:
     """Return the history of an incident as it was frozen last; None where it was not.
 
-    Raises
-    ------
-    InputError
-        When the file is damaged.
+    Raises InputError when the file is damaged.
     """
     path = incident_folder(incident, project) / HISTORY
     return form.read_history(path) if path.is_file() else None
@@ -169,7 +163,7 @@ def _actions(incident: Incident, project: Path, problems: list[str]) -> tuple[fo
     """Return what was done to the service since the incident began."""
     folder = project / "services" / incident.service
     if not SINGLE_NAME.fullmatch(incident.service) or not (folder / ACTIONS).is_file():
-        problems.append(f"services/{incident.service}/{ACTIONS}: the service kept no record of actions")
+        problems.append(f"services/{incident.service}/{ACTIONS}: the service has no record of actions")
         return ()
     try:
         found = [form.Action.model_validate(action) for action in read_actions(folder)]

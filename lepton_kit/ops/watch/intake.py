@@ -1,4 +1,4 @@
-"""Takes alerts from many who post at once, and commits them together: one wait for the disk answers all of them."""
+"""Takes alerts from many who post at once, and commits them together: one wait to be stored answers all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lepton_kit.ops.watch.queue import Queue, Router
 from lepton_kit.ops.watch.webhook import Alert
 
 logger = logging.getLogger(__name__)
-MOST_WAITING = 5000  # posts; who comes then is told to come again
+MOST_WAITING = 5000  # posts; further ones are refused with Retry-After
 MOST_AT_ONCE = 500  # posts in one commit: the first of them waits some 20 ms at most
 
 
@@ -22,21 +22,11 @@ _Post = tuple[Sequence[Alert], str, "Future[None]"]
 
 
 class Full(LeptonError):  # noqa: N818 - an answer, not a fault
-    """So many posts wait for the disk that no further one is taken."""
+    """Too many posts wait to be stored; no further one is accepted."""
 
 
 class Intake:
-    """The one thread that writes what was posted into the queue.
-
-    Parameters
-    ----------
-    kept
-        Where alerts are kept.
-    router
-        Says what each starts.
-    on_work
-        Called after each commit: there may be something to run.
-    """
+    """The one thread that writes what was posted into the queue; `on_work` is called after each commit."""
 
     def __init__(self, kept: Queue, router: Router, on_work: Callable[[], None]) -> None:
         self._kept, self._router, self._on_work = kept, router, on_work
@@ -47,12 +37,7 @@ class Intake:
     async def take(self, alerts: Sequence[Alert]) -> None:
         """Return when posted alerts are on the disk.
 
-        Raises
-        ------
-        Full
-            When too many wait.
-        InputError
-            When they could not be written.
+        Raises Full when too many wait. Raises InputError when they could not be written.
         """
         await asyncio.wrap_future(self.submit(alerts, "webhook"))
 
@@ -62,7 +47,7 @@ class Intake:
         try:
             self._waiting.put_nowait((alerts, origin, done))
         except queue.Full:
-            raise Full("too many alerts wait for the disk") from None
+            raise Full("too many alerts wait to be stored") from None
         return done
 
     def close(self) -> None:
@@ -112,5 +97,5 @@ class Intake:
 def _told(error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
-    logger.error("alerts could not be kept", exc_info=error)
-    return InputError(f"the alerts could not be kept: {type(error).__name__}")
+    logger.error("alerts could not be stored", exc_info=error)
+    return InputError(f"the alerts could not be stored: {type(error).__name__}")

@@ -110,16 +110,7 @@ def move(
 ) -> list[Job]:
     """Bring those of the chosen jobs that are in a fitting state to the next one, and return them as they are then.
 
-    Parameters
-    ----------
-    ledger
-        In a transaction.
-    event
-        What happens, as in `MOVES`.
-    where, values
-        Which jobs (SQL).
-    columns
-        Further columns that it sets.
+    The ledger is in a transaction; `where` and `values` choose the jobs (SQL), and `columns` are set beside the state.
     """
     before, after = MOVES[event]
     changes = {"state": after, **columns} | ({"ended": time.time()} if after in ("ended", "refused") else {})

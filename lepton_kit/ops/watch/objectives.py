@@ -36,10 +36,7 @@ class NotMeasured:
 def declared_objectives(settings: Settings, project: Path) -> list[Objective]:
     """Return all objectives of the services' folders, also those of services that lepton.toml does not name.
 
-    Raises
-    ------
-    InputError
-        When a folder of a service holds none, a file is not readable, or a service has two of one name.
+    Raises InputError when a folder of a service holds none, a file is not readable, or a service has two of one name.
     """
     from lepton_kit.telemetry.slo import read_objectives
 
@@ -55,7 +52,7 @@ def declared_objectives(settings: Settings, project: Path) -> list[Objective]:
         for one in read_objectives(project / folder):
             if (one.service, one.name) in found:
                 raise InputError(
-                    f"{project / folder}: objective {one.name!r} of {one.service!r} is in another folder too"
+                    f"{project / folder}: objective {one.name!r} of {one.service!r} also exists in another folder"
                 )
             found[one.service, one.name] = one
     return list(found.values())
@@ -79,7 +76,7 @@ def without_service(objectives: Sequence[Objective], settings: Settings) -> list
     return [
         NotMeasured(
             one.name, one.title, one.service, "unknown service",
-            f"its service {one.service!r} is none of [services] in lepton.toml (there are: {known})",
+            f"its service {one.service!r} is not declared under [services] in lepton.toml (there are: {known})",
         )
         for one in objectives
         if one.service not in settings.services
@@ -98,10 +95,7 @@ def not_measured(statuses: Sequence[Status]) -> list[NotMeasured]:
 def alerted_objective(incident: Incident, settings: Settings, project: Path) -> Objective | None:
     """Return the objective whose alert an incident is; None where the alert belongs to none of its service.
 
-    Raises
-    ------
-    InputError
-        When the objectives cannot be read.
+    Raises InputError when the objectives cannot be read.
     """
     from lepton_kit.telemetry.rules import alert_name
 

@@ -44,7 +44,7 @@ def incident_page(
         "Service": incident["service"], "Severity": incident["severity"],
         "Began (UTC)": _second(onset) if (onset := incident.get("onset")) else "",
         "Noticed (UTC)": _second(incident["starts_at"]),
-        "Over (UTC)": _second(incident["ends_at"]) if incident["ends_at"] else "", "Came by": incident["origin"],
+        "Over (UTC)": _second(incident["ends_at"]) if incident["ends_at"] else "", "Triggered by": incident["origin"],
         "Received": f"{incident['seen']} times", "Recording": incident["recording"] or "", "Note": incident["note"],
     }  # fmt: skip
     about = {"incident": incident, "facts": facts, "again": again, "pictures": pictures or {}}
@@ -98,10 +98,8 @@ def _headline(status: Mapping[str, Any]) -> str:
     said += [f"{asked} repair{'s' * (asked > 1)} waiting for your decision"] if asked else []
     said += ["see the problems below"] if status["problems"] and not said else []
     missing = len(status.get("not_measured", []))
-    as_far = (
-        f", as far as it is measured: {missing} objective{'s are' if missing > 1 else ' is'} not" if missing else ""
-    )
-    return "; ".join(said) or f"All is well{as_far}."
+    gaps = f"; {missing} objective{'s are' if missing > 1 else ' is'} not measured" if missing else ""
+    return "; ".join(said) or f"All is well{gaps}."
 
 
 def _tone(status: Mapping[str, Any]) -> str:

@@ -30,10 +30,7 @@ LOOKING_BACK = ("history", RECORDING, "after", "judgement")
 class Policy:
     """Which repairs a diagnosis asks for, and which of them wait for a person.
 
-    Raises
-    ------
-    InputError
-        When a runbook is missing, or has no such parameter or one of another type.
+    Raises InputError when a runbook is missing, or has no such parameter or one of another type.
     """
 
     def __init__(self, settings: Settings, project: Path) -> None:

@@ -94,7 +94,7 @@ class Queue(Ledger):
     busy_timeout
         Seconds to wait for another process that writes.
     flap_s
-        An alert that begins again within so many seconds of its last diagnosis is not diagnosed at once, but when they
+        An alert that begins again this soon (s) after its last diagnosis is not diagnosed at once, but when they
         are over, if it still fires then.
 
     Raises
@@ -166,10 +166,7 @@ class Queue(Ledger):
     def find(self, given: str) -> Incident:
         """Return the incident that a person means by its id, or the end or the beginning of it.
 
-        Raises
-        ------
-        InputError
-            When none or several are meant.
+        Raises InputError when none or several are meant.
         """
         ids = [str(row[0]) for row in self._read("SELECT id FROM incidents")]
         found = self.incident(the_one(given, ids, "incident", "lepton incidents"))
@@ -234,7 +231,7 @@ class Queue(Ledger):
             jobs.move_mine(ledger, "refuse", job.number, error=error)
 
     def give_back(self, job: Job, error: str) -> None:
-        """Queue a job of this process again: its run was cancelled, and shall be made later."""
+        """Queue a job of this process again: its run was cancelled and is repeated later."""
         with self._transaction() as ledger:
             jobs.move_mine(ledger, "give back", job.number, error=error)
 
@@ -295,10 +292,7 @@ class Queue(Ledger):
     def decide(self, number: int, decision: Decision) -> str:
         """Start or refuse a repair that waits for a person, given its job's number; return its incident.
 
-        Raises
-        ------
-        InputError
-            When it does not wait.
+        Raises InputError when it does not wait.
         """
         with self._transaction() as ledger:
             return remedies.decide(ledger, number, decision)
@@ -324,12 +318,7 @@ class Queue(Ledger):
     def look_again(self, pause: float, most: int) -> None:
         """Queue the alert's runbook once more for incidents that were left open; safe to ask again.
 
-        Parameters
-        ----------
-        pause
-            Seconds since the end of the last run of the incident: by then there is more evidence.
-        most
-            How often the runbook may run in all.
+        `pause` seconds after its last run there is more evidence; it runs `most` times in all.
         """
         with self._transaction() as ledger:
             due = ledger.execute(
@@ -351,15 +340,9 @@ class Queue(Ledger):
     def handle_schedule(self, name: str, start: Start, latest_due: Any) -> float | None:
         """Queue the run that a schedule is due for, if any; of several processes that ask at once, one does.
 
-        Parameters
-        ----------
-        name
-            The schedule's name.
-        start
-            What it runs.
-        latest_due
-            Called with the last time that was handled (Unix seconds); returns the latest due time after it, or None. A
-            schedule that is new here is handled up to now; so is one that was handled while the clock was ahead.
+        `latest_due` is called with the last time that was handled (Unix seconds), and returns the latest due time after
+        it, or None. A schedule that is new here is handled up to now; so is one that was handled while the clock was
+        ahead.
         """
         now = time.time()
         with self._transaction() as ledger:

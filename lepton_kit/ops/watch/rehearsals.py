@@ -23,7 +23,7 @@ MAY_COST, OBSERVED = "may_cost", "observe_seconds"
 class Rehearsal:
     """What a rehearsal found; `figure` is a picture (PNG) of the rows or of the load, and `alt` what it shows.
 
-    `by_hand` is what no action of the service does, and `lasting` says what of the plan nothing takes back.
+    `by_hand` is what no action of the service does, and `lasting` says which part of the plan cannot be undone.
     """
 
     run_id: str
@@ -40,18 +40,10 @@ class Rehearsal:
     alt: str = ""
 
     def facts(self, service: str, evidence: Mapping[str, str]) -> dict[str, str]:
-        """Return by name what a person decides on; nothing for what the runbook does not say.
-
-        Parameters
-        ----------
-        service
-            What is repaired.
-        evidence
-            What speaks for the cause, and what against it.
-        """
+        """Return by name what a person decides on; nothing for what the runbook does not say."""
         if self.error:
             return {"Rehearsal": f"failed: {self.error}", **evidence}
-        cost = "not said by the runbook" if self.may_cost is None else ", ".join(self.may_cost) or "no objective"
+        cost = "not stated by the runbook" if self.may_cost is None else ", ".join(self.may_cost) or "no objective"
         watched = f", within {self.observed_s:g} s" if self.observed_s else ""
         undo = f"lepton undo {service} (restores version, size and input fixes; a restart cannot be undone)"
         return {
@@ -59,14 +51,14 @@ class Rehearsal:
             **({"By hand": "; ".join(self.by_hand)} if self.by_hand else {}),
             "Why": "; ".join(self.reasons),
             "Rows touched": "; ".join(self.rows) or "none",
-            "Risk": f"may cost: {cost}; where another objective gets worse, it is taken back by itself{watched}",
+            "Risk": f"may cost: {cost}; rolls back if another objective gets worse{watched}",
             "Undo": self.lasting or undo,
             **evidence,
         }
 
     @property
     def picture(self) -> str:
-        """Return the figure as an address that holds it; nothing where there is none."""
+        """Return the figure as a data URL; empty where there is none."""
         return f"data:image/png;base64,{base64.b64encode(self.figure).decode()}" if self.figure else ""
 
 

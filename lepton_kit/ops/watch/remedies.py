@@ -1,7 +1,7 @@
 """Repairs in the ledger: proposed after a diagnosis, started or held, decided on by a person. Tables and statements.
 
 Every function works within a transaction of the ledger, so that a repair is proposed, started, held or decided on once,
-whoever else asks at the same moment.
+even if two processes ask at the same moment.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS rehearsals (job INTEGER PRIMARY KEY, run_id TEXT NOT NULL)",
 )
 HOUR_S = 3600.0
-WITHDRAWN = "withdrawn: the alert ended before anybody decided"
-NOT_STARTED = "withdrawn: the alert ended before the repair that comes first had"
+WITHDRAWN = "withdrawn: the alert ended before a decision"
+NOT_STARTED = "withdrawn: the alert ended before the first repair did"
 TOO_LATE = "the alert had ended before its diagnosis did: no repair was proposed"
 _EARLIER_FAILED = "(earlier.state = 'refused' OR earlier.state = 'ended' AND earlier.status != 'succeeded')"
 READY = f"""state = 'queued' AND NOT {WAITS} AND NOT EXISTS (
@@ -63,7 +63,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person decided on a repair, when (Unix seconds), who, and where that was said."""
+    """What a person decided on a repair, when (Unix seconds), who, and where."""
 
     is_approved: bool
     at: float

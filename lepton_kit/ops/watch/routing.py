@@ -67,11 +67,8 @@ class _Rule:
 class Routes:
     """What each known alert starts: those that settings name, and those of the objectives of declared services.
 
-    Raises
-    ------
-    InputError
-        When a runbook is missing, has no such parameter or one of another type, or lets a label name a file or a
-        secret.
+    Raises InputError when a runbook is missing, has no such parameter or one of another type, or lets a label name a
+    file or a secret.
     """
 
     def __init__(self, settings: Settings, project: Path) -> None:
@@ -137,7 +134,7 @@ def read_runbook(given: str, origin: str, project: Path) -> tuple[str, list[Para
         path = locate_notebook(str(project / given) if (project / given).is_file() else given, project)
         name = name_of(path, project)
         if Path(name).is_absolute():
-            raise InputError(f"notebook {given!r} lies outside of the project")
+            raise InputError(f"notebook {given!r} is outside the project")
         return name, read_parameters(read_notebook(path), path.name)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error

@@ -30,10 +30,7 @@ class Schedules:
     Each due time has an idempotency key, and the last one handled is kept in the ledger. So a process that wakes, or
     starts, finds what it missed, and queues one run for the latest of it; two processes do not both do so.
 
-    Raises
-    ------
-    InputError
-        When an expression, a time zone, a notebook or a parameter is not what is needed.
+    Raises InputError when an expression, a time zone, a notebook or a parameter is not what is needed.
     """
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, on_work: Callable[[], None]) -> None:
@@ -94,10 +91,7 @@ class Cron:
     A time of day that a change of clocks repeats is due the first time it comes; one that it leaves out, when they
     have changed. With every hour (`*`) it is due at each such minute that really comes.
 
-    Raises
-    ------
-    InputError
-        When there is no such zone, or the expression is none or never due.
+    Raises InputError when there is no such zone, or the expression is none or never due.
 
     Examples
     --------

@@ -109,12 +109,7 @@ class Gate:
     def refusal(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str] | None:
         """Return the status and the reason with which a post is refused; None when it may come in.
 
-        Parameters
-        ----------
-        headers
-            Of the request; names in small letters.
-        body
-            As it was sent.
+        Names of headers are in small letters; the body is as it was sent.
         """
         if self.token is None and self.key is None:
             return None if self.open else (403, "refused: neither token nor hmac is set under [watch] in lepton.toml")
@@ -130,10 +125,7 @@ class Gate:
 def make_gate(settings: Watch, project: Path, host: str, insecure: bool) -> Gate:
     """Return the gate that the settings ask for.
 
-    Raises
-    ------
-    InputError
-        When a secret cannot be resolved, or `--insecure` is said for an address that others reach.
+    Raises InputError when a secret cannot be resolved, or `--insecure` is given for an address that others reach.
     """
     if insecure and host not in LOOPBACK:
         raise InputError(f"--insecure with --host {host}: is for loopback alone; set token or hmac under [watch]")

@@ -12,10 +12,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ending import repair
-from lepton_kit.runs.ledger import LEASE_S
+from lepton_kit.runs.ledger import heartbeat
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import read_parameters
@@ -39,7 +39,7 @@ RENDER_PAUSE_S = 60.0  # while jobs wait, the site is rendered no more often
 
 
 class Signals:
-    """What this process was told: to take no further job, or to cancel the present one."""
+    """Signals to this process: to take no further job, or to cancel the present one."""
 
     def __init__(self) -> None:
         self.stopping = False
@@ -53,7 +53,7 @@ class Signals:
     def _cancel(self, *_: Any) -> None:
         self.stopping = True
         if self._in_run:
-            self._in_run = False  # a second signal shall not break off the writing of the manifest
+            self._in_run = False  # a second signal must not break off the writing of the manifest
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
@@ -67,11 +67,11 @@ class Signals:
 
 
 def work(project: Path, signals: Signals) -> None:
-    """Run jobs until none is left, this process is told to stop, or the process that started it has gone."""
+    """Run jobs until none is left, this process is asked to stop, or the process that started it has gone."""
     parent = os.getppid()
     queue = Queue(project)
     while not signals.stopping and os.getppid() == parent and (job := queue.take()) is not None:
-        with _leased(queue, job):
+        with heartbeat(partial(queue.still_running, job)):
             ended = _run(job, queue, project, signals)
         if ended is not None and job.incident is not None:
             with contextlib.suppress(KeyboardInterrupt), signals.cancellable():
@@ -162,7 +162,7 @@ def rehearse(
         key = f"rehearsal:{incident.id}:{cause}:{incident.recording}"
         options = Options(timeout=settings.watch.run_timeout, idempotency_key=key)
         return execute(plan, project, lambda _: None, options).run_id
-    except LeptonError as error:  # a person decides without it, and is told that there is none
+    except LeptonError as error:  # a person decides without it; the page says that there is none
         logger.warning("the repair of %s was not rehearsed: %s", cause, error)
         return None
 
@@ -206,10 +206,7 @@ def _not_needed(job: Job, queue: Queue, project: Path) -> str | None:
 def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manifest:
     """Run a job's notebook; one with a parameter `recording` on evidence that is captured for it.
 
-    Raises
-    ------
-    InputError
-        When the evidence cannot be captured, or a parameter is not what is needed.
+    Raises InputError when the evidence cannot be captured, or a parameter is not what is needed.
     """
     notebook, given = locate_notebook(job.notebook, project), dict(job.parameters)
     names = {p.name for p in read_parameters(read_notebook(notebook), notebook.name) or []} - given.keys()
@@ -255,7 +252,7 @@ def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Sett
     except Exception as error:
         if incident is not None:
             what = {"recovery": "recovery check", "remedy": "repair"}.get(job.kind, "runbook")
-            queue.note(incident.id, f"the {what} was not started, because its evidence could not be captured")
+            queue.note(incident.id, f"the {what} did not start: its evidence could not be captured")
         raise InputError(f"no recording: {error}") from error
     relative = folder.relative_to(project).as_posix()
     if incident is not None and job.kind == "alert":
@@ -272,7 +269,7 @@ def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Sett
 def _left_by(
     incident: Incident, names: set[str], queue: Queue, settings: Settings, project: Path
 ) -> dict[str, str | None]:
-    """Return what an incident left, by the parameters of the postmortem that want it; None for what could not be had.
+    """Return what an incident left, by the parameters of the postmortem that want it; None for what is missing.
 
     The history says what is missing, and why.
     """
@@ -294,23 +291,6 @@ def _left_by(
     }
     given = {name: path.relative_to(project).as_posix() if path else None for name, path in paths.items()}
     return {name: value for name, value in {**given, RECORDING: kept}.items() if name in names}
-
-
-@contextlib.contextmanager
-def _leased(queue: Queue, job: Job) -> Iterator[None]:
-    """Renew the lease of a job while it runs; who cannot look at this process goes by it."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(LEASE_S / 4):
-            with contextlib.suppress(InputError):  # the next beat may find the ledger free
-                queue.still_running(job)
-
-    threading.Thread(target=beat, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
 
 
 def publish_run(run: Manifest, incident: str, queue: Queue, project: Path) -> None:

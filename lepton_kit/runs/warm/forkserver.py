@@ -83,7 +83,7 @@ def serve(path: Path, lock: int) -> NoReturn:
 
 
 def _preload(name: str) -> None:
-    """Import a module as a kernel would; one that asks then whether it is in a notebook, as pandas does, is told so."""
+    """Import a module as a kernel would; one that checks whether it runs in a notebook, as pandas does, finds so."""
     builtins.get_ipython = lambda: SimpleNamespace(kernel=None)  # type: ignore[attr-defined]  # what a shell adds there
     try:
         importlib.import_module(name)
@@ -313,7 +313,7 @@ def _leave() -> None:
 
 
 def main() -> None:
-    """Serve at a path, while the lock that says so is held."""
+    """Serve at a path while holding its lock."""
     sys.path[:] = [entry for entry in sys.path if entry not in ("", "/")]
     serve(Path(sys.argv[1]), lock=int(sys.argv[2]))
 

@@ -43,7 +43,7 @@ class Lease:
         self.connection = connection
         self.pid = 0
         self.exit_status: int | None = None
-        self.refused: str | None = None  # why the server starts no process for who asks
+        self.refused: str | None = None  # why the server refuses to start a process
         self._offered = False
         self._lines = Lines(connection)
 
@@ -97,12 +97,7 @@ class Lease:
 def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease | str:
     """Return a lease on a process forked from the server, or why there is no server that could fork it now.
 
-    Parameters
-    ----------
-    request
-        What the new process does: `kind` is `kernel` or `command`; `argv`, `env` and `cwd` are its own.
-    files
-        File descriptors of its standard streams.
+    The request has `kind` (`kernel` or `command`), `argv`, `env` and `cwd`; `files` are the descriptors of its streams.
     """
     environment = request["env"]
     path = socket_path(environment)
@@ -135,7 +130,7 @@ def umask() -> int:
 
 
 def limits() -> dict[str, str]:
-    """Return what the system holds this process to, by name: a fork of the server is held to what the server is."""
+    """Return this process's system limits by name: a fork inherits those of the server."""
     status = Path("/proc/self/status").read_text(errors="replace").splitlines()
     fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
     rows = [re.split(" {2,}", line.strip()) for line in Path("/proc/self/limits").read_text().splitlines()[1:]]

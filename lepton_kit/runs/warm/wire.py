@@ -1,4 +1,4 @@
-"""Messages between who asks for a process, the fork server, and watchdogs: JSON, with open files beside it.
+"""Messages between clients, the fork server and watchdogs: JSON, with open files beside it.
 
 The standard library alone, as everything here that runs before the heavy imports.
 """
@@ -18,10 +18,7 @@ MOST_FILES = 4
 def send_request(connection: socket.socket, message: Mapping[str, Any], files: Sequence[int]) -> None:
     """Send a message of any length, and open files with it.
 
-    Raises
-    ------
-    OSError
-        When nobody listens any more.
+    Raises OSError when nobody listens any more.
     """
     content = json.dumps(message).encode()
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files).tobytes())]
@@ -32,10 +29,7 @@ def send_request(connection: socket.socket, message: Mapping[str, Any], files: S
 def receive_request(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Receive what `send_request` sent.
 
-    Raises
-    ------
-    ConnectionError
-        When the other end closed before the message was whole.
+    Raises ConnectionError when the other end closed before the message was whole.
     """
     files = array.array("i")
     head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_LEN(MOST_FILES * files.itemsize))

@@ -15,7 +15,7 @@ from lepton_kit.serving.replay import Item
 from lepton_kit.telemetry.recordings import FEATURE
 
 FEEDBACK_AFTER, RATED = 5.0, 0.05
-"""Seconds after which an actual is told, and the share of the answers that get a rating too."""
+"""Seconds after which an actual is reported, and the share of the answers that get a rating too."""
 
 REFUSAL_SECONDS = 0.001
 
@@ -106,7 +106,7 @@ class Requests:
         return self._whole[name]
 
     def table(self, start: float, end: float) -> pd.DataFrame:
-        """Return the requests that came in a window and were answered by its end, with what was told by then."""
+        """Return the requests that came in a window and were answered by its end, with what was reported by then."""
         rows = (self["time"] >= start) & (self["done"] <= end)
         known_at = self["done"] + FEEDBACK_AFTER
         is_known = (known_at <= end)[rows]

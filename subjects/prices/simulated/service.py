@@ -145,11 +145,11 @@ class SimulatedService:
         self._machine.slow(taken)
 
     def lose(self, count: int) -> None:
-        """End so many workers; what is started in their place ends, too."""
+        """End this many workers, and those that replace them."""
         self._machine.lose(count, self.now)
 
     def leak(self, seconds: float) -> None:
-        """Let each worker lose memory, so that it reaches the limit so many seconds after its start, or after now."""
+        """Let each worker lose memory, so that it reaches the limit this many seconds after its start, or after now."""
         self._machine.leak(seconds, self.now)
 
     # --- the load -------------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ class SimulatedService:
     # --- what a remedy may do -------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Return what the service shall be doing now."""
+        """Return the desired state of the service."""
         return State(self._version, self._machine.wanted, self._machine.queue_limit, self._fixes)
 
     def set_state(self, state: State, why: str) -> None:
