@@ -26,7 +26,6 @@ INSTEAD = {  # a regular expression of the word, and what to write in its place
 ALLOWED = {  # file: words that stay there, and why
     "lepton_kit/data/input_fixes.py": {"mends"},  # how files before 2026-12 name input fixes
     "lepton_kit/reports/publish.py": {"yardstick"},  # how runs before 2026-12 name an SLI
-    "lepton_kit/ops/live_drills.py": {"shall"},
     "notebooks/04-deployment.ipynb": {"is told"},
     "notebooks/05-optimisation.ipynb": {"whoever"},
 }

@@ -56,7 +56,7 @@ def drill_live(
     Parameters
     ----------
     drills
-        What shall be drilled; a severity of None is the fault's usual one.
+        What to drill; a severity of None is the fault's usual one.
     project
         A project with a promoted version of the model.
     known

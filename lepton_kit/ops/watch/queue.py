@@ -149,6 +149,19 @@ class Queue(Ledger):
         ordered = f"SELECT {_INCIDENT} FROM incidents {chosen} ORDER BY starts_at DESC, received DESC LIMIT ?"
         return [_incident(row) for row in self._read(ordered, *given.values(), most)]
 
+    def over(self, most: int) -> list[Incident]:
+        """Return the incidents that are resolved, newest first, but for those that another one stands for.
+
+        An alert that flaps, or has two severities, would else push the incident that was diagnosed and repaired out.
+        """
+        ordered = (
+            f"SELECT {_INCIDENT} FROM incidents WHERE status = 'resolved'"
+            " AND id NOT IN (SELECT incident FROM companions)"
+            " AND (id IN (SELECT incident FROM jobs) OR id NOT IN (SELECT incident FROM flaps))"
+            " ORDER BY starts_at DESC, received DESC LIMIT ?"
+        )
+        return [_incident(row) for row in self._read(ordered, most)]
+
     def open_incidents(self) -> int:
         """Return how many incidents have an alert that still fires."""
         return int(self._read("SELECT count(*) FROM incidents WHERE status = 'firing'")[0][0])

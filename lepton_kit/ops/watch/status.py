@@ -37,7 +37,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, ro
     """Return how the project stands: services, incidents, runs, schedules, the queue, and what goes wrong."""
     opened = queue.open_incidents()  # before the list: one that begins meanwhile is shown and not yet counted
     firing = queue.incidents(MOST_INCIDENTS, "firing")
-    recent = queue.incidents(MOST_RUNS, "resolved")
+    recent = queue.over(MOST_RUNS)
     refused = [job for job in queue.jobs(MOST_REFUSED, state="refused") if job.incident is None]
     report = queue.notes().get(REPORT, ("", 0.0))[0]
     problems = dict(seen.problems) | ({"report site": report} if report else {})
