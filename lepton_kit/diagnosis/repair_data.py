@@ -7,7 +7,7 @@ model learnt from where too few came before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,13 +84,17 @@ class DataPlan:
     def action(self) -> str:
         """Return in words what the plan does to a service."""
         fixes = self.input_fixes
-        said = [f"rescale {len(fixes.scale)} features"] if fixes.scale else []
+        said = [f"rescale {_named(fixes.scale)}"] if fixes.scale else []
         said += [f"put {name} and {other} back" for name, other in fixes.swap.items()]
-        said += [f"fill {len(fixes.fill)} features where they are missing"] if fixes.fill else []
+        said += [f"fill {_named(fixes.fill)} where they are missing"] if fixes.fill else []
         said += ["refuse broken rows and keep them aside"] if fixes.quarantine else []
         said += ["restart the feed"] if self.restart_feed else []
         said += ["nothing here: the source of the feed must catch up"] if self.is_late else []
         return "; ".join(said) or "nothing to do"
+
+
+def _named(features: Collection[str], most: int = 3) -> str:
+    return ", ".join(features) if len(features) <= most else f"{len(features)} features"
 
 
 def plan_data(recording: Recording) -> DataPlan:
