@@ -89,7 +89,7 @@ def test_a_version_loaded_and_saved_again_is_the_same_version(project):
 def test_the_command_keeps_a_model_and_says_where(project):
     words = ["register", "other", "one", "--reference", "reference.csv", "--note", "for a test", "--promote"]
     told = lepton_here(*words, project=project)
-    assert told.returncode == 0 and "v1 is kept in" in told.stdout, told.stderr
+    assert told.returncode == 0 and "v1 is stored in" in told.stdout, told.stderr
     registry = Registry(project / "models")
     assert registry.current("other") == "v1" and registry.card("other")["purpose"] == "for a test"
     assert registry.load("other").categorical == ("colour",)
