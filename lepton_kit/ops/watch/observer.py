@@ -128,11 +128,8 @@ class Observer:
         self._thread = threading.Thread(target=self._loop, name="observer", daemon=True)
 
     def start(self) -> None:
-        """Begin to look; an alert that comes before the first look finds a store, though an empty one."""
+        """Begin to look."""
         if self._settings.services:
-            if self._scrapes:
-                with contextlib.suppress(OSError):  # the first look says so
-                    (self._project / self._settings.watch.source).mkdir(parents=True, exist_ok=True)
             self._thread.start()
 
     def stop(self) -> None:
