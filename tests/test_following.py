@@ -154,8 +154,42 @@ def test_an_incident_from_before_the_fault_is_not_its_alert():
     assert follower.seen.alert == "New"
 
 
+def test_of_two_incidents_each_result_counts_once_when_it_came(monkeypatch):
+    def job(number, kind, **results):
+        return {"number": number, "kind": kind, "name": "data", "state": "ended", "status": "succeeded", "error": None,
+                "notebook": "n.ipynb", "run_id": f"r{number}", "results": results}  # fmt: skip
+
+    looked = [job(1, "alert", cause="data"), job(3, "remedy", verdict="worse")]
+    again = [job(2, "alert", cause="model"), job(4, "remedy", verdict="not recovered")]
+    later = "2999-01-01T00:00:00+00:00"
+    diagnosed = [incident("A", later, looked[0]), incident("B", later, again[0])]
+    watch = Watch([])
+    follower = Follower(watch.client, "goog", print)
+    follower.inject(lambda: None, healthy_s=0.0)
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    watch.answers = [diagnosed]
+    follower.follow(ALERTED)
+    clock[0] = 200.0
+    follower.follow(ALERTED)
+    assert (follower.seen.diagnosis["cause"], follower.seen.diagnosed) == ("model", 100.0)
+    watch.answers = [[incident("A", later, *looked), incident("B", later, *again)]]
+    follower.follow(REPAIRED)
+    clock[0] = 300.0
+    follower.follow(REPAIRED)
+    assert (follower.seen.repair["verdict"], follower.seen.repaired) == ("not recovered", 200.0)
+
+
 def test_a_postmortem_that_fails_is_an_error():
-    failed = {"kind": "postmortem", "state": "ended", "status": "failed", "run_id": "r1", "error": None, "results": {}}
+    failed = {
+        "number": 1,
+        "kind": "postmortem",
+        "state": "ended",
+        "status": "failed",
+        "run_id": "r1",
+        "error": None,
+        "results": {},
+    }
     watch = Watch([])
     follower = Follower(watch.client, "goog", print)
     follower.inject(lambda: None, healthy_s=0.0)

@@ -89,6 +89,7 @@ class Follower:
         self.seen = Seen()
         self._began = float("inf")  # of the wall clock: an incident from before the fault is not its own
         self._asked: set[tuple[str, str]] = set()
+        self._ended: set[int] = set()  # jobs whose results were seen: each counts once, when it came
         self._told: set[str] = set()
         self._last = "nothing"
 
@@ -179,6 +180,9 @@ class Follower:
 
     def _see_job(self, incident: Facts, job: Facts) -> None:
         seen, results, now = self.seen, job["results"], time.monotonic()
+        is_new = bool(results) and job["number"] not in self._ended
+        if is_new:
+            self._ended.add(job["number"])
         if job["error"]:
             self._tell(f"runbook {job['notebook']}: {job['error']}")
         if job["state"] == "running":
@@ -186,13 +190,13 @@ class Follower:
         if job["kind"] == "alert" and "cause" in results:
             probability, advice = results.get("probability", 0), results.get("next_action", "")
             self._tell(f"diagnosis: cause {results['cause']} (probability {probability:.0%}); {advice}")
-            if seen.repaired is None and results != seen.diagnosis:
+            if is_new and seen.repaired is None:
                 seen.diagnosis, seen.diagnosed = results, now
         if job["kind"] == "remedy" and "verdict" in results:
             if "action" in results:
                 self._tell(f"done by {job['notebook']}: {results['action']}")
             self._tell(f"repair of the {job['name']}: {results['verdict']}")
-            if results != seen.repair and seen.repair.get("verdict") != "recovered":
+            if is_new and seen.repair.get("verdict") != "recovered":
                 seen.repair, seen.repaired = results, now
         if job["kind"] == "postmortem" and job["state"] == "ended":
             if job["status"] != "succeeded":
