@@ -144,7 +144,7 @@ class App:
         at = [datetime.fromtimestamp(moment, UTC) for moment in (start, onset, end)]
         came = [Deployment(time=at[0] - timedelta(hours=1), version="good")]
         came += [Deployment(time=at[1], version=version)] if version != "good" else []
-        rows = pd.DataFrame(self.rows, columns=["time", "request_id", "version", "status", "latency_ms"])
+        rows = pd.DataFrame(list(self.rows), columns=["time", "request_id", "version", "status", "latency_ms"])
         rows = rows[rows["time"].between(start, end)].reset_index(drop=True)
         rows["time"] = pd.to_datetime(rows["time"], unit="s", utc=True).dt.as_unit("us")
         parts = [self.store.query(each, start, end) for each in SERIES]
