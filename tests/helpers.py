@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,6 +120,17 @@ def figures_of(notebook: Path) -> dict[str, Callable[..., Axes]]:
     names: dict[str, Any] = {}
     exec(compile(ast.Module([*imports, *drawing], []), str(notebook), "exec"), names)
     return {one.name: names[one.name] for one in drawing if isinstance(one.body[-1], ast.Return)}
+
+
+def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Give each file of a folder that processes still write into; what is gone by the time it is read is left out."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            yield path, content
 
 
 def truth_of(recording: Path) -> dict[str, object]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import httpx
 import pandas as pd
 from models_sample import google_prices
-from services import Service, features
+from services import Service, features, log_of, wait_for
 
 from lepton_kit.telemetry.selectors import labels_text, parse_selector
 from subjects.prices.features import next_day_return
@@ -66,6 +66,10 @@ class Load:
             if step % (requests // scrapes) == 0:
                 self.source.scrape(self.service)
         return start, time.time()
+
+    def logged(self) -> None:
+        """Wait until the log of the one worker holds what was sent last, and so all that was answered before it."""
+        wait_for(lambda: f"sent-{self.sent - 1}" in set(log_of(self.service)["request_id"]))
 
     @contextmanager
     def crowd(self, clients: int) -> Iterator[None]:

@@ -26,6 +26,7 @@ from lepton_kit.models.forecasters import Architecture, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
 from lepton_kit.project.declarations import declared
+from lepton_kit.serving.control import read_reports
 from lepton_kit.serving.requestlog import FILE, declared_rows
 from subjects.prices.features import next_day_return, price_features
 
@@ -92,13 +93,14 @@ def serving(
     if token is not None:
         environment["LEPTON_ADMIN_TOKEN"] = token
     command = ("serve", model, "--port", "0", *words)
+    workers = int(words[words.index("--workers") + 1]) if "--workers" in words else 1
     out = project / "serve.log"
     process = Lepton(*command, project=project, environment=environment, out=out, constants=constants)
     folder = project / "services" / model
     try:
         address = wait_for(lambda: (folder / "address").read_text().strip() if (folder / "address").exists() else None)
         with httpx.Client(base_url=address, timeout=30) as client:
-            wait_for(lambda: _answers(client))
+            wait_for(lambda: _answers(client) and len(read_reports(folder)) == workers)
             yield Service(process, client, folder)
     finally:
         process.send_signal(signal.SIGTERM)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from helpers import ROOT, lepton_here
 from live import Samples
-from services import features, project_with_model, read_requests, serving, wait_for
+from services import features, log_of, project_with_model, read_requests, serving, wait_for
 
 from lepton_kit.diagnosis import capture as capturing
 from lepton_kit.diagnosis.capture import capture
@@ -268,6 +268,7 @@ def test_the_command_captures_what_the_store_and_the_service_hold(tmp_path):
         for row in features().tail(3).to_dict("records"):
             assert service.predict(row=row).status_code == 200
             scraper.scrape_once()
+        wait_for(lambda: len(log_of(service)) == 3)
         done = lepton_here("capture", "goog", "--from", "10m", "-o", "incident", project=project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "recording incident: 3 requests" in done.stdout

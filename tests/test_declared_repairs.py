@@ -15,7 +15,7 @@ import httpx
 import pandas as pd
 import pytest
 from declared_app import write
-from helpers import copy_folders, lepton
+from helpers import contents, copy_folders, lepton
 from monitors import free_port
 from services import wait_for
 
@@ -208,8 +208,7 @@ def test_a_bad_version_is_rolled_back_by_the_declared_action_and_the_recovery_ju
         find_run("repair-model", app.project).run_id,
     )
     assert told["output"] == "version is good; key [secret env:APP_KEY]"
-    for path in app.project.rglob("*"):
-        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    assert [path for path, content in contents(app.project) if SECRET.encode() in content] == []
     assert undo("app", app.project, "Kim", "").startswith("service app: version good → bad")
     assert json.loads((app.project / "state.json").read_text())["version"] == "bad"
 

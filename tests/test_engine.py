@@ -45,6 +45,15 @@ def states(path):
     return [cell.metadata.papermill.status for cell in saved_cells(path)][2:]
 
 
+def seen(engine, text):
+    """Return code that waits until the saved notebook holds a line of output, which stands in the source otherwise."""
+    wait = f"time.monotonic() - began < {PATIENCE_S} and '\"' + {text!r} + '\\\\n\"' not in saved.read_text()"
+    saved = f"saved, began = pathlib.Path({str(engine.saved)!r}), time.monotonic()"
+    return (
+        f"import pathlib, time\n{saved}\nwhile {wait}: time.sleep(.05)\nassert time.monotonic() - began < {PATIENCE_S}"
+    )
+
+
 def test_every_cell_that_ran_is_completed_and_timed(engine):
     cells = engine(["1 + 1", "print('a')\nprint('b')", ""])
     assert {cell.metadata.papermill.status for cell in cells} == {"completed"}
@@ -72,7 +81,7 @@ def test_a_syntax_error_fails_its_cell(engine):
 )
 def test_a_dead_kernel_is_noticed_and_its_cell_has_failed(engine, death, said):
     with pytest.raises(DeadKernelError, match=said):
-        engine(["1", f"print('last words', flush=True); import os, time; time.sleep(.3); {death}", "2"])
+        engine(["1", f"print('last words', flush=True)\n{seen(engine, 'last words')}\nimport os; {death}", "2"])
     assert states(engine.saved) == ["completed", "failed", "not run"]
     assert saved_cells(engine.saved)[3].outputs[0].text == "last words\n"
 
@@ -147,7 +156,7 @@ def test_cells_that_are_no_code_or_not_to_be_run_say_so(engine, tmp_path):
 def test_events_tell_of_code_cells_and_their_last_line(engine):
     events = []
     engine(
-        ["print('first')\nprint('50 %')", "import time; time.sleep(.3); 7"],
+        ["import sys; _ = sys.stdout.write('first\\n50 %\\n')", "import time; time.sleep(.3); 7"],
         on_event=lambda *event: events.append(event),
     )
     assert [event for event in events if event[1] > 2] == [
@@ -201,10 +210,8 @@ def test_clearing_and_updating_output_work_as_in_jupyterlab(engine):
 
 
 def test_a_running_cells_output_is_on_disk_before_it_ends(engine):
-    look = "import time, pathlib\nprint('early', flush=True); time.sleep(2.5)\n"
-    cells = engine([f"{look}print(pathlib.Path({str(engine.saved)!r}).read_text().count('early'))"])
-    seen = cells[2].outputs[0].text.split()
-    assert int(seen[-1]) >= 2  # in the source, and in the saved output
+    cells = engine([f"print('early', flush=True)\n{seen(engine, 'early')}"])
+    assert cells[2].outputs[0].text == "early\n"
 
 
 def test_saves_are_few_however_many_cells(monkeypatch, engine):

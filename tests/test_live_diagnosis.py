@@ -1,7 +1,6 @@
 """What the diagnosis makes of recordings of a real service that span seconds, where the shipped one spans years."""
 
 import json
-import time
 
 import pytest
 from helpers import copy_folders, lepton
@@ -41,7 +40,7 @@ def incidents(tmp_path_factory):
         start, onset = well()
         assert service.client.post("/admin/reload", json={"version": wrong}, headers=ADMIN).status_code == 200
         windows["model"] = (start, load.drive(REQUESTS)[1], onset)
-        time.sleep(0.2)
+        load.logged()
         folder = tmp_path_factory.mktemp("incidents")
         made = {
             name: captured(service.folder, source, start, end, folder / name)

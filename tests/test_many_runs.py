@@ -24,7 +24,7 @@ def test_twenty_runs_in_a_row_leak_no_process_no_file_and_no_port(project):
     me = psutil.Process()
     files, ports, children = me.num_fds(), sockets(), len(me.children(recursive=True))
     pids = [execute(plan, project).results["pid"].value for _ in range(20)]
-    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    wait_for(lambda: not [pid for pid in pids if psutil.pid_exists(pid)])
     assert me.num_fds() <= files
     wait_for(lambda: len(me.children(recursive=True)) <= children)  # a watchdog ends right after its kernel
     assert len(sockets()) <= len(ports)

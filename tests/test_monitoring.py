@@ -193,7 +193,7 @@ def test_every_panel_shows_something_of_a_real_service(tmp_path, own_project):
                 return {title for title, query in queries() if not any(map(is_number, asked(client, query)))}
 
             try:
-                wait_for(lambda: empty() <= {"Alerts firing"}, 30)
+                wait_for(lambda: empty() <= {"Alerts firing"})
             except AssertionError:
                 raise AssertionError(f"panels without data: {empty()}") from None
 

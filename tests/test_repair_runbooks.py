@@ -67,7 +67,7 @@ def recorded(service, project, name, harm, then=lambda row: row):
     harm()
     load.drive(60, then)
     source.scrape(service)
-    time.sleep(0.2)
+    load.logged()
     captured(service.folder, source, start, time.time(), project / name)
     return load
 
@@ -141,7 +141,7 @@ def test_a_crowded_service_grows(service):
     with load.crowd(8):
         load.drive(120)
         source.scrape(service)
-        time.sleep(0.2)
+        load.logged()
         captured(service.folder, source, start, time.time(), project / "crowd")
         results = run(project, "repair-capacity", "crowd", load)
     assert results["applied"] is True

@@ -20,7 +20,7 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup, Tag
-from helpers import ROOT, copy_folders, lepton_here, write_notebook
+from helpers import PATIENCE_S, ROOT, copy_folders, lepton_here, write_notebook
 
 import lepton_kit as lk
 from lepton_kit.errors import InputError, LeptonError
@@ -477,7 +477,7 @@ def test_those_who_publish_at_once_do_not_collide(own: tuple[Path, dict[str, Man
         )
         for run in runs.values()
     ]
-    told = [process.communicate(timeout=120)[0] for process in publishing]
+    told = [process.communicate(timeout=PATIENCE_S)[0] for process in publishing]
     assert [process.returncode for process in publishing] == [0, 0, 0], told
     assert {page.name for page in (project / "reports" / "_site" / "runs").iterdir()} == {
         run.run_id for run in runs.values()

@@ -1,7 +1,7 @@
 import threading
 
 import pytest
-from helpers import write_notebook
+from helpers import PATIENCE_S, write_notebook
 
 from lepton_kit.runs.manifest import FILE, Manifest, all_runs
 from lepton_kit.runs.runner import Options, Request, run_notebook
@@ -41,7 +41,7 @@ def test_two_who_ask_with_one_key_at_once_get_one_run(project):
     other = threading.Thread(target=lambda: got.append(run_notebook(request, project, options=options)))
     other.start()
     mine = run_notebook(request, project, options=options)
-    other.join(60)
+    other.join(PATIENCE_S)
     assert [run.run_id for run in got] == [mine.run_id]
     assert len(all_runs(project)) == 1
 

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from helpers import ROOT
+from helpers import PATIENCE_S, ROOT
 from monitors import metrics_target
 from services import project_with_model, serving, wait_for
 
@@ -120,7 +120,7 @@ def test_run_scrapes_at_the_interval_until_it_is_stopped(tmp_path):
         targets["later"] = target.address  # targets may change while it runs
         wait_for(lambda: len(Store(tmp_path).query("a", 0, 4e9)) >= 3)
         stop.set()
-        thread.join(5)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
     times = Store(tmp_path).query("a", 0, 4e9)["time"]
     assert times.diff().dropna().dt.total_seconds().between(0.09, 2).all()
@@ -136,7 +136,7 @@ def test_a_store_that_cannot_be_written_is_logged_and_scraping_goes_on(tmp_path,
         thread.start()
         wait_for(lambda: caplog.text.count("another process writes into it") >= 2)
         stop.set()
-        thread.join(5)
+        thread.join(PATIENCE_S)
 
 
 def test_samples_that_a_target_dates_itself_keep_their_time_unless_it_is_absurd():

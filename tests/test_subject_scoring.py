@@ -11,7 +11,7 @@ import tomllib
 
 import httpx
 import pytest
-from helpers import ROOT
+from helpers import PATIENCE_S, ROOT
 from monitors import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from services import wait_for
@@ -118,7 +118,7 @@ def test_the_feed_sends_rows_and_labels_and_is_another_process_once_restarted(sc
     judged = samples(client)
     wait_for(lambda: samples(client)["scoring_decisions_total", "yes"] > judged["scoring_decisions_total", "yes"] + 3)
     assert manage(folder, "restart_feed").returncode == 0
-    feed.wait(10)
+    feed.wait(PATIENCE_S)
     again = wait_for(lambda: json.loads((folder / "feed.json").read_text())["pid"])
     assert again != feed.pid
     os.kill(again, signal.SIGTERM)

@@ -8,7 +8,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers import write_notebook
+from helpers import PATIENCE_S, write_notebook
 from services import wait_for
 from watching import alert, watching, webhook
 
@@ -29,13 +29,12 @@ def kit(tmp_path_factory):
 
 def connect(kit):
     url = kit.client.base_url
-    return socket.create_connection((url.host, url.port), 5)
+    return socket.create_connection((url.host, url.port), PATIENCE_S)
 
 
 def sent(kit, text):
     """Send a request by hand, and return the status of the answer."""
     with connect(kit) as connection:
-        connection.settimeout(20)
         connection.sendall(text)
         answer = connection.recv(65536)
     return int(answer.split()[1]) if answer else None
