@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import http.server
 import importlib.util
 import io
 import json
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -120,6 +122,25 @@ def figures_of(notebook: Path) -> dict[str, Callable[..., Axes]]:
     names: dict[str, Any] = {}
     exec(compile(ast.Module([*imports, *drawing], []), str(notebook), "exec"), names)
     return {one.name: names[one.name] for one in drawing if isinstance(one.body[-1], ast.Return)}
+
+
+@contextlib.contextmanager
+def listening(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Let a handler answer what is asked on loopback, and give the address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    """Answers with the files of its `directory`."""
+
+    def log_message(self, *_: Any) -> None: ...
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import psutil
 import pytest
+from helpers import listening
 from services import wait_for
 
 from lepton_kit.errors import InputError
@@ -44,11 +44,8 @@ def server():
         def log_message(self, *_):
             pass
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listening.server_port}", asked
-    listening.shutdown()
-    listening.server_close()
+    with listening(Handler) as address:
+        yield address, asked
 
 
 def test_a_bare_python_is_the_one_that_the_kit_runs_on(project, monkeypatch):

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT, copy_folders, lepton_here
 from monitors import Target, alertmanager, metrics_target, needs_alertmanager, needs_prometheus, prometheus
@@ -19,6 +20,7 @@ from lepton_kit.telemetry.burn_rates import Memory, Unmeasured, evaluate
 from lepton_kit.telemetry.prometheus import Prometheus
 from lepton_kit.telemetry.rules import alert_labels, prometheus_rules
 from lepton_kit.telemetry.scrape import Scraper
+from lepton_kit.telemetry.selectors import labels_text
 from lepton_kit.telemetry.slo import read_objectives
 from lepton_kit.telemetry.store import Sample, Store
 
@@ -134,13 +136,15 @@ def test_five_objectives_over_days_of_samples_are_evaluated_well_within_a_second
     objectives = read_objectives(ROOT / "slo/goog")
     with Store(tmp_path) as store:
         times = START + 15 * np.arange(4 * 5760)
+        when = pd.to_datetime(times, unit="s", utc=True)
         for one in objectives:
             for number, selector in enumerate((one.selector, one.total)):
                 labels = {m.label: m.value.split("|")[0].replace("5..", "503") for m in selector.matchers}
                 values = np.arange(len(times)) * (1.0 + number)
                 for part in "ab":
-                    own = {**labels, "part": part}
-                    store.append(Sample(selector.metric, own, at, v) for at, v in zip(times, values, strict=True))
+                    own = labels_text({**labels, "part": part})
+                    held = {"time": when, "metric": selector.metric, "labels": own, "value": values}
+                    store.append(pd.DataFrame(held))
         store.flush()
         evaluator = AlertEvaluator(objectives, store)
         end = float(times[-1])

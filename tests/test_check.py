@@ -18,10 +18,20 @@ CELLS = [
 ]
 
 
-@pytest.fixture
-def committed(project):
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A notebook with its outputs, executed once for all tests here; its project's path, and the runs left there."""
+    project = tmp_path_factory.mktemp("executed")
+    (project / "lepton.toml").write_text("")
     path = write_notebook(project / "notebooks/n.ipynb", CELLS, "rate: float = 1.0")
     update_outputs(path, project)
+    return path.read_text(), str(project), list(project.glob("runs/*"))
+
+
+@pytest.fixture
+def committed(project, executed):
+    path = project / "notebooks/n.ipynb"
+    path.write_text(executed[0])
     return path
 
 
@@ -121,11 +131,11 @@ def test_outputs_stay_as_they_are_when_a_cell_fails(project, committed):
     assert committed.read_bytes() == before
 
 
-def test_committed_outputs_carry_no_trace_of_the_machine(project, committed):
-    text = committed.read_text()
-    assert str(project) not in text
+def test_committed_outputs_carry_no_trace_of_the_machine(executed):
+    text, project, left = executed
+    assert project not in text
     assert "iopub" not in text
-    assert not list(project.glob("runs/*"))
+    assert left == []
 
 
 def test_a_run_is_repeated_with_its_own_parameters(project, committed):

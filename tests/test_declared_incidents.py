@@ -113,18 +113,23 @@ def results_of(project: Path, job: dict[str, Any]) -> dict[str, Any]:
     return {name: one.value for name, one in Manifest.load(project / "runs" / job["run_id"] / FILE).results.items()}
 
 
+def checked(recording: Recording) -> tuple[Recording, Diagnosis] | None:
+    """Diagnose an incident once each of these could be checked: where the machine is slow, the onset is found late."""
+    diagnosis = diagnose(recording)
+    found = findings(diagnosis)
+    asked = {found[name] for name in ("queue", "saturation", "time_to_first_token")}
+    return (recording, diagnosis) if not asked & {"not checked", "not applicable"} else None
+
+
 def test_a_queue_is_compute_with_queue_saturation_and_first_token_answered(tmp_path):
     with course(tmp_path, "chat", QueueSaturation()) as one:
         one.healthy(80)
         one.scrapes(25)
         one.inject()
         alert = one.alert("ChatFirstTokenBudgetBurn")
-        one.scrapes(30)
-        recording = one.captured(alert)
-    diagnosis = diagnose(recording)
+        one.scrapes(20)
+        recording, diagnosis = one.watch(lambda: checked(one.captured(alert)))
     assert diagnosis.cause == "compute", diagnosis.table().to_string()
-    asked = [item for item in diagnosis.evidence if item.name in ("queue", "saturation", "time_to_first_token")]
-    assert [item for item in asked if item.finding in ("not checked", "not applicable")] == []
     texts = json.dumps(recording.requests.drop(columns="time").astype(str).to_dict("records"))
     assert "question answer" not in texts  # descriptors alone
 

@@ -1,12 +1,11 @@
 """`lepton doctor` holds a declaration against a real server, real files and a real model."""
 
 import json
-import threading
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
-from helpers import lepton_here
+from helpers import lepton_here, listening
 from sklearn.linear_model import LogisticRegression
 
 from lepton_kit.errors import InputError
@@ -39,10 +38,8 @@ def server():
         def log_message(self, *words):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
-        threading.Thread(target=made.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{made.server_port}"
-        made.shutdown()
+    with listening(Handler) as address:
+        yield address
 
 
 @pytest.fixture

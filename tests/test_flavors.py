@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pickle
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
+from helpers import listening
 from models_of_others import (
     COLUMNS,
     NUMBERS,
@@ -326,10 +326,8 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", answers
-        running.shutdown()
+    with listening(Handler) as address:
+        yield address, answers
 
 
 def test_a_server_of_the_open_inference_protocol_is_a_model(server, table):

@@ -9,11 +9,10 @@ import base64
 import json
 import shutil
 import struct
-import threading
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from urllib.parse import quote
 import nbformat
 import pytest
 from browser import Browser
-from helpers import copy_folders, write_notebook
+from helpers import copy_folders, listening, write_notebook
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
 from lepton_kit.reports.publish import LeftOutError, publish_runs
@@ -253,11 +252,10 @@ def test_a_browser_runs_nothing_of_them_and_asks_for_nothing(built: tuple[Site, 
             asked.append(self.path)
 
     with (
-        ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(site.folder))) as server,
+        listening(partial(Server, directory=str(site.folder))) as found,
         Browser(tmp_path / "profile") as browser,
     ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/"
+        address = f"{found}/"
         browser.call("Network.enable")
         browser.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
         control = site.folder / "control.html"
@@ -278,7 +276,6 @@ def test_a_browser_runs_nothing_of_them_and_asks_for_nothing(built: tuple[Site, 
             ours = (page, "data:", "blob:", f"{address}site_libs/")
             assert {url for url in sent_by(browser) if not url.startswith(ours)} <= own, name
             assert browser.value("location.href") == page
-        server.shutdown()
     assert not [path for path in asked if "hit" in path.rpartition("/")[2]]
 
 

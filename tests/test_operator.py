@@ -123,6 +123,16 @@ def incident(service, project, load, version, folder, harm=lambda: None):
     return Trouble(recording, pd.Timestamp(onset, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"], others)
 
 
+def short_trouble(service, folder):
+    """Record a few answers, where it does not matter what became of them."""
+    source, start = Samples(), time.time()
+    with Load(service) as load:
+        load.judges(10)
+    source.scrape(service)
+    recording = captured(service.folder, source, start, time.time(), folder)
+    return Trouble(recording, pd.Timestamp(start, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
+
+
 def test_a_state_is_brought_about_and_written_down_with_who_and_why(operator, service):
     desired = State("v1", 2, 5, InputFixes(fill={"return_0": 0.0}))
     operator.set_state(desired, "a reason")
@@ -255,15 +265,23 @@ def test_a_service_that_does_not_run_has_no_operator(tmp_path):
         ServeOperator("goog", tmp_path, "run-1")
 
 
-def test_a_repair_that_helps_stays(operator, service, project, tmp_path):
+def test_a_repair_that_helps_stays_and_a_rehearsal_of_it_touches_nothing(operator, service, project, tmp_path):
+    plan = ModelPlan("v2", "rollback", ())
     with Load(service) as load:
         trouble = incident(service, project, load, "v3", tmp_path / "incident")
+        before = read_desired_state(service.folder)
+        assert rehearse(plan, ["deploy"], trouble, None).recovery.verdict == "too few"
+        assert read_desired_state(service.folder) == before  # a rehearsal touches nothing
         done = act_on(back_to("v2"), operator, trouble, 6, tmp_path / "after")
     assert trouble.before.share > 0.8 > 0.5 > trouble.during.share
     assert done.recovery.verdict == "recovered", done.recovery
     assert (done.applied, done.rolled_back, operator.state().version) == (True, False, "v2")
     assert done.looks["verdict"].iloc[-1] == "recovered"
     assert done.after.incident.service == "goog"
+    held = read_desired_state(service.folder)
+    rehearsed = rehearse(plan, ["deploy"], trouble, done.after)  # and judges what followed
+    assert (rehearsed.recovery.verdict, rehearsed.applied, rehearsed.rolled_back) == ("recovered", False, False)
+    assert read_desired_state(service.folder) == held
 
 
 def test_a_repair_that_makes_things_worse_is_taken_back(operator, service, project, tmp_path):
@@ -313,12 +331,7 @@ def test_a_repair_of_one_objective_that_breaks_another_is_rolled_back_unless_the
 def test_a_service_that_ends_while_it_is_repaired_is_one_clear_error_and_nothing_is_half_applied(tmp_path):
     project = project_with_model(tmp_path / "project")
     with serving(project) as running:
-        ours, source, start = ServeOperator("goog", project, "run-1"), Samples(), time.time()
-        with Load(running) as load:
-            load.judges(10)
-        source.scrape(running)
-        recording = captured(running.folder, source, start, time.time(), tmp_path / "incident")
-        trouble = Trouble(recording, pd.Timestamp(start, unit="s", tz="UTC"), OBJECTIVES["goog-coverage"])
+        ours, trouble = ServeOperator("goog", project, "run-1"), short_trouble(running, tmp_path / "incident")
         held = ours.state()
 
         def act(operator):
@@ -352,28 +365,10 @@ def test_a_repair_that_is_interrupted_is_undone(operator, service, project, tmp_
         ours.set_state(replace(ours.state(), queue_limit=1), "on the way")
         raise KeyboardInterrupt
 
-    with Load(service) as load:
-        trouble = incident(service, project, load, "v2", tmp_path / "incident")
+    trouble = short_trouble(service, tmp_path / "incident")
     with pytest.raises(KeyboardInterrupt):
         act_on(act, operator, trouble, 4, tmp_path / "after")
     assert operator.state() == State("v2", 2, 64)
-
-
-def test_a_rehearsal_touches_nothing_and_judges_what_followed(operator, service, project, tmp_path):
-    before = read_desired_state(service.folder)
-    with Load(service) as load:
-        trouble = incident(service, project, load, "v3", tmp_path / "incident")
-        operator.set_state(State("v2", 2, 64), "somebody else did it")
-        load.judges(10)
-        start = time.time()
-        load.judges(100)
-        after = captured(service.folder, Samples(), start, time.time(), tmp_path / "after")
-    held, plan = read_desired_state(service.folder), ModelPlan("v2", "rollback", ())
-    done = rehearse(plan, ["deploy"], trouble, after)
-    assert (done.recovery.verdict, done.applied, done.rolled_back) == ("recovered", False, False)
-    assert rehearse(plan, ["deploy"], trouble, None).recovery.verdict == "too few"
-    assert read_desired_state(service.folder) == held
-    assert before.version == held.version
 
 
 def back_to(version):

@@ -2,14 +2,13 @@
 
 import json
 import sqlite3
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import Files, listening
 
 from lepton_kit.telemetry import databases, ordered
 from lepton_kit.telemetry.databases import Window
@@ -103,12 +102,8 @@ def test_a_window_reads_alike_from_wherever_it_is(place, tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    handler.log_message = lambda *_: None
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.server_port}"
-        listening.shutdown()
+    with listening(partial(Files, directory=tmp_path)) as address:
+        yield address
 
 
 def test_a_file_behind_an_address_is_read(server, tmp_path):

@@ -6,10 +6,10 @@ import math
 import re
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
-from helpers import lepton
+from helpers import lepton, listening
 from services import log_of, project_with_model, serving, wait_for
 
 from lepton_kit.cli import app
@@ -93,12 +93,9 @@ def test_latency_counts_from_the_time_a_request_was_due_and_arrivals_do_not_wait
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     rows = itertools.repeat(({"return_0": 0.1}, math.nan))
-    made = replay(f"http://127.0.0.1:{server.server_port}", rows, Plan(every(0.025), seconds=1.0))
-    server.shutdown()
-    server.server_close()
+    with listening(Slow) as address:
+        made = replay(address, rows, Plan(every(0.025), seconds=1.0))
     assert made.sent == pytest.approx(39, abs=2)
     assert made.answered == made.sent
     assert made.latency_p95 > 700  # the queue grows by 25 ms with every request; a closed loop would say 50 ms

@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import itertools
 import re
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from browser import Browser
-from helpers import copy_folders, write_notebook
+from helpers import Files, copy_folders, listening, write_notebook
 from repairs import lay_incident
 from services import wait_for
 
@@ -67,15 +65,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def address(pages: tuple[Path, list[str]]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(pages[0]))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
+    with listening(partial(Files, directory=str(pages[0]))) as found:
+        yield f"{found}/"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -1,9 +1,7 @@
 """A price table is read exactly, or refused with one message that says where and why."""
 
-import http.server
 import json
 import os
-import threading
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from helpers import Files, listening
 
 from lepton_kit.data.tables import table_sha256
 from lepton_kit.errors import InputError
@@ -262,17 +261,8 @@ def test_what_is_not_there_is_refused(tmp_path):
 
 def test_a_url_is_read_as_a_file_is(tmp_path):
     read_prices("sample:goog").to_csv(tmp_path / "goog.csv", index=False)
-    handler = partial(_Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+    with listening(partial(Files, directory=str(tmp_path))) as address:
         prices = read_prices(f"{address}/goog.csv")
         missing = refusal(f"{address}/none.csv")
-        server.shutdown()
     pd.testing.assert_frame_equal(prices, read_prices("sample:goog"))
     assert "HTTP status 404" in missing
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format, *args):
-        pass

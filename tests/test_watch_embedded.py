@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from bs4 import BeautifulSoup
-from helpers import ROOT, lepton, write_notebook
+from helpers import ROOT, lepton, listening, write_notebook
 from services import project_with_model, serving, wait_for
 from watching import STARTS, alert, watching
 
@@ -178,8 +177,6 @@ def test_a_service_is_shown_as_down_not_ready_or_ready(project):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     kept_project(project)
     with watching(project) as kit:
 
@@ -188,14 +185,13 @@ def test_a_service_is_shown_as_down_not_ready_or_ready(project):
 
         wait_for(lambda: state()["problem"] == "not running")
         (project / "services/goog").mkdir(parents=True)
-        (project / "services/goog/address").write_text(f"http://127.0.0.1:{server.server_port}\n")
-        found = wait_for(lambda: state()["is_up"] and state())
-        assert (found["is_ready"], found["version"], found["problem"]) == (False, "v7", "<b>still loading</b>")
-        assert "&lt;b&gt;still loading&lt;/b&gt;" in kit.client.get("/").text
-        Answers.code, Answers.said = 200, b'{"status": "ready", "version": "v7", "error": null}'
-        wait_for(lambda: state()["is_ready"])
-        server.shutdown()
-        server.server_close()
+        with listening(Answers) as address:
+            (project / "services/goog/address").write_text(f"{address}\n")
+            found = wait_for(lambda: state()["is_up"] and state())
+            assert (found["is_ready"], found["version"], found["problem"]) == (False, "v7", "<b>still loading</b>")
+            assert "&lt;b&gt;still loading&lt;/b&gt;" in kit.client.get("/").text
+            Answers.code, Answers.said = 200, b'{"status": "ready", "version": "v7", "error": null}'
+            wait_for(lambda: state()["is_ready"])
         wait_for(lambda: not state()["is_up"])
 
 

@@ -6,13 +6,13 @@ import json
 import re
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from helpers import lepton, lepton_here, write_notebook
+from helpers import lepton, lepton_here, listening, write_notebook
 from monitors import metrics_target, needs_prometheus, prometheus
 from services import wait_for
 from watching import alert, watching, webhook
@@ -257,10 +257,7 @@ class FakePrometheus:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        self.handler, self.address = Handler, ""
 
 
 def matrix(result, **more):
@@ -277,9 +274,8 @@ def growing(selector, share=0.5):
 @pytest.fixture
 def fake():
     server = FakePrometheus()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    with listening(server.handler) as server.address:
+        yield server
 
 
 NATIVE = {"metric": {"__name__": "took"}, "histograms": [[1.0, {"count": "3", "sum": "2", "buckets": []}]]}
