@@ -14,6 +14,7 @@ import yaml
 from nbformat.v4 import new_markdown_cell
 
 from lepton_kit.errors import InputError
+from lepton_kit.notebook import was_not_run
 from lepton_kit.reports.clean import Draft, Links, anchor_of
 from lepton_kit.reports.markup import as_text, guard
 from lepton_kit.reports.maths import highlighted
@@ -172,6 +173,8 @@ def _fold(codes: list[str], language: str) -> str:
 
 def _not_run(cell: Any) -> str:
     """Return a note below a cell that did not run, or did not run to its end."""
+    if was_not_run(cell):
+        return ""  # its output says why
     state = cell.metadata.get("papermill", {}).get("status")
     if state in ("failed", "interrupted"):
         words = "stopped" if state == "failed" else "was stopped"
