@@ -76,13 +76,13 @@ def use_theme() -> None:
 
 
 def shorten(name: object, longest: int = 26) -> str:
-    """Return a name on one line, cut with an ellipsis where it is longer.
+    """Return a name on one line; of a longer one both ends, by which the columns of a table differ.
 
-    >>> shorten("a name of many words", 8)
-    'a name …'
+    >>> shorten("amount_mean_of_the_last_7_days", 20)
+    'amount_mean_…_7_days'
     """
-    text = " ".join(str(name).split())
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    text, end = " ".join(str(name).split()), longest // 3 + 1
+    return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[-end:]}"
 
 
 def legend(axes: Axes, *notes: str, rows_above: int = 0) -> Axes:

@@ -238,6 +238,13 @@ def test_a_figure_can_be_read(name, case):
     assert axes.bbox.height > figure.bbox.height / 4, "hardly any room is left for the data"
 
 
+def test_columns_whose_names_differ_at_their_end_have_rows_of_different_names():
+    names = [f"transaction_amount_mean_of_the_last_{days}_days" for days in (7, 30, 90)]
+    axes = Figure().add_subplot()
+    plots.name_rows(axes, names)
+    assert len({label.get_text() for label in axes.get_yticklabels()}) == 3
+
+
 SHARES = [0.999, 1.0, 0.98, 0.995, 0.999, 1.0]
 
 
