@@ -149,18 +149,14 @@ def end(reason: str) -> NoReturn:
         sys.exit()
 
     def succeed(result: Any) -> None:
-        if isinstance(result.error_in_exec, _EndError):
+        if isinstance(result.error_in_exec, bdb.BdbQuit):
             result.error_in_exec = None
         shell.events.unregister("post_run_cell", succeed)
 
     shell.events.register("post_run_cell", succeed)
     shell.ast_transformers.append(_NotRun(shell, reason))
     _display_end(reason, is_run=True)
-    raise _EndError(reason)
-
-
-class _EndError(bdb.BdbQuit):
-    """Stops a cell; of all exceptions, IPython shows no traceback of a `BdbQuit`."""
+    raise bdb.BdbQuit  # which stops a cell, and of which IPython shows no traceback
 
 
 class _NotRun:

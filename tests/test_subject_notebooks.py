@@ -108,9 +108,11 @@ def test_with_no_version_in_use_the_deployment_ends_early_and_leaves_a_record_of
     (tmp_path / "lepton.toml").write_text("")
     copy_folders(tmp_path, "notebooks", "subjects")
     (tmp_path / "models").mkdir()
+    (tmp_path / "clean.parquet").touch()  # which nothing reads any more
     refused = {"name": "goog", "version": "v1", "promoted": False, "reasons": ["too wide"], "run_id": "a-run"}
     (tmp_path / "decision.json").write_text(json.dumps(refused))
-    made = lepton("run", "notebooks/04-deployment.ipynb", "-p", "decision", "decision.json", project=tmp_path)
+    given = ("-p", "decision", "decision.json", "-p", "table", "clean.parquet")
+    made = lepton("run", "notebooks/04-deployment.ipynb", *given, project=tmp_path)
     assert made.returncode == 0, made.stdout + made.stderr
     (run,) = finished_runs(tmp_path)
     assert run.ended_early == "nothing to deploy: the gate refused goog v1, and no version of goog is in use"
