@@ -18,7 +18,7 @@ STEPS: dict[str, list[str]] = {
     "01-data-cleaning": [],
     "02-training": [],
     "03-evaluation": [],
-    "04-deployment": ["-p", "steps", "[50.0, 100.0]", "-p", "requests_per_step", "100"],
+    "04-deployment": ["-p", "steps", "[50.0, 100.0]", "-p", "requests_per_step", "100", "-p", "latency_limit", "5000"],
     "05-optimisation": [],
 }
 
@@ -28,7 +28,7 @@ FOUND = {  # what the notebook must say of this subject
     "02-training": "loses least of 3 models on",
     "03-evaluation": "The gate lets the candidate pass",
     "04-deployment": "Of 200 requests 0 got no answer",
-    "05-optimisation": "Not run: subject = scoring",
+    "05-optimisation": "Not run: scoring (classification_binary)",
 }
 
 
@@ -96,7 +96,7 @@ def test_what_does_not_apply_to_another_subject_ends_early_and_says_why(scored):
     runs = {run.name: run for run in finished_runs(scored)}
     early = runs.pop("05-optimisation")
     assert early.status == "succeeded"
-    assert early.ended_early.startswith("subject = scoring (classification_binary): this notebook tunes and compresses")
+    assert early.ended_early.startswith("scoring (classification_binary): only networks that forecast prices are tuned")
     ended = 3  # imports, parameters, and the cell that ends it
     assert {cell.status for cell in early.cells if cell.number <= ended} == {"completed"}
     assert {cell.status for cell in early.cells if cell.number > ended} == {"not run"}
