@@ -12,7 +12,7 @@ from jupyter_client.manager import run_kernel
 
 from lepton_kit import notebook
 from lepton_kit.errors import ExpectationFailed, InputError
-from lepton_kit.reports.story import html_of, story_cells
+from lepton_kit.reports.story import story_html
 from lepton_kit.runs.manifest import all_runs
 
 
@@ -168,7 +168,7 @@ def test_a_notebook_that_ends_early_succeeds_and_each_later_cell_says_why_it_did
         cells = [cell for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code"]
         shown = [[output.get("data", {}).get("text/plain") for output in cell.outputs] for cell in cells]
         assert shown == [[], [], ["Ended here: nothing to deploy"], *[["Not run: nothing to deploy"]] * 2]
-        page = "".join(map(html_of, story_cells(nbformat.read(executed, 4))))
+        page = story_html(nbformat.read(executed, 4))
         assert page.count("nothing to deploy</p>") == 3
         assert "was not run" not in page
 
