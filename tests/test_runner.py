@@ -12,6 +12,7 @@ import nbformat
 import papermill
 import pytest
 from helpers import PATIENCE_S, write_notebook
+from services import wait_for
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
@@ -130,7 +131,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_kernel(stop, project):
     path = write_notebook(project / "notebooks/slow.ipynb", slow)
     command = [sys.executable, "-m", "lepton_kit.cli", "run", str(path)]
     process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until(lambda: _running_cell(project) == 3)
+    wait_for(lambda: _running_cell(project) == 3)
     process.send_signal(stop)
     assert process.wait(timeout=PATIENCE_S) == 130
     run = find_run("slow", project)
@@ -178,19 +179,12 @@ def test_ctrl_c_or_a_schedulers_stop_ends_all_runs_of_a_pool_and_starts_no_more(
     process = subprocess.Popen(
         command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    wait_until(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
+    wait_for(lambda: len(list(project.glob("runs/*/notebook.ipynb"))) == 2)
     send(process.pid)  # a terminal tells all processes of the group, a scheduler the first alone
     _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "Traceback" not in told
     assert [run.status for run in all_runs(project)] == ["cancelled", "cancelled"]
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
 
 
 def _running_cell(project):

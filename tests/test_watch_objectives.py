@@ -91,6 +91,12 @@ def fill(store):
     store.flush()
 
 
+def what_is_not_measured(kit):
+    """Wait until it is known what is not measured, and return the status as it is said after that."""
+    wait_for(lambda: kit.client.get("/status.json").json()["not_measured"])
+    return kit.client.get("/status.json").json()
+
+
 def test_the_samples_of_two_services_never_mix(two):
     with Store(two / "telemetry") as store:
         fill(store)
@@ -179,7 +185,7 @@ def test_an_objective_of_a_misspelt_service_is_named_wherever_objectives_are_lis
         shown = lepton(*words, project=two).stdout
         assert "not measured: misspelt of shpo (unknown service): its service 'shpo' is not declared" in shown
     with watching(two) as kit:
-        said = wait_for(lambda: (found := kit.client.get("/status.json").json())["not_measured"] and found)
+        said = what_is_not_measured(kit)
         page = BeautifulSoup(kit.client.get("/").text, "html.parser").get_text(" ")
     assert [(one["objective"], one["service"], one["reason"]) for one in said["not_measured"]] == [
         ("misspelt", "shpo", "unknown service")
@@ -195,7 +201,7 @@ def test_an_objective_without_samples_is_not_measured_and_says_so(two):
     shown = lepton_here("slo", "list", project=two).stdout
     assert "not measured: silent of shop (no samples): the source holds no samples of absent_total" in shown
     with watching(two) as kit:
-        said = wait_for(lambda: (found := kit.client.get("/status.json").json())["not_measured"] and found)
+        said = what_is_not_measured(kit)
     assert {one["objective"]: one["reason"] for one in said["not_measured"]} == {"silent": "no samples"}
     budgets = {one["name"]: one["budgets"] for one in said["services"]}
     assert {one["objective"]: one["is_measured"] for one in budgets["shop"]} == {"answers": True, "silent": False}
@@ -371,7 +377,7 @@ def test_an_open_alert_does_not_end_because_its_objective_can_no_longer_be_measu
         opened = kit.queue.open_incidents()
     fake.answer = REFUSALS["refused"]
     with watching(two) as kit:
-        said = wait_for(lambda: (found := kit.client.get("/status.json").json())["not_measured"] and found)
+        said = what_is_not_measured(kit)
         assert {one["reason"] for one in said["not_measured"]} == {"refused"}
         assert said["open"] == opened > 0
 

@@ -239,7 +239,6 @@ class Observer:
         from lepton_kit.telemetry.sources import warnings_of
 
         missing = [*self._unwatched, *not_measured(statuses)]
-        self.seen.not_measured = tuple(missing)
         faults = {f"objective {one.objective} of {one.service}": one.detail for one in missing if one.is_fault}
         self._note_troubles("objectives", faults)
         warned = {f"warning for {chosen}": "; ".join(said) for chosen, said in warnings_of(self._source).items()}
@@ -247,6 +246,7 @@ class Observer:
         for name, state in list(self.seen.services.items()):
             mine = [status for status in statuses if status.objective.service == name]
             self.seen.services[name] = replace(state, budgets=tuple(map(_budget, mine)))
+        self.seen.not_measured = tuple(missing)  # last: who asks again after it finds the rest
 
     def _opened(self) -> Source:
         if self._source is None:
