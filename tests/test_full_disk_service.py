@@ -8,8 +8,8 @@ import pytest
 from services import log_of, project_with_model, row, serving, wait_for
 
 from lepton_kit.serving.control import newest_data, read_reports
-from lepton_kit.serving.lines import Lines
 from lepton_kit.serving.metrics import RESERVED_BYTES, reserve_files
+from lepton_kit.serving.requestlog import Lines
 
 
 @pytest.fixture

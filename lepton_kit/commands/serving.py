@@ -53,8 +53,7 @@ def serve(
     parent: Annotated[int | None, typer.Option(help="Stop when the process with this id ends.")] = None,
 ) -> None:
     """Serve the promoted version of a model over HTTP."""
-    from lepton_kit.serving.config import ServiceConfig
-    from lepton_kit.serving.control import service_folder
+    from lepton_kit.serving.control import ServiceConfig, service_folder
     from lepton_kit.serving.supervisor import serve as serve_model
 
     project = find_project()
