@@ -158,9 +158,7 @@ def newest_data(folder: Path, seen: float) -> float:
         fcntl.flock(file, fcntl.LOCK_EX)
         held = _number(os.pread(file, NEWEST_BYTES, 0))
         if seen > held:
-            with contextlib.suppress(
-                OSError
-            ):  # a full disk: the others learn it once there is room
+            with contextlib.suppress(OSError):  # a full disk: the others learn it once there is room
                 os.pwrite(file, repr(seen).ljust(NEWEST_BYTES).encode(), 0)
     finally:
         os.close(file)
