@@ -14,7 +14,7 @@ from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import conclude
 from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, model, timing
 from lepton_kit.diagnosis.onset import Criteria
-from lepton_kit.diagnosis.relations import following
+from lepton_kit.diagnosis.rows import following
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording
 

@@ -31,8 +31,8 @@ def register(
     promote: Annotated[bool, typer.Option("--promote", help="Put the new version into use.")] = False,
 ) -> None:
     """Add a model to the registry as a new version."""
-    from lepton_kit.models.registering import register as keep
     from lepton_kit.models.registry import Registry
+    from lepton_kit.models.registry import register as keep
     from lepton_kit.models.tasks import task_of
 
     registry = Registry(find_project() / "models")

@@ -19,12 +19,20 @@ import pandas as pd
 from lepton_kit.diagnosis.case import Case, build_case, time_format
 from lepton_kit.diagnosis.evidence import NOT_CHECKED, Cause, Evidence, gather
 from lepton_kit.diagnosis.evidence.promises import ANSWERS_WRONG, LATE, MISSED, UNCLEAR
-from lepton_kit.diagnosis.likelihoods import Decision, Likelihoods, read_likelihoods
 from lepton_kit.diagnosis.localisation import Localisation
 from lepton_kit.diagnosis.next_action import NextAction
 from lepton_kit.diagnosis.onset import Criteria, Onset
-from lepton_kit.diagnosis.plans import REMEDIES, after_diagnosis
-from lepton_kit.diagnosis.ranking import CAUSES, by_cause, probabilities, weigh, weights_of_evidence
+from lepton_kit.diagnosis.ranking import (
+    CAUSES,
+    Decision,
+    Likelihoods,
+    by_cause,
+    probabilities,
+    read_likelihoods,
+    weigh,
+    weights_of_evidence,
+)
+from lepton_kit.diagnosis.remedies import REMEDIES, after_diagnosis
 from lepton_kit.diagnosis.where import as_dict as localisation_as_dict
 from lepton_kit.diagnosis.where import where
 from lepton_kit.telemetry.recordings import Recording

@@ -31,8 +31,8 @@ from lepton_kit.ops.services import Running, start_service
 from lepton_kit.project.settings import Settings
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.serving.replay import Plan
+from lepton_kit.telemetry.alerts import alert_name
 from lepton_kit.telemetry.declaration import READY, Declaration
-from lepton_kit.telemetry.rules import alert_name
 from lepton_kit.telemetry.slo import read_objectives
 
 LOAD_S = 3600.0

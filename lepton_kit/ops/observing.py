@@ -13,11 +13,11 @@ from lepton_kit.diagnosis.capture import capture
 from lepton_kit.ops.service_operator import ServiceOperator
 from lepton_kit.ops.watch.evidence import is_address
 from lepton_kit.project.settings import read_settings
+from lepton_kit.telemetry.prometheus import open_source
 from lepton_kit.telemetry.recordings import Promise, Recording
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.slo import Objective
-from lepton_kit.telemetry.sources import open_source
 from lepton_kit.telemetry.store import Store
 
 LONGEST_SCRAPE = 1.0

@@ -27,12 +27,7 @@ from lepton_kit.diagnosis.recovery import (
     objective_of,
     sli_ratio,
 )
-from lepton_kit.diagnosis.remedies import (
-    Operator,
-    Plan,
-    carry_out,
-    means_for,
-)
+from lepton_kit.diagnosis.remedies import Operator, Plan, carry_out, means_for
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.models.retraining import Retrained, retrain

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.selectors import labels_text, parse_selector
+from lepton_kit.telemetry.selectors import Source, labels_text, parse_selector
+from lepton_kit.telemetry.store import Store
 
 _Series = tuple[str, str, np.ndarray, np.ndarray]
 """Metric, labels (JSON text), times (n,) in Unix milliseconds, values (n,)."""
@@ -127,3 +129,26 @@ def _frame(series: Sequence[_Series]) -> pd.DataFrame:
         "value": np.concatenate([np.array([], dtype=float), *values]),
     }
     return pd.DataFrame(columns).assign(time=lambda table: table["time"].dt.tz_localize("UTC"))
+
+
+def open_source(where: str | Path, root: Path = Path(), timeout: float = 30.0) -> Source:
+    """Return the source at a Prometheus server's address (http, https), or in the folder of an embedded store.
+
+    A folder is relative to `root`; an answer of a server may take `timeout` seconds.
+
+    Raises InputError when it is neither.
+    """
+    if isinstance(where, str) and where.startswith(("http://", "https://")):
+        return Prometheus(where, timeout)
+    folder = root / where
+    if not folder.is_dir():
+        raise InputError(
+            f"source of telemetry {str(where)!r}: neither a folder of a telemetry store, which `lepton watch` writes, "
+            "nor the address of a Prometheus server (http://…)"
+        )
+    return Store(folder)
+
+
+def warnings_of(source: Source | None) -> Mapping[str, tuple[str, ...]]:
+    """Return what a server warned of in its last answers, by selector; nothing of a source that is none."""
+    return dict(source.warnings) if isinstance(source, Prometheus) else {}

@@ -21,8 +21,7 @@ from lepton_kit.diagnosis.evidence.base import (
     onset_in,
 )
 from lepton_kit.diagnosis.onset import Criteria, actual_size
-from lepton_kit.diagnosis.relations import asked_anew
-from lepton_kit.diagnosis.rows import actuals_by_period
+from lepton_kit.diagnosis.rows import actuals_by_period, asked_anew
 
 
 @evidence(needs=("requests.features", "requests.target"), time_series=True)

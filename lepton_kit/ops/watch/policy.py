@@ -69,7 +69,7 @@ class Policy:
         policies = self._remedies.by_cause()
         causes = [cause for cause in _causes(said) if cause in policies]
         if objective is not None:
-            from lepton_kit.diagnosis.plans import in_order  # pandas: not before there is something to order
+            from lepton_kit.diagnosis.remedies import in_order  # pandas: not before there is something to order
 
             causes = list(in_order(causes, objective))
         probability = _probability(said, causes[0]) if causes else None

@@ -73,7 +73,7 @@ class Routes:
 
     def __init__(self, settings: Settings, project: Path) -> None:
         named = {name: _rule(rule, f"alerts.{name}", project) for name, rule in settings.alerts.items()}
-        from lepton_kit.telemetry.rules import alert_name  # pandas comes with it
+        from lepton_kit.telemetry.alerts import alert_name  # pandas comes with it
 
         others = {alert_name(one) for one in read_all_objectives(settings, project)} - named.keys()
         usual = _rule(USUAL, "alerts", project) if others else None
