@@ -169,21 +169,11 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as JSON can hold it."""
         return {
-            "cause": self.cause,
-            "also": list(self.also),
-            "probability": self.probability,
-            "confidence": self.confidence,
-            "confidence_means": CONFIDENCE[self.confidence],
-            "reasons": list(self.reasons),
-            "onset": self.onset.isoformat(),
-            "onset_from": str(self.dated),
-            "next_action": self.next_action,
+            **self.summary(),
             "remedy": self.remedy,
+            "onset_from": str(self.dated),
             "ranking": [_ranked_as_dict(item) for item in self.ranking],
-            "evidence_for": [item.name for item in self.evidence_for],
-            "evidence_against": [item.name for item in self.evidence_against],
             "localisation": localisation_as_dict(self.localisation),
-            "not_checked": list(self.not_checked),
             "evidence": [_as_dict(item) for item in self.evidence],
         }
 
