@@ -62,14 +62,6 @@ def declared_rows(folder: Path, project: Path) -> Rows:
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """How much is kept: rows of `bytes` on the disk, and none older than `days`; the oldest go first."""
-
-    bytes: int = 2 * 1024**3
-    days: float = 90.0
-
-
-@dataclass(frozen=True)
 class Answered:
     """All rows of one request as arrays: features (n, columns) and answers (n, names), None where there are none."""
 
@@ -203,21 +195,23 @@ class RequestLog:
             self.failure = f"request log {self.folder}: {error}"  # /readyz says so; answering goes on
 
 
-def forget(folder: Path, bounds: Bounds) -> None:
-    """Remove the rows of a log that are beyond the bounds, a few at a time, so that no worker waits long to write.
+def forget(folder: Path, most_bytes: int, days: float) -> None:
+    """Remove the oldest rows of a log: those older than `days`, and those beyond `most_bytes` on the disk.
+
+    A few at a time, so that no worker waits long to write.
 
     Raises sqlite3.Error when the disk refuses; the next call tries again.
     """
     if not (folder / FILE).is_file():
         return
     with contextlib.closing(_open(folder)) as database:
-        oldest_kept = int((time.time() - bounds.days * 86400) * 1000)
+        oldest_kept = int((time.time() - days * 86400) * 1000)
         beyond = "SELECT id FROM requests WHERE time_ms < ? OR ? ORDER BY id LIMIT ?"
         while True:
             with database:
                 gone = database.execute(
                     f"DELETE FROM requests WHERE id IN ({beyond})",
-                    (oldest_kept, _bytes_used(database) > bounds.bytes, DELETED_AT_ONCE),
+                    (oldest_kept, _bytes_used(database) > most_bytes, DELETED_AT_ONCE),
                 ).rowcount
             if gone == 0:
                 break

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from prometheus_client import multiprocess
 from uvicorn import _subprocess
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
@@ -42,8 +43,7 @@ from lepton_kit.serving.control import (
     read_desired_state,
 )
 from lepton_kit.serving.listening import address_of, listening
-from lepton_kit.serving.metrics import forget_worker
-from lepton_kit.serving.requestlog import Bounds, declared_rows, forget
+from lepton_kit.serving.requestlog import declared_rows, forget
 from lepton_kit.telemetry.declaration import Columns, Declaration
 
 READY_SECONDS = 60.0
@@ -102,10 +102,9 @@ class Supervisor(Multiprocess):
         """Keep the request log within its bounds: here, where no request waits for the interpreter meanwhile."""
         with contextlib.suppress(OSError, AttributeError):  # not on every system; then it is as urgent as the rest
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_URGENT)
-        bounds = Bounds(bytes=self.service.log_bytes, days=self.service.log_days)
         while not self.should_exit.wait(FORGET_EVERY):
             try:
-                forget(self.service.folder / "requests", bounds)
+                forget(self.service.folder / "requests", self.service.log_bytes, self.service.log_days)
             except sqlite3.Error as error:
                 logger.error("the request log cannot be kept within its bounds: %s", error)
 
@@ -123,7 +122,7 @@ class Supervisor(Multiprocess):
                     self.restart_all()  # one after the other, each old one when its successor is ready
         present = {process.pid for process in self.processes if process.pid is not None}
         for pid in self._known - present:
-            forget_worker(pid, self.service.metrics_folder)
+            multiprocess.mark_process_dead(pid, str(self.service.metrics_folder))  # its counters stay in the sums
         self._known = present
 
     def restart_all(self) -> None:
