@@ -44,7 +44,7 @@ NEXT_ACTIONS: Mapping[str, str] = {
     "nothing": "Close the alert, and see whether its threshold is too tight.",
     "unknown": "Ask a person: read the evidence, and capture what was not checked.",
 }
-"""What to do where no repair follows; where one does, its plan says so (`plans.py`)."""
+"""What to do where no repair follows; where one does, its plan says so (`remedies.py`)."""
 
 HINTS = {
     ("actuals", "reverting"): "Compare some actuals since the onset with an independent source: they swing back, as "
