@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from lepton_kit.diagnosis.evidence import Cause, Evidence
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.declaration import Section
 from lepton_kit.telemetry.recordings import printable
 
 SHIPPED = Path(__file__).with_name("likelihoods.toml")
@@ -41,11 +42,7 @@ HYPOTHESES: Mapping[str, tuple[str, ...]] = {
 """What may have happened, and what is at work then. `nothing` and `world` (a true change of it) are no fault."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Decision(_Part):
+class Decision(Section):
     """When a cause is named; see `likelihoods.toml` for what each number means."""
 
     threshold: float = Field(gt=0, lt=1)
@@ -57,7 +54,7 @@ class Decision(_Part):
     world_needs: tuple[str, ...] = ()
 
 
-class Ratios(_Part):
+class Ratios(Section):
     """How many times as likely a finding is under each cause as where nothing happened; 1 where none is given."""
 
     world: PositiveFloat = 1.0
@@ -67,7 +64,7 @@ class Ratios(_Part):
     because: str = ""
 
 
-class Weighed(_Part):
+class Weighed(Section):
     """The ratios of each finding of one piece of evidence, and the group whose members tell the same fact.
 
     What is not evidence `alone` speaks for a hypothesis only where something else does, too.
@@ -78,7 +75,7 @@ class Weighed(_Part):
     findings: dict[str, Ratios]
 
 
-class Likelihoods(_Part):
+class Likelihoods(Section):
     """Everything that turns findings into probabilities.
 
     Examples
