@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lepton_kit.ops.watch.queue import Queue
-    from lepton_kit.ops.watch.remedies import Remedy
+    from lepton_kit.ops.watch.jobs import Remedy
 
 
 def approve(

@@ -9,23 +9,20 @@ that two cores are enough. Objectives have windows `TIME_SCALE` times shorter th
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
-from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.drill_stages import RESTART, Declared, Served, Stage
+from lepton_kit.errors import LeptonError
+from lepton_kit.ops.drill_stages import RESTART, Declared, Served, Stage, following
 from lepton_kit.ops.faults import find_fault
-from lepton_kit.ops.following import ALERTED, DIAGNOSED, IDLE, LOOKED_BACK, RECOVERED, REPAIRED, Facts, Follower
+from lepton_kit.ops.following import ALERTED, DIAGNOSED, IDLE, LOOKED_BACK, RECOVERED, REPAIRED, Facts
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.project.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE, Settings, read_settings
 from lepton_kit.runs.ids import short_id
@@ -56,7 +53,6 @@ parameters = {{ observe_seconds = {OBSERVED_S} }}
 """
 
 APPROVED_BY, WHY = "lepton demo", "given by the demonstration, in the place of a person"
-STARTED_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -114,25 +110,19 @@ def demonstrate(
 
 def _followed(part: _Part, project: Path, tell: Callable[[str], None]) -> Facts:
     """Let a service run, follow what its fault brings to the postmortem, stop everything, and return the incident."""
-    with contextlib.ExitStack() as stack:
-        tell(f"service {part.service} answers at {stack.enter_context(part.stage.running())}")
-        watch = stack.enter_context(watching(project, part.above))
-        hour = 3600 / TIME_SCALE
-        tell(f"lepton watch observes it: status page at {watch}; an hour of the objectives takes {hour:g} s")
-        stack.enter_context(part.stage.asked())
-        tell(f"{part.service}: {part.asked}")
-        client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
+    hour = 3600 / TIME_SCALE
 
-        def tell_of(text: str) -> None:
-            tell(f"{part.service}: {text}")
+    def tell_of(text: str) -> None:
+        tell(f"{part.service}: {text}")
 
-        def approve(incident: str, repair: Facts) -> None:
-            """Approve by the command by which a person does."""
-            words = ["approve", incident, "--cause", repair["cause"], "--by", APPROVED_BY, "--note", WHY]
-            _lepton(project, "approval", *words)
-            tell_of(f"approved by this demonstration in your place (by hand: lepton approve {short_id(incident)})")
+    def approve(incident: str, repair: Facts) -> None:
+        """Approve by the command by which a person does."""
+        words = ["approve", incident, "--cause", repair["cause"], "--by", APPROVED_BY, "--note", WHY]
+        _lepton(project, "approval", *words)
+        tell_of(f"approved by this demonstration in your place (by hand: lepton approve {short_id(incident)})")
 
-        follower = Follower(client, part.service, tell_of, approve)
+    with following(part.stage, part.above, tell_of, approve) as follower:
+        tell_of(f"{part.asked}; an hour of the objectives takes {hour:g} s")
         tell_of(f"its fault begins once no alert of it has fired for {HEALTHY_S:g} s")
         try:
             follower.inject(part.stage.inject, HEALTHY_S)
@@ -151,7 +141,7 @@ def _prepared(project: Path, model: str, example: str) -> list[_Part]:
     if example not in settings.services:
         written = in_project_or_shipped(f"subjects/{example}/declaration.toml", project).read_text(encoding="utf-8")
         settings = Settings.model_validate(tomllib.loads(written))
-    served = Served(project, find_fault("stale-feed", 0), model, 0, ratings=0.05)
+    served = Served(project, find_fault("stale-feed", 0), model, ratings=0.05)
     scaled = find_fault("scaled-column", 3)
     declared = Declared(project, scaled, example, settings.services[example])
     restart = _above(f"{model}.{RESTART}")
@@ -168,36 +158,6 @@ def _above(services: str) -> dict[str, str]:
         REMEDIES_VARIABLE: REMEDIES,
         SERVICES_VARIABLE: services,
     }
-
-
-@contextlib.contextmanager
-def watching(project: Path, above: Mapping[str, str]) -> Iterator[str]:
-    """Run `lepton watch` on a free port, with variables of its own, and yield its address."""
-    written = project / FOLDER / "address"
-    if written.exists() and _answers(written.read_text().strip()):
-        raise InputError(f"lepton watch runs here already ({written.read_text().strip()}): stop it first")
-    written.unlink(missing_ok=True)  # of one that was killed
-    written.parent.mkdir(exist_ok=True)
-    with (written.parent / "demo.log").open("w") as log:
-        command = [sys.executable, "-m", "lepton_kit.cli", "watch", "--port", "0"]
-        process = subprocess.Popen(command, cwd=project, env={**os.environ, **above}, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + STARTED_S
-        while not written.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                said = (written.parent / "demo.log").read_text()[-500:]
-                raise LeptonError(f"step 'lepton watch': did not start within {STARTED_S:g} s; it said: {said}")
-            time.sleep(0.05)
-        yield written.read_text().strip()
-    finally:
-        process.terminate()
-        process.wait(90)
-
-
-def _answers(address: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{address}/healthz", timeout=5, trust_env=False).status_code == 200
-    return False
 
 
 def _published(project: Path, incidents: Mapping[str, Facts], above: Mapping[str, str]) -> list[Demonstrated]:

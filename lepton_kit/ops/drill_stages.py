@@ -11,9 +11,9 @@ import os
 import re
 import shutil
 import subprocess
-import time
+import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,12 @@ from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.actions import Values, command_environment, run_action
 from lepton_kit.ops.drills import Drill
 from lepton_kit.ops.faults import Fault
+from lepton_kit.ops.following import Approve, Follower, nobody
 from lepton_kit.ops.load import find_arrivals, loaded
 from lepton_kit.ops.proxy import proxied
 from lepton_kit.ops.service_operator import read_actions
-from lepton_kit.ops.services import Running, start_service
+from lepton_kit.ops.services import await_ready, end, is_ok, start, start_service
+from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.project.settings import Settings
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.serving.replay import Plan
@@ -83,54 +85,61 @@ class ActiveFault:
         return any((one["action"], one["outcome"]) == ("restart_feed", "done") for one in done)
 
 
-# --- the reference server ---------------------------------------------------------------------------------------------
-
-
 @dataclass
-class Served:
-    """The reference server, and real prices that are replayed at it."""
+class Stage:
+    """A project with a running service, those who ask it, and the fault that it is to have."""
 
     project: Path
     fault: Fault
-    model: str
-    seed: int
-    remedies: str = remedies(f", most_workers = {ROOM}, in_time = {IN_TIME_S}")
-    ratings: float = 0.0
-    _service: Running | None = None
-    _active: ActiveFault = field(init=False)
+    name: str
+    remedies: str = field(default_factory=remedies, kw_only=True)
 
     def __post_init__(self) -> None:
         self._active = ActiveFault(self.fault, self.project / "services" / self.name)
 
-    @property
-    def name(self) -> str:
-        """Return the service's name."""
-        return self.model.partition("@")[0]
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[str]:
-        """Run `lepton serve`."""
-        self._service = start_service(self.project, self.model, workers=WORKERS, fresh_for=FRESH_S, seconds=STARTED_S)
-        try:
-            yield self._service.address
-        finally:
-            self._service.stop()
+    def running(self) -> contextlib.AbstractContextManager[str]:
+        """Run the service until the end of what stands below this, and give its address."""
+        raise NotImplementedError
 
     def asked(self) -> contextlib.AbstractContextManager[None]:
-        """Replay prices."""
-        assert self._service is not None
-        arrivals = find_arrivals(self.project, self.seed, rate=RATE)
-        plan = Plan(arrivals, seconds=LOAD_S, feedback_after=1.0, ratings=self.ratings)
-        return loaded(self._service.folder, plan, self.fault, self._active.is_on)
+        """Let the service be asked, by those whose requests bring about the fault."""
+        raise NotImplementedError
 
     def inject(self) -> None:
         """Let the fault begin with the next request."""
         self._active.begin()
 
 
+# --- the reference server ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Served(Stage):
+    """The reference server, and real prices that are replayed at it."""
+
+    seed: int = 0
+    ratings: float = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        """Run `lepton serve`."""
+        service = start_service(self.project, self.name, workers=WORKERS, fresh_for=FRESH_S, seconds=STARTED_S)
+        try:
+            yield service.address
+        finally:
+            service.stop()
+
+    def asked(self) -> contextlib.AbstractContextManager[None]:
+        """Replay prices."""
+        arrivals = find_arrivals(self.project, self.seed, rate=RATE)
+        plan = Plan(arrivals, seconds=LOAD_S, feedback_after=1.0, ratings=self.ratings)
+        return loaded(self.project / "services" / self.name, plan, self.fault, self._active.is_on)
+
+
 def served(project: Path, drill: Drill, fault: Fault, model: str) -> Served:
     """Return the stage of a model that `lepton serve` serves."""
-    return Served(drill_project(project, fault.name, model), fault, model, drill.seed)
+    own = remedies(f", most_workers = {ROOM}, in_time = {IN_TIME_S}")
+    return Served(drill_project(project, fault.name, model), fault, model, drill.seed, remedies=own)
 
 
 def drill_project(project: Path, name: str, model: str) -> Path:
@@ -170,35 +179,26 @@ def _copied(project: Path, name: str, settings: str, parts: Sequence[str]) -> Pa
 
 
 @dataclass
-class Declared:
+class Declared(Stage):
     """A declared service as it runs itself, asked through a proxy that carries out the fault."""
 
-    project: Path
-    fault: Fault
-    name: str
     declaration: Declaration
-    remedies: str = remedies()
     _service: int = 0
-    _active: ActiveFault = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._active = ActiveFault(self.fault, self.project / "services" / self.name)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
         """Run what the declaration's `drill.start` says, until it is ready."""
         assert self.declaration.drill is not None
-        address = self.address
-        if _is_ready(address, self.declaration):
+        address, paths = self.address, (self.declaration.ready,) if self.declaration.ready else READY
+
+        def ready() -> bool:
+            return any(is_ok(f"{address}{path}") for path in paths)
+
+        if ready():
             raise InputError(f"services.{self.name}.address = {address!r}: answers already; stop what runs there first")
         with self._process(self.declaration.drill.start) as process:
             self._service = process.pid
-            deadline = time.monotonic() + STARTED_S
-            while not _is_ready(address, self.declaration):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    said = self._log.read_text(encoding="utf-8", errors="replace")[-500:]
-                    raise LeptonError(f"service {self.name!r}: was not ready within {STARTED_S:g} s; it said: {said}")
-                time.sleep(0.1)
+            await_ready(process, ready, STARTED_S, f"service {self.name!r}", self._log)
             yield address
 
     @contextlib.contextmanager
@@ -225,7 +225,7 @@ class Declared:
             done = run_action(key, self.declaration.actions["deploy"], values, self.project)
             if not done.is_done:
                 raise LeptonError(str(done))
-        self._active.begin()
+        super().inject()
 
     @property
     def _log(self) -> Path:
@@ -238,24 +238,11 @@ class Declared:
 
     @contextlib.contextmanager
     def _process(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-        environment = command_environment()
-        self._log.parent.mkdir(exist_ok=True)
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                words, cwd=self.project, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        process = start(words, self.project, command_environment(), self._log)
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-Stage = Served | Declared
+            end(process, 20)
 
 
 def declared(project: Path, fault: Fault, name: str) -> Declared:
@@ -308,9 +295,41 @@ def declared_settings(project: Path, name: str) -> str:
     return made
 
 
-def _is_ready(address: str, declaration: Declaration) -> bool:
-    for path in (declaration.ready,) if declaration.ready else READY:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{address}{path}", timeout=5, trust_env=False).is_success:
-                return True
-    return False
+# --- what follows -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def following(
+    stage: Stage,
+    above: Mapping[str, str],
+    tell: Callable[[str], object],
+    approve: Approve = nobody,
+) -> Iterator[Follower]:
+    """Let a stage run, be asked, and be watched with variables of its own; yield what follows its incidents."""
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(stage.running())
+        watch = stack.enter_context(watching(stage.project, above))
+        tell(f"service at {address}; lepton watch observes it, status page at {watch}")
+        stack.enter_context(stage.asked())
+        client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
+        yield Follower(client, stage.name, tell, approve)
+
+
+@contextlib.contextmanager
+def watching(project: Path, above: Mapping[str, str]) -> Iterator[str]:
+    """Run `lepton watch` on a free port, with variables of its own, and yield its address."""
+    written, log = project / FOLDER / "address", project / FOLDER / "demo.log"
+
+    def address() -> str:
+        return written.read_text().strip() if written.exists() else ""
+
+    if (found := address()) and is_ok(f"{found}/healthz"):
+        raise InputError(f"lepton watch runs here already ({found}): stop it first")
+    written.unlink(missing_ok=True)  # of one that was killed
+    log.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "lepton_kit.cli", "watch", "--port", "0"]
+    process = start(command, project, {**os.environ, **above}, log)
+    try:
+        yield await_ready(process, address, STARTED_S, "step 'lepton watch'", log)
+    finally:
+        end(process, 90)

@@ -13,6 +13,12 @@ import httpx
 from lepton_kit.errors import LeptonError
 
 Facts = Mapping[str, Any]
+Approve = Callable[[str, Facts], object]
+"""Called with an incident's id and its repair that waits for a person, once each."""
+
+
+def nobody(incident: str, repair: Facts) -> None:
+    """Approve no repair."""
 
 
 @dataclass
@@ -83,7 +89,7 @@ class Follower:
         client: httpx.Client,
         service: str,
         tell: Callable[[str], object],
-        approve: Callable[[str, Facts], object] = lambda incident, repair: None,
+        approve: Approve = nobody,
     ) -> None:
         self._client, self._service, self._tell_line, self._approve = client, service, tell, approve
         self.seen = Seen()

@@ -7,20 +7,16 @@ the policy of every remedy is `auto`.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import httpx
-
 from lepton_kit.diagnosis.remedies import REMEDIES
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.demo import watching
-from lepton_kit.ops.drill_stages import Stage, declared, served
+from lepton_kit.ops.drill_stages import Stage, declared, following, served
 from lepton_kit.ops.drills import Drill, Drilled, Tell, verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
-from lepton_kit.ops.following import ALERTED, DIAGNOSED, LOOKED_BACK, REPAIRED, Follower, Seen, StepMissedError
+from lepton_kit.ops.following import ALERTED, DIAGNOSED, LOOKED_BACK, REPAIRED, Seen, StepMissedError
 from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 
 HEALTHY_S = 30.0
@@ -91,14 +87,8 @@ def _drilled(drill: Drill, stage: Stage, tell: Tell) -> Drilled:
     def tell_of(text: str) -> None:
         tell(f"{time.monotonic() - began:6.1f} s  {text}")
 
-    with contextlib.ExitStack() as stack:
-        address = stack.enter_context(stage.running())
-        above = {REMEDIES_VARIABLE: stage.remedies, WATCH_VARIABLE: WATCH, "LEPTON_PROJECT": str(stage.project)}
-        watch = stack.enter_context(watching(stage.project, above))
-        tell_of(f"service at {address}, lepton watch at {watch}")
-        stack.enter_context(stage.asked())
-        client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
-        follower = Follower(client, stage.name, tell_of)
+    above = {REMEDIES_VARIABLE: stage.remedies, WATCH_VARIABLE: WATCH, "LEPTON_PROJECT": str(stage.project)}
+    with following(stage, above, tell_of) as follower:
         try:
             follower.inject(stage.inject, HEALTHY_S)
             tell_of(f"the fault has begun: {stage.fault.name}")

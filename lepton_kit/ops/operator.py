@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.declared import is_served_here
-from lepton_kit.ops.service_operator import DeclaredOperator, ServiceOperator, read_actions, state_of
+from lepton_kit.ops.service_operator import ServiceOperator, done_to, state_of
 
 if TYPE_CHECKING:
     from lepton_kit.telemetry.recordings import Recording
@@ -42,7 +42,7 @@ def operator_of(
         from lepton_kit.ops.serve_operator import ServeOperator
 
         return ServeOperator(name, project, run_id, by)
-    return DeclaredOperator(name, project, run_id, by, recorded=recorded, workers=workers)
+    return ServiceOperator(name, project, run_id, by, recorded=recorded, workers=workers)
 
 
 def undo(name: str, project: Path, by: str, note: str) -> str:
@@ -54,8 +54,7 @@ def undo(name: str, project: Path, by: str, note: str) -> str:
     then. Raises LeptonError when the workers do not follow.
     """
     operator = operator_of(name, project, "lepton undo", by)
-    done = [one for one in read_actions(operator.folder) if one["outcome"] == "done" and one["before"] != one["after"]]
-    if not done:
+    if not (done := done_to(operator.folder)):
         raise InputError(f"service {name!r}: no action on it is recorded that could be undone")
     last, now = done[-1], operator.state()
     if state_of(last["after"]) != now:

@@ -41,6 +41,9 @@ class ServeOperator(ServiceOperator):
         super().__init__(name, project, run_id, by, seconds)
         self.config, self.registry = config, Registry(config.registry)
 
+    def _known(self, *_: Any) -> tuple[State, str | None]:
+        return State(), None  # the control folder says more
+
     def state(self) -> State:
         """Return the desired state of the service."""
         return self._state_of(read_desired_state(self.folder))
@@ -83,6 +86,10 @@ class ServeOperator(ServiceOperator):
             followed = Followed(0, state.workers or before.workers, ())
             self._note("set_state", why, self._state_of(before), state, "done", **_how(followed))
 
+    def cannot_reach(self, state: State) -> str:
+        """Return nothing: every state can be reached."""
+        return ""
+
     def restart_workers(self, why: str) -> None:
         """Replace each worker by a fresh one, after checking the version's files, and wait until all are new.
 
@@ -117,7 +124,7 @@ class ServeOperator(ServiceOperator):
             case "restart":
                 self.restart_workers(why)
             case _:
-                return super().do(way, values, why)
+                return self._run(way, values, why).shown
         return f"{before.version}, {before.workers} workers → {self.state().version}, {self.state().workers} workers"
 
     def preview(self, way: Way, values: Values) -> str:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.door import LOOPBACK, host_name
-from lepton_kit.ops.watch.remedies import Decision, Via
+from lepton_kit.ops.watch.jobs import Decision, Via
 from lepton_kit.ops.watch.webhook import Gate
 
 BODY_LIMIT = 16 * 1024

@@ -222,7 +222,8 @@ class Observer:
         now = time.time()
         found = [Alert.model_validate(alert) for alert in self._evaluator.evaluate(now)]
         self._note_budgets(self._evaluator.statuses)
-        if changed := embedded_changes(found, self._queue.firing(EMBEDDED), now, self._evaluator.unjudged()):
+        firing = self._queue.incidents(10**6, status="firing", origin=EMBEDDED)
+        if changed := embedded_changes(found, firing, now, self._evaluator.unjudged()):
             self._intake.submit(changed, EMBEDDED).result(timeout=30)
 
     def _look_at_budgets(self) -> None:

@@ -10,8 +10,7 @@ from lepton_kit.diagnosis.means import why_to_ask
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME
 from lepton_kit.ops.declared import is_served_here, ways_of
-from lepton_kit.ops.watch.jobs import Start
-from lepton_kit.ops.watch.remedies import Proposal
+from lepton_kit.ops.watch.jobs import Proposal, Start
 from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
 from lepton_kit.project.declarations import declared
 from lepton_kit.project.settings import Postmortem, Remedy, Settings

@@ -14,11 +14,10 @@ from urllib.parse import quote
 from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
-from lepton_kit.ops.watch.jobs import Job
+from lepton_kit.ops.watch.jobs import Job, Remedy
 from lepton_kit.ops.watch.observer import Observed
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
-from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.ops.watch.routing import RECORDING, Routes
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
@@ -36,7 +35,7 @@ SHOWN_RESULTS = (
 def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, routes: Routes) -> dict[str, Any]:
     """Return how the project stands: services, incidents, runs, schedules, the queue, and what goes wrong."""
     opened = queue.open_incidents()  # before the list: one that begins meanwhile is shown and not yet counted
-    firing = queue.incidents(MOST_INCIDENTS, "firing")
+    firing = queue.incidents(MOST_INCIDENTS, status="firing")
     recent = queue.over(MOST_RUNS)
     refused = [job for job in queue.jobs(MOST_REFUSED, state="refused") if job.incident is None]
     report = queue.notes().get(REPORT, ("", 0.0))[0]
@@ -86,8 +85,8 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
 
 def diagnosed(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
     """Return what the diagnosis of an incident recorded: the first that named a cause, or else the last one."""
-    looks = [job for job in queue.jobs(MOST_JOBS, incident=incident.id)[::-1] if job.kind == "alert" and job.run_id]
-    found = [run_results(str(job.run_id), project) for job in looks if job.state == "ended"]
+    looks = queue.jobs(MOST_JOBS, incident=incident.id, kind="alert", state="ended")[::-1]
+    found = [run_results(job.run_id, project) for job in looks if job.run_id]
     telling = [said for said in found if said.get("cause", "unknown") != "unknown"]
     return next(iter(telling or found[::-1]), {})
 
@@ -97,7 +96,7 @@ def diagnosis_command(incident: Incident, queue: Queue, project: Path, routes: R
 
     Where its evidence has not been captured, the command does so first.
     """
-    looks = [job for job in queue.jobs(20, incident=incident.id) if job.kind == "alert"]
+    looks = queue.jobs(incident=incident.id, kind="alert")
     notebook = looks[0].notebook if looks else routes.runbook(incident.name) if routes else None
     if notebook is None:
         return ""
