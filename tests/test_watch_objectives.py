@@ -107,7 +107,7 @@ def test_the_alerts_are_those_of_the_service_whose_requests_fail(two):
     with Store(two / "telemetry") as store:
         fill(store)
     with watching(two) as kit:
-        fired = wait_for(lambda: kit.queue.incidents(10, "firing"))
+        fired = wait_for(lambda: kit.queue.incidents(10, status="firing"))
     assert {one.service for one in fired} == {"scoring"}
 
 
