@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_kit.diagnosis.means import why_to_ask
-from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME
 from lepton_kit.ops.declared import is_served_here, ways_of
 from lepton_kit.ops.watch.jobs import Proposal, Start
-from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
+from lepton_kit.ops.watch.routing import RECORDING, checked_start
 from lepton_kit.project.declarations import declared
-from lepton_kit.project.settings import Postmortem, Remedy, Settings
+from lepton_kit.project.settings import Remedy, Settings
 from lepton_kit.runs.manifest import Result
 
 if TYPE_CHECKING:
@@ -34,12 +33,16 @@ class Policy:
 
     def __init__(self, settings: Settings, project: Path) -> None:
         self._remedies, self._settings, self._project = settings.remedies, settings, project
-        self._starts = {
-            cause: _remedy_start(remedy, f"lepton.toml, remedies.{cause}", project)
-            for cause, remedy in settings.remedies.by_cause().items()
-        }
-        self.postmortem = _postmortem_start(settings.postmortem, project) if settings.postmortem else None
-        self.postmortem_when = settings.postmortem.when if settings.postmortem else ""
+        self._starts: dict[str, Start] = {}
+        for cause, one in settings.remedies.by_cause().items():
+            origin, given = f"lepton.toml, remedies.{cause}", one.parameters
+            self._starts[cause], _ = checked_start(one.runbook, given, origin, project, later=[SERVICE], needs=SERVICE)
+        self.postmortem: Start | None = None
+        self.postmortem_when = ""
+        if (after := settings.postmortem) is not None:
+            origin = "lepton.toml, postmortem"
+            start, _ = checked_start(after.runbook, after.parameters, origin, project, later=LOOKING_BACK)
+            self.postmortem, self.postmortem_when = start, after.when
 
     def proposals(
         self, results: Mapping[str, Result], objective: Objective | None = None, service: str = ""
@@ -75,7 +78,8 @@ class Policy:
         return [
             Proposal(
                 cause,
-                *_parts(self._starts[cause]),
+                self._starts[cause].notebook,
+                self._starts[cause].parameters,
                 self._why_to_ask(policies[cause], probability) or self._why_not_alone(cause, service),
             )
             for cause in causes
@@ -125,23 +129,3 @@ def _probability(said: Mapping[str, Any], cause: str) -> Any:
         return said.get("probability")
     rows = [dict(zip(ranking["columns"], row, strict=True)) for row in ranking["rows"]]
     return next((row["probability"] for row in rows if row["cause"] == cause), said.get("probability"))
-
-
-def _parts(start: Start) -> tuple[str, dict[str, Any]]:
-    return start.notebook, start.parameters
-
-
-def _remedy_start(remedy: Remedy, origin: str, project: Path) -> Start:
-    notebook, parameters = read_runbook(remedy.runbook, origin, project)
-    names = [parameter.name for parameter in parameters or []]
-    if SERVICE not in names:
-        raise InputError(f"{origin}: {notebook} has no parameter {SERVICE!r} (it has: {', '.join(names) or 'none'})")
-    check_literals(parameters, remedy.parameters, {SERVICE: None}, notebook, origin)
-    return Start(notebook, dict(remedy.parameters))
-
-
-def _postmortem_start(postmortem: Postmortem, project: Path) -> Start:
-    origin = "lepton.toml, postmortem"
-    notebook, parameters = read_runbook(postmortem.runbook, origin, project)
-    check_literals(parameters, postmortem.parameters, dict.fromkeys(LOOKING_BACK), notebook, origin)
-    return Start(notebook, dict(postmortem.parameters))

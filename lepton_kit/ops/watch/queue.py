@@ -58,8 +58,6 @@ _DUE = """SELECT DISTINCT incidents.id FROM incidents
         AND (jobs.kind = 'postmortem' OR jobs.state IN ('queued', 'waiting', 'running')))"""
 """The incidents with a repair that has run, nothing left to run or to decide, and no postmortem yet."""
 
-_IS_OVER = " AND incidents.status = 'resolved'"
-
 
 class Router(Protocol):
     """Says what an alert starts: a notebook; or why none (text); or nothing (None)."""
@@ -335,7 +333,8 @@ class Queue(Ledger):
         with self._transaction() as ledger:
             jobs.hold_followers(ledger)
             if postmortem is not None:
-                for [incident] in ledger.execute(_DUE + (_IS_OVER if when == "resolved" else "")).fetchall():
+                is_over = " AND incidents.status = 'resolved'" if when == "resolved" else ""
+                for [incident] in ledger.execute(_DUE + is_over).fetchall():
                     jobs.add(ledger, "postmortem", incident, f"postmortem:{incident}", postmortem, incident)
 
     def look_again(self, pause: float, most: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,10 @@ def _rule(rule: AlertRule, where: str, project: Path) -> _Rule:
 
 def _route(action: Action, where: str, project: Path) -> Route:
     origin = f"lepton.toml, {where}"
-    notebook, parameters = read_runbook(action.runbook, origin, project)
     labels = {name: value.label for name, value in action.parameters.items() if isinstance(value, FromLabel)}
     literals = {name: value for name, value in action.parameters.items() if name not in labels}
+    start, parameters = checked_start(action.runbook, literals, origin, project, later=labels)
+    notebook = start.notebook
     known = {parameter.name: parameter for parameter in parameters or []}
     for name in labels:
         if name not in known:
@@ -124,29 +125,34 @@ def _route(action: Action, where: str, project: Path) -> Route:
                 f"{origin}: parameter {name!r} is {known[name].annotation}: a label may fill numbers, texts and "
                 "choices, but no path, no secret, and nothing without a type"
             )
-    check_literals(parameters, literals, labels, notebook, origin)
     return Route(notebook, parameters, literals, labels)
 
 
-def read_runbook(given: str, origin: str, project: Path) -> tuple[str, list[Parameter] | None]:
-    """Return a notebook's path relative to the project, and its parameters; an error names the setting."""
+def checked_start(
+    runbook: str,
+    literals: Mapping[str, Any],
+    origin: str,
+    project: Path,
+    *,
+    later: Collection[str] = (),
+    needs: str | None = None,
+) -> tuple[Start, list[Parameter] | None]:
+    """Return the run that a setting asks for, by the notebook's path relative to the project, and its parameters.
+
+    `later` names the parameters that are filled later, and `needs` one that must be there. Raises an InputError that
+    names the setting (`origin`).
+    """
     try:
-        path = locate_notebook(str(project / given) if (project / given).is_file() else given, project)
-        name = name_of(path, project)
-        if Path(name).is_absolute():
-            raise InputError(f"notebook {given!r} is outside the project")
-        return name, read_parameters(read_notebook(path), path.name)
+        path = locate_notebook(str(project / runbook) if (project / runbook).is_file() else runbook, project)
+        notebook = name_of(path, project)
+        if Path(notebook).is_absolute():
+            raise InputError(f"notebook {runbook!r} is outside the project")
+        parameters = read_parameters(read_notebook(path), path.name)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
-
-
-def check_literals(
-    parameters: list[Parameter] | None,
-    literals: Mapping[str, Any],
-    later: Mapping[str, Any],
-    notebook: str,
-    origin: str,
-) -> None:
-    """Check names and types of values that settings give; `later` names the parameters that are filled later."""
-    rest = [parameter for parameter in parameters or [] if parameter.name not in {*later, RECORDING} - {*literals}]
+    names = [one.name for one in parameters or []]
+    if needs is not None and needs not in names:
+        raise InputError(f"{origin}: {notebook} has no parameter {needs!r} (it has: {', '.join(names) or 'none'})")
+    rest = [one for one in parameters or [] if one.name not in {*later, RECORDING} - {*literals}]
     check_values(None if parameters is None else rest, literals, None, notebook, origin)
+    return Start(notebook, dict(literals)), parameters

@@ -15,11 +15,12 @@ from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_inciden
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.jobs import Job, Remedy
-from lepton_kit.ops.watch.observer import Observed
+from lepton_kit.ops.watch.observer import Observer
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
 from lepton_kit.ops.watch.routing import RECORDING, Routes
 from lepton_kit.ops.watch.schedules import Schedules
+from lepton_kit.project.settings import Settings
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
 from lepton_kit.runs.parameters import run_command
 
@@ -32,7 +33,9 @@ SHOWN_RESULTS = (
 """What a diagnosis and a repair record that is shown beside their runs."""
 
 
-def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, routes: Routes) -> dict[str, Any]:
+def status(
+    project: Path, settings: Settings, queue: Queue, seen: Observer, schedules: Schedules, routes: Routes
+) -> dict[str, Any]:
     """Return how the project stands: services, incidents, runs, schedules, the queue, and what goes wrong."""
     opened = queue.open_incidents()  # before the list: one that begins meanwhile is shown and not yet counted
     firing = queue.incidents(MOST_INCIDENTS, status="firing")
@@ -43,7 +46,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, ro
     return {
         "project": project.name,
         "time": _now(),
-        "time_scale": seen.time_scale,
+        "time_scale": settings.watch.time_scale,
         "services": [asdict(state) for state in list(seen.services.values())],
         "open": max(opened, len(firing)),
         "open_incidents": [incident_facts(incident, queue, project, routes) for incident in firing],
