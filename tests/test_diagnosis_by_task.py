@@ -167,7 +167,7 @@ def test_a_really_bad_version_is_the_model_by_the_replay(v1, tmp_path):
         {"v1": v1, "v2": wrong},
         current="v2",
         last_good="v1",
-        deployed=[("v1", START - pd.Timedelta("1d")), ("v2", TIMES[FROM])],
+        deployed=[("v1", START - pd.Timedelta("1D")), ("v2", TIMES[FROM])],
     )
     found = diagnose(made)
     assert found.cause == "model" and found.probability >= 0.95
@@ -181,7 +181,7 @@ def test_a_version_that_answers_alike_is_never_the_model(v1, change):
         {"v1": v1, "v2": v1},
         current="v2",
         last_good="v1",
-        deployed=[("v1", START - pd.Timedelta("1d")), ("v2", TIMES[FROM])],
+        deployed=[("v1", START - pd.Timedelta("1D")), ("v2", TIMES[FROM])],
     )
     found = diagnose(made)
     told = {item.name: item.finding for item in found.evidence}
@@ -250,7 +250,7 @@ def test_the_fall_of_a_real_classifier_is_dated_to_two_days_and_no_feed_is_blame
     rows, learnt = rows.rename(columns=names).query("timestamp < @until"), learnt.rename(columns=names)
     columns = [name for name in learnt if name not in ("id", "timestamp", "proba", "actual", "y_pred")]
     found = diagnose(monitored(rows, learnt, columns))
-    assert abs(found.onset - pd.Timestamp(changed, tz="UTC")) <= pd.Timedelta("2d")
+    assert abs(found.onset - pd.Timestamp(changed, tz="UTC")) <= pd.Timedelta("2D")
     assert {item.name: item.finding for item in found.evidence}["promise"] in ("fell", "held")
     assert found.cause != "data" and found.remedy is None
 

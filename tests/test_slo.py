@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,14 @@ def objective(name="goog-availability"):
     return next(one for one in read_objectives(ROOT / "slo/goog") if one.name == name)
 
 
+def objective_of(case):
+    """Return availability, or for the cases of a histogram latency that counts successes alone."""
+    if case not in ("no answer in time", "a bound that the histogram lacks"):
+        return objective()
+    chosen = objective("goog-latency")
+    return replace(chosen, selector=chosen.selector.within({"http_response_status_code": "200"}))
+
+
 def requests(failing_from, share, per_minute=60, restart_at=None):
     """Two workers' counters, of which one fails a share of its requests from a minute on."""
     minutes = np.arange(HOURS * 60 + 1)
@@ -67,6 +76,14 @@ def requests(failing_from, share, per_minute=60, restart_at=None):
     ]
 
 
+def answers(status, bound):
+    """All requests of a service answered with one status, counted up to one bound."""
+    labels = {"http_route": "/v1/predict", "http_request_method": "POST", "http_response_status_code": str(status)}
+    values = np.arange(HOURS * 60 + 1) * 60.0
+    name = "http_server_request_duration_seconds"
+    return [(f"{name}_bucket", {**labels, "le": bound}, values), (f"{name}_count", labels, values)]
+
+
 CASES = {
     "healthy": requests(10**6, 0.0),
     "a short blip that ended": [
@@ -77,6 +94,8 @@ CASES = {
     "burning slowly": requests(60, 0.008),
     "burning fast over a restart": requests(240, 0.3, restart_at=320),
     "too few events": requests(240, 0.5, per_minute=0.02),
+    "no answer in time": answers(503, "0.1"),
+    "a bound that the histogram lacks": answers(200, "0.25"),
 }
 FIRING = {
     "healthy": (),
@@ -85,18 +104,28 @@ FIRING = {
     "burning slowly": ("page", "ticket"),
     "burning fast over a restart": ("page", "ticket"),
     "too few events": (),
+    "no answer in time": ("page", "ticket"),
+    "a bound that the histogram lacks": (),  # nothing counts what came in time, which is not that nothing came in time
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_alert_is_raised_when_the_budget_burns_and_only_then(case):
-    assert evaluate(objective(), Samples(CASES[case]), HOURS * 3600.0).firing == FIRING[case]
+    assert evaluate(objective_of(case), Samples(CASES[case]), HOURS * 3600.0).firing == FIRING[case]
+
+
+def test_what_nothing_counts_is_not_measured_and_the_missing_series_are_named():
+    case = "a bound that the histogram lacks"
+    status = evaluate(objective_of(case), Samples(CASES[case]), HOURS * 3600.0)
+    assert (status.budget_left, {burn.long_ratio for burn in status.burns}) == (None, {None})
+    assert status.unmeasured.reason == "no samples"
+    assert 'le="0.1"' in status.unmeasured.detail
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
 @pytest.mark.parametrize("case", CASES)
 def test_prometheus_gives_the_same_alerts_and_ratios_on_the_same_series(case, tmp_path):
-    chosen = objective()
+    chosen = objective_of(case)
     (tmp_path / "rules.yml").write_text(prometheus_rules([chosen], "http://runbooks.example/{alert}"))
     checked = subprocess.run(["promtool", "check", "rules", "rules.yml"], cwd=tmp_path, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -105,16 +134,17 @@ def test_prometheus_gives_the_same_alerts_and_ratios_on_the_same_series(case, tm
     labels = {"slo": chosen.name, "service": chosen.service}
     annotations = {
         "summary": f"{chosen.title} of goog: the error budget burns too fast",
-        "description": f"{chosen.description} Objective: 0.999.",
-        "runbook_url": "http://runbooks.example/GoogAvailabilityBudgetBurn",
+        "description": f"{chosen.description} Objective: {chosen.target:g}.",
+        "runbook_url": f"http://runbooks.example/{alert_name(chosen)}",
     }
     alerts = [
         {"exp_labels": {**labels, "severity": severity}, "exp_annotations": annotations} for severity in status.firing
     ]
     asked = "round(slo:bad_events:ratio_1h, 0.000001) or vector(-1)"
     ratio = status.burns[0].long_ratio
-    named = '{service="goog", slo="goog-availability"}'
-    samples = [{"labels": named, "value": round(ratio, 6)}, {"labels": "{}", "value": -1}]
+    named = f'{{service="goog", slo="{chosen.name}"}}'
+    samples = [] if ratio is None else [{"labels": named, "value": round(ratio, 6)}]
+    samples += [{"labels": "{}", "value": -1}]
     content = {
         "rule_files": ["rules.yml"],
         "evaluation_interval": "1m",

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.selectors import Source
+from lepton_kit.telemetry.selectors import Selector, Source
 from lepton_kit.telemetry.slo import Objective
 
 
@@ -40,6 +40,8 @@ WINDOWS = (
 SEVERITIES = ("page", "ticket")
 RECENT_S = 3600.0
 """An objective without a sample for this long is not measured; shortened as the windows are."""
+LOOKBACK_S = 300.0
+"""For how long a sample stands for its series: Prometheus' default."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def evaluate(
     read = memory or Memory(source)
     try:
         counted, total = (read.counters(str(one), start, at) for one in (objective.selector, objective.total))
+        absent = _absent(objective, counted, read, at)
     except InputError as error:
         return Status(objective, at, (), None, Unmeasured("refused", str(error)))
 
@@ -126,7 +129,10 @@ def evaluate(
         events = _increase_of_all(total, at - length, at)
         if not events:
             return None
-        found = (_increase_of_all(counted, at - length, at) or 0.0) / events
+        grown = _increase_of_all(counted, at - length, at)
+        if grown is None and absent:
+            return None
+        found = (grown or 0.0) / events
         return found if objective.events == "bad" else 1 - found
 
     burns = []
@@ -139,16 +145,25 @@ def evaluate(
         burns.append(Burn(window, limit, *ratios, events, is_firing))
     spent = bad_ratio(budget_window)
     left = None if spent is None else 1 - spent / objective.budget
-    return Status(objective, at, tuple(burns), left, _silence(objective, total, at - scaled(RECENT_S, time_scale)))
+    silence = _silence(objective.total, total, at - scaled(RECENT_S, time_scale))
+    return Status(objective, at, tuple(burns), left, silence or absent)
 
 
-def _silence(objective: Objective, total: Iterable[_Counter], since: float) -> Unmeasured | None:
-    """Say that there are no samples of an objective since a time; None where there are."""
-    newest = max((float(one.times[-1]) for one in total if len(one.times)), default=None)
+def _absent(objective: Objective, counted: Iterable[_Counter], read: Memory, at: float) -> Unmeasured | None:
+    """Say that good events are not counted at all; None where they are, though it may be none."""
+    since, witness = at - LOOKBACK_S, objective.witness
+    if witness is None or _silence(objective.selector, counted, since) is None:
+        return None
+    return _silence(witness, read.counters(str(witness), since, at), since)
+
+
+def _silence(selector: Selector, counters: Iterable[_Counter], since: float) -> Unmeasured | None:
+    """Say that there are no samples of a selector since a time; None where there are."""
+    newest = max((float(one.times[-1]) for one in counters if len(one.times)), default=None)
     if newest is not None and newest >= since:
         return None
     when = "" if newest is None else f" since {datetime.fromtimestamp(newest, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    return Unmeasured("no samples", f"the source holds no samples of {objective.total}{when}")
+    return Unmeasured("no samples", f"the source holds no samples of {selector}{when}")
 
 
 def increase(times: np.ndarray, values: np.ndarray, start: float, end: float) -> float | None:

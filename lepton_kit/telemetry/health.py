@@ -246,10 +246,11 @@ def objective_table(objectives: Sequence[Objective], metrics: pd.DataFrame, peri
 def bad_ratio(
     objective: Objective, source: RecordedMetrics, start: pd.Timestamp, end: pd.Timestamp
 ) -> tuple[float, float]:
-    """Return the share of bad events (NaN without any) and the number of events."""
+    """Return the share of bad events and the number of events; NaN and 0 without any, or where nothing counts them."""
     window = start.timestamp(), end.timestamp()
     events, counted = (grown(source, selector, *window) for selector in (objective.total, objective.selector))
-    if events <= 0:
+    witness = objective.witness
+    if events <= 0 or (witness is not None and source.query(str(witness), *window).empty):
         return float("nan"), 0.0
     share = min(1.0, counted / events)
     return (share if objective.events == "bad" else 1 - share), events

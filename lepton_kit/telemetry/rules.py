@@ -100,9 +100,10 @@ def _burning(objective: Objective, window: BurnWindow) -> str:
 
 
 def _bad_ratio(objective: Objective, seconds: float) -> str:
-    """Return the part of bad events; a counter that is absent has counted nothing."""
+    """Return the part of bad events; a counter that is absent has counted nothing, where its witness is there."""
     window = _duration(seconds)
-    ratio = f"(sum(increase({objective.selector}[{window}])) or vector(0)) / sum(increase({objective.total}[{window}]))"
+    nothing = "vector(0)" if objective.witness is None else f"vector(0) and on () {objective.witness}"
+    ratio = f"(sum(increase({objective.selector}[{window}])) or {nothing}) / sum(increase({objective.total}[{window}]))"
     return ratio if objective.events == "bad" else f"1 - {ratio}"
 
 

@@ -68,6 +68,18 @@ class Objective:
         """The part of events that may be bad."""
         return 1 - self.target
 
+    @property
+    def witness(self) -> Selector | None:
+        """The series that show whether good events are counted at all; None where they always count.
+
+        Good events that nothing counts are 0 only where their metric is there, of a histogram with the bucket of their
+        bound: else the selector names what the service does not show. Bad events show with the first of them.
+        """
+        if self.events == "bad" or self.selector.metric == self.total.metric:
+            return None
+        shared = (one for one in self.selector.matchers if one.label == "le" or one in self.total.matchers)
+        return Selector(self.selector.metric, tuple(shared))
+
     def within(self, labels: Mapping[str, str]) -> Objective:
         """Return the objective on the series with these labels alone, such as those of one service."""
         return replace(self, selector=self.selector.within(labels), total=self.total.within(labels))
