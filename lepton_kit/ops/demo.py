@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lepton_kit.errors import LeptonError
-from lepton_kit.ops.drill_stages import RESTART, Declared, Served, Stage, following
 from lepton_kit.ops.faults import find_fault
 from lepton_kit.ops.following import ALERTED, DIAGNOSED, IDLE, LOOKED_BACK, RECOVERED, REPAIRED, Facts
+from lepton_kit.ops.live_drills import RESTART, Declared, Served, Stage, following
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.project.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE, Settings, read_settings
 from lepton_kit.runs.ids import short_id

@@ -339,7 +339,8 @@ def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float 
     if config is None:
         back = Registry(project / "models").rollback(name, run_id, reason)
         return f"model {name}: {back} is promoted again; no service {name} was ever started here"
-    serving, candidate = _held(folder)
+    held = read_desired_state(folder)
+    serving, candidate = held.version, held.candidate
     registry = Registry(config.registry)
     target = _earlier(registry, config.model, serving, candidate, run_id, reason)
     if not read_reports(folder):
@@ -349,11 +350,6 @@ def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float 
     followed = await_workers(folder, desired, seconds)
     words = f"candidate {candidate} is withdrawn, {target} answers alone" if candidate else f"{serving} → {target}"
     return f"service {name}: {words}; {followed.workers} worker(s) followed"
-
-
-def _held(folder: Path) -> tuple[str, str | None]:
-    desired = read_desired_state(folder)
-    return desired.version, desired.candidate
 
 
 def _earlier(registry: Registry, model: str, serving: str, candidate: str | None, run_id: str, reason: str) -> str:

@@ -67,10 +67,7 @@ def write_results(
 def read_results(path: Path) -> Results:
     """Read what `write_results` wrote.
 
-    Raises
-    ------
-    InputError
-        When the file is missing, or does not hold results of drills.
+    Raises InputError when the file is missing, or does not hold results of drills.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

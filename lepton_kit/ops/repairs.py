@@ -197,6 +197,11 @@ class Trouble:
         harmed = [one for one in effects if one.is_worse and not (excused and self.costs(one.objective))]
         return Judged(recovery, tuple(effects), tuple(harmed))
 
+    def followed(self, after: Recording) -> Judged:
+        """Return what became of all objectives in a later recording, from where the incident's own ends."""
+        start, end = _window(after)
+        return self.judge(after, max(start, pd.Timestamp(self.recording.incident.window.end)), end)
+
     def costs(self, other: Objective) -> bool:
         """Whether the repair may make another objective worse."""
         return bool({other.name, other.name.removeprefix(f"{other.service}-")} & set(self.may_cost))
@@ -257,7 +262,7 @@ def rehearse(plan: Plan, ways: Collection[Way], trouble: Trouble, after: Recordi
         A recording of what followed, such as a drill makes; None judges nothing.
     """
     means = means_for(plan, ways)
-    judged = trouble.judge(after, *_followed(trouble, after)) if after else Judged(trouble.judged(Ratio(0, 0)))
+    judged = trouble.followed(after) if after else Judged(trouble.judged(Ratio(0, 0)))
     return Repaired(plan.action, False, judged, False, _looks([]), after, means.by_hand, _lasting(means))
 
 
@@ -268,16 +273,6 @@ def _lasting(means: Means) -> str:
 def ways_recorded(recording: Recording) -> Collection[Way]:
     """Return what could be done to a recorded service; all of one whose recording says nothing of its actions."""
     return recording.incident.declaration.actions or OWN_WAYS | {"restart_feed"}
-
-
-def what_followed(trouble: Trouble, after: Recording) -> Ratio:
-    """Return the indicator in a later recording, from where the incident's own recording ends."""
-    return sli_ratio(after, trouble.objective, *_followed(trouble, after))
-
-
-def _followed(trouble: Trouble, after: Recording) -> tuple[pd.Timestamp, pd.Timestamp]:
-    start, end = _window(after)
-    return max(start, pd.Timestamp(trouble.recording.incident.window.end)), end
 
 
 def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:

@@ -29,9 +29,8 @@ from lepton_kit.ops.watch.door import OwnHost, PatientProtocol, Refused, whole_b
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.intake import Full, Intake
 from lepton_kit.ops.watch.observer import Observer
-from lepton_kit.ops.watch.policy import Policy
+from lepton_kit.ops.watch.policy import Policy, Routes
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.webhook import Gate, Webhook, field_reasons, make_gate
 from lepton_kit.project.settings import Settings, read_settings

@@ -322,10 +322,7 @@ def withdraw(ledger: sqlite3.Connection, incident: str) -> None:
 def decide(ledger: sqlite3.Connection, job: int, decision: Decision) -> str:
     """Start or refuse a repair that waits, keep who said so, and return its incident.
 
-    Raises
-    ------
-    InputError
-        When it does not wait: it was decided on already, was withdrawn, or there is none.
+    Raises InputError when it does not wait: it was decided on already, was withdrawn, or there is none.
     """
     chosen = "number = ? AND kind = 'remedy'"
     if decision.is_approved:  # a run that was broken off is not taken for the one that is approved now

@@ -81,10 +81,7 @@ class Observer:
     `troubles` are, by the step that met them, what is not as it must be, and why; `not_measured` are the objectives
     that nothing is known of.
 
-    Raises
-    ------
-    InputError
-        When objectives cannot be read.
+    Raises InputError when objectives cannot be read.
     """
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, intake: Intake) -> None:

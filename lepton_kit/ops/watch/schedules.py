@@ -15,8 +15,8 @@ from cronsim import CronSim, CronSimError
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.jobs import Start
+from lepton_kit.ops.watch.policy import RECORDING, checked_start
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.routing import RECORDING, checked_start
 from lepton_kit.project.settings import Schedule, Settings
 
 logger = logging.getLogger("lepton.watch")

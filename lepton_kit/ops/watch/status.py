@@ -16,9 +16,9 @@ from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.jobs import Job, Remedy
 from lepton_kit.ops.watch.observer import Observer
+from lepton_kit.ops.watch.policy import RECORDING, Routes
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
-from lepton_kit.ops.watch.routing import RECORDING, Routes
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.project.settings import Settings
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
@@ -144,19 +144,15 @@ def remedy_facts(remedy: Remedy, project: Path, run_id: str | None, told: Mappin
     `rehearsed` is what a person decides on (plan, rows, risk, undo, evidence), by name; `told` is what the diagnosis
     recorded.
     """
-    rehearsed = decision_facts(remedy, project, told) if remedy.state == "waiting" else {}
+    rehearsed, evidence = dict[str, str](), evidence_of(remedy.cause, told)
+    if remedy.state == "waiting" and remedy.rehearsal:
+        rehearsed = read_rehearsal(remedy.rehearsal, project).facts(remedy.service, evidence)
+    elif remedy.state == "waiting":
+        rehearsed = {"Rehearsal": "none: the runbook or the incident has no recording to rehearse on", **evidence}
     decisions = [{**asdict(one), "at": _moment(one.at)} for one in remedy.decisions]
     verdict = run_results(run_id, project).get("verdict") if run_id else None
     facts = {"since": _moment(remedy.queued), "decisions": decisions, "verdict": verdict, "rehearsed": rehearsed}
     return {**asdict(remedy), **facts, "page": report_page(remedy.rehearsal, project)}
-
-
-def decision_facts(remedy: Remedy, project: Path, told: Mapping[str, Any]) -> dict[str, str]:
-    """Return by name what a person is shown before deciding on a repair."""
-    evidence = evidence_of(remedy.cause, told)
-    if remedy.rehearsal is None:
-        return {"Rehearsal": "none: the runbook or the incident has no recording to rehearse on", **evidence}
-    return read_rehearsal(remedy.rehearsal, project).facts(remedy.service, evidence)
 
 
 def pictures(incident: Mapping[str, Any], project: Path) -> dict[int, tuple[str, str]]:

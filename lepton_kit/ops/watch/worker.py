@@ -22,9 +22,8 @@ from typing import Any
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
 from lepton_kit.ops.watch.jobs import Job, Proposal
-from lepton_kit.ops.watch.policy import SERVICE, Policy
+from lepton_kit.ops.watch.policy import RECORDING, SERVICE, Policy
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
-from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import heartbeat
