@@ -22,9 +22,8 @@ from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.diagnosis.remedies import ModelPlan, State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import operator_of, undo
+from lepton_kit.ops.operator import ServeOperator, operator_of, undo
 from lepton_kit.ops.repairs import LOOKS, Trouble, act_on, objectives_table, rehearse, still_missed
-from lepton_kit.ops.serve_operator import ServeOperator
 from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.serving import following
 from lepton_kit.serving.control import change_desired_state, read_deployments, read_desired_state, read_reports

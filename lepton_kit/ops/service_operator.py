@@ -1,6 +1,6 @@
 """Acts on a service for a remedy, and writes down each action, so that it can be undone.
 
-A `ServiceOperator` acts by what the service declares; a `ServeOperator` (`lepton_kit.ops.serve_operator`) through the
+A `ServiceOperator` acts by what the service declares; a `ServeOperator` (`lepton_kit.ops.operator`) through the
 control folder of `lepton serve`. `lepton_kit.ops.operator` returns the right one.
 
 services/<name>/actions.jsonl   every action: time, run and who let it, action, why, before, after, outcome
