@@ -28,6 +28,7 @@ import httpx
 from lepton_kit.diagnosis.remedies import REMEDIES
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.actions import Values, command_environment, run_action
+from lepton_kit.ops.declared import readiness
 from lepton_kit.ops.drills import Drill, Drilled, Tell, verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
 from lepton_kit.ops.following import (
@@ -49,7 +50,7 @@ from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE, Settings
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.serving.replay import Plan
-from lepton_kit.telemetry.declaration import READY, Declaration
+from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.rules import alert_name
 from lepton_kit.telemetry.slo import read_objectives
 
@@ -208,17 +209,17 @@ class Declared(Stage):
     def running(self) -> Iterator[str]:
         """Run what the declaration's `drill.start` says, until it is ready."""
         assert self.declaration.drill is not None
-        address, paths = self.address, (self.declaration.ready,) if self.declaration.ready else READY
 
         def ready() -> bool:
-            return any(is_ok(f"{address}{path}") for path in paths)
+            return readiness(self.address, self.declaration).is_ready
 
         if ready():
-            raise InputError(f"services.{self.name}.address = {address!r}: answers already; stop what runs there first")
+            at = f"services.{self.name}.address = {self.address!r}"
+            raise InputError(f"{at}: answers already; stop what runs there first")
         with self._process(self.declaration.drill.start) as process:
             self._service = process.pid
             await_ready(process, ready, STARTED_S, f"service {self.name!r}", self._log)
-            yield address
+            yield self.address
 
     @contextlib.contextmanager
     def asked(self) -> Iterator[None]:

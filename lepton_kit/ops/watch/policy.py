@@ -5,8 +5,8 @@ The settings are checked when they are read: the notebooks are there, and take t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ RECORDING = "recording"
 class Route:
     r"""A runbook with its typed parameters, and what fills them: literals, and the labels that are allowed to.
 
+    It is started by alerts of these `severities` (None: of all), and `on_resolved` when such an alert ends.
+
     >>> from lepton_kit.runs.parameters import parse_parameters
     >>> parameters = parse_parameters("service: str = ''\ndays: int = 1", "r.ipynb")
     >>> route = Route("r.ipynb", parameters, {}, {"days": "days"})
@@ -53,6 +55,8 @@ class Route:
     parameters: list[Parameter] | None
     literals: Mapping[str, Any]
     labels: Mapping[str, str]
+    severities: Sequence[str] | None = None
+    on_resolved: Route | None = None
 
     def start(self, labels: Mapping[str, str]) -> Start | str:
         """Return what an alert with these labels starts, or why it starts nothing."""
@@ -68,13 +72,6 @@ class Route:
         return Start(self.notebook, {**self.literals, **given})
 
 
-@dataclass(frozen=True)
-class _Rule:
-    route: Route
-    on_resolved: Route | None
-    severities: list[str] | None
-
-
 class Routes:
     """What each known alert starts: those that settings name, and those of the objectives of declared services.
 
@@ -88,37 +85,37 @@ class Routes:
 
         others = {alert_name(one) for one in read_all_objectives(settings, project)} - named.keys()
         usual = _rule(USUAL, "alerts", project) if others else None
-        self._rules = named | {name: usual for name in others if usual}
+        self._routes = named | {name: usual for name in others if usual}
 
     def on_firing(self, alert: Alert) -> Start | str:
         """Return what an alert that has begun starts, or why it starts nothing."""
-        rule = self._rules.get(alert.name)
-        if rule is None:
+        route = self._routes.get(alert.name)
+        if route is None:
             return f"no runbook is set for alerts named {alert.name!r}"
         severity = alert.labels.get("severity", "")
-        if rule.severities is not None and severity not in rule.severities:
-            return f"severity {severity!r} starts nothing (those that do: {', '.join(rule.severities)})"
-        return rule.route.start(alert.labels)
+        if route.severities is not None and severity not in route.severities:
+            return f"severity {severity!r} starts nothing (those that do: {', '.join(route.severities)})"
+        return route.start(alert.labels)
 
     def on_resolved(self, alert: Alert) -> Start | str | None:
         """Return the recovery check of an alert that has ended, or why there is none; None where none is set."""
-        rule = self._rules.get(alert.name)
-        return None if rule is None or rule.on_resolved is None else rule.on_resolved.start(alert.labels)
+        route = self._routes.get(alert.name)
+        return route.on_resolved.start(alert.labels) if route and route.on_resolved else None
 
     def runbook(self, name: str) -> str | None:
         """Return the runbook of an alert's name."""
-        rule = self._rules.get(name)
-        return rule.route.notebook if rule else None
+        route = self._routes.get(name)
+        return route.notebook if route else None
 
     def reads_recording(self, name: str) -> bool:
         """Say whether the runbook of an alert's name is given a recording of the incident."""
-        rule = self._rules.get(name)
-        return rule is not None and RECORDING in [parameter.name for parameter in rule.route.parameters or []]
+        route = self._routes.get(name)
+        return route is not None and RECORDING in [parameter.name for parameter in route.parameters or []]
 
 
-def _rule(rule: AlertRule, where: str, project: Path) -> _Rule:
+def _rule(rule: AlertRule, where: str, project: Path) -> Route:
     resolved = _route(rule.on_resolved, f"{where}.on_resolved", project) if rule.on_resolved else None
-    return _Rule(_route(rule, where, project), resolved, rule.severities)
+    return replace(_route(rule, where, project), severities=rule.severities, on_resolved=resolved)
 
 
 def _route(action: Action, where: str, project: Path) -> Route:
