@@ -399,10 +399,10 @@ def test_an_unreadable_answer_of_a_service_is_a_problem_on_the_status_page(two):
         observer._look_at_services()
         assert observer._leads()
         observer._scrape()
-        assert "is no line of Prometheus' text format" in observer.seen.problems["metrics of shop"]
+        assert "is no line of Prometheus' text format" in observer.problems["metrics of shop"]
         target.text = 'requests_total{code="500"} 7\n'
         observer._scrape()
-        assert "metrics of shop" not in observer.seen.problems
+        assert "metrics of shop" not in observer.problems
         observer.stop()
 
 
