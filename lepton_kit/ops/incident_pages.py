@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from lepton_kit.diagnosis.history import History, read_history, utc
 from lepton_kit.errors import InputError
@@ -22,8 +21,8 @@ from lepton_kit.ops.watch.policy import LOOKING_BACK
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.reports.cards import Card, published
-from lepton_kit.reports.facts import Before, facts_table, moment_html
-from lepton_kit.reports.markup import as_text
+from lepton_kit.reports.facts import Before
+from lepton_kit.reports.markup import render
 from lepton_kit.reports.pdf import NO_QUARTO
 from lepton_kit.reports.publish import Shown, publish_as, reports_folder
 from lepton_kit.reports.quarto import find_quarto
@@ -35,7 +34,7 @@ RUNBOOK = "runbooks/postmortem.ipynb"
 SO_FAR = "history-so-far.json"
 """The history of an incident that is open, beside the one that is frozen; its page is made from it."""
 
-MOMENTS, COMMAND = ("Began", "Noticed", "Over"), "Command"
+MOMENTS = ("Began", "Noticed", "Over")
 
 
 @dataclass(frozen=True)
@@ -140,19 +139,8 @@ def _before(card: Card, project: Path) -> Before | None:
 
 def header_html(history: History, recording: str | None, known: set[str]) -> str:
     """Return the facts of an incident, and the pages of its runs among those `known`, as HTML."""
-    facts = {name: _fact_html(name, value) for name, value in facts_of(history, recording).items() if value}
-    runs = [
-        f'<a href="../../runs/{quote(job.run.run_id)}/index.html">{as_text(job.what)}</a>'
-        for job in history.jobs
-        if job.run and job.run.run_id in known
-    ]
-    return facts_table({**facts, "Runs": ", ".join(runs)})
-
-
-def _fact_html(name: str, value: str) -> str:
-    if name in MOMENTS:
-        return moment_html(value)
-    return f"<code>{as_text(value)}</code>" if name == COMMAND else as_text(value)
+    runs = [job for job in history.jobs if job.run and job.run.run_id in known]
+    return render("incident.html.j2", facts=facts_of(history, recording), moments=MOMENTS, runs=runs)
 
 
 def card_of(history: History, recording: str | None) -> Card:

@@ -19,12 +19,11 @@ from jinja2 import Template
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.reports import quarto
 from lepton_kit.reports.cards import KINDS, Card
-from lepton_kit.reports.markup import as_line
+from lepton_kit.reports.markup import PLAIN, as_line
 from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.search import SEARCH, write_entries
 
 NOTE = f"Quarto was not found, so these are plain pages. For the full site, {quarto.ADVICE}."
-PLAIN = Path(__file__).parent / "plain"
 TEMPLATES = "frame"
 """The folder of a site that holds its pages with their places."""
 NOT_OF_THE_FRAME = {"_site", "screenshots", "listings", *KINDS}

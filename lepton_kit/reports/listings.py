@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import format_datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,9 @@ import yaml
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.reports.cards import Card
-from lepton_kit.reports.frame import PLAIN, split_page
+from lepton_kit.reports.frame import split_page
 from lepton_kit.reports.health_history import history_html
-from lepton_kit.reports.markup import visible
+from lepton_kit.reports.markup import PLAIN, render
 
 RECENT = 12
 HEALTH, MODELS = ("service-health", "drift-watch"), ("02-training", "03-evaluation", "05-optimisation")
@@ -78,7 +75,7 @@ def contents_of(source: Path, cards: Sequence[Card]) -> dict[str, str]:
 
 def listing_html(listing: Mapping[str, Any], cards: Sequence[Card]) -> str:
     """Return a listing, as Quarto declares it: a table of its fields, or a list of what stands for each page."""
-    return visible(_template("listing.html.j2").render(listing=listing, cards=cards))
+    return render("listing.html.j2", listing=listing, cards=cards)
 
 
 def write_feed(reports: Path, site: Path, cards: Sequence[Card]) -> None:
@@ -88,18 +85,6 @@ def write_feed(reports: Path, site: Path, cards: Sequence[Card]) -> None:
     """
     website = yaml.safe_load((reports / "_quarto.yml").read_text(encoding="utf-8"))["website"]
     base = str(website.get("site-url", "")).rstrip("/")
-    feed = _template("incidents.xml.j2").render(
-        site=website["title"], start=f"{base}/" if base else "", cards=LISTINGS["incidents"](cards)[:MOST_IN_FEED]
-    )
-    write_atomically(site / FEED, visible(feed) + "\n")
-
-
-@cache
-def _template(name: str) -> Any:
-    from jinja2 import Environment, FileSystemLoader  # the import costs what only rendering should pay
-
-    templates = Environment(loader=FileSystemLoader(PLAIN), autoescape=True)
-    templates.filters["rfc822"] = lambda date: format_datetime(
-        datetime.fromisoformat(date).replace(tzinfo=UTC), usegmt=True
-    )
-    return templates.get_template(name)
+    start, incidents = f"{base}/" if base else "", LISTINGS["incidents"](cards)[:MOST_IN_FEED]
+    feed = render("incidents.xml.j2", site=website["title"], start=start, cards=incidents)
+    write_atomically(site / FEED, feed + "\n")

@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card, LeftOut, place, published, take_away
-from lepton_kit.reports.facts import Before, downloads_html, utc
+from lepton_kit.reports.facts import Before, utc
+from lepton_kit.reports.markup import render
 from lepton_kit.reports.page import categories, make_page, summary
 from lepton_kit.reports.pdf import PDF, pdf_of
 from lepton_kit.runs.ids import the_one
@@ -95,7 +96,7 @@ def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str],
             files[PDF], digest = made
             card = replace(card, printed=digest)
         if files:
-            page += downloads_html(list(files))
+            page += render("downloads.html.j2", files=list(files))
         if figure is not None:
             files[FIGURE] = figure.png
             card = replace(card, image_alt=figure.alt)
