@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
@@ -266,9 +267,8 @@ class Held:
                 return tag == "a" if name == "href" else tag == "img" and self.marks.fullmatch(value) is not None
             return name in ATTRIBUTES or name in OURS
 
-        return Cleaner(
-            tags=TAGS, attributes=is_allowed, protocols=SCHEMES, strip=True, css_sanitizer=styles.SafeStyle()
-        )
+        style = SimpleNamespace(sanitize_css=styles.safe_style)
+        return Cleaner(tags=TAGS, attributes=is_allowed, protocols=SCHEMES, strip=True, css_sanitizer=style)
 
 
 def anchor_of(words: str) -> str:
