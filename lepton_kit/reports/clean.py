@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
-from lepton_kit.reports import styles
+from lepton_kit.reports import pictures, styles
 from lepton_kit.reports.markup import visible
 from lepton_kit.reports.pictures import address_of, decoded, raster_address
 
@@ -296,15 +296,12 @@ def _asks_for_trust(text: str | None) -> bool:
 
 def _as_xml(drawing: Any) -> str:
     """Return a drawing in HTML as XML, in which upper and lower case count."""
-    from lepton_kit.reports.svg import ATTRIBUTES as KNOWN
-    from lepton_kit.reports.svg import ELEMENTS, SVG
-
-    cases = {name.lower(): name for name in (*ELEMENTS, *KNOWN)}
+    cases = {name.lower(): name for name in (*pictures.ELEMENTS, *pictures.ATTRIBUTES)}
     for element in [drawing, *drawing.find_all(True)]:
         element.name = cases.get(element.name, element.name)
         names = {name: name.removeprefix("xlink:") for name in element.attrs}
         element.attrs = {cases.get(own, own): element[name] for name, own in names.items() if ":" not in own}
-    drawing.attrs["xmlns"] = SVG
+    drawing.attrs["xmlns"] = pictures.SVG
     return str(drawing)
 
 
