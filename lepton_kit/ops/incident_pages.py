@@ -6,7 +6,7 @@ While the incident is open it is run on its history so far; of one that is over,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,6 @@ SO_FAR = "history-so-far.json"
 MOMENTS = ("Began", "Noticed", "Over")
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What is known of an incident: its history, and the files that hold it, relative to the project."""
-
-    history: History
-    files: dict[str, str | None]
-
-
 def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     """Publish an incident, in place of an earlier page of it; the site shows it when it is built.
 
@@ -60,15 +52,15 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     incident = queue.incident(id)
     if incident is None:
         raise InputError(f"incident {id!r}: none of the ledger; `lepton incidents` lists them")
-    told = _gather(incident, queue, settings, project)
+    history, files = _gather(incident, queue, settings, project)
     runbook = settings.postmortem.runbook if settings.postmortem else RUNBOOK
-    given = _parameters(runbook, settings.postmortem.parameters if settings.postmortem else {}, told, project)
+    given = _parameters(runbook, settings.postmortem.parameters if settings.postmortem else {}, files, project)
     run = run_of(project, runbook, given, timeout=settings.watch.run_timeout)
     known = with_pages(project)
-    card = card_of(told.history, told.files["recording"])
+    card = card_of(history, files["recording"])
     shown = Shown(
-        header=header_html(told.history, told.files["recording"], known),
-        files={HISTORY: project / str(told.files["history"])},
+        header=header_html(history, files["recording"], known),
+        files={HISTORY: project / str(files["history"])},
         before=_before(card, project),
         has_pdf=with_pdf,
     )
@@ -87,8 +79,10 @@ def publish_pdfs(project: Path) -> list[Card]:
     return [new for old, new in zip(before, made, strict=True) if new.content != old.content]
 
 
-def _gather(incident: Incident, queue: Queue, settings: Settings, project: Path) -> _Told:
-    """Return what the ledger knows of an incident, with its history so far in a file while it is ongoing."""
+def _gather(
+    incident: Incident, queue: Queue, settings: Settings, project: Path
+) -> tuple[History, dict[str, str | None]]:
+    """Return what is known of an incident, and the files that hold it, relative to the project."""
     history = settled_history(incident, queue, settings, project)
     folder = incident_folder(incident, project)
     file = folder / HISTORY
@@ -106,7 +100,7 @@ def _gather(incident: Incident, queue: Queue, settings: Settings, project: Path)
         "judgement": open_judgement(incident, project),
     }
     paths = {name: path.relative_to(project).as_posix() if path else None for name, path in files.items()}
-    return _Told(read_history(file), paths)
+    return read_history(file), paths
 
 
 def _says_the_same(file: Path, history: History) -> bool:
@@ -117,11 +111,11 @@ def _says_the_same(file: Path, history: History) -> bool:
     return written.model_dump_json() == history.model_copy(update={"frozen": written.frozen}).model_dump_json()
 
 
-def _parameters(runbook: str, given: dict[str, Any], told: _Told, project: Path) -> dict[str, Any]:
+def _parameters(runbook: str, given: dict[str, Any], files: Mapping[str, str | None], project: Path) -> dict[str, Any]:
     """Return what the runbook reads: what the settings give it, and what the incident left, by the names it has."""
     notebook = locate_notebook(runbook, project)
     names = {one.name for one in read_parameters(read_notebook(notebook), notebook.name) or []}
-    return {**given, **{name: value for name, value in told.files.items() if name in names & set(LOOKING_BACK)}}
+    return {**given, **{name: value for name, value in files.items() if name in names & set(LOOKING_BACK)}}
 
 
 def _before(card: Card, project: Path) -> Before | None:

@@ -30,7 +30,7 @@ NOT_OF_THE_FRAME = {"_site", "screenshots", "listings", *KINDS}
 FILLED = re.compile(r"<!--⟦([\w-]+)⟧-->|⟦([\w-]+)⟧")
 LISTED = re.compile(r"(?m)^::: \{#([\w-]+)\}\n:::$")
 """Where a page of words shows the listing of an id, as Quarto has it, or the part of a name."""
-HEADING = re.compile(r'<h([23]) id="([^"]+)" class="anchored">(.*?)</h\1>', re.DOTALL)
+HEADING = re.compile(r'<h([23])(?=[^>]* class="anchored")[^>]* id="([^"]+)"[^>]*>(.*?)</h\1>', re.DOTALL)
 OF_NOTHING = """---
 title: "⟦title⟧"
 description: "⟦description⟧"

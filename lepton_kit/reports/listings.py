@@ -19,39 +19,29 @@ RECENT = 12
 HEALTH, MODELS = ("service-health", "drift-watch"), ("02-training", "03-evaluation", "05-optimisation")
 FEED = "incidents.xml"
 MOST_IN_FEED = 50
-Chosen = Callable[[Sequence[Card]], list[Card]]
 
 
-def _of_kind(kind: str) -> Chosen:
-    return lambda cards: [card for card in cards if card.kind == kind]
+def _of(kind: str, cards: Sequence[Card], groups: Sequence[str] = ()) -> list[Card]:
+    return [card for card in cards if card.kind == kind and (not groups or card.group in groups)]
 
 
-def _of_groups(groups: Sequence[str]) -> Chosen:
-    return lambda cards: [card for card in cards if card.kind == "runs" and card.group in groups]
+def _newest(cards: Sequence[Card]) -> list[Card]:
+    """Return the newest page of each group and service."""
+    newest = {(card.group, card.facts.get("service", "")): card for card in reversed(cards)}
+    return [card for card in cards if card in newest.values()]
 
 
-def _newest_of_groups(groups: Sequence[str]) -> Chosen:
-    def chosen(cards: Sequence[Card]) -> list[Card]:
-        found = _of_groups(groups)(cards)
-        newest = {(card.group, card.facts.get("service", "")): card for card in reversed(found)}
-        return [card for card in found if card in newest.values()]
-
-    return chosen
-
-
-LISTINGS: dict[str, Chosen] = {
-    "open": lambda cards: [
-        card for card in cards if card.kind == "incidents" and card.facts.get("status") != "resolved"
-    ],
+LISTINGS: dict[str, Callable[[Sequence[Card]], list[Card]]] = {
+    "open": lambda cards: [card for card in _of("incidents", cards) if card.facts.get("status") != "resolved"],
     "recent": lambda cards: list(cards[:RECENT]),
-    "incidents": _of_kind("incidents"),
-    "diagnoses": _of_groups(["incident-diagnosis"]),
-    "health-now": _newest_of_groups(HEALTH),
-    "health": _of_groups(HEALTH),
-    "versions": _of_kind("models"),
-    "models": _of_groups(MODELS),
-    "drills": _of_kind("drills"),
-    "runs": _of_kind("runs"),
+    "incidents": lambda cards: _of("incidents", cards),
+    "diagnoses": lambda cards: _of("runs", cards, ["incident-diagnosis"]),
+    "health-now": lambda cards: _newest(_of("runs", cards, HEALTH)),
+    "health": lambda cards: _of("runs", cards, HEALTH),
+    "versions": lambda cards: _of("models", cards),
+    "models": lambda cards: _of("runs", cards, MODELS),
+    "drills": lambda cards: _of("drills", cards),
+    "runs": lambda cards: _of("runs", cards),
 }
 """The listings by the name of their contents, `listings/<name>.yml` in a page's front matter, and what each lists."""
 

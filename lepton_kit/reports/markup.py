@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
-
-from lepton_kit.reports.values import cell
 
 PLAIN = Path(__file__).parent / "plain"
 """The folder of templates."""
@@ -56,19 +53,3 @@ def _templates() -> Any:
     made = Environment(loader=FileSystemLoader(PLAIN), autoescape=True)
     made.filters["rfc822"] = lambda date: format_datetime(datetime.fromisoformat(date).replace(tzinfo=UTC), usegmt=True)
     return made
-
-
-def data_table(head: Sequence[str], rows: Sequence[Sequence[Any]], is_words: Sequence[bool]) -> str:
-    """Return a table of recorded values; columns of words stand to the left, numbers to the right."""
-
-    def row(cells: Iterable[str], tag: str) -> str:
-        sides = [' class="words"' if words else "" for words in is_words]
-        return "".join(f"<{tag}{side}>{as_text(text)}</{tag}>" for side, text in zip(sides, cells, strict=True))
-
-    body = "".join(f"<tr>{row(map(cell, values), 'td')}</tr>" for values in rows)
-    top = f"<thead><tr>{row(map(str, head), 'th')}</tr></thead>"
-    return SCROLL.format(f'<table class="data">{top}<tbody>{body}</tbody></table>')
-
-
-# A table that is too wide scrolls by itself, also for those who have no mouse.
-SCROLL = '<div class="scroll" role="region" aria-label="Table" tabindex="0">{}</div>'

@@ -36,13 +36,8 @@ class LeftOutError(InputError):
     """Pages that cannot be made, while all others were."""
 
     def __init__(self, pages: Sequence[LeftOut]) -> None:
-        super().__init__("\n".join(map(left_out_line, pages)))
+        super().__init__("\n".join(map(str, pages)))
         self.pages = tuple(pages)
-
-
-def left_out_line(one: LeftOut) -> str:
-    """Return a line that names a page that was left out, and says why."""
-    return f"{one.page} is left out: {one.reason}"
 
 
 def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
