@@ -142,7 +142,7 @@ def _by_quarto(
     for page in pages:
         yield page.stem, (made / f"{page.stem}.html").read_text(encoding="utf-8")
     for path in made.iterdir():  # style sheets and scripts; without a home page, Quarto makes one that leads elsewhere
-        if path.name not in (*KINDS, SEARCH) and path.suffix != ".html":
+        if path.name not in (*KINDS, SEARCH, "sitemap.xml") and path.suffix != ".html":  # which knows no page but these
             path.rename(site / path.name)
 
 
