@@ -146,7 +146,8 @@ def test_a_crowded_service_grows(service):
         results = run(project, "repair-capacity", "crowd", load)
     assert results["applied"] is True
     made = find_run("repair-capacity", project)
-    done = next(one["after"] for one in read_actions(service.folder) if one["run"] == made.run_id)
+    by_it = [one for one in read_actions(service.folder) if one["run"] == made.run_id]
+    done = next(one["after"] for one in by_it if one["action"] == "set_state")
     assert done["queue_limit"] is not None
     assert f"{done['workers']} workers" in results["action"]
     if not results["rolled_back"]:  # as it is where the machine has no room for them

@@ -14,7 +14,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,15 +32,16 @@ from lepton_kit.models.tasks import TASKS, Task
 from lepton_kit.ops.load import running_address
 from lepton_kit.ops.services import start_service
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
-from lepton_kit.serving.config import TOKEN, read_config
 from lepton_kit.serving.control import (
+    TOKEN,
+    await_workers,
     change_desired_state,
     note_deployment,
+    read_config,
     read_desired_state,
     read_reports,
     service_folder,
 )
-from lepton_kit.serving.following import await_workers
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
 FORMAT = "lepton-deployment/1"
@@ -62,9 +64,9 @@ class ServiceClient:
         found = self.ask("GET", "/readyz").json()["candidate"]
         return None if found is None else str(found)
 
-    def counts(self) -> dict[str, Counts]:
-        """Return what each version has done so far."""
-        return read_counts(self.ask("GET", "/metrics").text)
+    def counts(self) -> Mapping[str, Counts]:
+        """Return what each version has done so far; one that is not known, nothing."""
+        return defaultdict(Counts, read_counts(self.ask("GET", "/metrics").text))
 
     def reload(self, version: str, candidate: str | None = None, share: float = 0.0, **more: Any) -> None:
         """Set the version that answers, and the share of requests for a candidate.
@@ -247,7 +249,7 @@ def integration_tests(service: ServiceClient, model: Model, golden: pd.DataFrame
         *(_refuses(service, version, "a value that is no number", {"row": row}, f"row.{n}") for n, row in no_number),
         _refuses(service, version, "an empty batch", {"rows": []}, "rows"),
     ]
-    counts = service.counts().get(version, Counts())
+    counts = service.counts()[version]
     kept = counts.requests >= 3 and counts.failed < counts.requests and bool(counts.slower)
     return [*checks, Check("its requests are counted under its name", kept, f"{counts.requests:.0f} requests")]
 
@@ -307,11 +309,11 @@ def wait_for_requests(service: ServiceClient, version: str, minimum: int, second
     """Return the traffic of a service of its own: `seconds`, or up to ten times as long for `minimum` requests."""
 
     def wait(share: float) -> None:
-        before = service.counts().get(version, Counts())
+        before = service.counts()[version]
         began = time.monotonic()
         while time.monotonic() - began < 10 * seconds:
             time.sleep(min(1.0, seconds))
-            seen = service.counts().get(version, Counts()).since(before).requests
+            seen = service.counts()[version].since(before).requests
             if seen >= minimum and time.monotonic() - began >= seconds:
                 return
 
@@ -394,7 +396,7 @@ def _step(service: ServiceClient, made: Deployment, share: float, traffic: Traff
     before = service.counts()
     traffic(share)
     after = service.counts()
-    old, new = (after.get(v, Counts()).since(before.get(v, Counts())) for v in (made.old, made.new))
+    old, new = (after[version].since(before[version]) for version in (made.old, made.new))
     if new.requests < made.rule.minimum_requests:
         made.reason = (
             f"at {share:.0%}: {new.requests:.0f} requests of {made.new} are too few to judge it; "
