@@ -127,7 +127,7 @@ def test_a_queue_is_compute_with_queue_saturation_and_first_token_answered(tmp_p
         one.scrapes(25)
         one.inject()
         alert = one.alert("ChatFirstTokenBudgetBurn")
-        one.scrapes(20)
+        one.scrapes(30)
         recording, diagnosis = one.watch(lambda: checked(one.captured(alert)))
     assert diagnosis.cause == "compute", diagnosis.table().to_string()
     texts = json.dumps(recording.requests.drop(columns="time").astype(str).to_dict("records"))
