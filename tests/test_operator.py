@@ -19,14 +19,14 @@ from models_sample import google_prices
 from services import captured, features, keep_model, project_with_model, row, serving, wait_for
 
 from lepton_kit.data.input_fixes import InputFixes
-from lepton_kit.diagnosis.remedies import ModelPlan, State
+from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.repair_model import ModelPlan
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import operator_of, undo
+from lepton_kit.ops.operator import ServeOperator, operator_of, undo
 from lepton_kit.ops.repairs import LOOKS, Trouble, act_on, objectives_table, rehearse, still_missed
-from lepton_kit.ops.serve_operator import ServeOperator
 from lepton_kit.ops.service_operator import read_actions
-from lepton_kit.serving import following
+from lepton_kit.serving import control
 from lepton_kit.serving.control import change_desired_state, read_deployments, read_desired_state, read_reports
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.features import next_day_return
@@ -47,7 +47,7 @@ def service(tmp_path_factory):
         f"[services.goog]\nmodel = 'goog'\nactions.restart_feed = {json.dumps(FEED)}\n"
     )
     with pytest.MonkeyPatch.context() as here, serving(project, "--workers", "2", constants=HASTE) as running:
-        here.setattr(following, "HUNG_SECONDS", 8.0)
+        here.setattr(control, "HUNG_SECONDS", 8.0)
         yield running
 
 
@@ -295,7 +295,8 @@ def test_a_repair_of_one_objective_that_breaks_another_is_rolled_back_unless_the
         trouble = replace(incident(service, project, load, "v3", tmp_path / "incident", harm), may_cost=may_cost)
         done = act_on(act, operator, trouble, 12, tmp_path / "after")
     judged, table = done.judged, objectives_table(trouble, done.judged).set_index("objective")
-    assert trouble.during.share < 0.6 < done.recovery.after.share
+    assert trouble.during.share < 0.6
+    assert not done.recovery.after.share <= 0.6  # NaN where it ended early, before an answer was judged
     assert done.recovery.verdict in (("recovered",) if may_cost else ("recovered", "too few"))  # ended early, else
     assert table.loc["Error rate", "until_repair"] == 1 > 0.6 > table.loc["Error rate", "after"]
     if may_cost:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lepton_kit.notebook import EXPECTATION, INPUT, RESULT
+from lepton_kit.notebook import END, EXPECTATION, INPUT, RESULT
 from lepton_kit.reports.clean import Draft, Held, Links
-from lepton_kit.reports.markup import as_text, data_table
+from lepton_kit.reports.markup import as_text, render
 from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.pictures import address_of, as_string
 from lepton_kit.reports.terminal import left_out_note, pre
-from lepton_kit.reports.values import in_words, is_table
+from lepton_kit.reports.values import cell, in_words, is_table
 from lepton_kit.runs.manifest import Result, title_of
 
 HEAD_ROWS, TAIL_ROWS = 60, 20
@@ -52,6 +52,8 @@ def output_html(output: Any, links: Links) -> str:
         return ""  # the provenance lists inputs, with their hashes
     if EXPECTATION in data:
         return _expectation_html(data[EXPECTATION], as_string(data.get("text/plain", "")))
+    if END in data:
+        return f'<p class="cell-note">{as_text(as_string(data.get("text/plain", "")))}</p>'
     if RESULT in data and (shown := _result_html(data[RESULT])):
         return shown
     return _data_html(data, links)
@@ -77,7 +79,7 @@ def _result_html(recorded: Any) -> str:
         columns, rows = result.value["columns"], result.value["rows"]
         label = title + (f" ({result.unit})" if result.unit not in ("", "1") else "")
         is_words = [not all(isinstance(row[place], int | float) for row in rows) for place in range(len(columns))]
-        return f"<p><strong>{as_text(label)}</strong></p>" + data_table(columns, rows, is_words)
+        return render("result.html.j2", title=label, columns=columns, rows=rows, is_words=is_words, cell=cell)
     except (ValueError, TypeError, LookupError):
         return ""
 

@@ -28,7 +28,7 @@ def recording_folder(project: Path, incident: str, look: int = 1) -> Path:
 
 def source_of(settings: Settings, project: Path, timeout: float = 30.0) -> Source:
     """Open the source of telemetry that the settings name; a server's answer may take `timeout` seconds."""
-    from lepton_kit.telemetry.sources import open_source
+    from lepton_kit.telemetry.prometheus import open_source
 
     return open_source(settings.watch.source, project, timeout)
 
@@ -84,10 +84,7 @@ def _freeze(
 ) -> Path:
     """Capture a service's evidence from `start` until now, unless an earlier attempt did so, and return its folder.
 
-    Raises
-    ------
-    InputError
-        When it is no declared service, or its evidence cannot be captured.
+    Raises InputError when it is no declared service, or its evidence cannot be captured.
     """
     from lepton_kit.diagnosis.capture import capture
     from lepton_kit.project.declarations import declared
