@@ -107,6 +107,7 @@ MARKDOWN = {
     "ids": "<a id=leptonFetched></a><a id='x\" onclick=hit()'></a><form name=querySelector></form> [x](#leptonFetched)",
     "formula": "$\\href{javascript:hit()}{x}$ $$\\text{<img src=x onerror=hit()>}$$ $</math><script>hit()</script>$",
     "deep": ">" * 4000 + " x\n\n" + "<div>" * 5000 + "x",
+    "places": "⟦title⟧ <!--⟦body⟧--> ⟦nothing⟧\n\n## ⟦contents⟧",
     "no-characters": "a\x00b\x1b[31m\x07 \x85 &#0; &#27;",
     "template": f"<template>{SCRIPT}</template><xmp>{SCRIPT}</xmp><plaintext>{SCRIPT}",
     "select": f"<select><option>{SCRIPT}</option></select><textarea>{SCRIPT}</textarea><title>{SCRIPT}</title>",

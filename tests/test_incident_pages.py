@@ -240,7 +240,7 @@ def test_publishing_later_gives_the_same_numbers_whatever_the_settings_say_by_th
     pages = []
     for _ in range(2):
         publish_incident(watched, id)
-        pages.append((watched / "reports" / "incidents" / id / "index.ipynb").read_text())
+        pages.append((watched / "reports" / "incidents" / id / "page.html").read_text())
         shutil.rmtree(watched / "slo", ignore_errors=True)
     assert pages[0] == pages[1]
     assert "demo time ×600" in pages[0]

@@ -15,7 +15,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lepton_kit.reports.story import html_of, story_cells
+from lepton_kit.reports.story import story_html
 from lepton_kit.runs.notebooks import title_of
 
 GIF = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -27,8 +27,7 @@ RUNS = [f"20260101T000000Z-{name}-abc123" for name in ("plain", "my notes", "50%
 
 def page(*cells: Any, **more: Any) -> BeautifulSoup:
     """Return the cells of a page as HTML."""
-    made = story_cells(new_notebook(cells=list(cells)), **more)
-    return BeautifulSoup("\n".join(map(html_of, made)), "html.parser")
+    return BeautifulSoup(story_html(new_notebook(cells=list(cells)), **more), "html.parser")
 
 
 def words(source: str, attachments: Any = None, **more: Any) -> BeautifulSoup:

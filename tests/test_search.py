@@ -54,8 +54,8 @@ def test_a_section_is_found_by_its_beginning_alone() -> None:
 def test_the_index_holds_all_pages_as_json_and_as_a_script(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "index.html").write_text(f'<main><p>page "{name}" \\ ends</p></main>')
-        write_entries(tmp_path / name / "index.html", f"{name}/index.html")
+        markup = f'<main><p>page "{name}" \\ ends</p></main>'
+        write_entries(tmp_path / name / "index.html", f"{name}/index.html", markup)
     write_index(tmp_path, ["a/index.html", "b/index.html"])
     held = (tmp_path / "search.json").read_text()
     assert [entry["text"] for entry in json.loads(held)] == ['page "a" \\ ends', 'page "b" \\ ends']

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from helpers import write_notebook
 
-from lepton_kit.reports.story import first_figure, story_cells
+from lepton_kit.reports.story import first_figure, story_html
 from lepton_kit.reports.svg import clean_svg
 from lepton_kit.runs import figures
 from lepton_kit.runs.check import update_outputs
@@ -77,7 +77,7 @@ def test_a_run_keeps_the_svg_of_a_small_figure_beside_its_png_and_its_page_shows
     notebook = nbformat.read(made.folder(project) / "notebook.ipynb", as_version=4)
     kinds = [set(out.data) & {"image/png", "image/svg+xml"} for c in notebook.cells for out in c.get("outputs", [])]
     assert [kind for kind in kinds if kind] == [{"image/png", "image/svg+xml"}, {"image/png"}]
-    shown = "".join(cell.source for cell in story_cells(notebook))
+    shown = story_html(notebook)
     assert re.findall(r'<img src="data:([a-z/+]+);base64,', shown) == ["image/svg+xml", "image/png"]
     first = first_figure(notebook)
     assert first is not None

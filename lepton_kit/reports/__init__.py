@@ -1,5 +1,5 @@
 """Pages of executed notebooks.
 
-`publish` copies them, `page` and `story` make them, `clean` makes them safe, and `site` builds them all, by `quarto` or
-by `fallback`.
+`publish` copies them, `page` and `story` make them, `clean` makes them safe, and `site` puts them into a `frame`, which
+`quarto` or a template makes.
 """

@@ -1,7 +1,7 @@
 """What is published: a folder for each page, with the page itself and a card that says what listings show of it.
 
 ```
-reports/runs/<run id>/        index.ipynb  card.json  figure.png  notebook.ipynb  manifest.json …
+reports/runs/<run id>/        page.html  card.json  figure.png  notebook.ipynb  manifest.json …
 reports/incidents/<id>/       the same, of a whole incident
 reports/drills/<id>/          of drills that were made together
 reports/models/<model@version>/
@@ -24,14 +24,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote
 
-import nbformat
-
 from lepton_kit.errors import InputError
 from lepton_kit.files import single_name
 
-CARD, PAGE, FIGURE = "card.json", "index.ipynb", "figure.png"
-FORMAT = 2
-"""Of pages that consist of headings and finished, safe HTML; in format 1 they held cells of the notebook."""
+CARD, PAGE, FIGURE = "card.json", "page.html", "figure.png"
+FORMAT = 3
+"""Of pages that are safe HTML, to be put into the frame of the site; earlier ones were notebooks."""
 Kind = Literal["runs", "incidents", "drills", "models"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """The folders of pages, in the Quarto project and on the site alike."""
@@ -43,7 +41,8 @@ class Card:
 
     `date` is when it began, in UTC: `2026-11-25 03:00:00.123456`. `group` is the name of the notebook of a run, of the
     alert of an incident, of the model of a version. `facts` are further columns of its listing, and `measured` is what
-    a page over many runs draws. `content` changes whenever the page does. All text is plain: pages escape it.
+    a page over many runs draws. `content` changes whenever the page does, `printed` when its PDF does. All text is
+    plain: pages escape it.
     """
 
     kind: Kind
@@ -57,6 +56,7 @@ class Card:
     facts: Mapping[str, str] = field(default_factory=dict)
     measured: Sequence[Mapping[str, Any]] = ()
     content: str = ""
+    printed: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -73,6 +73,11 @@ class Card:
         """Return its page's address from the site's root; an id may hold what means something in an address."""
         return f"{quote(self.folder)}/index.html"
 
+    @property
+    def figure(self) -> str:
+        """Return the address of the picture that stands for its page, if `image_alt` says that there is one."""
+        return f"{quote(self.folder)}/{FIGURE}"
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -82,15 +87,14 @@ class LeftOut:
     reason: str
 
 
-def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path]) -> Card:
+def place(reports: Path, card: Card, page: str, files: Mapping[str, bytes | Path]) -> Card:
     """Put a page where the site is made from, whole or not at all, in place of an earlier one; return its card.
 
     The card's `content` is filled in here. `files` lie beside the page, by name: bytes, or a file to copy.
     """
     folder = reports / card.kind
     folder.mkdir(exist_ok=True)
-    text = nbformat.writes(page)
-    seen = hashlib.sha256(text.encode())
+    seen = hashlib.sha256(page.encode())
     aside = Path(tempfile.mkdtemp(prefix=".placing-", dir=folder))
     try:
         new = aside / "new"
@@ -101,7 +105,7 @@ def place(reports: Path, card: Card, page: Any, files: Mapping[str, bytes | Path
             else:
                 (new / name).write_bytes(content)
             seen.update(name.encode() + (new / name).read_bytes())
-        (new / PAGE).write_text(text, encoding="utf-8")
+        (new / PAGE).write_text(page, encoding="utf-8")
         made = Card(**{**asdict(card), "content": seen.hexdigest()})
         held = {**asdict(made), "format": FORMAT}
         (new / CARD).write_text(json.dumps(held, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from lepton_kit.reports import styles
-from lepton_kit.reports.markup import guard
+from lepton_kit.reports.markup import visible
 from lepton_kit.reports.pictures import address_of, decoded, raster_address
 
 TAGS = [
@@ -41,7 +41,7 @@ ATTRIBUTES = {
     "width",
 }
 """What of a notebook's own attributes may stay, besides addresses, which are judged one by one."""
-OURS = {"class", "id", "role", "aria-label", "tabindex", "data-quarto-disable-processing"}
+OURS = {"class", "id", "role", "aria-label", "tabindex"}
 SCHEMES = ("http", "https", "mailto")
 LEFT_OUT = {
     ".plotly-graph-div": "a Plotly chart", "[id^=altair-viz], .vega-embed": "a Vega chart",
@@ -243,7 +243,7 @@ class Draft:
         element.replace_with(made)
 
     def _cleaned(self, nodes: Iterable[Any]) -> str:
-        return guard(self.held.put_back(self.held.cleaner().clean("".join(map(_serialised, nodes)))))
+        return visible(self.held.put_back(self.held.cleaner().clean("".join(map(_serialised, nodes)))))
 
 
 class Held:
@@ -337,7 +337,7 @@ def _refuse_depth(soup: Any) -> None:
 
 def _tidy_table(soup: Any, found: Any) -> None:
     """Mark a data table, and in it columns of words: these belong to the left, where pandas has them to the right."""
-    found.attrs = {"class": "data", "data-quarto-disable-processing": "true"}
+    found.attrs = {"class": "data"}
     rows = [row.find_all(["th", "td"], recursive=False) for row in found.select("tr")]
     body = [row for row in rows if any(cell.name == "td" for cell in row)]
     for column in range(max(map(len, body), default=0)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from lepton_kit.reports.markup import PLAIN_TABLE, as_text, table
+from lepton_kit.reports.markup import as_text, table
 from lepton_kit.reports.values import in_words, shortened
 from lepton_kit.runs.manifest import Expectation, Input, Manifest, Result, title_of
 from lepton_kit.runs.parameters import run_command, typed
@@ -50,7 +50,7 @@ def facts_html(run: Manifest) -> str:
 def facts_table(facts: Mapping[str, str]) -> str:
     """Return facts (HTML by name) as a table, without those that say nothing."""
     rows = "".join(f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' for name, value in facts.items() if value)
-    return f'<table {PLAIN_TABLE} class="facts"><tbody>{rows}</tbody></table>'
+    return f'<table class="facts"><tbody>{rows}</tbody></table>'
 
 
 def moment_html(value: str) -> str:

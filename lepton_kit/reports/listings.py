@@ -1,24 +1,27 @@
-"""What each listing of the site shows, the newest first."""
+"""What each listing of the site shows, the newest first, and the feed of incidents."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
-from lepton_kit.reports.cards import FIGURE, Card
+from lepton_kit.reports.cards import Card
+from lepton_kit.reports.frame import PLAIN, split_page
 from lepton_kit.reports.health_history import history_html
-from lepton_kit.reports.markup import as_text, as_words
+from lepton_kit.reports.markup import visible
 
 RECENT = 12
 HEALTH, MODELS = ("service-health", "drift-watch"), ("02-training", "03-evaluation", "05-optimisation")
+FEED = "incidents.xml"
+MOST_IN_FEED = 50
 Chosen = Callable[[Sequence[Card]], list[Card]]
 
 
@@ -53,61 +56,50 @@ LISTINGS: dict[str, Chosen] = {
     "drills": _of_kind("drills"),
     "runs": _of_kind("runs"),
 }
-"""The files in `reports/listings/`, and which pages each of them lists."""
+"""The listings by the name of their contents, `listings/<name>.yml` in a page's front matter, and what each lists."""
 
 PARTS: dict[str, Callable[[Sequence[Card]], str]] = {"health-history": history_html}
-"""What is drawn over many pages, as HTML files in `reports/listings/`; a page has a place for it as for a listing."""
+"""What is drawn over many pages; a page has a place for it as for a listing."""
 
 
-def items_of(cards: Sequence[Card]) -> list[dict[str, Any]]:
-    """Return the items of a listing as Quarto takes them; their text has no meaning as markup."""
-    return [_item(card) for card in cards]
+def contents_of(source: Path, cards: Sequence[Card]) -> dict[str, str]:
+    """Return the content of each place that a `.qmd` page may have, as HTML: its listings, and what is drawn.
 
-
-def write_listings(reports: Path, cards: list[Card]) -> None:
-    """Write the files that the listings of the Quarto project show, into `listings/`.
-
-    Quarto reads an item's text as HTML, so it is escaped here.
+    Raises InputError when its front matter lists what there is not.
     """
-    folder = reports / "listings"
-    folder.mkdir(exist_ok=True)
-    for name, chosen in LISTINGS.items():
-        write_atomically(
-            folder / f"{name}.yml", json.dumps(items_of(chosen(cards)), ensure_ascii=False, indent=1) + "\n"
-        )
+    found, script = {name: made(cards) for name, made in PARTS.items()}, (PLAIN / "listing.js").read_text("utf-8")
+    for listing in split_page(source)[0].get("listing", []):
+        if (name := Path(listing["contents"]).stem) not in LISTINGS:
+            raise InputError(f"{source}: has no contents {name!r} to list: allowed are {', '.join(LISTINGS)}")
+        found[listing["id"]] = listing_html(listing, LISTINGS[name](cards)) + f"<script>\n{script}</script>"
+        script = ""
+    return found
 
 
-PLACE = re.compile(r"(?m)^::: \{#([\w-]+)\}\n:::$")
-"""Where a page shows the listing of an id, as Quarto has it, or the part of a name."""
+def listing_html(listing: Mapping[str, Any], cards: Sequence[Card]) -> str:
+    """Return a listing, as Quarto declares it: a table of its fields, or a list of what stands for each page."""
+    return visible(_template("listing.html.j2").render(listing=listing, cards=cards))
 
-NOTHING = "None."
 
+def write_feed(reports: Path, site: Path, cards: Sequence[Card]) -> None:
+    """Write the newest incidents as an RSS feed.
 
-def split_page(source: Path) -> tuple[dict[str, Any], str]:
-    """Split a `.qmd` page into its front matter and its words.
-
-    Raises InputError when it does not begin with front matter.
+    Readers need whole addresses: `site-url` of `_quarto.yml` begins them. Without it links are relative to the feed.
     """
-    parts = source.read_text(encoding="utf-8").split("---\n", 2)
-    if len(parts) != 3 or parts[0].strip():
-        raise InputError(f"{source}: must start with YAML front matter between two lines `---`")
-    return yaml.safe_load(parts[1]), parts[2]
+    website = yaml.safe_load((reports / "_quarto.yml").read_text(encoding="utf-8"))["website"]
+    base = str(website.get("site-url", "")).rstrip("/")
+    feed = _template("incidents.xml.j2").render(
+        site=website["title"], start=f"{base}/" if base else "", cards=LISTINGS["incidents"](cards)[:MOST_IN_FEED]
+    )
+    write_atomically(site / FEED, visible(feed) + "\n")
 
 
-def parts_of(cards: Sequence[Card]) -> dict[str, str]:
-    """Return what is drawn over many pages, as HTML by name."""
-    return {name: made(cards) for name, made in PARTS.items()}
+@cache
+def _template(name: str) -> Any:
+    from jinja2 import Environment, FileSystemLoader  # the import costs what only rendering should pay
 
-
-def _item(card: Card) -> dict[str, Any]:
-    item: dict[str, Any] = {
-        "path": card.address,
-        "title": as_text(as_words(card.title)),
-        "date": card.date[:19],
-        "description": as_text(as_words(card.description)),
-        "categories": [as_text(as_words(name)) for name in card.categories],
-        **{name: as_text(as_words(value)) for name, value in card.facts.items()},
-    }
-    if card.image_alt is not None:
-        item |= {"image": f"{quote(card.folder)}/{FIGURE}", "image-alt": as_words(card.image_alt)}
-    return item
+    templates = Environment(loader=FileSystemLoader(PLAIN), autoescape=True)
+    templates.filters["rfc822"] = lambda date: format_datetime(
+        datetime.fromisoformat(date).replace(tzinfo=UTC), usegmt=True
+    )
+    return templates.get_template(name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from bleach.sanitizer import Cleaner  # type: ignore[import-untyped] # it ships no types
 
-from lepton_kit.reports.markup import as_text, guard
+from lepton_kit.reports.markup import as_text, visible
 
 TAGS = [
     "math", "menclose", "mfrac", "mi", "mn", "mo", "mover", "mpadded", "mphantom", "mroot", "mrow", "mspace", "msqrt",
@@ -38,7 +38,7 @@ def as_mathml(tex: str, display: str = "inline") -> str:
     >>> as_mathml("a^2")
     '<math display="inline"><mrow><msup><mi>a</mi><mn>2</mn></msup></mrow></math>'
     >>> as_mathml(r"\left(")
-    '<code>&#92;left&#40;</code>'
+    '<code>\\left(</code>'
     """
     from latex2mathml.converter import convert  # the import costs what only rendering should pay
 
@@ -106,4 +106,4 @@ def highlighted(code: str, language: str) -> str:
         lexer = get_lexer_by_name(language or "text")
     except ClassNotFound:
         lexer = TextLexer()
-    return guard(highlight(code, lexer, HtmlFormatter()))
+    return visible(highlight(code, lexer, HtmlFormatter()))

@@ -1,17 +1,12 @@
-"""Makes the page of one run: front matter, facts, the executed notebook, results against the run before, provenance."""
+"""Makes the page of one run: facts, the executed notebook, results against the run before, provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import yaml
-from nbformat.v4 import new_notebook, new_raw_cell
 
 from lepton_kit.errors import InputError
-from lepton_kit.reports.cards import FIGURE, Card
 from lepton_kit.reports.facts import (
     STATUS_WORDS,
     Before,
@@ -20,69 +15,46 @@ from lepton_kit.reports.facts import (
     headlines,
     provenance_html,
     results_html,
-    utc,
 )
-from lepton_kit.reports.markup import as_text, as_words
+from lepton_kit.reports.markup import as_text
 from lepton_kit.reports.pictures import LARGEST, Picture
-from lepton_kit.reports.story import first_figure, heading_cell, html_cell, story_cells
+from lepton_kit.reports.story import first_figure, heading_html, story_html
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.notebooks import read_notebook
 from lepton_kit.runs.shipped import folder_of, shipped
 
 
 def make_page(
-    run: Manifest,
-    project: Path,
-    published: Collection[str],
-    before: Before | None = None,
-    card: Card | None = None,
-    header: str = "",
-) -> tuple[Any, Picture | None]:
-    """Return the page of a run as a notebook, and the picture that stands for it in listings.
+    run: Manifest, project: Path, published: Collection[str], before: Before | None = None, header: str = ""
+) -> tuple[str, Picture | None]:
+    """Return the page of a run as safe HTML, and the picture that stands for it in listings.
 
     `published` are the runs that have a page on the same site, and the results of `before` stand beside this one's.
-    Where the page is not of the run itself, `card` and `header` (its facts, as HTML) stand on top.
+    Where the page is not of the run itself, `header` (its facts, as HTML) stands on top.
 
     Raises InputError when a cell's `#|` lines cannot be read; the message names run and cell.
     """
     try:
         notebook = read_notebook(run.folder(project) / "notebook.ipynb")
     except InputError as error:  # a run may end before its notebook is saved: its page says so
-        cells, figure = [html_cell(f"<p>There is no executed notebook to show: {as_text(error)}</p>")], None
+        story, figure = f"<p>There is no executed notebook to show: {as_text(error)}</p>", None
     else:
         if header:  # the page is about something else than the notebook asks in its first cell
             notebook.cells = [cell for number, cell in enumerate(notebook.cells) if number or cell.cell_type == "code"]
         try:
-            cells = story_cells(notebook, published, partial(_beside, project, run.notebook))
+            story = story_html(notebook, published, partial(_beside, project, run.notebook))
             figure = first_figure(notebook)
         except InputError as error:
             raise InputError(f"run {run.run_id}: {error}") from error
-    page = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
     results = results_html(run, before)
-    page.cells = [
-        new_raw_cell(f"---\n{yaml.safe_dump(front_matter(run, figure, card), allow_unicode=True, sort_keys=False)}---"),
-        html_cell(header or facts_html(run)),
-        *cells,
-        *([heading_cell(2, "Results"), html_cell(results)] if results else []),
-        heading_cell(2, "Provenance"),
-        html_cell(provenance_html(run, published)),
+    parts = [
+        header or facts_html(run),
+        story,
+        *([heading_html(2, "Results"), results] if results else []),
+        heading_html(2, "Provenance"),
+        provenance_html(run, published),
     ]
-    for number, cell in enumerate(page.cells):
-        cell["id"] = f"cell-{number}"  # the same run gives the same page
-    return page, figure
-
-
-def front_matter(run: Manifest, figure: Picture | None, card: Card | None = None) -> dict[str, Any]:
-    """Return the page's metadata, from which Quarto makes its title, its search entry and its line in listings."""
-    matter: dict[str, Any] = {
-        "title": as_text(as_words(card.title if card else run.title)),
-        "date": card.date[:19] if card else utc(run.started).removesuffix(" UTC"),
-        "description": as_text(as_words(card.description if card else summary(run))),
-        "categories": [as_text(as_words(name)) for name in card.categories] if card else categories(run),
-    }
-    if figure is not None:
-        matter |= {"image": FIGURE, "image-alt": as_words(figure.alt)}
-    return matter
+    return "\n".join(parts), figure
 
 
 def _beside(project: Path, notebook: str, path: str) -> bytes:

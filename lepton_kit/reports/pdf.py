@@ -9,17 +9,14 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.reports.cards import PAGE, Card
+from lepton_kit.reports.cards import CARD, Card
 from lepton_kit.reports.markup import as_text
 from lepton_kit.reports.quarto import Quarto, find_quarto, without_colours
 from lepton_kit.reports.search import NOT_SEARCHED
-from lepton_kit.reports.story import html_of
-from lepton_kit.runs.notebooks import read_notebook
 
-PDF, PDF_OF = "incident.pdf", "pdf-of"
+PDF = "incident.pdf"
 NO_QUARTO = "a PDF needs Quarto (1.7 or newer), which was not found: https://quarto.org"
 LOOKS = {
     "papersize": "a4", "fontsize": "9.5pt", "margin": {"x": "2cm", "y": "2cm"},
@@ -34,8 +31,8 @@ LONG_WORD, BREAK = re.compile(r"\S{21,}"), re.compile(r"(?<=[-/_.])|(?<=\w{20})"
 """A word that is broken where it must, such as a run's id, and the places where it may be."""
 
 
-def pdf_of(page: Any, card: Card, before: Path, *, is_wanted: bool) -> bytes | None:
-    """Return the PDF of a page, which is marked with what it was made from; None where there is none.
+def pdf_of(page: str, card: Card, before: Path, *, is_wanted: bool) -> tuple[bytes, str] | None:
+    """Return the PDF of a page, and the hash of what it was made from; None where there is none.
 
     One that was made from the same is taken over from `before`, the folder of an earlier publication.
 
@@ -44,21 +41,16 @@ def pdf_of(page: Any, card: Card, before: Path, *, is_wanted: bool) -> bytes | N
     """
     source = printed(page, card)
     digest = hashlib.sha256(source.encode()).hexdigest()
-    if (before / PDF).is_file() and read_notebook(before / PAGE).metadata.get("lepton", {}).get(PDF_OF) == digest:
-        made = (before / PDF).read_bytes()
-    elif is_wanted:
-        made = make_pdf(source)
-    else:
-        return None
-    page.metadata["lepton"] = {PDF_OF: digest}
-    return made
+    if (before / PDF).is_file() and json.loads((before / CARD).read_bytes()).get("printed") == digest:
+        return (before / PDF).read_bytes(), digest
+    return (make_pdf(source), digest) if is_wanted else None
 
 
-def printed(page: Any, card: Card) -> str:
+def printed(page: str, card: Card) -> str:
     """Return what a page says on paper, as a whole HTML page: without code, links and what is to be downloaded."""
     from bs4 import BeautifulSoup  # the import costs what only publishing should pay
 
-    soup = BeautifulSoup("\n".join(map(html_of, page.cells[1:])), "html.parser")
+    soup = BeautifulSoup(page, "html.parser")
     for part in soup.select(NOT_SEARCHED):
         part.decompose()
     for link in soup.select("a"):

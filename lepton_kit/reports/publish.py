@@ -18,7 +18,6 @@ from lepton_kit.reports.cards import FIGURE, Card, LeftOut, place, published, ta
 from lepton_kit.reports.facts import Before, downloads_html, utc
 from lepton_kit.reports.page import categories, make_page, summary
 from lepton_kit.reports.pdf import PDF, pdf_of
-from lepton_kit.reports.story import html_cell
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.runs.shipped import shipped
@@ -91,11 +90,12 @@ def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str],
         if card.kind != "runs":  # which lists what it left behind; the page of a model or of drills offers it
             files |= {one.file: run.folder(project) / "artifacts" / one.file for one in run.artifacts}
         before = shown.before or _before(run, project, known)
-        page, figure = make_page(run, project, known, before, card, shown.header)
+        page, figure = make_page(run, project, known, before, shown.header)
         if card.kind == "incidents" and (made := pdf_of(page, card, reports / card.folder, is_wanted=shown.has_pdf)):
-            files[PDF] = made
+            files[PDF], digest = made
+            card = replace(card, printed=digest)
         if files:
-            page.cells.append(html_cell(downloads_html(list(files)), id="downloads"))
+            page += downloads_html(list(files))
         if figure is not None:
             files[FIGURE] = figure.png
             card = replace(card, image_alt=figure.alt)

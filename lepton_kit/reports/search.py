@@ -14,18 +14,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.reports.markup import as_words
+from lepton_kit.reports.markup import visible
 
 SEARCH, SEARCH_SCRIPT = "search.json", "search.json.js"
+LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›"})
 LONGEST = 1200
 """Characters of a section that can be found."""
 
 NOT_SEARCHED = "script, style, nav, header, .sourceCode, details.code, details.code-fold, .downloads"
 
 
-def write_entries(page: Path, href: str) -> None:
-    """Write a rendered page's search entries (`href` from the root) beside it, where `write_index` finds them."""
-    lines = [json.dumps(entry, ensure_ascii=False) for entry in entries_of(page.read_text(encoding="utf-8"), href)]
+def write_entries(page: Path, href: str, markup: str) -> None:
+    """Write the search entries of a page (`href` from the root) beside it, where `write_index` finds them."""
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in entries_of(markup, href)]
     _entries(page).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -43,13 +44,13 @@ def entries_of(markup: str, href: str) -> list[dict[str, Any]]:
     soup = BeautifulSoup(markup, "html.parser")
     if soup.main is None:
         return []
-    title = as_words(soup.h1.get_text(" ")) if soup.h1 else ""
+    title = _title(soup.h1.get_text(" ")) if soup.h1 else ""
     for part in soup.main.select(f"{NOT_SEARCHED}, h1"):
         part.decompose()
     _punctuate(soup.main)
     return [
         {
-            "objectID": f"{href}{anchor}", "href": f"{href}{anchor}", "title": title, "section": as_words(section),
+            "objectID": f"{href}{anchor}", "href": f"{href}{anchor}", "title": title, "section": _title(section),
             "text": escape(text[:LONGEST], quote=False), "crumbs": [],
         }
         for anchor, section, text in _sections(soup.main)
@@ -88,6 +89,11 @@ def _tidy(words: Iterable[str]) -> str:
     """Join the words of a page as they are read: no space before a comma, no semicolon after another."""
     text = re.sub(r" +(?=[,.;:)])", "", re.sub(r"\s+", " ", " ".join(words)))
     return re.sub(r"(?<=[.!?;:]);+", "", text).strip(" ;")
+
+
+def _title(text: str) -> str:
+    """Return text on one line, with signs that look much the same for those of tags: Quarto shows it as HTML."""
+    return " ".join(visible(text).split()).translate(LOOK_ALIKES)
 
 
 def write_index(site: Path, pages: Iterable[str]) -> None:

@@ -1,8 +1,4 @@
-"""Turns the cells of an executed notebook into the cells of a page: words, code, figures, and what was printed.
-
-A page is a notebook of headings and of HTML that is finished and safe. Quarto and the plain renderer get the same: to
-neither does anything of a notebook mean more than text, pictures and links.
-"""
+"""Turns the cells of an executed notebook into safe HTML: words, code, figures, and what was printed."""
 
 from __future__ import annotations
 
@@ -11,31 +7,27 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import yaml
-from nbformat.v4 import new_markdown_cell
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.clean import Draft, Links, anchor_of
-from lepton_kit.reports.markup import as_text, guard
+from lepton_kit.reports.markup import as_text
 from lepton_kit.reports.maths import highlighted
 from lepton_kit.reports.outputs import draft_of, not_shown, output_html, picture_of, words_html
 from lepton_kit.reports.pictures import Picture, png_of, svg_of
 from lepton_kit.reports.terminal import left_out_note, shortened
 from lepton_kit.runs.notebooks import title_of
 
-RAW_START, RAW_END = "```{=html}\n", "\n```"
-RAW_BLOCK = re.compile(f"{re.escape(RAW_START)}(.*?){re.escape(RAW_END)}", re.DOTALL)
-HEADING = re.compile(r"(#+) `(.*)`\{=html\} \{#(.*)\}", re.DOTALL)
 LABEL = re.compile(r"(fig|tbl)-[\w-]+")
 ERROR_MARKERS = "papermill-error-cell-tag"  # papermill tags so the two cells by which it points at an error
 
 
-def story_cells(
+def story_html(
     notebook: Any, published: Collection[str] = (), beside: Callable[[str], bytes] = lambda path: b""
-) -> list[Any]:
-    """Return the cells of a notebook's page, between its facts and its provenance.
+) -> str:
+    """Return what a notebook's page shows between its facts and its provenance, as safe HTML.
 
-    Everything is HTML that has been made safe; the first heading is left to the page's title; links to notebooks lead
-    to their newest run among those published. `beside` reads a file by its path from the notebook.
+    The first heading is left to the page's title; links to notebooks lead to their newest run among those published.
+    `beside` reads a file by its path from the notebook.
 
     Raises InputError when the `#|` lines of a cell are not YAML.
     """
@@ -43,38 +35,24 @@ def story_cells(
     links = Links(pages, beside)
     words = _words_of(notebook, links)  # all of them first: a link may lead to a heading further down
     language = str(notebook.metadata.get("kernelspec", {}).get("language", "python"))
-    cells: list[Any] = []
+    parts: list[str] = []
     codes: list[str] = []  # code that showed nothing yet is joined with the code below: one fold is better than three
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "code" and cell.source.strip():
             options, code = split_options(cell.source, index)
             codes += [code.strip()] if options.get("echo", True) and code.strip() else []
             if shown := _shown(cell, options, links):
-                cells += [html_cell(_fold(codes, language) + shown)]
+                parts += [_fold(codes, language) + shown]
                 codes = []
         elif index in words:
-            cells += [html_cell(_fold(codes, language))] if codes else []
+            parts += [_fold(codes, language), _words_html(words[index])]
             codes = []
-            cells += _words_cells(words[index])
-    return [*cells, html_cell(_fold(codes, language))] if codes else cells
+    return "\n".join(filter(None, [*parts, _fold(codes, language)]))
 
 
-def html_cell(markup: str, **more: str) -> Any:
-    """Return a cell that shows finished HTML."""
-    return new_markdown_cell(f"{RAW_START}{guard(markup)}{RAW_END}", **more)
-
-
-def heading_cell(level: int, markup: str, anchor: str = "") -> Any:
-    """Return a cell with a heading, whose words are finished HTML; both renderers know it as one."""
-    return new_markdown_cell(f"{'#' * level} `{guard(markup)}`{{=html}} {{#{anchor or anchor_of(markup)}}}")
-
-
-def html_of(cell: Any) -> str:
-    """Return a cell of a page as HTML."""
-    if found := HEADING.fullmatch(cell.source):
-        level, words, anchor = len(found[1]), found[2], found[3]
-        return f'<h{level} id="{anchor}">{words}</h{level}>'
-    return str(cell.source.removeprefix(RAW_START).removesuffix(RAW_END))
+def heading_html(level: int, markup: str, anchor: str = "") -> str:
+    """Return a heading, whose words are safe HTML; the site lists it in the margin."""
+    return f'<h{level} id="{anchor or anchor_of(markup)}" class="anchored">{markup}</h{level}>'
 
 
 def figure_html(address: str, caption: str, alt: str, name: str = "") -> str:
@@ -129,13 +107,13 @@ def _words_of(notebook: Any, links: Links) -> dict[int, Draft]:
     return drafts
 
 
-def _words_cells(draft: Draft) -> list[Any]:
+def _words_html(draft: Draft) -> str:
     kinds = draft.left_out()
-    made = [
-        heading_cell(level, words, anchor) if level else html_cell(f'<section class="words">{words}</section>')
+    made = (
+        heading_html(level, words, anchor) if level else f'<section class="words">{words}</section>'
         for level, anchor, words in draft.parts()
-    ]
-    return [*made, html_cell(not_shown(kinds))] if kinds else made
+    )
+    return "\n".join(made) + (not_shown(kinds) if kinds else "")
 
 
 def _shown(cell: Any, options: dict[str, Any], links: Links) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from lepton_kit.reports.markup import as_text, guard
+from lepton_kit.reports.markup import as_text, visible
 
 HEAD, TAIL = 20_000, 5_000
 """Characters at the beginning and at the end of a long text that a page shows."""
@@ -141,4 +141,4 @@ def _cells(part: str) -> list[tuple[str, str]]:
 def _block(text: str) -> str:
     from nbconvert.filters import ansi2html  # the import costs what only publishing should pay
 
-    return f'<pre class="output">{guard(ansi2html(text)).replace(chr(10), "&#10;")}</pre>'
+    return f'<pre class="output">{visible(ansi2html(text))}</pre>'
