@@ -215,6 +215,7 @@ def show(
         "started": f"{made.started:%Y-%m-%d %H:%M:%S} UTC", "took": f"{made.duration_s} s",
         "folder": str(made.folder(project)),
     }  # fmt: skip
+    facts |= {"ended early": made.ended_early} if made.ended_early else {}
     print_pairs(made.run_id, facts)
     print_pairs("parameters", made.parameters)
     print_pairs("inputs", {i.ref: f"sha256 {i.sha256[:12]}" if i.sha256 else "" for i in made.inputs})
@@ -413,6 +414,8 @@ def _print_end(made: Manifest, project: Path, with_results: bool = False) -> Non
     new_console().print(f"[{colour}]{made.status}[/] {made.run_id}", highlight=False)
     for title, value in [*conclusion(made), *headlines(made)] if with_results else []:
         say(f"  {title}: {value}")
+    if made.ended_early:
+        say(f"  ended early: {made.ended_early}")
     if made.error:
         where = f"code cell {made.error.cell}: " if made.error.cell is not None else ""
         say(f"  {where}{made.error.name}: {made.error.message}")

@@ -6,6 +6,8 @@ holds its results, in whatever it ran: JupyterLab, papermill, nbval or `lepton r
 
 from __future__ import annotations
 
+import ast
+import bdb
 import html
 import math
 import os
@@ -13,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of
@@ -28,6 +30,7 @@ RESULT = "application/vnd.lepton.result+json"
 EXPECTATION = "application/vnd.lepton.expectation+json"
 INPUT = "application/vnd.lepton.input+json"
 CHECKPOINT = "application/vnd.lepton.checkpoint+json"
+END = "application/vnd.lepton.end+json"
 _inputs_read: dict[str, str | None] = {}  # what this kernel's notebook has read so far, with its content's hash
 _checkpoints_made: set[str] = set()
 _secrets_given: dict[str, str] = {}
@@ -130,6 +133,58 @@ def expect(condition: Any, message: str, **values: Any) -> None:
     _display(EXPECTATION, payload, text=line, markup=f"<p>{html.escape(line)}</p>")
     if not passed:
         raise ExpectationFailed(f"expected: {message}" + (f"; got {shown}" if shown else ""))
+
+
+def end(reason: str) -> NoReturn:
+    """End the notebook in this cell, because the rest does not apply; the run succeeds.
+
+    The cells below do not run, and each shows the reason: in a run, in JupyterLab, in nbval and in nbconvert alike. To
+    go on by hand, run the first cell again, or this one.
+    """
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is None:  # a notebook that was exported as a program
+        print(f"Ended here: {reason}")
+        sys.exit()
+
+    def succeed(result: Any) -> None:
+        if isinstance(result.error_in_exec, bdb.BdbQuit):
+            result.error_in_exec = None
+        shell.events.unregister("post_run_cell", succeed)
+
+    shell.events.register("post_run_cell", succeed)
+    shell.ast_transformers.append(_NotRun(shell, reason))
+    _display_end(reason, is_run=True)
+    raise bdb.BdbQuit  # which stops a cell, and of which IPython shows no traceback
+
+
+class _NotRun:
+    """Takes the place of each cell after the end, until the first cell or the one that ended is run again."""
+
+    def __init__(self, shell: Any, reason: str) -> None:
+        self.shell, self.reason = shell, reason
+        ran = shell.history_manager.input_hist_raw[1:]  # nbval leaves it empty
+        self.count, self.resuming = len(ran), [*ran[:1], *ran[-1:]]
+
+    def visit(self, tree: ast.Module) -> ast.Module:
+        """Return what runs in place of a cell, as IPython asks it of its `ast_transformers`."""
+        cells = self.shell.history_manager.input_hist_raw[1:]
+        if len(cells) > self.count and cells[-1] in self.resuming:
+            self.shell.ast_transformers = [one for one in self.shell.ast_transformers if one is not self]
+            return tree
+        _display_end(self.reason, is_run=False)
+        return ast.Module([], [])
+
+
+def _display_end(reason: str, is_run: bool) -> None:
+    line = f"{'Ended here' if is_run else 'Not run'}: {reason}"
+    _display(END, {"reason": reason, "is_run": is_run}, text=line, markup=f"<p>{html.escape(line)}</p>")
+
+
+def was_not_run(cell: Any) -> bool:
+    """Say whether the notebook ended before this cell."""
+    return any(not payload["is_run"] for payload in payloads(cell.get("outputs", []), END))
 
 
 def input(reference: str | os.PathLike[str]) -> str:

@@ -76,13 +76,13 @@ def use_theme() -> None:
 
 
 def shorten(name: object, longest: int = 26) -> str:
-    """Return a name on one line, cut with an ellipsis where it is longer.
+    """Return a name on one line; of a longer one both ends, by which the columns of a table differ.
 
-    >>> shorten("a name of many words", 8)
-    'a name …'
+    >>> shorten("amount_mean_of_the_last_7_days", 20)
+    'amount_mean_…_7_days'
     """
-    text = " ".join(str(name).split())
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    text, end = " ".join(str(name).split()), longest // 3 + 1
+    return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[-end:]}"
 
 
 def legend(axes: Axes, *notes: str, rows_above: int = 0) -> Axes:
@@ -249,34 +249,6 @@ def mark_events(events: Events, axes: Axes) -> int:
 
 
 # --- figures of several notebooks ------------------------------------------------------------------------------------
-
-
-def forecast_interval(forecast: pd.DataFrame, actual: pd.Series, axes: Axes, window: Window | None = None) -> Axes:
-    """Draw what came as dots on the forecast 90 % interval, with the misses in another colour.
-
-    Parameters
-    ----------
-    forecast
-        Columns `lower` and `upper` in log return, indexed by date (n,).
-    actual
-        The next day's log return, with the same index.
-    axes
-        Where to draw.
-    window
-        From when to when to draw; None draws all.
-    """
-    axes.set(ylabel="next day's return (%)")
-    time_axis(axes, window, actual.index, "time of the forecast (UTC)")
-    if forecast.empty:
-        return legend(axes, few_points(0))
-    missed = (actual < forecast["lower"]) | (actual > forecast["upper"])
-    axes.fill_between(
-        forecast.index, 100 * forecast["lower"], 100 * forecast["upper"],
-        color=SKY, alpha=0.35, linewidth=0, label="90 % interval",
-    )  # fmt: skip
-    axes.plot(actual.index[~missed], 100 * actual[~missed], ".", color=INK, markersize=4, label="day inside")
-    axes.plot(actual.index[missed], 100 * actual[missed], "o", color=VERMILLION, markersize=5, label="day outside")
-    return legend(axes, few_points(actual.count()))
 
 
 def share_intervals(table: pd.DataFrame, axes: Axes, margin: float | None = None) -> Axes:

@@ -14,8 +14,8 @@ from helpers import PATIENCE_S, copy_folders
 from monitors import free_port
 
 from lepton_kit.diagnosis.capture import capture
-from lepton_kit.ops.drill_stages import Declared, declared
 from lepton_kit.ops.faults import Fault, find_fault
+from lepton_kit.ops.live_drills import Declared, declared
 from lepton_kit.project.begin import begin
 from lepton_kit.project.settings import read_settings
 from lepton_kit.telemetry.alerts import AlertEvaluator

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-IMPORTS = ["serving.supervisor", "serving.app", "runs.runner", "reports.site", "ops.serve_operator", "ops.watch.app"]
+IMPORTS = ["serving.supervisor", "serving.app", "runs.runner", "reports.site", "ops.operator", "ops.watch.app"]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([f"lepton_kit.{name}" for name in IMPORTS])
 

@@ -13,9 +13,8 @@ from typing import Any
 from helpers import ROOT, write_notebook
 from watching import alert
 
-from lepton_kit.ops.watch.jobs import Start
+from lepton_kit.ops.watch.jobs import Proposal, Start
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.webhook import Alert
 
 SETTINGS = """

@@ -47,7 +47,7 @@ def test_feeds_that_go_wrong_are_alerted_diagnosed_repaired_and_published_by_the
         incident = Path(link.removeprefix("file://"))
         assert queue.find(incident.parent.name).service == service
         assert "lepton demo" in incident.read_text()  # who let the repair run
-        kinds = {job.kind for job in queue.jobs(50, incident.parent.name) if job.status == "succeeded"}
+        kinds = {job.kind for job in queue.jobs(50, incident=incident.parent.name) if job.status == "succeeded"}
         assert kinds >= {"alert", "remedy", "postmortem"}
     assert_is_of_the_column(whole_project, incident)
 

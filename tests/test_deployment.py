@@ -84,7 +84,7 @@ def test_a_version_that_fails_users_is_taken_back_and_withdrawn_from_the_registr
 
     def traffic(share):
         def fails(request_id):
-            return client.send("/v1/predict", json={"row": {}}, headers={"X-Model-Version": "v2"})
+            return client.ask("POST", "/v1/predict", json={"row": {}}, headers={"X-Model-Version": "v2"})
 
         client = client_of(ours)
         asking(ours)(share)

@@ -10,7 +10,7 @@ import pytest
 
 from lepton_kit import __version__
 from lepton_kit.errors import InputError
-from lepton_kit.ops.drill_results import EARLIER, FORMAT, newest_results, read_results, write_results
+from lepton_kit.ops.drill_results import FORMAT, newest_results, read_results, write_results
 from lepton_kit.ops.drill_scores import SCORED, confusion, drill_rows, reliability, scores, times
 from lepton_kit.ops.drills import Drilled
 
@@ -33,17 +33,6 @@ def results(project: Path, drilled: list[Drilled], seed: int = 3, **more) -> Pat
     return write_results(drilled, project / "drills", seed, live=False, **more)
 
 
-def test_results_of_the_earlier_format_are_read_with_all_times_since_the_fault_began(tmp_path):
-    path = results(tmp_path, [GOOD, dataclasses.replace(CALM, verdict="acted without an alert")])
-    content = json.loads(path.read_text()) | {"format": EARLIER}
-    content["drills"][0]["recovered_after"] = 50.0  # since the alert, 10 s after the fault
-    content["drills"][1]["verdict"] = "repaired"
-    path.write_text(json.dumps(content))
-    first, second = read_results(path).drills
-    assert (first.recovered_after, first.time_to_recover) == (60.0, 50.0)
-    assert (second.recovered_after, second.verdict) == (None, "acted without an alert")
-
-
 def test_results_are_read_as_they_were_written(tmp_path):
     marked = dataclasses.replace(GOOD, extra={SCORED: {"cause": "model", "also": [], "probability": 0.6}})
     path = results(tmp_path, [marked, CALM], command="lepton drill", faults={"nulls": "missing values"})
@@ -52,12 +41,6 @@ def test_results_are_read_as_they_were_written(tmp_path):
     assert (held.kind, held.seed, held.kit, held.command) == ("simulated", 3, __version__, "lepton drill")
     assert held.faults == {"nulls": "missing values"}
     assert json.loads(json.dumps(held.plain())) == json.loads(path.read_text())
-
-
-def test_results_that_do_not_tell_when_they_were_made_have_the_time_of_their_name(tmp_path):
-    path = tmp_path / "20261125T101500Z-live-0.json"
-    path.write_text(json.dumps({"format": FORMAT, "kind": "live", "seed": 0, "drills": [GOOD.plain()]}))
-    assert f"{read_results(path).made:%Y-%m-%d %H:%M}" == "2026-11-25 10:15"
 
 
 @pytest.mark.parametrize(

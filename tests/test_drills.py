@@ -16,10 +16,9 @@ from lepton_kit.diagnosis.repair_model import ModelPlan
 from lepton_kit.errors import InputError
 from lepton_kit.ops import drills
 from lepton_kit.ops.drill_results import write_results
-from lepton_kit.ops.drill_stages import drill_project
 from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table, verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault
-from lepton_kit.ops.live_drills import drill_live, live_names
+from lepton_kit.ops.live_drills import drill_live, drill_project, live_names
 from lepton_kit.ops.repairs import Trouble, rehearse, ways_recorded
 from lepton_kit.ops.simulation import find_simulation
 from lepton_kit.reports.cards import KINDS

@@ -7,10 +7,13 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, write_notebook
+from helpers import PATIENCE_S, ROOT, lepton, write_notebook
+from jupyter_client.manager import run_kernel
 
 from lepton_kit import notebook
 from lepton_kit.errors import ExpectationFailed, InputError
+from lepton_kit.reports.story import story_html
+from lepton_kit.runs.manifest import all_runs
 
 
 @pytest.fixture
@@ -142,6 +145,52 @@ def test_a_notebook_run_by_plain_jupyter_holds_its_results(project):
     subprocess.run(command, check=True, capture_output=True)
     outputs = [o for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])]
     assert [p["value"] for p in notebook.payloads(outputs, notebook.RESULT)] == [1.5]
+
+
+ENDING = ["x = 1", "if x:\n    lk.end('nothing to deploy')\nx = 2", "lk.record('x', x)", "!echo on"]
+
+
+def test_a_notebook_that_ends_early_succeeds_and_each_later_cell_says_why_it_did_not_run(project):
+    """In a run, whose check compares them with nbval, and on its page; in nbconvert, which stands for plain Jupyter."""
+    path = write_notebook(project / "notebooks/n.ipynb", ENDING)
+    made = lepton("run", "notebooks/n.ipynb", project=project)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "ended early: nothing to deploy" in made.stdout
+    (run,) = all_runs(project)
+    assert (run.status, run.ended_early, run.results, run.error) == ("succeeded", "nothing to deploy", {}, None)
+    assert [cell.status for cell in run.cells] == ["completed"] * 3 + ["not run"] * 2
+    assert "nothing to deploy" in lepton("show", "latest", project=project).stdout
+    checked = lepton("check", run.run_id, project=project)
+    assert checked.returncode == 0, checked.stdout
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    for executed in (run.folder(project) / "notebook.ipynb", path):
+        cells = [cell for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code"]
+        shown = [[output.get("data", {}).get("text/plain") for output in cell.outputs] for cell in cells]
+        assert shown == [[], [], ["Ended here: nothing to deploy"], *[["Not run: nothing to deploy"]] * 2]
+        page = story_html(nbformat.read(executed, 4))
+        assert page.count("nothing to deploy</p>") == 3
+        assert "was not run" not in page
+
+
+def test_by_hand_the_first_cell_or_the_one_that_ended_goes_on_after_the_end():
+    with run_kernel() as client:
+
+        def run(source):
+            reply = client.execute_interactive(source, timeout=PATIENCE_S, output_hook=told.append)
+            assert reply["content"]["status"] == "ok"
+
+        told = []
+        for source in ("import lepton_kit as lk; n = 1", "if n:\n    lk.end('so')", "n = 2"):
+            run(source)
+        run("import lepton_kit as lk; n = 1")
+        run("if n:\n    lk.end('so')")
+        run("if n:\n    lk.end('so')")
+        run("import lepton_kit as lk; n = 1")
+        run("print(n)")
+    assert [one["content"]["text"] for one in told if one["msg_type"] == "stream"] == ["1\n"]
+    shown = [one["content"]["data"]["text/plain"] for one in told if one["msg_type"] == "display_data"]
+    assert shown == ["Ended here: so", "Not run: so", "Ended here: so", "Ended here: so"]
 
 
 def test_importing_the_kit_is_cheap():

@@ -14,7 +14,7 @@ from lepton_kit.notebook import RESULT, payloads
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.check import check_notebook
 from lepton_kit.runs.manifest import NOTEBOOK, finished_runs
-from lepton_kit.runs.notebooks import SKIPPED, find_notebooks, tags
+from lepton_kit.runs.notebooks import CONDITION, SKIPPED, find_notebooks, tags
 from lepton_kit.runs.parameters import read_parameters
 
 NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in find_notebooks(ROOT)]
@@ -75,6 +75,22 @@ def test_no_section_is_empty_and_the_last_ones_are_there(name):
     assert [heading for heading in found if heading in LAST_SECTIONS] == LAST_SECTIONS
     if name.startswith("runbooks/"):
         assert [heading for heading in found if heading in RUNBOOK_SECTIONS] == RUNBOOK_SECTIONS
+
+
+@every_notebook
+def test_what_a_notebook_found_is_said_by_a_cell_and_no_prose_tells_of_the_committed_run(name):
+    """So that a reader of another subject's page, or of another incident's, reads no figures of this one."""
+    cells = nbformat.read(ROOT / name, 4).cells
+    places = [place for place, cell in enumerate(cells) if "## What we found" in cell.source]
+    assert places
+    for place in places:
+        assert cells[place].source == "## What we found"
+        assert "lk.say(" in cells[place + 1].source
+        conditions = [[tag for tag in tags(cells[at]) if CONDITION.fullmatch(tag)] for at in (place, place + 1)]
+        assert conditions[0] == conditions[1]
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert "committed run" not in prose
+    assert "the results recorded above" not in prose.lower()
 
 
 @every_notebook

@@ -22,9 +22,8 @@ from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.diagnosis.remedies import ModelPlan, State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.operator import operator_of, undo
+from lepton_kit.ops.operator import ServeOperator, operator_of, undo
 from lepton_kit.ops.repairs import LOOKS, Trouble, act_on, objectives_table, rehearse, still_missed
-from lepton_kit.ops.serve_operator import ServeOperator
 from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.serving import following
 from lepton_kit.serving.control import change_desired_state, read_deployments, read_desired_state, read_reports
@@ -295,7 +294,8 @@ def test_a_repair_of_one_objective_that_breaks_another_is_rolled_back_unless_the
         trouble = replace(incident(service, project, load, "v3", tmp_path / "incident", harm), may_cost=may_cost)
         done = act_on(act, operator, trouble, 12, tmp_path / "after")
     judged, table = done.judged, objectives_table(trouble, done.judged).set_index("objective")
-    assert trouble.during.share < 0.6 < done.recovery.after.share
+    assert trouble.during.share < 0.6
+    assert not done.recovery.after.share <= 0.6  # NaN where it ended early, before an answer was judged
     assert done.recovery.verdict in (("recovered",) if may_cost else ("recovered", "too few"))  # ended early, else
     assert table.loc["Error rate", "until_repair"] == 1 > 0.6 > table.loc["Error rate", "after"]
     if may_cost:

@@ -103,10 +103,6 @@ def happened(data: Data) -> pd.DataFrame:
     return pd.DataFrame({"time": pd.date_range(*data.window, periods=count), "kind": kind, "event": event})
 
 
-def forecast(data: Data) -> pd.DataFrame:
-    return of_times(data, lower=(-0.03, -0.01), upper=(0.01, 0.03))
-
-
 SHARED = {
     name: function
     for name, function in inspect.getmembers(plots, inspect.isfunction)
@@ -131,7 +127,6 @@ DRAWINGS: dict[str, Callable] = {
     "error_budgets": lambda d, ax: figures.error_budgets(
         of_names(d, budget_left=(-40, 1)).rename_axis("objective").reset_index(), ax
     ),
-    "forecast_interval": lambda d, ax: figures.forecast_interval(forecast(d), d.series(-0.05, 0.05), ax, d.window),
     "incident_timeline": lambda d, ax: figures.incident_timeline(happened(d), d.events(), ax),
     "indicator_over_time": lambda d, ax: figures.indicator_over_time(
         ranges(d, 0.9, 1, ["share", "low", "high"], d.points).assign(time=d.times), OBJECTIVE, d.events(), d.window, ax
@@ -236,6 +231,13 @@ def test_a_figure_can_be_read(name, case):
     small = {w.get_text(): w.get_fontsize() / 72 / figure.get_figwidth() * PHONE for w in words}
     assert min(small.values()) >= LEAST_PX, small
     assert axes.bbox.height > figure.bbox.height / 4, "hardly any room is left for the data"
+
+
+def test_columns_whose_names_differ_at_their_end_have_rows_of_different_names():
+    names = [f"transaction_amount_mean_of_the_last_{days}_days" for days in (7, 30, 90)]
+    axes = Figure().add_subplot()
+    plots.name_rows(axes, names)
+    assert len({label.get_text() for label in axes.get_yticklabels()}) == 3
 
 
 SHARES = [0.999, 1.0, 0.98, 0.995, 0.999, 1.0]

@@ -13,7 +13,7 @@ from services import wait_for
 from watching import alert
 
 from lepton_kit.errors import InputError
-from lepton_kit.ops.watch import remedies
+from lepton_kit.ops.watch import jobs
 from lepton_kit.ops.watch.approvals import make_decision
 from lepton_kit.ops.watch.jobs import Start
 from lepton_kit.ops.watch.queue import Queue
@@ -99,7 +99,7 @@ def test_a_repair_is_decided_on_once(queue):
 def test_who_proposes_again_changes_nothing(queue):
     incident = propose(queue, proposal())
     with queue._transaction() as ledger:
-        remedies.propose(ledger, incident, [proposal()], 3)
+        jobs.propose(ledger, incident, [proposal()], 3)
     assert len(queue.remedies(incident)) == 1
 
 
@@ -184,7 +184,7 @@ def test_what_is_over_the_limit_of_an_hour_waits_and_says_why_and_an_hour_later_
     assert states(queue, other) == {"compute": "queued"}
     end(queue)
     with queue._transaction() as ledger:
-        ledger.execute("UPDATE jobs SET queued = queued - ?", [remedies.HOUR_S])
+        ledger.execute("UPDATE jobs SET queued = queued - ?", [jobs.HOUR_S])
     assert states(queue, propose(queue, proposal(), number=5, most=2)) == {"compute": "queued"}
 
 
@@ -218,7 +218,7 @@ def test_a_second_repair_that_is_queued_is_withdrawn_with_the_alert_whatever_bec
     queue.follow_up(None, "")
     assert (queue.waiting(), queue.take()) == ([], None)
     [job] = [job for job in queue.jobs() if job.name == "compute"]
-    assert job.error == remedies.NOT_STARTED
+    assert job.error == jobs.NOT_STARTED
 
 
 def test_a_repair_that_is_held_after_its_alert_has_ended_asks_nobody(queue):

@@ -1,4 +1,4 @@
-"""Notebooks 01 to 04 for a subject that the kit did not make, by its declaration alone."""
+"""Notebooks 01 to 05 for a subject that the kit did not make, by its declaration alone."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import nbformat
 import pandas as pd
 import pytest
-from helpers import ROOT, copy_folders, lepton
+from helpers import copy_folders, lepton
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
@@ -18,13 +18,23 @@ STEPS: dict[str, list[str]] = {
     "01-data-cleaning": [],
     "02-training": [],
     "03-evaluation": [],
-    "04-deployment": ["-p", "steps", "[50.0, 100.0]", "-p", "requests_per_step", "100"],
+    "04-deployment": ["-p", "steps", "[50.0, 100.0]", "-p", "requests_per_step", "100", "-p", "latency_limit", "5000"],
+    "05-optimisation": [],
+}
+
+
+FOUND = {  # what the notebook must say of this subject
+    "01-data-cleaning": "569 rows were read and 569 are left",
+    "02-training": "loses least of 3 models on",
+    "03-evaluation": "The gate lets the candidate pass",
+    "04-deployment": "Of 200 requests 0 got no answer",
+    "05-optimisation": "Not run: scoring (classification_binary)",
 }
 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """A project in which the first four notebooks ran for scoring."""
+    """A project in which the notebooks ran for scoring."""
     project = tmp_path_factory.mktemp("scored")
     (project / "lepton.toml").write_text("")
     copy_folders(project, "notebooks", "subjects")
@@ -82,14 +92,42 @@ def test_a_table_of_another_subject_trains_nothing(scored, tmp_path):
     assert Registry(project / "models").versions("scoring") == before
 
 
-def test_what_does_not_apply_to_another_subject_says_so_before_anything_else():
-    notebook = nbformat.read(ROOT / "notebooks/05-optimisation.ipynb", 4)
-    kept = chosen_cells(notebook, {"subject": "scoring"}).cells
-    code = [cell for cell in kept if cell.cell_type == "code"]
-    (place,) = [number for number, cell in enumerate(code) if "raise InputError" in cell.source]
-    assert place == 2  # imports, parameters, and no more
-    with pytest.raises(InputError, match=r"subject = 'scoring': this notebook .* the forecasters of prices"):
-        exec(code[place].source, {"subject": "scoring"})
+def test_what_does_not_apply_to_another_subject_ends_early_and_says_why(scored):
+    runs = {run.name: run for run in finished_runs(scored)}
+    early = runs.pop("05-optimisation")
+    assert early.status == "succeeded"
+    assert early.ended_early.startswith("scoring (classification_binary): only networks that forecast prices are tuned")
+    ended = 3  # imports, parameters, and the cell that ends it
+    assert {cell.status for cell in early.cells if cell.number <= ended} == {"completed"}
+    assert {cell.status for cell in early.cells if cell.number > ended} == {"not run"}
+    assert not early.results
+    assert not any(run.ended_early for run in runs.values())
+
+
+def test_with_no_version_in_use_the_deployment_ends_early_and_leaves_a_record_of_it(tmp_path):
+    (tmp_path / "lepton.toml").write_text("")
+    copy_folders(tmp_path, "notebooks", "subjects")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "clean.parquet").touch()  # which nothing reads any more
+    refused = {"name": "goog", "version": "v1", "promoted": False, "reasons": ["too wide"], "run_id": "a-run"}
+    (tmp_path / "decision.json").write_text(json.dumps(refused))
+    given = ("-p", "decision", "decision.json", "-p", "table", "clean.parquet")
+    made = lepton("run", "notebooks/04-deployment.ipynb", *given, project=tmp_path)
+    assert made.returncode == 0, made.stdout + made.stderr
+    (run,) = finished_runs(tmp_path)
+    assert run.ended_early == "nothing to deploy: the gate refused goog v1, and no version of goog is in use"
+    assert run.results["deployed"].value is False
+    left = json.loads((run.folder(tmp_path) / "artifacts/deployment.json").read_text())
+    assert (left["version"], left["deployed"], left["reasons"]) == (None, False, ["too wide"])
+
+
+def test_what_was_found_of_another_subject_is_made_of_its_results(scored):
+    for run in finished_runs(scored):
+        cells = nbformat.read(run.folder(scored) / "notebook.ipynb", 4).cells
+        (place,) = [place for place, cell in enumerate(cells) if cell.source == "## What we found"]
+        words = "\n".join(output["data"]["text/plain"] for output in cells[place + 1].outputs)
+        assert FOUND[run.name] in words
+        assert "nan" not in words
 
 
 def test_cells_are_chosen_by_the_value_of_a_parameter():

@@ -20,9 +20,8 @@ from watching import alert, watching, webhook
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.app import watch
 from lepton_kit.ops.watch.objectives import read_all_objectives
-from lepton_kit.ops.watch.policy import Policy
+from lepton_kit.ops.watch.policy import Policy, Routes
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import Result, all_runs

@@ -215,14 +215,18 @@ def queue(project):
 def test_an_embedded_alert_stays_one_incident_when_the_evaluator_starts_anew(queue):
     first, later = (Alert.model_validate(alert(starts=starts)) for starts in (STARTS, "2026-11-25T03:20:00Z"))
     queue.receive(embedded_changes([first], [], 0), "embedded", NoRouter())
-    assert embedded_changes([later], queue.firing("embedded"), 0) == []
+    assert embedded_changes([later], queue.incidents(status="firing", origin="embedded"), 0) == []
 
 
 def test_an_embedded_alert_that_no_longer_fires_is_resolved(queue):
     queue.receive([Alert.model_validate(alert())], "embedded", NoRouter())
     queue.receive([Alert.model_validate(alert(2))], "webhook", NoRouter())
     end = datetime(2026, 11, 25, 4, tzinfo=UTC)
-    queue.receive(embedded_changes([], queue.firing("embedded"), end.timestamp()), "embedded", NoRouter())
+    queue.receive(
+        embedded_changes([], queue.incidents(status="firing", origin="embedded"), end.timestamp()),
+        "embedded",
+        NoRouter(),
+    )
     found = {incident.origin: (incident.status, incident.ends_at) for incident in queue.incidents()}
     assert found == {"embedded": ("resolved", end.isoformat(timespec="microseconds")), "webhook": ("firing", None)}
 
@@ -230,4 +234,4 @@ def test_an_embedded_alert_that_no_longer_fires_is_resolved(queue):
 def test_an_embedded_alert_of_which_nothing_is_known_does_not_end(queue):
     known = Alert.model_validate(alert())
     queue.receive([known], "embedded", NoRouter())
-    assert embedded_changes([], queue.firing("embedded"), 0, {known.fingerprint}) == []
+    assert embedded_changes([], queue.incidents(status="firing", origin="embedded"), 0, {known.fingerprint}) == []

@@ -45,14 +45,14 @@ def flap(queue, minutes):
 def until(queue, incident):
     """Return the seconds after which an incident is diagnosed."""
     with queue._transaction() as ledger:
-        found = ledger.execute("SELECT until - since FROM flaps WHERE incident = ?", [incident]).fetchone()
+        found = ledger.execute("SELECT held_until - held_from FROM incidents WHERE id = ?", [incident]).fetchone()
     return found and found[0]
 
 
 def over(queue):
     """Let the time of all that waits be over."""
     with queue._transaction() as ledger:
-        ledger.execute("UPDATE flaps SET since = since - 1e4, until = until - 1e4")
+        ledger.execute("UPDATE incidents SET held_from = held_from - 1e4, held_until = held_until - 1e4")
 
 
 def test_an_alert_that_flaps_is_diagnosed_once_in_a_window_and_counted(queue):
@@ -118,7 +118,7 @@ def test_what_waits_for_its_time_does_not_wait_for_a_clock_that_was_put_back(que
     post(queue, 0)
     post(queue, 5)
     with queue._transaction() as ledger:
-        ledger.execute("UPDATE flaps SET since = since + 1e7, until = until + 1e7")
+        ledger.execute("UPDATE incidents SET held_from = held_from + 1e7, held_until = held_until + 1e7")
     assert queue.queued() == 2
 
 

@@ -107,7 +107,7 @@ def test_the_alerts_are_those_of_the_service_whose_requests_fail(two):
     with Store(two / "telemetry") as store:
         fill(store)
     with watching(two) as kit:
-        fired = wait_for(lambda: kit.queue.incidents(10, "firing"))
+        fired = wait_for(lambda: kit.queue.incidents(10, status="firing"))
     assert {one.service for one in fired} == {"scoring"}
 
 
@@ -399,10 +399,10 @@ def test_an_unreadable_answer_of_a_service_is_a_problem_on_the_status_page(two):
         observer._look_at_services()
         assert observer._leads()
         observer._scrape()
-        assert "is no line of Prometheus' text format" in observer.seen.problems["metrics of shop"]
+        assert "is no line of Prometheus' text format" in observer.problems["metrics of shop"]
         target.text = 'requests_total{code="500"} 7\n'
         observer._scrape()
-        assert "metrics of shop" not in observer.seen.problems
+        assert "metrics of shop" not in observer.problems
         observer.stop()
 
 

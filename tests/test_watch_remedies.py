@@ -21,8 +21,8 @@ from lepton_kit.ops.watch import worker
 from lepton_kit.ops.watch.approvals import make_decision, read_form, refusal
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import history_of
+from lepton_kit.ops.watch.jobs import Proposal
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.remedies import Proposal
 from lepton_kit.ops.watch.webhook import Alert, Gate
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import Manifest, all_runs

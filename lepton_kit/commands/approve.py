@@ -15,8 +15,8 @@ from lepton_kit.runs.project import find_project
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lepton_kit.ops.watch.jobs import Remedy
     from lepton_kit.ops.watch.queue import Queue
-    from lepton_kit.ops.watch.remedies import Remedy
 
 
 def approve(

@@ -10,5 +10,5 @@ def demo() -> None:
     """Let the feeds of two services go wrong, and follow the alerts to the recoveries and the incidents' pages."""
     from lepton_kit.ops.demo import demonstrate
 
-    for made in demonstrate(find_project(), say):
-        say(f"incident of {made.service}: {made.page.as_uri()}")
+    for service, page in demonstrate(find_project(), say).items():
+        say(f"incident of {service}: {page.as_uri()}")

@@ -95,14 +95,13 @@ def replay(
     """Send load to a service: real arrival times, rows of its subject, and actual values reported later."""
     import json
 
-    from lepton_kit.ops.load import Injection, drive, find_arrivals
+    from lepton_kit.ops.load import drive, find_arrivals
     from lepton_kit.serving.replay import Plan
 
     project = find_project()
     arrivals = find_arrivals(project, seed, rate, speed)
     plan = Plan(arrivals, seconds, requests, feedback_after, ratings, seed)
-    injection = Injection(fault, fault_after) if fault else None
-    made = drive(service, project, plan, source, injection, allow_remote)
+    made = drive(service, project, plan, source, fault, fault_after, allow_remote)
     if as_json:
         print(json.dumps(made.plain()))
     else:

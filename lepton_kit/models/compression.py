@@ -118,8 +118,8 @@ def divergence(teacher: Forecaster, student: Forecaster, features: pd.DataFrame)
 def footprints(forecasters: Mapping[str, Forecaster], features: pd.DataFrame, repeats: int = 100) -> pd.DataFrame:
     """Return what each model weighs and how long it takes, measured side by side.
 
-    The models take turns, so that a busy moment of the machine meets all alike; times are medians, with one thread,
-    from checked values to forecasts as a service needs them (scaling, winsorising, network, interval).
+    The models take turns, and the least time counts: other work on the machine can only add to it. One thread goes from
+    checked values to forecasts as a service needs them (scaling, winsorising, network, interval).
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def _follow(network: Network, inputs: Tensor, mean: Tensor, log_std: Tensor, ste
 def _take_turns(
     forecasters: Mapping[str, Forecaster], features: pd.DataFrame, repeats: int
 ) -> dict[tuple[str, int], float]:
-    """Return each model's median time for one row and for a batch, in microseconds, after some rounds to warm up."""
+    """Return each model's least time for one row and for a batch, in microseconds, after some rounds to warm up."""
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
     with repeatable(0):  # with one thread
         for turn in range(-5, repeats):
@@ -241,4 +241,4 @@ def _take_turns(
                     forecaster.answers(asked)
                     if turn >= 0:
                         times[name, rows].append(time.perf_counter() - began)
-    return {key: 1e6 * float(np.median(taken)) for key, taken in times.items()}
+    return {key: 1e6 * min(taken) for key, taken in times.items()}

@@ -6,6 +6,7 @@ or a server said is kept in bounded length, without the values of secrets.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -160,7 +161,7 @@ def run_action(key: str, action: Command | Http, values: Values, project: Path, 
 
 def check_action(key: str, action: Command | Http) -> None:
     """Raise an InputError that names the key where an action holds a placeholder that is unknown."""
-    for name in _placeholders(_words(action)):
+    for name in _placeholders(action):
         if name not in KNOWN:
             raise InputError(f"{key}: {{{name}}}: must be {' or '.join(f'{{{one}}}' for one in KNOWN)}")
 
@@ -171,23 +172,23 @@ def needs(action: Command | Http) -> frozenset[str]:
     >>> sorted(needs(Command(run=("scale", "--to={workers}"))))
     ['workers']
     """
-    return frozenset(_placeholders(_words(action)))
+    return frozenset(_placeholders(action))
 
 
-def _words(action: Command | Http) -> Any:
-    return list(action.run) if isinstance(action, Command) else [action.url, action.body]
+def _placeholders(action: Command | Http) -> list[str]:
+    held = action.run if isinstance(action, Command) else [action.url, action.body]
+    return [name for text in _texts(held) for name in PLACEHOLDER.findall(text)]
 
 
-def _placeholders(held: Any) -> Iterator[str]:
-    """Yield the placeholders of texts, however deep they lie in lists and objects; also of an object's names."""
+def _texts(held: Any) -> Iterator[str]:
+    """Yield the texts in lists and objects, however deep they lie; also an object's names."""
     if isinstance(held, str):
-        yield from PLACEHOLDER.findall(held)
+        yield held
     elif isinstance(held, Mapping):
-        for name, value in held.items():
-            yield from _placeholders([name, value])
+        yield from _texts([*held, *held.values()])
     elif isinstance(held, list | tuple):
         for one in held:
-            yield from _placeholders(one)
+            yield from _texts(one)
 
 
 def _filled(key: str, action: Command | Http, values: Values) -> Command | Http:
@@ -225,22 +226,10 @@ def _shown(action: Command | Http) -> str:
 def _secrets(project: Path, action: Command | Http) -> dict[str, str]:
     """Return the values of all secrets that the project's settings name, and of the action's own, by reference."""
     found: dict[str, str] = {}
-    for reference in _references([read_settings(project).model_dump(), action.model_dump()]):
-        try:
+    for reference in filter(is_reference, _texts([read_settings(project).model_dump(), action.model_dump()])):
+        with contextlib.suppress(InputError):  # not here: then no output can hold it
             found[reference] = resolve_secret(reference, project)
-        except InputError:  # not here: then no output can hold it
-            continue
     return found
-
-
-def _references(held: Any) -> Iterator[str]:
-    if isinstance(held, str):
-        yield from [held] if is_reference(held) else []
-    elif isinstance(held, Mapping):
-        yield from _references(list(held.values()))
-    elif isinstance(held, list | tuple):
-        for one in held:
-            yield from _references(one)
 
 
 def command_environment() -> dict[str, str]:

@@ -9,23 +9,19 @@ that two cores are enough. Objectives have windows `TIME_SCALE` times shorter th
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import httpx
-
-from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.drill_stages import RESTART, Declared, Served, Stage
+from lepton_kit.errors import LeptonError
 from lepton_kit.ops.faults import find_fault
-from lepton_kit.ops.following import ALERTED, DIAGNOSED, IDLE, LOOKED_BACK, RECOVERED, REPAIRED, Facts, Follower
+from lepton_kit.ops.following import ALERTED, DIAGNOSED, IDLE, LOOKED_BACK, RECOVERED, REPAIRED, Facts
+from lepton_kit.ops.live_drills import RESTART, Declared, Served, Stage, following
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.project.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE, Settings, read_settings
 from lepton_kit.runs.ids import short_id
@@ -56,33 +52,11 @@ parameters = {{ observe_seconds = {OBSERVED_S} }}
 """
 
 APPROVED_BY, WHY = "lepton demo", "given by the demonstration, in the place of a person"
-STARTED_S = 240.0
-
-
-@dataclass(frozen=True)
-class Demonstrated:
-    """What came of one service's fault: the incident's id, the runs that it started, oldest first, and its page."""
-
-    service: str
-    incident: str
-    runs: tuple[str, ...]
-    page: Path
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One service of the demonstration, the variables by which settings know it, and what happens to it in words."""
-
-    service: str
-    stage: Stage
-    above: Mapping[str, str]
-    asked: str
-    fault: str
 
 
 def demonstrate(
     project: Path, announce: Callable[[str], object], model: str = "goog", example: str = "scoring"
-) -> list[Demonstrated]:
+) -> dict[str, Path]:
     """Let the feed of a served model stop and an example's feed go wrong, and follow both to their recovery and pages.
 
     Parameters
@@ -96,6 +70,11 @@ def demonstrate(
     example
         The subject that runs beside it, as its declaration says.
 
+    Returns
+    -------
+    dict
+        The page of each service's incident, by the service's name.
+
     Raises
     ------
     LeptonError
@@ -106,60 +85,51 @@ def demonstrate(
     def tell(text: str) -> None:
         announce(f"{time.monotonic() - began:5.1f} s  {text}")
 
-    parts = _prepared(project, model, example)
-    incidents = {part.service: _followed(part, project, tell) for part in parts}
+    stages = _prepared(project, model, example)
+    incidents = {stage.name: _followed(stage, above, tell) for stage, above in stages}
     tell("the services and lepton watch are stopped; the incidents are published")
-    return _published(project, incidents, parts[-1].above)
+    return _published(project, incidents, stages[-1][1])
 
 
-def _followed(part: _Part, project: Path, tell: Callable[[str], None]) -> Facts:
+def _followed(stage: Stage, above: Mapping[str, str], tell: Callable[[str], None]) -> Facts:
     """Let a service run, follow what its fault brings to the postmortem, stop everything, and return the incident."""
-    with contextlib.ExitStack() as stack:
-        tell(f"service {part.service} answers at {stack.enter_context(part.stage.running())}")
-        watch = stack.enter_context(watching(project, part.above))
-        hour = 3600 / TIME_SCALE
-        tell(f"lepton watch observes it: status page at {watch}; an hour of the objectives takes {hour:g} s")
-        stack.enter_context(part.stage.asked())
-        tell(f"{part.service}: {part.asked}")
-        client = stack.enter_context(httpx.Client(base_url=watch, timeout=30, trust_env=False))
+    hour = 3600 / TIME_SCALE
 
-        def tell_of(text: str) -> None:
-            tell(f"{part.service}: {text}")
+    def tell_of(text: str) -> None:
+        tell(f"{stage.name}: {text}")
 
-        def approve(incident: str, repair: Facts) -> None:
-            """Approve by the command by which a person does."""
-            words = ["approve", incident, "--cause", repair["cause"], "--by", APPROVED_BY, "--note", WHY]
-            _lepton(project, "approval", *words)
-            tell_of(f"approved by this demonstration in your place (by hand: lepton approve {short_id(incident)})")
+    def approve(incident: str, repair: Facts) -> None:
+        """Approve by the command by which a person does."""
+        words = ["approve", incident, "--cause", repair["cause"], "--by", APPROVED_BY, "--note", WHY]
+        _lepton(stage.project, "approval", *words)
+        tell_of(f"approved by this demonstration in your place (by hand: lepton approve {short_id(incident)})")
 
-        follower = Follower(client, part.service, tell_of, approve)
+    with following(stage, above, tell_of, approve) as follower:
+        tell_of(f"requests arrive; an hour of the objectives takes {hour:g} s")
         tell_of(f"its fault begins once no alert of it has fired for {HEALTHY_S:g} s")
         try:
-            follower.inject(part.stage.inject, HEALTHY_S)
-            tell_of(part.fault)
+            follower.inject(stage.inject, HEALTHY_S)
+            tell_of(f"from now on, {stage.fault.description}")
             follower.follow(ALERTED, DIAGNOSED, REPAIRED, RECOVERED)
             tell_of("all objectives are met again: no alert fires")
             follower.follow(LOOKED_BACK, IDLE)
         except LeptonError as error:
-            raise LeptonError(f"{error} (logs: {project / FOLDER / 'demo.log'})") from error
+            raise LeptonError(f"{error} (logs: {stage.project / FOLDER / 'demo.log'})") from error
         return follower.seen.incident
 
 
-def _prepared(project: Path, model: str, example: str) -> list[_Part]:
-    """Return the two services in the order in which they are shown."""
+def _prepared(project: Path, model: str, example: str) -> list[tuple[Stage, dict[str, str]]]:
+    """Return the two services in the order in which they are shown, and the variables by which settings know them."""
     settings, written = read_settings(project), ""
     if example not in settings.services:
         written = in_project_or_shipped(f"subjects/{example}/declaration.toml", project).read_text(encoding="utf-8")
         settings = Settings.model_validate(tomllib.loads(written))
-    served = Served(project, find_fault("stale-feed", 0), model, 0, ratings=0.05)
-    scaled = find_fault("scaled-column", 3)
-    declared = Declared(project, scaled, example, settings.services[example])
-    restart = _above(f"{model}.{RESTART}")
+    served = Served(project, find_fault("stale-feed", 0), model, ratings=0.05)
+    declared = Declared(project, find_fault("scaled-column", 3), example, settings.services[example])
     return [
-        _Part(model, served, restart, "real prices are replayed at it", "the feed of prices stops"),
-        _Part(example, declared, _above(written.replace("[services.", "[")), "its own clients ask it",
-              f"{scaled.description} from now on"),
-    ]  # fmt: skip
+        (served, _above(f"{model}.{RESTART}")),
+        (declared, _above(written.replace("[services.", "["))),
+    ]
 
 
 def _above(services: str) -> dict[str, str]:
@@ -170,49 +140,15 @@ def _above(services: str) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def watching(project: Path, above: Mapping[str, str]) -> Iterator[str]:
-    """Run `lepton watch` on a free port, with variables of its own, and yield its address."""
-    written = project / FOLDER / "address"
-    if written.exists() and _answers(written.read_text().strip()):
-        raise InputError(f"lepton watch runs here already ({written.read_text().strip()}): stop it first")
-    written.unlink(missing_ok=True)  # of one that was killed
-    written.parent.mkdir(exist_ok=True)
-    with (written.parent / "demo.log").open("w") as log:
-        command = [sys.executable, "-m", "lepton_kit.cli", "watch", "--port", "0"]
-        process = subprocess.Popen(command, cwd=project, env={**os.environ, **above}, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + STARTED_S
-        while not written.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                said = (written.parent / "demo.log").read_text()[-500:]
-                raise LeptonError(f"step 'lepton watch': did not start within {STARTED_S:g} s; it said: {said}")
-            time.sleep(0.05)
-        yield written.read_text().strip()
-    finally:
-        process.terminate()
-        process.wait(90)
-
-
-def _answers(address: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{address}/healthz", timeout=5, trust_env=False).status_code == 200
-    return False
-
-
-def _published(project: Path, incidents: Mapping[str, Facts], above: Mapping[str, str]) -> list[Demonstrated]:
+def _published(project: Path, incidents: Mapping[str, Facts], above: Mapping[str, str]) -> dict[str, Path]:
     """Publish incidents with their runs, and return their pages; how long a renderer takes is not limited."""
     site = project / "reports" / "_site" / "incidents"
-    made = [
-        Demonstrated(service, one["id"], tuple(job["run_id"] for job in one["runs"] if job["run_id"]),
-                     site / one["id"] / "index.html")
-        for service, one in incidents.items()
-    ]  # fmt: skip
-    runs = [run for one in made for run in one.runs]
-    _lepton(project, "pages", "publish", *runs, *(f"--incident={one.incident}" for one in made), **above)
-    if missing := [one.page for one in made if not one.page.is_file()]:
+    pages = {service: site / one["id"] / "index.html" for service, one in incidents.items()}
+    runs = [job["run_id"] for one in incidents.values() for job in one["runs"] if job["run_id"]]
+    _lepton(project, "pages", "publish", *runs, *(f"--incident={one['id']}" for one in incidents.values()), **above)
+    if missing := [page for page in pages.values() if not page.is_file()]:
         raise LeptonError(f"step 'pages': {missing[0]} was not made")
-    return made
+    return pages
 
 
 def _lepton(project: Path, step: str, *words: str, **above: str) -> None:

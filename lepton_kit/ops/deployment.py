@@ -2,15 +2,20 @@
 
 A deployment begins with the new version beside the old one, tests it over HTTP while no user is answered by it, gives
 it a growing share of the requests while both are compared, and ends with the new version alone, or with the old one as
-before. What happened is kept as a record, with the service's deployments and the name of the person.
+before. What happened is kept as a record, with the service's deployments and the name of the person. A `Rehearsal` is
+a service of its own to try all this on.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +30,7 @@ from lepton_kit.models.golden import AGREEMENT, deviation, golden_rows
 from lepton_kit.models.registry import Registry
 from lepton_kit.models.tasks import TASKS, Task
 from lepton_kit.ops.load import running_address
+from lepton_kit.ops.services import start_service
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
 from lepton_kit.serving.config import TOKEN, read_config
 from lepton_kit.serving.control import (
@@ -41,15 +47,7 @@ FORMAT = "lepton-deployment/1"
 
 
 class ServiceClient:
-    """A running service, as its administrator sees it.
-
-    Parameters
-    ----------
-    address
-        Such as `http://127.0.0.1:8000`.
-    token
-        The service's `LEPTON_ADMIN_TOKEN`.
-    """
+    """A running service, as its administrator sees it; it has an address and a token (its `LEPTON_ADMIN_TOKEN`)."""
 
     def __init__(self, address: str, token: str) -> None:
         self.address = address
@@ -58,16 +56,16 @@ class ServiceClient:
 
     def version(self) -> str:
         """Return the version that answers now."""
-        return str(self.get("/readyz").json()["version"])
+        return str(self.ask("GET", "/readyz").json()["version"])
 
     def candidate(self) -> str | None:
         """Return the version that stands beside it, if any."""
-        found = self.get("/readyz").json()["candidate"]
+        found = self.ask("GET", "/readyz").json()["candidate"]
         return None if found is None else str(found)
 
-    def counts(self) -> dict[str, Counts]:
-        """Return what each version has done so far."""
-        return read_counts(self.get("/metrics").text)
+    def counts(self) -> Mapping[str, Counts]:
+        """Return what each version has done so far; one that is not known, nothing."""
+        return defaultdict(Counts, read_counts(self.ask("GET", "/metrics").text))
 
     def reload(self, version: str, candidate: str | None = None, share: float = 0.0, **more: Any) -> None:
         """Set the version that answers, and the share of requests for a candidate.
@@ -75,23 +73,16 @@ class ServiceClient:
         Raises InputError when the service refuses; the message says why.
         """
         body = {"version": version, "candidate": candidate, "share": share, **more}
-        answer = self.send("/admin/reload", json=body, headers=self._headers)
+        answer = self.ask("POST", "/admin/reload", json=body, headers=self._headers)
         if answer.status_code != 200:
             raise InputError(f"service at {self.address}: {_error_of(answer)}")
 
     def predict(self, body: Any, version: str) -> httpx.Response:
         """Ask one version for predictions, whatever its share."""
-        return self.send("/v1/predict", json=body, headers={"X-Model-Version": version})
+        return self.ask("POST", "/v1/predict", json=body, headers={"X-Model-Version": version})
 
-    def get(self, path: str) -> httpx.Response:
-        """Return the answer to a GET request."""
-        return self._ask("GET", path)
-
-    def send(self, path: str, **more: Any) -> httpx.Response:
-        """Return the answer to a POST request."""
-        return self._ask("POST", path, **more)
-
-    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """Return the answer to a request; InputError when there is none."""
         try:
             return self._http.request(method, path, **more)
         except httpx.HTTPError as error:
@@ -115,11 +106,6 @@ class Step:
     old: Counts
     new: Counts
     findings: Sequence[Finding]
-
-    @property
-    def worse(self) -> list[str]:
-        """Return the names of the indicators that speak against the new version."""
-        return [found.name for found in self.findings if found.verdict == "worse"]
 
 
 @dataclass
@@ -146,18 +132,15 @@ class Deployment:
     def record(self) -> dict[str, Any]:
         """Return the deployment record, as JSON can hold it."""
         steps = [
-            {
-                "share": step.share,
-                "requests": {"old": step.old.requests, "new": step.new.requests},
-                "findings": [as_json(found) for found in step.findings],
-            }
+            {"share": step.share, "requests": {"old": step.old.requests, "new": step.new.requests},
+             "findings": [as_json(found) for found in step.findings]}
             for step in self.steps
-        ]
+        ]  # fmt: skip
+        plain = ("model", "outcome", "reason", "apart", "started", "ended", "run_id")
         return {
-            "format": FORMAT, "model": self.model, "from": self.old, "to": self.new, "outcome": self.outcome,
-            "reason": self.reason, "apart": self.apart, "unit": self.task.unit,
-            "started": self.started, "ended": self.ended, "run_id": self.run_id,
-            "rule": asdict(self.rule), "checks": [asdict(check) for check in self.checks], "steps": steps,
+            "format": FORMAT, "from": self.old, "to": self.new, **{name: getattr(self, name) for name in plain},
+            "unit": self.task.unit, "rule": asdict(self.rule), "checks": [asdict(one) for one in self.checks],
+            "steps": steps,
         }  # fmt: skip
 
 
@@ -218,12 +201,9 @@ def deploy(
         made.apart = _distance(service, golden, made)
         _climb(service, made, steps, traffic)
     except BaseException as error:
-        _take_back(service, registry, made, f"stopped by {type(error).__name__}: {error}")
+        _end(service, registry, made, f"stopped by {type(error).__name__}: {error}")
         raise
-    if made.reason:
-        _take_back(service, registry, made, made.reason)
-    else:
-        _promote(service, registry, made)
+    _end(service, registry, made, made.reason)
     return made
 
 
@@ -256,15 +236,21 @@ def integration_tests(service: ServiceClient, model: Model, golden: pd.DataFrame
     numbers = [name for name in needed if name not in model.categorical]
     lacking = [(name, {n: v for n, v in rows[0].items() if n != name}) for name in needed[:1]]
     no_number = [(name, {**rows[0], name: "x"}) for name in numbers[:1]]
-    return [
-        _is_ready(service),
-        _gives_golden_outputs(service, rows, expected, version),
-        _one_is_as_many(service, rows, version),
+    ready, many = service.ask("GET", "/readyz").status_code, service.predict({"rows": rows}, version)
+    first = (_predictions(many) if many.status_code == 200 else expected).head(1)
+    checks = [
+        Check("the service is ready", ready == 200, f"status {ready}"),
+        _agrees("golden inputs give the golden outputs", many, expected, version),
+        _agrees(
+            "a row alone gives what it gives in a batch", service.predict({"row": rows[0]}, version), first, version
+        ),
         *(_refuses(service, version, "a row without a feature", {"row": row}, f"row.{name}") for name, row in lacking),
         *(_refuses(service, version, "a value that is no number", {"row": row}, f"row.{n}") for n, row in no_number),
         _refuses(service, version, "an empty batch", {"rows": []}, "rows"),
-        _counts_are_kept(service, version),
     ]
+    counts = service.counts()[version]
+    kept = counts.requests >= 3 and counts.failed < counts.requests and bool(counts.slower)
+    return [*checks, Check("its requests are counted under its name", kept, f"{counts.requests:.0f} requests")]
 
 
 def _sendable(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -277,15 +263,56 @@ def _predictions(answer: httpx.Response) -> pd.DataFrame:
     return pd.DataFrame(given["forecasts"] if "forecasts" in given else given["predictions"])
 
 
+class Rehearsal(ServiceClient):
+    """A real `lepton serve` in a project of its own, whose registry is a copy: nothing else is touched.
+
+    It answers with `old`, the version promoted before the given one, which is `new`. Where there is none, as after the
+    first training, `new` is a copy of the given version (an A/A test). It ends with this process, or by `stop`.
+
+    Raises InputError when the version is missing or damaged.
+    """
+
+    def __init__(self, registry: Registry, model: str, version: str, workers: int = 1) -> None:
+        registry.verify(model, version)
+        self.project, self.model = Path(tempfile.mkdtemp(prefix="rehearsal-")), model
+        atexit.register(shutil.rmtree, self.project, ignore_errors=True)
+        shutil.copytree(registry.root / model, self.project / "models" / model)
+        (self.project / "lepton.toml").touch()
+        self.registry, before = Registry(self.project / "models"), registry.incumbent(model, version)
+        self.old, self.new = (before, version) if before else (version, self.copy(version))
+        self.registry.promote(model, self.old, "", "what answers before the deployment")
+        self.running = start_service(
+            self.project, f"{model}@{self.old}", workers=workers, queue_limit=1000, seconds=180
+        )
+        atexit.register(self.running.stop)
+        super().__init__(self.running.address, self.running.token)
+
+    def copy(self, version: str) -> str:
+        """Save a version's very weights as a further version, and return its name."""
+        kept, model = self.registry, self.model
+        card = {**kept.card(model, version), "data": f"the very weights of {version}"}
+        return kept.save(model, kept.load(model, version), card, kept.golden(model, version))
+
+    def deploy(self, traffic: Traffic, **more: Any) -> Deployment:
+        """Bring `new` in as `deploy` does, which takes `more`."""
+        return deploy(self, self.registry, self.model, self.new, traffic, **more)
+
+    def stop(self) -> int:
+        """End the service, remove its project, and return the exit code of the service."""
+        code = self.running.stop()
+        shutil.rmtree(self.project, ignore_errors=True)
+        return code
+
+
 def wait_for_requests(service: ServiceClient, version: str, minimum: int, seconds: float) -> Traffic:
     """Return the traffic of a service of its own: `seconds`, or up to ten times as long for `minimum` requests."""
 
     def wait(share: float) -> None:
-        before = service.counts().get(version, Counts())
+        before = service.counts()[version]
         began = time.monotonic()
         while time.monotonic() - began < 10 * seconds:
             time.sleep(min(1.0, seconds))
-            seen = service.counts().get(version, Counts()).since(before).requests
+            seen = service.counts()[version].since(before).requests
             if seen >= minimum and time.monotonic() - began >= seconds:
                 return
 
@@ -310,7 +337,7 @@ def deploy_to(name: str, project: Path, version: str, steps: Sequence[float], se
     return deploy(service, registry, config.model, chosen, traffic, steps=steps, rule=rule, run_id="lepton deploy")
 
 
-def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float = 60.0) -> str:
+def rollback(name: str, project: Path, run_id: str, reason: str) -> str:
     """Take a service back to its earlier good version, whether it runs or not, and return what was done.
 
     A candidate that has a share of the requests is withdrawn, and the old version stays. Without one, the version
@@ -324,36 +351,29 @@ def rollback(name: str, project: Path, run_id: str, reason: str, seconds: float 
         The project's root.
     run_id, reason
         Who asked, and why, for the records.
-    seconds
-        How long the workers may take to follow.
 
     Raises
     ------
     InputError
         When there is no earlier version, or it is damaged; nothing is changed then.
     LeptonError
-        When the workers do not follow.
+        When the workers do not follow within 60 s.
     """
     folder = service_folder(project / "services", name)
     config = read_config(folder)
     if config is None:
         back = Registry(project / "models").rollback(name, run_id, reason)
         return f"model {name}: {back} is promoted again; no service {name} was ever started here"
-    serving, candidate = _held(folder)
-    registry = Registry(config.registry)
-    target = _earlier(registry, config.model, serving, candidate, run_id, reason)
+    held = read_desired_state(folder)
+    serving, candidate = held.version, held.candidate
+    target = _earlier(Registry(config.registry), config.model, serving, candidate, run_id, reason)
     if not read_reports(folder):
         return f"service {name}: is not running; it will answer with {target} when it is started"
     desired = change_desired_state(folder, version=target, candidate=None, share=0.0)
     note_deployment(folder, target, f"rolled back from {candidate or serving}: {reason}")
-    followed = await_workers(folder, desired, seconds)
+    followed = await_workers(folder, desired, 60.0)
     words = f"candidate {candidate} is withdrawn, {target} answers alone" if candidate else f"{serving} → {target}"
     return f"service {name}: {words}; {followed.workers} worker(s) followed"
-
-
-def _held(folder: Path) -> tuple[str, str | None]:
-    desired = read_desired_state(folder)
-    return desired.version, desired.candidate
 
 
 def _earlier(registry: Registry, model: str, serving: str, candidate: str | None, run_id: str, reason: str) -> str:
@@ -375,7 +395,7 @@ def _step(service: ServiceClient, made: Deployment, share: float, traffic: Traff
     before = service.counts()
     traffic(share)
     after = service.counts()
-    old, new = (after.get(v, Counts()).since(before.get(v, Counts())) for v in (made.old, made.new))
+    old, new = (after[version].since(before[version]) for version in (made.old, made.new))
     if new.requests < made.rule.minimum_requests:
         made.reason = (
             f"at {share:.0%}: {new.requests:.0f} requests of {made.new} are too few to judge it; "
@@ -385,39 +405,30 @@ def _step(service: ServiceClient, made: Deployment, share: float, traffic: Traff
     is_same_time = old.requests >= made.rule.minimum_requests
     compared = old if is_same_time or not made.steps else max(made.steps, key=lambda s: s.old.requests).old
     step = Step(share, old, new, judge(compared, new, made.rule, is_same_time, made.task))
-    if step.worse:
-        made.reason = f"at {share:.0%}: {'; '.join(step.worse)} worse than {made.old}'s"
+    if worse := [found.name for found in step.findings if found.verdict == "worse"]:
+        made.reason = f"at {share:.0%}: {'; '.join(worse)} worse than {made.old}'s"
     return step
 
 
-def _promote(service: ServiceClient, registry: Registry, made: Deployment) -> None:
-    made.outcome, made.ended = "promoted", _now()
-    made.reason = f"{len(made.checks)} integration tests passed, and in {len(made.steps)} steps nothing was worse"
-    registry.promote(made.model, made.new, made.run_id, made.reason)
-    service.reload(made.new, note=f"{made.new} promoted: {made.reason}"[:500], record=made.record())
+def _end(service: ServiceClient, registry: Registry, made: Deployment, against: str) -> None:
+    """Let the new version answer alone; where something speaks against it, the old one."""
+    made.outcome, made.ended = "rolled back" if against else "promoted", _now()
+    made.reason = (
+        against or f"{len(made.checks)} integration tests passed, and in {len(made.steps)} steps nothing was worse"
+    )
+    if not against:
+        registry.promote(made.model, made.new, made.run_id, made.reason)
+    elif registry.current(made.model) == made.new and registry.incumbent(made.model, made.new) is not None:
+        registry.rollback(made.model, made.run_id, against)
+    note = f"{made.new} {made.outcome}: {made.reason}"[:500]
+    service.reload(made.old if against else made.new, note=note, record=made.record())
 
 
-def _take_back(service: ServiceClient, registry: Registry, made: Deployment, reason: str) -> None:
-    made.outcome, made.ended, made.reason = "rolled back", _now(), reason
-    if registry.current(made.model) == made.new and registry.incumbent(made.model, made.new) is not None:
-        registry.rollback(made.model, made.run_id, reason)
-    service.reload(made.old, note=f"{made.new} rolled back: {reason}"[:500], record=made.record())
-
-
-def _is_ready(service: ServiceClient) -> Check:
-    answer = service.get("/readyz")
-    return Check("the service is ready", answer.status_code == 200, f"status {answer.status_code}")
-
-
-def _gives_golden_outputs(
-    service: ServiceClient, rows: list[dict[str, Any]], expected: pd.DataFrame, version: str
-) -> Check:
-    name = "golden inputs give the golden outputs"
-    answer = service.predict({"rows": rows}, version)
+def _agrees(name: str, answer: httpx.Response, expected: pd.DataFrame, version: str) -> Check:
     if answer.status_code != 200 or answer.json()["version"] != version:
         return Check(name, False, f"status {answer.status_code}: {_error_of(answer)}")
     worst = deviation(_predictions(answer), expected)
-    return Check(name, worst <= AGREEMENT, f"{len(rows)} rows, largest relative deviation {worst:.1g}")
+    return Check(name, worst <= AGREEMENT, f"{len(expected)} rows, largest relative deviation {worst:.1g}")
 
 
 def _distance(service: ServiceClient, golden: pd.DataFrame, made: Deployment) -> float | None:
@@ -429,26 +440,10 @@ def _distance(service: ServiceClient, golden: pd.DataFrame, made: Deployment) ->
     return float(made.task.distance(after, before).mean())
 
 
-def _one_is_as_many(service: ServiceClient, rows: list[dict[str, Any]], version: str) -> Check:
-    name = "a row alone gives what it gives in a batch"
-    alone, many = (service.predict(body, version) for body in ({"row": rows[0]}, {"rows": rows}))
-    if not alone.status_code == many.status_code == 200:
-        return Check(name, False, f"statuses {alone.status_code} and {many.status_code}")
-    one, first = _predictions(alone), _predictions(many).head(1)
-    shown = [f"{value:.6g}" if isinstance(value, float) else repr(value) for value in (one.iat[0, 0], first.iat[0, 0])]
-    return Check(name, deviation(one, first) <= AGREEMENT, f"{one.columns[0]} {shown[0]} and {shown[1]}")
-
-
 def _refuses(service: ServiceClient, version: str, what: str, body: Any, place: str) -> Check:
     answer = service.predict(body, version)
     named = [found["field"] for found in answer.json().get("fields", [])] if answer.status_code == 422 else []
     return Check(f"{what} is refused, and the field named", place in named, f"status {answer.status_code}: {named}")
-
-
-def _counts_are_kept(service: ServiceClient, version: str) -> Check:
-    counts = service.counts().get(version, Counts())
-    passed = counts.requests >= 3 and counts.failed < counts.requests and bool(counts.slower)
-    return Check("its requests are counted under its name", passed, f"{counts.requests:.0f} requests")
 
 
 def _error_of(answer: httpx.Response) -> str:

@@ -16,9 +16,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.ops.drills import Drilled
 
-FORMAT, EARLIER = "lepton-drills/2", "lepton-drills/1"
-"""The format that is written, and the one whose recoveries are counted from the alert on; both are read."""
-
+FORMAT = "lepton-drills/2"
 TIME = "%Y%m%dT%H%M%SZ"
 
 
@@ -69,19 +67,13 @@ def write_results(
 def read_results(path: Path) -> Results:
     """Read what `write_results` wrote.
 
-    Raises
-    ------
-    InputError
-        When the file is missing, or does not hold results of drills.
+    Raises InputError when the file is missing, or does not hold results of drills.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("format") not in (FORMAT, EARLIER):
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"its `format` must be {FORMAT!r}")
-        if content["format"] == EARLIER:
-            content = _since_the_fault(content)
-        held = {name: value for name, value in content.items() if name != "format"}
-        return _RESULTS.validate_python({"made": _made(path), **held})
+        return _RESULTS.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
@@ -89,17 +81,6 @@ def read_results(path: Path) -> Results:
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not results of drills ({error}); `lepton drill` writes them") from error
-
-
-def _since_the_fault(content: dict[str, Any]) -> dict[str, Any]:
-    """Return results of the earlier format with all times since the fault began, and verdicts as they are called."""
-    drills = []
-    for one in content.get("drills", ()):
-        recovered, detected = one.get("recovered_after"), one.get("detected_after")
-        since = None if recovered is None else recovered + (detected or 0.0)
-        verdict = "acted without an alert" if one.get("verdict") == "repaired" else one.get("verdict")
-        drills.append({**one, "recovered_after": since, "verdict": verdict})
-    return {**content, "drills": drills}
 
 
 def newest_results(folder: Path) -> Path:
@@ -111,14 +92,6 @@ def newest_results(folder: Path) -> Path:
     if not found:
         raise InputError(f"no results of drills in {folder}: make some with `lepton drill`, or give their file")
     return found[-1]
-
-
-def _made(path: Path) -> datetime | None:
-    """Return the time in a file's name: earlier files do not hold it."""
-    try:
-        return datetime.strptime(path.name.partition("-")[0], TIME).replace(tzinfo=UTC)
-    except ValueError:
-        return None
 
 
 _RESULTS = TypeAdapter(Results)

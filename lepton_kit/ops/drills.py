@@ -31,7 +31,7 @@ from lepton_kit.diagnosis.remedies import (
 from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import FAULTS, Fault, Pair, find_fault, read_fault_file
-from lepton_kit.ops.repairs import Trouble, what_followed
+from lepton_kit.ops.repairs import Trouble
 from lepton_kit.ops.simulation import Injected, Simulation, find_simulation, inject
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective
@@ -265,7 +265,7 @@ class _Course:
         for _ in range(LOOKS):
             self._service.advance(OBSERVED / LOOKS)
             after = self._service.record(repaired_at, self._service.now, name="after")
-            judged = trouble.judged(what_followed(trouble, after))
+            judged = trouble.followed(after).recovery
             verdict = judged.verdict
             if verdict == "recovered":
                 recovered_at = self._service.now

@@ -13,6 +13,12 @@ import httpx
 from lepton_kit.errors import LeptonError
 
 Facts = Mapping[str, Any]
+Approve = Callable[[str, Facts], object]
+"""Called with an incident's id and its repair that waits for a person, once each."""
+
+
+def nobody(incident: str, repair: Facts) -> None:
+    """Approve no repair."""
 
 
 @dataclass
@@ -83,7 +89,7 @@ class Follower:
         client: httpx.Client,
         service: str,
         tell: Callable[[str], object],
-        approve: Callable[[str, Facts], object] = lambda incident, repair: None,
+        approve: Approve = nobody,
     ) -> None:
         self._client, self._service, self._tell_line, self._approve = client, service, tell, approve
         self.seen = Seen()
@@ -96,10 +102,7 @@ class Follower:
     def inject(self, fault: Callable[[], object], healthy_s: float, within_s: float = HEALTHY_WITHIN_S) -> None:
         """Let a fault begin once no alert has fired for `healthy_s` seconds.
 
-        Raises
-        ------
-        StepMissedError
-            When an alert fires again and again for `within_s` seconds; nothing is harmed then.
+        Raises StepMissedError when an alert fires again and again for `within_s` seconds; nothing is harmed then.
         """
         began = healthy_since = time.monotonic()
         while (now := time.monotonic()) - healthy_since < healthy_s:
@@ -117,12 +120,8 @@ class Follower:
     def follow(self, *steps: Step) -> None:
         """Wait for one step after the other.
 
-        Raises
-        ------
-        StepMissedError
-            When one does not come within its time: that names it, and what was seen last.
-        LeptonError
-            When a postmortem fails.
+        Raises StepMissedError when one does not come within its time: that names it, and what was seen last.
+        Raises LeptonError when a postmortem fails.
         """
         for step in steps:
             deadline = time.monotonic() + step.within_s

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_kit.errors import InputError
@@ -17,36 +16,29 @@ from lepton_kit.serving.control import service_folder
 from lepton_kit.serving.replay import Item, Plan, Summary, check_address, feed, needed_features, replay
 
 
-@dataclass(frozen=True)
-class Injection:
-    """A fault by its name, and how many seconds after the beginning of the load it begins."""
-
-    name: str
-    after: float = 0.0
-
-
 def drive(
     service: str,
     project: Path,
     plan: Plan,
     source: str | None = None,
-    injection: Injection | None = None,
+    fault: str | None = None,
+    fault_after: float = 0.0,
     is_remote_allowed: bool = False,
 ) -> Summary:
     """Drive load at a running service of the project, by its name, or at an address such as `http://127.0.0.1:8000`.
 
+    `fault` is the name of one that begins `fault_after` seconds after the load.
+
     Raises InputError when there is no such service, table or fault, or the address leads off this machine and may not.
     """
     folder = None if "://" in service else service_folder(project / "services", service)
-    fault = find_fault(injection.name, plan.seed) if injection else None
-    if injection and not 0 <= injection.after < plan.seconds:
-        raise InputError(
-            f"--fault-after {injection.after:g}: must be from 0 to less than the {plan.seconds:g} s of load"
-        )
+    harm = find_fault(fault, plan.seed) if fault else None
+    if harm and not 0 <= fault_after < plan.seconds:
+        raise InputError(f"--fault-after {fault_after:g}: must be from 0 to less than the {plan.seconds:g} s of load")
     address = check_address(service if folder is None else running_address(folder), is_remote_allowed)
     name = None if folder is None else folder.name
     rows = feed(asked_rows(name, project, needed_features(address), source))
-    with injected(fault, injection.after, folder) if fault and injection else nullcontext() as change:
+    with injected(harm, fault_after, folder) if harm else nullcontext() as change:
         return replay(address, rows, plan, change)
 
 

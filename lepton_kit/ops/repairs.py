@@ -7,15 +7,17 @@ objective worse than it was up to the repair, the earlier state is restored.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
+from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.means import Means, Way
 from lepton_kit.diagnosis.postmortem import joined
 from lepton_kit.diagnosis.recovery import (
@@ -38,16 +40,24 @@ from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.models.retraining import Retrained, retrain
 from lepton_kit.models.training import Examples
 from lepton_kit.ops.declared import OWN_WAYS
-from lepton_kit.ops.observing import Telemetry, captured, look_until, telemetry_of
 from lepton_kit.ops.service_operator import ServiceOperator
-from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.ops.watch.evidence import is_address
+from lepton_kit.project.settings import read_settings
+from lepton_kit.telemetry.recordings import Promise, Recording
+from lepton_kit.telemetry.scrape import Scraper
+from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.slo import Objective
+from lepton_kit.telemetry.sources import open_source
+from lepton_kit.telemetry.store import Store
 
 LOOKS = 5
 """Looks at the objectives while the service is observed, the last one at the end."""
 
 WORSE_LOOKS = 2
 """Looks in a row that must find it worse before the end for the repair to be taken back at once."""
+
+LONGEST_SCRAPE_S = 1.0
+"""Seconds between two scrapes at most."""
 
 Act = Callable[[Operator], Sequence[str]]
 """Carries out a plan through an operator, and says what was done."""
@@ -187,6 +197,11 @@ class Trouble:
         harmed = [one for one in effects if one.is_worse and not (excused and self.costs(one.objective))]
         return Judged(recovery, tuple(effects), tuple(harmed))
 
+    def followed(self, after: Recording) -> Judged:
+        """Return what became of all objectives in a later recording, from where the incident's own ends."""
+        start, end = _window(after)
+        return self.judge(after, max(start, pd.Timestamp(self.recording.incident.window.end)), end)
+
     def costs(self, other: Objective) -> bool:
         """Whether the repair may make another objective worse."""
         return bool({other.name, other.name.removeprefix(f"{other.service}-")} & set(self.may_cost))
@@ -247,7 +262,7 @@ def rehearse(plan: Plan, ways: Collection[Way], trouble: Trouble, after: Recordi
         A recording of what followed, such as a drill makes; None judges nothing.
     """
     means = means_for(plan, ways)
-    judged = trouble.judge(after, *_followed(trouble, after)) if after else Judged(trouble.judged(Ratio(0, 0)))
+    judged = trouble.followed(after) if after else Judged(trouble.judged(Ratio(0, 0)))
     return Repaired(plan.action, False, judged, False, _looks([]), after, means.by_hand, _lasting(means))
 
 
@@ -258,16 +273,6 @@ def _lasting(means: Means) -> str:
 def ways_recorded(recording: Recording) -> Collection[Way]:
     """Return what could be done to a recorded service; all of one whose recording says nothing of its actions."""
     return recording.incident.declaration.actions or OWN_WAYS | {"restart_feed"}
-
-
-def what_followed(trouble: Trouble, after: Recording) -> Ratio:
-    """Return the indicator in a later recording, from where the incident's own recording ends."""
-    return sli_ratio(after, trouble.objective, *_followed(trouble, after))
-
-
-def _followed(trouble: Trouble, after: Recording) -> tuple[pd.Timestamp, pd.Timestamp]:
-    start, end = _window(after)
-    return max(start, pd.Timestamp(trouble.recording.incident.window.end)), end
 
 
 def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
@@ -308,7 +313,7 @@ def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seco
 def act_on(act: Act, operator: ServiceOperator, trouble: Trouble, observe_seconds: float, folder: Path) -> Repaired:
     """Do something to a service, observe it, judge what became of it, and undo what made it worse; as `repair` says."""
     held = operator.state()
-    with telemetry_of(operator, observe_seconds / (4 * LOOKS)) as telemetry:
+    with _telemetry_of(operator, observe_seconds / (4 * LOOKS)) as telemetry:
         until = _until_now(operator, trouble, telemetry)
         try:
             done = act(operator)
@@ -340,7 +345,7 @@ def _until_now(operator: ServiceOperator, trouble: Trouble, telemetry: Telemetry
     if not (telemetry.look() and start.timestamp() < time.time()):
         return {}
     with tempfile.TemporaryDirectory() as place:
-        now = captured(operator, telemetry, trouble.promised, start.timestamp(), Path(place) / "now")
+        now = _captured(operator, telemetry, trouble.promised, start.timestamp(), Path(place) / "now")
     known = now.metrics.merge(recorded.metrics[["metric", "labels"]].drop_duplicates(), on=["metric", "labels"])
     whole = joined(recorded, replace(now, metrics=known))
     end = pd.Timestamp(now.incident.window.end)
@@ -363,16 +368,63 @@ def observe(
     began: float = time.time()
     looks: list[tuple[float, Judged]] = []
     for number in range(1, LOOKS + 1):
-        look_until(telemetry, began + seconds * number / LOOKS)
+        telemetry.look_until(began + seconds * number / LOOKS)
         if not operator.is_up():
             raise LeptonError(
                 f"service {operator.name!r}: ended while it was observed, {time.time() - began:.0f} s after the repair"
             )
-        now = captured(operator, telemetry, trouble.promised, began, folder)
+        now = _captured(operator, telemetry, trouble.promised, began, folder)
         looks.append((time.time() - began, trouble.judge(now, *_window(now), until)))
         if len(looks) >= WORSE_LOOKS and all(_is_clear_harm(trouble, one) for _, one in looks[-WORSE_LOOKS:]):
             break
     return _looks(looks), now
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """Where the samples of a service are while it is observed; what is not scraped by others is scraped here."""
+
+    source: Source
+    interval: float
+    scraper: Scraper | None = None
+
+    def look(self) -> bool:
+        """Take the samples of this moment, and say whether the service gave them."""
+        return all(one.up for one in self.scraper.scrape_once()) if self.scraper else True
+
+    def look_until(self, end: float) -> None:
+        """Take samples until a time (Unix, seconds)."""
+        self.look()
+        while time.time() < end:
+            time.sleep(min(self.interval, max(0.0, end - time.time())))
+            self.look()
+
+
+@contextlib.contextmanager
+def _telemetry_of(operator: ServiceOperator, seconds: float) -> Iterator[Telemetry]:
+    """Give the samples of a service: a server's, where the project has one, or scraped into a store of its own.
+
+    Those are scraped at this interval (s), and at least each second.
+    """
+    where, interval = read_settings(operator.project).watch.source, min(LONGEST_SCRAPE_S, seconds)
+    if is_address(where) or operator.address is None:
+        yield Telemetry(open_source(where, operator.project), interval)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place) / "telemetry")
+        yield Telemetry(store, interval, Scraper(store, {operator.name: operator.address}, interval=interval))
+
+
+def _captured(
+    operator: ServiceOperator, telemetry: Telemetry, objectives: Sequence[Objective], start: float, folder: Path
+) -> Recording:
+    """Freeze what the service did since a time."""
+    declaration = operator.declaration
+    if telemetry.scraper:  # what is scraped here carries the service's name, and no labels of another source
+        declaration = declaration.model_copy(update={"match": {}})
+    promises, source = [Promise.of(one) for one in objectives], telemetry.source
+    project, key = operator.project, read_settings(operator.project).capture.key
+    return capture(operator.name, declaration, project, source, start, time.time(), folder, (), promises, key)
 
 
 def _is_clear_harm(trouble: Trouble, judged: Judged) -> bool:

@@ -1,7 +1,7 @@
 """Acts on a service for a remedy, and writes down each action, so that it can be undone.
 
-A `DeclaredOperator` acts by what the service declares; a `ServeOperator` (`lepton_kit.ops.serve_operator`) through the
-control folder of `lepton serve`. Both are a `ServiceOperator`; `lepton_kit.ops.operator` returns the right one.
+A `ServiceOperator` acts by what the service declares; a `ServeOperator` (`lepton_kit.ops.operator`) through the
+control folder of `lepton serve`. `lepton_kit.ops.operator` returns the right one.
 
 services/<name>/actions.jsonl   every action: time, run and who let it, action, why, before, after, outcome
 """
@@ -9,7 +9,6 @@ services/<name>/actions.jsonl   every action: time, run and who let it, action, 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,14 +39,23 @@ FOLLOW_SECONDS = 120.0
 LOOK_S = 0.2
 
 
-class ServiceOperator(ABC):
+class ServiceOperator:
     """The operator (`lepton_kit.diagnosis.remedies.Operator`) of a service, for a run or a command (`run_id`).
 
-    `by` is who approved it: the policy, or a person; what `who_approved` says unless given.
+    It acts by what the service declares. What the service is doing is known from the recording of the incident, or from
+    what was done to it here since. `by` is who approved it: the policy, or a person; what `who_let` says unless given.
     """
 
     def __init__(
-        self, name: str, project: Path, run_id: str, by: str | None = None, seconds: float | None = None
+        self,
+        name: str,
+        project: Path,
+        run_id: str,
+        by: str | None = None,
+        seconds: float | None = None,
+        *,
+        recorded: Recording | None = None,
+        workers: int | None = None,
     ) -> None:
         self.name, self.project, self.run_id = name, project, run_id
         self.by = by or who_let(run_id, project)
@@ -55,35 +63,68 @@ class ServiceOperator(ABC):
         self.declaration = declared(project, name)
         self.ways = ways_of(name, self.declaration, project)
         self._seconds = FOLLOW_SECONDS if seconds is None else seconds
+        self._state, self._previous = self._known(recorded, workers)
+
+    def _known(self, recorded: Recording | None, workers: int | None) -> tuple[State, str | None]:
+        """Return what is known of the service's state, and of the version that it had before."""
+        state, previous, since = State(workers=workers), None, datetime.min.replace(tzinfo=UTC)
+        if recorded is not None:
+            versions, since = recorded.incident.versions, recorded.incident.window.end
+            state, previous = State(versions.current, workers), versions.last_good
+        done = done_to(self.folder)
+        if done and datetime.fromisoformat(done[-1]["time"]) > since:
+            last = done[-1]
+            return state_of(last["after"]), None if last["action"] == "roll_back" else last["before"]["version"]
+        return state, previous
 
     @property
     def address(self) -> str | None:
         """Where the service answers; None where that is not known."""
         return service_address(self.name, self.declaration, self.project)
 
-    @abstractmethod
-    def state(self) -> State:
-        """Return the desired state of the service, as far as it is known."""
-
-    @abstractmethod
-    def set_state(self, state: State, why: str) -> None:
-        """Bring the service to a state, whole or not at all; what the state leaves open stays as it is."""
-
-    @abstractmethod
-    def restart_workers(self, why: str) -> None:
-        """Replace each worker by a fresh one."""
-
-    @abstractmethod
     def is_up(self) -> bool:
-        """Whether the service answers."""
+        """Whether the service answers; where it has no address, nothing says that it does not."""
+        return self.address is None or readiness(self.address, self.declaration).is_up
+
+    def state(self) -> State:
+        """Return what the service is doing, as far as that is known."""
+        return self._state
+
+    def set_state(self, state: State, why: str) -> None:
+        """Bring the service to a version and a size by its actions, and wait until it is ready.
+
+        Raises InputError when it declares no action for that; nothing is changed then. Raises LeptonError when an
+        action fails, or the service is not ready in time.
+        """
+        if reason := self.cannot_reach(state):
+            raise InputError(f"service {self.name!r}: {reason}")
+        if state.version != self._state.version:
+            way = self._way_to(state.version)
+            named = state.version if "version" in needs(self._action(way)) else None
+            self._become(way, Values(version=named), why, replace(self._state, version=state.version))
+            self._await_ready()
+        if state.workers is not None and state.workers != self._state.workers:
+            self._become("scale", Values(workers=state.workers), why, replace(self._state, workers=state.workers))
+            self._await_ready()
 
     def bring_back(self, state: State, why: str) -> None:
         """Bring an earlier state back."""
         self.set_state(state, why)
 
     def cannot_reach(self, state: State) -> str:
-        """Return why a state cannot be reached from here; empty where it can."""
-        return ""
+        """Say which action is not declared that a state needs; empty where there are all."""
+        if state.input_fixes != self._state.input_fixes:
+            return "input fixes cannot be applied here: only `lepton serve` fixes the rows that it receives"
+        if state.version != self._state.version and self._way_to(state.version) not in self.ways:
+            return f"no action deploy is declared that would bring {state.version or 'its earlier version'}"
+        if state.workers == self._state.workers or (state.workers is not None and "scale" in self.ways):
+            return ""
+        return "how many workers there were is not known" if state.workers is None else "no action scale is declared"
+
+    def restart_workers(self, why: str) -> None:
+        """Restart the service by its action, and wait until it is ready."""
+        self._run("restart", Values(), why)
+        self._await_ready()
 
     def act_on_feed(self, way: Way, why: str) -> None:
         """Restart the feed or stop it by the declared action.
@@ -93,8 +134,10 @@ class ServiceOperator(ABC):
         self._run(way, Values(), why)
 
     def do(self, way: Way, values: Values, why: str) -> str:
-        """Do one thing to the service that it declares, and return what was done."""
-        return self._run(way, values, why).shown
+        """Do one thing to the service, and return the command or the request that did it."""
+        version = values.version if way == "deploy" else None if way == "roll_back" else self.state().version
+        workers = values.workers if way == "scale" else self.state().workers
+        return self._become(way, values, why, replace(self.state(), version=version, workers=workers))
 
     def preview(self, way: Way, values: Values) -> str:
         """Return the exact command or request that `do` would run, without doing anything."""
@@ -107,6 +150,13 @@ class ServiceOperator(ABC):
     def compressed(self, measured: Measured) -> Smaller | None:
         """Return the compressed version that may take the present one's place, and its time; None without."""
         return None
+
+    def _become(self, way: Way, values: Values, why: str, after: State) -> str:
+        """Run a declared action that leads to a state, and return the command or the request that did it."""
+        shown = self._run(way, values, why, after).shown
+        self._previous = self._state.version if way == "deploy" else None if way == "roll_back" else self._previous
+        self._state = after
+        return shown
 
     def _run(self, way: Way, values: Values, why: str, after: State | None = None) -> Outcome:
         """Run a declared action, write it down, and return how it ended."""
@@ -143,98 +193,10 @@ class ServiceOperator(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         append_line(self.folder / ACTIONS, entry)
 
-
-class DeclaredOperator(ServiceOperator):
-    """The operator of a service that declares its actions.
-
-    What the service is doing is known from the recording of the incident, or from what was done to it here since.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        project: Path,
-        run_id: str,
-        by: str | None = None,
-        seconds: float | None = None,
-        *,
-        recorded: Recording | None = None,
-        workers: int | None = None,
-    ) -> None:
-        super().__init__(name, project, run_id, by, seconds)
-        self._state, self._previous = State(workers=workers), None
-        since = datetime.min.replace(tzinfo=UTC)
-        if recorded is not None:
-            versions, since = recorded.incident.versions, recorded.incident.window.end
-            self._state, self._previous = State(versions.current, workers), versions.last_good
-        done = [one for one in read_actions(self.folder) if one["outcome"] == "done" and one["before"] != one["after"]]
-        if done and datetime.fromisoformat(done[-1]["time"]) > since:
-            last = done[-1]
-            self._state = state_of(last["after"])
-            self._previous = None if last["action"] == "roll_back" else last["before"]["version"]
-
-    def state(self) -> State:
-        """Return what the service is doing, as far as that is known."""
-        return self._state
-
-    def set_state(self, state: State, why: str) -> None:
-        """Bring the service to a version and a size by its actions, and wait until it is ready.
-
-        Raises InputError when it declares no action for that; nothing is changed then. Raises LeptonError when an
-        action fails, or the service is not ready in time.
-        """
-        if reason := self.cannot_reach(state):
-            raise InputError(f"service {self.name!r}: {reason}")
-        if state.version != self._state.version:
-            way, previous = self._way_to(state.version), self._state.version
-            wanted = replace(self._state, version=state.version)
-            self._run(way, self._values(way, version=state.version), why, wanted)
-            self._state, self._previous = wanted, None if way == "roll_back" else previous
-            self._await_ready()
-        if state.workers is not None and state.workers != self._state.workers:
-            wanted = replace(self._state, workers=state.workers)
-            self._run("scale", Values(workers=state.workers), why, wanted)
-            self._state = wanted
-            self._await_ready()
-
-    def cannot_reach(self, state: State) -> str:
-        """Say which action is not declared that a state needs; empty where there are all."""
-        if state.input_fixes != self._state.input_fixes:
-            return "input fixes cannot be applied here: only `lepton serve` fixes the rows that it receives"
-        if state.version != self._state.version and self._way_to(state.version) not in self.ways:
-            return f"no action deploy is declared that would bring {state.version or 'its earlier version'}"
-        if state.workers == self._state.workers or (state.workers is not None and "scale" in self.ways):
-            return ""
-        return "how many workers there were is not known" if state.workers is None else "no action scale is declared"
-
-    def restart_workers(self, why: str) -> None:
-        """Restart the service by its action, and wait until it is ready."""
-        self._run("restart", Values(), why)
-        self._await_ready()
-
-    def do(self, way: Way, values: Values, why: str) -> str:
-        """Do one thing to the service, and return the command or the request that did it."""
-        after = replace(
-            self._state,
-            version=values.version if way == "deploy" else None if way == "roll_back" else self._state.version,
-            workers=values.workers if way == "scale" else self._state.workers,
-        )
-        shown = self._run(way, values, why, after).shown
-        self._previous = self._state.version if way == "deploy" else None if way == "roll_back" else self._previous
-        self._state = after
-        return shown
-
-    def is_up(self) -> bool:
-        """Whether the service answers; where it has no address, nothing says that it does not."""
-        return self.address is None or readiness(self.address, self.declaration).is_up
-
     def _way_to(self, version: str | None) -> Way:
         """Return the action that brings a version: back to the one before where that is declared, else a deployment."""
         is_before = version == self._previous
         return "roll_back" if (is_before or version is None) and "roll_back" in self.ways else "deploy"
-
-    def _values(self, way: Way, version: str | None) -> Values:
-        return Values(version=version if "version" in needs(self._action(way)) else None)
 
     def _await_ready(self) -> None:
         """Wait until the service is ready again; one without an address is taken at its action's word."""
@@ -265,6 +227,11 @@ def read_actions(folder: Path) -> list[dict[str, Any]]:
         _ = found["run"], found["action"], found["why"], found["before"], found["after"], found["outcome"]
 
     return read_lines(folder / ACTIONS, "an action", check)
+
+
+def done_to(folder: Path) -> list[dict[str, Any]]:
+    """Return those actions on a service that changed its state, oldest first."""
+    return [one for one in read_actions(folder) if one["outcome"] == "done" and one["before"] != one["after"]]
 
 
 def state_of(held: dict[str, Any]) -> State:

@@ -1,4 +1,4 @@
-"""Starts services as processes of their own, and stops them."""
+"""Starts services and other commands as processes of their own, and stops them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 
@@ -29,13 +31,7 @@ class Running:
 
     def stop(self, seconds: float = 40.0) -> int:
         """End the service, which finishes what it holds, and return its exit code; a second call does nothing more."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
+        return end(self.process, seconds)
 
 
 def start_service(
@@ -81,40 +77,65 @@ def start_service(
     options = ["--name", folder.name, "--port", "0", "--workers", str(workers), "--parent", str(os.getpid())]
     options += ["--queue-limit", str(queue_limit)]
     options += ["--fresh-for", str(fresh_for)] if fresh_for else []
-    began = time.time()
-    with (folder / "serve.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lepton_kit.cli", "serve", model, *options],
-            cwd=project,
-            env={**kept, "LEPTON_PROJECT": str(project), TOKEN: token},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+    began, address = time.time(), folder / "address"
+
+    def ready() -> str | None:
+        """Return the address of this service, not of an earlier one, which may even run."""
+        with contextlib.suppress(OSError):
+            written = address.read_text(encoding="utf-8").strip() if address.stat().st_mtime >= began else ""
+            return written if written and is_ok(f"{written}/readyz") else None
+        return None
+
+    command = [sys.executable, "-m", "lepton_kit.cli", "serve", model, *options]
+    environment = {**kept, "LEPTON_PROJECT": str(project), TOKEN: token}
+    process = start(command, project, environment, folder / "serve.log")
+    found = await_ready(process, ready, seconds, f"service {folder.name!r}", folder / "serve.log")
+    return Running(found, token, folder, process)
+
+
+def start(command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Run a command in a folder as a process of its own, whose output goes to the end of a file."""
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as said:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
         )
-    return Running(_await_address(process, folder, began, seconds), token, folder, process)
 
 
-def _await_address(process: subprocess.Popen[bytes], folder: Path, began: float, seconds: float) -> str:
-    """Return the address of a service once it is ready; end one that does not come to that."""
+def end(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """Ask a process to end, kill it where it takes longer, and return its exit code."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+Ready = TypeVar("Ready")
+
+
+def await_ready(
+    process: subprocess.Popen[bytes], ready: Callable[[], Ready | None], seconds: float, what: str, log: Path
+) -> Ready:
+    """Return what `ready` gives once that is something.
+
+    Raises InputError when the process ends or time is up before: it is killed, and the message has its last words.
+    """
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
-        if address := _ready_address(folder, began):
-            return address
+        if found := ready():
+            return found
         time.sleep(0.05)
-    process.kill()
-    process.wait()
-    said = (folder / "serve.log").read_text(encoding="utf-8", errors="replace").strip()
-    raise InputError(
-        f"service {folder.name!r}: was not ready within {seconds:g} s; it said: {said[-500:] or 'nothing'}"
-    )
+    end(process, 0)
+    said = log.read_text(encoding="utf-8", errors="replace").strip()
+    raise InputError(f"{what}: was not ready within {seconds:g} s; it said: {said[-500:] or 'nothing'}")
 
 
-def _ready_address(folder: Path, began: float) -> str | None:
-    """Return the address of the service that was started at a time (Unix, seconds), once it is ready."""
-    with contextlib.suppress(OSError, httpx.TransportError):
-        if (folder / "address").stat().st_mtime < began:  # of an earlier service, which may even run
-            return None
-        address = (folder / "address").read_text(encoding="utf-8").strip()
-        if address and httpx.get(f"{address}/readyz", timeout=5, trust_env=False).status_code == 200:
-            return address
-    return None
+def is_ok(address: str) -> bool:
+    """Say whether something answers well at an address."""
+    try:
+        return httpx.get(address, timeout=5, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False

@@ -37,25 +37,20 @@ class SimulatedService(Plant, Operator, Protocol):
 
     def advance(self, seconds: float) -> None:
         """Let the clock run, and answer what comes meanwhile."""
-        ...
 
     def inject(self, fault: Fault) -> None:
         """Let a fault begin."""
-        ...
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return samples, as a source of telemetry does."""
-        ...
 
     def settle(self) -> None:
         """Let the clock run until what was done has its effect."""
-        ...
 
     def record(
         self, start: float, end: float, alerts: Sequence[Mapping[str, Any]] = (), name: str = "drill"
     ) -> Recording:
         """Freeze what is known at the end of a window of its clock, as a capture does."""
-        ...
 
 
 MakePlant = Callable[[Fault | None, int, Path], SimulatedService]

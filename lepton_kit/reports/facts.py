@@ -37,6 +37,7 @@ def facts_html(run: Manifest) -> str:
         "Notebook": f"<code>{as_text(run.notebook)}</code>",
         "Status": f'<span class="status {as_text(run.status)}">{STATUS_WORDS[run.status]}</span>',
         "Error": _error(run),
+        "Ended early": as_text(run.ended_early or ""),
         **{row: f"<strong>{as_text(value)}</strong>" for row, value in conclusion(run)},
         "Started": utc(run.started),
         "Duration": duration(run.duration_s),

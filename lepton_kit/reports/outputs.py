@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lepton_kit.notebook import EXPECTATION, INPUT, RESULT
+from lepton_kit.notebook import END, EXPECTATION, INPUT, RESULT
 from lepton_kit.reports.clean import Draft, Held, Links
 from lepton_kit.reports.markup import as_text, data_table
 from lepton_kit.reports.maths import markdown_as_html
@@ -52,6 +52,8 @@ def output_html(output: Any, links: Links) -> str:
         return ""  # the provenance lists inputs, with their hashes
     if EXPECTATION in data:
         return _expectation_html(data[EXPECTATION], as_string(data.get("text/plain", "")))
+    if END in data:
+        return f'<p class="cell-note">{as_text(as_string(data.get("text/plain", "")))}</p>'
     if RESULT in data and (shown := _result_html(data[RESULT])):
         return shown
     return _data_html(data, links)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lepton_kit.errors import InputError
+from lepton_kit.notebook import was_not_run
 from lepton_kit.reports.clean import Draft, Links, anchor_of
 from lepton_kit.reports.markup import as_text
 from lepton_kit.reports.maths import highlighted
@@ -150,6 +151,8 @@ def _fold(codes: list[str], language: str) -> str:
 
 def _not_run(cell: Any) -> str:
     """Return a note below a cell that did not run, or did not run to its end."""
+    if was_not_run(cell):
+        return ""  # its output says why
     state = cell.metadata.get("papermill", {}).get("status")
     if state in ("failed", "interrupted"):
         words = "stopped" if state == "failed" else "was stopped"

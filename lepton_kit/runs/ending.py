@@ -12,7 +12,7 @@ from typing import Any
 
 from lepton_kit.errors import ExpectationFailed, InputError
 from lepton_kit.files import sha256_of, write_atomically
-from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.notebook import CHECKPOINT, END, EXPECTATION, INPUT, RESULT, payloads, was_not_run
 from lepton_kit.runs.ledger import Ledger, Owner
 from lepton_kit.runs.manifest import (
     FILE,
@@ -67,7 +67,7 @@ def _without_secrets(manifest: Manifest, redactor: Redactor) -> Manifest:
     def clean(part: Part, *fields: str) -> Any:
         return part.model_copy(update={field: redactor.json(getattr(part, field)) for field in fields})
 
-    said: Manifest = clean(manifest, "title", "parameters", "checkpoints")
+    said: Manifest = clean(manifest, "title", "parameters", "checkpoints", "ended_early")
     return said.model_copy(
         update={
             "inputs": [clean(each, "ref") for each in manifest.inputs],
@@ -128,7 +128,9 @@ def _read_back(
         name, message = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
         wrong = RunError(cell=failed, name=name, message=message)
     if status == "succeeded":
-        meant = [run for run, cell in zip(runs, cells, strict=True) if SKIPPED not in tags(cell)]
+        meant = [
+            run for run, cell in zip(runs, cells, strict=True) if SKIPPED not in tags(cell) and not was_not_run(cell)
+        ]
         status, wrong = _verdict(expectations, meant, artifacts)
     return status, wrong, {
         "inputs": [Input(**payload) for payload in payloads(outputs, INPUT) if payload["ref"] not in known],
@@ -138,6 +140,7 @@ def _read_back(
         "checkpoints": list(payloads(outputs, CHECKPOINT)),
         "executed_sha256": sha256_of(notebook) if written else None,
         "cells": runs,
+        "ended_early": next((payload["reason"] for payload in payloads(outputs, END)), None),
     }  # fmt: skip
 
 

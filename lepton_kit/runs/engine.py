@@ -26,6 +26,7 @@ from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import write_atomically
+from lepton_kit.notebook import was_not_run
 from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.notebooks import is_counted
@@ -194,6 +195,8 @@ class LeptonClient(LocalClient, PapermillNotebookClient):  # type: ignore[misc]
                 self._join_chunks(cell)
                 if left_out := self.allowance.end_cell():
                     cell.outputs.append(note(left_out))
+                if was_not_run(cell):
+                    status = self.nb_man.NOT_RUN
                 self.nb_man.cell_ended(cell, status)
                 self.options.on_event("cell_ended", self.number, self.total, "")
             if status == self.nb_man.FAILED:

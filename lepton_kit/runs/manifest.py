@@ -167,7 +167,10 @@ class Environment(Part):
 
 
 class Manifest(Part):
-    """One run, from the moment it starts (`status` is `running`) to its end."""
+    """One run, from the moment it starts (`status` is `running`) to its end.
+
+    `ended_early` is why its notebook left out the rest, which did not apply.
+    """
 
     format: Literal[1] = 1
     run_id: RunId
@@ -190,6 +193,7 @@ class Manifest(Part):
     artifacts: list[Artifact] = []
     executed_sha256: str | None = None
     cells: list[CellRun] = []
+    ended_early: str | None = None
     error: RunError | None = None
     git: Git | None
     environment: Environment

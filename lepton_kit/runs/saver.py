@@ -12,14 +12,14 @@ from typing import Any
 from nbformat import NotebookNode
 from nbformat.v4.rwbase import split_lines, strip_transient
 
-from lepton_kit.notebook import CHECKPOINT, EXPECTATION, INPUT, RESULT
+from lepton_kit.notebook import CHECKPOINT, END, EXPECTATION, INPUT, RESULT
 from lepton_kit.runs.redaction import Redactor
 
 SHORTEST_PAUSE_S = 1.0
 LARGEST_SHARE = 0.1  # of the time, that saving may take
 OUTPUT_WORDS = {"text", "ename", "evalue", "traceback", "metadata"}
 MEDIA_TYPES = {"text/plain", "text/html", "text/markdown", "text/latex", "application/json", "application/javascript"}
-MEDIA_TYPES |= {"image/png", "image/jpeg", "image/gif", "image/svg+xml", RESULT, EXPECTATION, INPUT, CHECKPOINT}
+MEDIA_TYPES |= {"image/png", "image/jpeg", "image/gif", "image/svg+xml", RESULT, EXPECTATION, INPUT, CHECKPOINT, END}
 NOTED = {"kernelspec", "language_info", "papermill", "execution", "tags"}  # what Jupyter and the engine note
 
 

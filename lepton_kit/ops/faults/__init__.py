@@ -70,10 +70,7 @@ def find_fault(
 ) -> Fault:
     """Return a fault by its name, or two at once by their names with a `+`.
 
-    Raises
-    ------
-    InputError
-        When there is none of that name, or the severity is not from above 0 to 1.
+    Raises InputError when there is none of that name, or the severity is not from above 0 to 1.
     """
     first, plus, second = name.partition("+")
     if plus:

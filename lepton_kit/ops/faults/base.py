@@ -25,52 +25,40 @@ class Plant(Protocol):
     @property
     def workers(self) -> int:
         """Return how many workers answer."""
-        ...
 
     @property
     def utilisation(self) -> float:
         """Return the share of the workers' time that the usual load takes."""
-        ...
 
     def current(self) -> Forecaster:
         """Return the version in service."""
-        ...
 
     def deploy(self, forecaster: Forecaster, note: str) -> None:
         """Register a new version and put it into service."""
-        ...
 
     def deploy_next(self, is_bad: bool) -> None:
         """Put the next version into service: one that answers wrongly, or exactly as the present one."""
-        ...
 
     def corrupt(self, forecaster: Forecaster) -> None:
         """Let the running workers answer with this one; their version's files stay as they are."""
-        ...
 
     def surge(self, factor: Callable[[float], float]) -> None:
         """Multiply the usual rate of the requests by a function of the time since now."""
-        ...
 
     def flood_to(self, utilisation: float) -> None:
         """Send as many requests beside the usual load as bring the workers to this utilisation, which may exceed 1."""
-        ...
 
     def slow(self, taken: float) -> None:
         """Take this share (0 to 1) of the processor from each worker that runs now."""
-        ...
 
     def lose(self, count: int) -> None:
         """End this many workers, and those that replace them."""
-        ...
 
     def leak(self, seconds: float) -> None:
         """Let each worker lose memory, so that it reaches the limit this many seconds after its start, or after now."""
-        ...
 
     def change_world(self, share: float) -> None:
         """Let this share of the days that are asked about be days of the real market's wild year from now on."""
-        ...
 
 
 class Fault:

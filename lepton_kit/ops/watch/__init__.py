@@ -1,5 +1,5 @@
 """`lepton watch`.
 
 `app` takes alerts in, `queue` and `jobs` keep them across crashes, `worker` runs what they start, `observer` looks at
-services, `remedies` and `approvals` decide on repairs, `status` and `page` show it all.
+services, `policy` and `approvals` decide on repairs, `status` and `page` show it all.
 """

@@ -29,9 +29,8 @@ from lepton_kit.ops.watch.door import OwnHost, PatientProtocol, Refused, whole_b
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.intake import Full, Intake
 from lepton_kit.ops.watch.observer import Observer
-from lepton_kit.ops.watch.policy import Policy
+from lepton_kit.ops.watch.policy import Policy, Routes
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.routing import Routes
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.webhook import Gate, Webhook, field_reasons, make_gate
 from lepton_kit.project.settings import Settings, read_settings
@@ -102,18 +101,18 @@ class Watcher:
 
     def status(self) -> dict[str, Any]:
         """Return how the project stands."""
-        return status.status(self.project, self.queue, self.observer.seen, self.schedules, self.routes)
+        return status.status(self.project, self.settings, self.queue, self.observer, self.schedules, self.routes)
 
     def note_truncated(self, posted: Webhook) -> None:
         """Keep for the status page how many alerts of a group Alertmanager did not send, until it sends all of them."""
         what = f"alerts of group {posted.group[:200]!a}"
-        known = {name: why for name, why in self.observer.seen.troubles.get("webhook", {}).items() if name != what}
+        known = {name: why for name, why in self.observer.troubles.get("webhook", {}).items() if name != what}
         if posted.truncated and len(known) < MOST_GROUPS:
             known[what] = (
                 f"Alertmanager left out {posted.truncated} of {len(posted.alerts) + posted.truncated}, max_alerts "
                 "of its webhook is too low (0 sends all)"
             )
-        self.observer.seen.troubles["webhook"] = known
+        self.observer.troubles["webhook"] = known
 
     def wake(self) -> None:
         """Say that there may be work."""

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.door import LOOPBACK, host_name
-from lepton_kit.ops.watch.remedies import Decision, Via
+from lepton_kit.ops.watch.jobs import Decision, Via
 from lepton_kit.ops.watch.webhook import Gate
 
 BODY_LIMIT = 16 * 1024
@@ -89,10 +89,7 @@ def this_user() -> str:
 def make_decision(is_approved: bool, by: str, via: Via, note: str) -> Decision:
     """Return a decision of now.
 
-    Raises
-    ------
-    InputError
-        When nobody is named, or a text is too long or holds control characters.
+    Raises InputError when nobody is named, or a text is too long or holds control characters.
     """
     by, note = _plain(by, "your name", LONGEST_NAME), _plain(note, "the note", LONGEST_NOTE)
     if not by:

@@ -91,10 +91,7 @@ def _is_address(name: str) -> bool:
 async def whole_body(request: Request, limit: int) -> bytes:
     """Return the body of a request.
 
-    Raises
-    ------
-    Refused
-        As soon as it is larger than the limit, or takes too long.
+    Raises Refused as soon as it is larger than the limit, or takes too long.
     """
     parts, size = [], 0
     try:

@@ -84,10 +84,7 @@ def _freeze(
 ) -> Path:
     """Capture a service's evidence from `start` until now, unless an earlier attempt did so, and return its folder.
 
-    Raises
-    ------
-    InputError
-        When it is no declared service, or its evidence cannot be captured.
+    Raises InputError when it is no declared service, or its evidence cannot be captured.
     """
     from lepton_kit.diagnosis.capture import capture
     from lepton_kit.project.declarations import declared

@@ -20,11 +20,10 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, single_name, write_atomically
 from lepton_kit.ops.service_operator import ACTIONS, read_actions
 from lepton_kit.ops.watch.evidence import FOLDER
-from lepton_kit.ops.watch.jobs import Job
+from lepton_kit.ops.watch.jobs import Job, Remedy
 from lepton_kit.ops.watch.objectives import alerted_objective
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.rehearsals import read_rehearsal
-from lepton_kit.ops.watch.remedies import Remedy
 from lepton_kit.project.settings import Settings
 from lepton_kit.runs.manifest import FILE, Manifest, Result
 from lepton_kit.telemetry.recordings import Promise
@@ -111,7 +110,7 @@ def settled_history(incident: Incident, queue: Queue, settings: Settings, projec
     What a postmortem has read is left as it is.
     """
     history, frozen = history_of(incident, queue, settings, project), frozen_history(incident, project)
-    is_read = any(job.kind == "postmortem" for job in queue.jobs(MOST_JOBS, incident=incident.id))
+    is_read = bool(queue.jobs(incident=incident.id, kind="postmortem"))
     if frozen is None or (history.is_over and not frozen.is_over and not is_read):
         freeze_history(incident, queue, settings, project)
     return history

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.watch.queue import Queue, Router
@@ -30,9 +29,8 @@ class Intake:
 
     def __init__(self, kept: Queue, router: Router, on_work: Callable[[], None]) -> None:
         self._kept, self._router, self._on_work = kept, router, on_work
-        self._waiting: queue.Queue[_Post | None] = queue.Queue(MOST_WAITING)
-        self._thread = threading.Thread(target=self._write, name="intake", daemon=True)
-        self._thread.start()
+        self._waiting: deque[_Post] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
 
     async def take(self, alerts: Sequence[Alert]) -> None:
         """Return when posted alerts are on the disk.
@@ -43,55 +41,37 @@ class Intake:
 
     def submit(self, alerts: Sequence[Alert], origin: str) -> Future[None]:
         """Hand alerts over; the future is done when they are on the disk."""
+        if len(self._waiting) >= MOST_WAITING:
+            raise Full("too many alerts wait to be stored")
         done: Future[None] = Future()
-        try:
-            self._waiting.put_nowait((alerts, origin, done))
-        except queue.Full:
-            raise Full("too many alerts wait to be stored") from None
+        self._waiting.append((alerts, origin, done))
+        self._thread.submit(self._write)
         return done
 
     def close(self) -> None:
         """Write what waits, and end."""
-        self._waiting.put(None)
-        self._thread.join()
+        self._thread.shutdown()
 
     def _write(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch, is_last = [first], False
-            while len(batch) < MOST_AT_ONCE and not self._waiting.empty():
-                following = self._waiting.get()
-                if following is None:
-                    is_last = True
-                    break
-                batch.append(following)
-            self._commit(batch)
-            if is_last:
-                return
+        """Commit all that waits by now; who handed over later finds nothing left to do."""
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+        if wanted := [post for post in batch if post[2].set_running_or_notify_cancel()]:
+            self._commit(wanted)
+            self._on_work()
 
-    def _commit(self, batch: list[_Post]) -> None:
-        wanted = [post for post in batch if post[2].set_running_or_notify_cancel()]
+    def _commit(self, posts: Sequence[_Post]) -> None:
         try:
-            self._kept.receive_all([(alerts, origin) for alerts, origin, _ in wanted], self._router)
+            self._kept.receive_all([(alerts, origin) for alerts, origin, _ in posts], self._router)
         except Exception as error:  # whatever it was, who posted must hear that nothing was kept
-            if len(wanted) > 1 and not isinstance(error, InputError):
-                for post in wanted:  # one that cannot be kept must not stand in the way of the others
-                    self._commit_alone(post)
-            else:
-                for _, _, done in wanted:
-                    done.set_exception(_told(error))
+            if len(posts) > 1 and not isinstance(error, InputError):
+                for post in posts:  # one that cannot be kept must not stand in the way of the others
+                    self._commit([post])
+                return
+            for *_, done in posts:
+                done.set_exception(_told(error))
         else:
-            for _, _, done in wanted:
+            for *_, done in posts:
                 done.set_result(None)
-        self._on_work()
-
-    def _commit_alone(self, post: _Post) -> None:
-        alerts, origin, done = post
-        try:
-            self._kept.receive(alerts, origin, self._router)
-        except Exception as error:
-            done.set_exception(_told(error))
-        else:
-            done.set_result(None)
 
 
 def _told(error: Exception) -> InputError:

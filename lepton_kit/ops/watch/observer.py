@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -25,7 +25,6 @@ from lepton_kit.ops.watch.objectives import (
     declared_objectives,
     not_measured,
     own_series,
-    read_all_objectives,
     without_service,
 )
 from lepton_kit.ops.watch.queue import Incident, Queue
@@ -45,7 +44,6 @@ EMBEDDED = "embedded"
 EVALUATION_S, BUDGETS_S = 30.0, 60.0
 """Seconds between two evaluations of the alerts, and of the budgets; `time_scale` shortens the first."""
 ANSWER_S = 5.0  # an answer of a server may take; what is slower counts as none, so that other objectives do not wait
-__all__ = ["Budget", "Observed", "Observer", "ServiceState", "embedded_changes", "read_all_objectives"]
 
 
 @dataclass(frozen=True)
@@ -77,39 +75,21 @@ class ServiceState:
     budgets: tuple[Budget, ...] = ()
 
 
-@dataclass
-class Observed:
-    """All that the observer saw last.
+class Observer:
+    """The thread that looks, every `scrape_interval` seconds, and keeps what it saw last.
 
     `troubles` are, by the step that met them, what is not as it must be, and why; `not_measured` are the objectives
-    that nothing is known of; `time_scale` is that of the settings.
-    """
+    that nothing is known of.
 
-    services: dict[str, ServiceState] = field(default_factory=dict)
-    troubles: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    not_measured: tuple[NotMeasured, ...] = ()
-    is_leading: bool = False
-    time_scale: float = 1.0
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """Return all troubles, by what they concern."""
-        return {what: why for found in list(self.troubles.values()) for what, why in found.items()}
-
-
-class Observer:
-    """The thread that looks, every `scrape_interval` seconds.
-
-    Raises
-    ------
-    InputError
-        When objectives cannot be read.
+    Raises InputError when objectives cannot be read.
     """
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, intake: Intake) -> None:
         self._settings, self._project, self._queue, self._intake = settings, project, queue, intake
-        states = {name: ServiceState(name, one.registered or name) for name, one in settings.services.items()}
-        self.seen = Observed(states, time_scale=settings.watch.time_scale)
+        self.services = {name: ServiceState(name, one.registered or name) for name, one in settings.services.items()}
+        self.troubles: dict[str, Mapping[str, str]] = {}
+        self.not_measured: tuple[NotMeasured, ...] = ()
+        self._is_leading = False
         declared = declared_objectives(settings, project) if settings.services else []
         self._unwatched = without_service(declared, settings)
         self._objectives = own_series([one for one in declared if one.service in settings.services], settings)
@@ -126,6 +106,11 @@ class Observer:
         self._evaluated = self._budgeted = float("-inf")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="observer", daemon=True)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Return all troubles, by what they concern."""
+        return {what: why for found in list(self.troubles.values()) for what, why in found.items()}
 
     def start(self) -> None:
         """Begin to look."""
@@ -156,7 +141,7 @@ class Observer:
         with self._problem_noted("telemetry"):
             if self._leads() and self._scrapes:
                 self._scrape()
-        if self.seen.is_leading and self._evaluates:
+        if self._is_leading and self._evaluates:
             if now - self._evaluated >= self._pause(EVALUATION_S):
                 self._evaluated = now
                 with self._problem_noted("embedded alerts"):
@@ -181,33 +166,33 @@ class Observer:
 
     def _note_troubles(self, step: str, found: Mapping[str, str]) -> None:
         """Keep what a step met, in place of what it met last; what is new is logged."""
-        before = self.seen.troubles.get(step, {})
+        before = self.troubles.get(step, {})
         for what in found.keys() - before.keys():
             logger.warning("%s: %s", what, found[what])
-        self.seen.troubles[step] = found
+        self.troubles[step] = found
 
     def _leads(self) -> bool:
         """Say whether this process is the one that scrapes and evaluates for this project."""
         if self._lock is None:
             (self._project / FOLDER).mkdir(exist_ok=True)
             self._lock = (self._project / FOLDER / ".observer").open("a")
-        if not self.seen.is_leading:
+        if not self._is_leading:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.seen.is_leading = True
-        return self.seen.is_leading
+                self._is_leading = True
+        return self._is_leading
 
     def _look_at_services(self) -> None:
         for name, service in self._settings.services.items():
             state = _look_at(name, service, self._project)
-            self.seen.services[name] = replace(state, budgets=self.seen.services[name].budgets)
+            self.services[name] = replace(state, budgets=self.services[name].budgets)
 
     def _scrape(self) -> None:
         from lepton_kit.telemetry.scrape import Scraper
         from lepton_kit.telemetry.store import Store
 
         self._targets.clear()
-        self._targets.update({name: state.address for name, state in self.seen.services.items() if state.address})
+        self._targets.update({name: state.address for name, state in self.services.items() if state.address})
         if self._scraper is None:
             self._source = self._store = Store(self._project / self._settings.watch.source)
             self._scraper = Scraper(self._store, self._targets, self._settings.watch.scrape_interval)
@@ -222,7 +207,8 @@ class Observer:
         now = time.time()
         found = [Alert.model_validate(alert) for alert in self._evaluator.evaluate(now)]
         self._note_budgets(self._evaluator.statuses)
-        if changed := embedded_changes(found, self._queue.firing(EMBEDDED), now, self._evaluator.unjudged()):
+        firing = self._queue.incidents(10**6, status="firing", origin=EMBEDDED)
+        if changed := embedded_changes(found, firing, now, self._evaluator.unjudged()):
             self._intake.submit(changed, EMBEDDED).result(timeout=30)
 
     def _look_at_budgets(self) -> None:
@@ -239,14 +225,14 @@ class Observer:
         from lepton_kit.telemetry.sources import warnings_of
 
         missing = [*self._unwatched, *not_measured(statuses)]
-        self.seen.not_measured = tuple(missing)
+        self.not_measured = tuple(missing)
         faults = {f"objective {one.objective} of {one.service}": one.detail for one in missing if one.is_fault}
         self._note_troubles("objectives", faults)
         warned = {f"warning for {chosen}": "; ".join(said) for chosen, said in warnings_of(self._source).items()}
         self._note_troubles("warnings", warned)
-        for name, state in list(self.seen.services.items()):
+        for name, state in list(self.services.items()):
             mine = [status for status in statuses if status.objective.service == name]
-            self.seen.services[name] = replace(state, budgets=tuple(map(_budget, mine)))
+            self.services[name] = replace(state, budgets=tuple(map(_budget, mine)))
 
     def _opened(self) -> Source:
         if self._source is None:

@@ -8,12 +8,12 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from lepton_kit.ops.watch import flaps, jobs, remedies
-from lepton_kit.ops.watch.jobs import Job, Kind, Start
-from lepton_kit.ops.watch.remedies import Decision, Proposal, Remedy
+from lepton_kit.ops.watch import jobs
+from lepton_kit.ops.watch.jobs import Decision, Job, Kind, Proposal, Remedy, Start
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.ledger import LEASE_S, Ledger
@@ -22,28 +22,41 @@ MOST_ATTEMPTS = 5
 REPORT = "report"  # the note of what went wrong with the report site
 CLOCK_STEP_S = 600.0
 """A clock that is put back by no more is waited for, so that no schedule is run twice for that."""
-_SCHEMA = (
+_TABLES = (
     """CREATE TABLE IF NOT EXISTS incidents (
     id TEXT PRIMARY KEY, subject TEXT NOT NULL, fingerprint TEXT NOT NULL, starts_at TEXT NOT NULL,
     name TEXT NOT NULL, service TEXT NOT NULL,
     severity TEXT NOT NULL, status TEXT NOT NULL, ends_at TEXT, origin TEXT NOT NULL, alert TEXT NOT NULL,
     received REAL NOT NULL, seen INTEGER NOT NULL, note TEXT NOT NULL, recording TEXT,
     UNIQUE (fingerprint, starts_at))""",
+    "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, handled REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
+    *jobs.TABLES,
+)
+_ADDED = {
+    "incidents": {"main": "TEXT", "flaps_after": "TEXT", "held_from": "REAL", "held_until": "REAL"},
+    "jobs": jobs.ADDED,
+}
+"""Columns that a ledger of an earlier release gets. Of an incident: the one whose diagnosis stands for it, the one
+after whose diagnosis its alert flaps, and from when until when (Unix seconds) its own diagnosis waits for that."""
+
+_INDEXES = (
     "CREATE INDEX IF NOT EXISTS incidents_firing ON incidents (origin) WHERE status = 'firing'",
     "CREATE INDEX IF NOT EXISTS incidents_received ON incidents (received)",
     "CREATE INDEX IF NOT EXISTS incidents_subject ON incidents (subject) WHERE status = 'firing'",
-    *jobs.SCHEMA,
-    "CREATE TABLE IF NOT EXISTS schedules (name TEXT PRIMARY KEY, handled REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS watch_notes (name TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS left_open (job INTEGER PRIMARY KEY)",
-    *flaps.SCHEMA,
-    "CREATE TABLE IF NOT EXISTS companions (incident TEXT PRIMARY KEY, main TEXT NOT NULL)",
-    *remedies.SCHEMA,  # tables of their own: a ledger of an earlier release gets them, and its tables stay as they are
+    "CREATE INDEX IF NOT EXISTS incidents_flaps ON incidents (flaps_after)",
+    *jobs.INDEXES,
 )
-SAME_AS = "runs nothing of its own, being the same as "
 RANKS = {"page": 4, "critical": 4, "error": 3, "major": 3, "high": 3, "warning": 2, "ticket": 2, "minor": 2, "info": 1}
 """How grave a severity is, by the words that rules of alerts use; other words are the least grave."""
 SAME_S = 600.0  # what burns a budget fast burns it slowly too: two alerts, and one thing to find out
+
+
+_DUE = """SELECT DISTINCT incidents.id FROM incidents
+    JOIN jobs AS repair ON repair.incident = incidents.id AND repair.kind = 'remedy' AND repair.state = 'ended'
+    WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.incident = incidents.id
+        AND (jobs.kind = 'postmortem' OR jobs.state IN ('queued', 'waiting', 'running')))"""
+"""The incidents with a repair that has run, nothing left to run or to decide, and no postmortem yet."""
 
 
 class Router(Protocol):
@@ -51,11 +64,9 @@ class Router(Protocol):
 
     def on_firing(self, alert: Alert) -> Start | str:
         """Say what an alert that has begun starts."""
-        ...
 
     def on_resolved(self, alert: Alert) -> Start | str | None:
         """Say what an alert that has ended starts."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,13 @@ class Queue(Ledger):
         super().__init__(project, busy_timeout)
         self._flap_s = flap_s
         with self._transaction() as ledger:
-            for statement in _SCHEMA:
+            for statement in _TABLES:
+                ledger.execute(statement)
+            for table, columns in _ADDED.items():
+                known = {row[1] for row in ledger.execute(f"PRAGMA table_info({table})")}
+                for name in columns.keys() - known:
+                    ledger.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
+            for statement in _INDEXES:
                 ledger.execute(statement)
         self._held: sqlite3.Connection | None = None
 
@@ -137,17 +154,11 @@ class Queue(Ledger):
                 for alert in alerts:
                     _receive(ledger, alert, origin, router, self._flap_s)
 
-    def firing(self, origin: str) -> list[Incident]:
-        """Return the incidents from an origin whose alert still fires."""
-        chosen = f"SELECT {_INCIDENT} FROM incidents WHERE status = 'firing' AND origin = ?"
-        return [_incident(row) for row in self._read(chosen, origin)]
-
-    def incidents(self, most: int = 50, status: str | None = None, name: str | None = None) -> list[Incident]:
-        """Return the incidents, newest first: all, those that are `firing` or `resolved`, those of an alert's name."""
-        given = {key: value for key, value in {"status": status, "name": name}.items() if value is not None}
-        chosen = "WHERE " + " AND ".join(f"{key} = ?" for key in given) if given else ""
-        ordered = f"SELECT {_INCIDENT} FROM incidents {chosen} ORDER BY starts_at DESC, received DESC LIMIT ?"
-        return [_incident(row) for row in self._read(ordered, *given.values(), most)]
+    def incidents(self, most: int = 50, **having: str) -> list[Incident]:
+        """Return the incidents, newest first: all, or those `having` a status, an alert's name or an origin."""
+        chosen = " AND ".join(f"{name} = ?" for name in having) or "TRUE"
+        ordered = f"SELECT {_INCIDENT} FROM incidents WHERE {chosen} ORDER BY starts_at DESC, received DESC LIMIT ?"
+        return [_incident(row) for row in self._read(ordered, *having.values(), most)]
 
     def over(self, most: int) -> list[Incident]:
         """Return the incidents that are resolved, newest first, but for those that another one stands for.
@@ -156,8 +167,7 @@ class Queue(Ledger):
         """
         ordered = (
             f"SELECT {_INCIDENT} FROM incidents WHERE status = 'resolved'"
-            " AND id NOT IN (SELECT incident FROM companions)"
-            " AND (id IN (SELECT incident FROM jobs) OR id NOT IN (SELECT incident FROM flaps))"
+            " AND main IS NULL AND (flaps_after IS NULL OR id IN (SELECT incident FROM jobs))"
             " ORDER BY starts_at DESC, received DESC LIMIT ?"
         )
         return [_incident(row) for row in self._read(ordered, most)]
@@ -173,8 +183,7 @@ class Queue(Ledger):
 
     def flaps(self, incident: str) -> int:
         """Return how often the alert of an incident began again so soon that it was not diagnosed at once."""
-        with self._transaction() as ledger:
-            return flaps.count(ledger, incident)
+        return int(self._read("SELECT count(*) FROM incidents WHERE flaps_after = ?", incident)[0][0])
 
     def find(self, given: str) -> Incident:
         """Return the incident that a person means by its id, or the end or the beginning of it.
@@ -188,7 +197,7 @@ class Queue(Ledger):
 
     def main_incident(self, id: str) -> Incident | None:
         """Return the incident whose diagnosis stands for that of another severity of the same alert; None of others."""
-        rows = self._read("SELECT main FROM companions WHERE incident = ?", id)
+        rows = self._read("SELECT main FROM incidents WHERE id = ? AND main IS NOT NULL", id)
         return self.incident(rows[0][0]) if rows else None
 
     def note(self, incident: str, text: str, recording: str | None = None) -> None:
@@ -207,7 +216,7 @@ class Queue(Ledger):
     def take(self) -> Job | None:
         """Make this process the one that runs the oldest queued job that may start now, and return that."""
         with self._transaction() as ledger:
-            return jobs.take(ledger, remedies.READY)
+            return jobs.take(ledger)
 
     def still_running(self, job: Job) -> None:
         """Lengthen this process' lease of a job."""
@@ -232,21 +241,15 @@ class Queue(Ledger):
         run left its incident as it was: a diagnosis that found no cause, a repair that did not help.
         """
         with self._transaction() as ledger:
-            is_mine = jobs.move_mine(ledger, "end", job.number, run_id=run_id, status=status, error=None)
+            ended = {"run_id": run_id, "status": status, "error": None, "leaves_open": leaves_open}
+            is_mine = jobs.move_mine(ledger, "end", job.number, **ended)
             if is_mine and job.incident is not None:
-                remedies.propose(ledger, job.incident, proposals, most_per_hour)
-                if leaves_open:
-                    ledger.execute("INSERT OR IGNORE INTO left_open VALUES (?)", [job.number])
+                jobs.propose(ledger, job.incident, proposals, most_per_hour)
 
-    def refuse(self, job: Job, error: str) -> None:
-        """Note why a job is not run."""
+    def leave(self, job: Job, event: Literal["refuse", "give back"], error: str) -> None:
+        """Note why a job of this process is not run, or not now."""
         with self._transaction() as ledger:
-            jobs.move_mine(ledger, "refuse", job.number, error=error)
-
-    def give_back(self, job: Job, error: str) -> None:
-        """Queue a job of this process again: its run was cancelled and is repeated later."""
-        with self._transaction() as ledger:
-            jobs.move_mine(ledger, "give back", job.number, error=error)
+            jobs.move_mine(ledger, event, job.number, error=error)
 
     def requeue_abandoned(self) -> list[Job]:
         """Queue the jobs again whose process has died; refuse one that has outlived too many. Return them."""
@@ -260,15 +263,11 @@ class Queue(Ledger):
                     jobs.move(ledger, "give back", "number = ?", [job.number])
         return dead
 
-    def jobs(self, most: int = 50, incident: str | None = None, state: str | None = None) -> list[Job]:
-        """Return jobs, newest first: all, those of an incident, or those in a state."""
-        conditions = {"incident": incident, "state": state}
-        given = {name: value for name, value in conditions.items() if value is not None}
-        where = "WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""
-        rows = self._read(
-            f"SELECT {jobs.COLUMNS} FROM jobs {where} ORDER BY number DESC LIMIT ?", *given.values(), most
-        )
-        return [jobs.job_of(row) for row in rows]
+    def jobs(self, most: int = 50, **having: str) -> list[Job]:
+        """Return jobs, newest first: all, or those `having` an incident, a kind or a state."""
+        chosen = " AND ".join(f"{name} = ?" for name in having) or "TRUE"
+        ordered = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {chosen} ORDER BY number DESC LIMIT ?"
+        return [jobs.job_of(row) for row in self._read(ordered, *having.values(), most)]
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""
@@ -277,30 +276,39 @@ class Queue(Ledger):
 
     def queued(self) -> int:
         """Return how many jobs may start now."""
-        return int(self._read(f"SELECT count(*) FROM jobs WHERE {remedies.READY}")[0][0])
+        return int(self._read(f"SELECT count(*) FROM jobs WHERE {jobs.READY}")[0][0])
 
     # --- repairs ---
 
     def hold(self, job: Job, why: str, rehearsal: str | None = None) -> None:
         """Let a repair of this process wait for a person; `rehearsal` is the run that rehearsed it, where one did."""
         with self._transaction() as ledger:
-            remedies.note_rehearsal(ledger, job.number, rehearsal)
-            remedies.hold(ledger, job.number, why)
+            changed = "UPDATE jobs SET rehearsal = coalesce(?, rehearsal) WHERE number = ?"
+            ledger.execute(changed, [rehearsal, job.number])
+            jobs.hold(ledger, job.number, why)
 
     def over_limit(self, service: str, incident: str, most_per_hour: int) -> bool:
         """Say whether no further repair of a service may start by itself now."""
         with self._transaction() as ledger:
-            return bool(remedies.over_limit(ledger, service, incident, most_per_hour))
+            return bool(jobs.over_limit(ledger, service, incident, most_per_hour))
 
     def follows_run(self, job: Job) -> tuple[str, str] | None:
         """Return the cause and the run of the repair that a repair follows; None where it follows none that has run."""
-        with self._transaction() as ledger:
-            return remedies.follows_run(ledger, job.number)
+        rows = self._read(
+            "SELECT earlier.name, earlier.run_id FROM jobs JOIN jobs AS earlier ON earlier.number = jobs.follows"
+            " WHERE jobs.number = ? AND earlier.run_id IS NOT NULL",
+            job.number,
+        )
+        return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
     def approved_by(self, run_id: str) -> str | None:
         """Return who let the run of a repair: the policy, or a person; None of a run that is no repair."""
         with self._transaction() as ledger:
-            return remedies.approved_by(ledger, run_id)
+            found = jobs.repairs(ledger, "run_id = ?", run_id)
+        if not found:
+            return None
+        approved = [one for one in found[0].decisions if one.is_approved]
+        return f"{approved[-1].by} ({approved[-1].via})" if approved else "policy: auto"
 
     def decide(self, number: int, decision: Decision) -> str:
         """Start or refuse a repair that waits for a person, given its job's number; return its incident.
@@ -308,24 +316,25 @@ class Queue(Ledger):
         Raises InputError when it does not wait.
         """
         with self._transaction() as ledger:
-            return remedies.decide(ledger, number, decision)
+            return jobs.decide(ledger, number, decision)
 
     def waiting(self) -> list[Remedy]:
         """Return the repairs that wait for a person, oldest first."""
         with self._transaction() as ledger:
-            return remedies.read(ledger, "state = 'waiting'")
+            return jobs.repairs(ledger, "state = 'waiting'")
 
     def remedies(self, incident: str) -> list[Remedy]:
         """Return the repairs of an incident, with what was decided on them."""
         with self._transaction() as ledger:
-            return remedies.read(ledger, "remedies.incident = ?", incident)
+            return jobs.repairs(ledger, "incidents.id = ?", incident)
 
     def follow_up(self, postmortem: Start | None, when: str) -> None:
         """Queue the postmortems that are due, and let repairs wait whose first part failed; safe to ask again."""
         with self._transaction() as ledger:
-            remedies.hold_followers(ledger)
+            jobs.hold_followers(ledger)
             if postmortem is not None:
-                for incident in remedies.due_postmortems(ledger, when):
+                is_over = " AND incidents.status = 'resolved'" if when == "resolved" else ""
+                for [incident] in ledger.execute(_DUE + is_over).fetchall():
                     jobs.add(ledger, "postmortem", incident, f"postmortem:{incident}", postmortem, incident)
 
     def look_again(self, pause: float, most: int) -> None:
@@ -335,18 +344,18 @@ class Queue(Ledger):
         """
         with self._transaction() as ledger:
             due = ledger.execute(
-                "SELECT incidents.id, sum(jobs.kind = 'alert') AS looks FROM incidents"
-                " JOIN jobs ON jobs.incident = incidents.id LEFT JOIN left_open ON left_open.job = jobs.number"
+                "SELECT incidents.id, sum(kind = 'alert') AS looks FROM incidents"
+                " JOIN jobs ON jobs.incident = incidents.id"
                 " WHERE incidents.status = 'firing' GROUP BY incidents.id"
-                " HAVING max(jobs.number) = max(left_open.job)"
-                " AND max(jobs.state != 'ended') = 0 AND max(jobs.ended) < ? AND looks BETWEEN 1 AND ?",
+                " HAVING max(number) = max(number * leaves_open)"
+                " AND max(state != 'ended') = 0 AND max(ended) < ? AND looks BETWEEN 1 AND ?",
                 [time.time() - pause, most - 1],
             ).fetchall()
             for incident, looks in due:
                 first = f"SELECT {jobs.COLUMNS} FROM jobs WHERE incident = ? AND kind = 'alert' ORDER BY number LIMIT 1"
-                job = jobs.job_of(ledger.execute(first, [incident]).fetchone())
+                job, look = jobs.job_of(ledger.execute(first, [incident]).fetchone()), looks + 1
                 start = Start(job.notebook, job.parameters)
-                jobs.add(ledger, "alert", job.name, f"{job.key}{jobs.LOOK}{looks + 1}", start, incident)
+                jobs.add(ledger, "alert", job.name, f"{job.key}:look-{look}", start, incident, look=look)
 
     # --- schedules and notes ---
 
@@ -402,29 +411,55 @@ def _receive(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Rout
 
 
 def _begin(ledger: sqlite3.Connection, alert: Alert, origin: str, router: Router, flap_s: float) -> str:
-    start: Start | str = "only its end was seen"
-    if alert.status == "firing":
-        start = router.on_firing(alert)
-    labels = alert.labels
+    start = router.on_firing(alert) if alert.status == "firing" else "only its end was seen"
+    note, about = start if isinstance(start, str) else "", dict[str, Any]()
+    severity = alert.labels.get("severity", "")
     if isinstance(start, Start) and (main := _being_diagnosed(ledger, alert)) is not None:
-        start = f"{SAME_AS}{main}"
-        ledger.execute("INSERT INTO companions VALUES (?, ?)", [alert.incident, main])
-        _raise_severity(ledger, main, labels.get("severity", ""))
-    flap = flaps.find(ledger, alert, flap_s) if isinstance(start, Start) else None
-    note = start if isinstance(start, str) else "" if flap is None else flap.words
-    ledger.execute(
-        f"INSERT INTO incidents (subject, {_INCIDENT})"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, 'firing', NULL, ?, ?, ?, 1, ?, NULL)",
-        [
-            alert.subject, alert.incident, alert.fingerprint, alert.since, alert.name, labels.get("service", ""),
-            labels.get("severity", ""), origin, json.dumps(alert.as_posted()), time.time(), note,
-        ],
-    )  # fmt: skip
-    if isinstance(start, Start):
+        note, about = f"runs nothing of its own, being the same as {main}", {"main": main}
+        _raise_severity(ledger, main, severity)
+    elif isinstance(start, Start) and (about := _flap(ledger, alert, flap_s)):
+        when = f"{datetime.fromtimestamp(about['held_until'], UTC):%Y-%m-%d %H:%M:%S} UTC"
+        diagnosed = f"it was diagnosed as {about['flaps_after']}"
+        note = f"the alert flaps: {diagnosed}, and is again after {when} if it fires then"
+    values = {
+        "subject": alert.subject, "id": alert.incident, "fingerprint": alert.fingerprint, "starts_at": alert.since,
+        "name": alert.name, "service": alert.labels.get("service", ""), "severity": severity, "status": "firing",
+        "origin": origin, "alert": json.dumps(alert.as_posted()), "received": time.time(), "seen": 1, "note": note,
+        **about,
+    }  # fmt: skip
+    inserted = f"INSERT INTO incidents ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"
+    ledger.execute(inserted, list(values.values()))
+    if isinstance(start, Start) and "main" not in about:
         jobs.add(ledger, "alert", alert.name, f"alert:{alert.fingerprint}:{alert.since}", start, alert.incident)
-    if flap is not None:
-        flaps.hold(ledger, alert.incident, flap)
     return note
+
+
+def _flap(ledger: sqlite3.Connection, alert: Alert, seconds: float) -> dict[str, Any]:
+    """Return what an alert that flaps has beside others; nothing unless `seconds` ago or less it was diagnosed.
+
+    A diagnosis that still waits since the alert began before is given up for that of the new start.
+    """
+    now = time.time()
+    last = ledger.execute(
+        "SELECT incidents.id, starts_at, coalesce(held_until - held_from, 0) FROM incidents"
+        " JOIN jobs ON jobs.incident = incidents.id AND jobs.kind = 'alert'"
+        f" WHERE fingerprint = ? AND NOT (jobs.state = 'queued' AND {jobs.FLAPS}) ORDER BY jobs.number DESC LIMIT 1",
+        [alert.fingerprint],
+    ).fetchone()
+    if last is None:
+        return {}
+    since_start = (alert.starts_at - datetime.fromisoformat(last[1])).total_seconds()
+    wait = last[2] + seconds - since_start
+    if wait <= 0 or since_start < -seconds:
+        return {}
+    _give_up_held(ledger, "incident IN (SELECT id FROM incidents WHERE fingerprint = ?)", alert.fingerprint)
+    return {"flaps_after": last[0], "held_from": now, "held_until": now + min(wait, seconds)}
+
+
+def _give_up_held(ledger: sqlite3.Connection, where: str, value: str) -> bool:
+    """Give up diagnoses that wait until their alert has lasted; say whether there was one."""
+    held = f"DELETE FROM jobs WHERE kind = 'alert' AND state = 'queued' AND {jobs.FLAPS} AND {where} RETURNING number"
+    return bool(ledger.execute(held, [value]).fetchall())
 
 
 def _being_diagnosed(ledger: sqlite3.Connection, alert: Alert) -> str | None:
@@ -445,8 +480,9 @@ def _raise_severity(ledger: sqlite3.Connection, incident: str, severity: str) ->
 
 
 def _resolve(ledger: sqlite3.Connection, alert: Alert, router: Router, note: str) -> None:
-    is_companion = ledger.execute("SELECT 1 FROM companions WHERE incident = ?", [alert.incident]).fetchone()
-    runs_nothing = flaps.withdraw(ledger, alert.incident) or is_companion
+    chosen = "SELECT 1 FROM incidents WHERE id = ? AND main IS NOT NULL"
+    is_companion = ledger.execute(chosen, [alert.incident]).fetchone()
+    runs_nothing = _give_up_held(ledger, "incident = ?", alert.incident) or is_companion
     start = None if runs_nothing else router.on_resolved(alert)
     if isinstance(start, str):
         note = f"{note}; recovery check: {start}" if note else f"recovery check: {start}"
@@ -454,7 +490,7 @@ def _resolve(ledger: sqlite3.Connection, alert: Alert, router: Router, note: str
         "UPDATE incidents SET status = 'resolved', ends_at = ?, note = ? WHERE fingerprint = ? AND starts_at = ?",
         [alert.ends_at and alert.ends_at.isoformat(timespec="microseconds"), note, alert.fingerprint, alert.since],
     )
-    remedies.withdraw(ledger, alert.incident)
+    jobs.withdraw(ledger, alert.incident)
     if isinstance(start, Start):
         jobs.add(ledger, "recovery", alert.name, f"recovery:{alert.fingerprint}:{alert.since}", start, alert.incident)
 

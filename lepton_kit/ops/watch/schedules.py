@@ -15,8 +15,8 @@ from cronsim import CronSim, CronSimError
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.jobs import Start
+from lepton_kit.ops.watch.policy import RECORDING, checked_start
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.routing import RECORDING, check_literals, read_runbook
 from lepton_kit.project.settings import Schedule, Settings
 
 logger = logging.getLogger("lepton.watch")
@@ -129,17 +129,16 @@ class Cron:
 
 def _checked(name: str, schedule: Schedule, settings: Settings, project: Path) -> tuple[Cron, Start]:
     origin = f"lepton.toml, schedules.{name}"
-    notebook, parameters = read_runbook(schedule.notebook, origin, project)
-    check_literals(parameters, schedule.parameters, {}, notebook, origin)
+    start, parameters = checked_start(schedule.notebook, schedule.parameters, origin, project)
     needs_recording = RECORDING in {parameter.name for parameter in parameters or []} - schedule.parameters.keys()
     if needs_recording and schedule.service not in settings.services:
         known = ", ".join(settings.services) or "none"
         raise InputError(
-            f"{origin}: service = {schedule.service!r}: {notebook} needs a recording, so it must be one of "
+            f"{origin}: service = {schedule.service!r}: {start.notebook} needs a recording, so it must be one of "
             f"[services] (there are: {known})"
         )
     try:
         cron = Cron(schedule.cron, schedule.timezone)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from error
-    return cron, Start(notebook, dict(schedule.parameters))
+    return cron, start

@@ -14,13 +14,13 @@ from urllib.parse import quote
 from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import recording_folder
-from lepton_kit.ops.watch.jobs import Job
-from lepton_kit.ops.watch.observer import Observed
+from lepton_kit.ops.watch.jobs import Job, Remedy
+from lepton_kit.ops.watch.observer import Observer
+from lepton_kit.ops.watch.policy import RECORDING, Routes
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
-from lepton_kit.ops.watch.remedies import Remedy
-from lepton_kit.ops.watch.routing import RECORDING, Routes
 from lepton_kit.ops.watch.schedules import Schedules
+from lepton_kit.project.settings import Settings
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
 from lepton_kit.runs.parameters import run_command
 
@@ -33,10 +33,12 @@ SHOWN_RESULTS = (
 """What a diagnosis and a repair record that is shown beside their runs."""
 
 
-def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, routes: Routes) -> dict[str, Any]:
+def status(
+    project: Path, settings: Settings, queue: Queue, seen: Observer, schedules: Schedules, routes: Routes
+) -> dict[str, Any]:
     """Return how the project stands: services, incidents, runs, schedules, the queue, and what goes wrong."""
     opened = queue.open_incidents()  # before the list: one that begins meanwhile is shown and not yet counted
-    firing = queue.incidents(MOST_INCIDENTS, "firing")
+    firing = queue.incidents(MOST_INCIDENTS, status="firing")
     recent = queue.over(MOST_RUNS)
     refused = [job for job in queue.jobs(MOST_REFUSED, state="refused") if job.incident is None]
     report = queue.notes().get(REPORT, ("", 0.0))[0]
@@ -44,7 +46,7 @@ def status(project: Path, queue: Queue, seen: Observed, schedules: Schedules, ro
     return {
         "project": project.name,
         "time": _now(),
-        "time_scale": seen.time_scale,
+        "time_scale": settings.watch.time_scale,
         "services": [asdict(state) for state in list(seen.services.values())],
         "open": max(opened, len(firing)),
         "open_incidents": [incident_facts(incident, queue, project, routes) for incident in firing],
@@ -86,8 +88,8 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
 
 def diagnosed(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
     """Return what the diagnosis of an incident recorded: the first that named a cause, or else the last one."""
-    looks = [job for job in queue.jobs(MOST_JOBS, incident=incident.id)[::-1] if job.kind == "alert" and job.run_id]
-    found = [run_results(str(job.run_id), project) for job in looks if job.state == "ended"]
+    looks = queue.jobs(MOST_JOBS, incident=incident.id, kind="alert", state="ended")[::-1]
+    found = [run_results(job.run_id, project) for job in looks if job.run_id]
     telling = [said for said in found if said.get("cause", "unknown") != "unknown"]
     return next(iter(telling or found[::-1]), {})
 
@@ -97,7 +99,7 @@ def diagnosis_command(incident: Incident, queue: Queue, project: Path, routes: R
 
     Where its evidence has not been captured, the command does so first.
     """
-    looks = [job for job in queue.jobs(20, incident=incident.id) if job.kind == "alert"]
+    looks = queue.jobs(incident=incident.id, kind="alert")
     notebook = looks[0].notebook if looks else routes.runbook(incident.name) if routes else None
     if notebook is None:
         return ""
@@ -142,19 +144,15 @@ def remedy_facts(remedy: Remedy, project: Path, run_id: str | None, told: Mappin
     `rehearsed` is what a person decides on (plan, rows, risk, undo, evidence), by name; `told` is what the diagnosis
     recorded.
     """
-    rehearsed = decision_facts(remedy, project, told) if remedy.state == "waiting" else {}
+    rehearsed, evidence = dict[str, str](), evidence_of(remedy.cause, told)
+    if remedy.state == "waiting" and remedy.rehearsal:
+        rehearsed = read_rehearsal(remedy.rehearsal, project).facts(remedy.service, evidence)
+    elif remedy.state == "waiting":
+        rehearsed = {"Rehearsal": "none: the runbook or the incident has no recording to rehearse on", **evidence}
     decisions = [{**asdict(one), "at": _moment(one.at)} for one in remedy.decisions]
     verdict = run_results(run_id, project).get("verdict") if run_id else None
     facts = {"since": _moment(remedy.queued), "decisions": decisions, "verdict": verdict, "rehearsed": rehearsed}
     return {**asdict(remedy), **facts, "page": report_page(remedy.rehearsal, project)}
-
-
-def decision_facts(remedy: Remedy, project: Path, told: Mapping[str, Any]) -> dict[str, str]:
-    """Return by name what a person is shown before deciding on a repair."""
-    evidence = evidence_of(remedy.cause, told)
-    if remedy.rehearsal is None:
-        return {"Rehearsal": "none: the runbook or the incident has no recording to rehearse on", **evidence}
-    return read_rehearsal(remedy.rehearsal, project).facts(remedy.service, evidence)
 
 
 def pictures(incident: Mapping[str, Any], project: Path) -> dict[int, tuple[str, str]]:

@@ -21,11 +21,9 @@ from typing import Any
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
-from lepton_kit.ops.watch.jobs import Job
-from lepton_kit.ops.watch.policy import SERVICE, Policy
+from lepton_kit.ops.watch.jobs import Job, Proposal
+from lepton_kit.ops.watch.policy import RECORDING, SERVICE, Policy
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
-from lepton_kit.ops.watch.remedies import Proposal
-from lepton_kit.ops.watch.routing import RECORDING
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import heartbeat
@@ -92,13 +90,13 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
             is_telling = policy is not None and run.status == "succeeded"
             proposals = _proposals(policy, run, job, queue, settings, project) if policy and is_telling else []
     except KeyboardInterrupt:
-        queue.give_back(job, "cancelled: lepton watch was stopped; it will be run again")
+        queue.leave(job, "give back", "cancelled: lepton watch was stopped; it will be run again")
         return None
     except LeptonError as error:
-        queue.refuse(job, str(error))
+        queue.leave(job, "refuse", str(error))
     except Exception as error:  # a fault of ours or the machine's: the job must not vanish, nor end this process
         logger.exception("job %s", job.key)
-        queue.refuse(job, f"{type(error).__name__}: {error}")
+        queue.leave(job, "refuse", f"{type(error).__name__}: {error}")
     else:
         queue.end(job, run.run_id, run.status, proposals, settings.remedies.most_per_hour, leaves_open(job, run))
         return run
