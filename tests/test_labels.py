@@ -270,3 +270,12 @@ def test_the_notebook_corrects_the_table_by_what_people_answered(tmp_path):
     assert len(list(left.glob("to-label-*.csv"))) == 1
     refused = lepton("run", "notebooks/06-labels.ipynb", "-p", "answered", '["answers.csv"]', project=tmp_path)
     assert "planted_share = 0.1: must be 0 with answered tables" in refused.stdout + refused.stderr
+
+
+def test_the_notebook_ends_early_for_a_subject_without_classes(tmp_path):
+    (tmp_path / "lepton.toml").write_text('[services.rent]\ntask = "regression"\n')
+    copy_folders(tmp_path, "notebooks")
+    made = lepton("run", "notebooks/06-labels.ipynb", "-p", "subject", "rent", project=tmp_path)
+    assert made.returncode == 0, made.stdout + made.stderr
+    (run,) = finished_runs(tmp_path)
+    assert run.ended_early == "rent (regression): only the labels of classes are ranked here"

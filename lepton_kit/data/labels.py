@@ -7,6 +7,7 @@ calibrated first: a model that learnt from wrong labels is too sure, and of some
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ STRENGTHS = (0.1, 1.0, 10.0)
 
 REPEATS = 3
 """Lots of the folds that are averaged, so that a row's rank does not hang on one of them."""
+
+MOST_STEPS = 100
+"""Of the regression: with a hundred classes it is near its end by then, and stopping early keeps it from the labels."""
 
 
 def out_of_fold(model: Any, features: pd.DataFrame, given: pd.Series, folds: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -119,6 +123,7 @@ def _check_classes(codes: np.ndarray, classes: Sequence[Any], given: pd.Series, 
 
 
 def _calibrate(chances: np.ndarray, codes: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -129,9 +134,11 @@ def _calibrate(chances: np.ndarray, codes: np.ndarray, folds: int, seed: int) ->
     logs = np.log(floored / floored.sum(axis=1, keepdims=True))
 
     def fit(strength: float, lot: int) -> np.ndarray:
-        regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MOST_STEPS))
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed + lot)
-        made: np.ndarray = cross_val_predict(regression, logs, codes, cv=parts, method="predict_proba")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            made: np.ndarray = cross_val_predict(regression, logs, codes, cv=parts, method="predict_proba")
         return made
 
     tried = {strength: fit(strength, 0) for strength in STRENGTHS}
