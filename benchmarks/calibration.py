@@ -17,8 +17,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 
 from lepton_kit.diagnosis.evidence import Cause, Evidence
-from lepton_kit.diagnosis.likelihoods import HYPOTHESES, Likelihoods
-from lepton_kit.diagnosis.ranking import HYPOTHESES_OF, log_odds, tempered
+from lepton_kit.diagnosis.ranking import HYPOTHESES, HYPOTHESES_OF, Likelihoods, log_odds, tempered
 from lepton_kit.errors import InputError
 
 COLDEST, HOTTEST = 1.0, 20.0
@@ -58,7 +57,7 @@ def calibrate(cases: Sequence[Known], likelihoods: Likelihoods) -> Likelihoods:
     --------
     Of two incidents with the same evidence, one had another cause: a table that was sure of it becomes less so.
 
-    >>> from lepton_kit.diagnosis.likelihoods import read_likelihoods
+    >>> from lepton_kit.diagnosis.ranking import read_likelihoods
     >>> found = (Evidence("contract", "broken", ""),)
     >>> table = read_likelihoods()
     >>> known = [Known(found, frozenset({"data"})), Known(found, frozenset({"none"}))]

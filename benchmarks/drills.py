@@ -32,8 +32,7 @@ from calibration import Known, calibrate
 from benchmarks.results import PATH, write_section
 from lepton_kit.data.drift import drift_table
 from lepton_kit.diagnosis.causes import Diagnosis, decide
-from lepton_kit.diagnosis.likelihoods import Likelihoods, read_likelihoods
-from lepton_kit.diagnosis.ranking import by_cause, probabilities
+from lepton_kit.diagnosis.ranking import Likelihoods, by_cause, probabilities, read_likelihoods
 from lepton_kit.models.tasks import covered
 from lepton_kit.ops.drill_results import write_results
 from lepton_kit.ops.drill_scores import SCORED, by_type, confusion, drill_rows, reliability, scores

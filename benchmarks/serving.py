@@ -48,8 +48,7 @@ from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.models.forecasters import FORECAST, FURTHEST_INPUT, Architecture, Forecaster, model_columns, untrained
 from lepton_kit.models.golden import golden_examples
 from lepton_kit.models.registry import Registry
-from lepton_kit.serving.control import change_desired_state
-from lepton_kit.serving.following import await_workers
+from lepton_kit.serving.control import await_workers, change_desired_state
 from subjects.prices.features import next_day_return, price_features
 from subjects.prices.sources import read_prices
 

@@ -127,10 +127,10 @@ def run(
 ) -> None:
     """Run notebooks with papermill, each in its own run folder."""
     from lepton_kit.runs.notebooks import locate_notebook
+    from lepton_kit.runs.parameters import combinations
     from lepton_kit.runs.pool import run_all
     from lepton_kit.runs.progress import run_progress
     from lepton_kit.runs.runner import Options, Request, execute, prepare
-    from lepton_kit.runs.sweeps import combinations
 
     project = find_project()
     given = [_merged(_values(parameter or []), swept) for swept in combinations(sweep or [])]

@@ -15,3 +15,19 @@ class InputError(LeptonError):
 
 class ExpectationFailed(LeptonError):  # noqa: N818 - the name is read in notebooks, and it is what happened
     """A condition that a notebook states about its own output does not hold."""
+
+
+class RunnerDied(LeptonError):  # noqa: N818 - as above
+    """The process that ran a notebook was killed."""
+
+
+class TimedOut(LeptonError):  # noqa: N818 - as above
+    """A run was stopped because it took longer than it was allowed to."""
+
+
+class CellTimedOut(TimedOut):
+    """A cell ran longer than a cell may."""
+
+
+class RunTimedOut(TimedOut):
+    """A run took longer than it may, from the start of its kernel on."""

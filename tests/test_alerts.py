@@ -14,10 +14,16 @@ from monitors import Target, alertmanager, metrics_target, needs_alertmanager, n
 from services import wait_for
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.alerts import NOT_ENDED, AlertEvaluator, fingerprint_of, time_text
+from lepton_kit.telemetry.alerts import (
+    NOT_ENDED,
+    AlertEvaluator,
+    alert_labels,
+    fingerprint_of,
+    prometheus_rules,
+    time_text,
+)
 from lepton_kit.telemetry.burn_rates import Memory, Unmeasured, evaluate
 from lepton_kit.telemetry.prometheus import Prometheus
-from lepton_kit.telemetry.rules import alert_labels, prometheus_rules
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.slo import read_objectives
 from lepton_kit.telemetry.store import Sample, Store

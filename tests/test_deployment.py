@@ -17,7 +17,7 @@ from services import TOKEN, keep_model, project_with_model, row, serving, wait_f
 from lepton_kit.cli import app
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
-from lepton_kit.ops.deployment import ServiceClient, deploy, integration_tests, rollback, wait_for_requests
+from lepton_kit.ops.deployment import Rehearsal, ServiceClient, deploy, integration_tests, rollback, wait_for_requests
 from lepton_kit.ops.services import start_service
 from lepton_kit.serving.canary import Counts, Rule, judge, read_counts
 from lepton_kit.serving.control import note_deployment, read_deployments, read_desired_state
@@ -253,6 +253,21 @@ def test_a_service_of_the_same_name_that_runs_already_is_not_taken_for_the_new_o
     with pytest.raises(InputError, match="runs already"):
         start_service(ours.folder.parents[1], "goog")
     assert client_of(ours).version() == "v1"
+
+
+@pytest.mark.parametrize(("version", "pair"), [("v2", ("v1", "v2")), ("v1", ("v1", "v3"))])
+def test_a_rehearsal_begins_with_the_version_before_or_has_a_copy_and_touches_no_registry(tmp_path, version, pair):
+    registry = Registry(project_with_model(tmp_path) / "models")
+    before = registry.history("goog"), registry.versions("goog")
+    service = Rehearsal(registry, "goog", version)
+    try:
+        assert (service.old, service.new) == pair
+        assert service.version() == "v1"
+        assert service.new in service.registry.versions("goog")
+    finally:
+        assert service.stop() == 0
+    assert not service.project.exists()
+    assert (registry.history("goog"), registry.versions("goog")) == before
 
 
 def test_a_service_that_cannot_start_says_why(tmp_path):

@@ -11,7 +11,8 @@ from helpers import ROOT, lepton, lepton_here, truth_of
 
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.recovery import Ratio, objective_of
-from lepton_kit.diagnosis.remedies import plan_capacity, plan_data
+from lepton_kit.diagnosis.repair_capacity import plan_capacity
+from lepton_kit.diagnosis.repair_data import plan_data
 from lepton_kit.diagnosis.repair_model import ModelPlan
 from lepton_kit.errors import InputError
 from lepton_kit.ops import drills

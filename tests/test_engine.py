@@ -14,7 +14,7 @@ from helpers import PATIENCE_S, write_notebook
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut
+from lepton_kit.errors import CellTimedOut, RunTimedOut
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.saver import NotebookSaver
 

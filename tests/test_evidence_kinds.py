@@ -12,9 +12,9 @@ import pytest
 
 from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import conclude
-from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, logs, model, timing
+from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, model, timing
 from lepton_kit.diagnosis.onset import Criteria
-from lepton_kit.diagnosis.relations import following
+from lepton_kit.diagnosis.rows import following
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording
 
@@ -382,10 +382,10 @@ def with_log(lines_since: list[str]) -> Recording:
 
 
 def test_errors_of_a_new_kind_are_found_shown_and_harmless():
-    found = logs.log_templates(build_case(with_log(["<script>worker died\x1b[2J"] * 5)))
+    found = timing.log_templates(build_case(with_log(["<script>worker died\x1b[2J"] * 5)))
     assert found.finding == "new"
     assert "died" in found.summary and "\x1b" not in found.summary
-    assert logs.log_templates(build_case(with_log([]))).finding == "usual"
+    assert timing.log_templates(build_case(with_log([]))).finding == "usual"
 
 
 def test_the_signal_that_moved_first_is_named(tmp_path, calm):

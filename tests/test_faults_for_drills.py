@@ -16,8 +16,15 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.ops.faults import FAULTS, Pair, find_fault, injected, read_fault_file
 from lepton_kit.ops.faults.compute import CpuTaken, LostWorker
 from lepton_kit.ops.faults.model import SpoiltVersion
-from lepton_kit.serving.config import ServiceConfig
-from lepton_kit.serving.control import DesiredState, Report, begin, read_deployments, read_desired_state, write_report
+from lepton_kit.serving.control import (
+    DesiredState,
+    Report,
+    ServiceConfig,
+    begin,
+    read_deployments,
+    read_desired_state,
+    write_report,
+)
 from lepton_kit.serving.replay import Item
 from subjects.prices import DRILLED
 

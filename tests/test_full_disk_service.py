@@ -8,8 +8,8 @@ import pytest
 from services import log_of, project_with_model, row, serving, wait_for
 
 from lepton_kit.serving.control import newest_data, read_reports
-from lepton_kit.serving.lines import Lines
 from lepton_kit.serving.metrics import RESERVED_BYTES, reserve_files
+from lepton_kit.serving.requestlog import Lines
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_full_disk_ends_no_worker_and_refuses_no_forecast(small_disk):
     with serving(small_disk, "--workers", "2") as service:
         assert all(file.stat().st_blocks * 512 >= RESERVED_BYTES for file in service.folder.glob("metrics/*.db"))
         known = service.predict().json()["request_id"]
-        workers = {report.pid for report in read_reports(service.folder)}
+        workers = wait_for(lambda: len(told := {one.pid for one in read_reports(service.folder)}) == 2 and told)
         filler = fill(small_disk / "services")
         asked = row()
         for number in range(200):

@@ -12,7 +12,7 @@ from lepton_kit.data.input_fixes import InputFixer, InputFixes
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import DesiredState, begin, change_desired_state, read_desired_state, read_reports
-from lepton_kit.serving.lines import QUARANTINE, Quarantine
+from lepton_kit.serving.requestlog import QUARANTINE, Quarantine
 
 
 def kept_rows(folder):

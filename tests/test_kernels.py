@@ -27,8 +27,8 @@ from services import wait_for
 
 from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.lease import limits, socket_path, start_server
-from lepton_kit.runs.warm.wire import Lines, say, send_request
+from lepton_kit.runs.warm.lease import limits, send_request, socket_path, start_server
+from lepton_kit.runs.warm.watchdog import Lines, say
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="watchdogs need Linux")
 

@@ -19,13 +19,14 @@ from models_sample import google_prices
 from services import captured, features, keep_model, project_with_model, row, serving, wait_for
 
 from lepton_kit.data.input_fixes import InputFixes
-from lepton_kit.diagnosis.remedies import ModelPlan, State
+from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.repair_model import ModelPlan
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.operator import ServeOperator, operator_of, undo
 from lepton_kit.ops.repairs import LOOKS, Trouble, act_on, objectives_table, rehearse, still_missed
 from lepton_kit.ops.service_operator import read_actions
-from lepton_kit.serving import following
+from lepton_kit.serving import control
 from lepton_kit.serving.control import change_desired_state, read_deployments, read_desired_state, read_reports
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.features import next_day_return
@@ -46,7 +47,7 @@ def service(tmp_path_factory):
         f"[services.goog]\nmodel = 'goog'\nactions.restart_feed = {json.dumps(FEED)}\n"
     )
     with pytest.MonkeyPatch.context() as here, serving(project, "--workers", "2", constants=HASTE) as running:
-        here.setattr(following, "HUNG_SECONDS", 8.0)
+        here.setattr(control, "HUNG_SECONDS", 8.0)
         yield running
 
 

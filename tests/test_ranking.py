@@ -4,8 +4,7 @@ from helpers import benchmark
 
 from lepton_kit.diagnosis.causes import likelihood_table
 from lepton_kit.diagnosis.evidence import NOT_CHECKED, QUESTIONS, Evidence
-from lepton_kit.diagnosis.likelihoods import HYPOTHESES, read_likelihoods
-from lepton_kit.diagnosis.ranking import by_cause, log_odds, probabilities, weigh
+from lepton_kit.diagnosis.ranking import HYPOTHESES, by_cause, log_odds, probabilities, read_likelihoods, weigh
 from lepton_kit.errors import InputError
 
 TABLE = read_likelihoods()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lepton_kit.telemetry import databases, ordered
+from lepton_kit.telemetry import databases
 from lepton_kit.telemetry.databases import Window
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.logs import read_logs
@@ -246,8 +246,8 @@ def test_of_a_large_log_only_the_part_of_the_window_is_read_where_it_is_in_order
     rows = rows if is_ordered else rows[2500:] + rows[:2500]
     (tmp_path / "log.jsonl").write_text(lines(rows))
     whole = read(tmp_path, requests="log.jsonl")
-    monkeypatch.setattr(ordered, "LARGE", 1000)
-    part = ordered.part_of(tmp_path / "log.jsonl", "ts", "UTC", Window(*WINDOW), tmp_path)
+    monkeypatch.setattr(databases, "LARGE", 1000)
+    part = databases.part_of(tmp_path / "log.jsonl", "ts", "UTC", Window(*WINDOW), tmp_path)
     assert (part.stat().st_size < 0.2 * (tmp_path / "log.jsonl").stat().st_size) == is_ordered
     assert len(whole.table) == 361
     pd.testing.assert_frame_equal(read(tmp_path, requests="log.jsonl").table, whole.table)

@@ -22,7 +22,7 @@ import yaml
 from helpers import write_notebook
 from nbformat import v4
 
-from lepton_kit.runs import unpacked
+from lepton_kit.runs import redaction
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.runner import Request, run_notebook
 from lepton_kit.runs.saver import NotebookSaver
@@ -178,7 +178,7 @@ def test_what_is_packed_is_searched_to_a_limit_and_that_is_said(tmp_path, caplog
     path.write_bytes(gzip.compress(b"\0" * 4_000_000 + b"7f3a-hunter2"))
     redactor = Redactor({"key": "7f3a-hunter2"})
     assert redactor.found_in(path) == "key"
-    monkeypatch.setattr(unpacked.Allowance, "__init__", lambda self: vars(self).update(left=1_000_000, ran_out=False))
+    monkeypatch.setattr(redaction.Allowance, "__init__", lambda self: vars(self).update(left=1_000_000, ran_out=False))
     assert redactor.found_in(path) is None
     assert "bomb.gz" in caplog.text and "were searched for secrets" in caplog.text
 

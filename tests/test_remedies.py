@@ -12,21 +12,19 @@ from helpers import ROOT
 
 from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.diagnosis.queueing import Demand, bounded, erlang_c, mean_wait
-from lepton_kit.diagnosis.remedies import (
+from lepton_kit.diagnosis.remedies import State, apply_capacity, apply_data, apply_model, means_for
+from lepton_kit.diagnosis.repair_capacity import (
+    Measured,
     Needs,
     Smaller,
-    State,
-    apply_capacity,
-    apply_data,
-    apply_model,
-    means_for,
+    option_table,
     plan_capacity,
-    plan_data,
-    plan_model,
+    smaller_of,
+    tolerated_refusals,
 )
-from lepton_kit.diagnosis.repair_capacity import Measured, option_table, smaller_of, tolerated_refusals
-from lepton_kit.diagnosis.repair_data import exchanged_columns, rows_to_learn_from
-from lepton_kit.diagnosis.units import unit_factors
+from lepton_kit.diagnosis.repair_data import exchanged_columns, plan_data, rows_to_learn_from
+from lepton_kit.diagnosis.repair_model import plan_model
+from lepton_kit.diagnosis.rows import unit_factors
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import feature_columns, read_recording
 from lepton_kit.telemetry.slo import read_objectives

@@ -15,8 +15,18 @@ from services import log_of, project_with_model, serving, wait_for
 from lepton_kit.cli import app
 from lepton_kit.errors import InputError
 from lepton_kit.ops.load import find_arrivals
-from lepton_kit.serving.arrivals import TRACE, Arrivals, generated, traced
-from lepton_kit.serving.replay import Item, Plan, check_address, feed, needed_features, replay
+from lepton_kit.serving.replay import (
+    TRACE,
+    Arrivals,
+    Item,
+    Plan,
+    check_address,
+    feed,
+    generated,
+    needed_features,
+    replay,
+    traced,
+)
 from subjects.prices import asked
 
 

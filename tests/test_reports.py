@@ -569,6 +569,20 @@ def test_an_sli_that_is_better_says_than_what() -> None:
     assert ["stale-feed" in part.text for part in page.select("p.quiet")].count(True) == 1
 
 
+def test_a_history_is_drawn_as_a_line_that_what_is_missing_interrupts_and_marks_what_got_worse() -> None:
+    values = [(1.0, "alike"), (None, "not measured"), (3.0, "worse"), (2.0, "alike")]
+    rows = [{"sli": "p50 <b>", "unit": "ms", "before": 1.5, "now": now, "verdict": verdict} for now, verdict in values]
+    cards = [
+        Card("runs", f"r{day}", "t", f"2026-11-0{day}", "d", "service-health", (), None, facts_of_card("x"), [row])
+        for day, row in enumerate(rows, 1)
+    ]
+    page = BeautifulSoup(history_html(cards[::-1]), "html.parser")
+    drawn = page.select_one("svg.spark")
+    assert drawn is not None and drawn["aria-label"] == "p50 <b> over 4 runs: from 1 ms to 3 ms, 2 ms in the newest"
+    assert len(drawn.select("polyline")) == 2 and len(drawn.select("path.worse")) == 1
+    assert "▼ worse than 1.5 ms" in page.text and page.text.count("–") == 1
+
+
 @pytest.mark.parametrize("name", ["sli", "yardstick"])  # the second is the name in runs before 2026-12
 def test_slis_of_a_run_are_read_under_their_old_name_too(name: str) -> None:
     table = {

@@ -11,7 +11,6 @@ from services import read_requests
 from lepton_kit.serving.requestlog import (
     DELETED_AT_ONCE,
     Answered,
-    Bounds,
     RequestLog,
     declared_rows,
     forget,
@@ -75,14 +74,14 @@ def test_rows_too_old_or_too_many_are_removed_in_parts_the_oldest_first(tmp_path
     log.append(entry("ancient", ago=3 * 86400, rows=2 * DELETED_AT_ONCE + 1))
     log.append(entry("new", rows=3))
     log.flush()
-    forget(tmp_path, Bounds(days=2))
+    forget(tmp_path, 2 * 1024**3, days=2)
     assert read(log)["request_id"].unique().tolist() == ["new"]
     for number in range(50):
         log.append(entry(f"r-{number}", rows=DELETED_AT_ONCE // 4))
     log.flush()
     with contextlib.closing(sqlite3.connect(tmp_path / "requests.sqlite")) as database:
         pages, size = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    forget(tmp_path, Bounds(bytes=pages * size // 2))
+    forget(tmp_path, pages * size // 2, days=90)
     log.close()
     held = read(log)["request_id"].unique()
     assert 10 < len(held) < 40 and held[-1] == "r-49" and "new" not in held

@@ -9,7 +9,7 @@ from helpers import ROOT
 from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import conclude, diagnose
 from lepton_kit.diagnosis.evidence import Evidence
-from lepton_kit.diagnosis.likelihoods import read_likelihoods
+from lepton_kit.diagnosis.ranking import read_likelihoods
 from lepton_kit.diagnosis.sensitivity import check_table, checks, flip_table, flips
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording, read_recording
 

@@ -14,8 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import load_model
 from lepton_kit.models.golden import golden_deviation
-from lepton_kit.models.registering import register
-from lepton_kit.models.registry import Registry
+from lepton_kit.models.registry import Registry, register
 from lepton_kit.models.tasks import TASKS
 from lepton_kit.ops.deployment import ServiceClient, deploy
 from lepton_kit.serving.canary import Counts, Rule, judge

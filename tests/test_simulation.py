@@ -14,8 +14,8 @@ from lepton_kit.diagnosis.queueing import Demand, mean_wait
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import find_fault
 from lepton_kit.ops.simulation import EPOCH, inject
-from lepton_kit.serving.arrivals import generated
 from lepton_kit.serving.metrics import ServiceMetrics
+from lepton_kit.serving.replay import generated
 from lepton_kit.telemetry.recordings import read_recording, write_recording
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.prices.simulated.service import SimulatedService

@@ -12,8 +12,8 @@ import yaml
 from helpers import ROOT, lepton_here
 
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.alerts import alert_name, prometheus_rules
 from lepton_kit.telemetry.burn_rates import evaluate, increase, scaled, threshold
-from lepton_kit.telemetry.rules import alert_name, prometheus_rules
 from lepton_kit.telemetry.selectors import labels_text, parse_selector
 from lepton_kit.telemetry.slo import read_objectives
 

@@ -18,8 +18,8 @@ import pytest
 from helpers import ROOT
 
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.prometheus import open_source
 from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, labels_text
-from lepton_kit.telemetry.sources import open_source
 from lepton_kit.telemetry.store import Sample, Store
 
 NOON = 1_760_011_200.0

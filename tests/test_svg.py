@@ -11,8 +11,8 @@ import nbformat
 import pytest
 from helpers import write_notebook
 
+from lepton_kit.reports.pictures import clean_svg
 from lepton_kit.reports.story import first_figure, story_html
-from lepton_kit.reports.svg import clean_svg
 from lepton_kit.runs import figures
 from lepton_kit.runs.check import update_outputs
 from lepton_kit.runs.runner import Request, run_notebook

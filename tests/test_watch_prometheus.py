@@ -13,7 +13,7 @@ from services import wait_for
 from watching import watching
 
 from lepton_kit.runs.manifest import all_runs
-from lepton_kit.telemetry.rules import prometheus_rules
+from lepton_kit.telemetry.alerts import prometheus_rules
 from lepton_kit.telemetry.slo import read_objectives
 
 TOKEN = "a bearer's secret"

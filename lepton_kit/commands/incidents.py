@@ -29,7 +29,7 @@ def capture(
     from lepton_kit.ops.watch.evidence import promises_of, source_to_capture
     from lepton_kit.project.declarations import declared
     from lepton_kit.project.settings import read_settings
-    from lepton_kit.telemetry.sources import open_source
+    from lepton_kit.telemetry.prometheus import open_source
 
     project = find_project()
     if output.exists() and not (output / "incident.json").is_file() and (not output.is_dir() or any(output.iterdir())):

@@ -59,7 +59,7 @@ def rules(
     """Write Prometheus recording and alerting rules for the objectives, each on the series of its service."""
     from lepton_kit.files import write_atomically
     from lepton_kit.ops.watch.objectives import own_series
-    from lepton_kit.telemetry.rules import RUNBOOK_URL, prometheus_rules
+    from lepton_kit.telemetry.alerts import RUNBOOK_URL, prometheus_rules
 
     project = find_project()
     settings = read_settings(project)
@@ -77,8 +77,8 @@ def status(
     time_scale: Annotated[float, typer.Option(help="Divide all windows by this factor, for demonstrations.")] = 1.0,
 ) -> None:
     """Show each objective's burn rates, firing alerts and remaining error budget."""
+    from lepton_kit.telemetry.alerts import window_name
     from lepton_kit.telemetry.burn_rates import WINDOWS
-    from lepton_kit.telemetry.rules import window_name
 
     project = find_project()
     settings = read_settings(project)
@@ -114,7 +114,7 @@ def _evaluated(
     """
     from lepton_kit.ops.watch.objectives import own_series
     from lepton_kit.telemetry.alerts import evaluate_all
-    from lepton_kit.telemetry.sources import open_source
+    from lepton_kit.telemetry.prometheus import open_source
 
     opened = open_source(source or settings.watch.source, project)
     statuses = evaluate_all(own_series(objectives, settings), opened, time.time(), time_scale)
@@ -127,7 +127,7 @@ def _evaluated(
 def _print_not_measured(opened: Source, statuses: Sequence[Status], settings: Settings) -> None:
     """Print what is not measured, and why; and what the source warns of."""
     from lepton_kit.ops.watch.objectives import not_measured, without_service
-    from lepton_kit.telemetry.sources import warnings_of
+    from lepton_kit.telemetry.prometheus import warnings_of
 
     unwatched = without_service([status.objective for status in statuses], settings)
     missing: list[NotMeasured] = [*unwatched, *not_measured(statuses)]

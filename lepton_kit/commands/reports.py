@@ -146,10 +146,8 @@ def _build(project: Path, is_full: bool = False) -> Path:
 
 def _name(left_out: Iterable[LeftOut]) -> None:
     """Say which pages the site does without."""
-    from lepton_kit.reports.publish import left_out_line
-
     for one in left_out:
-        typer.echo(left_out_line(one), err=True)
+        typer.echo(str(one), err=True)
 
 
 def _serve(site: Path, port: int) -> None:

@@ -31,8 +31,8 @@ def register(
     promote: Annotated[bool, typer.Option("--promote", help="Put the new version into use.")] = False,
 ) -> None:
     """Add a model to the registry as a new version."""
-    from lepton_kit.models.registering import register as keep
     from lepton_kit.models.registry import Registry
+    from lepton_kit.models.registry import register as keep
     from lepton_kit.models.tasks import task_of
 
     registry = Registry(find_project() / "models")
@@ -53,8 +53,7 @@ def serve(
     parent: Annotated[int | None, typer.Option(help="Stop when the process with this id ends.")] = None,
 ) -> None:
     """Serve the promoted version of a model over HTTP."""
-    from lepton_kit.serving.config import ServiceConfig
-    from lepton_kit.serving.control import service_folder
+    from lepton_kit.serving.control import ServiceConfig, service_folder
     from lepton_kit.serving.supervisor import serve as serve_model
 
     project = find_project()

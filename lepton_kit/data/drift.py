@@ -114,28 +114,6 @@ def chi_squared(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]
     return float(np.sqrt(result.statistic / counts.sum())), float(result.pvalue)
 
 
-def standardised_wasserstein(reference: ArrayLike, current: ArrayLike) -> float:
-    """Return the Wasserstein distance of two samples, in standard deviations of the reference.
-
-    Infinite when a constant reference moved, 0 when it did not.
-
-    >>> round(standardised_wasserstein([-1.0, 1.0], [0.0, 2.0]), 3)
-    1.0
-    """
-    before, during = _samples(reference, current)
-    return _ratio(float(stats.wasserstein_distance(before, during)), float(before.std()), nothing=0.0)
-
-
-def standardised_mean_difference(reference: ArrayLike, current: ArrayLike) -> float:
-    """Return how far the mean moved, in standard deviations of the reference (Glass's Δ).
-
-    >>> round(standardised_mean_difference([-1.0, 1.0], [0.0, 2.0]), 3)
-    1.0
-    """
-    before, during = _samples(reference, current)
-    return _ratio(float(during.mean() - before.mean()), float(before.std()), nothing=0.0)
-
-
 def spread_ratio(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]:
     """Return the ratio of the mean absolute deviations from the median, and the Brown–Forsythe p-value.
 
@@ -192,6 +170,38 @@ def drift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+FEW_VALUES = 10
+"""A column of at most this many distinct values is compared by χ², and others by Kolmogorov and Smirnov."""
+
+
+def shift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
+    """Return `drift_table` with what decides whether a column of numbers moved.
+
+    Returns
+    -------
+    DataFrame
+        Added are `p` with its `test` (`χ²` where both samples have few distinct values, else `KS`), and `excess_psi`:
+        the index beyond what samples of this size show on average without any drift, over ten bins.
+
+    Examples
+    --------
+    >>> coins = pd.DataFrame({"heads": [0, 1] * 50})
+    >>> table = shift_table(coins, coins.assign(heads=1))
+    >>> table.loc["heads", "test"], bool(table.loc["heads", "p"] < 0.001)
+    ('χ²', True)
+    """
+    table = drift_table(reference, current)
+    is_few = {name: max(reference[name].nunique(), current[name].nunique()) <= FEW_VALUES for name in table.index}
+    p_values = [
+        chi_squared(reference[name], current[name])[1] if is_few[name] else row.ks_p for name, row in table.iterrows()
+    ]
+    by_chance = 9 * (1 / reference[table.index].count() + 1 / current[table.index].count())
+    tests = ["χ²" if is_few[name] else "KS" for name in table.index]
+    return table.assign(
+        p=pd.Series(p_values, table.index, dtype=float), test=tests, excess_psi=table["psi"] - by_chance
+    )
+
+
 DRIFT_COLUMNS = [
     *("psi", "ks", "ks_p", "wasserstein", "mean_shift", "spread_ratio", "spread_p"),
     *("cramers_v", "chi2_p"),
@@ -219,7 +229,7 @@ def _compare(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | st
         ks,
         ks_p,
         _ratio(area, float(before.std()), nothing=0.0),
-        standardised_mean_difference(before, during),
+        _ratio(float(during.mean() - before.mean()), float(before.std()), nothing=0.0),  # Glass's Δ
         *spread_ratio(before, during),
         NONE,
         NONE,

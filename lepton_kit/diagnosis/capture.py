@@ -23,6 +23,7 @@ import pydantic
 
 from lepton_kit.diagnosis.served import Served, as_version, served_models
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.alerts import alert_name
 from lepton_kit.telemetry.databases import TIME, Read
 from lepton_kit.telemetry.declaration import Declaration, more_of, signals_of
 from lepton_kit.telemetry.logs import MOST_LINES, read_logs
@@ -42,7 +43,6 @@ from lepton_kit.telemetry.recordings import (
     read_recording,
     write_recording,
 )
-from lepton_kit.telemetry.rules import alert_name
 from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.signals import series_of
 from lepton_kit.telemetry.texts import described

@@ -24,8 +24,7 @@ from lepton_kit.diagnosis.onset import (
     onset_of,
     promised,
 )
-from lepton_kit.diagnosis.relations import asked_anew, following
-from lepton_kit.diagnosis.rows import contract_breaches, is_whole
+from lepton_kit.diagnosis.rows import asked_anew, contract_breaches, following, is_whole
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import load_model
 from lepton_kit.models.tasks import Task

@@ -19,12 +19,20 @@ import pandas as pd
 from lepton_kit.diagnosis.case import Case, build_case, time_format
 from lepton_kit.diagnosis.evidence import NOT_CHECKED, Cause, Evidence, gather
 from lepton_kit.diagnosis.evidence.promises import ANSWERS_WRONG, LATE, MISSED, UNCLEAR
-from lepton_kit.diagnosis.likelihoods import Decision, Likelihoods, read_likelihoods
 from lepton_kit.diagnosis.localisation import Localisation
 from lepton_kit.diagnosis.next_action import NextAction
 from lepton_kit.diagnosis.onset import Criteria, Onset
-from lepton_kit.diagnosis.plans import REMEDIES, after_diagnosis
-from lepton_kit.diagnosis.ranking import CAUSES, by_cause, probabilities, weigh, weights_of_evidence
+from lepton_kit.diagnosis.ranking import (
+    CAUSES,
+    Decision,
+    Likelihoods,
+    by_cause,
+    probabilities,
+    read_likelihoods,
+    weigh,
+    weights_of_evidence,
+)
+from lepton_kit.diagnosis.remedies import REMEDIES, after_diagnosis
 from lepton_kit.diagnosis.where import as_dict as localisation_as_dict
 from lepton_kit.diagnosis.where import where
 from lepton_kit.telemetry.recordings import Recording
@@ -36,7 +44,7 @@ NEXT_ACTIONS: Mapping[str, str] = {
     "nothing": "Close the alert, and see whether its threshold is too tight.",
     "unknown": "Ask a person: read the evidence, and capture what was not checked.",
 }
-"""What to do where no repair follows; where one does, its plan says so (`plans.py`)."""
+"""What to do where no repair follows; where one does, its plan says so (`remedies.py`)."""
 
 HINTS = {
     ("actuals", "reverting"): "Compare some actuals since the onset with an independent source: they swing back, as "
@@ -161,21 +169,11 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as JSON can hold it."""
         return {
-            "cause": self.cause,
-            "also": list(self.also),
-            "probability": self.probability,
-            "confidence": self.confidence,
-            "confidence_means": CONFIDENCE[self.confidence],
-            "reasons": list(self.reasons),
-            "onset": self.onset.isoformat(),
-            "onset_from": str(self.dated),
-            "next_action": self.next_action,
+            **self.summary(),
             "remedy": self.remedy,
+            "onset_from": str(self.dated),
             "ranking": [_ranked_as_dict(item) for item in self.ranking],
-            "evidence_for": [item.name for item in self.evidence_for],
-            "evidence_against": [item.name for item in self.evidence_against],
             "localisation": localisation_as_dict(self.localisation),
-            "not_checked": list(self.not_checked),
             "evidence": [_as_dict(item) for item in self.evidence],
         }
 

@@ -23,9 +23,6 @@ from lepton_kit.models.tasks import Task
 from lepton_kit.telemetry.health import Periods
 from lepton_kit.telemetry.recordings import Recording
 
-FEW_VALUES = 10
-"""A column of at most this many distinct values is compared by χ², and others by Kolmogorov and Smirnov."""
-
 ANSWER, ERRORS = "answer_", ("loss", "missed")
 
 
@@ -110,40 +107,33 @@ def effects(tables: Compared, periods: Periods, limits: Limits) -> pd.DataFrame:
         NaT for others), the largest distance first.
     """
     before, now = periods.before(tables.rows), periods.now(tables.rows)
-    found = []
-    for column in [one for one in tables.reference if one in tables.rows]:  # a damaged column has no counterpart
-        known = [part[column].dropna() for part in (tables.reference, before, now)]
-        if min(map(len, known)) < 2:
-            continue
-        reference, was, present = known
-        psi, distance, p_value, test = _effect(reference, present)
-        moved = _has_moved(psi, distance, p_value, len(reference), len(present), limits)
-        again = _effect(was, present)
-        news = moved and _has_moved(*again[:3], len(was), len(present), limits)
-        since = _onset(tables.rows.set_index("time")[column], periods.split, limits.alpha) if news else pd.NaT
-        held = drift.standardised_wasserstein(reference, was)
-        found.append((_kind(str(column)), column, psi, distance, p_value, test, moved, held, news, since))
+    shared = [one for one in tables.reference if one in tables.rows]  # a damaged column has no counterpart
+    sides = [part[shared].astype(float) for part in (tables.reference, before, now)]
+    known = [one for one in shared if min(side[one].count() for side in sides) >= 2]
+    reference, was, present = (side[known] for side in sides)
+    table, again = (_moved(side, present, limits).loc[known] for side in (reference, was))
+    news = table["moved"] & again["moved"]
+    series = tables.rows.set_index("time")
+    is_news = dict(zip(known, news, strict=True))
+    since = [_onset(series[one], periods.split, limits.alpha) if is_news[one] else pd.NaT for one in known]
+    table = table.assign(
+        kind=[_kind(str(one)) for one in known],
+        wasserstein_before=drift.drift_table(reference, was)["wasserstein"],
+        news=news,
+        since=pd.to_datetime(pd.Series(since, table.index, dtype=object), utc=True),
+    ).reset_index()
     columns = ["kind", "column", "psi", "wasserstein", "p", "test", "moved", "wasserstein_before", "news", "since"]
-    table = pd.DataFrame(found, columns=columns)
-    table["since"] = pd.to_datetime(table["since"], utc=True)
-    return table.sort_values("wasserstein", ascending=False, kind="stable", ignore_index=True)
+    return table[columns].sort_values("wasserstein", ascending=False, kind="stable", ignore_index=True)
+
+
+def _moved(reference: pd.DataFrame, current: pd.DataFrame, limits: Limits) -> pd.DataFrame:
+    table = drift.shift_table(reference, current)
+    is_far = (table["excess_psi"] >= limits.psi) & (table["wasserstein"] >= limits.wasserstein)
+    return table.assign(moved=is_far & (table["p"] < limits.alpha))
 
 
 def _kind(column: str) -> str:
     return "answer" if column.startswith(ANSWER) else "error" if column in ERRORS else "input"
-
-
-def _effect(reference: pd.Series, current: pd.Series) -> tuple[float, float, float, str]:
-    psi = drift.population_stability_index(reference, current)
-    distance = drift.standardised_wasserstein(reference, current)
-    if reference.nunique() <= FEW_VALUES and current.nunique() <= FEW_VALUES:
-        return psi, distance, drift.chi_squared(reference, current)[1], "χ²"
-    return psi, distance, drift.kolmogorov_smirnov(reference, current)[1], "KS"
-
-
-def _has_moved(psi: float, distance: float, p_value: float, n: int, m: int, limits: Limits) -> bool:
-    by_chance = 9 * (1 / n + 1 / m)  # the mean of an index over ten bins without any drift
-    return bool(psi - by_chance >= limits.psi and distance >= limits.wasserstein and p_value < limits.alpha)
 
 
 def _onset(series: pd.Series, split: pd.Timestamp, alpha: float) -> pd.Timestamp:

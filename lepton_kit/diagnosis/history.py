@@ -7,26 +7,22 @@ of it: that stands in `judgement.md` beside it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, Field, field_validator
 
 from lepton_kit.data.input_fixes import InputFixes, renamed
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.incident import Part, Text
 from lepton_kit.telemetry.recordings import Promise, printable
 
 FORMAT: Literal["lepton-incident-history/1"] = "lepton-incident-history/1"
 RUNS = {"alert": "diagnosis", "remedy": "repair", "recovery": "recovery check", "postmortem": "postmortem"}
-Text = Annotated[str, AfterValidator(printable)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Alert(_Part):
+class Alert(Part):
     """The alert; `received` is when it reached `lepton watch` first."""
 
     name: Text
@@ -39,14 +35,14 @@ class Alert(_Part):
     summary: Text = ""
 
 
-class Fact(_Part):
+class Fact(Part):
     """A value that a run recorded."""
 
     value: Any
     unit: Text = ""
 
 
-class Run(_Part):
+class Run(Part):
     """What the manifest of a run says: read by a machine, judged by nobody."""
 
     run_id: Text
@@ -57,12 +53,12 @@ class Run(_Part):
     code_sha256: str
     commit: str | None = None
     is_dirty: bool = False
-    inputs: dict[Text, str | None] = {}
-    results: dict[str, Fact] = {}
+    inputs: dict[Text, str | None] = Field(default={})
+    results: dict[str, Fact] = Field(default={})
     left_out: tuple[Text, ...] = ()
 
 
-class Decision(_Part):
+class Decision(Part):
     """What a person decided on a repair: who, when, and where."""
 
     time: AwareDatetime
@@ -72,7 +68,7 @@ class Decision(_Part):
     note: Text = ""
 
 
-class Job(_Part):
+class Job(Part):
     """A run that the incident asked for; `error` says why it never ran, `why` why it waited for a person.
 
     `plan` is what a repair would do, by its rehearsal.
@@ -112,7 +108,7 @@ class Job(_Part):
         return "policy" if self.is_automatic else "pending"
 
 
-class Action(_Part):
+class Action(Part):
     """Something that was done to the service, by a run that the policy or a person approved (`by`).
 
     `outcome` is `done`, or what went wrong; `workers_followed` says how many of the wanted ones followed, and
@@ -125,8 +121,8 @@ class Action(_Part):
     action: Text
     why: Text = ""
     outcome: Text = ""
-    before: dict[str, Any] = {}
-    after: dict[str, Any] = {}
+    before: dict[str, Any] = Field(default={})
+    after: dict[str, Any] = Field(default={})
     workers_followed: Text = ""
     replaced: tuple[int, ...] = ()
 
@@ -172,7 +168,7 @@ def _fixes(value: Any) -> str:
         return str(value)
 
 
-class History(_Part):
+class History(Part):
     """All of it; `made` says how it came to be, `missing` names missing data.
 
     `time_scale` shortened the windows of all objectives, for a demonstration. `is_over` says that the alert had ended

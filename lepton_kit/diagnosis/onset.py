@@ -11,10 +11,9 @@ import pandas as pd
 
 from lepton_kit.data.drift import ChangePoint, change_point
 from lepton_kit.diagnosis.recovery import LEAST_PERIODS, MOST_PERIODS, alerted_objective, counts_hits
-from lepton_kit.diagnosis.relations import following
-from lepton_kit.diagnosis.samples import growth, mean_seconds
+from lepton_kit.diagnosis.rows import following
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.health import RecordedMetrics
+from lepton_kit.telemetry.health import RecordedMetrics, growth, mean_seconds
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective
 

@@ -1,5 +1,7 @@
 """Remedies: for each cause what is done about it, as a plan that only reads, and what a plan may do to a service.
 
+The repairs that follow on a diagnosis come in the order that the alert asks for (`after_diagnosis`).
+
 `plan_data`, `plan_model` and `plan_capacity` take a recording and say what to do. An `Operator` does it: that of a
 running service is `lepton_kit.ops.service_operator.ServiceOperator`, and a drill's simulated service has one, too.
 A service can do what it declares (`means_for`); what it cannot do is left to a person, and said.
@@ -7,32 +9,104 @@ A service can do what it declares (`means_for`); what it cannot do is left to a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixes
+from lepton_kit.diagnosis.case import Case
+from lepton_kit.diagnosis.evidence import Cause
 from lepton_kit.diagnosis.means import Means, Step, Way, means_of
-from lepton_kit.diagnosis.plans import REMEDIES, Plan, plan_of
-from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, Smaller, plan_capacity
+from lepton_kit.diagnosis.next_action import NextAction, repair_command
+from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, is_hurt_by_refusals, plan_capacity
 from lepton_kit.diagnosis.repair_data import DataPlan, plan_data
 from lepton_kit.diagnosis.repair_model import ModelPlan, plan_model
+from lepton_kit.errors import InputError
+from lepton_kit.telemetry.recordings import Recording
+from lepton_kit.telemetry.signals import role_of
+from lepton_kit.telemetry.slo import Objective
 
-__all__ = [
-    "REMEDIES",
-    "CapacityPlan",
-    "DataPlan",
-    "ModelPlan",
-    "Needs",
-    "Operator",
-    "Plan",
-    "Smaller",
-    "State",
-    "plan_capacity",
-    "plan_data",
-    "plan_model",
-    "plan_of",
-]
+REMEDIES: Mapping[Cause, str] = {"data": "repair-data", "model": "repair-model", "compute": "repair-capacity"}
+"""The runbook that repairs each cause."""
+
+
+Plan = DataPlan | ModelPlan | CapacityPlan
+
+
+def plan_of(cause: Cause, recording: Recording, needs: Needs | None = None) -> Plan | None:
+    """Return the plan of the repair of a cause; None of a cause without one.
+
+    Raises InputError when the recording does not hold what the plan needs, such as a good version to go back to.
+    """
+    match cause:
+        case "data":
+            return plan_data(recording)
+        case "model":
+            return plan_model(recording)
+        case "compute":
+            return plan_capacity(recording, needs or Needs())
+    return None
+
+
+def planned(cause: Cause, case: Case) -> str:
+    """Return in words what the repair of a cause would do to the service, or why there is no such plan."""
+    try:
+        plan = plan_of(cause, case.recording)
+    except InputError as error:
+        return f"it has no plan: {error}"
+    return plan.action if plan else ""
+
+
+CURES: Mapping[str, tuple[Cause, ...]] = {
+    **dict.fromkeys(("newest_data", "watched_seconds", "stale_seconds", "input_problems", "invalid"), ("data",)),
+    **dict.fromkeys(("targets_known", "interval_width"), ("data", "model")),
+    **dict.fromkeys(("latency", "queue_time", "service_time", "queue_length", "saturation"), ("compute",)),
+    **dict.fromkeys(("time_to_first_token", "time_per_output_token", "errors", "refusals", "up"), ("compute",)),
+}
+"""By the signal that an objective counts: the causes whose repair acts on it."""
+
+
+def cures(objective: Objective) -> tuple[Cause, ...]:
+    """Return the causes whose repair acts on an objective; none where that is not known of its metric.
+
+    >>> from lepton_kit.telemetry.selectors import parse_selector
+    >>> one = parse_selector("vllm:time_to_first_token_seconds_bucket"), parse_selector("vllm:request_success_total")
+    >>> cures(Objective("a", "A", "demo", "", 0.99, 3600, "good", *one, 10))
+    ('compute',)
+    """
+    return ("compute",) if is_hurt_by_refusals(objective) else CURES.get(role_of(objective.selector), ())
+
+
+def in_order(causes: Sequence[str], objective: Objective | None) -> tuple[str, ...]:
+    """Return causes in the order of their repairs: those that act on the objective that alerted come first.
+
+    >>> in_order(["data", "compute"], None)
+    ('data', 'compute')
+    """
+    first = cures(objective) if objective else ()
+    return tuple(sorted(causes, key=lambda cause: bool(first) and cause not in first))
+
+
+def after_diagnosis(
+    causes: Sequence[str], objective: Objective | None, case: Case, recording: str = ""
+) -> NextAction | None:
+    """Return the repair that comes first, with its plan, and name those that follow; None where nothing is to repair.
+
+    `causes` are as the diagnosis named them, the likeliest first; `recording` is where it lies, for the command.
+    """
+    repaired: list[Cause] = [cause for cause in REMEDIES if cause in causes]
+    repaired.sort(key=in_order(causes, objective).index)
+    if not repaired:
+        return None
+    first, *others = repaired
+    said = f"Run the {first} repair: {planned(first, case)}."
+    said += "".join(f" Then the {other} repair: {planned(other, case)}." for other in others)
+    if objective and (acting := cures(objective)) and first not in acting:
+        said += f" It does not act on the objective that alerted ({objective.title}): look at that again afterwards."
+    runbook, incident = f"runbooks/{REMEDIES[first]}.ipynb", case.recording.incident
+    declared = incident.declaration
+    folder = declared.objectives if "objectives" in declared.model_fields_set else None  # a recording of format 1
+    return NextAction(said, repair_command(runbook, recording, incident.service, folder) if recording else "")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.data.input_fixes import LAST, InputFixes, listed
 from lepton_kit.diagnosis.case import Case, build_case, replay
-from lepton_kit.diagnosis.relations import RELATED, agreement, asked_anew, follows, varying
-from lepton_kit.diagnosis.rows import contract_breaches
-from lepton_kit.diagnosis.units import unit_factors
+from lepton_kit.diagnosis.rows import RELATED, agreement, asked_anew, contract_breaches, follows, unit_factors, varying
 from lepton_kit.models.training import Examples
 from lepton_kit.telemetry.health import signal_growth
 from lepton_kit.telemetry.recordings import FEATURE, Recording

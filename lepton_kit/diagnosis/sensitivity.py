@@ -16,8 +16,16 @@ import pandas as pd
 
 from lepton_kit.diagnosis.causes import Diagnosis, decide
 from lepton_kit.diagnosis.evidence import NOT_APPLICABLE, Cause, Evidence
-from lepton_kit.diagnosis.likelihoods import HYPOTHESES, Likelihoods
-from lepton_kit.diagnosis.ranking import CAUSES, HYPOTHESES_OF, by_cause, combined, log_ratios, tempered
+from lepton_kit.diagnosis.ranking import (
+    CAUSES,
+    HYPOTHESES,
+    HYPOTHESES_OF,
+    Likelihoods,
+    by_cause,
+    combined,
+    log_ratios,
+    tempered,
+)
 
 MOST_TRIED = 20
 """Pairs of findings, the nearest ones, that are weighed in full for each other verdict."""

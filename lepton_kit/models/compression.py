@@ -139,15 +139,14 @@ def footprints(forecasters: Mapping[str, Forecaster], features: pd.DataFrame, re
         {
             "forecaster": list(forecasters),
             "parameters": [count_parameters(one.network) for one in forecasters.values()],
-            "bytes": [bytes_on_disk(one) for one in forecasters.values()],
+            "bytes": [_bytes_on_disk(one) for one in forecasters.values()],
             "us_per_row": [times[name, 1] for name in forecasters],
             "us_per_batch": [times[name, BATCH] for name in forecasters],
         }
     )
 
 
-def bytes_on_disk(forecaster: Forecaster) -> int:
-    """Return the size of a model's files."""
+def _bytes_on_disk(forecaster: Forecaster) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         forecaster.save(Path(scratch))
         return sum((Path(scratch) / name).stat().st_size for name in FILES)

@@ -7,9 +7,8 @@ among them, read lagged columns of an interval forecast, which a subject's featu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,35 +28,21 @@ NAIVE = "naive"
 """What every model must beat: the classes' shares, or the median, whatever the features say."""
 
 
-def _linear(is_class: bool, seed: int) -> Any:
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    return LogisticRegression(max_iter=2000) if is_class else Ridge()
+KINDS = ("linear", "mlp", "trees", NAIVE)
 
 
-def _mlp(is_class: bool, seed: int) -> Any:
-    from sklearn.neural_network import MLPClassifier, MLPRegressor
+def _estimator(kind: str, is_class: bool, seed: int) -> Any:
+    from sklearn import dummy, ensemble, linear_model, neural_network
 
-    network = MLPClassifier if is_class else MLPRegressor
-    return network(hidden_layer_sizes=(16, 16), alpha=1e-2, max_iter=500, early_stopping=True, random_state=seed)
-
-
-def _trees(is_class: bool, seed: int) -> Any:
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    trees = HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor
-    return trees(max_iter=100, max_leaf_nodes=15, early_stopping=False, random_state=seed)
-
-
-def _naive(is_class: bool, seed: int) -> Any:
-    from sklearn.dummy import DummyClassifier, DummyRegressor
-
-    return DummyClassifier(strategy="prior") if is_class else DummyRegressor(strategy="median")
-
-
-KINDS: Mapping[str, Callable[[bool, int], Any]] = MappingProxyType(
-    {"linear": _linear, "mlp": _mlp, "trees": _trees, NAIVE: _naive}
-)
+    if kind == "linear":
+        return linear_model.LogisticRegression(max_iter=2000) if is_class else linear_model.Ridge()
+    if kind == "mlp":
+        network = neural_network.MLPClassifier if is_class else neural_network.MLPRegressor
+        return network(hidden_layer_sizes=(16, 16), alpha=1e-2, max_iter=500, early_stopping=True, random_state=seed)
+    if kind == "trees":
+        trees = ensemble.HistGradientBoostingClassifier if is_class else ensemble.HistGradientBoostingRegressor
+        return trees(max_iter=100, max_leaf_nodes=15, early_stopping=False, random_state=seed)
+    return dummy.DummyClassifier(strategy="prior") if is_class else dummy.DummyRegressor(strategy="median")
 
 
 def examples_of(table: pd.DataFrame, contract: Contract, declaration: Declaration, part: str) -> Examples:
@@ -137,7 +122,7 @@ def pipeline(kind: str, contract: Contract, is_class: bool, seed: int = 0) -> An
     encoder = OneHotEncoder(handle_unknown="ignore", min_frequency=0.005, sparse_output=False)
     parts = [("numbers", StandardScaler(), list(contract.numbers)), ("categories", encoder, list(contract.categories))]
     columns = ColumnTransformer([part for part in parts if part[2]])
-    return make_pipeline(columns, KINDS[kind](is_class, seed))
+    return make_pipeline(columns, _estimator(kind, is_class, seed))
 
 
 def choose(scores: Mapping[str, pd.Series]) -> str:

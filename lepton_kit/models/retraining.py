@@ -84,8 +84,9 @@ def retrain(
         if not isinstance(one, Forecaster):
             raise InputError(f"retraining: torch models of the kit only; {who} is a model of another maker")
     architecture = next(iter(present.values())).architecture
-    parts = _split(_only_needed(recent, architecture))
-    learnt = _joined(parts["train"], parts["validation"])
+    parts = _split(recent, architecture)
+    known = parts["train"], parts["validation"]
+    learnt = Examples(pd.concat([one.features for one in known]), pd.concat([one.target for one in known]))
     tuned = tune(learnt, _settings(architecture, seed), space, trials, seed=seed, on_training=on_training)
     candidate = train_on(parts["train"], parts["validation"], tuned.settings).forecaster
     test = recent.rows(slice(-len(parts["test"].target), None))  # with all columns: a version may read others
@@ -100,22 +101,15 @@ def retrain(
     return Retrained(candidate, tuned, parts, scores, decision, _card(parts, tuned.settings, decision, scores))
 
 
-def _only_needed(recent: Examples, architecture: Architecture) -> Examples:
+def _split(recent: Examples, architecture: Architecture) -> dict[str, Examples]:
     missing = [column for column in architecture.needed if column not in recent.features.columns]
     if missing:
         raise InputError(f"recent rows lack {', '.join(missing)}, which the present version reads")
-    return Examples(recent.features[list(architecture.needed)], recent.target)
-
-
-def _split(recent: Examples) -> dict[str, Examples]:
-    check_time_order(recent)
-    sizes = part_sizes(len(recent.target), embargo=EMBARGO, origin="recent rows")
+    needed = Examples(recent.features[list(architecture.needed)], recent.target)
+    check_time_order(needed)
+    sizes = part_sizes(len(needed.target), embargo=EMBARGO, origin="recent rows")
     starts = (0, sizes["train"] + EMBARGO, sizes["train"] + sizes["validation"] + 2 * EMBARGO)
-    return {part: recent.rows(slice(start, start + sizes[part])) for part, start in zip(PARTS, starts, strict=True)}
-
-
-def _joined(first: Examples, second: Examples) -> Examples:
-    return Examples(pd.concat([first.features, second.features]), pd.concat([first.target, second.target]))
+    return {part: needed.rows(slice(start, start + sizes[part])) for part, start in zip(PARTS, starts, strict=True)}
 
 
 def _settings(architecture: Architecture, seed: int) -> TrainingSettings:

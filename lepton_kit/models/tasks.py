@@ -158,14 +158,6 @@ def covered(forecast: pd.DataFrame, actual: pd.Series) -> pd.Series:
     return (actual >= forecast["lower"]) & (actual <= forecast["upper"])
 
 
-def _interval_hit(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
-    return _known(covered(answers, target), answers["lower"], answers["upper"], target)
-
-
-def _interval_loss(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
-    return interval_score(answers["lower"], answers["upper"], target)
-
-
 def _interval_residual(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
     half = (answers["upper"] - answers["lower"]) / 2
     middle = (answers["upper"] + answers["lower"]) / 2
@@ -187,11 +179,6 @@ CLOSE = 0.1
 def _number_hit(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
     near = (answers["prediction"] - target).abs() <= CLOSE * target.abs()
     return _known(near, answers["prediction"], target)
-
-
-def _number_loss(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
-    loss: pd.Series = (answers["prediction"] - target).abs()
-    return loss
 
 
 def _number_residual(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
@@ -225,11 +212,6 @@ def _binary_residual(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
     return (target - given) / np.sqrt(given * (1 - given))
 
 
-def _binary_distance(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
-    apart: pd.Series = (one["proba"] - other["proba"]).abs()
-    return apart
-
-
 def _probabilities(answers: pd.DataFrame) -> pd.DataFrame:
     """Return the probability of each class (n, classes); of answers without, 1 for the class that was answered."""
     given = [name for name in map(str, answers) if name.startswith(PROBA)]
@@ -244,15 +226,6 @@ def _given_to(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
     places = table.columns.astype(str).get_indexer(pd.Index(wanted))
     picked = np.where(places >= 0, table.to_numpy(float)[np.arange(len(table)), places], 0.0)
     return _known(pd.Series(picked, index=answers.index), answers["label"], target)
-
-
-def _class_hit(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
-    return _known(answers["label"].astype(str) == target.astype(str), answers["label"], target)
-
-
-def _class_loss(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
-    lost: pd.Series = -np.log(_given_to(answers, target).clip(lower=1e-6))
-    return lost
 
 
 def _class_residual(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
@@ -311,14 +284,6 @@ GOOD_RATING = 4.0
 """A text is judged by its readers: from this rating of 1 to 5 on it was a hit."""
 
 
-def _text_hit(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
-    return _known(target >= GOOD_RATING, target)
-
-
-def _text_loss(answers: pd.DataFrame, target: pd.Series) -> pd.Series:
-    return 5.0 - target
-
-
 def _text_distance(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     first, second = one["tokens"].astype(float), other["tokens"].astype(float)
     return (first - second).abs() / pd.concat([first, second], axis=1).max(axis=1).clip(lower=1)
@@ -330,32 +295,39 @@ TASKS: dict[str, Task] = {
         Task(
             "interval_forecast", ("lower", "upper"), ("mean", "std", "prob_up"), "whose interval held the actual",
             "interval score", "interval widths", 0.25, 1e-3,
-            _interval_hit, _interval_loss, _interval_residual, _interval_distance, LEVEL - 0.05,
+            hit=lambda given, target: _known(covered(given, target), given["lower"], given["upper"], target),
+            loss=lambda given, target: interval_score(given["lower"], given["upper"], target),
+            residual=_interval_residual, distance=_interval_distance, least=LEVEL - 0.05,
         ),
         Task(
             "regression", ("prediction",), ("lower", "upper"), f"within {CLOSE:.0%} of the actual",
             "absolute error", "standard deviations", 0.25, 1e-3,
-            _number_hit, _number_loss, _number_residual, _number_distance,
+            hit=_number_hit, loss=lambda given, target: (given["prediction"] - target).abs(),
+            residual=_number_residual, distance=_number_distance,
         ),
         Task(
             "classification_binary", ("proba",), ("label",), "of the right class",
             "log loss", "of probability", 0.05, 1e-3,
-            _binary_hit, _binary_loss, _binary_residual, _binary_distance,
+            hit=_binary_hit, loss=_binary_loss, residual=_binary_residual,
+            distance=lambda one, other: (one["proba"] - other["proba"]).abs(),
         ),
         Task(
             "classification_multiclass", ("label",), (), "of the right class",
             "log loss", "of probability", 0.05, 1e-3,
-            _class_hit, _class_loss, _class_residual, _class_distance,
+            hit=lambda given, target: _known(given["label"].astype(str) == target.astype(str), given["label"], target),
+            loss=lambda given, target: -np.log(_given_to(given, target).clip(lower=1e-6)),
+            residual=_class_residual, distance=_class_distance,
         ),
         Task(
             "ranking", ("prediction",), (), f"whose {TOP} first items held what was chosen",
             "1 − NDCG", "of the first items", 0.25, 0.0,
-            _rank_hit, _rank_loss, _rank_loss, _rank_distance,
+            hit=_rank_hit, loss=_rank_loss, residual=_rank_loss, distance=_rank_distance,
         ),
         Task(
             "text", ("tokens",), ("length", "language", "out_of_vocabulary"), f"rated {GOOD_RATING:g} or better",
             "lost rating", "of the longer text", 0.25, 0.05,
-            _text_hit, _text_loss, _text_loss, _text_distance,
+            hit=lambda _, rating: _known(rating >= GOOD_RATING, rating),
+            loss=lambda _, rating: 5.0 - rating, residual=lambda _, rating: 5.0 - rating, distance=_text_distance,
         ),
     )
 }  # fmt: skip

@@ -32,15 +32,16 @@ from lepton_kit.models.tasks import TASKS, Task
 from lepton_kit.ops.load import running_address
 from lepton_kit.ops.services import start_service
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
-from lepton_kit.serving.config import TOKEN, read_config
 from lepton_kit.serving.control import (
+    TOKEN,
+    await_workers,
     change_desired_state,
     note_deployment,
+    read_config,
     read_desired_state,
     read_reports,
     service_folder,
 )
-from lepton_kit.serving.following import await_workers
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
 FORMAT = "lepton-deployment/1"

@@ -21,14 +21,8 @@ import pandas as pd
 from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.diagnosis.evidence import Cause
 from lepton_kit.diagnosis.recovery import objective_of
-from lepton_kit.diagnosis.remedies import (
-    REMEDIES,
-    Needs,
-    Operator,
-    carry_out,
-    plan_of,
-)
-from lepton_kit.diagnosis.repair_capacity import tolerated_refusals
+from lepton_kit.diagnosis.remedies import REMEDIES, Operator, carry_out, plan_of
+from lepton_kit.diagnosis.repair_capacity import Needs, tolerated_refusals
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import FAULTS, Fault, Pair, find_fault, read_fault_file
 from lepton_kit.ops.repairs import Trouble

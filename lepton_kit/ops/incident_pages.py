@@ -6,10 +6,9 @@ While the incident is open it is run on its history so far; of one that is over,
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from lepton_kit.diagnosis.history import History, read_history, utc
 from lepton_kit.errors import InputError
@@ -22,8 +21,8 @@ from lepton_kit.ops.watch.policy import LOOKING_BACK
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.reports.cards import Card, published
-from lepton_kit.reports.facts import Before, facts_table, moment_html
-from lepton_kit.reports.markup import as_text
+from lepton_kit.reports.facts import Before
+from lepton_kit.reports.markup import render
 from lepton_kit.reports.pdf import NO_QUARTO
 from lepton_kit.reports.publish import Shown, publish_as, reports_folder
 from lepton_kit.reports.quarto import find_quarto
@@ -35,15 +34,7 @@ RUNBOOK = "runbooks/postmortem.ipynb"
 SO_FAR = "history-so-far.json"
 """The history of an incident that is open, beside the one that is frozen; its page is made from it."""
 
-MOMENTS, COMMAND = ("Began", "Noticed", "Over"), "Command"
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What is known of an incident: its history, and the files that hold it, relative to the project."""
-
-    history: History
-    files: dict[str, str | None]
+MOMENTS = ("Began", "Noticed", "Over")
 
 
 def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
@@ -61,15 +52,15 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     incident = queue.incident(id)
     if incident is None:
         raise InputError(f"incident {id!r}: none of the ledger; `lepton incidents` lists them")
-    told = _gather(incident, queue, settings, project)
+    history, files = _gather(incident, queue, settings, project)
     runbook = settings.postmortem.runbook if settings.postmortem else RUNBOOK
-    given = _parameters(runbook, settings.postmortem.parameters if settings.postmortem else {}, told, project)
+    given = _parameters(runbook, settings.postmortem.parameters if settings.postmortem else {}, files, project)
     run = run_of(project, runbook, given, timeout=settings.watch.run_timeout)
     known = with_pages(project)
-    card = card_of(told.history, told.files["recording"])
+    card = card_of(history, files["recording"])
     shown = Shown(
-        header=header_html(told.history, told.files["recording"], known),
-        files={HISTORY: project / str(told.files["history"])},
+        header=header_html(history, files["recording"], known),
+        files={HISTORY: project / str(files["history"])},
         before=_before(card, project),
         has_pdf=with_pdf,
     )
@@ -88,8 +79,10 @@ def publish_pdfs(project: Path) -> list[Card]:
     return [new for old, new in zip(before, made, strict=True) if new.content != old.content]
 
 
-def _gather(incident: Incident, queue: Queue, settings: Settings, project: Path) -> _Told:
-    """Return what the ledger knows of an incident, with its history so far in a file while it is ongoing."""
+def _gather(
+    incident: Incident, queue: Queue, settings: Settings, project: Path
+) -> tuple[History, dict[str, str | None]]:
+    """Return what is known of an incident, and the files that hold it, relative to the project."""
     history = settled_history(incident, queue, settings, project)
     folder = incident_folder(incident, project)
     file = folder / HISTORY
@@ -107,7 +100,7 @@ def _gather(incident: Incident, queue: Queue, settings: Settings, project: Path)
         "judgement": open_judgement(incident, project),
     }
     paths = {name: path.relative_to(project).as_posix() if path else None for name, path in files.items()}
-    return _Told(read_history(file), paths)
+    return read_history(file), paths
 
 
 def _says_the_same(file: Path, history: History) -> bool:
@@ -118,11 +111,11 @@ def _says_the_same(file: Path, history: History) -> bool:
     return written.model_dump_json() == history.model_copy(update={"frozen": written.frozen}).model_dump_json()
 
 
-def _parameters(runbook: str, given: dict[str, Any], told: _Told, project: Path) -> dict[str, Any]:
+def _parameters(runbook: str, given: dict[str, Any], files: Mapping[str, str | None], project: Path) -> dict[str, Any]:
     """Return what the runbook reads: what the settings give it, and what the incident left, by the names it has."""
     notebook = locate_notebook(runbook, project)
     names = {one.name for one in read_parameters(read_notebook(notebook), notebook.name) or []}
-    return {**given, **{name: value for name, value in told.files.items() if name in names & set(LOOKING_BACK)}}
+    return {**given, **{name: value for name, value in files.items() if name in names & set(LOOKING_BACK)}}
 
 
 def _before(card: Card, project: Path) -> Before | None:
@@ -140,19 +133,8 @@ def _before(card: Card, project: Path) -> Before | None:
 
 def header_html(history: History, recording: str | None, known: set[str]) -> str:
     """Return the facts of an incident, and the pages of its runs among those `known`, as HTML."""
-    facts = {name: _fact_html(name, value) for name, value in facts_of(history, recording).items() if value}
-    runs = [
-        f'<a href="../../runs/{quote(job.run.run_id)}/index.html">{as_text(job.what)}</a>'
-        for job in history.jobs
-        if job.run and job.run.run_id in known
-    ]
-    return facts_table({**facts, "Runs": ", ".join(runs)})
-
-
-def _fact_html(name: str, value: str) -> str:
-    if name in MOMENTS:
-        return moment_html(value)
-    return f"<code>{as_text(value)}</code>" if name == COMMAND else as_text(value)
+    runs = [job for job in history.jobs if job.run and job.run.run_id in known]
+    return render("incident.html.j2", facts=facts_of(history, recording), moments=MOMENTS, runs=runs)
 
 
 def card_of(history: History, recording: str | None) -> Card:

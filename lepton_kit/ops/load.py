@@ -11,9 +11,20 @@ from pathlib import Path
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import Fault, find_fault, injected
 from lepton_kit.project.subjects import asked_rows
-from lepton_kit.serving.arrivals import Arrivals, find_trace, generated, traced
 from lepton_kit.serving.control import service_folder
-from lepton_kit.serving.replay import Item, Plan, Summary, check_address, feed, needed_features, replay
+from lepton_kit.serving.replay import (
+    Arrivals,
+    Item,
+    Plan,
+    Summary,
+    check_address,
+    feed,
+    find_trace,
+    generated,
+    needed_features,
+    replay,
+    traced,
+)
 
 
 def drive(

@@ -19,16 +19,18 @@ from lepton_kit.models.retraining import Retrained
 from lepton_kit.ops.actions import Values
 from lepton_kit.ops.declared import OWN_WAYS, is_served_here
 from lepton_kit.ops.service_operator import ServiceOperator, done_to, state_of
-from lepton_kit.serving.config import read_config
 from lepton_kit.serving.control import (
     DesiredState,
+    Followed,
+    await_workers,
     change_desired_state,
+    is_listening,
     note_deployment,
+    read_config,
     read_desired_state,
     read_reports,
     service_folder,
 )
-from lepton_kit.serving.following import Followed, await_workers, is_listening
 from lepton_kit.telemetry.recordings import Recording
 
 

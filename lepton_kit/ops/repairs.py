@@ -29,12 +29,7 @@ from lepton_kit.diagnosis.recovery import (
     objective_of,
     sli_ratio,
 )
-from lepton_kit.diagnosis.remedies import (
-    Operator,
-    Plan,
-    carry_out,
-    means_for,
-)
+from lepton_kit.diagnosis.remedies import Operator, Plan, carry_out, means_for
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.models.retraining import Retrained, retrain
@@ -43,11 +38,11 @@ from lepton_kit.ops.declared import OWN_WAYS
 from lepton_kit.ops.service_operator import ServiceOperator
 from lepton_kit.ops.watch.evidence import is_address
 from lepton_kit.project.settings import read_settings
+from lepton_kit.telemetry.prometheus import open_source
 from lepton_kit.telemetry.recordings import Promise, Recording
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.slo import Objective
-from lepton_kit.telemetry.sources import open_source
 from lepton_kit.telemetry.store import Store
 
 LOOKS = 5

@@ -16,8 +16,7 @@ from typing import TypeVar
 import httpx
 
 from lepton_kit.errors import InputError
-from lepton_kit.serving.config import TOKEN
-from lepton_kit.serving.control import service_folder
+from lepton_kit.serving.control import TOKEN, service_folder
 
 
 @dataclass(frozen=True)

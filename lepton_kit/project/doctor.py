@@ -26,6 +26,7 @@ from lepton_kit.reports.quarto import find_quarto
 from lepton_kit.secrets import resolve_secret
 from lepton_kit.telemetry.databases import Read
 from lepton_kit.telemetry.declaration import READY, Command, Declaration, signals_of
+from lepton_kit.telemetry.prometheus import open_source
 from lepton_kit.telemetry.readers import read_requests
 from lepton_kit.telemetry.recordings import FEATURE
 from lepton_kit.telemetry.scrape import parse
@@ -33,7 +34,6 @@ from lepton_kit.telemetry.sealed import check_key
 from lepton_kit.telemetry.selectors import Selector, parse_selector
 from lepton_kit.telemetry.signals import ROLES
 from lepton_kit.telemetry.slo import read_objectives
-from lepton_kit.telemetry.sources import open_source
 
 State = Literal["ok", "wrong", "absent"]
 LOOKED_BACK_S = 7 * 86400.0

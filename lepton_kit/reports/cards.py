@@ -86,6 +86,9 @@ class LeftOut:
     page: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.page} is left out: {self.reason}"
+
 
 def place(reports: Path, card: Card, page: str, files: Mapping[str, bytes | Path]) -> Card:
     """Put a page where the site is made from, whole or not at all, in place of an earlier one; return its card.

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
-from lepton_kit.reports import styles
+from lepton_kit.reports import pictures, styles
 from lepton_kit.reports.markup import visible
 from lepton_kit.reports.pictures import address_of, decoded, raster_address
 
@@ -156,6 +157,8 @@ class Draft:
         for element in self.soup.select("h1, h2, h3, h4, h5, h6, [id], a[name]"):
             if element.name in HEADINGS and (words := element.get_text().strip()):
                 self.anchors[id(element)] = self.links.anchor(self.held.without_marks(words))
+            elif element.name in HEADINGS and element.find(True) is None:
+                element.decompose()  # a heading of nothing
             elif own := str(element.get("id") or element.get("name") or "").strip():
                 self.anchors[id(element)] = self.links.anchor(own)
 
@@ -181,26 +184,8 @@ class Draft:
     def html(self) -> str:
         """Return it as safe HTML."""
         self._put_right()
-        return self._cleaned(self.soup.contents)
-
-    def parts(self) -> Iterator[tuple[int, str, str]]:
-        """Yield its top-level headings and the parts between them: level (0 is none), id and safe HTML."""
-        self._put_right()
-        between: list[Any] = []
-        nodes: list[Any] = [*self.soup.contents, None]
-        for node in nodes:
-            if node is not None and node.name not in HEADINGS:
-                between.append(node)
-                continue
-            if (made := self._cleaned(between)).strip():
-                yield 0, "", made
-            between = []
-            if node is not None and (words := self._cleaned(node.contents)).strip():
-                yield (
-                    int(node.name[1]),
-                    node.get("id", "") or self.links.anchor(node.get_text()),
-                    " ".join(words.split()),
-                )
+        markup = "".join(map(_serialised, self.soup.contents))
+        return visible(self.held.put_back(self.held.cleaner().clean(markup)))
 
     def _put_right(self) -> None:
         styles.inline(self.soup)
@@ -224,7 +209,7 @@ class Draft:
         if element.name == "img":
             kept["src"] = element["src"]
         if anchor := self.anchors.get(id(element)):
-            kept["id"] = anchor
+            kept |= {"id": anchor, "class": "anchored"} if element.name in HEADINGS else {"id": anchor}
         if element.name == "a" and (address := self.links.link(str(element.get("href") or ""))):
             kept["href"] = address
         element.attrs = kept
@@ -241,9 +226,6 @@ class Draft:
             made = self.soup.new_tag("a", attrs={"href": elsewhere})
             made.string = words or "a picture elsewhere"
         element.replace_with(made)
-
-    def _cleaned(self, nodes: Iterable[Any]) -> str:
-        return visible(self.held.put_back(self.held.cleaner().clean("".join(map(_serialised, nodes)))))
 
 
 class Held:
@@ -285,9 +267,8 @@ class Held:
                 return tag == "a" if name == "href" else tag == "img" and self.marks.fullmatch(value) is not None
             return name in ATTRIBUTES or name in OURS
 
-        return Cleaner(
-            tags=TAGS, attributes=is_allowed, protocols=SCHEMES, strip=True, css_sanitizer=styles.SafeStyle()
-        )
+        style = SimpleNamespace(sanitize_css=styles.safe_style)
+        return Cleaner(tags=TAGS, attributes=is_allowed, protocols=SCHEMES, strip=True, css_sanitizer=style)
 
 
 def anchor_of(words: str) -> str:
@@ -315,15 +296,12 @@ def _asks_for_trust(text: str | None) -> bool:
 
 def _as_xml(drawing: Any) -> str:
     """Return a drawing in HTML as XML, in which upper and lower case count."""
-    from lepton_kit.reports.svg import ATTRIBUTES as KNOWN
-    from lepton_kit.reports.svg import ELEMENTS, SVG
-
-    cases = {name.lower(): name for name in (*ELEMENTS, *KNOWN)}
+    cases = {name.lower(): name for name in (*pictures.ELEMENTS, *pictures.ATTRIBUTES)}
     for element in [drawing, *drawing.find_all(True)]:
         element.name = cases.get(element.name, element.name)
         names = {name: name.removeprefix("xlink:") for name in element.attrs}
         element.attrs = {cases.get(own, own): element[name] for name, own in names.items() if ":" not in own}
-    drawing.attrs["xmlns"] = SVG
+    drawing.attrs["xmlns"] = pictures.SVG
     return str(drawing)
 
 

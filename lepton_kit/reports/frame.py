@@ -19,19 +19,18 @@ from jinja2 import Template
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.reports import quarto
 from lepton_kit.reports.cards import KINDS, Card
-from lepton_kit.reports.markup import as_line
+from lepton_kit.reports.markup import PLAIN, as_line
 from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.search import SEARCH, write_entries
 
 NOTE = f"Quarto was not found, so these are plain pages. For the full site, {quarto.ADVICE}."
-PLAIN = Path(__file__).parent / "plain"
 TEMPLATES = "frame"
 """The folder of a site that holds its pages with their places."""
 NOT_OF_THE_FRAME = {"_site", "screenshots", "listings", *KINDS}
 FILLED = re.compile(r"<!--⟦([\w-]+)⟧-->|⟦([\w-]+)⟧")
 LISTED = re.compile(r"(?m)^::: \{#([\w-]+)\}\n:::$")
 """Where a page of words shows the listing of an id, as Quarto has it, or the part of a name."""
-HEADING = re.compile(r'<h([23]) id="([^"]+)" class="anchored">(.*?)</h\1>', re.DOTALL)
+HEADING = re.compile(r'<h([23])(?=[^>]* class="anchored")[^>]* id="([^"]+)"[^>]*>(.*?)</h\1>', re.DOTALL)
 OF_NOTHING = """---
 title: "⟦title⟧"
 description: "⟦description⟧"
@@ -143,7 +142,7 @@ def _by_quarto(
     for page in pages:
         yield page.stem, (made / f"{page.stem}.html").read_text(encoding="utf-8")
     for path in made.iterdir():  # style sheets and scripts; without a home page, Quarto makes one that leads elsewhere
-        if path.name not in (*KINDS, SEARCH) and path.suffix != ".html":
+        if path.name not in (*KINDS, SEARCH, "sitemap.xml") and path.suffix != ".html":  # which knows no page but these
             path.rename(site / path.name)
 
 

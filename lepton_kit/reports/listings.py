@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import format_datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +11,37 @@ import yaml
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.reports.cards import Card
-from lepton_kit.reports.frame import PLAIN, split_page
+from lepton_kit.reports.frame import split_page
 from lepton_kit.reports.health_history import history_html
-from lepton_kit.reports.markup import visible
+from lepton_kit.reports.markup import PLAIN, render
 
 RECENT = 12
 HEALTH, MODELS = ("service-health", "drift-watch"), ("02-training", "03-evaluation", "05-optimisation")
 FEED = "incidents.xml"
 MOST_IN_FEED = 50
-Chosen = Callable[[Sequence[Card]], list[Card]]
 
 
-def _of_kind(kind: str) -> Chosen:
-    return lambda cards: [card for card in cards if card.kind == kind]
+def _of(kind: str, cards: Sequence[Card], groups: Sequence[str] = ()) -> list[Card]:
+    return [card for card in cards if card.kind == kind and (not groups or card.group in groups)]
 
 
-def _of_groups(groups: Sequence[str]) -> Chosen:
-    return lambda cards: [card for card in cards if card.kind == "runs" and card.group in groups]
+def _newest(cards: Sequence[Card]) -> list[Card]:
+    """Return the newest page of each group and service."""
+    newest = {(card.group, card.facts.get("service", "")): card for card in reversed(cards)}
+    return [card for card in cards if card in newest.values()]
 
 
-def _newest_of_groups(groups: Sequence[str]) -> Chosen:
-    def chosen(cards: Sequence[Card]) -> list[Card]:
-        found = _of_groups(groups)(cards)
-        newest = {(card.group, card.facts.get("service", "")): card for card in reversed(found)}
-        return [card for card in found if card in newest.values()]
-
-    return chosen
-
-
-LISTINGS: dict[str, Chosen] = {
-    "open": lambda cards: [
-        card for card in cards if card.kind == "incidents" and card.facts.get("status") != "resolved"
-    ],
+LISTINGS: dict[str, Callable[[Sequence[Card]], list[Card]]] = {
+    "open": lambda cards: [card for card in _of("incidents", cards) if card.facts.get("status") != "resolved"],
     "recent": lambda cards: list(cards[:RECENT]),
-    "incidents": _of_kind("incidents"),
-    "diagnoses": _of_groups(["incident-diagnosis"]),
-    "health-now": _newest_of_groups(HEALTH),
-    "health": _of_groups(HEALTH),
-    "versions": _of_kind("models"),
-    "models": _of_groups(MODELS),
-    "drills": _of_kind("drills"),
-    "runs": _of_kind("runs"),
+    "incidents": lambda cards: _of("incidents", cards),
+    "diagnoses": lambda cards: _of("runs", cards, ["incident-diagnosis"]),
+    "health-now": lambda cards: _newest(_of("runs", cards, HEALTH)),
+    "health": lambda cards: _of("runs", cards, HEALTH),
+    "versions": lambda cards: _of("models", cards),
+    "models": lambda cards: _of("runs", cards, MODELS),
+    "drills": lambda cards: _of("drills", cards),
+    "runs": lambda cards: _of("runs", cards),
 }
 """The listings by the name of their contents, `listings/<name>.yml` in a page's front matter, and what each lists."""
 
@@ -78,7 +65,7 @@ def contents_of(source: Path, cards: Sequence[Card]) -> dict[str, str]:
 
 def listing_html(listing: Mapping[str, Any], cards: Sequence[Card]) -> str:
     """Return a listing, as Quarto declares it: a table of its fields, or a list of what stands for each page."""
-    return visible(_template("listing.html.j2").render(listing=listing, cards=cards))
+    return render("listing.html.j2", listing=listing, cards=cards)
 
 
 def write_feed(reports: Path, site: Path, cards: Sequence[Card]) -> None:
@@ -88,18 +75,6 @@ def write_feed(reports: Path, site: Path, cards: Sequence[Card]) -> None:
     """
     website = yaml.safe_load((reports / "_quarto.yml").read_text(encoding="utf-8"))["website"]
     base = str(website.get("site-url", "")).rstrip("/")
-    feed = _template("incidents.xml.j2").render(
-        site=website["title"], start=f"{base}/" if base else "", cards=LISTINGS["incidents"](cards)[:MOST_IN_FEED]
-    )
-    write_atomically(site / FEED, visible(feed) + "\n")
-
-
-@cache
-def _template(name: str) -> Any:
-    from jinja2 import Environment, FileSystemLoader  # the import costs what only rendering should pay
-
-    templates = Environment(loader=FileSystemLoader(PLAIN), autoescape=True)
-    templates.filters["rfc822"] = lambda date: format_datetime(
-        datetime.fromisoformat(date).replace(tzinfo=UTC), usegmt=True
-    )
-    return templates.get_template(name)
+    start, incidents = f"{base}/" if base else "", LISTINGS["incidents"](cards)[:MOST_IN_FEED]
+    feed = render("incidents.xml.j2", site=website["title"], start=start, cards=incidents)
+    write_atomically(site / FEED, feed + "\n")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from functools import cache
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from lepton_kit.reports.values import cell
-
+PLAIN = Path(__file__).parent / "plain"
+"""The folder of templates."""
 NOT_TO_SHOW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 """Control characters, and what is no character at all."""
 
@@ -38,27 +41,15 @@ def visible(text: str) -> str:
     return NOT_TO_SHOW.sub("", text)
 
 
-def table(rows: list[list[str]], head: list[str], kind: str) -> str:
-    """Return an HTML table of cells that are HTML already; each knows its column, whose head a phone does not show."""
-    top = "".join(f'<th scope="col">{name}</th>' for name in head)
-    cells = (
-        "".join(f'<td data-label="{name}">{one}</td>' for name, one in zip(head, row, strict=True)) for row in rows
-    )
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return SCROLL.format(f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')
+def render(template: str, **values: Any) -> str:
+    """Return what a template makes of values; text among them never becomes markup."""
+    return visible(_templates().get_template(template).render(values))
 
 
-def data_table(head: Sequence[str], rows: Sequence[Sequence[Any]], is_words: Sequence[bool]) -> str:
-    """Return a table of recorded values; columns of words stand to the left, numbers to the right."""
+@cache
+def _templates() -> Any:
+    from jinja2 import Environment, FileSystemLoader  # the import costs what only publishing should pay
 
-    def row(cells: Iterable[str], tag: str) -> str:
-        sides = [' class="words"' if words else "" for words in is_words]
-        return "".join(f"<{tag}{side}>{as_text(text)}</{tag}>" for side, text in zip(sides, cells, strict=True))
-
-    body = "".join(f"<tr>{row(map(cell, values), 'td')}</tr>" for values in rows)
-    top = f"<thead><tr>{row(map(str, head), 'th')}</tr></thead>"
-    return SCROLL.format(f'<table class="data">{top}<tbody>{body}</tbody></table>')
-
-
-# A table that is too wide scrolls by itself, also for those who have no mouse.
-SCROLL = '<div class="scroll" role="region" aria-label="Table" tabindex="0">{}</div>'
+    made = Environment(loader=FileSystemLoader(PLAIN), autoescape=True)
+    made.filters["rfc822"] = lambda date: format_datetime(datetime.fromisoformat(date).replace(tzinfo=UTC), usegmt=True)
+    return made

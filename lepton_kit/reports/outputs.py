@@ -9,11 +9,11 @@ from typing import Any
 
 from lepton_kit.notebook import END, EXPECTATION, INPUT, RESULT
 from lepton_kit.reports.clean import Draft, Held, Links
-from lepton_kit.reports.markup import as_text, data_table
+from lepton_kit.reports.markup import as_text, render
 from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.pictures import address_of, as_string
 from lepton_kit.reports.terminal import left_out_note, pre
-from lepton_kit.reports.values import in_words, is_table
+from lepton_kit.reports.values import cell, in_words, is_table
 from lepton_kit.runs.manifest import Result, title_of
 
 HEAD_ROWS, TAIL_ROWS = 60, 20
@@ -79,7 +79,7 @@ def _result_html(recorded: Any) -> str:
         columns, rows = result.value["columns"], result.value["rows"]
         label = title + (f" ({result.unit})" if result.unit not in ("", "1") else "")
         is_words = [not all(isinstance(row[place], int | float) for row in rows) for place in range(len(columns))]
-        return f"<p><strong>{as_text(label)}</strong></p>" + data_table(columns, rows, is_words)
+        return render("result.html.j2", title=label, columns=columns, rows=rows, is_words=is_words, cell=cell)
     except (ValueError, TypeError, LookupError):
         return ""
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.facts import (
+    MOST_OPEN,
     STATUS_WORDS,
     Before,
+    conclusion,
     duration,
-    facts_html,
     headlines,
-    provenance_html,
-    results_html,
+    repeat_commands,
+    result_rows,
+    software,
+    utc,
 )
-from lepton_kit.reports.markup import as_text
+from lepton_kit.reports.markup import as_text, render
 from lepton_kit.reports.pictures import LARGEST, Picture
-from lepton_kit.reports.story import first_figure, heading_html, story_html
-from lepton_kit.runs.manifest import Manifest
+from lepton_kit.reports.story import first_figure, story_html
+from lepton_kit.reports.values import shortened
+from lepton_kit.runs.manifest import Input, Manifest
 from lepton_kit.runs.notebooks import read_notebook
+from lepton_kit.runs.parameters import typed
 from lepton_kit.runs.shipped import folder_of, shipped
 
 
@@ -46,15 +52,25 @@ def make_page(
             figure = first_figure(notebook)
         except InputError as error:
             raise InputError(f"run {run.run_id}: {error}") from error
-    results = results_html(run, before)
-    parts = [
-        header or facts_html(run),
-        story,
-        *([heading_html(2, "Results"), results] if results else []),
-        heading_html(2, "Provenance"),
-        provenance_html(run, published),
-    ]
-    return "\n".join(parts), figure
+    return _rendered(run, published, before, header, story), figure
+
+
+def _rendered(run: Manifest, published: Collection[str], before: Before | None, header: str, story: str) -> str:
+    return render(
+        "page.html.j2",
+        run=run, before=before, header=header, story=story, status=STATUS_WORDS[run.status],
+        error=run.error and shortened(run.error.message, 2000), conclusion=conclusion(run), headlines=headlines(run),
+        results=result_rows(run, before), broken=[one for one in run.expectations if not one.passed],
+        parameters=[(name, typed(value)) for name, value in run.parameters.items()], most_open=MOST_OPEN,
+        started=utc(run.started), duration=duration(run.duration_s), software=software(run),
+        commands=repeat_commands(run), page_of=partial(_page_of, published),
+    )  # fmt: skip
+
+
+def _page_of(published: Collection[str], given: Input) -> str:
+    """Return the page of the run that left an input, if it is published."""
+    run = given.run or given.ref.removeprefix("runs/")  # which reads the run's folder, and not one of its artifacts
+    return f"../../runs/{quote(run)}/index.html" if run in published else ""
 
 
 def _beside(project: Path, notebook: str, path: str) -> bytes:

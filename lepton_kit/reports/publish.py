@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from lepton_kit.errors import InputError
 from lepton_kit.reports.cards import FIGURE, Card, LeftOut, place, published, take_away
-from lepton_kit.reports.facts import Before, downloads_html, utc
+from lepton_kit.reports.facts import Before, utc
+from lepton_kit.reports.markup import render
 from lepton_kit.reports.page import categories, make_page, summary
 from lepton_kit.reports.pdf import PDF, pdf_of
 from lepton_kit.runs.ids import the_one
@@ -35,13 +36,8 @@ class LeftOutError(InputError):
     """Pages that cannot be made, while all others were."""
 
     def __init__(self, pages: Sequence[LeftOut]) -> None:
-        super().__init__("\n".join(map(left_out_line, pages)))
+        super().__init__("\n".join(map(str, pages)))
         self.pages = tuple(pages)
-
-
-def left_out_line(one: LeftOut) -> str:
-    """Return a line that names a page that was left out, and says why."""
-    return f"{one.page} is left out: {one.reason}"
 
 
 def publish_runs(project: Path, runs: Sequence[Manifest]) -> list[Card]:
@@ -95,7 +91,7 @@ def publish_as(card: Card, run: Manifest, project: Path, known: Collection[str],
             files[PDF], digest = made
             card = replace(card, printed=digest)
         if files:
-            page += downloads_html(list(files))
+            page += render("downloads.html.j2", files=list(files))
         if figure is not None:
             files[FIGURE] = figure.png
             card = replace(card, image_alt=figure.alt)

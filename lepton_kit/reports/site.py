@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import quarto
@@ -44,15 +45,6 @@ class Site:
     left_out: tuple[LeftOut, ...] = ()
 
 
-@dataclass(frozen=True)
-class _State:
-    """What the site that is in place was made from."""
-
-    tool: str
-    frame: str
-    contents: dict[str, str]
-
-
 def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, is_full: bool = False) -> Site:
     """Build `reports/_site` from what is published; of several processes that ask at once, one builds at a time.
 
@@ -69,16 +61,14 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
         new.mkdir()
         with alone(reports / ".publishing"):
             cards, left_out = published(reports), unreadable(reports)
-            state = _State(tool, _frame_sha256(reports), {card.folder: card.content for card in cards})
-            before = None if is_full else _state_of(site)
-            if before is not None and (before.tool, before.frame) != (state.tool, state.frame):
-                before = None
-            known = before.contents if before else {}
-            changed = [card for card in cards if known.get(card.folder) != card.content]
+            made_with = {"tool": tool, "frame": _frame_sha256(reports)}
+            before = {} if is_full else _state_of(site)
+            known = before.get("pages") if before == before | made_with else None
+            changed = [card for card in cards if known is None or known.get(card.folder) != card.content]
             for card in changed:
                 shutil.copytree(reports / card.folder, new / card.folder, copy_function=_link)
-        if before != state:
-            if before is None:
+        if known != {card.folder: card.content for card in cards}:
+            if known is None:
                 make_frame(reports, new, found, Path(name), tell)
             else:
                 _take_over(site, new, [card for card in cards if card not in changed])
@@ -86,8 +76,8 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
             left_out, gone = left_out + failed, {one.page for one in failed}
             cards, changed = ([card for card in some if card.folder not in gone] for some in (cards, changed))
             _finish(reports, new, cards)
-            state = _State(state.tool, state.frame, {card.folder: card.content for card in cards})
-            write_atomically(new / STATE, json.dumps(vars(state), indent=1) + "\n")
+            state = {**made_with, "pages": {card.folder: card.content for card in cards}}
+            write_atomically(new / STATE, json.dumps(state, indent=1) + "\n")
             _put_in_place(new, site, Path(name) / "old")
     rendered = tuple(card.folder for card in changed)
     return Site(site, site / "index.html", tool, "" if found else NOTE, len(cards), rendered, tuple(left_out))
@@ -140,11 +130,13 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _state_of(site: Path) -> _State | None:
+def _state_of(site: Path) -> dict[str, Any]:
+    """Return what the site that is in place was made from; nothing where there is none."""
     try:
-        return _State(**json.loads((site / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none yet, or of another version of the kit: all is rendered anew
-        return None
+        found = json.loads((site / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("pages"), dict) else {}
 
 
 def _frame_sha256(reports: Path) -> str:

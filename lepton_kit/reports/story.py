@@ -10,7 +10,7 @@ import yaml
 
 from lepton_kit.errors import InputError
 from lepton_kit.notebook import was_not_run
-from lepton_kit.reports.clean import Draft, Links, anchor_of
+from lepton_kit.reports.clean import Draft, Links
 from lepton_kit.reports.markup import as_text
 from lepton_kit.reports.maths import highlighted
 from lepton_kit.reports.outputs import draft_of, not_shown, output_html, picture_of, words_html
@@ -49,11 +49,6 @@ def story_html(
             parts += [_fold(codes, language), _words_html(words[index])]
             codes = []
     return "\n".join(filter(None, [*parts, _fold(codes, language)]))
-
-
-def heading_html(level: int, markup: str, anchor: str = "") -> str:
-    """Return a heading, whose words are safe HTML; the site lists it in the margin."""
-    return f'<h{level} id="{anchor or anchor_of(markup)}" class="anchored">{markup}</h{level}>'
 
 
 def figure_html(address: str, caption: str, alt: str, name: str = "") -> str:
@@ -109,12 +104,8 @@ def _words_of(notebook: Any, links: Links) -> dict[int, Draft]:
 
 
 def _words_html(draft: Draft) -> str:
-    kinds = draft.left_out()
-    made = (
-        heading_html(level, words, anchor) if level else f'<section class="words">{words}</section>'
-        for level, anchor, words in draft.parts()
-    )
-    return "\n".join(made) + (not_shown(kinds) if kinds else "")
+    kinds, shown = draft.left_out(), draft.html()
+    return (f'<section class="words">{shown}</section>' if shown.strip() else "") + (not_shown(kinds) if kinds else "")
 
 
 def _shown(cell: Any, options: dict[str, Any], links: Links) -> str:

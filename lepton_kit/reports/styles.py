@@ -21,14 +21,6 @@ MOST_RULES = 50
 """Rules of a style sheet with other selectors than an id: each looks at all elements."""
 
 
-class SafeStyle:
-    """What bleach asks for the declarations of a `style` attribute that may stay."""
-
-    def sanitize_css(self, style: str) -> str:
-        """Return the declarations that only colour, weigh or line."""
-        return safe_style(style)
-
-
 def safe_style(style: str) -> str:
     """Return the declarations that only colour, weigh or line.
 

@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.errors import ExpectationFailed, InputError
+from lepton_kit.errors import ExpectationFailed, InputError, RunnerDied
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.notebook import CHECKPOINT, END, EXPECTATION, INPUT, RESULT, payloads, was_not_run
 from lepton_kit.runs.ledger import Ledger, Owner
@@ -30,12 +30,12 @@ from lepton_kit.runs.manifest import (
     well_formed,
 )
 from lepton_kit.runs.notebooks import SKIPPED, is_counted, read_notebook, tags
-from lepton_kit.runs.outcomes import RunnerDied
 from lepton_kit.runs.redaction import Redactor
-from lepton_kit.runs.reserve import reserves_of
 from lepton_kit.secrets import resolve_secrets
 
 logger = logging.getLogger(__name__)
+
+LAST_WORDS = 128 * 1024  # bytes of a manifest, or of a notebook beyond its source; a few pages of the ledger among them
 
 
 def complete(
@@ -256,3 +256,25 @@ def _remove_half_written(folder: Path) -> None:
             half_written.unlink(missing_ok=True)
     for reserve in reserves_of(folder):
         reserve.unlink(missing_ok=True)
+
+
+def reserves_of(folder: Path) -> tuple[Path, Path]:
+    """Return the files of nothing that give way to a run's notebook, and to its manifest with the ledger's row.
+
+    A run that was killed leaves them there, for its repair.
+    """
+    return folder / ".reserve-notebook", folder / ".reserve-manifest"
+
+
+def take_reserves(folder: Path, manifest: Manifest, notebook: Path) -> None:
+    """Keep what the last words of a run may take.
+
+    Raises OSError when the disk has not even that: the run would only be lost.
+    """
+    sizes = notebook.stat().st_size, len(manifest.model_dump_json())
+    for reserve, size in zip(reserves_of(folder), sizes, strict=True):
+        with reserve.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, LAST_WORDS + 2 * size)
+            else:
+                file.write(bytes(LAST_WORDS + 2 * size))

@@ -24,13 +24,12 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine
 from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 
-from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.errors import CellTimedOut, InputError, LeptonError, RunTimedOut, TimedOut
 from lepton_kit.files import write_atomically
 from lepton_kit.notebook import was_not_run
 from lepton_kit.runs.client import LocalClient
 from lepton_kit.runs.interrupts import deferred, deliver
 from lepton_kit.runs.notebooks import is_counted
-from lepton_kit.runs.outcomes import CellTimedOut, RunTimedOut, TimedOut
 from lepton_kit.runs.outputs import Allowance, beginning_of, note
 from lepton_kit.runs.record import TruthfulManager
 from lepton_kit.runs.redaction import Redactor, redacted_file

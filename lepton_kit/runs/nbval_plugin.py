@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 from lepton_kit.notebook import EXPECTATION, INPUT, RESULT, payloads
-from lepton_kit.runs.beside import STARTUP
+from lepton_kit.runs.client import STARTUP
 from lepton_kit.runs.comparison import Difference, compare_results
 
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
+import csv
 import difflib
 import io
 import json
 import math
 import shlex
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
@@ -392,6 +394,37 @@ def _parse(adapter: TypeAdapter[Any], value: Any, sources: Sources | None, typed
         except (ValueError, RecursionError):  # ValidationError is a ValueError too
             pass
     return adapter.validate_python(value, context=sources)
+
+
+def combinations(sweeps: Iterable[str]) -> list[dict[str, str]]:
+    """Return every combination of swept values; the last sweep varies fastest.
+
+    Parameters
+    ----------
+    sweeps
+        Each `NAME=VALUE,VALUE,…`. A value that holds a comma is quoted as in CSV: `NAME="a,b",c`.
+
+    Raises
+    ------
+    InputError
+        When a sweep has no name or no value, or a name is swept twice.
+
+    Examples
+    --------
+    >>> combinations(["days=5,10", "model=a"])
+    [{'days': '5', 'model': 'a'}, {'days': '10', 'model': 'a'}]
+    >>> combinations([])
+    [{}]
+    """
+    values: dict[str, list[str]] = {}
+    for text in sweeps:
+        name, _, listed = text.partition("=")
+        if not name or not listed:
+            raise InputError(f"sweep {text!r} (from --sweep): write NAME=VALUE,VALUE,…")
+        if name in values:
+            raise InputError(f"sweep {text!r} (from --sweep): {name!r} is swept twice")
+        values[name] = next(csv.reader([listed]))
+    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
 
 
 def run_command(notebook: str, parameters: Mapping[str, Any], between: str = " ") -> str:

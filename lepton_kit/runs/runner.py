@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.errors import ExpectationFailed, InputError
+from lepton_kit.errors import ExpectationFailed, InputError, RunnerDied, TimedOut
 from lepton_kit.files import sha256_of, single_name
-from lepton_kit.runs.beside import VARIABLE as BESIDE
-from lepton_kit.runs.ending import complete, remove_unbegun, repair
+from lepton_kit.runs.ending import complete, remove_unbegun, repair, reserves_of, take_reserves
 from lepton_kit.runs.interrupts import deferred, deliver, pause
 from lepton_kit.runs.ledger import Ledger, heartbeat
 from lepton_kit.runs.manifest import (
@@ -41,11 +40,9 @@ from lepton_kit.runs.notebooks import (
     tags,
     title_of,
 )
-from lepton_kit.runs.outcomes import RunnerDied, TimedOut
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import SUBJECT, is_remote, resolve
-from lepton_kit.runs.reserve import reserves_of, take_reserves
 from lepton_kit.runs.shipped import name_of
 from lepton_kit.secrets import resolve_secrets, secret_environment
 
@@ -345,7 +342,12 @@ def kernel_environment(
 
     A variable that a secret refers to is left out: a notebook gets the value by `lk.secret` alone.
     """
-    told = {**os.environ, "LEPTON_PROJECT": str(project), "LEPTON_RUN_DIR": str(folder), BESIDE: str(beside)}
+    told = {
+        **os.environ,
+        "LEPTON_PROJECT": str(project),
+        "LEPTON_RUN_DIR": str(folder),
+        "LEPTON_NOTEBOOK_DIR": str(beside),
+    }
     for reference in plan.secrets.values() if plan else []:
         told.pop(reference.removeprefix("env:"), None)
     if plan and plan.resumed_from:

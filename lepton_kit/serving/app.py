@@ -25,27 +25,35 @@ from starlette.types import Scope
 from lepton_kit.data.input_fixes import InputFixer
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.serving.batching import Answers, Overloaded
-from lepton_kit.serving.config import TOKEN, ServiceConfig, config_of_worker
-from lepton_kit.serving.control import MOST_WORKERS, change_desired_state, note_deployment, read_desired_state
+from lepton_kit.serving.control import (
+    MOST_WORKERS,
+    TOKEN,
+    ServiceConfig,
+    await_workers,
+    change_desired_state,
+    config_of_worker,
+    note_deployment,
+    read_desired_state,
+)
 from lepton_kit.serving.edge import Edge
-from lepton_kit.serving.following import await_workers
 from lepton_kit.serving.metrics import CONTENT_TYPE
-from lepton_kit.serving.protocol import inferred, metadata, rows_asked
 from lepton_kit.serving.requestlog import Answered
 from lepton_kit.serving.requests import (
     Feedback,
     feature_values,
     field_errors,
+    inferred,
+    metadata,
     missing_fields,
     numbers_of,
     received_values,
+    rows_asked,
     rows_of,
     unknown_names,
     with_numbers,
     wrong_target,
 )
-from lepton_kit.serving.worker import Worker, load
+from lepton_kit.serving.worker import Answers, Overloaded, Worker, load
 
 FOLLOW_SECONDS = 30
 

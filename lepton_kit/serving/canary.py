@@ -121,16 +121,12 @@ class Finding:
 
 def read_counts(text: str) -> dict[str, Counts]:
     """Return what each version has done since the service started, from the text of its `/metrics`."""
-    found: dict[str, dict[str, Any]] = defaultdict(_nothing)
+    found: dict[str, dict[str, Any]] = defaultdict(lambda: {**dict.fromkeys(SUMS, 0.0), "slower": {}})
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if version := sample.labels.get("version"):
                 _add(found[version], sample.name, sample.labels, sample.value)
     return {version: Counts(**held) for version, held in found.items()}
-
-
-def _nothing() -> dict[str, Any]:
-    return {**dict.fromkeys(SUMS, 0.0), "slower": {}}
 
 
 ADDED = {

@@ -1,5 +1,6 @@
 """The desired state of a service: a small file that its workers follow, and their reports of what they do.
 
+services/<name>/service.json        the settings that it was started with, given to its workers by the environment
 services/<name>/control.json        the desired state: version, candidate and its share, workers, input fixes, …
 services/<name>/deployments.jsonl   every change of the versions that answer: time, version, note, and more
 services/<name>/newest              the time of the newest data that any worker has seen
@@ -8,18 +9,24 @@ services/<name>/workers/<pid>.json  each worker's answer: the generation it has 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
-from contextlib import suppress
+import socket
+import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixes, renamed
-from lepton_kit.errors import InputError
+from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import append_line, locked, read_lines, write_atomically
 
 MOST_WORKERS = 64
@@ -51,20 +58,20 @@ class DesiredState:
     restarts: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "input_fixes", InputFixes.model_validate(self.input_fixes)
-        )  # read from a file it is a dict
-        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or not 1 <= self.workers <= MOST_WORKERS:
-            raise InputError(f"workers = {self.workers!r}: must be a whole number from 1 to {MOST_WORKERS}")
+        # Read from a file they are a dict.
+        object.__setattr__(self, "input_fixes", InputFixes.model_validate(self.input_fixes))
+        _check_whole("workers", self.workers, MOST_WORKERS)
         if not isinstance(self.share, int | float) or not 0 <= self.share <= 1:
             raise InputError(f"share = {self.share!r}: must be a number from 0 to 1")
         if self.share and self.candidate is None:
             raise InputError(f"share = {self.share!r}: needs a candidate version to send that part of the requests to")
-        limit = self.queue_limit
-        if limit is not None and (
-            isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_QUEUED
-        ):
-            raise InputError(f"queue_limit = {limit!r}: must be a whole number from 1 to {MOST_QUEUED}")
+        if self.queue_limit is not None:
+            _check_whole("queue_limit", self.queue_limit, MOST_QUEUED)
+
+
+def _check_whole(name: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InputError(f"{name} = {value!r}: must be a whole number from 1 to {most}")
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def newest_data(folder: Path, seen: float) -> float:
         fcntl.flock(file, fcntl.LOCK_EX)
         held = _number(os.pread(file, NEWEST_BYTES, 0))
         if seen > held:
-            with suppress(OSError):  # a full disk: the others learn it once there is room, this worker knows it
+            with contextlib.suppress(OSError):  # a full disk: the others learn it once there is room
                 os.pwrite(file, repr(seen).ljust(NEWEST_BYTES).encode(), 0)
     finally:
         os.close(file)
@@ -211,3 +218,123 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+# --- the settings of a service --------------------------------------------------------------------------------------
+
+VARIABLE = "LEPTON_SERVICE"
+TOKEN = "LEPTON_ADMIN_TOKEN"
+"""The variable that holds the token of the `/admin` endpoints; without it they are refused."""
+
+
+class ServiceConfig(BaseModel):
+    """The settings of one service; sizes in bytes, times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    model: str
+    registry: Path
+    folder: Path
+    queue_limit: int = Field(default=64, ge=1, le=MOST_QUEUED)
+    body_limit: int = Field(default=2 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    fresh_seconds: float = Field(default=5 * 86400, gt=0)
+    log_bytes: int = Field(default=2 * 1024**3, ge=1024 * 1024)
+    log_days: float = Field(default=90, gt=0)
+
+    @property
+    def metrics_folder(self) -> Path:
+        """Return where workers keep their numbers."""
+        return self.folder / "metrics"
+
+
+def read_config(folder: Path) -> ServiceConfig | None:
+    """Return the settings that a service was last started with, or None where it never was."""
+    path = folder / "service.json"
+    if not path.is_file():
+        return None
+    try:
+        return ServiceConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not the settings of a service; start the service again") from error
+
+
+def give_to_workers(config: ServiceConfig) -> None:
+    """Put the settings where the workers that are started from here find them."""
+    os.environ[VARIABLE] = config.model_dump_json()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(config.metrics_folder)
+
+
+def config_of_worker() -> ServiceConfig:
+    """Return the settings that this worker's supervisor gave."""
+    return ServiceConfig.model_validate_json(os.environ[VARIABLE])
+
+
+# --- waiting for the workers ----------------------------------------------------------------------------------------
+
+LOOK_EVERY = 0.05
+PROBE_EVERY = 1.0
+"""Seconds between two looks at the workers' words, and between two at whether anything listens at all."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How many of the wanted workers followed a change of the desired state.
+
+    `replaced` has the process ids of workers that hung: they were killed, and the supervisor starts others for them.
+    Where fewer followed than were wanted, the others were still starting when the time was over.
+    """
+
+    workers: int
+    wanted: int
+    replaced: tuple[int, ...]
+
+
+def await_workers(folder: Path, desired: DesiredState, seconds: float, old: Collection[int] = ()) -> Followed:
+    """Wait until as many workers as wanted follow a state, none of the `old` ones (process ids) among them.
+
+    A worker that hangs is replaced by the service's supervisor (`HUNG_SECONDS`). At the end of the time a change counts
+    as followed where at least one worker has and no worker is left that has not: nobody answers as before then.
+
+    Raises
+    ------
+    LeptonError
+        As soon as a worker says that it cannot follow, or nothing listens at the service's address any more; and at
+        the end of the time, when a worker is left that has not followed, or none has.
+    """
+    began, probed, late = time.monotonic(), time.monotonic(), frozenset[int]()
+    while True:
+        reports = read_reports(folder)
+        followed = [one for one in reports if one.generation >= desired.generation and one.pid not in old]
+        if wrong := sorted({one.error for one in followed if one.error}):
+            raise LeptonError(f"service {folder.name!r}: {'; '.join(wrong)}")
+        waited = time.monotonic() - began
+        if waited > HUNG_SECONDS / 2:
+            late = late or _left(reports, followed)
+        if len(followed) == desired.workers == len(reports) or (waited > seconds and len(followed) == len(reports) > 0):
+            return Followed(len(followed), desired.workers, tuple(sorted(late - {one.pid for one in reports})))
+        if waited > seconds:
+            raise LeptonError(
+                f"service {folder.name!r}: {len(followed)} of {desired.workers} workers followed within {seconds:g} s"
+            )
+        if time.monotonic() - probed > PROBE_EVERY:
+            probed = time.monotonic()
+            if not is_listening(folder):
+                raise LeptonError(f"service {folder.name!r}: does not run any more; nothing listens at its address")
+        time.sleep(LOOK_EVERY)
+
+
+def _left(reports: Collection[Report], followed: Collection[Report]) -> frozenset[int]:
+    return frozenset({one.pid for one in reports} - {one.pid for one in followed})
+
+
+def is_listening(folder: Path) -> bool:
+    """Say whether anything listens at a service's address: its socket does, as long as a process of it lives."""
+    try:
+        place = urlsplit((folder / "address").read_text(encoding="utf-8").strip())
+        with contextlib.closing(socket.create_connection((place.hostname or "", place.port or 80), timeout=5)):
+            return True
+    except TimeoutError:  # a full queue of connections is that of a service
+        return True
+    except (OSError, ValueError):
+        return False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lepton_kit.serving.lines import LineLog
+from lepton_kit.serving.requestlog import LineLog
 from lepton_kit.serving.worker import Worker
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

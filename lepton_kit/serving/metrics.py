@@ -214,11 +214,6 @@ class ServiceMetrics:
         return generate_latest(together)
 
 
-def forget_worker(pid: int, folder: Path) -> None:
-    """Take a worker that ended out of the gauges; its counters stay in the sums."""
-    multiprocess.mark_process_dead(pid, str(folder))
-
-
 def _resident_bytes() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

@@ -1,6 +1,8 @@
 """The request log: every request as rows, safe from a crash, bounded by size and age.
 
 requests/requests.sqlite   the rows, committed within milliseconds, and all feedback on them
+service.jsonl              what the service itself says, in lines that several processes append to, bounded in size
+quarantine.jsonl           rows that it refused to forecast from
 
 A worker's rows are written by a thread of its own, many in one commit. The supervisor, which answers nobody, removes
 rows that are too old or too many. The log is read as any service's is: by a query, which `declared_rows` gives.
@@ -10,12 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +59,6 @@ def declared_rows(folder: Path, project: Path) -> Rows:
     place = (folder / FILE).resolve()
     shown = place.relative_to(project) if place.is_relative_to(project) else place
     return Rows(sql=f"sqlite:///{shown}", query=_WINDOW)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How much is kept: rows of `bytes` on the disk, and none older than `days`; the oldest go first."""
-
-    bytes: int = 2 * 1024**3
-    days: float = 90.0
 
 
 @dataclass(frozen=True)
@@ -198,21 +195,23 @@ class RequestLog:
             self.failure = f"request log {self.folder}: {error}"  # /readyz says so; answering goes on
 
 
-def forget(folder: Path, bounds: Bounds) -> None:
-    """Remove the rows of a log that are beyond the bounds, a few at a time, so that no worker waits long to write.
+def forget(folder: Path, most_bytes: int, days: float) -> None:
+    """Remove the oldest rows of a log: those older than `days`, and those beyond `most_bytes` on the disk.
+
+    A few at a time, so that no worker waits long to write.
 
     Raises sqlite3.Error when the disk refuses; the next call tries again.
     """
     if not (folder / FILE).is_file():
         return
     with contextlib.closing(_open(folder)) as database:
-        oldest_kept = int((time.time() - bounds.days * 86400) * 1000)
+        oldest_kept = int((time.time() - days * 86400) * 1000)
         beyond = "SELECT id FROM requests WHERE time_ms < ? OR ? ORDER BY id LIMIT ?"
         while True:
             with database:
                 gone = database.execute(
                     f"DELETE FROM requests WHERE id IN ({beyond})",
-                    (oldest_kept, _bytes_used(database) > bounds.bytes, DELETED_AT_ONCE),
+                    (oldest_kept, _bytes_used(database) > most_bytes, DELETED_AT_ONCE),
                 ).rowcount
             if gone == 0:
                 break
@@ -234,3 +233,104 @@ def _open(folder: Path) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing; a power cut, the last moments
     return database
+
+
+LOG_BYTES = 64 * 1024 * 1024
+QUARANTINE = "quarantine.jsonl"
+QUARANTINE_BYTES = 8 * 1024 * 1024
+
+
+class Lines:
+    """A file of JSON lines; once it is large it is put aside (`<name>.1.jsonl`), and the one before removed.
+
+    Parameters
+    ----------
+    path
+        The file, which ends with `.jsonl`.
+    most_bytes
+        How large it may become, about; twice as much is kept.
+    look_every
+        Lines that a process writes between two looks at the size.
+    """
+
+    def __init__(self, path: Path, most_bytes: int, look_every: int = 1000) -> None:
+        self._path, self._most_bytes, self._look_every = path, most_bytes, look_every
+        self._file: int | None = None  # made with the first line, which some files never have
+        self._count, self._lost, self._torn = 0, 0, b""
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Append one line, in one write: those of several processes do not mix.
+
+        A line that the disk refuses is lost; the next one that it takes tells how many were, as `lost_before`.
+        """
+        text = json.dumps({**line, "lost_before": self._lost} if self._lost else line)
+        whole = self._torn + text.encode() + b"\n"
+        try:
+            self._file = self._opened() if self._file is None else self._file
+            written = os.write(self._file, whole)
+        except OSError:
+            written = 0
+        if written == len(whole):
+            self._lost, self._torn = 0, b""
+        else:
+            self._lost, self._torn = self._lost + 1, b"\n" if written else self._torn
+        self._count += 1
+        if self._file is not None and self._count % self._look_every == 0:
+            with contextlib.suppress(OSError):  # the old file goes on; the next look tries again
+                self._turn(self._file)
+
+    def _opened(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+
+    def _turn(self, file: int) -> None:
+        """Put a large file aside, and follow where another worker did so."""
+        held = os.fstat(file)
+        try:
+            is_mine = self._path.stat().st_ino == held.st_ino
+        except FileNotFoundError:
+            is_mine = False
+        if is_mine and held.st_size > self._most_bytes:
+            self._path.replace(self._path.with_suffix(".1.jsonl"))
+        elif is_mine:
+            return
+        self._file = self._opened()
+        os.close(file)
+
+
+class LineLog(Lines):
+    """The service's log, at most 64 MiB twice.
+
+    Only what the service itself says stands in it: no body, no header, no query.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, LOG_BYTES)
+
+    def write(self, level: str, message: str, **fields: Any) -> None:
+        """Append one line."""
+        self.append({"time": time_text(), "level": level, "message": message, "fields": {**fields, "pid": os.getpid()}})
+
+
+class Quarantine(Lines):
+    """The rows that a service refused to forecast from: kept aside for a person to look at, never to learn from.
+
+    A line holds `time`, `request_id`, `row`, `version`, and `values` as they were received.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int = QUARANTINE_BYTES) -> None:
+        super().__init__(folder / QUARANTINE, most_bytes, look_every=100)
+
+    def keep(
+        self, request_id: str, version: str, columns: Sequence[str], received: np.ndarray, which: np.ndarray
+    ) -> None:
+        """Keep those rows of a request (rows, columns) that `which` (rows) tells."""
+        head = {"time": time_text(), "request_id": request_id, "version": version}
+        for number in np.flatnonzero(which).tolist():
+            values = zip(columns, received[number].tolist(), strict=True)
+            known = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values}
+            self.append({**head, "row": number, "values": known})
+
+
+def time_text() -> str:
+    """Return the time now, as a line has it: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,7 @@
-"""The process above a service's workers: starts as many as the desired state says, and replaces each that is lost."""
+"""The process above a service's workers: starts as many as the desired state says, and replaces each that is lost.
+
+It writes what the service says of itself, so that all else cares for it as for anybody's service.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,33 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from prometheus_client import multiprocess
 from uvicorn import _subprocess
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
+from lepton_kit.models.flavors import Model
+from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
-from lepton_kit.serving.config import ServiceConfig, give_to_workers
+from lepton_kit.models.tasks import PROBA
 from lepton_kit.serving.control import (
     HUNG_SECONDS,
     DesiredState,
+    ServiceConfig,
     begin,
+    give_to_workers,
     hung_workers,
     note_deployment,
     read_deployments,
     read_desired_state,
 )
-from lepton_kit.serving.declared import declare
 from lepton_kit.serving.listening import address_of, listening
-from lepton_kit.serving.metrics import forget_worker
-from lepton_kit.serving.requestlog import Bounds, forget
+from lepton_kit.serving.requestlog import declared_rows, forget
+from lepton_kit.telemetry.declaration import Columns, Declaration
 
 READY_SECONDS = 60.0
 """Time in which a fresh worker must be ready to answer: seconds, unless other work takes the processors away."""
@@ -94,10 +102,9 @@ class Supervisor(Multiprocess):
         """Keep the request log within its bounds: here, where no request waits for the interpreter meanwhile."""
         with contextlib.suppress(OSError, AttributeError):  # not on every system; then it is as urgent as the rest
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST_URGENT)
-        bounds = Bounds(bytes=self.service.log_bytes, days=self.service.log_days)
         while not self.should_exit.wait(FORGET_EVERY):
             try:
-                forget(self.service.folder / "requests", bounds)
+                forget(self.service.folder / "requests", self.service.log_bytes, self.service.log_days)
             except sqlite3.Error as error:
                 logger.error("the request log cannot be kept within its bounds: %s", error)
 
@@ -115,7 +122,7 @@ class Supervisor(Multiprocess):
                     self.restart_all()  # one after the other, each old one when its successor is ready
         present = {process.pid for process in self.processes if process.pid is not None}
         for pid in self._known - present:
-            forget_worker(pid, self.service.metrics_folder)
+            multiprocess.mark_process_dead(pid, str(self.service.metrics_folder))  # its counters stay in the sums
         self._known = present
 
     def restart_all(self) -> None:
@@ -232,3 +239,60 @@ def _written_address(folder: Path) -> str:
     with contextlib.suppress(OSError):
         return " at " + (folder / "address").read_text(encoding="utf-8").strip()
     return ""
+
+
+def declare(service: ServiceConfig, address: str, model: Model) -> None:
+    """Write `declaration.json` into a service's folder: where its evidence is, and what can be done to it."""
+    project = service.folder.parents[1]
+    act = ["lepton", "act", service.name]
+    declaration = Declaration.model_validate(
+        {
+            "task": model.task.name,
+            "time_series": model.task.name == "interval_forecast",
+            "address": address,
+            "signals": "lepton",
+            "requests": declared_rows(service.folder / "requests", project),
+            "logs": _shown(service.folder / "service*.jsonl", project),
+            "deployments": _shown(service.folder / "deployments.jsonl", project),
+            "columns": _columns(model),
+            "model": service.model,
+            "registry": _shown(service.registry, project),
+            "actions": {
+                "roll_back": ["lepton", "rollback", service.name],
+                "deploy": [*act, "deploy", "--version", "{version}"],
+                "scale": [*act, "scale", "--workers", "{workers}"],
+                "restart": [*act, "restart"],
+            },
+        }
+    )
+    text = declaration.model_dump_json(indent=1, exclude_defaults=True)
+    write_atomically(service.folder / "declaration.json", text + "\n")
+
+
+def _shown(path: Path, project: Path) -> str:
+    """Return a path for a declaration: relative to the project where it is inside."""
+    return path.relative_to(project).as_posix() if path.is_relative_to(project) else str(path)
+
+
+def _columns(model: Model) -> Columns:
+    """Return the roles of the columns of the request log: `features` and `answers` are objects in it."""
+    answers: dict[str, dict[str, Any]] = {
+        "interval_forecast": {
+            **{name: f"answers.{name}" for name in ("lower", "upper", "mean", "std")},
+            **({"prediction_probas": "answers.prob_up"} if isinstance(model, Forecaster) else {}),
+        },
+        "regression": {"prediction": "answers.prediction"},
+        "ranking": {"prediction": "answers.prediction"},
+        "text": {"prediction": "answers.*"},
+        "classification_binary": {"prediction_probas": "answers.proba"},
+        "classification_multiclass": {
+            "prediction_labels": "answers.label",
+            "prediction_probas": [f"answers.{PROBA}{one}" for one in getattr(model, "classes", ())],
+        },
+    }
+    said = {
+        "timestamp": "time_ms", "id": "request_id", "version": "version", "status": "status",
+        "latency_ms": "latency_ms", "features": "features.*", "target": "actual", "rating": "rating",
+        "feedback": "comment", "categorical": [f"features.{name}" for name in model.categorical],
+    }  # fmt: skip
+    return Columns.model_validate({**said, **answers[model.task.name]})

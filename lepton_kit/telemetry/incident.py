@@ -41,18 +41,20 @@ Text = Annotated[str, AfterValidator(printable)]
 Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # it names a folder
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What others write may hold more than is known here."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Window(_Part):
+class Window(Part):
     """From when to when the evidence was taken (UTC)."""
 
     start: AwareDatetime
     end: AwareDatetime
 
 
-class Alert(_Part):
+class Alert(Part):
     """An alert as Alertmanager tells it."""
 
     name: Text
@@ -61,7 +63,7 @@ class Alert(_Part):
     annotations: dict[Text, Text] = {}
 
 
-class Deployment(_Part):
+class Deployment(Part):
     """A version that went into service."""
 
     time: AwareDatetime
@@ -69,7 +71,7 @@ class Deployment(_Part):
     note: Text = ""
 
 
-class Versions(_Part):
+class Versions(Part):
     """The version in service, and the last one known to be good, if any.
 
     `stands_in_for` is the version that the one in service was compressed from, where it answers in its place.
@@ -80,7 +82,7 @@ class Versions(_Part):
     stands_in_for: Version | None = None
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """How each part of the recording came to be."""
 
     measured: tuple[Text, ...] = ()
@@ -88,7 +90,7 @@ class Provenance(_Part):
     constructed: tuple[Text, ...] = ()
 
 
-class Promise(_Part):
+class Promise(Part):
     """An objective of the service, as its file said it then; `time_scale` shortened its windows."""
 
     name: Text
@@ -117,7 +119,7 @@ class Promise(_Part):
         return Objective(**known, window=self.window_s, selector=selector, total=total)
 
 
-class Incident(_Part):
+class Incident(Part):
     """What `incident.json` says."""
 
     format: Literal["lepton-recording/1", "lepton-recording/2"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.selectors import labels_text, parse_selector
+from lepton_kit.telemetry.selectors import Source, labels_text, parse_selector
+from lepton_kit.telemetry.store import Store
 
-_Series = tuple[str, str, np.ndarray, np.ndarray]
-"""Metric, labels (JSON text), times (n,) in Unix milliseconds, values (n,)."""
+_Series = tuple[tuple[str, str], np.ndarray]
+"""Metric and labels (JSON text), and samples (n, 2): times in Unix milliseconds, and values."""
 
 CHUNK, CHUNKS = 86_400.0, 32
 """Seconds asked for at once, so that no answer is huge; longer where there would be more steps than allowed."""
@@ -47,28 +51,17 @@ class Prometheus:
         it said.
         """
         chosen = str(parse_selector(selector))
-        found: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-        length = max(CHUNK, (end - start) / CHUNKS)
+        found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
         warnings: list[str] = []
-        after = None
-        while after is None or after < end:
-            begin = start if after is None else after
-            until = min(begin + length, end)
-            for metric, labels, times, values in self._samples(chosen, begin, until, warnings):
-                kept = (times >= start * 1000 - 0.5) & (times <= until * 1000 + 0.5)
-                if after is not None:
-                    kept &= times > after * 1000 + 0.5  # the earlier answer held it
-                if kept.any():
-                    found.setdefault((metric, labels), []).append((times[kept], values[kept]))
-            after = until
+        length = max(CHUNK, (end - start) / CHUNKS)
+        for begin, until in pairwise([start, *np.arange(start + length, end, length).tolist(), end]):
+            after = 1000 * begin - 0.5 if begin == start else 1000 * begin + 0.5  # the earlier answer held that sample
+            for name, samples in self._samples(chosen, begin, until, warnings):
+                found[name].append(samples[(samples[:, 0] > after) & (samples[:, 0] <= 1000 * until + 0.5)])
         self.warnings.pop(chosen, None)
         if warnings:
             self.warnings[chosen] = tuple(dict.fromkeys(warnings))
-        series = []
-        for metric, labels in sorted(found):
-            times, values = (np.concatenate(part) for part in zip(*found[metric, labels], strict=True))
-            series.append((metric, labels, times, values))
-        return _frame(series)
+        return _frame({name: np.concatenate(found[name]) for name in sorted(found)})
 
     def _samples(self, selector: str, start: float, end: float, warnings: list[str]) -> list[_Series]:
         """Return what an instant query of a range selector gives: the samples as they were scraped.
@@ -111,19 +104,40 @@ class Prometheus:
 def _series(one: dict[str, Any]) -> _Series:
     labels = dict(one["metric"])
     metric = labels.pop("__name__")
-    times = np.array([round(at * 1000) for at, _ in one["values"]], dtype=np.int64)
-    values = np.array([float(value) for _, value in one["values"]])
-    return metric, labels_text(labels), times, values
+    return (metric, labels_text(labels)), np.array([(round(at * 1000), float(value)) for at, value in one["values"]])
 
 
-def _frame(series: Sequence[_Series]) -> pd.DataFrame:
+def _frame(series: Mapping[tuple[str, str], np.ndarray]) -> pd.DataFrame:
     """Return series as one table: `time` (UTC, milliseconds), `metric`, `labels` and `value`."""
-    metrics, labels, times, values = zip(*series, strict=True) if series else ([], [], [], [])
-    counts = [len(one) for one in times]
+    samples = np.concatenate([np.empty((0, 2)), *series.values()])
+    names = np.array([*series, ("", "")], dtype=object).repeat([*map(len, series.values()), 0], axis=0)
     columns = {
-        "time": pd.Series(np.concatenate([np.array([], dtype=np.int64), *times])).astype("datetime64[ms]"),
-        "metric": pd.Series(np.repeat(np.array(metrics, dtype=object), counts), dtype="str"),
-        "labels": pd.Series(np.repeat(np.array(labels, dtype=object), counts), dtype="str"),
-        "value": np.concatenate([np.array([], dtype=float), *values]),
+        "time": pd.Series(samples[:, 0].astype(np.int64)).astype("datetime64[ms, UTC]"),
+        "metric": pd.Series(names[:, 0], dtype="str"),
+        "labels": pd.Series(names[:, 1], dtype="str"),
+        "value": samples[:, 1],
     }
-    return pd.DataFrame(columns).assign(time=lambda table: table["time"].dt.tz_localize("UTC"))
+    return pd.DataFrame(columns)
+
+
+def open_source(where: str | Path, root: Path = Path(), timeout: float = 30.0) -> Source:
+    """Return the source at a Prometheus server's address (http, https), or in the folder of an embedded store.
+
+    A folder is relative to `root`; an answer of a server may take `timeout` seconds.
+
+    Raises InputError when it is neither.
+    """
+    if isinstance(where, str) and where.startswith(("http://", "https://")):
+        return Prometheus(where, timeout)
+    folder = root / where
+    if not folder.is_dir():
+        raise InputError(
+            f"source of telemetry {str(where)!r}: neither a folder of a telemetry store, which `lepton watch` writes, "
+            "nor the address of a Prometheus server (http://…)"
+        )
+    return Store(folder)
+
+
+def warnings_of(source: Source | None) -> Mapping[str, tuple[str, ...]]:
+    """Return what a server warned of in its last answers, by selector; nothing of a source that is none."""
+    return dict(source.warnings) if isinstance(source, Prometheus) else {}

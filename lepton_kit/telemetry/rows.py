@@ -21,9 +21,8 @@ import pandas as pd
 import pyarrow as pa
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.databases import CHUNK, TIME, Kept, Read, Window, flat, read_query, short
+from lepton_kit.telemetry.databases import CHUNK, TIME, Kept, Read, Window, flat, part_of, read_query, short
 from lepton_kit.telemetry.declaration import Rows
-from lepton_kit.telemetry.ordered import part_of
 
 MEMORY = "400MB"
 """That DuckDB may take; beyond it, it writes to the disk."""

@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.declaration import Section
 from lepton_kit.telemetry.selectors import Selector, parse_selector
 
 UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -85,32 +86,28 @@ class Objective:
         return replace(self, selector=self.selector.within(labels), total=self.total.within(labels))
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Metadata(_Part):
+class _Metadata(Section):
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
     displayName: str = ""  # noqa: N815 - OpenSLO's name
-    labels: dict[str, Any] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, Any] = Field(default={})
+    annotations: dict[str, str] = Field(default={})
 
 
-class _Query(_Part):
+class _Query(Section):
     query: str
 
 
-class _Source(_Part):
+class _Source(Section):
     type: Literal["Prometheus", "prometheus"] = "Prometheus"
     metricSourceRef: str | None = None  # noqa: N815
     spec: _Query
 
 
-class _Metric(_Part):
+class _Metric(Section):
     metricSource: _Source  # noqa: N815
 
 
-class _Ratio(_Part):
+class _Ratio(Section):
     counter: Literal[True]
     good: _Metric | None = None
     bad: _Metric | None = None
@@ -123,27 +120,27 @@ class _Ratio(_Part):
         return self
 
 
-class _IndicatorSpec(_Part):
+class _IndicatorSpec(Section):
     description: str = ""
     ratioMetric: _Ratio  # noqa: N815
 
 
-class _Indicator(_Part):
+class _Indicator(Section):
     metadata: _Metadata | None = None
     spec: _IndicatorSpec
 
 
-class _Window(_Part):
+class _Window(Section):
     duration: str = Field(pattern=r"^[1-9][0-9]{0,3}[mhdw]$")
     isRolling: Literal[True]  # noqa: N815
 
 
-class _Target(_Part):
+class _Target(Section):
     displayName: str = ""  # noqa: N815
     target: float = Field(gt=0, lt=1)
 
 
-class _Spec(_Part):
+class _Spec(Section):
     service: str = Field(min_length=1)
     description: str = ""
     indicator: _Indicator
@@ -152,7 +149,7 @@ class _Spec(_Part):
     objectives: list[_Target] = Field(min_length=1, max_length=1)
 
 
-class _Document(_Part):
+class _Document(Section):
     apiVersion: Literal["openslo/v1"]  # noqa: N815
     kind: Literal["SLO"]
     metadata: _Metadata

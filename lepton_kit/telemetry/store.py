@@ -406,7 +406,7 @@ class _Reader:
         with self._lock:
             key = file, metric
             if key not in self._kept:
-                self._kept[key] = _of_metric(self._read(file, metric), metric)
+                self._kept[key] = self._read(file, metric)
                 held = sum(map(len, self._kept.values()))
                 while held > CACHED_ROWS and len(self._kept) > 1:
                     held -= len(self._kept.popitem(last=False)[1])
@@ -414,18 +414,10 @@ class _Reader:
             return self._kept[key]
 
     def _read(self, file: BlockFile, metric: str | None = None) -> pa.Table:
-        """Return a file, or of it the row groups that can hold a metric's samples."""
-        with pq.ParquetFile(self.folder / str(file)) as parquet:
-            ends = [
-                parquet.metadata.row_group(number).column(SCHEMA.names.index("metric")).statistics
-                for number in range(parquet.num_row_groups)
-            ]
-            groups = [
-                number
-                for number, end in enumerate(ends)  # a group that does not state its ends may hold any metric
-                if metric is None or end is None or not end.has_min_max or end.min <= metric <= end.max
-            ]
-            return parquet.read_row_groups(groups, columns=SCHEMA.names, use_threads=False).cast(SCHEMA)
+        """Return a file, or of it a metric's samples: only the row groups that can hold some are read."""
+        chosen = None if metric is None else pc.field("metric") == metric
+        path = self.folder / str(file)
+        return pq.read_table(path, columns=SCHEMA.names, filters=chosen, use_threads=False, partitioning=None)
 
 
 def files_to_merge(files: list[BlockFile], size: Callable[[BlockFile], int]) -> list[BlockFile]:

@@ -26,7 +26,7 @@ from lepton_kit.diagnosis.evidence.base import (
     split,
 )
 from lepton_kit.diagnosis.onset import MISSING, answering_workers, by_time, expected_workers, failed, log_latency
-from lepton_kit.diagnosis.samples import NO_SAMPLES, gauge, growth, mean_seconds
+from lepton_kit.telemetry.health import NO_SAMPLES, gauge, growth, mean_seconds
 from lepton_kit.telemetry.signals import ROLES
 
 

@@ -21,9 +21,8 @@ from lepton_kit.diagnosis.evidence.base import (
     split,
 )
 from lepton_kit.diagnosis.onset import OUT_OF_ORDER
-from lepton_kit.diagnosis.rows import BREACHES
-from lepton_kit.diagnosis.samples import growth
-from lepton_kit.diagnosis.units import unit_factor, unit_factors
+from lepton_kit.diagnosis.rows import BREACHES, unit_factor, unit_factors
+from lepton_kit.telemetry.health import growth
 
 
 @evidence(needs=("requests.features",))

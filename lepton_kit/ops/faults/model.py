@@ -19,8 +19,13 @@ from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.faults.base import Fault, Plant, fault
-from lepton_kit.serving.config import read_config
-from lepton_kit.serving.control import change_desired_state, note_deployment, read_desired_state, read_reports
+from lepton_kit.serving.control import (
+    change_desired_state,
+    note_deployment,
+    read_config,
+    read_desired_state,
+    read_reports,
+)
 
 LONGEST_RESTART = 60.0
 

@@ -28,7 +28,7 @@ def recording_folder(project: Path, incident: str, look: int = 1) -> Path:
 
 def source_of(settings: Settings, project: Path, timeout: float = 30.0) -> Source:
     """Open the source of telemetry that the settings name; a server's answer may take `timeout` seconds."""
-    from lepton_kit.telemetry.sources import open_source
+    from lepton_kit.telemetry.prometheus import open_source
 
     return open_source(settings.watch.source, project, timeout)
 

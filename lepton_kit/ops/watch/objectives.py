@@ -97,7 +97,7 @@ def alerted_objective(incident: Incident, settings: Settings, project: Path) -> 
 
     Raises InputError when the objectives cannot be read.
     """
-    from lepton_kit.telemetry.rules import alert_name
+    from lepton_kit.telemetry.alerts import alert_name
 
     label = incident.alert.get("labels", {}).get("slo")
     return next(

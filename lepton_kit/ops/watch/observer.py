@@ -222,7 +222,7 @@ class Observer:
         self._note_budgets(evaluate_all(self._objectives, source, now, scale, self._memory))
 
     def _note_budgets(self, statuses: Sequence[Status]) -> None:
-        from lepton_kit.telemetry.sources import warnings_of
+        from lepton_kit.telemetry.prometheus import warnings_of
 
         missing = [*self._unwatched, *not_measured(statuses)]
         self.not_measured = tuple(missing)

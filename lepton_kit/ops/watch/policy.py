@@ -81,7 +81,7 @@ class Routes:
 
     def __init__(self, settings: Settings, project: Path) -> None:
         named = {name: _rule(rule, f"alerts.{name}", project) for name, rule in settings.alerts.items()}
-        from lepton_kit.telemetry.rules import alert_name  # pandas comes with it
+        from lepton_kit.telemetry.alerts import alert_name  # pandas comes with it
 
         others = {alert_name(one) for one in read_all_objectives(settings, project)} - named.keys()
         usual = _rule(USUAL, "alerts", project) if others else None
@@ -221,7 +221,7 @@ class Policy:
         policies = self._remedies.by_cause()
         causes = [cause for cause in _causes(said) if cause in policies]
         if objective is not None:
-            from lepton_kit.diagnosis.plans import in_order  # pandas: not before there is something to order
+            from lepton_kit.diagnosis.remedies import in_order  # pandas: not before there is something to order
 
             causes = list(in_order(causes, objective))
         probability = _probability(said, causes[0]) if causes else None

@@ -6,11 +6,13 @@ for a while, when a file it has loaded is no longer what it was, or when it can 
 
 from __future__ import annotations
 
+import array
 import builtins
 import fcntl
 import gc
 import importlib
 import io
+import json
 import os
 import select
 import signal
@@ -27,17 +29,17 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from lepton_kit.runs.warm import lease
-from lepton_kit.runs.warm.watchdog import guard, may_start, name_process, remove_connection
-from lepton_kit.runs.warm.wire import receive_request, say
+from lepton_kit.runs.warm.watchdog import guard, may_start, name_process, remove_connection, say
 
 LOOK_S = 0.1
+MOST_FILES = 4
 INLINE = "module://matplotlib_inline.backend_inline"  # what ipykernel itself sets, before anybody imports matplotlib
 FIRST = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "psutil", "tornado.platform.asyncio",
     "faulthandler", "IPython.core.completerlib", "IPython.core.oinspect", "IPython.utils.wildcard",
     "IPython.core.debugger", "IPython.extensions.storemagic", "nbformat.v4", "nbclient", "papermill", "sqlite3",
     "jupyter_client.asynchronous", "jupyter_client.blocking", "lepton_kit.cli", "lepton_kit.notebook",
-    "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.sweeps", "lepton_kit.runs.warm.provisioner",
+    "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.warm.provisioner",
     "lepton_kit.runs.warm.kernel", "ipykernel.kernelspec", "encodings.unicode_escape",
 )  # fmt: skip
 
@@ -214,10 +216,25 @@ def _close_all_but(*kept: int) -> None:
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Receive what `lease.send_request` sent, and the files with it.
+
+    Raises OSError when another user asks, or the other end closed before the message was whole.
+    """
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     if struct.unpack("3i", credentials)[1] != os.getuid():
         raise PermissionError("another user asks")
-    return receive_request(connection)
+    files = array.array("i")
+    head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_LEN(MOST_FILES * files.itemsize))
+    for _, _, content in ancillary:
+        files.frombytes(content[: len(content) - len(content) % files.itemsize])
+    size, content = int.from_bytes(head, "big"), b""
+    if not head:
+        raise ConnectionError("closed without a request")
+    while len(content) < size:
+        if not (piece := connection.recv(min(65536, size - len(content)))):
+            raise ConnectionError("the request breaks off")
+        content += piece
+    return json.loads(content), list(files)
 
 
 def _in_its_place(request: dict[str, Any], files: list[int], run: Callable[[list[str]], int]) -> int:

@@ -5,6 +5,7 @@ The standard library alone: the `lepton` command asks before it imports anything
 
 from __future__ import annotations
 
+import array
 import fcntl
 import hashlib
 import json
@@ -21,8 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.runs.warm.watchdog import NAME
-from lepton_kit.runs.warm.wire import Lines, say, send_request
+from lepton_kit.runs.warm.watchdog import NAME, Lines, say
 
 STARTS_IN_S = 60.0  # what a process may take that is being started; it is only waiting for a processor
 PATIENCE_S = 0.3  # an ordinary start takes about as long, so waiting longer for a busy server gains nothing
@@ -121,6 +121,17 @@ def lease_from_server(request: Mapping[str, Any], files: Sequence[int]) -> Lease
         start_server(environment)
         return "the fork server was out of date"
     return "the fork server is busy"
+
+
+def send_request(connection: socket.socket, message: Mapping[str, Any], files: Sequence[int]) -> None:
+    """Send a message of any length, and open files with it.
+
+    Raises OSError when nobody listens any more.
+    """
+    content = json.dumps(message).encode()
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files).tobytes())]
+    connection.sendmsg([len(content).to_bytes(4, "big")], rights)
+    connection.sendall(content)
 
 
 def umask() -> int:

@@ -21,9 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
-
-from lepton_kit.runs.warm.wire import Lines, say
+from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # of Linux' prctl(2)
 NAME = "lepton-watchdog"  # 15 bytes at most
@@ -233,6 +231,31 @@ def remove_connection(words: Sequence[str]) -> None:
         file.unlink(missing_ok=True)
     except (OSError, ValueError, KeyError):  # it is gone, or none that a client wrote
         return
+
+
+def say(connection: socket.socket, **message: Any) -> None:
+    """Send a line of JSON, if anybody is there."""
+    with suppress(OSError):
+        connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+class Lines:
+    """The lines of JSON that come over a socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.ended = False
+        self._held = b""
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Wait for something to come; return the lines that are whole by then, and note when the other end closed."""
+        try:
+            received = self.connection.recv(65536)
+        except OSError:
+            received = b""
+        self.ended = not received
+        *lines, self._held = (self._held + received).split(b"\n")
+        return [json.loads(line) for line in lines]
 
 
 def main() -> NoReturn:

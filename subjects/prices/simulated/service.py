@@ -30,7 +30,7 @@ from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
 from lepton_kit.ops.faults import Fault
 from lepton_kit.ops.simulated_metrics import samples, selected
 from lepton_kit.ops.simulation import EPOCH, utc
-from lepton_kit.serving.arrivals import Arrivals
+from lepton_kit.serving.replay import Arrivals
 from lepton_kit.telemetry.declaration import FORECASTER
 from lepton_kit.telemetry.recordings import (
     FORMAT,
