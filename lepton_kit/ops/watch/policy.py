@@ -251,7 +251,7 @@ class Policy:
             return "the diagnosis did not say how probable it is"
         if not probability >= self._remedies.least_probability:  # not a number is not enough either
             least = self._remedies.least_probability
-            return f"the diagnosis is {probability:.0%} probable, and {least:.0%} is needed (least_probability)"
+            return f"the diagnosis is {100 * probability:.3g}% probable, and {100 * least:.3g}% is needed (least_probability)"
         return ""
 
 
