@@ -56,7 +56,7 @@ def demo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(shared / "demo.lock"):
         if not (copy / "done").exists():
             shutil.rmtree(copy, ignore_errors=True)
-            copy_project(copy, "notebooks", "runbooks", "reports", "slo")
+            copy_project(copy, "notebooks", "runbooks", "reports", "slo", "subjects")
             run = lepton("pipeline", "goog", project=copy)
             assert run.returncode == 0, run.stdout + run.stderr
             (copy / "done").write_text(run.stdout)

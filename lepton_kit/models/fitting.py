@@ -88,19 +88,18 @@ def fit(kind: str, learnt: Examples, contract: Contract, task: Task, folder: Pat
     InputError
         When there is no such kind, or a class has too few rows.
     """
-    if kind not in KINDS:
-        raise InputError(f"model {kind!r}: must be one of {', '.join(KINDS)}; a gru needs an interval forecast's lags")
     is_class = task.name.startswith("classification")
+    unfitted = pipeline(kind, contract, is_class, seed)
     if is_class and (counts := learnt.target.value_counts()).min() < LEAST_OF_CLASS:
         raise InputError(f"class {counts.idxmin()!r} has {counts.min()} rows to learn from; it needs {LEAST_OF_CLASS}")
     try:
         from skops.io import dump
     except ImportError as error:
         raise InputError("skops is not installed: pip install lepton-kit[models]") from error
-    pipeline = _pipeline(kind, contract, is_class, seed).fit(learnt.features, learnt.target)
+    fitted = unfitted.fit(learnt.features, learnt.target)
     folder.mkdir(parents=True, exist_ok=True)
-    dump(pipeline, folder / "model.skops")
-    classes = tuple(one.item() if hasattr(one, "item") else one for one in getattr(pipeline, "classes_", ()))
+    dump(fitted, folder / "model.skops")
+    classes = tuple(one.item() if hasattr(one, "item") else one for one in getattr(fitted, "classes_", ()))
     described = ModelFile(
         flavor="skops", file="model.skops", task=task.name, columns=contract.features, categorical=contract.categories,
         classes=tuple(int(one) if isinstance(one, float) else one for one in classes),
@@ -109,7 +108,13 @@ def fit(kind: str, learnt: Examples, contract: Contract, task: Task, folder: Pat
     return load_model(folder)
 
 
-def _pipeline(kind: str, contract: Contract, is_class: bool, seed: int) -> Any:
+def pipeline(kind: str, contract: Contract, is_class: bool, seed: int = 0) -> Any:
+    """Return a model of a kind before it is fitted: scaled numbers, categories as columns of 0 and 1, scikit-learn's.
+
+    Raises InputError when there is no such kind.
+    """
+    if kind not in KINDS:
+        raise InputError(f"model {kind!r}: must be one of {', '.join(KINDS)}; a gru needs an interval forecast's lags")
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from lepton_kit.errors import LeptonError
+from lepton_kit.reports.values import sure
 
 Facts = Mapping[str, Any]
 Approve = Callable[[str, Facts], object]
@@ -188,7 +189,7 @@ class Follower:
             self._tell(f"runbook {job['notebook']} runs")
         if job["kind"] == "alert" and "cause" in results:
             probability, advice = results.get("probability", 0), results.get("next_action", "")
-            self._tell(f"diagnosis: cause {results['cause']} (probability {probability:.0%}); {advice}")
+            self._tell(f"diagnosis: cause {results['cause']} (probability {sure(probability)}); {advice}")
             if is_new and seen.repaired is None:
                 seen.diagnosis, seen.diagnosed = results, now
         if job["kind"] == "remedy" and "verdict" in results:

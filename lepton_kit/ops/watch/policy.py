@@ -250,8 +250,8 @@ class Policy:
         if not isinstance(probability, int | float) or isinstance(probability, bool):
             return "the diagnosis did not say how probable it is"
         if not probability >= self._remedies.least_probability:  # not a number is not enough either
-            least = self._remedies.least_probability
-            return f"the diagnosis is {probability:.0%} probable, and {least:.0%} is needed (least_probability)"
+            likely, least = (f"{100 * one:.3g}%" for one in (probability, self._remedies.least_probability))
+            return f"the diagnosis is {likely} probable, and {least} is needed (least_probability)"
         return ""
 
 
