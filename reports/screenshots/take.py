@@ -82,7 +82,7 @@ def take_all(project: Path, scratch: Path, folder: Path) -> None:
     run = max(page.parent.name for page in (site / "runs").glob("*-incident-diagnosis-*/index.html"))
     shots = [
         Shot("home", "index.html", height=760),
-        Shot("incident", f"incidents/{incident}/index.html", height=1250),
+        Shot("incident", f"incidents/{incident}/index.html", height=1800),
         Shot("incident-dark", f"incidents/{incident}/index.html", is_dark=True),
         Shot("incident-phone", f"incidents/{incident}/index.html", width=390, height=844),
         Shot("run", f"runs/{run}/index.html"),
