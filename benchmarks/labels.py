@@ -221,7 +221,8 @@ people reviewed: is a label that fewer than three agreed with ranked above one t
 The kit's method has a reason that needs no review: a model that learnt from wrong labels is too sure, of some classes
 more than of others, and that is learnt from the given labels alone. Its strength is the one of least log loss. Reviews
 only score; but some 25 scores were compared on imdb and mnist while this was made, and the smallest probability and the
-averaging of lots were chosen with these figures in view: only a set that nobody has looked at tests the choice. mnist has 15 wrong labels in 100 reviewed rows: its interval is wide.
+averaging of lots were chosen with these figures in view: only a set that nobody has looked at tests the choice.
+mnist has 15 wrong labels in 100 reviewed rows: its interval is wide.
 
 The bound is the highest AUC of any score that falls with the given label's probability, in each of two classes in its
 own way, fitted to the reviews themselves. With two classes a row's probabilities are one number, so that no ranking of
