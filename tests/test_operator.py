@@ -314,7 +314,7 @@ def test_a_repair_of_one_objective_that_breaks_another_is_rolled_back_unless_the
         done = act_on(act, operator, trouble, 12, tmp_path / "after")
     judged, table = done.judged, objectives_table(trouble, done.judged).set_index("objective")
     assert trouble.during.share < 0.6
-    assert not done.recovery.after.share <= 0.6  # NaN where it ended early, before an answer was judged
+    assert done.recovery.after.share > 0.6 or done.recovery.verdict == "too few"
     assert done.recovery.verdict in (("recovered",) if may_cost else ("recovered", "too few"))  # ended early, else
     assert table.loc["Error rate", "until_repair"] == 1 > 0.6 > table.loc["Error rate", "after"]
     if may_cost:
