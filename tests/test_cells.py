@@ -136,3 +136,21 @@ def test_missing_values_numbers_and_constant_columns_are_cells_as_others():
     assert set(zip(findings["row"], findings["column"], strict=True)) == {(row, "a") for row in range(1, 20, 4)}
     assert set(findings["rule"]) == {"missing"}
     assert findings["value"].isna().all()
+
+
+def test_a_labelled_cell_is_what_its_label_says_whatever_its_likes_are_labelled():
+    table = pd.DataFrame({"a": ["x", "x", "y", "y"], "b": ["1", "1", "2", "3"]})
+    labels = pd.DataFrame({"a": [True, False], "b": False})
+    findings = Cells(table).find(labels)
+    judged = findings[findings["row"].isin([0, 1])]
+    assert judged[["row", "column", "probability"]].to_numpy().tolist() == [[0, "a", 1.0]]
+
+
+def test_another_date_or_number_is_no_slip_of_a_frequent_one():
+    table = pd.DataFrame({"day": ["11/21/2007"] * 12 + ["11/22/2007"] * 2 + ["11/21/200?"]})
+    labels = pd.DataFrame({"day": [False, True]}, index=[0, 12])
+    findings = Cells(table).find(labels)
+    dates = findings[findings["value"] == "11/22/2007"]
+    assert len(dates) == 2
+    assert dates["proposal"].isna().all()
+    assert "nearly another" not in set(dates["rule"])

@@ -156,6 +156,19 @@ def test_an_objective_without_events_is_not_known():
     assert np.isnan(row["burn_now"]) and np.isnan(row["budget_left"]) and row["events"] == 0
 
 
+@pytest.mark.parametrize(("bound", "share"), [("0.1", 1.0), ("0.25", np.nan)], ids=["none in time", "no such bound"])
+def test_good_events_that_nothing_counts_are_not_known(bound, share):
+    total = parse_selector("seconds_count")
+    latency = Objective(
+        name="latency", title="Latency", service="goog", description="", target=0.99, window=86400, events="good",
+        selector=parse_selector('seconds_bucket{code="200",le="0.1"}'), total=total, minimum=1,
+    )  # fmt: skip
+    asked = counter("seconds_count", [10.0] * 5, code="500")
+    held = pd.concat([asked, counter("seconds_bucket", [10.0] * 5, code="500", le=bound)])
+    bad, _ = health.bad_ratio(latency, health.RecordedMetrics(held), START, END)
+    assert bad == pytest.approx(share, nan_ok=True)
+
+
 def test_requests_are_counted_by_time_and_outcome():
     course = health.by_time(requests([500] * 150), PERIODS, bins=4)
     assert course["failed"].tolist() == pytest.approx([0, 0, 0.5, 0])
