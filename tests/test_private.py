@@ -74,12 +74,12 @@ class Source:
         return pd.DataFrame({"time": [START] * len(found), "metric": chosen.metric, "labels": found, "value": 1.0})
 
 
-def frozen(project, **changes):
+def frozen(project, objectives=(), **changes):
     declaration = declared(project, "scoring").model_copy(update=changes)
     alert = {"labels": {"alertname": "LateBudgetBurn", "slo": "late"}, "startsAt": START.isoformat(),
              "annotations": {"summary": f"{SECRETS[0]} waits"}}  # fmt: skip
     source = Source()
-    promises = [Promise.of(objective(name)) for name in ("good", "late")]
+    promises = [Promise.of(one) for one in objectives or map(objective, ("good", "late"))]
     window = START.timestamp(), END.timestamp()
     made = capture("scoring", declaration, project, source, *window, project / "r", [alert], promises)
     return made, source
@@ -112,6 +112,16 @@ def test_a_service_is_captured_by_its_declaration_alone(project):
     assert made.incident.declaration.task == "classification_binary" and made.signals["queue_length"].selector
     assert made.absent == ("reference.parquet", "models/v3")
     assert read_recording(project / "r").incident == made.incident
+
+
+def test_the_series_that_show_whether_good_events_are_counted_are_captured_too(project):
+    selectors = parse_selector('late_bucket{code="200",le="0.1"}'), parse_selector("late_count")
+    _, source = frozen(project, [Objective("late", "late", "scoring", "", 0.9, 3600, "good", *selectors, 1)])
+    assert source.asked[:3] == [
+        'late_bucket{code="200",le="0.1",job="scoring"}',
+        'late_count{job="scoring"}',
+        'late_bucket{le="0.1",job="scoring"}',
+    ]
 
 
 @pytest.mark.parametrize("key", [None, "env:PRIVATE_KEY"])

@@ -288,7 +288,7 @@ class _Capture:
         fired = {alert.labels.get("slo") for alert in alerts} | {alert.name for alert in alerts}
         objectives = [one.objective() for one in promises]
         first = sorted(objectives, key=lambda one: not {one.name, alert_name(one)} & fired)
-        counted = [str(one.within(labels)) for objective in first for one in (objective.selector, objective.total)]
+        counted = [str(one.within(labels)) for objective in first for one in objective.series]
         signals = [*series_of(signals_of(self.declaration, labels)), *more_of(self.declaration, labels)]
         return list(dict.fromkeys([*counted, *signals]))
 

@@ -81,6 +81,11 @@ class Objective:
         shared = (one for one in self.selector.matchers if one.label == "le" or one in self.total.matchers)
         return Selector(self.selector.metric, tuple(shared))
 
+    @property
+    def series(self) -> tuple[Selector, ...]:
+        """All that it takes to measure the objective."""
+        return (self.selector, self.total) if self.witness is None else (self.selector, self.total, self.witness)
+
     def within(self, labels: Mapping[str, str]) -> Objective:
         """Return the objective on the series with these labels alone, such as those of one service."""
         return replace(self, selector=self.selector.within(labels), total=self.total.within(labels))
