@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # pandas: not for a project without services
 
 
 MOST_INCIDENTS = 10_000
-"""So many of the newest incidents of the ledger are looked at."""
+"""The newest incidents of the ledger that a backtest looks at."""
 
 
 @dataclass(frozen=True)
