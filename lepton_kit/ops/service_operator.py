@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_kit.data.input_fixes import InputFixes, renamed
 from lepton_kit.diagnosis.means import Way
-from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.plans import State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import append_line, read_lines
 from lepton_kit.ops.actions import Outcome, Values, needs, run_action
