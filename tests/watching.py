@@ -46,6 +46,13 @@ def webhook(*alerts: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**whole, **changes}
 
 
+def write_settings(project: Path, text: str) -> None:
+    """Write the settings of a project, but leave it its ledger."""
+    path = project / "lepton.toml"
+    ledger = path.read_text().splitlines()[:1] if path.read_text().startswith("ledger =") else []
+    path.write_text("\n".join([*ledger, text]))
+
+
 @dataclasses.dataclass
 class Watching:
     process: Lepton
