@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
+from urllib.parse import quote
 
 import psutil
 import pytest
 from helpers import write_notebook
+from postgres import PASSWORD
 from processes import Forked
 from repairs import diagnosed, project_with_repairs, proposal, propose, repairs_made
 from services import wait_for
@@ -55,7 +57,12 @@ def test_an_alert_that_two_watchers_hear_of_is_one_run(shared):
             assert kit.post(alert(1), alert(2)).status_code == 202
         done = second.ended(2)
         [older, newer] = first.queue.incidents()
+        pages = [first.client.get(path).text for path in ("/", "/status.json", "/metrics", f"/incidents/{older.id}")]
     assert {older.seen, newer.seen} == {4}
+    assert older.id in pages[0]
+    said = "".join([*pages, (shared / "watch.log").read_text()])
+    assert PASSWORD not in said
+    assert quote(PASSWORD, safe="") not in said
     assert sorted(job.run_id for job in done) == sorted(run.run_id for run in all_runs(shared))
     assert [job.attempts for job in done] == [1, 1]
 
