@@ -49,8 +49,8 @@ def webhook(*alerts: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def write_settings(project: Path, text: str) -> None:
     """Write the settings of a project, but leave it its ledger."""
     path = project / "lepton.toml"
-    ledger = path.read_text().splitlines()[:1] if path.read_text().startswith("ledger =") else []
-    path.write_text("\n".join([*ledger, text]))
+    before = path.read_text() if path.exists() else ""
+    path.write_text((before.partition("\n")[0] + "\n") * before.startswith("ledger =") + text)
 
 
 @dataclasses.dataclass
