@@ -7,6 +7,7 @@ import pytest
 from lepton_kit.data.drift import population_stability_index
 from lepton_kit.data.profiles import drift_table, profile_of, read_profile
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.private import Private
 
 
 def table(seed: int, rows: int = 2000) -> pd.DataFrame:
@@ -123,6 +124,15 @@ def test_a_profile_that_contradicts_itself_is_refused(tmp_path, change):
     (tmp_path / "profile.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="is no whole profile"):
         read_profile(tmp_path / "profile.json")
+
+
+def test_what_is_private_is_in_no_profile_that_leaves_the_house():
+    private = Private(("email",))
+    rows = pd.DataFrame({"email": ["jane@example.org", "x@y.de"] * 20, "asked_by": ["jane@example.org", "nobody"] * 20})
+    private.cover(rows)
+    told = profile_of(rows).without(("email",), private.scrub)
+    assert set(told.columns) == {"asked_by"}
+    assert told.columns["asked_by"].bins == ("[private]", "nobody")
 
 
 def test_what_cannot_be_compared_is_named_with_the_reason():
