@@ -33,6 +33,7 @@ import nbformat
 import papermill  # noqa: F401 - imported here, so that the forks that run notebooks have it
 import psutil
 from results import write_section
+from sqlalchemy import select
 
 from lepton_kit.errors import LeptonError
 from lepton_kit.ops.watch.queue import Queue
@@ -41,6 +42,7 @@ from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs
 from lepton_kit.runs.pool import run_all
 from lepton_kit.runs.runner import Request, execute, prepare
+from lepton_kit.runs.tables import RUNS
 
 SUBREAPER = 36  # of Linux' prctl(2)
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
@@ -247,8 +249,8 @@ def lies_of(project: Path, most: int) -> str | None:
     runs = {run.run_id: run for run in all_runs(project)}
     rows = {}
     if Ledger(project).path.exists():
-        with Ledger(project)._transaction() as ledger:
-            rows = dict(ledger.execute("SELECT run_id, status FROM runs").fetchall())
+        with Ledger(project).transaction() as ledger:
+            rows = dict(ledger.execute(select(RUNS.c.run_id, RUNS.c.status)).all())
     if rows != {name: run.status for name, run in runs.items()}:
         return f"ledger and manifests differ: {set(rows.items()) ^ {(n, r.status) for n, r in runs.items()}}"
     if (folders := {path.name for path in (project / "runs").glob("*/")}) != set(runs):

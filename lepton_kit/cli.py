@@ -38,7 +38,7 @@ app = typer.Typer(
 
 
 for command in (
-    begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents,
+    begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents, watch.notify,
     approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
     demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report,
 ):  # fmt: skip
@@ -237,14 +237,14 @@ def check(
     """Repeat runs or committed notebooks in a fresh kernel with nbval and report whether the outputs agree."""
     from lepton_kit.runs.check import check_notebook, check_run, update_outputs
     from lepton_kit.runs.manifest import find_run
-    from lepton_kit.runs.notebooks import find_notebooks, locate_notebook
+    from lepton_kit.runs.notebooks import TEXT, find_notebooks, is_text, locate_notebook
 
     project = find_project()
     failed = 0
-    own = [str(path) for path in find_notebooks(project) if path.is_relative_to(project)]
+    own = [str(path) for path in find_notebooks(project) if path.is_relative_to(project) and not is_text(path)]
     names = what or own
     for name in names:
-        is_notebook = name.endswith(".ipynb")
+        is_notebook = name.endswith((".ipynb", *TEXT))
         if update:
             update_outputs(locate_notebook(name, project), project, kernel)
             say(f"{name}: outputs updated")

@@ -275,6 +275,18 @@ def checkpoint(name: str, compute: Callable[[], Any]) -> Any:
     return value
 
 
+def resumable_folder(name: str) -> Path:
+    """Return a folder for work that saves its own state; a resumed run gets it as the run before left it.
+
+    It is empty in a run that resumes none, and where the cells so far, the kit or the packages are not as they were.
+    The work itself must refuse state that is of other data (`tune(study=…)`, `train_on(checkpoint=…)` do).
+    """
+    from lepton_kit.runs import checkpoints
+
+    checkpoints.check_name(name)
+    return checkpoints.take_over(name, run_folder() / "checkpoints", os.environ.get("LEPTON_RESUME_DIR"))
+
+
 def _note_checkpoint(stored: Stored, seconds: float, reused: bool, reason: str | None) -> None:
     _checkpoints_made.add(stored.name)
     fields = {key: getattr(stored, key) for key in ("name", "format", "file", "sha256", "bytes", "key")}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.diagnosis.means import Way
-from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.plans import State
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import Fault
 from lepton_kit.ops.simulated_metrics import Series, samples, selected

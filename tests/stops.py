@@ -17,11 +17,13 @@ import time
 from pathlib import Path
 
 import papermill
+from sqlalchemy import select
 
 from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs
 from lepton_kit.runs.runner import Request, execute, prepare
+from lepton_kit.runs.tables import RUNS
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.symlink"}
 STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.exec"}
@@ -78,8 +80,8 @@ def look(project: Path, ended: int, at: int) -> None:
     repair(project)
     rows = {}
     if Ledger(project).path.exists():
-        with Ledger(project)._transaction() as ledger:
-            rows = dict(ledger.execute("SELECT run_id, status FROM runs").fetchall())
+        with Ledger(project).transaction() as ledger:
+            rows = dict(ledger.execute(select(RUNS.c.run_id, RUNS.c.status)).all())
     runs = {run.run_id: run.status for run in all_runs(project)}
     folders = {path.name for path in (project / "runs").glob("*/")}
     half = [str(path) for path in (project / "runs").rglob("*/.*")]

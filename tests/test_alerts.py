@@ -23,7 +23,7 @@ from lepton_kit.telemetry.alerts import (
     prometheus_rules,
     time_text,
 )
-from lepton_kit.telemetry.burn_rates import Memory, Unmeasured, evaluate
+from lepton_kit.telemetry.burn_rates import Memory, Unmeasured, evaluate, firing
 from lepton_kit.telemetry.prometheus import Prometheus
 from lepton_kit.telemetry.scrape import Scraper
 from lepton_kit.telemetry.selectors import labels_text
@@ -327,6 +327,12 @@ def compare_rounds(objective, server):
         alike = [one.burns[0].long_ratio == pytest.approx(ratio, rel=1e-9, abs=1e-12) for one in found]
         same.append(any(is_alike and theirs == set(one.firing) for one, is_alike in zip(found, alike, strict=True)))
     assert len(same) >= 5
+    times = np.array([when.timestamp() for when in ratios["time"]])
+    severities = alerts["labels"].map(lambda text: json.loads(text)["severity"])
+    for severity, fires in firing(objective, source, times, time_scale=SCALE)[0].items():  # a backtest on the same data
+        fired = alerts["time"][severities == severity]
+        rounds = np.searchsorted(times, fired.min().timestamp())
+        assert abs(int(np.argmax(fires)) - int(rounds)) <= 1, severity
     assert same.count(False) <= 0.1 * len(same)  # of a sample that took longer
 
 

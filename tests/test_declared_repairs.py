@@ -19,7 +19,7 @@ from helpers import contents, copy_folders, lepton
 from monitors import free_port
 from services import wait_for
 
-from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.plans import State
 from lepton_kit.errors import InputError
 from lepton_kit.ops.declared import readiness
 from lepton_kit.ops.operator import operator_of, undo

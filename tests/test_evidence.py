@@ -8,6 +8,7 @@ import pytest
 
 from lepton_kit.diagnosis import case as cases
 from lepton_kit.diagnosis import evidence
+from lepton_kit.diagnosis.evidence import compute, drift
 from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import read_recording
@@ -167,11 +168,11 @@ def test_an_onset_chosen_from_the_misses_lends_its_p_value_to_the_coverage(shipp
 
 def test_the_correlation_of_the_actuals_by_hand(shipped):
     actual = shipped.during["actual"].dropna().to_numpy()
-    assert evidence.actuals(shipped).effect == pytest.approx(np.corrcoef(actual[1:], actual[:-1])[0, 1])
+    assert drift.actuals(shipped).effect == pytest.approx(np.corrcoef(actual[1:], actual[:-1])[0, 1])
 
 
 def test_actuals_asked_for_several_times_a_day_count_once():
-    once, thrice = (evidence.actuals(cases.build_case(make())) for make in (variants.calm, variants.busier))
+    once, thrice = (drift.actuals(cases.build_case(make())) for make in (variants.calm, variants.busier))
     assert thrice.effect == pytest.approx(once.effect)
 
 
@@ -197,7 +198,7 @@ def test_an_input_that_is_a_volatility_moves_together_with_the_actuals(shipped):
 
 
 def test_latency_ten_times_as_long_is_measured_as_such():
-    found = evidence.latency(cases.build_case(variants.slow()))
+    found = compute.latency(cases.build_case(variants.slow()))
     assert found.finding == "grew"
     assert found.effect == pytest.approx(10, rel=0.5)
     assert abs(found.onset - variants.fault_time(variants.calm().requests)).days <= 3
@@ -206,19 +207,19 @@ def test_latency_ten_times_as_long_is_measured_as_such():
 def test_a_latency_that_nobody_waits_for_has_not_grown(calm):
     slow = variants.slow()
     quick = slow.requests.assign(latency_ms=slow.requests["latency_ms"] / 20)
-    found = evidence.latency(cases.build_case(replace(slow, requests=quick)))
+    found = compute.latency(cases.build_case(replace(slow, requests=quick)))
     assert found.finding == "steady"
     assert found.effect == pytest.approx(10, rel=0.5)
     assert "nobody waits" in found.summary
 
 
 def test_a_queue_that_is_steady_and_one_that_was_not_recorded_are_told_apart(calm):
-    assert not evidence.queue(calm).checked
+    assert not compute.queue(calm).checked
     slow = variants.slow()
     flat = slow.metrics.assign(
         value=slow.metrics["value"].where(slow.metrics["metric"] != "lepton_queue_requests", 2.0)
     )
-    assert evidence.queue(cases.build_case(replace(slow, metrics=flat))).finding == "steady"
+    assert compute.queue(cases.build_case(replace(slow, metrics=flat))).finding == "steady"
 
 
 @pytest.mark.parametrize("question", evidence.QUESTIONS, ids=lambda question: question.__name__)

@@ -10,11 +10,13 @@ import sys
 import nbformat
 import pytest
 from helpers import lepton, write_notebook
+from sqlalchemy import select
 from test_repair import small_disk
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs, find_run
+from lepton_kit.runs.tables import RUNS
 
 __all__ = ["small_disk"]  # a fixture
 FILL = """
@@ -36,8 +38,8 @@ def disk(small_disk):
 def told_of(name, project):
     """What is on the disk of a run, after each part of it was found to agree with the others."""
     run = find_run(name, project)
-    with Ledger(project)._transaction() as ledger:
-        rows = dict(ledger.execute("SELECT run_id, status FROM runs").fetchall())
+    with Ledger(project).transaction() as ledger:
+        rows = dict(ledger.execute(select(RUNS.c.run_id, RUNS.c.status)).all())
     assert rows[run.run_id] == run.status
     saved = nbformat.read(run.folder(project) / "notebook.ipynb", 4)
     nbformat.validate(saved)

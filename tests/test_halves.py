@@ -1,6 +1,7 @@
 """The two halves of the package never import each other; they meet in notebooks, in `ops/` and in the CLI."""
 
 import ast
+import importlib.util
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -97,3 +98,12 @@ def test_this_test_sees_an_import(tmp_path):
     module = tmp_path / "m.py"
     module.write_text("def f():\n    from lepton_kit.runs import runner\n")
     assert offending(module, ("lepton_kit.runs",)) == ["lepton_kit.runs.runner"]
+
+
+def test_every_package_lists_what_to_read_first():
+    for init in (ROOT / "lepton_kit").rglob("*/__init__.py"):
+        package = importlib.import_module(".".join(init.relative_to(ROOT).parts[:-1]))
+        assert 5 <= len(package.__all__) <= 15, init
+        for name in package.__all__:
+            is_module = importlib.util.find_spec(f"{package.__name__}.{name}") is not None
+            assert is_module or hasattr(package, name), f"{init}: {name}"

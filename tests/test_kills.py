@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE_S, lepton_here, write_notebook
 from services import wait_for
+from sqlalchemy import insert, select, update
 from stops import DONE, STOPPED
 from test_kernels import gone
 
@@ -21,6 +22,7 @@ from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import Ledger, Owner
 from lepton_kit.runs.manifest import FILE, Manifest, all_runs
 from lepton_kit.runs.runner import Options, Request, execute, has_answered, prepare, run_notebook
+from lepton_kit.runs.tables import CLAIMS, RUNS
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -102,8 +104,8 @@ def killed_run(project: Path) -> Path:
     run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", ["lk.record('x', 1)"])), project)
     folder = run.folder(project)
     run.model_copy(update={"status": "running", "ended": None}).save(folder)
-    with Ledger(project)._transaction() as ledger:
-        ledger.execute("UPDATE runs SET status = 'running', born = 'never', lease = 0")
+    with Ledger(project).transaction() as ledger:
+        ledger.execute(update(RUNS).values(status="running", born="never", lease=0))
     return folder
 
 
@@ -136,18 +138,17 @@ DAMAGES = {
 def test_a_killed_run_whose_files_cannot_be_read_ends_and_keeps_nobody_from_running(project, damage):
     DAMAGES[damage](killed_run(project))
     assert lepton_here("runs", "--repair", project=project).returncode == 0
-    with Ledger(project)._transaction() as ledger:
-        assert ledger.execute("SELECT * FROM runs WHERE status = 'running'").fetchall() == []
+    with Ledger(project).transaction() as ledger:
+        assert ledger.execute(select(RUNS).where(RUNS.c.status == "running")).all() == []
     assert "running" not in [run.status for run in all_runs(project)]
     assert repair(project) == []
 
 
 def test_a_damaged_run_stops_neither_the_next_run_nor_the_one_that_its_key_is_for(project):
     folder = killed_run(project)
-    with Ledger(project)._transaction() as ledger:
-        values = ["k", folder.name, *Owner.me().__dict__.values()]
-        ledger.execute("INSERT INTO claims VALUES (?, ?, 0, ?, ?, ?, ?, 0)", values)
-        ledger.execute("UPDATE claims SET born = 'never'")
+    with Ledger(project).transaction() as ledger:
+        dead = {**vars(Owner.me()), "born": "never", "lease": 0}
+        ledger.execute(insert(CLAIMS).values(key="k", run_id=folder.name, done=False, **dead))
     (folder / FILE).write_text("{")
     assert not has_answered(folder.name, project)
     plan = prepare(Request(project / "notebooks/n.ipynb"), project)

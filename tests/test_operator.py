@@ -19,7 +19,7 @@ from models_sample import google_prices
 from services import captured, features, keep_model, project_with_model, row, serving, wait_for
 
 from lepton_kit.data.input_fixes import InputFixes
-from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.plans import State
 from lepton_kit.diagnosis.repair_model import ModelPlan
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry

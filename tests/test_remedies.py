@@ -11,8 +11,8 @@ import pytest
 from helpers import ROOT
 
 from lepton_kit.data.input_fixes import InputFixes
+from lepton_kit.diagnosis.plans import State
 from lepton_kit.diagnosis.queueing import Demand, bounded, erlang_c, mean_wait
-from lepton_kit.diagnosis.remedies import State, apply_capacity, apply_data, apply_model, means_for
 from lepton_kit.diagnosis.repair_capacity import (
     Measured,
     Needs,
@@ -181,7 +181,7 @@ def test_rows_that_no_fix_helps_are_refused():
 def test_a_data_plan_is_carried_out_beside_the_input_fixes_in_force():
     operator = Held()
     operator.held = replace(operator.held, input_fixes=InputFixes(fill={"return_1": "last"}))
-    done = apply_data(plan_data(variants.wrong_unit(100)), operator)
+    done = plan_data(variants.wrong_unit(100)).carry_out(operator)
     assert operator.held.input_fixes.scale == pytest.approx(dict.fromkeys(NAMES, 0.01))
     assert operator.held.input_fixes.fill == {"return_1": "last"}
     assert len(done) == 1
@@ -190,37 +190,35 @@ def test_a_data_plan_is_carried_out_beside_the_input_fixes_in_force():
 def test_what_a_service_cannot_do_is_not_done_and_said(tmp_path):
     stuck, wrong = plan_data(variants.stuck_feed()), plan_data(variants.wrong_unit(100))
     bare = Held("fix_inputs")
-    assert apply_data(stuck, bare) == ()
+    assert stuck.carry_out(bare) == ()
     assert bare.told == []
-    [by_hand] = means_for(stuck, bare.ways).by_hand
+    [by_hand] = stuck.means(bare.ways).by_hand
     assert by_hand.startswith("no action restart_feed")
     assert by_hand.endswith("is declared; by hand: restart the feed")
-    assert apply_data(wrong, other := Held("restart_feed", "stop_feed")) == ("the feed was restarted",)
+    assert wrong.carry_out(other := Held("restart_feed", "stop_feed")) == ("the feed was restarted",)
     assert [way for way, _ in other.told] == ["restart_feed"]
     model = plan_model(variants.wrong_model(tmp_path))
-    assert apply_model(model, Held("scale")) == ()
-    assert means_for(model, ["scale"]).by_hand == (
-        "no action roll_back or deploy is declared; by hand: roll back to v2",
-    )
+    assert model.carry_out(Held("scale")) == ()
+    assert model.means(["scale"]).by_hand == ("no action roll_back or deploy is declared; by hand: roll back to v2",)
     size = plan_capacity(measured(variants.slow()))
-    assert means_for(size, ["restart"]).by_hand == (f"no action scale is declared; by hand: {size.workers} workers",)
-    apply_capacity(size, half := Held("restart"))
+    assert size.means(["restart"]).by_hand == (f"no action scale is declared; by hand: {size.workers} workers",)
+    size.carry_out(half := Held("restart"))
     assert [way for way, _ in half.told] == ["restart_workers"]
 
 
 def test_a_feed_whose_rows_keep_their_contract_is_never_stopped():
     broken = plan_data(variants.wrong_unit(100))
     assert broken.is_broken
-    assert means_for(broken, ["stop_feed"]).ways == ("stop_feed",)
-    assert means_for(replace(broken, is_broken=False), ["stop_feed"]).ways == ()
+    assert broken.means(["stop_feed"]).ways == ("stop_feed",)
+    assert replace(broken, is_broken=False).means(["stop_feed"]).ways == ()
     world = plan_data(variants.world(3, seed=0))
-    assert "stop_feed" not in means_for(world, ["stop_feed", "restart_feed"]).ways
+    assert "stop_feed" not in world.means(["stop_feed", "restart_feed"]).ways
 
 
 def test_a_change_that_nothing_takes_back_is_named(tmp_path):
     plan = plan_model(variants.wrong_model(tmp_path))
-    assert means_for(plan, ["roll_back"]).lasting == ("roll_back",)
-    assert means_for(plan, ["roll_back", "deploy"]).lasting == ()
+    assert plan.means(["roll_back"]).lasting == ("roll_back",)
+    assert plan.means(["roll_back", "deploy"]).lasting == ()
 
 
 # --- model --------------------------------------------------------------------------------------------------------
@@ -230,14 +228,14 @@ def test_a_worse_version_is_rolled_back_at_once(tmp_path):
     plan, operator = plan_model(variants.wrong_model(tmp_path)), Held()
     assert (plan.version, plan.kind) == ("v2", "rollback")
     operator.held = State("v3", 2, 64)
-    assert apply_model(plan, operator) == ("v3 → v2",)
+    assert plan.carry_out(operator) == ("v3 → v2",)
     assert operator.held == State("v2", 2, 64)
 
 
 def test_damaged_workers_load_the_same_version_anew(tmp_path):
     plan, operator = plan_model(variants.damaged_in_service(tmp_path)), Held()
     assert (plan.version, plan.kind) == ("v2", "reload")
-    apply_model(plan, operator)
+    plan.carry_out(operator)
     assert [name for name, _ in operator.told] == ["restart_workers"]
 
 
@@ -407,7 +405,7 @@ def test_workers_that_became_slow_are_replaced():
     operator = Held()
     plan = plan_capacity(measured(variants.slow()))
     assert plan.restart
-    apply_capacity(plan, operator)
+    plan.carry_out(operator)
     assert [name for name, _ in operator.told] == ["set_state", "restart_workers"]
 
 

@@ -10,6 +10,7 @@ import pytest
 from processes import Forked
 from repairs import Everything, proposal, propose
 from services import wait_for
+from sqlalchemy import update
 from watching import alert
 
 from lepton_kit.errors import InputError
@@ -18,6 +19,7 @@ from lepton_kit.ops.watch.approvals import make_decision
 from lepton_kit.ops.watch.jobs import Start
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.runs.tables import JOBS
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_a_repair_is_decided_on_once(queue):
 
 def test_who_proposes_again_changes_nothing(queue):
     incident = propose(queue, proposal())
-    with queue._transaction() as ledger:
+    with queue.transaction() as ledger:
         jobs.propose(ledger, incident, [proposal()], 3)
     assert len(queue.remedies(incident)) == 1
 
@@ -183,8 +185,8 @@ def test_what_is_over_the_limit_of_an_hour_waits_and_says_why_and_an_hour_later_
     other = propose(queue, proposal(), number=4, most=2, service="other")
     assert states(queue, other) == {"compute": "queued"}
     end(queue)
-    with queue._transaction() as ledger:
-        ledger.execute("UPDATE jobs SET queued = queued - ?", [jobs.HOUR_S])
+    with queue.transaction() as ledger:
+        ledger.execute(update(JOBS).values(queued=JOBS.c.queued - jobs.HOUR_S))
     assert states(queue, propose(queue, proposal(), number=5, most=2)) == {"compute": "queued"}
 
 
@@ -257,8 +259,8 @@ def test_a_diagnosis_that_ends_after_its_alert_proposes_nothing(queue):
 def test_a_worker_whose_job_was_taken_over_proposes_nothing(queue):
     fire(queue)
     job = queue.take()
-    with queue._transaction() as ledger:
-        ledger.execute("UPDATE jobs SET pid = 1, born = 'another'")
+    with queue.transaction() as ledger:
+        ledger.execute(update(JOBS).values(pid=1, born="another"))
     queue.end(job, "run", "succeeded", [proposal()], 3)
     assert [one.kind for one in queue.jobs()] == ["alert"]
 

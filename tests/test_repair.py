@@ -11,12 +11,14 @@ import pytest
 from helpers import PATIENCE_S, lepton, lepton_here, write_notebook
 from processes import Forked
 from services import wait_for
+from sqlalchemy import select
 
 from lepton_kit.runs import saver
 from lepton_kit.runs.ending import recorded_results, repair
 from lepton_kit.runs.ledger import Ledger
 from lepton_kit.runs.manifest import all_runs, find_run
 from lepton_kit.runs.runner import Options, Request, prepare, run_notebook
+from lepton_kit.runs.tables import RUNS
 
 
 def run_in(project, notebook, key="", **constants):
@@ -189,6 +191,6 @@ def test_a_run_that_fills_the_disk_ends_with_a_clear_error_and_harms_nothing(sma
 
 def test_the_ledger_keeps_every_runs_end(project):
     run = run_notebook(Request(write_notebook(project / "notebooks/n.ipynb", ["1"])), project)
-    with Ledger(project)._transaction() as ledger:
-        assert ledger.execute("SELECT run_id, status FROM runs").fetchall() == [(run.run_id, "succeeded")]
+    with Ledger(project).transaction() as ledger:
+        assert ledger.execute(select(RUNS.c.run_id, RUNS.c.status)).all() == [(run.run_id, "succeeded")]
     assert json.loads((run.folder(project) / "manifest.json").read_text())["status"] == "succeeded"

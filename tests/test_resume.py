@@ -89,3 +89,19 @@ def test_the_command_resumes(project, broken):
     made = lepton("resume", "long", project=project)
     assert made.returncode == 0, made.stdout + made.stderr
     assert find_run("long", project).resumed_from == broken.run_id
+
+
+LEAVES = [
+    "state = lk.resumable_folder('work') / 'state'\nlk.record('found', state.exists())",
+    "state.write_text('half done')\nlk.expect(lk.path('ready').exists(), 'goes on')",
+]
+
+
+def test_a_resumed_run_finds_its_folder_as_it_was_left_and_a_changed_notebook_an_empty_one(project):
+    path = write_notebook(project / "notebooks/work.ipynb", LEAVES)
+    first = run_notebook(Request(path), project)
+    assert first.results["found"].value is False
+    (project / "ready").touch()
+    assert resume(first, project).results["found"].value is True
+    write_notebook(path, ["1 + 1", *LEAVES])
+    assert resume(first, project).results["found"].value is False

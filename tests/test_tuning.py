@@ -41,7 +41,7 @@ def test_the_present_settings_take_part_in_every_round(learnt):
     assert trials["newest_fold"].idxmin() != 0
 
 
-def test_each_round_keeps_the_better_half(learnt):
+def test_a_trial_that_is_worse_than_half_of_those_that_finished_is_pruned(learnt):
     trials = tune(learnt, QUICK, RATES, trials=4, folds=3).trials
     others = trials[trials["trial"] > 0]
     assert sorted(others["folds"])[:2] == [1, 1]
@@ -144,3 +144,69 @@ def test_rows_that_are_too_few_are_refused(learnt):
 def test_rows_out_of_order_are_refused(learnt):
     with pytest.raises(InputError, match="sorted by time"):
         tune(Examples(learnt.features.iloc[::-1], learnt.target.iloc[::-1]), QUICK, RATES)
+
+
+SEARCH = {"space": RATES, "trials": 4, "folds": 3}
+
+
+class Killed(BaseException):
+    """Ends a search as a kill does: nothing of it catches this."""
+
+
+@pytest.mark.parametrize("killed_at", [2, 6])
+def test_a_search_that_was_killed_ends_as_one_without_a_break(learnt, tmp_path, killed_at):
+    whole, seen = tune(learnt, QUICK, **SEARCH), []
+
+    def kill():
+        seen.append(1)
+        if len(seen) == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(learnt, QUICK, **SEARCH, study=tmp_path / "study.sqlite3", on_training=kill)
+    seen.clear()
+    killed_at = 0
+    ended = tune(learnt, QUICK, **SEARCH, study=tmp_path / "study.sqlite3", on_training=kill)
+    pd.testing.assert_frame_equal(ended.trials, whole.trials)
+    assert ended.settings == whole.settings and ended.selection_bias == whole.selection_bias
+    assert 0 < len(seen) < whole.trials["folds"].sum()
+
+
+def test_a_finished_search_trains_nothing_again(learnt, tmp_path):
+    first = tune(learnt, QUICK, **SEARCH, study=tmp_path / "study.sqlite3")
+    seen = []
+    again = tune(learnt, QUICK, **SEARCH, study=tmp_path / "study.sqlite3", on_training=lambda: seen.append(1))
+    assert not seen
+    pd.testing.assert_frame_equal(first.trials, again.trials)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"seed": 9}, "settings"), ({"folds": 2}, "folds"), ({"given": slice(0, 300)}, "data and folds")],
+)
+def test_the_study_of_another_search_is_refused_by_name(learnt, tmp_path, change, what):
+    file = tmp_path / "study.sqlite3"
+    tune(learnt, QUICK, **{**SEARCH, "trials": 2}, study=file)
+    given = learnt.rows(change.pop("given")) if "given" in change else learnt
+    with pytest.raises(InputError, match=rf"study\.sqlite3': is of other {what}; remove it"):
+        tune(given, QUICK, **{**SEARCH, "trials": 2, **change}, study=file)
+
+
+def test_two_processes_score_the_same_settings_as_one(learnt):
+    seen = []
+    alone, together = (
+        tune(learnt, QUICK, RATES, trials=3, folds=2, jobs=jobs, on_training=lambda: seen.append(1)).trials
+        for jobs in (1, 2)
+    )
+    pd.testing.assert_series_equal(alone["newest_fold"], together["newest_fold"])
+    assert len(seen) == alone["folds"].sum() + together["folds"].sum()
+
+
+def test_the_best_of_many_that_are_equal_is_known_to_be_luck(learnt):
+    """Settings that differ in noise alone: the lowest mean of them is too low; of one trial alone it is not."""
+    chance = np.random.default_rng(3)
+    noise = Examples(learnt.features, pd.Series(chance.normal(0, 0.02, len(learnt.target)), learnt.target.index))
+    many = ({"learning_rate": [0.01, 0.02, 0.03, 0.04, 0.05], "batch_size": [16, 64]},)
+    tuned = tune(noise, QUICK, many, trials=8, folds=2)
+    assert 0 < tuned.selection_bias < 0.05
+    assert tune(learnt, QUICK, ({"learning_rate": [QUICK.learning_rate]},), folds=2).selection_bias == 0

@@ -20,6 +20,7 @@ from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import all_runs
+from lepton_kit.runs.tables import SCHEDULES, replace
 
 SETTINGS = """
 [services.goog]
@@ -128,8 +129,8 @@ def test_a_recovery_check_and_a_schedule_are_given_evidence_of_their_own(project
     text = (project / "lepton.toml").read_text() + 'on_resolved = "runbooks/diagnose.ipynb"\n' + nightly
     (project / "lepton.toml").write_text(text)
     queue = Queue(project)
-    with queue._transaction() as ledger:
-        ledger.execute("INSERT INTO schedules VALUES ('nightly', ?)", [time.time() - 2 * 86400])
+    with queue.transaction() as ledger:
+        replace(ledger, SCHEDULES, name="nightly", handled=time.time() - 2 * 86400)
     with serving(project) as service, watching(project, "--insecure") as kit:
         service.predict()
         now = datetime.now(UTC).isoformat()

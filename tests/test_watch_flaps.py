@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from helpers import write_notebook
 from services import wait_for
+from sqlalchemy import select, update
 from watching import alert, watching
 
 from lepton_kit.ops.watch.jobs import Start
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.runs.tables import INCIDENTS
 
 BEGAN = datetime(2026, 11, 25, 3, tzinfo=UTC)
 WINDOW = 1800.0
@@ -44,15 +46,20 @@ def flap(queue, minutes):
 
 def until(queue, incident):
     """Return the seconds after which an incident is diagnosed."""
-    with queue._transaction() as ledger:
-        found = ledger.execute("SELECT held_until - held_from FROM incidents WHERE id = ?", [incident]).fetchone()
-    return found and found[0]
+    with queue.transaction() as ledger:
+        seconds = INCIDENTS.c.held_until - INCIDENTS.c.held_from
+        return ledger.scalar(select(seconds).where(INCIDENTS.c.id == incident))
+
+
+def move_time(ledger, seconds):
+    moved = {name: INCIDENTS.c[name] + seconds for name in ("held_from", "held_until")}
+    ledger.execute(update(INCIDENTS).values(moved))
 
 
 def over(queue):
     """Let the time of all that waits be over."""
-    with queue._transaction() as ledger:
-        ledger.execute("UPDATE incidents SET held_from = held_from - 1e4, held_until = held_until - 1e4")
+    with queue.transaction() as ledger:
+        move_time(ledger, -1e4)
 
 
 def test_an_alert_that_flaps_is_diagnosed_once_in_a_window_and_counted(queue):
@@ -117,8 +124,8 @@ def test_another_alert_and_an_old_start_are_no_flap(queue):
 def test_what_waits_for_its_time_does_not_wait_for_a_clock_that_was_put_back(queue):
     post(queue, 0)
     post(queue, 5)
-    with queue._transaction() as ledger:
-        ledger.execute("UPDATE incidents SET held_from = held_from + 1e7, held_until = held_until + 1e7")
+    with queue.transaction() as ledger:
+        move_time(ledger, 1e7)
     assert queue.queued() == 2
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import update
 
 from lepton_kit.ops.watch import jobs
 from lepton_kit.ops.watch.jobs import MOVES, STATES, Start
 from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.runs.tables import JOBS
 
 
 @pytest.mark.parametrize("event", MOVES)
 def test_an_event_changes_a_job_in_the_states_of_the_table_and_in_no_other(event, project):
     before, after = MOVES[event]
     assert {*before, after} <= set(STATES)
-    with Queue(project)._transaction() as ledger:
+    with Queue(project).transaction() as ledger:
         for state in STATES:
             number = jobs.add(ledger, "alert", "a", f"key:{state}", Start("n.ipynb", {}))
-            ledger.execute("UPDATE jobs SET state = ? WHERE number = ?", [state, number])
-            moved = jobs.move(ledger, event, "number = ?", [number])
+            ledger.execute(update(JOBS).where(JOBS.c.number == number).values(state=state))
+            moved = jobs.move(ledger, event, JOBS.c.number == number)
             assert [job.state for job in moved] == ([after] if state in before else [])
             assert all((job.ended is not None) == (after in ("ended", "refused")) for job in moved)
 
@@ -27,7 +29,7 @@ def test_what_has_ended_or_was_refused_stays_so():
 
 
 def test_a_job_is_made_once_for_its_key(project):
-    with Queue(project)._transaction() as ledger:
+    with Queue(project).transaction() as ledger:
         first = jobs.add(ledger, "alert", "a", "key", Start("n.ipynb", {"days": 1}))
         assert jobs.add(ledger, "alert", "a", "key", Start("n.ipynb", {})) is None
     [job] = Queue(project).jobs()

@@ -15,6 +15,7 @@ from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.schedules import Cron, Schedules
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import all_runs
+from lepton_kit.runs.tables import SCHEDULES, replace
 
 SETTINGS = """
 [watch]
@@ -37,8 +38,8 @@ def scheduled(project):
 
 def handled(project, ago):
     """Say that the schedule was handled last so many seconds ago."""
-    with Queue(project)._transaction() as ledger:
-        ledger.execute("INSERT OR REPLACE INTO schedules VALUES ('nightly', ?)", [time.time() - ago])
+    with Queue(project).transaction() as ledger:
+        replace(ledger, SCHEDULES, name="nightly", handled=time.time() - ago)
 
 
 def schedules(project):

@@ -34,7 +34,7 @@ def capture(
     project = find_project()
     if output.exists() and not (output / "incident.json").is_file() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {str(output)!r}: exists and is not a recording; nothing is overwritten")
-    window = _seconds("--from", begin), _seconds("--to", until)
+    window = seconds_of("--from", begin), seconds_of("--to", until)
     settings = read_settings(project)
     declaration, promises = declared(project, service, settings), promises_of(service, settings, project)
     opened = open_source(source, project) if source else source_to_capture(settings, project)
@@ -46,7 +46,7 @@ def capture(
         console.print(f"  {escape(line)}")
 
 
-def _seconds(option: str, text: str) -> float:
+def seconds_of(option: str, text: str) -> float:
     """Return the Unix time of an ISO 8601 time (UTC unless it says its zone), of `now`, or of a duration ago."""
     import time
 

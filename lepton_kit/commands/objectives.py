@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from lepton_kit.commands.incidents import seconds_of
 from lepton_kit.commands.terminal import new_console, table
 from lepton_kit.errors import InputError
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.project import find_project
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
     from lepton_kit.ops.watch.objectives import NotMeasured
+    from lepton_kit.telemetry.backtest import Backtest
     from lepton_kit.telemetry.burn_rates import Burn, Status
     from lepton_kit.telemetry.selectors import Source
     from lepton_kit.telemetry.slo import Objective
@@ -97,6 +103,76 @@ def status(
         highlight=False,
     )
     _print_not_measured(opened, statuses, settings)
+
+
+@app.command("backtest")
+def backtest(
+    names: Annotated[list[str] | None, typer.Argument(help="Objectives; all that are declared if omitted.")] = None,
+    source: Where = None,
+    begin: Annotated[
+        str, typer.Option("--from", help="UTC time such as 2026-11-25T03:00, or an age such as 7d.")
+    ] = "28d",
+    until: Annotated[str, typer.Option("--to", help="End, in the same form.")] = "now",
+    recordings: Annotated[
+        Path | None, typer.Option(help="Folder of recordings to replay in place of the source's past.")
+    ] = None,
+    severity: Annotated[str, typer.Option(help="Alerts to replay: page or ticket.")] = "page",
+    alternatives: Annotated[
+        bool, typer.Option("--alternatives", help="Try other windows and burn rates on the same past.")
+    ] = False,
+    time_scale: Annotated[
+        float | None, typer.Option(help="Divide all windows by this factor; as `lepton watch` does if omitted.")
+    ] = None,
+) -> None:
+    """Show on which past incidents an alert would have fired, how early, and how often for nothing."""
+    from lepton_kit.ops.watch.objectives import own_series, recorded_pasts, watched_past
+    from lepton_kit.telemetry import backtest as past
+    from lepton_kit.telemetry.prometheus import open_source
+
+    project = find_project()
+    settings = read_settings(project)
+    declared = _declared(settings, project)
+    chosen = [one for one in declared if not names or one.name in names]
+    if missing := set(names or ()) - {one.name for one in chosen}:
+        known = ", ".join(one.name for one in declared)
+        raise InputError(f"objective {sorted(missing)[0]!r}: not declared; must be one of {known}")
+    scale = settings.watch.time_scale if time_scale is None else time_scale
+    console = new_console()
+    for one in chosen:
+        if recordings is not None:
+            pasts = recorded_pasts(one, project / recordings)
+        else:
+            opened = open_source(source or settings.watch.source, project)
+            [own] = own_series([one], settings)
+            pasts = [watched_past(own, opened, seconds_of("--from", begin), seconds_of("--to", until), project)]
+        _print_backtest(console, one, past.backtest(one, pasts, severity, time_scale=scale), severity)
+        if alternatives:
+            console.print(_alternatives(past.alternatives(one, pasts, severity, scale)))
+
+
+def _print_backtest(console: Console, objective: Objective, found: Backtest, severity: str) -> None:
+    rate, low, high = found.false_per_week
+    weekly = f"{rate:.3g} per healthy week (95 %: {low:.3g} to {high:.3g})" if found.healthy_s else "no healthy time"
+    judged = f"{found.fired} of {int(found.incidents['is_measured'].sum())} measured incidents"
+    said = f"{severity}: {judged}, {found.false_alerts} false alerts ({weekly})"
+    console.print(f"[bold]{objective.name}[/] of {escape(objective.service)}: {said}", highlight=False)
+    if len(found.incidents):
+        shown = table("incident", "alerted (UTC)", "would have fired (UTC)", "before the alert (s)")
+        for one in found.incidents.to_dict("records"):
+            fired = ("never" if one["is_measured"] else "not measured", "–")
+            if one["lead_s"] == one["lead_s"]:  # else it is NaN
+                fired = f"{one['first_firing']:%Y-%m-%d %H:%M:%S}", f"{one['lead_s']:.0f}"
+            shown.add_row(escape(one["incident"]), f"{one['alerted']:%Y-%m-%d %H:%M:%S}", *fired)
+        console.print(shown)
+
+
+def _alternatives(tried: pd.DataFrame) -> Table:
+    shown = table("windows ×", "burn rates ×", "incidents", "before the alert (s)", "false alerts", "")
+    for one in tried.to_dict("records"):
+        factors, fired = [f"{one[name]:g}" for name in ("windows", "rates")], f"{one['fired']} of {one['incidents']}"
+        lead, best = f"{one['lead_s']:.0f}" if one["fired"] else "–", "best" if one["best"] else ""
+        shown.add_row(*factors, fired, lead, str(one["false_alerts"]), best)
+    return shown
 
 
 def _declared(settings: Settings, project: Path) -> list[Objective]:

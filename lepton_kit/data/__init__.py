@@ -4,3 +4,5 @@ What they must hold (`contracts`), what is wrong with them (`quality` and `clean
 rows), how they moved (`drift`), how they are split in time (`splits`), what a service does to faulty rows
 (`input_fixes`), which labels are likely wrong (`labels`), and what people answered about them (`annotations`).
 """
+
+__all__ = ["annotations", "cells", "cleaning", "contracts", "drift", "input_fixes", "labels", "quality", "splits"]

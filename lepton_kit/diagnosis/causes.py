@@ -32,7 +32,7 @@ from lepton_kit.diagnosis.ranking import (
     weigh,
     weights_of_evidence,
 )
-from lepton_kit.diagnosis.remedies import REMEDIES, after_diagnosis
+from lepton_kit.diagnosis.remedies import after_diagnosis, runbook_of
 from lepton_kit.diagnosis.where import as_dict as localisation_as_dict
 from lepton_kit.diagnosis.where import where
 from lepton_kit.telemetry.recordings import Recording
@@ -229,7 +229,7 @@ def conclude(case: Case, evidence: tuple[Evidence, ...], likelihoods: Likelihood
         case=case,
         likelihoods=likelihoods,
         advice=_advice(cause, hypotheses, evidence),
-        remedy=REMEDIES.get(cause),
+        remedy=runbook_of(cause) or None,
         ranking=ranking,
         localisation=where(case.recording, case.onset),
         time_format=time_format(case.recording),

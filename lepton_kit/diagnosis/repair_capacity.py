@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from lepton_kit.diagnosis.case import Case, build_case
+from lepton_kit.diagnosis.means import Step
 from lepton_kit.diagnosis.onset import answering_workers, expected_workers
+from lepton_kit.diagnosis.plans import Operator, Plan, remedy
 from lepton_kit.diagnosis.queueing import Demand, bounded, mean_wait
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.health import RecordedMetrics, grown, signal_growth, signal_mean
@@ -162,7 +164,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class CapacityPlan:
+class CapacityPlan(Plan):
     """How large the service must be.
 
     Parameters
@@ -215,7 +217,29 @@ class CapacityPlan:
         chosen = self.options["version"].eq(self.version or "") & self.options["workers"].eq(answering)
         return float(self.options.loc[chosen, "wait_s"].iloc[0])
 
+    def steps(self) -> Sequence[Step]:
+        """Return the new size and the restart, as far as the plan has them."""
+        size = [Step(("scale",), f"{self.workers} workers")] if self.resizes else []
+        return size + ([Step(("restart",), "replace each worker by a fresh one")] if self.restart else [])
 
+    def carry_out(self, operator: Operator) -> tuple[str, ...]:
+        """Scale the service and replace its workers, and return what was done."""
+        why, state, done = "; ".join(self.reasons), operator.state(), []
+        ways = self.means(operator.ways).ways
+        if "scale" in ways:
+            version = self.version or state.version
+            operator.set_state(replace(state, version=version, workers=self.workers, queue_limit=self.queue_limit), why)
+            made = operator.state()
+            limit = f", at most {made.queue_limit} requests in each, version {made.version}" if made.queue_limit else ""
+            if made != state:
+                done.append(f"{made.workers} workers{limit}")
+        if "restart" in ways:
+            operator.restart_workers(why)
+            done.append("each worker was replaced by a fresh one" + ("" if self.resizes else "; no workers were added"))
+        return tuple(done)
+
+
+@remedy("compute", runbook="repair-capacity")
 def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Smaller | None = None) -> CapacityPlan:
     """Say how large a service must be, from the recording of an incident.
 

@@ -7,7 +7,7 @@ model learnt from where too few came before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.data.input_fixes import LAST, InputFixes, listed
 from lepton_kit.diagnosis.case import Case, build_case, replay
+from lepton_kit.diagnosis.means import Step, Way
+from lepton_kit.diagnosis.plans import Operator, Plan, remedy
 from lepton_kit.diagnosis.rows import RELATED, agreement, asked_anew, contract_breaches, follows, unit_factors, varying
 from lepton_kit.models.training import Examples
 from lepton_kit.telemetry.health import signal_growth
@@ -43,9 +45,11 @@ MOST = 0.5
 LEAST_ROWS = 20
 """Fewer rows on a side are not compared."""
 
+FEED_SAID: Mapping[Way, str] = {"restart_feed": "the feed was restarted", "stop_feed": "the feed was stopped"}
+
 
 @dataclass(frozen=True)
-class DataPlan:
+class DataPlan(Plan):
     """What to do about a faulty feed.
 
     Parameters
@@ -90,11 +94,32 @@ class DataPlan:
         said += ["nothing here: the source of the feed must catch up"] if self.is_late else []
         return "; ".join(said) or "nothing to do"
 
+    def steps(self) -> Sequence[Step]:
+        """Return the fixes and the restart of the feed; a feed whose rows keep their contract is never stopped."""
+        feed: tuple[Way, ...] = ("restart_feed", "stop_feed") if self.is_broken else ("restart_feed",)
+        fix = Step(("fix_inputs", *feed), f"fix the rows on their way to the service ({self.action})")
+        return ([fix] if self.input_fixes else []) + ([Step(feed, "restart the feed")] if self.restart_feed else [])
+
+    def carry_out(self, operator: Operator) -> tuple[str, ...]:
+        """Turn the fixes on beside those in force, and restart or stop the feed; return what was done."""
+        why, done = "; ".join(self.reasons), []
+        for way in self.means(operator.ways).ways:
+            if way == "fix_inputs":
+                state = operator.state()
+                fixes = state.input_fixes.then(self.input_fixes)
+                operator.set_state(replace(state, input_fixes=fixes), why)
+                done.append(f"input fixes turned on: {fixes.summary}")
+            else:
+                operator.act_on_feed(way, why)
+                done.append(FEED_SAID[way])
+        return tuple(done)
+
 
 def _named(features: Collection[str], most: int = 3) -> str:
     return ", ".join(features) if len(features) <= most else f"{len(features)} features"
 
 
+@remedy("data", runbook="repair-data")
 def plan_data(recording: Recording) -> DataPlan:
     """Say what to do about a feed, from the recording of an incident.
 

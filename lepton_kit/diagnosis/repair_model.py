@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lepton_kit.diagnosis.case import Case, build_case
-from lepton_kit.diagnosis.evidence import replay_of_last_good, served_version
+from lepton_kit.diagnosis.evidence.model import replay_of_last_good, served_version
+from lepton_kit.diagnosis.means import Step
+from lepton_kit.diagnosis.plans import Operator, Plan, remedy
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import load_model
 from lepton_kit.telemetry.recordings import Recording
 
 
 @dataclass(frozen=True)
-class ModelPlan:
+class ModelPlan(Plan):
     """Which version should answer, how to get there, and why.
 
     `kind` is `rollback` (to another version) or `reload` (the same version, in fresh workers, from its verified files).
@@ -30,7 +33,23 @@ class ModelPlan:
         known = self.version or "the version before"
         return f"roll back to {known}" if self.kind == "rollback" else f"load {known} anew"
 
+    def steps(self) -> Sequence[Step]:
+        """Return the one change: fresh workers, or another version."""
+        return [Step(("restart",) if self.kind == "reload" else ("roll_back", "deploy"), self.action)]
 
+    def carry_out(self, operator: Operator) -> tuple[str, ...]:
+        """Restart the workers or change the version, and return what was done."""
+        why, state = "; ".join(self.reasons), operator.state()
+        if not self.means(operator.ways).ways:
+            return ()
+        if self.kind == "reload":
+            operator.restart_workers(why)
+            return (f"fresh workers have loaded {self.version} from its verified files",)
+        operator.set_state(replace(state, version=self.version), why)
+        return (f"{state.version} → {self.version or 'the version before'}",)
+
+
+@remedy("model", runbook="repair-model")
 def plan_model(recording: Recording) -> ModelPlan:
     """Choose the version that should answer, from the recording of an incident.
 

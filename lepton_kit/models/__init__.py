@@ -1,5 +1,8 @@
 """Models.
 
-What they do (`tasks`), how any is loaded (`flavors`) and kept (`registry`), trained (`training`, `fitting`, `tuning`,
-`retraining`), judged (`evaluation`, `judging`), and made smaller (`compression`).
+What they do (`tasks`), how any is loaded (`flavors`) and kept (`registry`), trained (`training` with `checkpoints`,
+`fitting` with `normalisation`, `tuning` on `studies`, `retraining`), judged (`evaluation`, `judging`), and made smaller
+(`compression`).
 """
+
+__all__ = ["evaluation", "fitting", "flavors", "forecasters", "judging", "registry", "tasks", "training", "tuning"]

@@ -68,16 +68,20 @@ def bootstrap_mean(values: pd.Series, bootstrap: Bootstrap = Bootstrap()) -> Int
     >>> found.lower < 0 < found.upper
     True
     """
-    if len(values) < 2 * bootstrap.block:
-        raise InputError(f"{len(values)} days are too few for a bootstrap with blocks of {bootstrap.block} days")
     data = values.to_numpy(dtype=float)
-    generator = np.random.default_rng(bootstrap.seed)
-    blocks = -(-len(data) // bootstrap.block)
-    starts = generator.integers(0, len(data) - bootstrap.block + 1, size=(bootstrap.samples, blocks))
-    days = (starts[:, :, None] + np.arange(bootstrap.block)).reshape(bootstrap.samples, -1)[:, : len(data)]
     tail = (1 - bootstrap.level) / 2
-    lower, upper = np.quantile(data[days].mean(axis=1), [tail, 1 - tail])
+    lower, upper = np.quantile(data[resampled(len(data), bootstrap)].mean(axis=1), [tail, 1 - tail])
     return Interval(float(data.mean()), float(lower), float(upper))
+
+
+def resampled(rows: int, bootstrap: Bootstrap) -> np.ndarray:
+    """Return the positions of the rows that each sample of the moving-block bootstrap holds (samples, rows)."""
+    if rows < 2 * bootstrap.block:
+        raise InputError(f"{rows} days are too few for a bootstrap with blocks of {bootstrap.block} days")
+    generator = np.random.default_rng(bootstrap.seed)
+    blocks = -(-rows // bootstrap.block)
+    starts = generator.integers(0, rows - bootstrap.block + 1, size=(bootstrap.samples, blocks))
+    return (starts[:, :, None] + np.arange(bootstrap.block)).reshape(bootstrap.samples, -1)[:, :rows]
 
 
 def paired_difference(candidate: pd.Series, other: pd.Series, bootstrap: Bootstrap = Bootstrap()) -> Interval:

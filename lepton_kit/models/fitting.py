@@ -17,6 +17,7 @@ import pandas as pd
 from lepton_kit.data.contracts import SPLIT, Contract
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import DESCRIPTION, Model, ModelFile, load_model
+from lepton_kit.models.normalisation import STANDARD, Normalisation
 from lepton_kit.models.tasks import Task
 from lepton_kit.models.training import Examples
 from lepton_kit.telemetry.declaration import Declaration
@@ -73,7 +74,15 @@ def examples_of(table: pd.DataFrame, contract: Contract, declaration: Declaratio
     return Examples(rows[list(contract.features)], target)
 
 
-def fit(kind: str, learnt: Examples, contract: Contract, task: Task, folder: Path, seed: int = 0) -> Model:
+def fit(
+    kind: str,
+    learnt: Examples,
+    contract: Contract,
+    task: Task,
+    folder: Path,
+    seed: int = 0,
+    normalisation: Normalisation = STANDARD,
+) -> Model:
     """Fit a model, keep it in a folder (`model.skops`, `model.json`), and return it as loaded from there.
 
     Parameters
@@ -82,14 +91,16 @@ def fit(kind: str, learnt: Examples, contract: Contract, task: Task, folder: Pat
         Which features hold numbers and which categories; a category that was never seen counts as none.
     seed
         Of all chance: the same rows and seed give the same model.
+    normalisation
+        How numbers are brought to one scale; it is learnt from these rows, and kept in the file with the model.
 
     Raises
     ------
     InputError
-        When there is no such kind, or a class has too few rows.
+        When there is no such kind or group, or a class has too few rows.
     """
     is_class = task.name.startswith("classification")
-    unfitted = pipeline(kind, contract, is_class, seed)
+    unfitted = pipeline(kind, contract, is_class, seed, normalisation)
     if is_class and (counts := learnt.target.value_counts()).min() < LEAST_OF_CLASS:
         raise InputError(f"class {counts.idxmin()!r} has {counts.min()} rows to learn from; it needs {LEAST_OF_CLASS}")
     try:
@@ -108,21 +119,24 @@ def fit(kind: str, learnt: Examples, contract: Contract, task: Task, folder: Pat
     return load_model(folder)
 
 
-def pipeline(kind: str, contract: Contract, is_class: bool, seed: int = 0) -> Any:
+def pipeline(
+    kind: str, contract: Contract, is_class: bool, seed: int = 0, normalisation: Normalisation = STANDARD
+) -> Any:
     """Return a model of a kind before it is fitted: scaled numbers, categories as columns of 0 and 1, scikit-learn's.
 
-    Raises InputError when there is no such kind.
+    Raises InputError when there is no such kind, or no such group to normalise by.
     """
     if kind not in KINDS:
         raise InputError(f"model {kind!r}: must be one of {', '.join(KINDS)}; a gru needs an interval forecast's lags")
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from sklearn.preprocessing import OneHotEncoder
 
     encoder = OneHotEncoder(handle_unknown="ignore", min_frequency=0.005, sparse_output=False)
-    parts = [("numbers", StandardScaler(), list(contract.numbers)), ("categories", encoder, list(contract.categories))]
-    columns = ColumnTransformer([part for part in parts if part[2]])
-    return make_pipeline(columns, _estimator(kind, is_class, seed))
+    parts = [("categories", encoder, list(contract.categories))] if contract.categories else []
+    if contract.numbers:
+        parts.insert(0, ("numbers", *normalisation.part(contract.numbers, contract.categories)))
+    return make_pipeline(ColumnTransformer(parts), _estimator(kind, is_class, seed))
 
 
 def choose(scores: Mapping[str, pd.Series]) -> str:

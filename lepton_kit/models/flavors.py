@@ -42,6 +42,7 @@ SUFFIXES: dict[str, FlavorName] = {".onnx": "onnx", ".skops": "skops", ".pt2": "
 PICKLES = (".pkl", ".pickle", ".joblib", ".cloudpickle", ".pt", ".pth", ".bin")
 
 TRUSTED = (
+    "lepton_kit.models.normalisation.GroupScaler",
     "functools.partial",  # of a function that is itself on a list, or refused
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",

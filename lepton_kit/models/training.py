@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.models.checkpoints import Checkpoints, sha256_of_tensors
 from lepton_kit.models.forecasters import (
     Architecture,
     Forecaster,
@@ -95,7 +97,11 @@ class Examples:
 
 
 def train_on(
-    fit: Examples, check: Examples, settings: TrainingSettings, on_epoch: Callable[[Epoch], None] | None = None
+    fit: Examples,
+    check: Examples,
+    settings: TrainingSettings,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
     """Train a model, stopping early on later rows.
 
@@ -108,17 +114,20 @@ def train_on(
         The rows to learn from. They fix the model's columns, so `settings.lookback` plays no part.
     check
         Later rows, on which training stops early.
+    checkpoints
+        Where the state is saved now and then. A training that was killed goes on from it, also in the middle of an
+        epoch, and ends in the same weights, bit for bit; `on_epoch` is not called again for epochs that were complete.
 
     Raises
     ------
     InputError
-        When a setting or the rows do not do.
+        When a setting or the rows do not do, or the checkpoint is of another training.
     LeptonError
         When the loss stops being a finite number, which a lower learning rate prevents.
     """
     with repeatable(settings.seed):
         forecaster = _start(fit, settings)
-        history = _descend(forecaster, fit, check, settings, on_epoch)
+        history = _descend(forecaster, fit, check, settings, on_epoch, checkpoints)
     return Trained(forecaster, history)
 
 
@@ -159,50 +168,109 @@ def _start(fit: Examples, settings: TrainingSettings) -> Forecaster:
     return untrained(architecture, fit.features, level=float(fit.target.std(ddof=0)))
 
 
+@dataclass
+class _Position:
+    """How far a training is: complete epochs, the best weights so far, and where it is in the epoch after them."""
+
+    history: list[Epoch]
+    kept: dict[str, Tensor]
+    order: Tensor | None = None
+    batches: int = 0
+    total: float = 0.0
+
+    @property
+    def best(self) -> Epoch | None:
+        return next((epoch for epoch in reversed(self.history) if epoch.best), None)
+
+
 def _descend(
     forecaster: Forecaster,
     fit: Examples,
     check: Examples,
     settings: TrainingSettings,
     on_epoch: Callable[[Epoch], None] | None,
+    checkpoints: Checkpoints | None,
 ) -> pd.DataFrame:
     network = forecaster.network
     fit_tensors, check_tensors = _tensors(forecaster, fit), _tensors(forecaster, check)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    best, kept = math.inf, copy.deepcopy(network.state_dict())
-    history: list[Epoch] = []
-    for number in range(1, settings.epochs + 1):
-        train_loss = _one_epoch(network, optimizer, *fit_tensors, settings.batch_size)
+    position = _Position([], copy.deepcopy(network.state_dict()))
+    after_step = None
+    if checkpoints:
+        identity = _identity(settings, *fit_tensors, *check_tensors)
+        position = _restore(checkpoints, identity, network, optimizer) or position
+        after_step = partial(_save_if_due, checkpoints, identity, network, optimizer)
+    for number in range(len(position.history) + 1, settings.epochs + 1):
+        train_loss = _one_epoch(network, optimizer, *fit_tensors, settings.batch_size, position, after_step)
         with torch.no_grad():
             validation_loss = losses(network, *check_tensors).item()
         if not math.isfinite(train_loss + validation_loss):
             raise LeptonError(
                 f"loss is {train_loss} in epoch {number}: learning_rate = {settings.learning_rate} is too high"
             )
-        epoch = Epoch(number, train_loss, validation_loss, best=validation_loss < best)
-        history.append(epoch)
+        best = position.best
+        epoch = Epoch(number, train_loss, validation_loss, best is None or validation_loss < best.validation_loss)
+        position.history.append(epoch)
         if on_epoch:
             on_epoch(epoch)
         if epoch.best:
-            best, kept = validation_loss, copy.deepcopy(network.state_dict())
-        elif number - max(e.number for e in history if e.best) >= settings.patience:
+            position.kept = copy.deepcopy(network.state_dict())
+        elif best and number - best.number >= settings.patience:
             break
-    network.load_state_dict(kept)
-    return pd.DataFrame([asdict(epoch) for epoch in history])
+    network.load_state_dict(position.kept)
+    return pd.DataFrame([asdict(epoch) for epoch in position.history])
 
 
 def _one_epoch(
-    network: Network, optimizer: torch.optim.Optimizer, inputs: Tensor, target: Tensor, batch_size: int
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    target: Tensor,
+    batch_size: int,
+    position: _Position,
+    after_step: Callable[[_Position], None] | None,
 ) -> float:
+    """Pass over the rows in a random order, from where the position is in it, and return their mean loss."""
     network.train()
-    total = 0.0
-    for rows in torch.split(torch.randperm(len(target)), batch_size):
+    if position.order is None:
+        position.order, position.batches, position.total = torch.randperm(len(target)), 0, 0.0
+    for rows in torch.split(position.order, batch_size)[position.batches :]:
         optimizer.zero_grad()
         loss = losses(network, inputs[rows], target[rows])
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
         optimizer.step()
-        total += loss.item() * len(rows)
-    return total / len(target)
+        position.total += loss.item() * len(rows)
+        position.batches += 1
+        if after_step:
+            after_step(position)
+    position.order = None
+    return position.total / len(target)
+
+
+def _identity(settings: TrainingSettings, *tensors: Tensor) -> dict[str, str]:
+    own = {name: str(value) for name, value in asdict(settings).items()}
+    return {**own, "rows": sha256_of_tensors(*tensors), "torch": str(torch.__version__)}
+
+
+def _restore(
+    checkpoints: Checkpoints, identity: dict[str, str], network: Network, optimizer: torch.optim.Optimizer
+) -> _Position | None:
+    saved = checkpoints.restore(identity, {"network": network, "optimizer": optimizer})
+    if saved is None:
+        return None
+    return _Position(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
+
+
+def _save_if_due(
+    checkpoints: Checkpoints,
+    identity: dict[str, str],
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    position: _Position,
+) -> None:
+    if checkpoints.is_due():
+        state = {**vars(position), "history": [asdict(epoch) for epoch in position.history]}
+        checkpoints.save(identity, {"network": network, "optimizer": optimizer}, state)
 
 
 def _tensors(forecaster: Forecaster, given: Examples) -> tuple[Tensor, Tensor]:

@@ -1,23 +1,30 @@
-"""Tuning: a seeded random search over training settings, with successive halving over time-ordered folds.
+"""Tuning: Optuna scores training settings on time-ordered folds, newest first, and prunes the poor ones.
 
 The search sees the rows that a model may learn from, never the test part. The simplest of the settings that cannot be
-told from the best is chosen.
+told from the best is chosen, and how far the best one's score flatters it is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 
-from lepton_kit.data.splits import Fold, time_ordered_folds
+from lepton_kit.data.splits import time_ordered_folds
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.evaluation import Bootstrap, Interval, losses, paired_difference
+from lepton_kit.models.evaluation import Bootstrap, Interval, paired_difference, resampled
 from lepton_kit.models.forecasters import Architecture, Network, model_columns
-from lepton_kit.models.training import Examples, TrainingSettings, train_on
+from lepton_kit.models.studies import Search, run, study_file
+from lepton_kit.models.training import Examples, TrainingSettings
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 Space = Sequence[Mapping[str, Sequence[Any]]]
 """Grids of settings, such as `[{"model": ["linear"]}, {"model": ["mlp", "gru"], "width": [4, 8]}]`."""
@@ -42,32 +49,43 @@ ONE_STANDARD_ERROR = 0.6827
 """Level of the interval that reaches one standard error to either side."""
 
 
+SELECTION = Bootstrap(samples=1000)
+"""How days are resampled to measure the selection bias."""
+
+
 @dataclass(frozen=True)
 class Tuned:
-    """The settings that were chosen, and every trial.
+    """The settings that were chosen, every trial, and the selection bias.
 
     `trials` has one row per trial, in the order of drawing; number 0 is the settings that the search started from.
     Columns: `trial`; the settings that were searched; `parameters` (of the network); `folds` scored; `newest_fold`,
-    the mean interval score of the newest fold, which all trials share; and for those that reached the last round
-    `interval_score` over all folds, its `difference` from the best (a share, with `lower` and `upper`, one standard
+    the mean interval score of the newest fold, which all trials share; and for those that were scored on all folds
+    `interval_score` over them, its `difference` from the best (a share, with `lower` and `upper`, one standard
     error to either side), `tied` with the best and `chosen`; `note` says why a trial was given up.
+
+    `selection_bias` is by how much, as a share, the best interval score is expected to be too low because it is the
+    lowest of several: the trial that is best on resampled days is scored on the days left out (Tsamardinos et al.
+    (2018), "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation"). It compares the
+    trials that were scored on all folds; what pruning on the newest fold adds to it is not measured.
     """
 
     settings: TrainingSettings
     trials: pd.DataFrame
+    selection_bias: float
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class _Trial:
-    """One draw, and the scores per day that it has reached so far, newest fold first."""
+    """Settings, and what they reached: scores per day, newest fold first."""
 
     number: int
     settings: TrainingSettings
     parameters: int
-    scores: list[pd.Series] = field(default_factory=list)
-    note: str = ""
+    scores: list[pd.Series]
+    finished: bool
+    note: str
 
-    @property
+    @cached_property
     def pooled(self) -> pd.Series:
         scores: pd.Series = pd.concat(self.scores[::-1])
         return scores
@@ -85,15 +103,17 @@ def tune(
     folds: int = 3,
     seed: int = 0,
     on_training: Callable[[], None] | None = None,
+    study: Path | None = None,
+    jobs: int = 1,
 ) -> Tuned:
     """Search for better settings, and return the simplest of those that cannot be told from the best.
 
     Settings are drawn at random without repetition (Bergstra and Bengio (2012), "Random search for hyper-parameter
-    optimization"). All are scored on the newest fold, the better half on the fold before it, and so on (successive
-    halving: Jamieson and Talwalkar (2016), "Non-stochastic best arm identification and hyperparameter optimization").
-    `base` takes part in every round. The choice among those of the last round is by the one-standard-error rule
-    (Breiman et al. (1984), "Classification and regression trees", section 3.4.3), with scores compared day by day:
-    the fewest parameters whose mean lies within one standard error of the best; then the earlier trial.
+    optimization") and are the trials of an Optuna study. Each is scored fold by fold, the newest first, and pruned
+    where it does worse than the median of those that finished. `base` is never pruned. The choice among those that
+    finished is by the one-standard-error rule (Breiman et al. (1984), "Classification and regression trees", section
+    3.4.3), with scores compared day by day: the fewest parameters whose mean lies within one standard error of the
+    best; then the earlier trial.
 
     Parameters
     ----------
@@ -105,29 +125,33 @@ def tune(
         Grids of values by setting; `seed` and `lookback` cannot be searched.
     trials
         How many settings are drawn, beside `base`; where the space holds fewer, all of it.
+    study
+        File of the study (SQLite). A search that was killed goes on from it: no fold that was scored is scored again,
+        and the result is that of a search without a break.
+    jobs
+        Processes that score trials at once. With more than 1, which trials are pruned depends on their timing.
 
     Raises
     ------
     InputError
-        When a setting or value is not allowed, rows are not in time order, or they are too few.
+        When a setting or value is not allowed, rows are not in time order, or they are too few, or the study in the
+        file is of another search.
     LeptonError
         When every trial diverged.
     """
+    if jobs < 1:
+        raise InputError(f"jobs = {jobs}: must be at least 1")
     check_time_order(given)
-    racing = _draw(given, base, space, trials, seed)
-    all_trials = list(racing)
-    for fold in reversed(time_ordered_folds(len(given.target), folds)):
-        racing = racing if fold.scored.stop == len(given.target) else _better_half(racing)
-        for trial in racing:
-            _score(trial, given, fold)
-            if on_training:
-                on_training()
-        racing = [trial for trial in racing if not trial.note]
-    if not racing:
-        raise LeptonError(f"all {len(all_trials)} trials were given up; the first: {all_trials[0].note}")
-    chosen, differences = _choose(racing)
+    drawn = _draw(base, space, trials, seed)
+    cuts = tuple(reversed(time_ordered_folds(len(given.target), folds)))
+    with study_file(study, jobs) as file:
+        search = Search(given, drawn, cuts, file, seed)
+        found = [_trial(search, ended) for ended in run(search, jobs, on_training or (lambda: None))]
+    if not (finalists := [trial for trial in found if trial.finished]):
+        raise LeptonError(f"all {len(found)} trials were given up; the first: {found[0].note}")
+    chosen, differences = _choose(finalists)
     names = list(dict.fromkeys(name for grid in space for name in grid))
-    return Tuned(chosen.settings, _table(all_trials, names, chosen, differences))
+    return Tuned(chosen.settings, _table(found, names, chosen, differences), _selection_bias(finalists))
 
 
 def check_time_order(given: Examples) -> None:
@@ -144,14 +168,13 @@ def count_parameters(network: Network) -> int:
     return sum(weights.numel() for weights in network.parameters())
 
 
-def _draw(given: Examples, base: TrainingSettings, space: Space, trials: int, seed: int) -> list[_Trial]:
+def _draw(base: TrainingSettings, space: Space, trials: int, seed: int) -> tuple[TrainingSettings, ...]:
     if trials < 1:
         raise InputError(f"trials = {trials}: must be at least 1")
     _check_space(space)
     grids = [{name: list(values) for name, values in grid.items()} for grid in space]
     sampler = ParameterSampler(grids, n_iter=min(trials, len(ParameterGrid(grids))), random_state=seed)
-    drawn = dict.fromkeys([base, *(_with(base, values) for values in sampler)])  # a linear model has no width
-    return [_Trial(number, settings, _size(given, settings)) for number, settings in enumerate(drawn)]
+    return tuple(dict.fromkeys([base, *(_with(base, values) for values in sampler)]))  # a linear model has no width
 
 
 def _check_space(space: Space) -> None:
@@ -176,27 +199,14 @@ def _with(base: TrainingSettings, values: Mapping[str, Any]) -> TrainingSettings
     return replace(settings, width=base.width) if settings.model == "linear" else settings
 
 
-def _size(given: Examples, settings: TrainingSettings) -> int:
-    columns = model_columns(given.features, settings.volatility)
-    return count_parameters(Network(Architecture(settings.model, columns, settings.width, settings.volatility)))
-
-
-def _better_half(racing: list[_Trial]) -> list[_Trial]:
-    kept = sorted(racing, key=lambda trial: trial.mean)[: -(-len(racing) // 2)]
-    return [trial for trial in racing if trial in kept or trial.number == 0]
-
-
-def _score(trial: _Trial, given: Examples, fold: Fold) -> None:
-    """Add a fold's interval scores per day to a trial, or note why it cannot be trained."""
-    scored = given.rows(fold.scored)
-    try:
-        trained = train_on(given.rows(fold.train), given.rows(fold.validation), trial.settings)
-    except InputError:
-        raise
-    except LeptonError as error:  # its loss diverged: bad settings, not a bad search
-        trial.note = str(error)
-        return
-    trial.scores.append(losses(trained.forecaster, scored.features, scored.target))
+def _trial(search: Search, ended: FrozenTrial) -> _Trial:
+    settings, features = search.drawn[ended.number], search.given.features
+    columns = model_columns(features, settings.volatility)
+    network = Network(Architecture(settings.model, columns, settings.width, settings.volatility))
+    known = ended.user_attrs.get("scores", [])
+    scores = [pd.Series(own, features.index[fold.scored]) for fold, own in zip(search.folds, known, strict=False)]
+    note = ended.user_attrs.get("note", "")
+    return _Trial(ended.number, settings, count_parameters(network), scores, len(scores) == len(search.folds), note)
 
 
 def _choose(finalists: list[_Trial]) -> tuple[_Trial, dict[int, Interval]]:
@@ -206,6 +216,19 @@ def _choose(finalists: list[_Trial]) -> tuple[_Trial, dict[int, Interval]]:
     differences = {trial.number: paired_difference(trial.pooled, best.pooled, rule) for trial in finalists}
     tied = [trial for trial in finalists if differences[trial.number].lower <= 0]
     return min(tied, key=lambda trial: (trial.parameters, trial.number)), differences
+
+
+def _selection_bias(finalists: list[_Trial]) -> float:
+    """Return how much too low the best mean is, as a share of it; 0 of a single trial."""
+    scores = np.column_stack([trial.pooled for trial in finalists])
+    days, best = len(scores), int(np.argmin(scores.mean(axis=0)))
+    bias = []
+    for drawn in resampled(days, SELECTION):
+        left_out = np.setdiff1d(np.arange(days), drawn)
+        inside, outside = scores[drawn].mean(axis=0), scores[left_out].mean(axis=0)
+        lucky = int(np.argmin(inside))
+        bias.append(inside[best] - inside[lucky] + outside[lucky] - outside[best])
+    return float(np.mean(bias) / scores[:, best].mean())
 
 
 def _table(trials: list[_Trial], names: list[str], chosen: _Trial, differences: dict[int, Interval]) -> pd.DataFrame:

@@ -20,8 +20,9 @@ import pandas as pd
 
 from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.diagnosis.evidence import Cause
+from lepton_kit.diagnosis.plans import REMEDIES, Operator
 from lepton_kit.diagnosis.recovery import objective_of
-from lepton_kit.diagnosis.remedies import REMEDIES, Operator, carry_out, plan_of
+from lepton_kit.diagnosis.remedies import runbook_of
 from lepton_kit.diagnosis.repair_capacity import Needs, tolerated_refusals
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import FAULTS, Fault, Pair, find_fault, read_fault_file
@@ -211,7 +212,7 @@ class _Course:
             probability=round(float(diagnosis.probability), 4),
             confidence=diagnosis.confidence,
             diagnosed_after=injected.since_the_fault(diagnosed_at) or 0.0,
-            remedy=REMEDIES.get(diagnosis.cause, ""),
+            remedy=runbook_of(diagnosis.cause),
             actions=actions,
             recovery=recovery,
             recovered_after=injected.since_the_fault(recovered_at),
@@ -269,9 +270,11 @@ class _Course:
 
 
 def repair(cause: Cause, recording: Recording, operator: Operator, objectives: Sequence[Objective]) -> tuple[str, ...]:
-    """Plan the repair of a cause from a recording, carry it out, and return what was done, as `plan_of` says."""
-    plan = plan_of(cause, recording, Needs(refused=tolerated_refusals(objectives)))
-    return carry_out(plan, operator) if plan else ()
+    """Plan the repair of a cause from a recording, carry it out, and return what was done: nothing without a remedy."""
+    if cause not in REMEDIES:
+        return ()
+    options = {"needs": Needs(refused=tolerated_refusals(objectives))} if cause == "compute" else {}
+    return REMEDIES[cause].plan(recording, **options).carry_out(operator)
 
 
 # --- many of them -------------------------------------------------------------------------------------------------

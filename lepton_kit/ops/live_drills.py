@@ -25,7 +25,7 @@ from pathlib import Path
 
 import httpx
 
-from lepton_kit.diagnosis.remedies import REMEDIES
+from lepton_kit.diagnosis.remedies import runbook_of
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.actions import Values, command_environment, run_action
 from lepton_kit.ops.declared import readiness
@@ -449,7 +449,7 @@ def _result(drill: Drill, stage: Stage, seen: Seen, error: str, is_false_alarm: 
         probability=float(seen.diagnosis.get("probability", 0.0)),
         confidence=str(seen.diagnosis.get("confidence", "none")),
         diagnosed_after=since(seen.diagnosed) or 0.0,
-        remedy=REMEDIES.get(cause, ""),  # type: ignore[call-overload]
+        remedy=runbook_of(cause),
         actions=(str(seen.repair.get("action", "")),) if has_acted else (),
         recovery=recovery,
         recovered_after=since(seen.repaired) if recovery == "recovered" else None,

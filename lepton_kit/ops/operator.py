@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.diagnosis.means import Way
-from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.plans import State
 from lepton_kit.diagnosis.repair_capacity import Measured, Smaller, smaller_of
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry

@@ -19,6 +19,7 @@ import pandas as pd
 
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.diagnosis.means import Means, Way
+from lepton_kit.diagnosis.plans import Operator, Plan
 from lepton_kit.diagnosis.postmortem import joined
 from lepton_kit.diagnosis.recovery import (
     Ratio,
@@ -29,7 +30,6 @@ from lepton_kit.diagnosis.recovery import (
     objective_of,
     sli_ratio,
 )
-from lepton_kit.diagnosis.remedies import Operator, Plan, carry_out, means_for
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.forecasters import load_forecaster
 from lepton_kit.models.retraining import Retrained, retrain
@@ -256,7 +256,7 @@ def rehearse(plan: Plan, ways: Collection[Way], trouble: Trouble, after: Recordi
     after
         A recording of what followed, such as a drill makes; None judges nothing.
     """
-    means = means_for(plan, ways)
+    means = plan.means(ways)
     judged = trouble.followed(after) if after else Judged(trouble.judged(Ratio(0, 0)))
     return Repaired(plan.action, False, judged, False, _looks([]), after, means.by_hand, _lasting(means))
 
@@ -298,10 +298,10 @@ def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seco
     """
     if not 1 <= observe_seconds <= 86400:
         raise InputError(f"observe_seconds = {observe_seconds!r}: must be from 1 s to a day")
-    means = means_for(plan, operator.ways)
+    means = plan.means(operator.ways)
     if means.by_hand and not means.ways:
         return rehearse(plan, operator.ways, trouble, None)
-    done = act_on(lambda ours: carry_out(plan, ours), operator, trouble, observe_seconds, folder)
+    done = act_on(plan.carry_out, operator, trouble, observe_seconds, folder)
     return replace(done, by_hand=means.by_hand)
 
 

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_kit.data.input_fixes import InputFixes, renamed
 from lepton_kit.diagnosis.means import Way
-from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.plans import State
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import append_line, read_lines
 from lepton_kit.ops.actions import Outcome, Values, needs, run_action
 from lepton_kit.ops.declared import readiness, service_address, ways_of
 from lepton_kit.ops.watch.approvals import this_user
 from lepton_kit.project.declarations import declared
-from lepton_kit.runs.ledger import FILE as LEDGER
 from lepton_kit.serving.control import service_folder
 from lepton_kit.telemetry.declaration import Command, Http
 
@@ -214,8 +213,9 @@ class ServiceOperator:
 def who_let(run_id: str, project: Path) -> str:
     """Return who let a run act: the policy or who approved it, as the ledger has it, else the user of this process."""
     from lepton_kit.ops.watch.queue import Queue
+    from lepton_kit.runs.ledger import Ledger
 
-    known = Queue(project).approved_by(run_id) if (project / "runs" / LEDGER).is_file() else None
+    known = Queue(project).approved_by(run_id) if Ledger(project).exists() else None
     return known or this_user()
 
 

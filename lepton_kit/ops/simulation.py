@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from lepton_kit.diagnosis.remedies import Operator
+from lepton_kit.diagnosis.plans import Operator
 from lepton_kit.errors import InputError
 from lepton_kit.ops.faults import FAULTS, Fault, Plant
 from lepton_kit.project.settings import read_settings

@@ -6,4 +6,6 @@ its `manifest`; `ledger` knows who runs what. `repeat` runs one again, `check` a
 
 from lepton_kit.runs.deferred import defer_grammar
 
+__all__ = ["check", "ending", "engine", "ledger", "manifest", "parameters", "redaction", "repeat", "runner"]
+
 defer_grammar()  # here, because whatever reads a notebook imports nbformat after this package

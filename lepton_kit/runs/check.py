@@ -20,7 +20,7 @@ from lepton_kit.notebook import INPUT
 from lepton_kit.runs.comparison import Difference
 from lepton_kit.runs.ending import recorded_results
 from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
-from lepton_kit.runs.notebooks import installed_kernel, read_notebook
+from lepton_kit.runs.notebooks import installed_kernel, is_text, read_notebook
 from lepton_kit.runs.references import is_remote, resolve
 from lepton_kit.runs.runner import kernel_environment
 from lepton_kit.runs.shipped import folder_of
@@ -71,6 +71,7 @@ def check_untouched(run: Manifest, project: Path) -> None:
 
 def check_notebook(notebook: Path, project: Path, kernel: str | None = None) -> Check:
     """Execute a committed notebook in a fresh kernel and compare every output with the committed one."""
+    _check_holds_outputs(notebook)
     if not any(cell.get("outputs") for cell in read_notebook(notebook).cells):
         raise InputError(
             f"notebook {notebook.name!r}: has no outputs to compare with; `lepton check --update` makes them"
@@ -81,13 +82,14 @@ def check_notebook(notebook: Path, project: Path, kernel: str | None = None) -> 
 def update_outputs(notebook: Path, project: Path, kernel: str | None = None) -> None:
     """Execute a committed notebook as it stands and keep the new outputs as those that later checks compare with.
 
-    Raises LeptonError when a cell fails: the file is left as it was.
+    Raises InputError for a notebook as text, and LeptonError when a cell fails: the file is left as it was.
     """
     import nbformat
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     from lepton_kit.runs.client import LocalClient
 
+    _check_holds_outputs(notebook)
     content = read_notebook(notebook)
     with _scratch_project(project) as (scratch, folder):
         used = installed_kernel(content, notebook.name, kernel).name
@@ -100,6 +102,13 @@ def update_outputs(notebook: Path, project: Path, kernel: str | None = None) -> 
         _forget_this_run(cell)
     content.metadata.pop("widgets", None)
     write_atomically(notebook, str(nbformat.writes(content)) + "\n")
+
+
+def _check_holds_outputs(notebook: Path) -> None:
+    if is_text(notebook):
+        raise InputError(
+            f"notebook {notebook.name!r}: as text it holds no outputs; run it, and check that run: `lepton check RUN`"
+        )
 
 
 def _forget_this_run(cell: Any) -> None:

@@ -30,6 +30,7 @@ ALLOWED = (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 ENDINGS = {"parquet": ".parquet", "safetensors": ".safetensors", "json": ".json"}
 NOTE = ".checkpoint"  # <name>.checkpoint: the note beside the file; written last, so that it vouches for the file
+KEY = ".key"  # in a resumable folder: the hash of what its content follows from
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,20 @@ def _keep(stored: Stored, source: Path, folder: Path) -> None:
     except OSError:  # another file system
         shutil.copyfile(source / stored.file, target)
     _write_note(stored, folder)
+
+
+def take_over(name: str, folder: Path, resumed: str | None) -> Path:
+    """Return the folder `name`, empty, or as the resumed run left it where what it follows from is as it was."""
+    target, key = folder / name, present_key()
+    shutil.rmtree(target, ignore_errors=True)
+    left = Path(resumed) / name if resumed else target
+    if key and (left / KEY).is_file() and (left / KEY).read_text(encoding="utf-8") == key:
+        shutil.copytree(left, target)
+        return target
+    target.mkdir(parents=True)
+    if key:
+        write_atomically(target / KEY, key)
+    return target
 
 
 def present_key() -> str | None:

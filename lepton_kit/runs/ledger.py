@@ -5,53 +5,27 @@ The manifests stay the truth about what a run did. The ledger knows states and c
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import platform
-import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Delete, Update, and_, delete, insert, select, update
 
 from lepton_kit.errors import InputError
+from lepton_kit.runs.database import Database
+from lepton_kit.runs.tables import CLAIMS, RUNS, now, replace
 
 logger = logging.getLogger(__name__)
 
 FILE = "ledger.sqlite"
 LEASE_S = 60.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS claims (
-    key TEXT PRIMARY KEY, run_id TEXT, done INTEGER NOT NULL,
-    host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, lease REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS runs (
-    run_id TEXT PRIMARY KEY, status TEXT NOT NULL,
-    host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL, lease REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS running ON runs (status) WHERE status = 'running';
-"""
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-ADVICE_FULL = "free some space on its disk and leave the file where it is: it holds the idempotency keys"
-ADVICE_RIGHTS = "give this user the right to read and write it and its folder"
-ADVICE_BROKEN = (
-    "restore it from a backup; if there is none, move it away: the next run makes a new one, which knows no "
-    "idempotency key, so that what was done for a key may be done again"
-)
-ADVICE = {
-    sqlite3.SQLITE_FULL: ADVICE_FULL,
-    sqlite3.SQLITE_IOERR: ADVICE_FULL,
-    sqlite3.SQLITE_BUSY: "another process is using it; try again",
-    sqlite3.SQLITE_LOCKED: "another process is using it; try again",
-    sqlite3.SQLITE_CORRUPT: ADVICE_BROKEN,
-    sqlite3.SQLITE_NOTADB: ADVICE_BROKEN,
-}
-_OWNED = " AND host = ? AND boot = ? AND pid = ? AND born = ?"
 
 
 @dataclass(frozen=True)
@@ -71,11 +45,11 @@ class Owner:
         """Return the present process."""
         return cls(platform.node(), _boot_id(), os.getpid(), _born(os.getpid()))
 
-    def is_dead(self, lease: float) -> bool:
+    def is_dead(self, is_lease_over: bool) -> bool:
         """Say whether the process has ended; of one that cannot be looked at from here, whether its lease is over."""
         here = Owner.me()
         if not here.born or (self.host, self.boot) != (here.host, here.boot):
-            return time.time() > lease
+            return is_lease_over
         return _born(self.pid) != self.born
 
 
@@ -91,135 +65,121 @@ class Claim:
     owner: Owner
 
 
-class Ledger:
-    """The file `runs/ledger.sqlite` of a project; it is made when it is first needed.
+class Ledger(Database):
+    """The ledger of a project, by default the file `runs/ledger.sqlite`; it is made when it is first needed.
+
+    Leases end by the database's clock.
 
     Raises
     ------
     InputError
-        From every method, when the file cannot be opened, read or written.
+        From every method, when the database cannot be opened, read or written.
     """
 
     def __init__(self, project: Path, busy_timeout: float = 10.0) -> None:
-        self.path = project / "runs" / FILE
-        self.busy_timeout = busy_timeout
+        super().__init__(project / "runs" / FILE, busy_timeout)
 
     def claim(self, key: str) -> Claim:
         """Claim the right to run what `key` stands for; of concurrent callers, exactly one gets `mine`."""
-        me = Owner.me()
-        with self._transaction() as ledger:
-            row = ledger.execute("SELECT run_id, done, host, boot, pid, born, lease FROM claims WHERE key = ?", [key])
-            if (found := row.fetchone()) is not None:
-                owner = Owner(*found[2:6])
-                if found[1]:
-                    return Claim("done", found[0], owner)
-                if not owner.is_dead(found[6]):
-                    return Claim("busy", found[0], owner)
-            ledger.execute(
-                "INSERT OR REPLACE INTO claims VALUES (?, ?, 0, ?, ?, ?, ?, ?)",
-                [key, found and found[0], me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
-            )
-        return Claim("mine", found and found[0], me)
+        with self.transaction() as ledger:
+            chosen = select(CLAIMS.c.run_id, *owner_columns(CLAIMS), CLAIMS.c.done).where(CLAIMS.c.key == key)
+            found = ledger.execute(chosen).one_or_none()
+            if found is not None:
+                owner = Owner(*found[1:5])
+                if found.done:
+                    return Claim("done", found.run_id, owner)
+                if not owner.is_dead(found.is_lease_over):
+                    return Claim("busy", found.run_id, owner)
+            run_id = found.run_id if found is not None else None
+            replace(ledger, CLAIMS, key=key, run_id=run_id, done=False, **my_lease())
+        return Claim("mine", run_id, Owner.me())
 
     def renew(self, key: str) -> None:
         """Lengthen the lease of a claim of this process to `LEASE_S` seconds from now."""
-        self._change_mine("UPDATE claims SET lease = ? WHERE key = ? AND done = 0", time.time() + LEASE_S, key)
+        self._change_mine(update(CLAIMS).where(_is_open(key)).values(lease=now() + LEASE_S))
 
     def finish(self, key: str, run_id: str) -> None:
         """Note the run that answers a key for good."""
-        self._change_mine("UPDATE claims SET done = 1, run_id = ? WHERE key = ? AND done = 0", run_id, key)
+        self._change_mine(update(CLAIMS).where(_is_open(key)).values(done=True, run_id=run_id))
 
     def release(self, key: str) -> None:
         """Give up a claim of this process, so that the key can be run again."""
-        self._change_mine("DELETE FROM claims WHERE key = ? AND done = 0", key)
+        self._change_mine(delete(CLAIMS).where(_is_open(key)))
 
     def started(self, run_id: str, key: str | None = None) -> None:
         """Note that this process is running a run, and that its claim of a key has come to it; it may yet be retried.
 
         The row comes before the run's folder: so whatever is found there belongs to somebody who can be looked at.
         """
-        me = Owner.me()
-        with self._transaction() as ledger:
-            ledger.execute(
-                "INSERT INTO runs VALUES (?, 'running', ?, ?, ?, ?, ?)",
-                [run_id, me.host, me.boot, me.pid, me.born, time.time() + LEASE_S],
-            )
+        with self.transaction() as ledger:
+            ledger.execute(insert(RUNS).values(run_id=run_id, status="running", **my_lease()))
             if key is not None:
-                mine = [run_id, key, me.host, me.boot, me.pid, me.born]
-                ledger.execute(f"UPDATE claims SET run_id = ? WHERE key = ? AND done = 0{_OWNED}", mine)
+                ledger.execute(update(CLAIMS).where(_is_open(key), is_mine(CLAIMS)).values(run_id=run_id))
 
     def never_began(self, run_id: str) -> None:
         """Forget a run of this process of which there are no files."""
-        self._change_mine("DELETE FROM runs WHERE run_id = ?", run_id)
+        self._change_mine(delete(RUNS).where(RUNS.c.run_id == run_id))
 
     def hand_back(self, run_id: str, owner: Owner) -> None:
         """Undo that a run was taken over, so that it is tried again."""
-        values = (owner.host, owner.boot, owner.pid, owner.born, 0.0, run_id)
-        self._change_mine("UPDATE runs SET host = ?, boot = ?, pid = ?, born = ?, lease = ? WHERE run_id = ?", *values)
+        self._change_mine(update(RUNS).where(RUNS.c.run_id == run_id).values(**vars(owner), lease=0.0))
 
     def still_runs(self, run_id: str) -> None:
         """Lengthen the lease of a run of this process to `LEASE_S` seconds from now."""
-        self._change_mine("UPDATE runs SET lease = ? WHERE run_id = ?", time.time() + LEASE_S, run_id)
+        self._change_mine(update(RUNS).where(RUNS.c.run_id == run_id).values(lease=now() + LEASE_S))
 
     def ended(self, run_id: str, status: str) -> None:
         """Note how a run of this process ended."""
-        self._change_mine("UPDATE runs SET status = ? WHERE run_id = ?", status, run_id)
+        self._change_mine(update(RUNS).where(RUNS.c.run_id == run_id).values(status=status))
 
     def sequence(self) -> dict[str, int]:
         """Return the number of each run in order of start, independent of the clock.
 
         It only reads, and waits for nobody.
         """
-        if not self.path.exists():
+        if not self.exists():
             return {}
-        try:
-            with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as ledger:
-                return dict(ledger.execute("SELECT run_id, rowid FROM runs").fetchall())
-        except sqlite3.Error as error:
-            raise InputError(f"ledger {str(self.path)!r}: {error}") from error
+        with self.reading() as ledger:
+            return dict(ledger.execute(select(RUNS.c.run_id, RUNS.c.rowid)).all())
 
     def take_over_abandoned(self) -> list[tuple[str, Owner]]:
         """Make this process the owner of the runs whose own has died; return their ids and who that was.
 
         Of several processes that ask at once, one gets each run.
         """
-        if not self.path.exists():
+        if not self.exists():
             return []
-        me = Owner.me()
-        with self._transaction() as ledger:
-            running = ledger.execute("SELECT run_id, host, boot, pid, born, lease FROM runs WHERE status = 'running'")
-            dead = [(row[0], owner) for row in running.fetchall() if (owner := Owner(*row[1:5])).is_dead(row[5])]
+        with self.transaction() as ledger:
+            running = select(*owner_columns(RUNS), RUNS.c.run_id).where(RUNS.c.status == "running")
+            found = ((row.run_id, Owner(*row[:4]), row.is_lease_over) for row in ledger.execute(running).all())
+            dead = [(run_id, owner) for run_id, owner, is_lease_over in found if owner.is_dead(is_lease_over)]
             for run_id, _ in dead:
-                ledger.execute(
-                    "UPDATE runs SET host = ?, boot = ?, pid = ?, born = ?, lease = ? WHERE run_id = ?",
-                    [me.host, me.boot, me.pid, me.born, time.time() + LEASE_S, run_id],
-                )
+                ledger.execute(update(RUNS).where(RUNS.c.run_id == run_id).values(my_lease()))
         return dead
 
-    def _change_mine(self, statement: str, *values: object) -> None:
-        """Change a claim, unless another process has taken it over."""
-        me = Owner.me()
-        with self._transaction() as ledger:
-            ledger.execute(statement + _OWNED, [*values, me.host, me.boot, me.pid, me.born])
+    def _change_mine(self, change: Update | Delete) -> None:
+        """Change rows of this process, but none that another has taken over."""
+        with self.transaction() as ledger:
+            ledger.execute(change.where(is_mine(change.table)))
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Open the ledger for one change that no other process sees half of."""
-        connection = None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=self.busy_timeout, isolation_level=None)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")  # a claim that was answered must outlive a power cut
-            connection.executescript(_SCHEMA)
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            raise InputError(f"ledger {str(self.path)!r}: {error} ({_advice(error)})") from error
-        finally:
-            if connection is not None:
-                connection.close()  # what was not committed is rolled back
+
+def owner_columns(table: Any) -> list[ColumnElement[Any]]:
+    """Return the columns of an `Owner`, and whether its lease is over."""
+    return [*(table.c[name] for name in Owner.__dataclass_fields__), (table.c.lease < now()).label("is_lease_over")]
+
+
+def my_lease() -> dict[str, Any]:
+    """Return the columns of a row that this process works on from now on."""
+    return {**vars(Owner.me()), "lease": now() + LEASE_S}
+
+
+def is_mine(table: Any) -> ColumnElement[bool]:
+    """Return the condition that this process works on a row."""
+    return and_(*(table.c[name] == value for name, value in vars(Owner.me()).items()))
+
+
+def _is_open(key: str) -> ColumnElement[bool]:
+    return and_(CLAIMS.c.key == key, ~CLAIMS.c.done)
 
 
 @contextmanager
@@ -241,14 +201,6 @@ def heartbeat(renew: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         heart.join()
-
-
-def _advice(error: sqlite3.Error | OSError) -> str:
-    """Say how to repair a ledger that cannot be used; it holds the idempotency keys, so giving it up comes last."""
-    if isinstance(error, OSError):
-        return ADVICE_FULL if error.errno in NO_SPACE else ADVICE_RIGHTS
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # beyond that are the kinds of a kind
-    return ADVICE.get(code, ADVICE_RIGHTS)
 
 
 def _born(pid: int) -> str:

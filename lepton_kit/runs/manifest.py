@@ -20,7 +20,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of, single_name, write_atomically
 from lepton_kit.runs.ids import the_one
-from lepton_kit.runs.ledger import Ledger
 
 Status = Literal[
     "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
@@ -260,6 +259,8 @@ def newest_first(times: Mapping[str, Any], project: Path) -> list[str]:
     The ledger says in which order the runs began: a clock that is put back changes nothing in that. Runs that it does
     not know, such as those of another project, stand among them by their time.
     """
+    from lepton_kit.runs.ledger import Ledger  # SQLAlchemy, which a notebook's kernel does not need
+
     try:
         order = Ledger(project).sequence()
     except InputError as error:

@@ -18,6 +18,9 @@ from lepton_kit.runs.shipped import NOTEBOOKS, shipped
 SKIPPED, NBVAL_SKIPPED = "skip-execution", "nbval-skip"
 """The tags of nbclient and of nbval for a cell that is not to be run."""
 
+TEXT = (".py", ".md")
+"""The endings of notebooks as text, as Jupytext writes and JupyterLab opens them; they hold no outputs."""
+
 CONDITION = re.compile(r"(if|unless):(\w+)=(.+)")
 
 
@@ -32,20 +35,30 @@ class Kernel:
 
 
 def read_notebook(path: Path) -> Any:
-    """Read a notebook of any format that Jupyter opens, as one of format 4.5.
+    """Read a notebook of any format that Jupyter opens, or one as text, as a notebook of format 4.5.
 
     Raises InputError when there is no such file, or it is not a notebook.
     """
-    from lepton_kit.runs.upgrade import parse  # nbformat takes a third of a second that `--help` need not pay
+    from lepton_kit.runs.upgrade import of_text, parse  # nbformat takes a third of a second that `--help` need not pay
 
     if not path.is_file():
         raise InputError(f"notebook {str(path)!r}: no such file")
     try:
-        return parse(path.read_bytes())
+        content = path.read_bytes()
+        return of_text(content, path.suffix) if is_text(path) else parse(content)
     except OSError as error:
         raise InputError(f"notebook {str(path)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"notebook {str(path)!r}: not a Jupyter notebook: {error}") from error
+
+
+def is_text(path: Path) -> bool:
+    """Say whether a notebook is text, by its name.
+
+    >>> is_text(Path("a.py")), is_text(Path("a.ipynb"))
+    (True, False)
+    """
+    return path.suffix in TEXT
 
 
 def tags(cell: Any) -> list[str]:
@@ -109,13 +122,22 @@ def chosen_cells(notebook: Any, values: Mapping[str, Any]) -> Any:
 
 
 def find_notebooks(project: Path) -> list[Path]:
-    """Return the project's notebooks and runbooks, in reading order, and those of the kit that it has no copy of."""
+    """Return the project's notebooks and runbooks, in reading order, and those of the kit that it has no copy of.
+
+    Of a notebook that is paired with text the `.ipynb` counts; a `.py` or `.md` is one where its head says `jupytext`.
+    """
     found: dict[str, Path] = {}
     for root in (project, shipped()):
         for folder in NOTEBOOKS:
-            for path in sorted((root / folder).glob("[!.]*.ipynb")):
-                found.setdefault(f"{folder}/{path.name}", path)
+            text = [path for ending in TEXT for path in (root / folder).glob(f"[!.]*{ending}") if _names_jupytext(path)]
+            for path in [*sorted((root / folder).glob("[!.]*.ipynb")), *sorted(text)]:
+                found.setdefault(f"{folder}/{path.stem}", path)
     return [found[name] for name in sorted(found)]
+
+
+def _names_jupytext(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"jupytext:" in file.read(2000)
 
 
 def locate_notebook(given: str, project: Path) -> Path:

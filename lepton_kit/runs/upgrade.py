@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 FORMAT = (4, 5)
 CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 WHAT_FAILS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
@@ -46,6 +48,24 @@ def parse(content: bytes) -> Any:
             reason = getattr(error, "message", None) or str(error) or type(error).__name__
             raise ValueError(str(reason).strip().splitlines()[0][:200]) from error
     return notebook
+
+
+def of_text(content: bytes, ending: str) -> Any:
+    """Return the notebook in a text (UTF-8) by Jupytext, whose cells are named by their places.
+
+    Raises ValueError, whose message fits on a line, when it is not UTF-8, or Jupytext cannot read it.
+    """
+    import jupytext
+
+    try:
+        notebook = jupytext.reads(content.decode("utf-8-sig"), fmt=ending.removeprefix("."))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from error
+    except (jupytext.formats.JupytextFormatError, yaml.YAMLError, *WHAT_FAILS) as error:
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"
+    return parse(json.dumps(notebook).encode())
 
 
 def _notebook(document: dict[str, Any]) -> dict[str, Any]:

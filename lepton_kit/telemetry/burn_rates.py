@@ -8,7 +8,7 @@ times the budget over a day that the same chapter gives. Increases are extrapola
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
@@ -115,46 +115,121 @@ def evaluate(
     is read. Where the source refuses the samples the status has no `burns`, and `unmeasured` says why: one objective
     that cannot be measured keeps no other from being so.
     """
-    lengths = {scaled(length, time_scale) for w in WINDOWS for length in (w.long, w.short)}
     budget_window = scaled(objective.window, time_scale)
-    start = at - max(*lengths, budget_window)
-    read = memory or Memory(source)
+    longest = max(_longest(WINDOWS, time_scale), budget_window)
     try:
-        counted, total = (read.counters(str(one), start, at) for one in (objective.selector, objective.total))
-        absent = _absent(objective, counted, read, at)
+        events = _Events.read(objective, memory or Memory(source), np.array([at]), longest)
     except InputError as error:
         return Status(objective, at, (), None, Unmeasured("refused", str(error)))
-
-    def bad_ratio(length: float) -> float | None:
-        events = _increase_of_all(total, at - length, at)
-        if not events:
-            return None
-        grown = _increase_of_all(counted, at - length, at)
-        if grown is None and absent:
-            return None
-        found = (grown or 0.0) / events
-        return found if objective.events == "bad" else 1 - found
-
     burns = []
     for window in WINDOWS:
-        long, short = scaled(window.long, time_scale), scaled(window.short, time_scale)
+        long, short, number, fires = events.burning(window, time_scale)
         limit = threshold(objective, window)
-        ratios = bad_ratio(long), bad_ratio(short)
-        events = _increase_of_all(total, at - long, at) or 0.0
-        is_firing = events >= objective.minimum and all(ratio is not None and ratio > limit for ratio in ratios)
-        burns.append(Burn(window, limit, *ratios, events, is_firing))
-    spent = bad_ratio(budget_window)
+        burns.append(Burn(window, limit, _known(long), _known(short), float(number[0]), bool(fires[0])))
+    spent = _known(events.bad_ratio(budget_window))
     left = None if spent is None else 1 - spent / objective.budget
-    silence = _silence(objective.total, total, at - scaled(RECENT_S, time_scale))
-    return Status(objective, at, tuple(burns), left, silence or absent)
+    silence = _silence(objective.total, events.total, at - scaled(RECENT_S, time_scale))
+    if silence is None and events.is_absent[0] and objective.witness is not None:
+        silence = _silence(objective.witness, events.witnessed, at - LOOKBACK_S)
+    return Status(objective, at, tuple(burns), left, silence)
 
 
-def _absent(objective: Objective, counted: Iterable[_Counter], read: Memory, at: float) -> Unmeasured | None:
-    """Say that good events are not counted at all; None where they are, though it may be none."""
-    since, witness = at - LOOKBACK_S, objective.witness
-    if witness is None or _silence(objective.selector, counted, since) is None:
-        return None
-    return _silence(witness, read.counters(str(witness), since, at), since)
+def firing(
+    objective: Objective,
+    source: Source,
+    times: np.ndarray,
+    windows: Sequence[BurnWindow] = WINDOWS,
+    time_scale: float = 1.0,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Say at which of many times an objective's alerts fire, as `evaluate` does at each of them.
+
+    Parameters
+    ----------
+    times
+        Unix seconds (n,), in order, at least one.
+
+    Returns
+    -------
+    fires
+        For each severity of the windows, whether it fires at each time (n,).
+    is_measured
+        Whether the objective was measured at each time (n,).
+
+    Raises
+    ------
+    InputError
+        When the source refuses the samples.
+    """
+    recent = scaled(RECENT_S, time_scale)
+    events = _Events.read(objective, Memory(source), times, max(_longest(windows, time_scale), recent))
+    found = {window.severity: np.zeros(len(times), dtype=bool) for window in windows}
+    for window in windows:
+        found[window.severity] |= events.burning(window, time_scale)[-1]
+    return found, (_newest(events.total, times) >= times - recent) & ~events.is_absent
+
+
+def _longest(windows: Sequence[BurnWindow], time_scale: float) -> float:
+    return max(scaled(length, time_scale) for window in windows for length in (window.long, window.short))
+
+
+@dataclass(frozen=True)
+class _Events:
+    """The counters of an objective, and the times `at` (n,) at which it is judged by them.
+
+    `is_absent` (n,) says where good events are not counted at all, of which `witnessed` is the sign.
+    """
+
+    objective: Objective
+    at: np.ndarray
+    counted: list[_Counter]
+    total: list[_Counter]
+    witnessed: list[_Counter]
+    is_absent: np.ndarray
+
+    @classmethod
+    def read(cls, objective: Objective, memory: Memory, at: np.ndarray, longest: float) -> _Events:
+        start, end = float(at[0]), float(at[-1])
+        counted, total = (
+            memory.counters(str(one), start - longest, end) for one in (objective.selector, objective.total)
+        )
+        is_absent = _newest(counted, at) < at - LOOKBACK_S
+        if objective.witness is None or not is_absent.any():
+            return cls(objective, at, counted, total, [], np.zeros(len(at), dtype=bool))
+        witnessed = memory.counters(str(objective.witness), start - LOOKBACK_S, end)
+        is_absent &= _newest(witnessed, at) < at - LOOKBACK_S
+        return cls(objective, at, counted, total, witnessed, is_absent)
+
+    def bad_ratio(self, length: float) -> np.ndarray:
+        """Return the part of bad events in the windows of this length (s) until each time (n,); NaN without events."""
+        events = _increase_of_all(self.total, self.at - length, self.at)
+        grown = _increase_of_all(self.counted, self.at - length, self.at)
+        grown[np.isnan(grown) & ~self.is_absent] = 0.0
+        found: np.ndarray = np.divide(grown, events, out=np.full(len(events), np.nan), where=events > 0)
+        return found if self.objective.events == "bad" else 1 - found
+
+    def burning(self, window: BurnWindow, time_scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return at each time (n,): the part of bad events in the long and the short window, events, if it fires."""
+        long, short = scaled(window.long, time_scale), scaled(window.short, time_scale)
+        limit = threshold(self.objective, window)
+        ratios = self.bad_ratio(long), self.bad_ratio(short)
+        events = np.nan_to_num(_increase_of_all(self.total, self.at - long, self.at))
+        fires = (events >= self.objective.minimum) & (ratios[0] > limit) & (ratios[1] > limit)
+        return *ratios, events, fires
+
+
+def _known(value: np.ndarray) -> float | None:
+    """Return a single number; None of NaN."""
+    return None if np.isnan(value[0]) else float(value[0])
+
+
+def _newest(counters: Iterable[_Counter], at: np.ndarray) -> np.ndarray:
+    """Return the time of the newest sample until each time (n,); minus infinity where there is none."""
+    found = np.full(len(at), -np.inf)
+    for one in counters:
+        if len(one.times):
+            place = np.searchsorted(one.times, at, "right") - 1
+            found = np.maximum(found, np.where(place >= 0, one.times[place], -np.inf))
+    return found
 
 
 def _silence(selector: Selector, counters: Iterable[_Counter], since: float) -> Unmeasured | None:
@@ -174,7 +249,8 @@ def increase(times: np.ndarray, values: np.ndarray, start: float, end: float) ->
     >>> round(increase(np.array([0.0, 15.0, 30.0, 45.0]), np.array([5.0, 10.0, 0.0, 5.0]), 0.0, 45.0), 6)
     10.0
     """
-    return _Counter(times[:0], values[:0], values[:0]).followed_by(times, values).increase(start, end)
+    counter = _Counter(times[:0], values[:0], values[:0]).followed_by(times, values)
+    return _known(counter.increase(np.array([start]), np.array([end])))
 
 
 class Memory:
@@ -239,23 +315,25 @@ class _Counter:
         together = zip((self.times, self.values, self.grown), (times, values, grown), strict=True)
         return _Counter(*(np.concatenate(each) for each in together))
 
-    def increase(self, start: float, end: float) -> float | None:
-        """Return what `increase` says."""
-        first = int(np.searchsorted(self.times, start, "left"))
-        last = int(np.searchsorted(self.times, end, "right")) - 1
-        if last <= first:
-            return None
-        grown = float(self.grown[last] - self.grown[first])
-        sampled = float(self.times[last] - self.times[first])
+    def increase(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Return what `increase` says of each window (n,); NaN where it holds fewer than two samples."""
+        first = np.searchsorted(self.times, start, "left")
+        last = np.searchsorted(self.times, end, "right") - 1
+        found, held = np.full(len(start), np.nan), last > first
+        first, last, start, end = first[held], last[held], start[held], end[held]
+        grown = self.grown[last] - self.grown[first]
+        sampled = self.times[last] - self.times[first]
         between = sampled / (last - first)
-        to_start, to_end = float(self.times[first] - start), float(end - self.times[last])
-        if to_start >= 1.1 * between:
-            to_start = between / 2
-        if grown > 0 and self.values[first] >= 0:
-            to_start = min(to_start, sampled * float(self.values[first]) / grown)  # a counter was never below 0
-        if to_end >= 1.1 * between:
-            to_end = between / 2
-        return grown * (sampled + to_start + to_end) / sampled
+        to_start, to_end = self.times[first] - start, end - self.times[last]
+        to_start = np.where(to_start >= 1.1 * between, between / 2, to_start)
+        value = self.values[first]
+        since_zero = np.divide(
+            sampled * value, grown, out=np.full(len(grown), np.inf), where=(grown > 0) & (value >= 0)
+        )
+        to_start = np.minimum(to_start, since_zero)  # a counter was never below 0
+        to_end = np.where(to_end >= 1.1 * between, between / 2, to_end)
+        found[held] = grown * (sampled + to_start + to_end) / sampled
+        return found
 
 
 def _followed(
@@ -268,10 +346,12 @@ def _followed(
     return {key: counter for key, counter in kept.items() if len(counter.times)}
 
 
-def _increase_of_all(counters: Iterable[_Counter], start: float, end: float) -> float | None:
-    """Return the increase of all series together; None where there is none."""
-    known = [found for one in counters if (found := one.increase(start, end)) is not None]
-    return float(sum(known)) if known else None
+def _increase_of_all(counters: Sequence[_Counter], start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return the increase of all series together in each window (n,); NaN where there is none."""
+    if not counters:
+        return np.full(len(start), np.nan)
+    each = np.stack([one.increase(start, end) for one in counters])
+    return np.where(np.isnan(each).all(axis=0), np.nan, np.nansum(each, axis=0))
 
 
 def _seconds(times: Iterable[object]) -> np.ndarray:

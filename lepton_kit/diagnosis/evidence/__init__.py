@@ -6,13 +6,11 @@ decides: `lepton_kit.diagnosis.causes` does, by the table of likelihood ratios i
 """
 
 from lepton_kit.diagnosis.evidence.base import NOT_APPLICABLE, NOT_CHECKED, Cause, Evidence
-from lepton_kit.diagnosis.evidence.compute import errors, latency, queue
-from lepton_kit.diagnosis.evidence.drift import actuals, inputs_and_actuals, movement
+from lepton_kit.diagnosis.evidence.drift import inputs_and_actuals, movement
 from lepton_kit.diagnosis.evidence.inputs import contract
 from lepton_kit.diagnosis.evidence.model import (
     deployment,
     in_its_unit,
-    replay_of_last_good,
     served_version,
 )
 from lepton_kit.diagnosis.evidence.promises import promise, ratings
@@ -25,19 +23,14 @@ __all__ = [
     "QUESTIONS",
     "Cause",
     "Evidence",
-    "actuals",
     "contract",
     "deployment",
-    "errors",
     "gather",
     "in_its_unit",
     "inputs_and_actuals",
-    "latency",
     "movement",
     "promise",
-    "queue",
     "ratings",
-    "replay_of_last_good",
     "served_version",
     "signal_order",
 ]

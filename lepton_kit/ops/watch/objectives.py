@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,8 +14,14 @@ from lepton_kit.telemetry.declaration import objectives_folder
 
 if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.ops.watch.queue import Incident
+    from lepton_kit.telemetry.backtest import Past
     from lepton_kit.telemetry.burn_rates import Status
+    from lepton_kit.telemetry.selectors import Source
     from lepton_kit.telemetry.slo import Objective
+
+
+MOST_INCIDENTS = 10_000
+"""The newest incidents of the ledger that a backtest looks at."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +115,59 @@ def alerted_objective(incident: Incident, settings: Settings, project: Path) -> 
         ),
         None,
     )
+
+
+def watched_past(objective: Objective, source: Source, start: float, end: float, project: Path) -> Past:
+    """Return what a source holds of an objective in a time (Unix seconds), with its service's incidents by the ledger.
+
+    The past begins at the first sample: before it nothing could have fired. An incident whose alert still fires lasts
+    until `end`.
+
+    Raises InputError when the source holds no sample of that time, or refuses them.
+    """
+    from lepton_kit.ops.watch.queue import Queue
+    from lepton_kit.runs.ledger import FILE as LEDGER
+    from lepton_kit.telemetry.backtest import Incident, Past
+
+    held = source.query(str(objective.total), start, end)
+    if held.empty:
+        raise InputError(f"backtest of {objective.name}: the source holds no samples of {objective.total} in that time")
+    known = Queue(project).incidents(MOST_INCIDENTS) if (project / "runs" / LEDGER).is_file() else []
+    happened = [
+        Incident(f"{one.name} {one.id}", _unix(one.starts_at), _unix(one.ends_at) if one.ends_at else end)
+        for one in known
+        if one.service == objective.service
+    ]
+    first = max(start, held["time"].min().timestamp())
+    within = tuple(one for one in happened if one.ended >= first and one.alerted <= end)
+    return Past(source, first, end, within)
+
+
+def recorded_pasts(objective: Objective, folder: Path) -> list[Past]:
+    """Return the recordings of an objective's service in the folders of a folder; one without an alert is healthy time.
+
+    Raises InputError when there is none, or one cannot be read.
+    """
+    import pandas as pd
+
+    from lepton_kit.telemetry.backtest import Incident, Past
+    from lepton_kit.telemetry.health import RecordedMetrics
+    from lepton_kit.telemetry.recordings import read_recording
+
+    found = []
+    for path in sorted(folder.glob("*/incident.json")):
+        recording = read_recording(path.parent)
+        start, end = (at.timestamp() for at in (recording.incident.window.start, recording.incident.window.end))
+        if recording.incident.service == objective.service:
+            alerted = min((alert.starts_at.timestamp() for alert in recording.incident.alerts), default=None)
+            happened = () if alerted is None else (Incident(path.parent.name, alerted, end),)
+            source = RecordedMetrics(recording.metrics)
+            first = source.query(str(objective.total), start, end)["time"].min()
+            found.append(Past(source, end if first is pd.NaT else first.timestamp(), end, happened))
+    if not found:
+        raise InputError(f"--recordings {str(folder)!r}: no folder in it is a recording of {objective.service}")
+    return found
+
+
+def _unix(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()

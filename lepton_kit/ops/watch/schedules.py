@@ -55,7 +55,7 @@ class Schedules:
     def handle(self, name: str) -> float | None:
         """Queue the run that is due, if any; return the time it was due (Unix seconds)."""
         cron, start = self._plans[name]
-        due = self._queue.handle_schedule(name, start, lambda handled: cron.latest_due(handled, time.time()))
+        due = self._queue.handle_schedule(name, start, cron.latest_due)
         if due is not None:
             self._on_work()
         return due

@@ -2,3 +2,5 @@
 
 `forkserver` holds the imports, `lease` asks it, and `watchdog` ends what outlives its run.
 """
+
+__all__ = ["forkserver", "kernel", "lease", "provisioner", "watchdog"]

@@ -39,7 +39,8 @@ FIRST = (
     "faulthandler", "IPython.core.completerlib", "IPython.core.oinspect", "IPython.utils.wildcard",
     "IPython.core.debugger", "IPython.extensions.storemagic", "nbformat.v4", "nbclient", "papermill", "sqlite3",
     "jupyter_client.asynchronous", "jupyter_client.blocking", "lepton_kit.cli", "lepton_kit.notebook",
-    "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.warm.provisioner",
+    "lepton_kit.runs.pool", "lepton_kit.runs.progress", "lepton_kit.runs.ledger", "sqlalchemy.dialects.sqlite",
+    "lepton_kit.runs.warm.provisioner",
     "lepton_kit.runs.warm.kernel", "ipykernel.kernelspec", "encodings.unicode_escape",
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ import pandas as pd
 
 from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixer
 from lepton_kit.diagnosis.means import Way
-from lepton_kit.diagnosis.remedies import State
+from lepton_kit.diagnosis.plans import State
 from lepton_kit.errors import InputError
 from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
 from lepton_kit.ops.faults import Fault
