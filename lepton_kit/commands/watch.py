@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs
+from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs, say
+from lepton_kit.errors import InputError
 from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.project import find_project
 
@@ -27,6 +29,40 @@ def watch(
     from lepton_kit.ops.watch.app import watch as watch_project
 
     watch_project(find_project(), host, port, insecure, announce=lambda line: print(line, flush=True))
+
+
+def notify(
+    test: Annotated[
+        bool, typer.Option("--test", help="Send one notice to each address, and say what became of it.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the notices of incidents that were sent and those that were not, or try the addresses of [notify]."""
+    from lepton_kit.ops.watch.notify import newest, open_targets
+    from lepton_kit.ops.watch.queue import Queue
+    from lepton_kit.project.settings import read_settings
+
+    project = find_project()
+    if test:
+        targets = open_targets(read_settings(project).notify, project)
+        if not targets:
+            raise InputError("lepton.toml, [notify]: urls names no address, such as urls = ['env:SLACK_URL']")
+        text = f"A test of [notify] of {project.name}: nothing has happened."
+        failed = {target: error for target, send in targets.items() if (error := send("Lepton Kit: test", text))}
+        for target in targets:
+            say(f"{'✗' if target in failed else '✓'} {target}{': ' * (target in failed)}{failed.get(target, '')}")
+        raise typer.Exit(1 if failed else 0)
+    rows = newest(Queue(project), limit)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    lines = [[_began(one["at"]), one["event"], one["target"], one["state"], one["title"], one["error"]] for one in rows]
+    print_lines(new_console(), ["at (UTC)", "event", "to", "state", "notice", "error"], lines)
+
+
+def _began(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def incidents(

@@ -32,7 +32,8 @@ class Advice:
 
     `table` has a row per method: its `threshold`, `average_precision`, the `decision` measure at the threshold (F1, or
     minus the mean cost), `brier` and `calibration_error` on rows that were not fitted on; what the method gains over
-    doing nothing (`…_gain`, with `_lower` and `_upper`); `gains` (the decision's interval lies above 0) and `spoils_calibration`.
+    doing nothing (`…_gain`, with `_lower` and `_upper`); `gains` (the decision's interval lies above 0) and
+    `spoils_calibration`.
     """
 
     method: str | None

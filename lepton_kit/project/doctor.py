@@ -20,6 +20,7 @@ from lepton_kit.models.tasks import Task, task_of
 from lepton_kit.ops.actions import check_action
 from lepton_kit.ops.declared import service_address
 from lepton_kit.ops.watch.evidence import is_address
+from lepton_kit.ops.watch.notify import open_targets
 from lepton_kit.project.declarations import declared
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.reports.quarto import find_quarto
@@ -65,6 +66,7 @@ def examine(project: Path, names: Sequence[str] = ()) -> Iterator[Finding]:
     yield _quarto()
     if settings.capture.key is not None:
         yield _capture(settings.capture.key, project)
+    yield _notify(settings, project)
     if not settings.services:
         yield Finding("services", "absent", "lepton.toml declares none", "write a section [services.<name>]")
     for name in names or settings.services:
@@ -92,6 +94,16 @@ def _capture(key: str, project: Path) -> Finding:
     except InputError as error:
         return Finding("capture.key", "wrong", str(error))
     return Finding("capture.key", "ok", "recordings are encrypted")
+
+
+def _notify(settings: Settings, project: Path) -> Finding:
+    try:
+        targets = open_targets(settings.notify, project)
+    except InputError as error:
+        return Finding("notify", "wrong", str(error))
+    if not targets:
+        return Finding("notify", "absent", "nobody is notified of incidents", "write a section [notify] with urls")
+    return Finding("notify", "ok", f"{', '.join(targets)}: `lepton notify --test` tries them")
 
 
 def _examine(name: str, declaration: Declaration, settings: Settings, project: Path) -> Iterator[Finding]:

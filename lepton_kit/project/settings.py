@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -19,6 +19,10 @@ REMEDIES_VARIABLE = "LEPTON_REMEDIES"
 SERVICES_VARIABLE = "LEPTON_SERVICES"
 ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE, "services": SERVICES_VARIABLE}
 """Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
+
+
+Event = Literal["opened", "diagnosed", "waiting", "repaired", "not_repaired", "resolved"]
+"""What `lepton watch` notifies people of: `waiting` is a repair that waits for their approval."""
 
 
 class Step(Section):
@@ -136,6 +140,27 @@ class Capture(Section):
     key: str | None = None
 
 
+class Notify(Section):
+    """Whom `lepton watch` tells of incidents.
+
+    Parameters
+    ----------
+    urls
+        References (`env:NAME`, `file:PATH`) to addresses as Apprise writes them, such as `slack://…` or `mailto://…`.
+    on
+        Which events to send.
+    address
+        Where people reach the watch, for links; the address that it listens on unless given.
+    most_per_hour
+        Notices that each address gets within an hour; what is more is not sent, and the status page says so.
+    """
+
+    urls: list[str] = []
+    on: list[Event] = list(get_args(Event))
+    address: str | None = None
+    most_per_hour: int = Field(default=30, ge=1, le=10_000)
+
+
 class Watch(Section):
     """How `lepton watch` works.
 
@@ -204,6 +229,7 @@ class Settings(Section):
     postmortem: Postmortem | None = None
     watch: Watch = Watch()
     capture: Capture = Capture()
+    notify: Notify = Notify()
 
     @model_validator(mode="after")
     def _own_objectives(self) -> Settings:

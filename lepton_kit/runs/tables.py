@@ -129,6 +129,17 @@ DECISIONS = Table(
     *map(_text, ("by", "via", "note")),
     sqlite_autoincrement=True,
 )
+NOTICES = Table(
+    "notices",
+    METADATA,
+    _text("key", primary_key=True),
+    _text("target", primary_key=True),  # the reference to the address that it goes to
+    *map(_text, ("event", "title", "body", "state")),
+    Column("at", Double, nullable=False),  # when what it tells of happened
+    Column("due", Double, nullable=False),  # when it is sent next; of one that was sent, when that was
+    Column("tries", Integer, nullable=False),
+    _text("error", server_default=""),
+)
 SCHEDULES = Table("schedules", METADATA, _text("name", primary_key=True), Column("handled", Double, nullable=False))
 NOTES = Table("watch_notes", METADATA, _text("name", primary_key=True), _text("text"), Column("at", Double))
 

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lepton_kit.ops.watch.dispatcher import Dispatcher
 from lepton_kit.ops.watch.door import OwnHost, PatientProtocol, Refused, whole_body
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.intake import Full, Intake
+from lepton_kit.ops.watch.notify import Notifier
 from lepton_kit.ops.watch.observer import Observer
 from lepton_kit.ops.watch.policy import Policy, Routes
 from lepton_kit.ops.watch.queue import Queue
@@ -81,6 +83,9 @@ class Watcher:
         self.schedules = Schedules(settings, project, self.queue, self.wake)
         self.intake = Intake(self.queue, self.routes, self.wake)
         self.observer = Observer(settings, project, self.queue, self.intake)
+        self.notifier = Notifier(
+            settings.notify, project, self.queue, self.routes, partial(self.observer.note_troubles, "notify")
+        )
         self._dispatcher: Dispatcher | None = None
 
     @contextlib.contextmanager
@@ -91,10 +96,12 @@ class Watcher:
         try:
             self.schedules.start()
             self.observer.start()
+            self.notifier.start()
             yield
         finally:
             self.schedules.stop()
             self.observer.stop()
+            self.notifier.stop()
             self.intake.close()
             self._dispatcher.stop(self.settings.watch.stop_seconds)
             self.queue.close()

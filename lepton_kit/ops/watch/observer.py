@@ -160,11 +160,11 @@ class Observer:
         try:
             yield
         except Exception as error:  # whatever it is: to watch the rest matters more
-            self._note_troubles(what, {what: f"{type(error).__name__}: {error}"})
+            self.note_troubles(what, {what: f"{type(error).__name__}: {error}"})
         else:
-            self._note_troubles(what, {})
+            self.note_troubles(what, {})
 
-    def _note_troubles(self, step: str, found: Mapping[str, str]) -> None:
+    def note_troubles(self, step: str, found: Mapping[str, str]) -> None:
         """Keep what a step met, in place of what it met last; what is new is logged."""
         before = self.troubles.get(step, {})
         for what in found.keys() - before.keys():
@@ -197,7 +197,7 @@ class Observer:
             self._source = self._store = Store(self._project / self._settings.watch.source)
             self._scraper = Scraper(self._store, self._targets, self._settings.watch.scrape_interval)
         scraped = self._scraper.scrape_once()
-        self._note_troubles("scrape", {f"metrics of {one.job}": one.problem for one in scraped if one.problem})
+        self.note_troubles("scrape", {f"metrics of {one.job}": one.problem for one in scraped if one.problem})
 
     def _evaluate(self) -> None:
         from lepton_kit.telemetry.alerts import AlertEvaluator
@@ -226,9 +226,9 @@ class Observer:
 
         missing = [*self._unwatched, *not_measured(statuses)]
         faults = {f"objective {one.objective} of {one.service}": one.detail for one in missing if one.is_fault}
-        self._note_troubles("objectives", faults)
+        self.note_troubles("objectives", faults)
         warned = {f"warning for {chosen}": "; ".join(said) for chosen, said in warnings_of(self._source).items()}
-        self._note_troubles("warnings", warned)
+        self.note_troubles("warnings", warned)
         for name, state in list(self.services.items()):
             mine = [status for status in statuses if status.objective.service == name]
             self.services[name] = replace(state, budgets=tuple(map(_budget, mine)))

@@ -1,0 +1,222 @@
+"""What people are told of incidents: by a real `lepton watch`, through Apprise, to a real HTTP server."""
+
+import http.server
+import json
+import os
+import threading
+import time
+from datetime import UTC, datetime
+
+import pytest
+from helpers import lepton_here, listening
+from repairs import Everything, diagnosed, project_with_repairs
+from services import wait_for
+from watching import alert, watching
+
+from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.notify import MOST_TRIES, Notifier, newest, open_targets
+from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.project.settings import Notify
+from lepton_kit.runs.tables import NOTICES
+
+SECRET = "s3cr3t-t0ken"
+
+
+class Receiver:
+    """A webhook's server that takes notices, or refuses them while `refuses` is set."""
+
+    def __init__(self):
+        self.bodies, self.refuses, self.lock = [], False, threading.Lock()
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    if not outer.refuses:
+                        outer.bodies.append(body)
+                self.send_response(503 if outer.refuses else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_): ...
+
+        self.handler = Handler
+
+    def titles(self):
+        with self.lock:
+            return [body["title"] for body in self.bodies]
+
+
+@pytest.fixture
+def receiver(monkeypatch):
+    made = Receiver()
+    with listening(made.handler) as address:
+        monkeypatch.setenv("NOTIFY_URL", f"{address.replace('http', 'json')}/{SECRET}")
+        yield made
+
+
+@pytest.fixture
+def project(tmp_path):
+    made = project_with_repairs(tmp_path)
+    settings = (made / "lepton.toml").read_text()
+    (made / "lepton.toml").write_text(
+        settings + "\n[notify]\nurls = ['env:NOTIFY_URL']\naddress = 'https://ops.example/'\n"
+    )
+    return made
+
+
+def raised(project, number=1, status="firing", **labels):
+    """Record an alert that starts a diagnosis, and return the incident."""
+    posted = Alert.model_validate(alert(number, status, **labels) | ended(status))
+    Queue(project).receive([posted], "webhook", Everything())
+    return posted.incident
+
+
+def ended(status="resolved"):
+    return {"endsAt": datetime.now(UTC).isoformat()} if status == "resolved" else {}
+
+
+def notifier(project, **settings):
+    return Notifier(Notify(urls=["env:NOTIFY_URL"], **settings), project, Queue(project))
+
+
+def due_now(project):
+    """Let what waits for its next try be due."""
+    with Queue(project).transaction() as ledger:
+        ledger.execute(NOTICES.update().where(NOTICES.c.state == "waiting").values(due=0.0))
+
+
+def test_people_are_told_once_of_each_step_of_an_incident_with_cause_command_and_link(project, receiver):
+    with watching(project, "--insecure", LEPTON_REMEDIES="") as kit:
+        kit.post(diagnosed(cause="data"))
+        wait_for(lambda: any(one.startswith("Waits for approval") for one in receiver.titles()))
+        [one] = kit.queue.waiting()
+        assert lepton_here("approve", one.incident, project=project).returncode == 0
+        wait_for(lambda: any(one.startswith("Repaired") for one in receiver.titles()))
+        kit.post(diagnosed(cause="data", status="resolved") | ended())
+        wait_for(lambda: any(one.startswith("Resolved") for one in receiver.titles()))
+        problems = kit.client.get("/status.json").json()["problems"]
+    about = "goog: Known (page)"
+    assert sorted(receiver.titles()) == sorted(
+        f"{words}: {about}"
+        for words in ("Opened", "Diagnosed as data", "Waits for approval of the data repair", "Repaired", "Resolved")
+    )
+    waits = next(body["message"] for body in receiver.bodies if body["title"].startswith("Waits"))
+    assert "something burns" in waits
+    assert "Cause: data (99%)" in waits
+    assert f"lepton approve {one.incident}" in waits
+    assert f"https://ops.example/incidents/{one.incident}" in waits
+    assert problems == {}
+    listed = lepton_here("notify", project=project).stdout
+    assert listed.count(" sent ") == 5
+    assert SECRET not in listed
+
+
+def test_a_notice_that_does_not_get_through_is_tried_again_and_then_given_up_and_reported(project, receiver):
+    receiver.refuses = True
+    raised(project)
+    told = notifier(project)
+    told.look()
+    [row] = newest(Queue(project), 9)
+    assert (row["state"], row["tries"]) == ("waiting", 1)
+    assert row["due"] > time.time() + 5  # not at once
+    [trouble] = told.troubles().values()
+    assert trouble == "1 not sent: the service did not take it, or cannot be reached"
+    receiver.refuses = False
+    due_now(project)
+    told.look()
+    assert receiver.titles() == ["Opened: goog: Known (page)"]
+    assert told.troubles() == {}
+    receiver.refuses = True
+    raised(project, 2)
+    for _ in range(MOST_TRIES + 1):
+        told.look()
+        due_now(project)
+    assert {row["state"]: row["tries"] for row in newest(Queue(project), 9)} == {"sent": 2, "given up": MOST_TRIES}
+    assert "1 not sent" in next(iter(told.troubles().values()))
+    assert SECRET not in json.dumps(newest(Queue(project), 9))
+
+
+def test_two_that_share_a_ledger_send_a_notice_once(project, receiver):
+    for number in range(1, 6):
+        raised(project, number, alertname=f"Known{number}")
+    both = [notifier(project), notifier(project)]
+    threads = [threading.Thread(target=one.look) for one in both for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(receiver.titles()) == len(set(receiver.titles())) == 5
+
+
+def test_no_more_than_the_most_per_hour_are_sent_and_the_rest_is_reported(project, receiver):
+    for number in range(1, 6):
+        raised(project, number, alertname=f"Known{number}")
+    told = notifier(project, most_per_hour=2)
+    told.look()
+    told.look()
+    assert len(receiver.titles()) == 2
+    assert told.troubles() == {"notices to env:NOTIFY_URL": "3 not sent: more than most_per_hour = 2"}
+
+
+def test_what_is_not_asked_for_is_long_over_or_another_severity_of_the_same_is_not_told(project, receiver):
+    raised(project)
+    raised(project, 2, severity="ticket")  # of the same alert: one thing to find out
+    raised(project, 3, "resolved", alertname="Other")
+    told = notifier(project, on=["resolved"])
+    told.look()
+    assert receiver.titles() == ["Resolved: goog: Other (page)"]
+    with Queue(project).transaction() as ledger:
+        ledger.exec_driver_sql("UPDATE incidents SET received = received - 7200")
+    notifier(project).look()
+    assert receiver.titles() == ["Resolved: goog: Other (page)"]
+
+
+def test_text_of_an_alert_is_cut_to_lines_of_a_bounded_length(project, receiver):
+    raised(project, alertname="Known\nBurns " + "x" * 5000)
+    notifier(project).look()
+    [title] = receiver.titles()
+    assert "\n" not in title
+    assert len(title) <= 300
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (f"nosuchservice://{SECRET}", "'env:NOTIFY_URL' holds no address that Apprise knows"),
+        (None, "there is no environment variable 'NOTIFY_URL'"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_before_anything_starts_and_without_its_secret(
+    project, monkeypatch, value, words
+):
+    if value is not None:
+        monkeypatch.setenv("NOTIFY_URL", value)
+    with pytest.raises(InputError) as refused:
+        open_targets(Notify(urls=["env:NOTIFY_URL"]), project)
+    assert words in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_an_address_in_the_settings_itself_is_refused(project):
+    with pytest.raises(InputError) as refused:
+        open_targets(Notify(urls=[f"slack://{SECRET}"]), project)
+    assert "must be given as a reference" in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_the_command_tries_each_address(project, receiver, monkeypatch):
+    url = f"json://127.0.0.1:1/{SECRET}"
+    (project / "lepton.toml").write_text("[notify]\nurls = ['env:NOTIFY_URL', 'env:OTHER_URL']\n")
+    done = lepton_here("notify", "--test", project=project, NOTIFY_URL=os.environ["NOTIFY_URL"], OTHER_URL=url)
+    assert done.returncode == 1
+    assert "✓ env:NOTIFY_URL" in done.stdout
+    assert "✗ env:OTHER_URL: the service did not take it" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+    assert receiver.titles() == ["Lepton Kit: test"]
+    (project / "lepton.toml").write_text("")
+    nobody = lepton_here("notify", "--test", project=project)
+    assert nobody.returncode == 2
+    assert "urls names no address" in nobody.stderr
