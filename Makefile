@@ -42,9 +42,9 @@ demo: setup ## run notebooks 01 to 05, serve the model, break its feed and that 
 	@$(BIN)/lepton report
 	@$(BIN)/lepton demo
 
-test: setup lint ## check style and types, then run all tests, nbval on every notebook among them
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone tests
+test: setup lint ## check style and types, then run all tests until one fails, nbval on every notebook among them
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x -n $(WORKERS) --dist worksteal -m "not alone"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -x -m alone tests
 
 drills: setup ## put every live fault into a running service, and follow each to its recovery (45 minutes)
 	@[ -d models/goog ] || $(BIN)/lepton pipeline goog

@@ -19,15 +19,30 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # the workers of xdist follow on the process that started them
-        compileall.compile_dir(ROOT / "lepton_kit", quiet=2)
+        for package in ("lepton_kit", "subjects"):
+            compileall.compile_dir(ROOT / package, quiet=2)
+
+
+LONG = (
+    "begin", "subject_notebooks", "operator", "repair_runbooks", "recorded_services", "declared_repairs", "alerts",
+    "kills", "watch_embedded", "deployment", "watch_remedies", "runbook_words", "watch", "kernels", "localisation",
+    "causes", "hostile_pages", "serving_flavors", "live_diagnosis", "drills",
+)  # fmt: skip
+"""Modules with a test that takes ten seconds or more, or many that take some."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what takes minutes: incidents at real services, which one worker runs one after the other, and then
-    what needs the demo's pipeline, while the others do the rest.
+    """Put first what takes long, so that no worker is left alone with it in the end: incidents at real services, what
+    needs the demo's pipeline, and then `LONG`.
     """
-    long = ("whole_project", "demo_project")
-    items.sort(key=lambda item: [name not in getattr(item, "fixturenames", ()) for name in long])
+    first = ("whole_project", "demo_project")
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+
+    def place(item: pytest.Item) -> tuple[list[bool], int]:
+        needed = [name not in getattr(item, "fixturenames", ()) for name in first]
+        return needed, places.get(item.path.stem, len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture

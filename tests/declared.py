@@ -27,21 +27,27 @@ from lepton_kit.telemetry.store import Store
 TIME_SCALE = 300
 
 
+def hurried(declaration: Path) -> None:
+    """Let the service that a file declares listen on a port that is free, and scoring be asked twice as often: as many
+    answers are judged in half the time.
+    """
+    written = re.sub(r"\b8[23]00\b", str(free_port()), declaration.read_text())
+    declaration.write_text(written.replace('"--rate", "6"', '"--rate", "12"'))
+
+
 def subject_project(project: Path, name: str) -> Path:
-    """Make a project that has one of the subjects, on a port that is free."""
+    """Make a project that has one of the subjects."""
     project.mkdir(parents=True, exist_ok=True)
     copy_folders(project, "subjects")
     (project / "lepton.toml").write_text("")
-    beside = project / "subjects" / name / "declaration.toml"
-    beside.write_text(re.sub(r"\b8[23]00\b", str(free_port()), beside.read_text()))
+    hurried(project / "subjects" / name / "declaration.toml")
     return project
 
 
 def example_stage(project: Path, name: str, fault: Fault) -> Declared:
-    """Begin a project with one of the examples, as `lepton init --example` does, on a port that is free."""
+    """Begin a project with one of the examples, as `lepton init --example` does."""
     begin(project, example=name)
-    settings = project / "lepton.toml"
-    settings.write_text(re.sub(r"\b8[23]00\b", str(free_port()), settings.read_text()))
+    hurried(project / "lepton.toml")
     return Declared(project, fault, name, read_settings(project).services[name])
 
 

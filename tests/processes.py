@@ -13,12 +13,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-IMPORTS = ["serving.supervisor", "serving.app", "runs.runner", "reports.site", "ops.operator", "ops.watch.app"]
+import pytest
+
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([f"lepton_kit.{name}" for name in IMPORTS])
+FORKS.set_forkserver_preload(["preloaded"])
+
+
+def start_server() -> None:
+    """Start the process that all are forked from, which finds what stands beside this file."""
+    with pytest.MonkeyPatch.context() as here:
+        here.setenv("PYTHONPATH", str(Path(__file__).parent))
+        here.setenv("PRELOADED_PATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
 
 
 class Lepton:
@@ -35,6 +45,7 @@ class Lepton:
     ) -> None:
         self.args = ["lepton", *words]
         files, haste = (out, errors or out), dict(constants or {})
+        start_server()
         self._process = FORKS.Process(target=_lepton, args=(self.args, project, dict(environment), files, haste))
         self._process.start()
 
@@ -67,6 +78,7 @@ class Forked:
     """
 
     def __init__(self, work: Callable[..., object], *arguments: object) -> None:
+        start_server()
         self._told, sender = FORKS.Pipe(duplex=False)
         arguments = (work, arguments, dict(os.environ), Path.cwd(), sender)
         self._process = FORKS.Process(target=_forked, args=arguments, daemon=True)

@@ -31,9 +31,8 @@ def test_a_broken_cleaning_rule_fails_the_check_and_is_named(what, demo_project,
     cleaning.write_text(source.replace(old, new))
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LEPTON_", "PYTEST_"))}
     command = [sys.executable, "-m", "lepton_kit.cli", "check", "notebooks/01-data-cleaning.ipynb"]
-    made = subprocess.run(
-        command, cwd=demo_project, env=environment | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
-    )
+    environment |= {"PYTHONPATH": str(tmp_path), "LEPTON_WARM": "0"}  # no fork server for this one check
+    made = subprocess.run(command, cwd=demo_project, env=environment, capture_output=True, text=True)
     assert made.returncode == 1, made.stdout + made.stderr
     assert "✗ 01-data-cleaning: differs" in made.stdout
     assert words in made.stdout

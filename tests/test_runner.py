@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -19,7 +20,7 @@ from lepton_kit.files import sha256_of
 from lepton_kit.ops.watch.status import newest_runs
 from lepton_kit.runs import runner
 from lepton_kit.runs.ledger import Ledger
-from lepton_kit.runs.manifest import Manifest, all_runs, find_run, now
+from lepton_kit.runs.manifest import Manifest, all_runs, find_run, now, packages
 from lepton_kit.runs.pool import run_all
 from lepton_kit.runs.repeat import verify
 from lepton_kit.runs.runner import Request, execute, prepare, run_notebook
@@ -55,6 +56,10 @@ def test_a_run_leaves_a_folder_that_tells_everything(project, story):
     assert run.environment.packages["pandas"]
     assert run.notebook_sha256 == sha256_of(story)
     assert Manifest.load(run.folder(project) / "manifest.json") == run
+
+
+def test_a_run_knows_the_versions_of_all_packages_as_python_does():
+    assert packages() == {package.metadata["Name"]: package.version for package in metadata.distributions()}
 
 
 def test_a_run_id_is_sortable_and_readable(project, story):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from helpers import PATIENCE_S, write_notebook
 from services import wait_for
+from starlette.responses import PlainTextResponse
 from watching import alert, watching, webhook
 
 from lepton_kit.ops.watch.door import LOOPBACK, MOST_CONNECTIONS, MOST_HEAD, OwnHost, host_name
@@ -168,8 +171,12 @@ def test_many_at_once_who_hang_up_within_a_request_are_no_error(kit):
 
 @pytest.mark.parametrize(("host", "is_taken"), [("127.0.0.1", False), ("0.0.0.0", True), ("::", True)])
 def test_where_other_machines_reach_it_an_address_is_a_name_of_the_server(host, is_taken):
-    door = OwnHost(lambda *_: None, host)
-    asked = {"headers": [(b"host", b"192.0.2.7:8088")]}
-    assert (door._refusal(asked) is None) == is_taken
-    assert door._refusal({"headers": [(b"host", b"evil.example")]})[0] == 403
+    door = httpx.ASGITransport(OwnHost(PlainTextResponse("in"), host))
+
+    async def answers(name: str) -> int:
+        async with httpx.AsyncClient(transport=door, base_url=f"http://{name}") as client:
+            return (await client.get("/")).status_code
+
+    assert asyncio.run(answers("192.0.2.7:8088")) == (200 if is_taken else 403)
+    assert asyncio.run(answers("evil.example")) == 403
     assert {host_name(name) for name in ("LOCALHOST:1", "127.0.0.1", "[::1]")} == LOOPBACK

@@ -398,12 +398,10 @@ def test_an_unreadable_answer_of_a_service_is_a_problem_on_the_status_page(two):
         (two / "lepton.toml").write_text(SETTINGS.replace("http://127.0.0.1:9", target.address))
         settings = read_settings(two)
         observer = Observer(settings, two, Queue(two), None)
-        observer._look_at_services()
-        assert observer._leads()
-        observer._scrape()
+        observer.look()
         assert "is no line of Prometheus' text format" in observer.problems["metrics of shop"]
         target.text = 'requests_total{code="500"} 7\n'
-        observer._scrape()
+        observer.look()
         assert "metrics of shop" not in observer.problems
         observer.stop()
 

@@ -137,8 +137,11 @@ def _check(notebook: Path, name: str, project: Path, beside: Path, kernel: str |
 def _run_nbval(
     notebook: Path, differences: Path, environment: dict[str, str], kernel: str
 ) -> subprocess.CompletedProcess[str]:
+    from lepton_kit.runs.client import PROVISIONER
+
     # The inner pytest must see neither the project's own settings nor those of an outer pytest.
     environment = {key: value for key, value in environment.items() if not key.startswith("PYTEST_")}
+    environment["JUPYTER_DEFAULT_PROVISIONER_NAME"] = PROVISIONER  # a kernel is forked where it may be, as for a run
     plain = ("-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull, "-q", "--color=no", "--tb=short")
     command = [
         sys.executable, "-m", "pytest", "--nbval", "--nbval-kernel-name", kernel, "-p", "lepton_kit.runs.nbval_plugin",

@@ -6,6 +6,7 @@ import heapq
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -342,6 +343,11 @@ def _code_sha256(kit: str, _as_of: tuple[tuple[str, int, int], ...]) -> str:
 
 @lru_cache(maxsize=1)
 def _packages(folders: tuple[tuple[str, int], ...]) -> dict[str, str]:
-    paths = [folder for folder, _ in folders]
-    found = {name: dist.version for dist in metadata.distributions(path=paths) if (name := dist.metadata["Name"])}
+    found = {}
+    for package in metadata.distributions(path=[folder for folder, _ in folders]):
+        # `package.metadata` parses all of it as an e-mail: of hundreds of packages that takes half a second.
+        text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
+        told = dict(re.findall(r"^(Name|Version): *(\S+)", text.partition("\n\n")[0], re.MULTILINE))
+        if {"Name", "Version"} <= told.keys():
+            found[told["Name"]] = told["Version"]
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))

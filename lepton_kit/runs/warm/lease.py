@@ -30,7 +30,7 @@ DECIDES = (  # beginnings of the names of variables that libraries read while th
     "PYTHON", "LC_", "LANG", "LD_", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "MPLCONFIGDIR", "MATPLOTLIBRC",
     "LEPTON_PRELOAD",
 )  # fmt: skip
-DEFAULT_PRELOAD = "pandas,pyarrow,matplotlib.pyplot,torch"
+DEFAULT_PRELOAD = "pandas,pyarrow,matplotlib.pyplot,torch,scipy.stats"
 IDLE_S = 600.0
 LIMITING = ("memory.max", "memory.high", "cpu.max", "pids.max", "memory.limit_in_bytes", "cpu.cfs_quota_us")
 UNLIMITED = ("max", "-1", "9223372036854771712")
