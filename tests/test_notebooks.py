@@ -19,11 +19,7 @@ from lepton_kit.runs.notebooks import CONDITION, SKIPPED, find_notebooks, tags
 from lepton_kit.runs.parameters import read_parameters
 
 NOTEBOOKS = [path.relative_to(ROOT).as_posix() for path in find_notebooks(ROOT)]
-<<<<<<< HEAD
 STORY = [name for name in NOTEBOOKS if re.match(r"notebooks/0[1-5]-", name)]
-=======
-STORY = [name for name in NOTEBOOKS if name.startswith("notebooks/") and name[10:12] not in ("00", "06", "07")]
->>>>>>> main
 """The demo's pipeline has run these already, with the parameters that are committed."""
 
 LAST_SECTIONS = ["What we found", "When this is wrong", "Next"]
@@ -31,11 +27,8 @@ REPAIRS = ("repair-capacity", "repair-data", "repair-model")
 # No steps of the demo's pipeline: they need classes, run by the clock, follow on a diagnosis, or are run for a page.
 OUTSIDE = (
     "06-labels",
-<<<<<<< HEAD
-    "07-wrong-cells",
-=======
     "07-balance",
->>>>>>> main
+    "08-wrong-cells",
     "drift-watch",
     "drill-scores",
     "model-card",
@@ -64,11 +57,7 @@ def sections(notebook) -> dict[str, str]:
 
 def test_all_notebooks_of_the_story_are_there():
     expected = ["00-tour", "01-data-cleaning", "02-training", "03-evaluation", "04-deployment", "05-optimisation"]
-<<<<<<< HEAD
-    expected += ["06-labels", "07-wrong-cells"]
-=======
-    expected += ["06-labels", "07-balance"]
->>>>>>> main
+    expected += ["06-labels", "07-balance", "08-wrong-cells"]
     runbooks = [
         "drift-watch",
         "drill-scores",
