@@ -92,7 +92,7 @@ def fit(
     seed
         Of all chance: the same rows and seed give the same model.
     normalisation
-        How numbers are brought to one scale; it is learnt from these rows, and kept in the file with the model.
+        How numbers are scaled; it is learnt from these rows, and kept in the file with the model.
 
     Raises
     ------

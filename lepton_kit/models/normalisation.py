@@ -20,7 +20,7 @@ LEAST_OF_GROUP = 10
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How numbers are brought to one scale.
+    """How numbers are scaled.
 
     `standard` subtracts the mean and divides by the standard deviation; `robust` does so with the median and the
     quartiles' distance; `quantile` gives the share of training rows below, from 0 to 1; `per-group` is `standard`
