@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from calibration import Known, calibrate
 
 from benchmarks.results import PATH, write_section
-from lepton_kit.data.drift import drift_table
+from lepton_kit.data.drift import effect_sizes
 from lepton_kit.diagnosis.causes import Diagnosis, decide
 from lepton_kit.diagnosis.ranking import Likelihoods, by_cause, probabilities, read_likelihoods
 from lepton_kit.models.tasks import covered
@@ -77,7 +77,7 @@ def signs_of(recording: Recording) -> dict[str, float]:
     before, during = requests.iloc[: len(requests) // 2], requests.iloc[-len(requests) // 4 :]
     features = recording.features(requests).to_numpy(float)
     sides = [recording.features(side).dropna() for side in (before, during)]
-    moved = drift_table(*sides)["ks"].max() if min(map(len, sides)) > 1 and "ks" in drift_table(*sides) else 0.0
+    moved = effect_sizes(*sides)["ks"].max() if min(map(len, sides)) > 1 and "ks" in effect_sizes(*sides) else 0.0
     rows = {"before": before, "during": during}
     signs = {"drift": float(moved), "missing": float(np.isnan(features[-len(during) :]).any(axis=1).mean())}
     for name, side in rows.items():

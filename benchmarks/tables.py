@@ -1,4 +1,4 @@
-"""Measures reading a price table beside pandas, and the drift table beside scipy; writes the table to RESULTS.md.
+"""Measures reading a price table beside pandas; writes the table to RESULTS.md.
 
     python benchmarks/tables.py [--rows 1000000]
 
@@ -17,13 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from results import write_section
-from scipy import stats
 
-from lepton_kit.data.drift import drift_table, population_stability_index
 from subjects.prices.sources import read_prices
 
 ROUNDS = 3
-COLUMNS = 20
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -47,42 +44,15 @@ def reading(folder: Path, rows: int) -> tuple[float, float]:
     return read, seconds(lambda: pd.read_csv(path, parse_dates=["date"], date_format="%Y-%m-%d"))
 
 
-def by_scipy(reference: pd.DataFrame, current: pd.DataFrame) -> list[tuple[float, ...]]:
-    """Return the statistics of the drift table, each by the library function that computes it."""
-    return [
-        (
-            population_stability_index(reference[name], current[name]),
-            *stats.ks_2samp(reference[name], current[name], method="asymp"),
-            stats.wasserstein_distance(reference[name], current[name]),
-            stats.levene(reference[name], current[name], center="median").pvalue,
-        )
-        for name in reference
-    ]
-
-
-def drifting(rows: int) -> tuple[float, float, list[str]]:
-    """Return the seconds of the kit and of scipy, and the columns whose PSI is over 0.1."""
-    rng = np.random.default_rng(0)
-    reference, current = (pd.DataFrame(rng.normal(size=(rows, COLUMNS))).add_prefix("x") for _ in range(2))
-    current[["x3", "x7"]] = current[["x3", "x7"]] * 1.5 + 0.2
-    table = drift_table(reference, current)
-    kit = seconds(lambda: drift_table(reference, current))
-    return kit, seconds(lambda: by_scipy(reference, current)), list(table.index[table["psi"] > 0.1])
-
-
 def main() -> None:
     """Measure both and write the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the drift table; the CSV has a fifth")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="five times the rows of the CSV")
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as folder:
         read, pandas = reading(Path(folder), rows // 5)
-    kit, scipy, found = drifting(rows)
-    told, each = "`pandas.read_csv`, told the format", "the same statistics, each by scipy"
-    table = [
-        (f"`read_prices`, CSV of {rows // 5:,} days, the format of its dates found", read, told, pandas),
-        (f"`drift_table`, {rows:,} rows × {COLUMNS} columns", kit, each, scipy),
-    ]
+    told = "`pandas.read_csv`, told the format"
+    table = [(f"`read_prices`, CSV of {rows // 5:,} days, the format of its dates found", read, told, pandas)]
     lines = [f"| {work} | {a:.2f} | {beside} | {b:.2f} | {a / b:.2f} |" for work, a, beside, b in table]
     write_section(
         f"""## Tables
@@ -94,7 +64,6 @@ least of {ROUNDS} rounds in turn.
 |---|---|---|---|---|
 """
         + "\n".join(lines)
-        + f"\n\nPlanted in x3 and x7; with a PSI over 0.1: {', '.join(sorted(found)) or 'none'}."
     )
 
 

@@ -11,9 +11,11 @@ from helpers import ROOT, lepton_here
 from live import Samples
 from services import features, log_of, project_with_model, read_requests, serving, wait_for
 
+from lepton_kit.data.profiles import read_profile
 from lepton_kit.diagnosis import capture as capturing
 from lepton_kit.diagnosis.capture import capture
 from lepton_kit.errors import InputError
+from lepton_kit.models.flavors import PROFILE
 from lepton_kit.models.registry import Registry
 from lepton_kit.project.declarations import declared
 from lepton_kit.serving.control import change_desired_state, note_deployment
@@ -121,6 +123,9 @@ def test_versions_their_files_and_training_rows_come_from_the_registry(frozen):
     assert frozen.incident.versions.current == "v1" and frozen.incident.versions.last_good is None
     assert set(frozen.models) == {"v1"} and len(frozen.reference) == 400
     assert "return_0" in frozen.reference and "actual" in frozen.reference
+    profile = read_profile(frozen.models["v1"] / PROFILE)
+    assert profile.rows >= 400 and "return_0" in profile.columns
+    assert f"profile: of {profile.rows} rows that v1 learnt from" in frozen.incident.provenance.measured
 
 
 def test_what_is_not_there_is_named_and_not_invented(live, tmp_path):

@@ -41,7 +41,7 @@ def test_a_sample_without_a_number_is_refused_and_named(measure, sample):
 
 
 def compared(reference, current):
-    return drift.drift_table(*(pd.DataFrame({"x": side}, dtype=float) for side in (reference, current))).loc["x"]
+    return drift.effect_sizes(*(pd.DataFrame({"x": side}, dtype=float) for side in (reference, current))).loc["x"]
 
 
 def test_missing_values_are_left_out():
@@ -70,7 +70,7 @@ def test_one_extreme_day_is_no_change_of_spread(rng):
 def test_the_table_puts_the_column_that_moved_first_and_says_what_it_leaves_out(rng):
     before = pd.DataFrame({"still": rng.normal(size=200), "moved": rng.normal(size=200), "empty": np.nan, "text": "a"})
     after = before.assign(moved=before["moved"] * 3)
-    table = drift.drift_table(before, after)
+    table = drift.effect_sizes(before, after)
     assert list(table.index) == ["moved", "still", "text"]
     assert table.attrs["left_out"] == {"empty": "no finite value"}
     assert table.loc["text", "psi"] == 0 and table.loc["text", "chi2_p"] == 1
@@ -81,23 +81,23 @@ def test_the_table_puts_the_column_that_moved_first_and_says_what_it_leaves_out(
 def test_categories_are_compared_by_their_shares(rng):
     before = pd.DataFrame({"region": rng.choice(["north", "south", None], 400), "is_new": rng.random(400) < 0.5})
     alike = pd.DataFrame({"region": rng.choice(["north", "south"], 400), "is_new": rng.random(400) < 0.5})
-    table = drift.drift_table(before, alike)
+    table = drift.effect_sizes(before, alike)
     assert (table["psi"] < 0.1).all() and (table["chi2_p"] > 0.01).all()
-    moved = drift.drift_table(before, alike.assign(region=rng.choice(["north", "west"], 400)))
+    moved = drift.effect_sizes(before, alike.assign(region=rng.choice(["north", "west"], 400)))
     assert moved.index[0] == "region" and moved.loc["region", "psi"] > 1 and moved.loc["region", "chi2_p"] < 1e-6
     assert np.isnan(moved.loc["region", "wasserstein"])
 
 
 def test_a_column_of_lists_or_of_two_kinds_is_named_and_left_out():
     before = pd.DataFrame({"list": [[1.0]] * 4, "kind": ["a"] * 4, "number": range(4)})
-    table = drift.drift_table(before, before.assign(kind=1.0))
+    table = drift.effect_sizes(before, before.assign(kind=1.0))
     assert list(table.index) == ["number"]
     assert set(table.attrs["left_out"]) == {"list", "kind"}
 
 
 def test_a_table_without_a_column_of_the_reference_is_refused():
     with pytest.raises(InputError, match="lacks column b"):
-        drift.drift_table(pd.DataFrame({"a": [1.0], "b": [1.0]}), pd.DataFrame({"a": [1.0]}))
+        drift.effect_sizes(pd.DataFrame({"a": [1.0], "b": [1.0]}), pd.DataFrame({"a": [1.0]}))
 
 
 def test_a_change_point_is_found_near_where_it_was_planted(rng):
@@ -136,7 +136,7 @@ def test_each_statistic_of_a_large_table_is_scipys(rng):
         {"loud": rng.normal(size=3000), **tied, "gaps": np.where(rng.random(3000) < 0.1, np.nan, 1.5)}
     )
     during = pd.DataFrame({"loud": rng.normal(0.2, 2, 800), "tied": rng.integers(0, 8, 800) * 1.0, "gaps": 1.5})
-    table = drift.drift_table(before, during)
+    table = drift.effect_sizes(before, during)
     for column in before:
         was, now = before[column].dropna(), during[column]
         ks = stats.ks_2samp(was, now, method="asymp")

@@ -1,13 +1,17 @@
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import incident_variants as variants
 import numpy as np
 import pandas as pd
 import pytest
 
+from lepton_kit.data.profiles import profile_of
 from lepton_kit.diagnosis import drift_watch
 from lepton_kit.diagnosis.case import build_case
 from lepton_kit.errors import InputError
+from lepton_kit.models.flavors import PROFILE
 from lepton_kit.telemetry.health import Periods, last_periods
 from lepton_kit.telemetry.recordings import Recording
 
@@ -44,7 +48,7 @@ def test_a_unit_that_changed_is_news_with_its_size_and_onset():
     recording = variants.wrong_unit(100)
     table, _ = watch(recording, since_the_fault(recording))
     worst = table.loc["return_0"]
-    assert worst["moved"] and worst["news"] and worst["wasserstein"] > 10
+    assert worst["moved"] and worst["news"] and worst["spread_ratio"] > 10
     assert abs(worst["since"] - variants.fault_time(recording.requests)).days <= 7
 
 
@@ -78,9 +82,61 @@ def test_without_training_rows_the_period_before_is_the_reference_and_said_to_be
     assert len(drift_watch.effects(tables, last_periods(recording), drift_watch.Limits())) > 0
 
 
-def test_a_column_of_two_values_is_compared_by_chi_squared():
-    table, _ = watch(variants.calm())
-    assert table.loc["missed", "test"] == "χ²" and table.loc["answer_lower", "test"] == "KS"
+def stored(recording: Recording, folder: Path, **columns) -> Recording:
+    """Return a recording whose version in service has the profile of some rows beside it."""
+    version = recording.incident.versions.current
+    copied = Path(shutil.copytree(recording.models[version], folder / version))
+    profile_of(recording.reference.assign(**columns)).save(copied / PROFILE)
+    return replace(recording, models={**recording.models, version: copied})
+
+
+def test_inputs_are_compared_with_the_profile_stored_with_the_model_in_service_which_is_named(tmp_path):
+    calm = variants.calm()
+    recording = stored(calm, tmp_path, return_0=100 * calm.reference["return_0"])
+    tables = drift_watch.compared(recording, last_periods(recording))
+    assert tables.reference_is.startswith(f"inputs: the profile of {len(calm.reference)} training rows, stored with")
+    table, _ = watch(recording)
+    inputs = table[table["kind"] == "input"]
+    assert inputs.index[0] == "return_0" and inputs.loc["return_0", "spread_ratio"] < 0.1
+    assert not inputs.loc["return_0", "news"]
+    assert {"answer_lower", "missed"} <= set(table.index)
+
+
+def test_a_stored_profile_that_is_damaged_is_named_and_the_training_rows_stand_in(tmp_path):
+    recording = stored(variants.calm(), tmp_path)
+    (recording.models[recording.incident.versions.current] / PROFILE).write_text('{"format": "other"}')
+    said = drift_watch.compared(recording, last_periods(recording)).reference_is
+    assert "training rows" in said and "the stored profile cannot be used (profile.json: format = 'other'" in said
+
+
+def test_categories_are_compared_with_the_stored_profile_and_what_is_not_compared_is_named(tmp_path):
+    calm = variants.calm()
+    rows = np.arange(len(calm.requests))
+    asked = {"feature_region": np.where(rows % 2, "north", "west"), "feature_ticket": [f"T{row}" for row in rows]}
+    learnt = {"region": np.where(np.arange(len(calm.reference)) % 2, "north", "south"), "ticket": "T0"}
+    recording = stored(replace(calm, requests=calm.requests.assign(**asked)), tmp_path, **learnt)
+    periods = last_periods(recording)
+    table = drift_watch.effects(drift_watch.compared(recording, periods), periods, drift_watch.Limits())
+    region = table.set_index("column").loc["region"]
+    assert region["moved"] and not region["news"] and region["kind"] == "input"
+    recording = replace(recording, requests=recording.requests.drop(columns="feature_region").assign(feature_new=1.0))
+    table = drift_watch.effects(drift_watch.compared(recording, periods), periods, drift_watch.Limits())
+    assert table.attrs["left_out"]["new"] == "not in the reference"
+
+
+@pytest.mark.parametrize("columns", [3, 60])
+def test_tables_of_few_and_of_many_columns_are_compared_whole(columns):
+    random = np.random.default_rng(1)
+    periods = last_periods(variants.calm())
+    rows = pd.DataFrame(random.normal(size=(400, columns))).rename(columns=str)
+    rows.loc[200:, "0"] += 2
+    stamped = rows.assign(time=pd.date_range(periods.start, periods.end, len(rows)))
+    learnt = pd.DataFrame(random.normal(size=(400, columns))).rename(columns=str)
+    tables = drift_watch.Compared(profile_of(learnt), learnt, "noise", stamped)
+    table = drift_watch.effects(tables, periods, drift_watch.Limits())
+    assert len(table) == columns
+    assert table.loc[table["news"], "column"].tolist() == ["0"]
+    assert abs(table.loc[0, "since"] - periods.split) < (periods.end - periods.start) / 20
 
 
 def test_samples_of_one_distribution_do_not_count_as_moved():
@@ -88,7 +144,8 @@ def test_samples_of_one_distribution_do_not_count_as_moved():
     periods = last_periods(variants.calm())
     rows = pd.DataFrame(random.normal(size=(200, 50))).rename(columns=str)
     stamped = rows.assign(time=[periods.start] * 100 + [periods.end] * 100)
-    tables = drift_watch.Compared(pd.DataFrame(random.normal(size=(100, 50))).rename(columns=str), "noise", stamped)
+    learnt = pd.DataFrame(random.normal(size=(100, 50))).rename(columns=str)
+    tables = drift_watch.Compared(profile_of(learnt), learnt, "noise", stamped)
     assert drift_watch.effects(tables, periods, drift_watch.Limits())["moved"].sum() <= 1
 
 
@@ -98,7 +155,7 @@ def test_an_empty_recording_is_not_judged_and_not_an_error():
     assert table.empty and not verdict.act and "not known" in verdict.sentence
 
 
-@pytest.mark.parametrize("wrong", [{"psi": 0}, {"wasserstein": -1}, {"alpha": 1}])
+@pytest.mark.parametrize("wrong", [{"psi": 0}, {"alpha": 1}])
 def test_a_limit_out_of_range_is_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         drift_watch.Limits(**wrong)

@@ -121,7 +121,7 @@ DRAWINGS: dict[str, Callable] = {
         {name: d.series(0.5, 1) for name in d.labels}, 0.85, d.events(), ax, d.window
     ),
     "drift_distances": lambda d, ax: figures.drift_distances(
-        of_names(d, wasserstein=(0, 30), wasserstein_before=(0, 1)).rename_axis("column").reset_index()
+        of_names(d, psi=(0, 30), psi_before=(0, 1)).rename_axis("column").reset_index()
         .assign(news=np.arange(d.names) % 2 == 0), 0.25, ax,
     ),
     "error_budgets": lambda d, ax: figures.error_budgets(

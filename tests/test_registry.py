@@ -11,7 +11,9 @@ import pytest
 import torch
 from models_sample import google_prices
 
+from lepton_kit.data.profiles import read_profile
 from lepton_kit.errors import InputError
+from lepton_kit.models.flavors import PROFILE
 from lepton_kit.models.forecasters import Architecture, model_columns, untrained
 from lepton_kit.models.golden import golden_deviation, golden_examples
 from lepton_kit.models.registry import Registry, read_candidate
@@ -115,6 +117,14 @@ def test_a_version_without_sums_is_refused(shelf, features):
     (shelf.root / "goog" / save(shelf, features) / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match=r"SHA256SUMS: no such file"):
         shelf.load("goog", "v1")
+
+
+def test_a_version_holds_the_profile_of_all_rows_it_learnt_from(shelf, features):
+    learnt = features.assign(actual=0.0)
+    version = shelf.save("goog", model(features), {}, reference=learnt)
+    profile = read_profile(shelf.verify("goog", version) / PROFILE)
+    assert profile.rows == len(learnt)
+    assert profile.columns["return_0"].known == learnt["return_0"].notna().sum()
 
 
 def test_nothing_is_current_before_a_promotion(shelf, features):

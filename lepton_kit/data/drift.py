@@ -16,10 +16,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from lepton_kit.data.profiles import index_of_shares, ratio
 from lepton_kit.errors import InputError
-
-SMALLEST_SHARE = 1e-4
-"""An empty bin counts as this share of the rows, so that the population stability index stays finite."""
 
 
 def population_stability_index(reference: ArrayLike, current: ArrayLike, bins: int = 10) -> float:
@@ -53,14 +51,9 @@ def population_stability_index(reference: ArrayLike, current: ArrayLike, bins: i
         raise InputError(f"bins = {bins}: must be at least 2")
     samples = _samples(reference, current)
     inner = np.unique(np.quantile(samples[0], np.linspace(0, 1, bins + 1)[1:-1]))
-    return _index_of_shares(
+    return index_of_shares(
         *(np.diff(np.searchsorted(x, inner, side="right"), prepend=0, append=len(x)) / len(x) for x in samples)
     )
-
-
-def _index_of_shares(*shares: np.ndarray) -> float:
-    r, c = (np.maximum(share, SMALLEST_SHARE) for share in shares)
-    return float(np.sum((c - r) * np.log(c / r)))
 
 
 def kolmogorov_smirnov(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]:
@@ -130,13 +123,13 @@ def spread_ratio(reference: ArrayLike, current: ArrayLike) -> tuple[float, float
     samples = _samples(reference, current)
     deviations = [np.abs(sample - np.median(sample)) for sample in samples]
     before, during = (float(one.mean()) for one in deviations)
-    ratio = _ratio(during, before, nothing=1.0)
+    times = ratio(during, before, nothing=1.0)
     if all(one.std() == 0 for one in deviations):  # the test has no variance to compare with: decide by the means
-        return ratio, float(before == during)
-    return ratio, float(stats.f_oneway(*deviations).pvalue)
+        return times, float(before == during)
+    return times, float(stats.f_oneway(*deviations).pvalue)
 
 
-def drift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
+def effect_sizes(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
     """Compare every column of two tables: numbers by their distributions, categories by their shares.
 
     Returns
@@ -154,7 +147,7 @@ def drift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> calm = pd.DataFrame({"return_0": np.linspace(-1, 1, 50), "region": ["north", "south"] * 25})
-    >>> table = drift_table(calm, calm.assign(return_0=2 * calm["return_0"], region="north"))
+    >>> table = effect_sizes(calm, calm.assign(return_0=2 * calm["return_0"], region="north"))
     >>> table.loc["return_0", ["psi", "ks", "spread_ratio"]].round(2).tolist()
     [0.74, 0.26, 2.0]
     >>> bool(table.loc["region", "chi2_p"] < 0.001)
@@ -175,7 +168,7 @@ FEW_VALUES = 10
 
 
 def shift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
-    """Return `drift_table` with what decides whether a column of numbers moved.
+    """Return `effect_sizes` with what decides whether a column of numbers moved.
 
     Returns
     -------
@@ -190,7 +183,7 @@ def shift_table(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
     >>> table.loc["heads", "test"], bool(table.loc["heads", "p"] < 0.001)
     ('χ²', True)
     """
-    table = drift_table(reference, current)
+    table = effect_sizes(reference, current)
     is_few = {name: max(reference[name].nunique(), current[name].nunique()) <= FEW_VALUES for name in table.index}
     p_values = [
         chi_squared(reference[name], current[name])[1] if is_few[name] else row.ks_p for name, row in table.iterrows()
@@ -228,8 +221,8 @@ def _compare(reference: pd.Series, current: pd.Series) -> tuple[float, ...] | st
         population_stability_index(before, during),
         ks,
         ks_p,
-        _ratio(area, float(before.std()), nothing=0.0),
-        _ratio(float(during.mean() - before.mean()), float(before.std()), nothing=0.0),  # Glass's Δ
+        ratio(area, float(before.std()), nothing=0.0),
+        ratio(float(during.mean() - before.mean()), float(before.std()), nothing=0.0),  # Glass's Δ
         *spread_ratio(before, during),
         NONE,
         NONE,
@@ -250,7 +243,7 @@ def _compare_categories(reference: pd.Series, current: pd.Series) -> tuple[float
     except TypeError:  # such as lists, of which none equals another
         return f"{reference.dtype} values that are neither numbers nor text"
     shares = [np.bincount(one.astype(int), minlength=len(names) + 1) / len(one) for one in codes]
-    return (_index_of_shares(*shares), *[NONE] * 6, *chi_squared(*codes))
+    return (index_of_shares(*shares), *[NONE] * 6, *chi_squared(*codes))
 
 
 @dataclass(frozen=True)
@@ -392,10 +385,3 @@ def _samples(reference: ArrayLike, current: ArrayLike) -> list[np.ndarray]:
         if not len(found[-1]):
             raise InputError(f"the {name} sample has no finite value; drift compares two samples of numbers")
     return found
-
-
-def _ratio(value: float, scale: float, nothing: float) -> float:
-    """Divide; where both are 0 nothing moved, where only the scale is, the movement has no bound."""
-    if scale > 0:
-        return value / scale
-    return nothing if value == 0 else float(np.copysign(np.inf, value))

@@ -23,6 +23,8 @@ import pydantic
 
 from lepton_kit.diagnosis.served import Served, as_version, served_models
 from lepton_kit.errors import InputError
+from lepton_kit.models.flavors import PROFILE
+from lepton_kit.secrets import without_password
 from lepton_kit.telemetry.alerts import alert_name
 from lepton_kit.telemetry.databases import TIME, Read
 from lepton_kit.telemetry.declaration import Declaration, more_of, signals_of
@@ -107,7 +109,7 @@ def capture(
             reference=asked.reference(served),
             logs=asked.logs(),
             topology=asked.take(read_topology(declaration, project), "topology"),
-            models=served.models,
+            models=asked.models(served),
             signals=signals_of(declaration, declaration.series(name)),
         )
         return asked.write(recording, folder, key)
@@ -136,7 +138,7 @@ def _shown(value: Any, project: Path) -> Any:
         return [_shown(one, project) for one in value]
     if not isinstance(value, str):
         return value
-    plain = re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", value).replace(f"{project.resolve()}/", "")
+    plain = without_password(value).replace(f"{project.resolve()}/", "")
     if plain.startswith("sqlite:////"):
         return "sqlite:///" + Path(plain.removeprefix("sqlite:///")).name
     return Path(plain).name if plain.startswith("/") else plain
@@ -238,6 +240,14 @@ class _Capture:
             key: values for name in texts for key, values in described(covered[name], str(name), covered[name]).items()
         }
         return covered.drop(columns=texts).assign(**told)
+
+    def models(self, served: Served) -> dict[str, Path]:
+        """Return the folders of the versions; that in service with its profile, without what is private."""
+        if served.profile is not None:
+            hidden = [name for name in served.profile.columns if self.private.names(name)]
+            profile = served.profile.without({*hidden, *self.declaration.columns.text}, self.private.scrub)
+            profile.save(served.models[served.versions.current] / PROFILE)
+        return served.models
 
     def deployments(self, raw: pd.DataFrame) -> tuple[Deployment, ...]:
         """Return what is declared of deployments, or else what the requests show."""

@@ -1,24 +1,25 @@
 """What has drifted of a service's inputs, forecasts and errors, since when, and whether anyone needs to act.
 
-Effect sizes decide. A p-value stands beside them, and guards against chance in small samples; in large ones everything
-is significant. What moved long ago is kept apart from what moved now, so that a level shift is not news for weeks.
+Inputs are compared with the profile that the registry keeps beside the model in service, of all rows that it learnt
+from. What moved long ago is kept apart from what moved now, so that a level shift is not news for weeks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from lepton_kit.data import drift
+from lepton_kit.data.profiles import OTHERS, Column, Profile, drift_table, profile_of, read_profile
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence import contract, inputs_and_actuals, promise, ratings
-from lepton_kit.diagnosis.evidence.drift import moved_categories
 from lepton_kit.diagnosis.onset import onset_of
 from lepton_kit.diagnosis.rows import BREACHES
 from lepton_kit.errors import InputError
-from lepton_kit.models.flavors import load_model
+from lepton_kit.models.flavors import PROFILE, load_model
 from lepton_kit.models.tasks import Task
 from lepton_kit.telemetry.health import Periods
 from lepton_kit.telemetry.recordings import Recording
@@ -28,49 +29,79 @@ ANSWER, ERRORS = "answer_", ("loss", "missed")
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on a column has moved: in both effect sizes, and not by chance.
+    """From where on a column has moved.
 
-    `psi` is the population stability index beyond what samples of this size show without any drift; `wasserstein` is
-    in standard deviations of the reference; `alpha` the highest p-value.
+    `psi` is the least population stability index that counts; it must also be larger than chance shows of samples of
+    this size, in a share `alpha` of tables.
     """
 
     psi: float = 0.25
-    wasserstein: float = 0.25
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        if not (self.psi > 0 and self.wasserstein > 0 and 0 < self.alpha < 1):
-            raise InputError(f"{self}: psi and wasserstein must be above 0, alpha between 0 and 1")
+        if not (self.psi > 0 and 0 < self.alpha < 1):
+            raise InputError(f"{self}: psi must be above 0, alpha between 0 and 1")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Tables of the same columns: numeric inputs, the answers' numbers, `loss` of the task, and `missed` (0 or 1).
+    """What is compared: inputs, the answers' numbers, `loss` of the task, and `missed` (0 or 1).
 
-    `reference` holds the training rows, answered by the version in service; `reference_is` says so, or what stands in
-    for them. `rows` holds the recording's own rows, with `time`; missing values are NaN.
+    `profile` is the reference, and `reference_is` says of what. `reference` holds those of its rows that there are: the
+    training rows, answered by the version in service, or the period before. `rows` holds the recording's own rows,
+    with `time`.
     """
 
+    profile: Profile
     reference: pd.DataFrame
     reference_is: str
     rows: pd.DataFrame
+
+    def table(self, rows: pd.DataFrame, limits: Limits) -> pd.DataFrame:
+        """Return the drift table of some rows against the reference."""
+        return _drift_table(self.profile, rows, limits)
 
 
 def compared(recording: Recording, periods: Periods) -> Compared:
     """Make the tables to compare from a recording.
 
-    Where it holds no training rows, or no model to answer them, the period before is the reference.
+    The reference of the inputs is the profile stored with the version in service; without one, the training rows of the
+    recording; without these, or a model to answer them, the period before.
     """
     task, requests = recording.task, recording.requests
     if task is not None:
         requests = requests[task.answered(requests)].reset_index(drop=True)
-    inputs = recording.features(requests).reset_index(drop=True)
+    inputs = recording.inputs(requests).reset_index(drop=True)
     rows = inputs if task is None else _with_errors(task, inputs, requests, requests["actual"])
     rows = rows.assign(time=requests["time"])
-    reference = _answered_reference(recording, [str(name) for name in recording.inputs(requests)])
-    if reference is None:
-        return Compared(periods.before(rows).drop(columns="time"), "the period before", rows)
-    return Compared(reference, f"{len(reference)} training rows, answered by the version in service", rows)
+    reference, said = (
+        _answered_reference(recording, list(map(str, inputs))),
+        "training rows, answered by the version in",
+    )
+    is_known = reference is not None
+    reference = periods.before(rows).drop(columns="time") if reference is None else reference
+    told = f"{len(reference)} {said} service" if is_known else "the period before"
+    profile, stored, problem = profile_of(reference), *_stored_profile(recording)
+    if stored is None:
+        return Compared(profile, reference, f"{told}; {problem}" if problem else told, rows)
+    columns = {name: one for name, one in stored.columns.items() if name in inputs}
+    columns |= {name: one for name, one in profile.columns.items() if name not in inputs}
+    left_out = {name: why for name, why in stored.left_out.items() if name in inputs}
+    whole = Profile(stored.rows, columns, {**profile.left_out, **left_out})
+    version = recording.incident.versions.current
+    told = f"inputs: the profile of {stored.rows} training rows, stored with {version}; answers and errors: {told}"
+    return Compared(whole, reference, told, rows)
+
+
+def _stored_profile(recording: Recording) -> tuple[Profile | None, str]:
+    """Return the profile that lies beside the version in service, or None, and what is wrong with it."""
+    folder = recording.models.get(recording.incident.versions.current)
+    if folder is None or not (folder / PROFILE).is_file():
+        return None, ""
+    try:
+        return read_profile(folder / PROFILE), ""
+    except InputError as error:
+        return None, f"the stored profile cannot be used ({str(error).replace(f'{folder}/', '')})"
 
 
 def _answered_reference(recording: Recording, inputs: list[str]) -> pd.DataFrame | None:
@@ -82,7 +113,7 @@ def _answered_reference(recording: Recording, inputs: list[str]) -> pd.DataFrame
     known = kept["actual"] if "actual" in kept else pd.Series(np.nan, index=kept.index)
     try:
         answers = load_model(model, recording.task).predict(kept[inputs])
-        return _with_errors(recording.task, kept[inputs].select_dtypes(["number", "bool"]), answers, known)
+        return _with_errors(recording.task, kept[inputs], answers, known)
     except InputError:  # its files are damaged, or need other inputs
         return None
 
@@ -95,41 +126,64 @@ def _with_errors(task: Task, inputs: pd.DataFrame, answers: pd.DataFrame, actual
     )
 
 
+EFFECTS = [
+    *("kind", "column", "psi", "limit", "mean_shift", "spread_ratio", "missing", "moved", "psi_before", "news", "since")
+]
+
+
 def effects(tables: Compared, periods: Periods, limits: Limits) -> pd.DataFrame:
     """Compare every column of the period that is judged with the reference, and with the period before.
 
     Returns
     -------
     DataFrame
-        `kind` (`input`, `answer`, `error`), `column`, `psi`, `wasserstein` (standard deviations of the reference),
-        `p` and its `test`, `moved` (against the reference), `wasserstein_before` (the period before against the
-        reference), `news` (moved, and against the period before as well), `since` (the onset of what is news, UTC;
-        NaT for others), the largest distance first.
+        `kind` (`input`, `answer`, `error`), `column`, `psi`, the `limit` from which on it counts, `mean_shift` and
+        `spread_ratio` (of numbers, by the standard deviation of the reference), the share that is `missing`, `moved`
+        (against the reference), `psi_before` (the period before against the reference), `news` (moved, and against the
+        period before as well), `since` (the onset of what is news, UTC; NaT for others), the largest index first.
+        `attrs["left_out"]` says of each other column why it is not compared.
     """
     before, now = periods.before(tables.rows), periods.now(tables.rows)
-    shared = [one for one in tables.reference if one in tables.rows]  # a damaged column has no counterpart
-    sides = [part[shared].astype(float) for part in (tables.reference, before, now)]
-    known = [one for one in shared if min(side[one].count() for side in sides) >= 2]
-    reference, was, present = (side[known] for side in sides)
-    table, again = (_moved(side, present, limits).loc[known] for side in (reference, was))
-    news = table["moved"] & again["moved"]
+    table, was = (tables.table(rows, limits) for rows in (now, before))
+    again = _drift_table(profile_of(before.drop(columns="time")), now, limits)
+    news = table["moved"] & again["moved"].reindex(table.index, fill_value=False)
     series = tables.rows.set_index("time")
-    is_news = dict(zip(known, news, strict=True))
-    since = [_onset(series[one], periods.split, limits.alpha) if is_news[one] else pd.NaT for one in known]
+    most_moved = table["most_moved"].to_dict()
+    since = [
+        _onset(_as_numbers(series[name], most_moved[name], tables.profile), periods.split, limits.alpha)
+        if is_news
+        else pd.NaT
+        for name, is_news in news.items()
+    ]
+    left_out = table.attrs["left_out"]
     table = table.assign(
-        kind=[_kind(str(one)) for one in known],
-        wasserstein_before=drift.drift_table(reference, was)["wasserstein"],
+        kind=[_kind(str(name)) for name in table.index],
+        psi_before=was["psi"].reindex(table.index),
         news=news,
         since=pd.to_datetime(pd.Series(since, table.index, dtype=object), utc=True),
-    ).reset_index()
-    columns = ["kind", "column", "psi", "wasserstein", "p", "test", "moved", "wasserstein_before", "news", "since"]
-    return table[columns].sort_values("wasserstein", ascending=False, kind="stable", ignore_index=True)
+    ).reset_index()[EFFECTS]
+    table.attrs["left_out"] = left_out
+    return table
 
 
-def _moved(reference: pd.DataFrame, current: pd.DataFrame, limits: Limits) -> pd.DataFrame:
-    table = drift.shift_table(reference, current)
-    is_far = (table["excess_psi"] >= limits.psi) & (table["wasserstein"] >= limits.wasserstein)
-    return table.assign(moved=is_far & (table["p"] < limits.alpha))
+def _drift_table(profile: Profile, rows: pd.DataFrame, limits: Limits) -> pd.DataFrame:
+    """Return the drift table; an error that is not known yet, as its actual comes later, is none that is missing."""
+    counted = profile.count(rows.drop(columns="time", errors="ignore"))
+
+    def with_known_errors(columns: Mapping[str, Column]) -> dict[str, Column]:
+        return {name: replace(one, missing=0) if name in ERRORS else one for name, one in columns.items()}
+
+    was, now = (replace(one, columns=with_known_errors(one.columns)) for one in (profile, counted))
+    return drift_table(was, now, limits.psi, limits.alpha)
+
+
+def _as_numbers(values: pd.Series, most_moved: object, profile: Profile) -> pd.Series:
+    """Return a column as numbers whose mean can change: of a category, whether a row has the value that moved most."""
+    if not isinstance(most_moved, str):
+        return values.astype(float)
+    text = values.astype(str)
+    is_it = ~text.isin(profile.columns[str(values.name)].bins) if most_moved == OTHERS else text == most_moved
+    return is_it.astype(float).where(values.notna())
 
 
 def _kind(column: str) -> str:
@@ -186,7 +240,7 @@ def verdict(case: Case, table: pd.DataFrame) -> Verdict:
             return Verdict(True, f"Act: {item.summary}. Run the incident diagnosis on this recording.")
     if moved.finding == "inputs alone":
         return Verdict(True, f"Act: the inputs moved and the actuals did not ({moved.summary}). Look at the feed.")
-    found, is_news = _drift_in_words(case, table)
+    found, is_news = _drift_in_words(table)
     if lacking := [item for item in (held, broken) if not item.checked or item.finding == "unclear"]:
         why = f"whether the answers keep their promise is not known ({'; '.join(item.summary for item in lacking)})"
         return Verdict(
@@ -195,10 +249,9 @@ def verdict(case: Case, table: pd.DataFrame) -> Verdict:
     return Verdict(False, f"No one needs to act: {found}{', but ' if is_news else '; '}{held.summary}.")
 
 
-def _drift_in_words(case: Case, table: pd.DataFrame) -> tuple[str, bool]:
-    """Say which columns moved, and whether that is news; categories are compared with those before the onset."""
-    categories = moved_categories(case)
-    news = [*table.loc[table["news"], "column"].astype(str), *categories.index[categories["moved"]].astype(str)]
+def _drift_in_words(table: pd.DataFrame) -> tuple[str, bool]:
+    """Say which columns moved, and whether that is news."""
+    news = list(table.loc[table["news"], "column"].astype(str))
     if news:
         return f"{len(news)} columns moved now ({', '.join(news[:3])})", True
     if table["moved"].any():

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from lepton_kit.data.profiles import Profile, read_profile
 from lepton_kit.errors import InputError
-from lepton_kit.models.flavors import BESIDE, CHECKSUMS, REFERENCE, load_model
+from lepton_kit.models.flavors import BESIDE, CHECKSUMS, PROFILE, REFERENCE, load_model
 from lepton_kit.models.registry import COMPRESSED_FROM, Registry, verify_checksums
 from lepton_kit.models.tasks import task_of
 from lepton_kit.telemetry.declaration import Declaration
@@ -31,6 +32,7 @@ class Served:
     models: dict[str, Path] = field(default_factory=dict)
     checksums: dict[str, bool] = field(default_factory=dict)
     reference: pd.DataFrame | None = None
+    profile: Profile | None = None
     measured: list[str] = field(default_factory=list)
     derived: list[str] = field(default_factory=list)
 
@@ -167,6 +169,7 @@ def _copy(places: dict[str, Path], declaration: Declaration, scratch: Path, serv
         hold = "; their checksums hold" if served.checksums and all(served.checksums.values()) else ""
         served.measured.append(f"models: {', '.join(served.models)}, copied{hold}")
     _keep_reference(places.get(served.versions.current), served)
+    _keep_profile(places.get(served.versions.current), served)
 
 
 def _copied(place: Path, target: Path) -> Path:
@@ -176,6 +179,14 @@ def _copied(place: Path, target: Path) -> Path:
     else:
         shutil.copytree(place, target, ignore=shutil.ignore_patterns(*BESIDE, ".*"))
     return target
+
+
+def _keep_profile(place: Path | None, served: Served) -> None:
+    if served.versions.current not in served.models or place is None or not (place / PROFILE).is_file():
+        return
+    with served.noting("no profile of the training rows", place.parent):
+        served.profile = read_profile(place / PROFILE)
+        served.measured.append(f"profile: of {served.profile.rows} rows that {served.versions.current} learnt from")
 
 
 def _keep_reference(place: Path | None, served: Served) -> None:

@@ -33,8 +33,9 @@ from lepton_kit.telemetry.declaration import Names, Section, TaskName
 
 FlavorName = Literal["kit", "onnx", "skops", "torch.export", "mlflow", "http"]
 DESCRIPTION = "model.json"
-CARD, CHECKSUMS, GOLDEN, REFERENCE = "card.json", "SHA256SUMS", "golden.parquet", "reference.parquet"
-BESIDE = {CARD, CHECKSUMS, GOLDEN, REFERENCE}
+CARD, CHECKSUMS = "card.json", "SHA256SUMS"
+GOLDEN, REFERENCE, PROFILE = "golden.parquet", "reference.parquet", "profile.json"
+BESIDE = {CARD, CHECKSUMS, GOLDEN, PROFILE, REFERENCE}
 """What a registry keeps beside a model's own files."""
 
 SUFFIXES: dict[str, FlavorName] = {".onnx": "onnx", ".skops": "skops", ".pt2": "torch.export"}

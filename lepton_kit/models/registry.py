@@ -3,6 +3,7 @@
 models/goog/v1/   the files of the model, of whichever flavor; card.json; SHA256SUMS; and where they were given
                   golden.parquet     a few rows, and what the model answered to them
                   reference.parquet  a sample of the rows that it learnt from
+                  profile.json       the profile of all these rows, which drift is measured against
 models/goog/history.jsonl  every promotion and rollback: what, when, why, by which run; it alone says which version
                   is current, so that no interruption leaves two files that contradict each other
 """
@@ -22,9 +23,20 @@ from typing import Any
 
 import pandas as pd
 
+from lepton_kit.data.profiles import profile_of
 from lepton_kit.errors import InputError
 from lepton_kit.files import locked, read_lines, read_object, sha256_of, write_atomically, write_json
-from lepton_kit.models.flavors import BESIDE, CARD, CHECKSUMS, GOLDEN, REFERENCE, LoadedModel, Model, load_model
+from lepton_kit.models.flavors import (
+    BESIDE,
+    CARD,
+    CHECKSUMS,
+    GOLDEN,
+    PROFILE,
+    REFERENCE,
+    LoadedModel,
+    Model,
+    load_model,
+)
 from lepton_kit.models.golden import AGREEMENT, golden_deviation, golden_examples
 from lepton_kit.models.tasks import Task
 from lepton_kit.telemetry.recordings import FEATURE
@@ -62,7 +74,7 @@ class Registry:
             of one; `created` (UTC) is added.
         reference
             Rows that the model learnt from: its features, and `actual`. At most `MOST_REFERENCE` are kept, evenly
-            taken; drift is measured against them.
+            taken; their profile, which drift is measured against, is of all of them.
         """
         with self._locked(name) as home, _temporary_folder(home) as draft:
             model.save(draft)
@@ -76,6 +88,7 @@ class Registry:
             if golden is not None:
                 golden.to_parquet(draft / GOLDEN, index=False, compression="zstd")
             if reference is not None:
+                profile_of(reference).save(draft / PROFILE)
                 step = max(1, -(-len(reference) // MOST_REFERENCE))
                 sample = reference.iloc[::step].reset_index(drop=True)
                 sample.to_parquet(draft / REFERENCE, index=False, compression="zstd")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lepton_kit.data.drift import MOST_CATEGORIES, TwoSample, drift_table, shift_table
+from lepton_kit.data.drift import MOST_CATEGORIES, TwoSample, effect_sizes, shift_table
 from lepton_kit.diagnosis.case import Case, answered_by, sampled
 from lepton_kit.diagnosis.evidence.base import (
     Evidence,
@@ -55,7 +55,7 @@ def inputs_and_actuals(case: Case) -> Evidence:
 
 
 def movement(case: Case) -> pd.DataFrame | None:
-    """Return `drift_table` from before to during for every input and `actual`, and what moved.
+    """Return `effect_sizes` from before to during for every input and `actual`, and what moved.
 
     Added are the columns `size_ratio`, `shifted` and `moved`.
 
@@ -70,7 +70,7 @@ def movement(case: Case) -> pd.DataFrame | None:
     sides = [sampled(_inputs_with_actual(case, side), MOST_JUDGED) for side in (case.before, case.during)]
     if min(side["actual"].count() for side in sides) < case.criteria.least_rows or len(sides[0].columns) < 2:
         return None
-    table = drift_table(*sides)
+    table = effect_sizes(*sides)
     alpha = case.criteria.alpha / len(table)
     spread = (_times(table["spread_ratio"]) >= case.criteria.spread_factor) & (table["spread_p"] < alpha)
     mean = (table["mean_shift"].abs() >= 1) & (table["ks_p"] < alpha)
@@ -172,11 +172,11 @@ def drift(case: Case) -> Evidence:
 
 
 def moved_categories(case: Case) -> pd.DataFrame:
-    """Return `drift_table` of the features that are text, from before the onset to since, and whether each `moved`."""
+    """Return `effect_sizes` of the features that are text, from before the onset to since, and whether each `moved`."""
     sides = [sampled(case.categories.loc[side.index], MOST_JUDGED) for side in (case.before, case.during)]
     if min(map(len, sides)) < case.criteria.least_rows:
-        return drift_table(sides[0].head(0), sides[1].head(0)).assign(moved=False)
-    table = drift_table(*sides)
+        return effect_sizes(sides[0].head(0), sides[1].head(0)).assign(moved=False)
+    table = effect_sizes(*sides)
     kinds = sides[0][table.index].nunique().clip(upper=MOST_CATEGORIES)
     by_chance = kinds * sum(1 / len(side) for side in sides)
     clear = table["chi2_p"] < case.criteria.alpha / max(len(table), 1)
@@ -211,7 +211,7 @@ def label_drift(case: Case) -> Evidence:
         actuals_by_period(side) if of_order else side["actual"].dropna() for side in (case.before, case.during)
     )
     need_rows(case, before, during, "known actuals")
-    row = drift_table(before.to_frame(), during.to_frame()).iloc[0]
+    row = effect_sizes(before.to_frame(), during.to_frame()).iloc[0]
     is_class = np.isnan(row["wasserstein"])
     by_chance = (9 if not is_class else before.nunique()) * (1 / len(before) + 1 / len(during))
     p_value = float(row["chi2_p"] if is_class else row["ks_p"])
@@ -244,7 +244,7 @@ def concept_drift(case: Case) -> Evidence:
     for role in ("current", "last_good"):
         sides = scaled_errors(case, role)
         need_rows(case, *sides, f"rows with a known actual and an answer of the {role.replace('_', ' ')} version")
-        rows[role] = drift_table(*(side.to_frame("error") for side in sides)).loc["error"].to_dict()
+        rows[role] = effect_sizes(*(side.to_frame("error") for side in sides)).loc["error"].to_dict()
     moved = [role for role, row in rows.items() if _errors_moved(row, case.criteria)]
     is_apart, both = _is_apart(found, case), len(moved) == len(rows)
     last_good, current = rows["last_good"], rows["current"]
