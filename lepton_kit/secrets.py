@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def resolve_secret(reference: str, folder: Path | None = None) -> str:
 def resolve_secrets(references: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Return the values of secrets by name, as `Redactor` and `secret_environment` take them."""
     return {name: resolve_secret(reference, folder) for name, reference in references.items()}
+
+
+def without_password(text: str) -> str:
+    """Return a text with stars for the passwords of the addresses in it.
+
+    Examples
+    --------
+    >>> without_password("postgresql://me:hunter2@db/x and http://127.0.0.1:8000/a@b")
+    'postgresql://me:***@db/x and http://127.0.0.1:8000/a@b'
+    """
+    return re.sub(r"(?<=://)([^/@:\s]*):(?!\d+/)[^\s'\"]*@", r"\1:***@", text)
 
 
 def variable_of(name: str) -> str:

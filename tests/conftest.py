@@ -5,8 +5,10 @@ from __future__ import annotations
 import compileall
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import postgres
 import pytest
 from filelock import FileLock
 from helpers import ROOT, copy_project, lepton
@@ -46,8 +48,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(plain_project: Path) -> Path:
     """An empty project, which this process stands in."""
+    return plain_project
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Postgres]:
+    """A PostgreSQL for all tests of this process."""
+    if (why := postgres.missing()) is not None:
+        pytest.skip(why)
+    with postgres.postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either_project(plain_project: Path, request: pytest.FixtureRequest) -> Path:
+    """An empty project whose ledger is a file, and one whose ledger is in PostgreSQL."""
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres_server")
+        (plain_project / "lepton.toml").write_text(f'ledger = "{server.new_ledger()}"\n')
+    return plain_project
+
+
+@pytest.fixture
+def plain_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project with its ledger in a file."""
     (tmp_path / "lepton.toml").write_text("")
     (tmp_path / "notebooks").mkdir()
     monkeypatch.delenv("LEPTON_PROJECT", raising=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import ROOT, write_notebook
-from watching import alert
+from watching import alert, write_settings
 
 from lepton_kit.ops.watch.jobs import Proposal, Start
 from lepton_kit.ops.watch.queue import Queue
@@ -61,7 +61,7 @@ if lk.path("missed").exists():
 
 def project_with_repairs(project: Path) -> Path:
     """Write the notebooks and the settings into an empty project."""
-    (project / "lepton.toml").write_text(SETTINGS)
+    write_settings(project, SETTINGS)
     write_notebook(project / "runbooks/diagnose.ipynb", [DIAGNOSIS], "says: str = ''")
     write_notebook(project / "runbooks/repair.ipynb", [REPAIR], "service: str = ''\nwhat: str = ''")
     return project

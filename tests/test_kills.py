@@ -135,29 +135,29 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_killed_run_whose_files_cannot_be_read_ends_and_keeps_nobody_from_running(project, damage):
-    DAMAGES[damage](killed_run(project))
-    assert lepton_here("runs", "--repair", project=project).returncode == 0
-    with Ledger(project).transaction() as ledger:
+def test_a_killed_run_whose_files_cannot_be_read_ends_and_keeps_nobody_from_running(either_project, damage):
+    DAMAGES[damage](killed_run(either_project))
+    assert lepton_here("runs", "--repair", project=either_project).returncode == 0
+    with Ledger(either_project).transaction() as ledger:
         assert ledger.execute(select(RUNS).where(RUNS.c.status == "running")).all() == []
-    assert "running" not in [run.status for run in all_runs(project)]
-    assert repair(project) == []
+    assert "running" not in [run.status for run in all_runs(either_project)]
+    assert repair(either_project) == []
 
 
-def test_a_damaged_run_stops_neither_the_next_run_nor_the_one_that_its_key_is_for(project):
-    folder = killed_run(project)
-    with Ledger(project).transaction() as ledger:
+def test_a_damaged_run_stops_neither_the_next_run_nor_the_one_that_its_key_is_for(either_project):
+    folder = killed_run(either_project)
+    with Ledger(either_project).transaction() as ledger:
         dead = {**vars(Owner.me()), "born": "never", "lease": 0}
         ledger.execute(insert(CLAIMS).values(key="k", run_id=folder.name, done=False, **dead))
     (folder / FILE).write_text("{")
-    assert not has_answered(folder.name, project)
-    plan = prepare(Request(project / "notebooks/n.ipynb"), project)
-    assert execute(plan, project, options=Options(idempotency_key="k")).status == "succeeded"
+    assert not has_answered(folder.name, either_project)
+    plan = prepare(Request(either_project / "notebooks/n.ipynb"), either_project)
+    assert execute(plan, either_project, options=Options(idempotency_key="k")).status == "succeeded"
 
 
-def test_a_repair_that_could_not_be_written_is_tried_again(project, monkeypatch):
-    folder = killed_run(project)
+def test_a_repair_that_could_not_be_written_is_tried_again(either_project, monkeypatch):
+    folder = killed_run(either_project)
     with monkeypatch.context() as full:
         full.setattr(Manifest, "save", lambda *_: (folder / "no/such/folder").write_text(""))
-        assert repair(project) == []
-    assert [run.status for run in repair(project)] == ["failed"]
+        assert repair(either_project) == []
+    assert [run.status for run in repair(either_project)] == ["failed"]

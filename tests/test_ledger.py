@@ -19,6 +19,11 @@ time.sleep(600)
 """
 
 
+@pytest.fixture
+def project(either_project):
+    return either_project
+
+
 def claimant(say, project):
     say(Ledger(project).claim("k").state)
     time.sleep(600)
@@ -55,7 +60,8 @@ def test_an_owner_on_another_machine_is_dead_when_its_lease_is_over():
     assert not far.is_dead(is_lease_over=False)
 
 
-def test_a_ledger_that_is_no_database_is_one_clear_error(project):
+def test_a_ledger_that_is_no_database_is_one_clear_error(plain_project):
+    project = plain_project
     (project / "runs").mkdir()
     (project / "runs/ledger.sqlite").write_text("not a database at all" * 100)
     with pytest.raises(InputError, match=r"ledger\.sqlite.*backup; if there is none, move it away"):

@@ -23,6 +23,11 @@ from lepton_kit.runs.tables import JOBS
 
 
 @pytest.fixture
+def project(either_project):
+    return either_project
+
+
+@pytest.fixture
 def queue(project):
     return Queue(project)
 
@@ -333,7 +338,8 @@ INSERT INTO jobs (key, kind, name, incident, notebook, parameters, queued, state
 """
 
 
-def test_the_ledger_of_an_earlier_release_goes_on_with_what_it_knows(project):
+def test_the_ledger_of_an_earlier_release_goes_on_with_what_it_knows(plain_project):
+    project = plain_project
     (project / "runs").mkdir()
     ledger = sqlite3.connect(project / "runs/ledger.sqlite")
     ledger.executescript(EARLIER)

@@ -8,7 +8,7 @@ import pytest
 from helpers import write_notebook
 from services import wait_for
 from sqlalchemy import select, update
-from watching import alert, watching
+from watching import alert, watching, write_settings
 
 from lepton_kit.ops.watch.jobs import Start
 from lepton_kit.ops.watch.queue import Queue
@@ -25,6 +25,11 @@ class Router:
 
     def on_resolved(self, _):
         return Start("runbooks/recovery.ipynb", {})
+
+
+@pytest.fixture
+def project(either_project):
+    return either_project
 
 
 @pytest.fixture
@@ -130,8 +135,8 @@ def test_what_waits_for_its_time_does_not_wait_for_a_clock_that_was_put_back(que
 
 
 def test_a_flapping_alert_of_a_webhook_runs_one_diagnosis_and_the_page_says_so(project):
-    (project / "lepton.toml").write_text(
-        '[watch]\nworkers = 1\nreport = false\n[alerts.Known]\nrunbook = "runbooks/diagnose.ipynb"\n'
+    write_settings(
+        project, '[watch]\nworkers = 1\nreport = false\n[alerts.Known]\nrunbook = "runbooks/diagnose.ipynb"\n'
     )
     write_notebook(project / "runbooks/diagnose.ipynb", ["1"])
     with watching(project, "--insecure") as kit:

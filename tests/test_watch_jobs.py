@@ -11,6 +11,11 @@ from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.runs.tables import JOBS
 
 
+@pytest.fixture
+def project(either_project):
+    return either_project
+
+
 @pytest.mark.parametrize("event", MOVES)
 def test_an_event_changes_a_job_in_the_states_of_the_table_and_in_no_other(event, project):
     before, after = MOVES[event]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from helpers import PATIENCE_S, write_notebook
-from watching import watching
+from watching import watching, write_settings
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.queue import Queue
@@ -29,9 +29,10 @@ parameters = { days = 2 }
 
 
 @pytest.fixture
-def scheduled(project):
+def scheduled(either_project):
     """A project with a schedule that is due each night at three."""
-    (project / "lepton.toml").write_text(SETTINGS)
+    project = either_project
+    write_settings(project, SETTINGS)
     write_notebook(project / "runbooks/health.ipynb", ["lk.record('days', days)"], "days: int = 1")
     return project
 
@@ -102,7 +103,7 @@ class EachSecond(Cron):
 
 def test_what_becomes_due_while_watching_is_run(scheduled):
     text = SETTINGS.replace("0 3 * * *", "* * * * *").replace("workers = 1", "workers = 0")
-    (scheduled / "lepton.toml").write_text(text)
+    write_settings(scheduled, text)
     handled(scheduled, 1)
     made = schedules(scheduled)
     # The scheduler asks the clock, so that a test would wait a minute: the expression is made due each second instead.
@@ -186,7 +187,7 @@ def test_the_latest_of_what_was_missed_over_a_change_of_clocks_is_due_once():
 def test_an_expression_that_is_never_due_is_refused(cron, scheduled):
     with pytest.raises(InputError, match=r"cron .*day-of-month"):
         Cron(cron)
-    (scheduled / "lepton.toml").write_text(SETTINGS.replace("0 3 * * *", cron))
+    write_settings(scheduled, SETTINGS.replace("0 3 * * *", cron))
     with pytest.raises(InputError, match=r"lepton\.toml, schedules\.nightly: cron .*day-of-month"):
         schedules(scheduled)
 

@@ -46,6 +46,13 @@ def webhook(*alerts: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**whole, **changes}
 
 
+def write_settings(project: Path, text: str) -> None:
+    """Write the settings of a project, but leave it its ledger."""
+    path = project / "lepton.toml"
+    before = path.read_text() if path.exists() else ""
+    path.write_text((before.partition("\n")[0] + "\n") * before.startswith("ledger =") + text)
+
+
 @dataclasses.dataclass
 class Watching:
     process: Lepton

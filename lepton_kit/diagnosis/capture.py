@@ -24,6 +24,7 @@ import pydantic
 from lepton_kit.diagnosis.served import Served, as_version, served_models
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import PROFILE
+from lepton_kit.secrets import without_password
 from lepton_kit.telemetry.alerts import alert_name
 from lepton_kit.telemetry.databases import TIME, Read
 from lepton_kit.telemetry.declaration import Declaration, more_of, signals_of
@@ -137,7 +138,7 @@ def _shown(value: Any, project: Path) -> Any:
         return [_shown(one, project) for one in value]
     if not isinstance(value, str):
         return value
-    plain = re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", value).replace(f"{project.resolve()}/", "")
+    plain = without_password(value).replace(f"{project.resolve()}/", "")
     if plain.startswith("sqlite:////"):
         return "sqlite:///" + Path(plain.removeprefix("sqlite:///")).name
     return Path(plain).name if plain.startswith("/") else plain

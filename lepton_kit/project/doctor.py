@@ -24,6 +24,7 @@ from lepton_kit.ops.watch.notify import open_targets
 from lepton_kit.project.declarations import declared
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.reports.quarto import find_quarto
+from lepton_kit.runs.ledger import Ledger
 from lepton_kit.secrets import resolve_secret
 from lepton_kit.telemetry.databases import Read
 from lepton_kit.telemetry.declaration import READY, Command, Declaration, signals_of
@@ -64,6 +65,8 @@ def examine(project: Path, names: Sequence[str] = ()) -> Iterator[Finding]:
         known = ", ".join(settings.services) or "none"
         raise InputError(f"service {unknown[0]!r}: not in {project / 'lepton.toml'} (there are: {known})")
     yield _quarto()
+    if settings.ledger is not None:
+        yield _ledger(project)
     if settings.capture.key is not None:
         yield _capture(settings.capture.key, project)
     yield _notify(settings, project)
@@ -86,6 +89,15 @@ def _quarto() -> Finding:
     if found is None:
         return Finding("quarto", "absent", "not found: the report site is made of plain pages", "see README")
     return Finding("quarto", "ok", str(found.version))
+
+
+def _ledger(project: Path) -> Finding:
+    try:
+        ledger = Ledger(project)
+        with ledger.transaction():
+            return Finding("ledger", "ok", f"{ledger} answers, and has its tables")
+    except InputError as error:
+        return Finding("ledger", "wrong", str(error))
 
 
 def _capture(key: str, project: Path) -> Finding:

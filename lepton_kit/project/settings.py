@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
+from lepton_kit.secrets import without_password
 from lepton_kit.telemetry.declaration import Declaration, Name, Section, objectives_folder
 
 WATCH_VARIABLE = "LEPTON_WATCH"
@@ -219,7 +220,13 @@ class Watch(Section):
 
 
 class Settings(Section):
-    """The whole of `lepton.toml`."""
+    """The whole of `lepton.toml`.
+
+    `ledger` is the PostgreSQL that several watchers share (`postgresql+psycopg://USER@HOST/DATABASE`), or where that
+    is kept (`env:NAME`, `file:PATH`), so that a password need not stand here; by default it is `runs/ledger.sqlite`.
+    """
+
+    ledger: str | None = None
 
     pipelines: dict[str, Pipeline] = {}
     services: dict[Name, Declaration] = {}
@@ -261,9 +268,8 @@ def read_settings(project: Path) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path}: setting {where!r} = {first['input']!r}: {first['msg']}{_said_above(first['loc'])}"
-        ) from error
+        told = without_password(f"{path}: setting {where!r} = {first['input']!r}: {first['msg']}")
+        raise InputError(told + _said_above(first["loc"])) from error
 
 
 def _above(variable: str) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from lepton_kit.runs.tables import CLAIMS, RUNS, now, replace
 
 logger = logging.getLogger(__name__)
 
-FILE = "ledger.sqlite"
 LEASE_S = 60.0
 
 
@@ -66,7 +65,7 @@ class Claim:
 
 
 class Ledger(Database):
-    """The ledger of a project, by default the file `runs/ledger.sqlite`; it is made when it is first needed.
+    """The ledger of a project: the file `runs/ledger.sqlite`, or the PostgreSQL that lepton.toml names.
 
     Leases end by the database's clock.
 
@@ -77,7 +76,7 @@ class Ledger(Database):
     """
 
     def __init__(self, project: Path, busy_timeout: float = 10.0) -> None:
-        super().__init__(project / "runs" / FILE, busy_timeout)
+        super().__init__(project, busy_timeout)
 
     def claim(self, key: str) -> Claim:
         """Claim the right to run what `key` stands for; of concurrent callers, exactly one gets `mine`."""
@@ -111,7 +110,7 @@ class Ledger(Database):
 
         The row comes before the run's folder: so whatever is found there belongs to somebody who can be looked at.
         """
-        with self.transaction() as ledger:
+        with self.transaction(alone=False) as ledger:
             ledger.execute(insert(RUNS).values(run_id=run_id, status="running", **my_lease()))
             if key is not None:
                 ledger.execute(update(CLAIMS).where(_is_open(key), is_mine(CLAIMS)).values(run_id=run_id))
@@ -149,9 +148,10 @@ class Ledger(Database):
         """
         if not self.exists():
             return []
-        with self.transaction() as ledger:
-            running = select(*owner_columns(RUNS), RUNS.c.run_id).where(RUNS.c.status == "running")
-            found = ((row.run_id, Owner(*row[:4]), row.is_lease_over) for row in ledger.execute(running).all())
+        running = select(*owner_columns(RUNS), RUNS.c.run_id).where(RUNS.c.status == "running")
+        with self.transaction(alone=False) as ledger:
+            rows = ledger.execute(running.with_for_update(skip_locked=True)).all()
+            found = ((row.run_id, Owner(*row[:4]), row.is_lease_over) for row in rows)
             dead = [(run_id, owner) for run_id, owner, is_lease_over in found if owner.is_dead(is_lease_over)]
             for run_id, _ in dead:
                 ledger.execute(update(RUNS).where(RUNS.c.run_id == run_id).values(my_lease()))
@@ -159,7 +159,7 @@ class Ledger(Database):
 
     def _change_mine(self, change: Update | Delete) -> None:
         """Change rows of this process, but none that another has taken over."""
-        with self.transaction() as ledger:
+        with self.transaction(alone=False) as ledger:
             ledger.execute(change.where(is_mine(change.table)))
 
 

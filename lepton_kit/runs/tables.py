@@ -6,6 +6,7 @@ A column that is added here must be nullable or have a `server_default`: the led
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 from sqlalchemy import (
     JSON,
@@ -170,8 +171,19 @@ def _column_of_sqlite(element: CreateColumn, compiler: Any, **about: Any) -> str
     return None if element.element is RUNS.c.rowid else shown
 
 
+_NAMES = [
+    [table.name, *table.columns.keys(), *sorted(str(one.name) for one in table.indexes)]
+    for table in METADATA.sorted_tables
+]
+VERSION = crc32(repr(_NAMES).encode()) & 0x7FFFFFFF
+"""What SQLite's file remembers, so that not each process looks through its tables."""
+
+
 def make_tables(ledger: Connection) -> None:
     """Make what a ledger lacks: tables, and in those of an earlier release columns and indexes."""
+    is_file = ledger.dialect.name == "sqlite"
+    if is_file and ledger.exec_driver_sql("PRAGMA user_version").scalar() == VERSION:
+        return
     inspector = inspect(ledger)
     known = {name: {one["name"] for one in found} for (_, name), found in inspector.get_multi_columns().items()}
     indexes = {one["name"] for found in inspector.get_multi_indexes().values() for one in found}
@@ -185,6 +197,8 @@ def make_tables(ledger: Connection) -> None:
         for index in table.indexes:
             if index.name not in indexes:
                 ledger.execute(CreateIndex(index))
+    if is_file:
+        ledger.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
 
 
 def replace(ledger: Connection, table: Table, **values: Any) -> None:

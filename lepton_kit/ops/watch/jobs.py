@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, exists, insert, or_, select, update
 
 from lepton_kit.errors import InputError
+from lepton_kit.runs.database import be_alone
 from lepton_kit.runs.ledger import Owner, is_mine, my_lease, owner_columns
 from lepton_kit.runs.tables import DECISIONS, INCIDENTS, JOBS, now
 
@@ -158,6 +159,10 @@ class Remedy:
 # --- every job --------------------------------------------------------------------------------------------------------
 
 
+_KNOWN = select(JOBS.c.number).where(JOBS.c.key == bindparam("of_key"))
+_NEW = insert(JOBS).values(queued=now()).returning(JOBS.c.number)
+
+
 def add(
     ledger: Connection,
     kind: Kind,
@@ -169,10 +174,10 @@ def add(
     **columns: Any,
 ) -> int | None:
     """Make a job, with further columns, and return its number; None where one with its key is known."""
-    if ledger.scalar(select(JOBS.c.number).where(JOBS.c.key == key)) is not None:
+    if ledger.scalar(_KNOWN, {"of_key": key}) is not None:
         return None
-    about = {"key": key, "kind": kind, "name": name, "incident": incident, "state": state, "queued": now()}
-    number: int | None = ledger.scalar(insert(JOBS).values(**about, **vars(start), **columns).returning(JOBS.c.number))
+    about = {"key": key, "kind": kind, "name": name, "incident": incident, "state": state}
+    number: int | None = ledger.scalar(_NEW, {**about, **vars(start), **columns})
     return number
 
 
@@ -194,7 +199,12 @@ def move_mine(ledger: Connection, event: Event, number: int, **columns: Any) -> 
 
 def take(ledger: Connection) -> Job | None:
     """Make this process the one that runs the oldest job that may start now, and return that."""
-    oldest = ledger.scalar(select(JOBS.c.number).where(READY).order_by(JOBS.c.number).limit(1))
+    ready = select(JOBS.c.number).where(READY).order_by(JOBS.c.number).limit(1)
+    if ledger.scalar(ready.where(JOBS.c.kind == "remedy")) is None:
+        ready = ready.where(JOBS.c.kind != "remedy")
+    else:
+        be_alone(ledger)  # who takes another repair of the service at this moment would not see this one
+    oldest = ledger.scalar(ready.with_for_update(of=JOBS, skip_locked=True))
     if oldest is None:
         return None
     begun = {"started": now(), "attempts": JOBS.c.attempts + 1, **my_lease()}
@@ -203,8 +213,8 @@ def take(ledger: Connection) -> Job | None:
 
 
 def abandoned(ledger: Connection) -> list[Job]:
-    """Return the jobs whose process has died."""
-    running = select(*owner_columns(JOBS), *COLUMNS).where(JOBS.c.state == "running")
+    """Return the jobs whose process has died, but for those that another process is seeing to."""
+    running = select(*owner_columns(JOBS), *COLUMNS).where(JOBS.c.state == "running").with_for_update(skip_locked=True)
     return [Job(*row[5:]) for row in ledger.execute(running) if Owner(*row[:4]).is_dead(row.is_lease_over)]
 
 

@@ -126,13 +126,13 @@ def watched_past(objective: Objective, source: Source, start: float, end: float,
     Raises InputError when the source holds no sample of that time, or refuses them.
     """
     from lepton_kit.ops.watch.queue import Queue
-    from lepton_kit.runs.ledger import FILE as LEDGER
+    from lepton_kit.runs.ledger import Ledger
     from lepton_kit.telemetry.backtest import Incident, Past
 
     held = source.query(str(objective.total), start, end)
     if held.empty:
         raise InputError(f"backtest of {objective.name}: the source holds no samples of {objective.total} in that time")
-    known = Queue(project).incidents(MOST_INCIDENTS) if (project / "runs" / LEDGER).is_file() else []
+    known = Queue(project).incidents(MOST_INCIDENTS) if Ledger(project).exists() else []
     happened = [
         Incident(f"{one.name} {one.id}", _unix(one.starts_at), _unix(one.ends_at) if one.ends_at else end)
         for one in known

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     or_,
     select,
     update,
-)
+)  # fmt: skip
 
 from lepton_kit.ops.watch import jobs
 from lepton_kit.ops.watch.jobs import Decision, Job, Kind, Proposal, Remedy, Start
@@ -185,7 +186,7 @@ class Queue(Ledger):
 
     def take(self) -> Job | None:
         """Make this process the one that runs the oldest queued job that may start now, and return that."""
-        with self.transaction() as ledger:
+        with self.transaction(alone=False) as ledger:
             return jobs.take(ledger)
 
     def still_running(self, job: Job) -> None:
@@ -223,7 +224,7 @@ class Queue(Ledger):
 
     def requeue_abandoned(self) -> list[Job]:
         """Queue the jobs again whose process has died; refuse one that has outlived too many. Return them."""
-        with self.transaction() as ledger:
+        with self.transaction(alone=False) as ledger:
             dead = jobs.abandoned(ledger)
             for job in dead:
                 if job.attempts >= MOST_ATTEMPTS:
@@ -293,7 +294,7 @@ class Queue(Ledger):
         return self._repairs(INCIDENTS.c.id == incident)
 
     def _repairs(self, condition: ColumnElement[bool]) -> list[Remedy]:
-        with self.transaction() as ledger:
+        with self.transaction(alone=False) as ledger:
             return jobs.repairs(ledger, condition)
 
     def follow_up(self, postmortem: Start | None, when: str) -> None:
@@ -363,31 +364,54 @@ class Queue(Ledger):
         return int(self._read(select(func.count()).where(condition))[0][0])
 
     def _read(self, chosen: Select[Any]) -> list[Any]:
-        with self.transaction() as ledger:
+        with self.transaction(alone=False) as ledger:
             return list(ledger.execute(chosen))
 
 
+# What each alert of a storm asks for: statements that are made once cost half of what they would.
+_HELD = and_(JOBS.c.state == "queued", jobs.FLAPS)
+_own = and_(INCIDENTS.c.fingerprint == bindparam("of_fingerprint"), INCIDENTS.c.starts_at == bindparam("since"))
+_KNOWN = select(INCIDENTS.c.status, INCIDENTS.c.note).where(_own)
+_SEEN = update(INCIDENTS).where(_own).values(seen=INCIDENTS.c.seen + 1)
+_NEW = insert(INCIDENTS).values(received=now())
+_waited = func.coalesce(INCIDENTS.c.held_until - INCIDENTS.c.held_from, 0.0)
+_LAST = (
+    select(INCIDENTS.c.id, INCIDENTS.c.starts_at, _waited, now())
+    .join(JOBS, and_(JOBS.c.incident == INCIDENTS.c.id, JOBS.c.kind == "alert"))
+    .where(INCIDENTS.c.fingerprint == bindparam("of_fingerprint"), ~_HELD)
+    .order_by(JOBS.c.number.desc())
+    .limit(1)
+)
+"""The last diagnosis of an alert that did not only wait for its time: when that began, how long it waited; and now."""
+
+_SAME = (
+    select(INCIDENTS.c.id)
+    .where(INCIDENTS.c.subject == bindparam("of_subject"), INCIDENTS.c.status == "firing")
+    .where(func.coalesce(INCIDENTS.c.alert["labels"]["severity"].as_string(), "") != bindparam("of_severity"))
+    .where(INCIDENTS.c.received > now() - SAME_S, exists().where(JOBS.c.incident == INCIDENTS.c.id))
+    .limit(1)
+)
+"""An incident that began a moment ago with the same alert in another severity, if its runbook runs."""
+
+
 def _receive(ledger: Connection, alert: Alert, origin: str, router: Router, flap_s: float) -> None:
-    chosen = _of(alert)
-    found = ledger.execute(select(INCIDENTS.c.status, INCIDENTS.c.note).where(chosen)).one_or_none()
+    chosen = {"of_fingerprint": alert.fingerprint, "since": alert.since}
+    found = ledger.execute(_KNOWN, chosen).one_or_none()
     if found is None:
         status, note = "firing", _begin(ledger, alert, origin, router, flap_s)
     else:
         status, note = found
-        ledger.execute(update(INCIDENTS).where(chosen).values(seen=INCIDENTS.c.seen + 1))
+        ledger.execute(_SEEN, chosen)
     if alert.status == "resolved" and status == "firing":
         _resolve(ledger, alert, router, note)
-
-
-def _of(alert: Alert) -> ColumnElement[bool]:
-    return and_(INCIDENTS.c.fingerprint == alert.fingerprint, INCIDENTS.c.starts_at == alert.since)
 
 
 def _begin(ledger: Connection, alert: Alert, origin: str, router: Router, flap_s: float) -> str:
     start = router.on_firing(alert) if alert.status == "firing" else "only its end was seen"
     note, about = start if isinstance(start, str) else "", dict[str, Any]()
     severity = alert.labels.get("severity", "")
-    if isinstance(start, Start) and (main := _being_diagnosed(ledger, alert)) is not None:
+    same = {"of_subject": alert.subject, "of_severity": severity}
+    if isinstance(start, Start) and (main := ledger.scalar(_SAME, same)) is not None:
         note, about = f"runs nothing of its own, being the same as {main}", {"main": main}
         _raise_severity(ledger, main, severity)
     elif isinstance(start, Start) and (about := _flap(ledger, alert, flap_s)):
@@ -397,10 +421,10 @@ def _begin(ledger: Connection, alert: Alert, origin: str, router: Router, flap_s
     values = {
         "subject": alert.subject, "id": alert.incident, "fingerprint": alert.fingerprint, "starts_at": alert.since,
         "name": alert.name, "service": alert.labels.get("service", ""), "severity": severity, "status": "firing",
-        "origin": origin, "alert": alert.as_posted(), "received": now(), "seen": 1, "note": note,
+        "origin": origin, "alert": alert.as_posted(), "seen": 1, "note": note,
         **about,
     }  # fmt: skip
-    ledger.execute(insert(INCIDENTS).values(values))
+    ledger.execute(_NEW, values)
     if isinstance(start, Start) and "main" not in about:
         jobs.add(ledger, "alert", alert.name, f"alert:{alert.fingerprint}:{alert.since}", start, alert.incident)
     return note
@@ -411,15 +435,7 @@ def _flap(ledger: Connection, alert: Alert, seconds: float) -> dict[str, Any]:
 
     A diagnosis that still waits since the alert began before is given up for that of the new start.
     """
-    is_own = INCIDENTS.c.fingerprint == alert.fingerprint
-    waited = func.coalesce(INCIDENTS.c.held_until - INCIDENTS.c.held_from, 0.0)
-    last = ledger.execute(
-        select(INCIDENTS.c.id, INCIDENTS.c.starts_at, waited, now())
-        .join(JOBS, and_(JOBS.c.incident == INCIDENTS.c.id, JOBS.c.kind == "alert"))
-        .where(is_own, ~_HELD)
-        .order_by(JOBS.c.number.desc())
-        .limit(1)
-    ).one_or_none()
+    last = ledger.execute(_LAST, {"of_fingerprint": alert.fingerprint}).one_or_none()
     if last is None:
         return {}
     diagnosed, starts_at, held_s, time_now = last
@@ -427,29 +443,14 @@ def _flap(ledger: Connection, alert: Alert, seconds: float) -> dict[str, Any]:
     wait = held_s + seconds - since_start
     if wait <= 0 or since_start < -seconds:
         return {}
-    _give_up_held(ledger, JOBS.c.incident.in_(select(INCIDENTS.c.id).where(is_own)))
+    of_alert = select(INCIDENTS.c.id).where(INCIDENTS.c.fingerprint == alert.fingerprint)
+    _give_up_held(ledger, JOBS.c.incident.in_(of_alert))
     return {"flaps_after": diagnosed, "held_from": time_now, "held_until": time_now + min(wait, seconds)}
-
-
-_HELD = and_(JOBS.c.state == "queued", jobs.FLAPS)
 
 
 def _give_up_held(ledger: Connection, condition: ColumnElement[bool]) -> bool:
     """Give up diagnoses that wait until their alert has lasted; say whether there was one."""
     return ledger.execute(delete(JOBS).where(JOBS.c.kind == "alert", _HELD, condition)).rowcount > 0
-
-
-def _being_diagnosed(ledger: Connection, alert: Alert) -> str | None:
-    """Return the incident that began a moment ago with the same alert in another severity, if its runbook runs."""
-    severity = func.coalesce(INCIDENTS.c.alert["labels"]["severity"].as_string(), "")
-    found: str | None = ledger.scalar(
-        select(INCIDENTS.c.id)
-        .where(INCIDENTS.c.subject == alert.subject, INCIDENTS.c.status == "firing")
-        .where(INCIDENTS.c.received > now() - SAME_S, severity != alert.labels.get("severity", ""))
-        .where(exists().where(JOBS.c.incident == INCIDENTS.c.id))
-        .limit(1)
-    )
-    return found
 
 
 def _raise_severity(ledger: Connection, incident: str, severity: str) -> None:
@@ -466,7 +467,7 @@ def _resolve(ledger: Connection, alert: Alert, router: Router, note: str) -> Non
     if isinstance(start, str):
         note = f"{note}; recovery check: {start}" if note else f"recovery check: {start}"
     ends_at = alert.ends_at and alert.ends_at.isoformat(timespec="microseconds")
-    ledger.execute(update(INCIDENTS).where(_of(alert)).values(status="resolved", ends_at=ends_at, note=note))
+    ledger.execute(update(INCIDENTS).where(chosen).values(status="resolved", ends_at=ends_at, note=note))
     jobs.withdraw(ledger, alert.incident)
     if isinstance(start, Start):
         jobs.add(ledger, "recovery", alert.name, f"recovery:{alert.fingerprint}:{alert.since}", start, alert.incident)

@@ -33,17 +33,21 @@ def _utc(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
+Text = Annotated[str, AfterValidator(lambda text: text.replace("\0", "\N{REPLACEMENT CHARACTER}"))]
+"""Text without the one character that PostgreSQL cannot keep."""
+
+
 class Alert(BaseModel):
     """One alert, as in the `alerts` list of a webhook; times in UTC. Fields that are not named here are left out."""
 
     model_config = ConfigDict(frozen=True)
 
     status: Literal["firing", "resolved"]
-    labels: dict[str, str]
-    annotations: dict[str, str] = {}
+    labels: dict[Text, Text]
+    annotations: dict[Text, Text] = {}
     starts_at: Moment = Field(alias="startsAt")
     ends_at: Moment | None = Field(default=None, alias="endsAt")  # the year 1 while an alert fires
-    generator_url: str = Field(default="", alias="generatorURL")
+    generator_url: Text = Field(default="", alias="generatorURL")
     fingerprint: str = Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")
 
     @property
