@@ -7,7 +7,7 @@ import sys
 USED = (
     "papermill", "lepton_kit.cli", "lepton_kit.ops.operator", "lepton_kit.ops.watch.app", "lepton_kit.reports.site",
     "lepton_kit.runs.check", "lepton_kit.runs.engine", "lepton_kit.runs.pool", "lepton_kit.runs.progress",
-    "lepton_kit.runs.runner", "lepton_kit.serving.app", "lepton_kit.serving.supervisor",
+    "lepton_kit.runs.runner", "lepton_kit.serving.app", "lepton_kit.serving.supervisor", "skops.io",
 )  # fmt: skip
 
 

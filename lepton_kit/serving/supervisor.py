@@ -206,7 +206,8 @@ def _fork_workers() -> None:
     """Let workers be forked from a process that has imported everything: each would take seconds to do so itself."""
     if sys.platform == "linux":  # elsewhere libraries do not bear a fork
         forks = multiprocessing.get_context("forkserver")
-        forks.set_forkserver_preload(["lepton_kit.cli", "lepton_kit.serving.app"])
+        of_model = ["skops.io"] if "skops.io" in sys.modules else []  # the model is loaded here already
+        forks.set_forkserver_preload(["lepton_kit.cli", "lepton_kit.serving.app", *of_model])
         _subprocess.spawn = forks  # type: ignore[assignment]  # where uvicorn takes its workers from
 
 
