@@ -57,14 +57,23 @@ def receiver(monkeypatch):
         yield made
 
 
+def notifying(project):
+    made = project_with_repairs(project)
+    settings = (made / "lepton.toml").read_text()
+    notify = "\n[notify]\nurls = ['env:NOTIFY_URL']\naddress = 'https://ops.example/'\n"
+    (made / "lepton.toml").write_text(settings + notify)
+    return made
+
+
 @pytest.fixture
 def project(tmp_path):
-    made = project_with_repairs(tmp_path)
-    settings = (made / "lepton.toml").read_text()
-    (made / "lepton.toml").write_text(
-        settings + "\n[notify]\nurls = ['env:NOTIFY_URL']\naddress = 'https://ops.example/'\n"
-    )
-    return made
+    return notifying(tmp_path)
+
+
+@pytest.fixture
+def either(either_project):
+    """Give a project whose ledger is a file, and one whose ledger is in PostgreSQL."""
+    return notifying(either_project)
 
 
 def raised(project, number=1, status="firing", **labels):
@@ -114,35 +123,35 @@ def test_people_are_told_once_of_each_step_of_an_incident_with_cause_command_and
     assert SECRET not in listed
 
 
-def test_a_notice_that_does_not_get_through_is_tried_again_and_then_given_up_and_reported(project, receiver):
+def test_a_notice_that_does_not_get_through_is_tried_again_and_then_given_up_and_reported(either, receiver):
     receiver.refuses = True
-    raised(project)
-    told = notifier(project)
+    raised(either)
+    told = notifier(either)
     told.look()
-    [row] = newest(Queue(project), 9)
+    [row] = newest(Queue(either), 9)
     assert (row["state"], row["tries"]) == ("waiting", 1)
     assert row["due"] > time.time() + 5  # not at once
     [trouble] = told.troubles().values()
     assert trouble == "1 not sent: the service did not take it, or cannot be reached"
     receiver.refuses = False
-    due_now(project)
+    due_now(either)
     told.look()
     assert receiver.titles() == ["Opened: goog: Known (page)"]
     assert told.troubles() == {}
     receiver.refuses = True
-    raised(project, 2)
+    raised(either, 2)
     for _ in range(MOST_TRIES + 1):
         told.look()
-        due_now(project)
-    assert {row["state"]: row["tries"] for row in newest(Queue(project), 9)} == {"sent": 2, "given up": MOST_TRIES}
+        due_now(either)
+    assert {row["state"]: row["tries"] for row in newest(Queue(either), 9)} == {"sent": 2, "given up": MOST_TRIES}
     assert "1 not sent" in next(iter(told.troubles().values()))
-    assert SECRET not in json.dumps(newest(Queue(project), 9))
+    assert SECRET not in json.dumps(newest(Queue(either), 9))
 
 
-def test_two_that_share_a_ledger_send_a_notice_once(project, receiver):
+def test_two_that_share_a_ledger_send_a_notice_once(either, receiver):
     for number in range(1, 6):
-        raised(project, number, alertname=f"Known{number}")
-    both = [notifier(project), notifier(project)]
+        raised(either, number, alertname=f"Known{number}")
+    both = [notifier(either), notifier(either)]
     threads = [threading.Thread(target=one.look) for one in both for _ in range(2)]
     for thread in threads:
         thread.start()
