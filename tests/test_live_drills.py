@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 from helpers import copy_project, unhurried
+from services import project_with_model
 
 from lepton_kit.ops.drills import Drill
 from lepton_kit.ops.faults import FAULTS
@@ -16,9 +16,9 @@ from lepton_kit.runs.manifest import FILE, Manifest
 pytestmark = pytest.mark.alone
 
 
-def test_a_bad_version_is_noticed_found_rolled_back_and_looked_back_on(demo_project, tmp_path):
-    project = copy_project(tmp_path / "project", "notebooks", "runbooks", "reports", "slo", "subjects")
-    shutil.copytree(demo_project / "models", project / "models")
+def test_a_bad_version_is_noticed_found_rolled_back_and_looked_back_on(tmp_path):
+    project = project_with_model(tmp_path / "project")
+    copy_project(project, "notebooks", "runbooks", "reports", "slo", "subjects")
     unhurried(project / "slo/goog/latency.yaml")
     (project / "slo/goog/freshness.yaml").unlink()  # so that a machine whose load comes late breaks no other objective
     told: list[str] = []
