@@ -38,7 +38,6 @@ from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE
 from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.telemetry.recordings import Recording, read_recording
 
-pytestmark = pytest.mark.alone
 RIGHT, SCALE = "ScoringRightBudgetBurn", 600
 COURSE_S = 900.0
 """Of a course with three runbooks on a machine that has other work."""

@@ -105,14 +105,16 @@ def test_a_runner_killed_at_any_moment_leaves_a_readable_notebook(project, seed,
     assert not list(saved.parent.glob(".notebook*"))
 
 
-def test_two_processes_asked_for_one_key_run_it_once(project):
+def test_two_processes_asked_for_one_key_run_it_once(either_project):
+    project = either_project
     path = write_notebook(project / "notebooks/n.ipynb", ["import time; time.sleep(1)"])
     runners = [run_in(project, path, "today") for _ in range(2)]
     assert [runner.wait(PATIENCE_S) for runner in runners] == [0, 0]
     assert len(all_runs(project)) == 1
 
 
-def test_a_key_whose_runner_was_killed_is_taken_over(project):
+def test_a_key_whose_runner_was_killed_is_taken_over(either_project):
+    project = either_project
     path = write_notebook(
         project / "notebooks/n.ipynb", ["import time; time.sleep(0 if list(lk.path('.').glob('go')) else 600)"]
     )
@@ -125,7 +127,8 @@ def test_a_key_whose_runner_was_killed_is_taken_over(project):
     assert run_notebook(Request(path), project, options=Options(idempotency_key="today")) == run
 
 
-def test_a_key_whose_run_had_ended_when_its_runner_was_killed_is_answered_by_that_run(project):
+def test_a_key_whose_run_had_ended_when_its_runner_was_killed_is_answered_by_that_run(either_project):
+    project = either_project
     path = write_notebook(project / "notebooks/n.ipynb", ["1"])
     with Forked(dying_runner, project, path, "today") as dying:
         assert dying.wait(PATIENCE_S) == -signal.SIGKILL

@@ -47,10 +47,8 @@ class Search:
     @cached_property
     def study(self) -> optuna.Study:
         """Return the study, new or as it was left."""
-        try:
-            import optuna
-        except ImportError as error:
-            raise InputError("optuna is not installed: pip install lepton-kit[train]") from error
+        import optuna  # half a second
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         patient = {"connect_args": {"timeout": 60}}  # seconds, while another process writes
         return optuna.create_study(
