@@ -93,8 +93,8 @@ def test_the_version_is_told(story):
 
 def test_a_notebook_is_known_by_the_beginning_of_its_name_and_a_misspelt_one_is_guessed(story):
     write_notebook(story / "notebooks/storage.ipynb", ["1"])
-    write_notebook(story / "runbooks/07-heal.ipynb", ["1"], "days: int = 5")
-    assert "days" in lepton_here("params", "07", project=story).stdout
+    write_notebook(story / "runbooks/99-heal.ipynb", ["1"], "days: int = 5")
+    assert "days" in lepton_here("params", "99", project=story).stdout
     assert lepton_here("params", "story", project=story).returncode == 0  # a whole name is none's beginning
     several = lepton_here("params", "stor", project=story)
     assert (several.returncode, "matches 2 notebooks: storage, story" in several.stderr) == (2, True)
