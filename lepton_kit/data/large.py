@@ -32,7 +32,7 @@ def rows_of(source: str | Path) -> int:
 
 
 def sample_of(source: str | Path, rows: int, seed: int = 0) -> pd.DataFrame:
-    """Return rows of all parts of a source by lot, at most so many; the same seed gives the same rows."""
+    """Return at most `rows` rows, drawn from all parts of a source; the same seed gives the same rows."""
     with _opened(source) as (database, table):
         database.execute("SET threads = 1")  # else the rows depend on which thread read what
         made: pd.DataFrame = database.execute(
@@ -82,7 +82,7 @@ def quality_of_files(
     -------
     DataFrame
         `check` (`wrong types`, `missing values`, `infinite values`, `exact duplicates`, and `repeated ids` where the
-        contract has an id), `rows` and their `share`. Repeats are told by a hash of 64 bits, which makes one too many
+        contract has an id), `rows` and their `share`. Repeats are found by a hash of 64 bits, which makes one too many
         in some thousand tables of 100 million rows.
     """
     numbers = [*contract.numbers, *([contract.target] if contract.target and not contract.is_class else [])]
