@@ -110,6 +110,14 @@ def test_of_windows_that_find_the_same_those_with_the_fewest_false_alerts_are_be
     assert best["lead_s"].item() == same["lead_s"].max()
 
 
+def test_an_alert_belongs_to_an_incident_by_the_windows_in_force_whatever_windows_are_tried():
+    share = failing(600, (100, 140))  # an hour and a half before the incident
+    incident = Incident("later", START + 60 * 245, START + 60 * 260)
+    tried = alternatives(AVAILABILITY, [past(share, incident)], step=60)
+    assert (tried["false_alerts"] == 1).all()
+    assert (tried["fired"] == 0).all()
+
+
 def test_nothing_is_best_where_no_incident_is_known():
     assert not alternatives(AVAILABILITY, [past(failing(120, (30, 60)))], step=60)["best"].any()
 
@@ -162,6 +170,12 @@ def test_the_command_replays_the_store_with_the_incidents_of_the_ledger(tmp_path
     done = lepton_here("slo", "backtest", "goog-availability", *span, project=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "page: 1 of 1 measured incidents, 1 false alerts" in done.stdout
+    with Store(tmp_path / "telemetry") as store:  # of another service, which fails all the time
+        beside = samples(np.ones(600))
+        store.append(beside.assign(labels=beside["labels"].str.replace('"job":"goog"', '"job":"other"')))
+        store.flush()
+    again = lepton_here("slo", "backtest", "goog-availability", *span, project=tmp_path)
+    assert again.stdout == done.stdout
     nothing = lepton_here("slo", "backtest", "goog-availability", "--from", "1h", project=tmp_path)
     assert nothing.returncode == 2
     assert "the source holds no samples of http_server_request_duration_seconds_count" in nothing.stderr

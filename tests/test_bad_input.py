@@ -24,6 +24,7 @@ BAD_TABLES = {  # a CSV, a Parquet file, and what is refused once it is read; te
     "text.csv": (csv(prices=[*PRICES[:-1], "n/a today"]), "'n/a today'"),
     "not_a.parquet": (b"PAR1 but no more", "Parquet"),
     "one_row.csv": (csv(DAYS[:1], PRICES[:1]), "too short"),
+    "no_price.csv": (b"date,weight\n2020-01-01,1\n", "close"),
 }
 
 

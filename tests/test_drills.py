@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 
 import pandas as pd
 import pytest
@@ -275,8 +276,15 @@ def test_a_live_drill_has_a_project_of_its_own(whole):
     (whole / "lepton.toml").write_text("")
     with pytest.raises(InputError, match=r"\[services.goog\]"):
         drill_project(whole, "units", "goog")
-    (whole / "lepton.toml").write_text((ROOT / "lepton.toml").read_text())
+    settings = (ROOT / "lepton.toml").read_text()
+    (whole / "lepton.toml").write_text(f'ledger = "postgresql+psycopg://ops@db/watch"\n{settings}')
     made = drill_project(whole, "units+nulls", "goog")
+    assert "ledger" not in tomllib.loads(
+        (made / "lepton.toml").read_text()
+    )  # jobs are the drill's own
+    (whole / "lepton.toml").write_text(f'"ledger" = "postgresql+psycopg://ops@db/watch"\n{settings}')
+    with pytest.raises(InputError, match="for a drill to have its own"):
+        drill_project(whole, "units", "goog")
     assert made.parent == whole / "drills"
     assert 'actions.restart_feed = ["true"]' in (made / "lepton.toml").read_text()
     assert (made / "slo/goog/latency.yaml").is_file()

@@ -130,4 +130,4 @@ def test_the_steps_of_the_airflow_dag_follow_each_other():
     run = next(
         node.value.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.targets[0].id == "RUN"
     )
-    assert run.format(runbook="x").endswith("lepton run x --key x-{{ ds }} --events --timeout 1800")
+    assert run.format(runbook="x").endswith("lepton run x --key x-{{ ds }} --events --timeout 1800 --retries 1")

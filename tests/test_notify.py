@@ -5,16 +5,16 @@ import json
 import os
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from helpers import lepton_here, listening
-from repairs import Everything, diagnosed, project_with_repairs
+from repairs import Everything, diagnosed, project_with_repairs, proposal, propose
 from services import wait_for
 from watching import alert, watching
 
 from lepton_kit.errors import InputError
-from lepton_kit.ops.watch.notify import MOST_TRIES, Notifier, newest, open_targets
+from lepton_kit.ops.watch.notify import MOST_TRIES, Notifier, newest, notices, open_targets
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import Notify
@@ -229,3 +229,87 @@ def test_the_command_tries_each_address(project, receiver, monkeypatch):
     nobody = lepton_here("notify", "--test", project=project)
     assert nobody.returncode == 2
     assert "urls names no address" in nobody.stderr
+
+
+def test_an_alert_that_flaps_and_a_diagnosis_without_a_probability_are_no_trouble(project, receiver):
+    queue, began = Queue(project, flap_s=3600), datetime.now(UTC)
+    for status, minutes in (("firing", 10), ("resolved", 10), ("firing", 5)):
+        posted = alert(1, status, starts=(began - timedelta(minutes=minutes)).isoformat())
+        posted |= ended(status)
+        queue.receive([Alert.model_validate(posted)], "webhook", Everything())
+    told = Notifier(Notify(urls=["env:NOTIFY_URL"]), project, queue)
+    told.look()
+    assert sorted(receiver.titles()) == ["Opened: goog: Known (page)", "Resolved: goog: Known (page)"]
+    facts = {
+        "same_as": None,
+        "runs": [{"kind": "alert", "state": "ended", "ended": 1.0, "number": 1, "results": {"cause": "data"}}],
+        "remedies": [{"job": 2, "cause": "data", "state": "ended", "verdict": None, "decisions": [], "why": ""}],
+        "service": "goog", "name": "Known", "severity": "", "next_action": None, "id": "i", "summary": "",
+        "received": 0.0, "status": "firing", "ends_at": None,
+    }  # fmt: skip
+    found = list(notices(facts, ""))  # the repair's run has not been noted yet
+    assert [one.event for one in found] == ["opened", "diagnosed"]
+    assert found[1].body == "Cause: data"
+
+
+def test_a_repair_that_waits_again_is_announced_again_however_long_ago_it_was_queued(project, receiver):
+    incident = propose(Queue(project), proposal("data", "the policy is to ask"))
+    told = notifier(project, on=["waiting"])
+    told.look()
+    told.look()
+    assert len(receiver.titles()) == 1
+    with Queue(project).transaction() as ledger:
+        ledger.exec_driver_sql("UPDATE jobs SET queued = queued - 90000")
+        ledger.exec_driver_sql(
+            "INSERT INTO decisions (job, is_approved, at, by, via, note)"
+            " SELECT number, 1, 0, 'Kim', 'page', '' FROM jobs WHERE state = 'waiting'"
+        )
+    told.look()
+    assert receiver.titles() == ["Waits for approval of the data repair: goog: Known (page)"] * 2
+    assert incident in receiver.bodies[1]["message"]
+
+
+def test_of_more_incidents_than_a_page_lists_each_is_opened(project, receiver):
+    for number in range(1, 61):
+        raised(project, number, alertname=f"Known{number}")
+    notifier(project, most_per_hour=100).look()
+    assert len(set(receiver.titles())) == 60
+
+
+def test_a_notice_that_is_being_sent_is_taken_by_no_other_and_its_end_is_not_overwritten(project, receiver):
+    raised(project)
+    first, second = notifier(project), notifier(project)
+    sent = threading.Event()
+
+    def slowly(title, body):
+        second.look()  # while it is under way
+        with Queue(project).transaction() as ledger:  # somebody else took it after all, and got it through
+            ledger.execute(NOTICES.update().values(tries=2, state="sent"))
+        sent.set()
+        return "the first one gave up"
+
+    first._targets = {"env:NOTIFY_URL": slowly}
+    first.look()
+    assert sent.is_set()
+    assert receiver.titles() == []
+    [row] = newest(Queue(project), 9)
+    assert (row["state"], row["error"]) == ("sent", "")
+
+
+def test_whatever_goes_wrong_ends_no_thread_and_is_reported(project, receiver, monkeypatch):
+    seen = []
+    told = Notifier(Notify(urls=["env:NOTIFY_URL"]), project, Queue(project), on_trouble=seen.append)
+
+    def broken():
+        if not seen:
+            raise KeyError("probability")
+        raised(project) if len(seen) == 1 else None
+        monkeypatch.undo()
+        monkeypatch.setattr(told, "look", lambda: seen.append("looked"))
+
+    monkeypatch.setattr("lepton_kit.ops.watch.notify.LOOK_S", 0.01)
+    monkeypatch.setattr(told, "look", broken)
+    told.start()
+    wait_for(lambda: "looked" in seen)
+    told.stop()
+    assert seen[0] == {"notices": "KeyError: 'probability'"}

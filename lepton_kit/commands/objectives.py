@@ -114,7 +114,7 @@ def backtest(
     ] = "28d",
     until: Annotated[str, typer.Option("--to", help="End, in the same form.")] = "now",
     recordings: Annotated[
-        Path | None, typer.Option(help="Folder of recordings to replay in place of the source's past.")
+        Path | None, typer.Option(help="Folder of recordings, in the project, to replay in place of the source's past.")
     ] = None,
     severity: Annotated[str, typer.Option(help="Alerts to replay: page or ticket.")] = "page",
     alternatives: Annotated[
@@ -143,8 +143,8 @@ def backtest(
             pasts = recorded_pasts(one, project / recordings)
         else:
             opened = open_source(source or settings.watch.source, project)
-            [own] = own_series([one], settings)
-            pasts = [watched_past(own, opened, seconds_of("--from", begin), seconds_of("--to", until), project)]
+            [one] = own_series([one], settings)
+            pasts = [watched_past(one, opened, seconds_of("--from", begin), seconds_of("--to", until), project)]
         _print_backtest(console, one, past.backtest(one, pasts, severity, time_scale=scale), severity)
         if alternatives:
             console.print(_alternatives(past.alternatives(one, pasts, severity, scale)))

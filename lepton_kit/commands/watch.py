@@ -38,7 +38,7 @@ def notify(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the notices of incidents that were sent and those that were not, or try the addresses of [notify]."""
+    """List the notices of incidents that were sent and those that were not, or try the addresses."""
     from lepton_kit.ops.watch.notify import newest, open_targets
     from lepton_kit.ops.watch.queue import Queue
     from lepton_kit.project.settings import read_settings

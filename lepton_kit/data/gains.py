@@ -60,13 +60,18 @@ def cuts(
     Raises
     ------
     InputError
-        When both are given, or a class has fewer rows than folds.
+        When both are given, a class has fewer rows than folds, or none in a part of a fold in time.
     """
     if time_ordered and groups is not None:
         raise InputError("groups: rows are cut by time or by group, not by both")
     if time_ordered:
         made = time_ordered_folds(len(target), max(2, folds))
-        return [Cut(*(np.arange(len(target))[part] for part in (c.train, c.validation, c.scored))) for c in made]
+        found = [Cut(*(np.arange(len(target))[part] for part in (c.train, c.validation, c.scored))) for c in made]
+        for number, rows in ((number, rows) for number, cut in enumerate(found, 1) for rows in vars(cut).values()):
+            if lacking := set(target) - set(target.iloc[rows]):
+                said = f"class {lacking.pop()!r}: has no row in a part of fold {number} in time"
+                raise InputError(f"{said}; give fewer folds, or more rows of it")
+        return found
     from sklearn.model_selection import StratifiedGroupKFold
 
     counts = target.value_counts()

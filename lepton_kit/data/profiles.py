@@ -321,7 +321,7 @@ def _compare(before: Column, now: Column, psi: float, alpha: float) -> tuple[obj
 
     r, c = shared_bins(before, now)
     n, m = r.sum(), c.sum()
-    index = index_of_shares(np.maximum(r, 0.5) / n, np.maximum(c, 0.5) / m)  # an empty bin counts as half a row
+    index = index_of_shares(np.maximum(r, 0.5) / n, np.maximum(c, 0.5) / m)  # an empty bin: half a row or more
     by_chance = (1 / n + 1 / m) * chdtri(len(r) - 1, alpha) if len(r) > 1 else np.inf
     limit = max(psi, float(by_chance))
     is_number = before.kind == "number"

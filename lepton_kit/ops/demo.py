@@ -21,9 +21,16 @@ from pathlib import Path
 from lepton_kit.errors import LeptonError
 from lepton_kit.ops.faults import find_fault
 from lepton_kit.ops.following import ALERTED, DIAGNOSED, IDLE, LOOKED_BACK, RECOVERED, REPAIRED, Facts
-from lepton_kit.ops.live_drills import RESTART, Declared, Served, Stage, following
+from lepton_kit.ops.live_drills import NOBODY, RESTART, Declared, Served, Stage, following
 from lepton_kit.ops.watch.evidence import FOLDER
-from lepton_kit.project.settings import REMEDIES_VARIABLE, SERVICES_VARIABLE, WATCH_VARIABLE, Settings, read_settings
+from lepton_kit.project.settings import (
+    NOTIFY_VARIABLE,
+    REMEDIES_VARIABLE,
+    SERVICES_VARIABLE,
+    WATCH_VARIABLE,
+    Settings,
+    read_settings,
+)
 from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.shipped import in_project_or_shipped
 
@@ -136,6 +143,7 @@ def _above(services: str) -> dict[str, str]:
     return {
         WATCH_VARIABLE: SETTINGS.format(token=secrets.token_hex(3)),
         REMEDIES_VARIABLE: REMEDIES,
+        NOTIFY_VARIABLE: NOBODY,
         SERVICES_VARIABLE: services,
     }
 

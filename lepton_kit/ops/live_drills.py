@@ -47,7 +47,7 @@ from lepton_kit.ops.proxy import proxied
 from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.ops.services import await_ready, end, is_ok, start, start_service
 from lepton_kit.ops.watch.evidence import FOLDER
-from lepton_kit.project.settings import REMEDIES_VARIABLE, WATCH_VARIABLE, Settings
+from lepton_kit.project.settings import NOTIFY_VARIABLE, REMEDIES_VARIABLE, WATCH_VARIABLE, Settings
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.serving.replay import Plan
 from lepton_kit.telemetry.alerts import alert_name
@@ -59,6 +59,8 @@ HEALTHY_S = 30.0
 
 TIME_SCALE = 300
 WATCH = f"time_scale = {TIME_SCALE}\nscrape_interval = 0.5\nsource = 'telemetry/drill'\n"
+NOBODY = "urls = []\n"
+"""Of `[notify]`: what is broken on purpose calls nobody."""
 
 LOAD_S = 3600.0
 """Seconds of load at most: it ends with the drill."""
@@ -185,7 +187,7 @@ def drill_project(project: Path, name: str, model: str) -> Path:
 def _copied(project: Path, name: str, settings: str, parts: Sequence[str]) -> Path:
     made = project / "drills" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{name.replace('+', '-and-')}"
     made.mkdir(parents=True)
-    (made / "lepton.toml").write_text(settings, encoding="utf-8")
+    (made / "lepton.toml").write_text(_with_own_ledger(settings), encoding="utf-8")
     left = ("_site", "_freeze", "__pycache__", ".ipynb_checkpoints", "runs")
     published = (*KINDS, "listings")  # of this project: the drill's site shows its own incidents alone
     for part in parts:
@@ -193,6 +195,19 @@ def _copied(project: Path, name: str, settings: str, parts: Sequence[str]) -> Pa
             ignored = shutil.ignore_patterns(*left, *(published if part == "reports" else ()))
             shutil.copytree(project / part, made / part, ignore=ignored, dirs_exist_ok=True)
     return made
+
+
+def _with_own_ledger(settings: str) -> str:
+    """Return settings that name no ledger: watchers of the project would take the drill's jobs, and it theirs.
+
+    Raises InputError when the ledger is not on a line of its own before the first section.
+    """
+    sections = re.split(r"^(?=\[)", settings, flags=re.MULTILINE)
+    sections[0] = re.sub(r"^ *ledger *=.*$", "", sections[0], flags=re.MULTILINE)
+    own = "".join(sections)
+    if "ledger" in tomllib.loads(own):
+        raise InputError("lepton.toml, ledger: must be on one line before all sections, for a drill to have its own")
+    return own
 
 
 # --- a declared service -----------------------------------------------------------------------------------------------
@@ -411,7 +426,12 @@ def _drilled(drill: Drill, stage: Stage, tell: Tell) -> Drilled:
     def tell_of(text: str) -> None:
         tell(f"{time.monotonic() - began:6.1f} s  {text}")
 
-    above = {REMEDIES_VARIABLE: stage.remedies, WATCH_VARIABLE: WATCH, "LEPTON_PROJECT": str(stage.project)}
+    above = {
+        REMEDIES_VARIABLE: stage.remedies,
+        WATCH_VARIABLE: WATCH,
+        NOTIFY_VARIABLE: NOBODY,
+        "LEPTON_PROJECT": str(stage.project),
+    }
     with following(stage, above, tell_of) as follower:
         try:
             follower.inject(stage.inject, HEALTHY_S)

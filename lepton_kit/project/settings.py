@@ -18,7 +18,13 @@ from lepton_kit.telemetry.declaration import Declaration, Name, Section, objecti
 WATCH_VARIABLE = "LEPTON_WATCH"
 REMEDIES_VARIABLE = "LEPTON_REMEDIES"
 SERVICES_VARIABLE = "LEPTON_SERVICES"
-ABOVE = {"watch": WATCH_VARIABLE, "remedies": REMEDIES_VARIABLE, "services": SERVICES_VARIABLE}
+NOTIFY_VARIABLE = "LEPTON_NOTIFY"
+ABOVE = {
+    "watch": WATCH_VARIABLE,
+    "remedies": REMEDIES_VARIABLE,
+    "services": SERVICES_VARIABLE,
+    "notify": NOTIFY_VARIABLE,
+}
 """Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
 
 

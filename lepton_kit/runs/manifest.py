@@ -347,7 +347,7 @@ def _packages(folders: tuple[tuple[str, int], ...]) -> dict[str, str]:
     for package in metadata.distributions(path=[folder for folder, _ in folders]):
         # `package.metadata` parses all of it as an e-mail: of hundreds of packages that takes half a second.
         text = package.read_text("METADATA") or package.read_text("PKG-INFO") or ""
-        told = dict(re.findall(r"^(Name|Version): *(\S+)", text.partition("\n\n")[0], re.MULTILINE))
+        told = dict(re.findall(r"^(Name|Version): *(\S+)", re.split(r"\r?\n\r?\n", text, maxsplit=1)[0], re.MULTILINE))
         if {"Name", "Version"} <= told.keys():
             found[told["Name"]] = told["Version"]
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))

@@ -98,8 +98,8 @@ def backtest(
 ) -> Backtest:
     """Replay pasts through an objective's alerts of one severity.
 
-    An alert belongs to an incident when it fires at any time between the shortest of the long windows before the
-    incident's alert and the incident's end.
+    An alert belongs to an incident when it fires at any time between the shortest of the long windows in force before
+    the incident's alert and the incident's end.
 
     Parameters
     ----------
@@ -121,7 +121,8 @@ def backtest(
     if not pasts:
         raise InputError(f"backtest of {objective.name}: there is no past to replay")
     step = step or max(1.0, round(30 / time_scale))
-    early = min(scaled(window.long, time_scale) for window in chosen)
+    in_force = [window for window in WINDOWS if window.severity == severity] or chosen
+    early = min(scaled(window.long, time_scale) for window in in_force)  # the same, whatever windows are tried
     rows, false, healthy = [], 0, 0.0
     for past in pasts:
         times = _times(past, step)
@@ -133,7 +134,8 @@ def backtest(
             own = (spells[:, 1] >= one.alerted - early) & (spells[:, 0] <= one.ended)
             first = float(spells[own, 0].min()) if own.any() else np.nan
             during = (times >= one.alerted - early) & (times <= one.ended)
-            rows.append((one.name, one.alerted, bool(is_measured[during].any()), first, one.alerted - first))
+            is_known = bool(is_measured[during].any() or own.any())
+            rows.append((one.name, one.alerted, is_known, first, one.alerted - first))
             free &= ~own
             sick |= during
         false += int(free.sum())
@@ -156,19 +158,21 @@ def alternatives(
     Returns
     -------
     DataFrame
-        A row per pair of factors: `windows` and `rates` (1 and 1 are in force), `fired` and `incidents`, `lead_s`
-        (median), `false_alerts`, `false_per_week`, and `best`: of those that fire on the most incidents, the one with
-        the fewest false alerts, then with the largest lead, then the one in force. Without an incident none is best.
+        A row per pair of factors: `windows` and `rates` (1 and 1 are in force), `fired` and `incidents` (that were
+        measured), `lead_s` (median), `false_alerts`, `false_per_week`, and `best`: of those that fire on the most
+        incidents, the one with the fewest false alerts, then with the largest lead, then the one in force. Without an
+        incident none is best.
     """
     rows = []
     for length in LENGTHS:
         for rate in RATES:
-            windows = [replace(one, rate=one.rate * rate) for one in WINDOWS]
-            # Shorter windows are evaluated as often as those in force, so that only the windows differ.
-            every = step or max(1.0, round(30 / time_scale))
-            found = backtest(objective, pasts, severity, windows, time_scale / length, every)
-            false = found.false_per_week[0]
-            rows.append((length, rate, found.fired, len(found.incidents), found.lead, found.false_alerts, false))
+            windows = [
+                replace(one, rate=one.rate * rate, long=round(one.long * length), short=round(one.short * length))
+                for one in WINDOWS
+            ]
+            found = backtest(objective, pasts, severity, windows, time_scale, step)
+            false, measured = found.false_per_week[0], int(found.incidents["is_measured"].sum())
+            rows.append((length, rate, found.fired, measured, found.lead, found.false_alerts, false))
     columns = ["windows", "rates", "fired", "incidents", "lead_s", "false_alerts", "false_per_week"]
     table = pd.DataFrame(rows, columns=columns)
     in_force = (table["windows"] == 1) & (table["rates"] == 1)

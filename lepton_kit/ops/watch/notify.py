@@ -2,7 +2,7 @@
 
 What is worth a notice follows from the ledger, so a crash loses none. Each notice has a row for each address, is sent
 by one of the processes that share the ledger, and is tried again until it got through. It comes twice only where the
-process dies between sending it and noting that.
+process dies between sending it and noting that. Of more than 500 incidents at once the newest are looked at.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.policy import Routes
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.status import MOST_INCIDENTS, incident_facts
+from lepton_kit.ops.watch.status import incident_facts
 from lepton_kit.project.settings import Notify
 from lepton_kit.runs.tables import NOTICES, now
 from lepton_kit.secrets import resolve_secret
@@ -35,7 +35,9 @@ OLD_S = 3600.0
 """What happened longer ago is not told: people know of it, or the watch was down."""
 AGAIN_S = 10.0
 """Seconds until a notice that did not get through is tried again; doubled each time."""
-MOST_TRIES = 8
+SENDING_S = 300.0
+"""Seconds after which a notice whose sending was never noted is tried again; services time out far sooner."""
+MOST_TRIES, MOST_INCIDENTS = 8, 500
 LONGEST = 300
 """Characters of a line: its text comes from alerts and diagnoses."""
 
@@ -63,7 +65,9 @@ def notices(facts: Facts, address: str) -> Iterator[Notice]:
     looks = [one["results"] for one in facts["runs"] if one["results"].get("cause", "unknown") != "unknown"]
     told: Facts = next(iter(looks), {})
     about = f"{facts['service']}: {facts['name']} ({facts['severity'] or 'no severity'})"
-    cause = f"Cause: {told['cause']} ({told['probability']:.0%})" if told else ""
+    probability = told.get("probability")
+    likely = f" ({probability:.0%})" if isinstance(probability, float | int) else ""
+    cause = f"Cause: {told['cause']}{likely}" if told else ""
     following = facts["next_action"] or {"what": "", "command": ""}
     link = f"{address}/incidents/{quote(facts['id'])}" if address else ""
 
@@ -78,13 +82,14 @@ def notices(facts: Facts, address: str) -> Iterator[Notice]:
             yield notice("diagnosed", one["results"]["cause"], one["ended"], f"Diagnosed as {one['results']['cause']}")
     for one in facts["remedies"]:
         repair = f"the {one['cause']} repair"
-        if one["state"] == "waiting":
-            yield notice("waiting", one["job"], _unix(one["since"]), f"Waits for approval of {repair}", one["why"])
-        if one["state"] == "ended":
+        ended = next((run["ended"] for run in facts["runs"] if run["number"] == one["job"]), None)
+        if one["state"] == "waiting":  # however long ago it was queued: it may wait again after a decision
+            mark = f"{one['job']}.{len(one['decisions'])}"
+            yield notice("waiting", mark, time.time(), f"Waits for approval of {repair}", one["why"])
+        if one["state"] == "ended" and ended is not None:
             verdict = one["verdict"] or "no verdict"
             event, words = ("repaired", "Repaired") if verdict == "recovered" else ("not_repaired", "Not repaired")
-            at = next(run["ended"] for run in facts["runs"] if run["number"] == one["job"])
-            yield notice(event, one["job"], at, words, f"Outcome of {repair}: {verdict}")
+            yield notice(event, str(one["job"]), ended, words, f"Outcome of {repair}: {verdict}")
     if facts["status"] == "resolved" and facts["ends_at"]:
         yield notice("resolved", "", _unix(facts["ends_at"]), "Resolved")
 
@@ -123,12 +128,9 @@ class Notifier:
 
     def look(self) -> None:
         """Note what is new, and send what is due."""
-        recent = [*self._queue.incidents(MOST_INCIDENTS, status="firing"), *self._queue.over(MOST_INCIDENTS)]
-        for one in recent:
-            if one.ends_at is None or _unix(one.ends_at) > time.time() - OLD_S:
-                facts = incident_facts(one, self._queue, self._project, self._routes)
-                told = [notice for notice in notices(facts, self._address()) if notice.event in self._settings.on]
-                self._note(told)
+        for one in self._queue.current(MOST_INCIDENTS, time.time() - OLD_S):
+            facts = incident_facts(one, self._queue, self._project, self._routes)
+            self._note([notice for notice in notices(facts, self._address()) if notice.event in self._settings.on])
         for target in self._targets:
             while not self._stopping.is_set() and self._send_next(target):
                 pass
@@ -147,8 +149,9 @@ class Notifier:
         while not self._stopping.wait(LOOK_S):
             try:
                 self.look()
-            except InputError as error:  # such as a full disk
-                logger.warning("%s", error)
+            except Exception as error:  # whatever it is: the next look may find it gone, and the status page says so
+                logger.warning("notices: %s: %s", type(error).__name__, error)
+                self._on_trouble({"notices": f"{type(error).__name__}: {error}"})
 
     def _address(self) -> str:
         if self._settings.address:
@@ -185,19 +188,22 @@ class Notifier:
             row = ledger.execute(due.with_for_update(skip_locked=True)).one_or_none()
             if row is None:
                 return False
-            again = now() + AGAIN_S * 2**row.tries  # should this process die, another takes it then
-            self._set(ledger, row, tries=row.tries + 1, due=again)
+            # Should this process die, another one takes it once nobody can be sending it any more.
+            self._set(ledger, row, row.tries, tries=row.tries + 1, due=now() + SENDING_S)
         error = self._targets[target](row.title, row.body)
+        tries = row.tries + 1
         with self._queue.transaction() as ledger:
             if not error:
-                self._set(ledger, row, state="sent", due=now(), error="")
+                self._set(ledger, row, tries, state="sent", due=now(), error="")
             else:
-                self._set(ledger, row, error=error, state="waiting" if row.tries + 1 < MOST_TRIES else "given up")
+                state = "waiting" if tries < MOST_TRIES else "given up"
+                self._set(ledger, row, tries, error=error, state=state, due=now() + AGAIN_S * 2**row.tries)
         return True
 
-    def _set(self, ledger: Connection, row: Any, **values: Any) -> None:
-        chosen = NOTICES.c.key == row.key, NOTICES.c.target == row.target
-        ledger.execute(update(NOTICES).where(*chosen).values(values))
+    def _set(self, ledger: Connection, row: Any, made: int, **values: Any) -> None:
+        """Change a notice that nobody else has taken since as many tries were made."""
+        chosen = NOTICES.c.key == row.key, NOTICES.c.target == row.target, NOTICES.c.tries == made
+        ledger.execute(update(NOTICES).where(*chosen, NOTICES.c.state == "waiting").values(values))
 
 
 def newest(queue: Queue, most: int) -> list[dict[str, Any]]:
