@@ -15,7 +15,7 @@ with DAG(
     schedule="30 2 * * *",
     start_date=datetime(2026, 1, 1),
     catchup=False,
-    default_args={"retries": 0},  # a run that failed answers its key too: lepton itself tries again
+    default_args={"retries": 0},  # a run that failed answers its key too; --retries tries again
 ):
     drift = BashOperator(task_id="drift", bash_command=RUN.format(runbook="drift-watch"))
     health = BashOperator(task_id="health", bash_command=RUN.format(runbook="service-health"))

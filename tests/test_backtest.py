@@ -111,8 +111,8 @@ def test_of_windows_that_find_the_same_those_with_the_fewest_false_alerts_are_be
 
 
 def test_an_alert_belongs_to_an_incident_by_the_windows_in_force_whatever_windows_are_tried():
-    share = failing(600, (100, 140))  # an hour and a half before the incident
-    incident = Incident("later", START + 60 * 245, START + 60 * 260)
+    share = failing(600, (100, 140))  # two hours and more before the incident
+    incident = Incident("later", START + 60 * 315, START + 60 * 330)
     tried = alternatives(AVAILABILITY, [past(share, incident)], step=60)
     assert (tried["false_alerts"] == 1).all()
     assert (tried["fired"] == 0).all()

@@ -115,6 +115,6 @@ def test_what_cannot_be_judged_is_refused_by_name(change, message):
 
 
 def test_a_class_that_a_stretch_of_time_lacks_is_refused():
-    target = pd.Series([1] * 40 + [0] * 160)
+    target = pd.Series([1] * 40 + [0] * 460)
     with pytest.raises(InputError, match=r"class 1: has no row in a part of fold \d in time; give fewer folds"):
         gains.cuts(target, time_ordered=True)

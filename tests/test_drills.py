@@ -279,9 +279,7 @@ def test_a_live_drill_has_a_project_of_its_own(whole):
     settings = (ROOT / "lepton.toml").read_text()
     (whole / "lepton.toml").write_text(f'ledger = "postgresql+psycopg://ops@db/watch"\n{settings}')
     made = drill_project(whole, "units+nulls", "goog")
-    assert "ledger" not in tomllib.loads(
-        (made / "lepton.toml").read_text()
-    )  # jobs are the drill's own
+    assert "ledger" not in tomllib.loads((made / "lepton.toml").read_text())  # jobs are the drill's own
     (whole / "lepton.toml").write_text(f'"ledger" = "postgresql+psycopg://ops@db/watch"\n{settings}')
     with pytest.raises(InputError, match="for a drill to have its own"):
         drill_project(whole, "units", "goog")

@@ -69,7 +69,7 @@ def cuts(
         found = [Cut(*(np.arange(len(target))[part] for part in (c.train, c.validation, c.scored))) for c in made]
         for number, rows in ((number, rows) for number, cut in enumerate(found, 1) for rows in vars(cut).values()):
             if lacking := set(target) - set(target.iloc[rows]):
-                said = f"class {lacking.pop()!r}: has no row in a part of fold {number} in time"
+                said = f"class {lacking.pop()}: has no row in a part of fold {number} in time"
                 raise InputError(f"{said}; give fewer folds, or more rows of it")
         return found
     from sklearn.model_selection import StratifiedGroupKFold

@@ -86,12 +86,6 @@ class Incident:
     recording: str | None
 
 
-_IS_OWN = and_(
-    INCIDENTS.c.main.is_(None),
-    or_(INCIDENTS.c.flaps_after.is_(None), exists().where(JOBS.c.incident == INCIDENTS.c.id)),
-)
-"""No other incident stands for it, and its alert did not only flap."""
-
 _COLUMNS = [INCIDENTS.c[name] for name in Incident.__dataclass_fields__]
 
 
@@ -142,12 +136,19 @@ class Queue(Ledger):
 
         An alert that flaps, or has two severities, would else push the incident that was diagnosed and repaired out.
         """
-        return self._newest(most, INCIDENTS.c.status == "resolved", _IS_OWN)
+        has_job = exists().where(JOBS.c.incident == INCIDENTS.c.id)
+        is_own = and_(INCIDENTS.c.main.is_(None), or_(INCIDENTS.c.flaps_after.is_(None), has_job))
+        return self._newest(most, INCIDENTS.c.status == "resolved", is_own)
 
     def current(self, most: int, since: float) -> list[Incident]:
-        """Return the incidents that fire or have ended since a time (Unix seconds), as `over` does: their own alone."""
+        """Return the incidents that fire or have ended since a time (Unix seconds), newest first.
+
+        Those that another one stands for are left out, and those of an alert that flaps until they are diagnosed.
+        """
         ended = INCIDENTS.c.ends_at >= datetime.fromtimestamp(since, UTC).isoformat(timespec="microseconds")
-        return self._newest(most, or_(INCIDENTS.c.status == "firing", ended), _IS_OWN)
+        has_begun = exists().where(JOBS.c.incident == INCIDENTS.c.id, JOBS.c.state != "queued")
+        is_own = and_(INCIDENTS.c.main.is_(None), or_(INCIDENTS.c.flaps_after.is_(None), has_begun))
+        return self._newest(most, or_(INCIDENTS.c.status == "firing", ended), is_own)
 
     def _newest(self, most: int, *conditions: ColumnElement[bool]) -> list[Incident]:
         ordered = select(*_COLUMNS).order_by(INCIDENTS.c.starts_at.desc(), INCIDENTS.c.received.desc())
