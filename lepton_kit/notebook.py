@@ -279,7 +279,7 @@ def resumable_folder(name: str) -> Path:
     """Return a folder for work that saves its own state; a resumed run gets it as the run before left it.
 
     It is empty in a run that resumes none, and where the cells so far, the kit or the packages are not as they were.
-    The work itself must refuse state that is of other data (`tune(study=…)`, `train_on(checkpoint=…)` do).
+    The work itself must refuse state that is of other data (`tune(study=…)`, `train_on(checkpoints=…)` do).
     """
     from lepton_kit.runs import checkpoints
 
