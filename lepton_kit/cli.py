@@ -13,12 +13,12 @@ import typer
 from rich.markup import escape
 
 from lepton_kit import __version__
-from lepton_kit.commands import act, approve, begin, demo, drill, incidents, objectives, reports, serving, watch
+from lepton_kit.commands import act, approve, begin, demo, drill, export, incidents, objectives, reports, serving, watch
 from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs, say
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.runs.ids import short_id
-from lepton_kit.runs.project import SETTINGS, find_project
+from lepton_kit.runs.project import find_project, setting
 
 if TYPE_CHECKING:  # each command imports what it needs when it runs, so that `lepton --help` answers at once
     from lepton_kit.runs.cluster import Cluster
@@ -42,7 +42,7 @@ app = typer.Typer(
 for command in (
     begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents, watch.notify,
     approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
-    demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report,
+    demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(objectives.app, name="slo")
@@ -385,7 +385,7 @@ def join_parameters(arguments: list[str]) -> list[str]:
 
 def _place(cluster: str | None, project: Path) -> AbstractContextManager[Cluster | None]:
     """Connect to the cluster that was given, or that lepton.toml names; None is this machine."""
-    if cluster is None and "cluster" in (project / SETTINGS).read_text(encoding="utf-8", errors="replace"):
+    if cluster is None and setting(project, "cluster"):
         from lepton_kit.project.settings import read_settings
 
         cluster = read_settings(project).cluster.address

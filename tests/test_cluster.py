@@ -78,7 +78,11 @@ def test_runs_on_workers_bring_their_folders_back_whole_without_a_shared_disk(wo
 
 
 def test_a_run_whose_worker_is_killed_is_repeated_once_on_another_and_says_so(workers, project):
-    path = write_notebook(project / "notebooks/n.ipynb", ["import time; time.sleep(3)", "lk.record('done', True)"])
+    cells = [
+        "import pathlib, time\nwhile not pathlib.Path(flag).exists():\n    time.sleep(0.05)",
+        "lk.record('done', True)",
+    ]
+    path = write_notebook(project / "notebooks/n.ipynb", cells, f"flag: str = {str(project / 'flag')!r}")
     killed, events = [], []
 
     def tell(event):
@@ -87,6 +91,7 @@ def test_a_run_whose_worker_is_killed_is_repeated_once_on_another_and_says_so(wo
             (worker,) = {e.text.split()[-1] for e in events if e.kind == "run_placed"}
             killed.append(worker)
             workers.workers[worker].kill()
+            (project / "flag").touch()
 
     (run,) = run_there(workers.address, [prepare(Request(path), project)], project, tell)
     assert (run.status, run.attempt, run.results["done"].value) == ("succeeded", 2, True)

@@ -14,9 +14,10 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
 from lepton_kit.runs.ending import reserves_of
 from lepton_kit.runs.manifest import FILE
+from lepton_kit.runs.notebooks import modules_in
 from lepton_kit.runs.project import SETTINGS
 from lepton_kit.runs.references import resolve
-from lepton_kit.runs.runner import Plan, modules_in
+from lepton_kit.runs.runner import Plan
 
 OUTSIDE = Path("notebooks-from-elsewhere")  # where a notebook lies on the worker that does not lie in the project
 

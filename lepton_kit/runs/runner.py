@@ -37,12 +37,14 @@ from lepton_kit.runs.notebooks import (
     Kernel,
     chosen_cells,
     installed_kernel,
+    modules_in,
     read_notebook,
     source_sha256,
     tags,
     title_of,
 )
-from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
+from lepton_kit.runs.parameters import Sources, check_values, path_references, read_parameters, shown
+from lepton_kit.runs.project import setting
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import SUBJECT, is_remote, resolve
 from lepton_kit.runs.shipped import name_of
@@ -130,7 +132,8 @@ class Event:
 
     `kind` is `run_started`, `run_placed` (on which worker of a cluster), `kernel_replaced` (the notebook's own is not
     installed), `cell_started`, `cell_output` (`text` is the last line), `cell_ended`, `kernel_kept` (how to attach to
-    it), `run_ended`, `run_skipped` or `run_retried` (why, and after how many seconds).
+    it), `run_ended`, `run_skipped`, `run_retried` (why, and after how many seconds) or `not_tracked` (which tracker did
+    not get the run, and why).
     """
 
     kind: str
@@ -187,7 +190,7 @@ def prepare(request: Request, project: Path) -> Plan:
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
     )
     notebook, subject = chosen_cells(notebook, values), values.get(SUBJECT)
-    inputs = [_input(parameter, ref, project, subject) for parameter, ref in _references(parameters or [], values)]
+    inputs = [_input(parameter, ref, project, subject) for parameter, ref in path_references(parameters or [], values)]
     put_in = {
         p.name: values[p.name]
         for p in parameters or []
@@ -337,6 +340,10 @@ def _attempt(
         tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
     if isinstance(ended.error, KeyboardInterrupt):
         raise ended.error
+    if setting(project, "track"):
+        from lepton_kit.runs.trackers import track_as_set  # reads tables and speaks HTTP, which most runs need not
+
+        track_as_set(manifest, project, lambda text: tell(Event("not_tracked", folder.name, plan.name, text=text)))
     return manifest
 
 
@@ -386,16 +393,6 @@ def kernel_environment(
     return told | secret_environment(secrets or {})
 
 
-def _references(parameters: list[Parameter], values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (parameter, reference) for every path among the values."""
-    found = []
-    for parameter in parameters:
-        if parameter.holds_path and (value := values[parameter.name]) is not None:
-            items = value.values() if isinstance(value, dict) else [value] if isinstance(value, str) else value
-            found += [(parameter.name, item) for item in items if isinstance(item, str)]
-    return found
-
-
 def _input(parameter: str, reference: str, project: Path, subject: Any = None) -> Input:
     if is_remote(reference):
         return Input(parameter=parameter, ref=reference, sha256=None, run=None)
@@ -414,11 +411,6 @@ def _key(source: str, values: dict[str, Any], inputs: list[Input]) -> str | None
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def modules_in(folder: Path) -> list[Path]:
-    """Return the modules and packages in a folder, which a notebook beside them can import."""
-    return [path for path in sorted(folder.glob("*")) if path.suffix == ".py" or (path / "__init__.py").is_file()]
-
-
 def _modules_sha256(folder: Path) -> str:
     """Return a hash of the modules beside a notebook, or of the subjects: what it imports of them is a part of it."""
     return "".join(f"{path.name} {sha256_of(path)}\n" for path in modules_in(folder))
@@ -435,14 +427,8 @@ def execute_here(
     redactor: Redactor | None = None,
 ) -> Ended:
     """Execute a plan in a kernel of this process, as every `Place` does in the end; `folder` holds `artifacts/`."""
-    import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-
-    from lepton_kit.runs.literals import LiteralTranslator
-
-    papermill.translators.papermill_translators.register("python", LiteralTranslator)
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters, which are checked already
 
     def on_cell(kind: str, number: int, total: int, text: str) -> None:
         tell(Event(kind, folder.name, plan.name, number, total, text=text))
@@ -453,7 +439,7 @@ def execute_here(
 
     try:
         deliver()
-        papermill.execute_notebook(
+        _papermill().execute_notebook(
             _notebook_to_run(plan),
             None,  # the engine saves, atomically
             parameters=plan.values,
@@ -487,6 +473,16 @@ def execute_here(
     except Exception as error:  # the manifest must name it, and not read `running` for ever
         return Ended("failed", error)
     return Ended("succeeded", None)
+
+
+def _papermill() -> Any:
+    import papermill
+
+    from lepton_kit.runs.literals import LiteralTranslator
+
+    papermill.translators.papermill_translators.register("python", LiteralTranslator)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters, which are checked already
+    return papermill
 
 
 def _notebook_to_run(plan: Plan) -> Any:
