@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from lepton_kit import __version__
-from lepton_kit.commands import act, approve, begin, demo, drill, incidents, objectives, reports, serving, watch
+from lepton_kit.commands import act, approve, begin, demo, drill, export, incidents, objectives, reports, serving, watch
 from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs, say
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
@@ -40,7 +40,7 @@ app = typer.Typer(
 for command in (
     begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents, watch.notify,
     approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
-    demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report,
+    demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(objectives.app, name="slo")

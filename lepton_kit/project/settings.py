@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
+from lepton_kit.runs.targets import Targets
 from lepton_kit.secrets import without_password
 from lepton_kit.telemetry.declaration import Declaration, Name, Section, objectives_folder
 
@@ -228,11 +229,13 @@ class Watch(Section):
 class Settings(Section):
     """The whole of `lepton.toml`.
 
-    `ledger` is the PostgreSQL that several watchers share (`postgresql+psycopg://USER@HOST/DATABASE`), or where that
-    is kept (`env:NAME`, `file:PATH`), so that a password need not stand here; by default it is `runs/ledger.sqlite`.
+    `track` names the trackers that each run is written into once it has ended, and where they are. `ledger` is the
+    PostgreSQL that several watchers share (`postgresql+psycopg://USER@HOST/DATABASE`), or where that is kept
+    (`env:NAME`, `file:PATH`), so that a password need not stand here; by default it is `runs/ledger.sqlite`.
     """
 
     ledger: str | None = None
+    track: Targets = {}
 
     pipelines: dict[str, Pipeline] = {}
     services: dict[Name, Declaration] = {}

@@ -41,6 +41,7 @@ from lepton_kit.runs.notebooks import (
     title_of,
 )
 from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
+from lepton_kit.runs.project import setting
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import SUBJECT, is_remote, resolve
 from lepton_kit.runs.shipped import name_of
@@ -127,8 +128,8 @@ class Event:
     """Something happened.
 
     `kind` is `run_started`, `kernel_replaced` (the notebook's own is not installed), `cell_started`, `cell_output`
-    (`text` is the last line), `cell_ended`, `kernel_kept` (how to attach to it), `run_ended`, `run_skipped` or
-    `run_retried` (why, and after how many seconds).
+    (`text` is the last line), `cell_ended`, `kernel_kept` (how to attach to it), `run_ended`, `run_skipped`,
+    `run_retried` (why, and after how many seconds) or `not_tracked` (which tracker did not get the run, and why).
     """
 
     kind: str
@@ -306,6 +307,10 @@ def _attempt(
         tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
     if isinstance(error, KeyboardInterrupt):
         raise error
+    if setting(project, "track"):
+        from lepton_kit.runs.trackers import track_as_set  # reads tables and speaks HTTP, which most runs need not
+
+        track_as_set(manifest, project, lambda text: tell(Event("not_tracked", folder.name, plan.name, text=text)))
     return manifest
 
 
