@@ -154,9 +154,9 @@ def report(taken: dict[int, dict[str, list[float]]], asked: float, scheduled: fl
         "## Runs on a cluster",
         "",
         f"`benchmarks/cluster.py`, {datetime.now(UTC):%Y-%m-%d}: Python {platform.python_version()}, {os.cpu_count()} "
-        f"cores at a load of {os.getloadavg()[1]:.0f} (five minutes); distributed {version('distributed')}. Milliseconds per run of one trivial "
-        f"cell: {runs} runs, the fastest of {rounds} rounds, as many at once as there are workers; kernels warm, "
-        "workers connected.",
+        f"cores at a load of {os.getloadavg()[1]:.0f} (five minutes); distributed {version('distributed')}. "
+        f"Milliseconds per run of one trivial cell: {runs} runs, the fastest of {rounds} rounds, "
+        "as many at once as there are workers; kernels warm, workers connected.",
         "",
         "| workers | local pool | cluster | ratio | target |",
         "|---|---|---|---|---|",
