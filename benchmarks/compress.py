@@ -117,7 +117,10 @@ def report(parts: list[list[str]], swept: pd.DataFrame) -> str:
         lines.append(f"| {width} | {' | '.join(shown)} |")
     faster = (f"{form}: {compression.pays_from(swept, form) or 'at none'}" for form in forms[1:])
     twice = (f"{form}: {compression.pays_from(swept, form, 2.0) or 'at none'}" for form in forms[1:])
-    lines += ["", f"A tenth faster than float32 from (units): {'; '.join(faster)}. Twice as fast from: {'; '.join(twice)}."]
+    lines += [
+        "",
+        f"A tenth faster than float32 from (units): {'; '.join(faster)}. Twice as fast from: {'; '.join(twice)}.",
+    ]
     return "\n".join(lines)
 
 

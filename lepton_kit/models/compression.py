@@ -252,7 +252,7 @@ def advise(
     """Return which candidate should stand in for the original, by what was measured.
 
     Of those whose loss interval ends below the margin, the one that gains most by the goal, if that is enough; of
-    several that gain nearly as much (nine tenths), the one that loses least.
+    several that gain nearly as much (nine tenths), the one whose loss interval ends lowest.
 
     Parameters
     ----------
@@ -286,7 +286,7 @@ def advise(
     reason: Reason = "gains too little"
     if (is_kept & is_enough).any():
         own = gains.loc[is_kept & is_enough, goal]
-        reason, among = "pays", -table.loc[own.index[own >= ALIKE * own.max()], "lost"]
+        reason, among = "pays", -table.loc[own.index[own >= ALIKE * own.max()], "upper"]
     elif is_enough.any():
         reason, among = "loses too much", gains.loc[is_enough, goal]
     else:
@@ -337,7 +337,7 @@ def sweep(widths: Sequence[int], folder: Path, columns: int = 32, repeats: int =
 
 
 def pays_from(swept: pd.DataFrame, form: str, least_gain: float = 1.1) -> int | None:
-    """Return the least width from which a form is so many times as fast on a batch at every width; None where at none.
+    """Return the least width from which a form is this much faster on a batch at every width; None where at none.
 
     >>> pays_from(pd.DataFrame({"width": [8, 64, 512], "form": "int8", "faster": [1.2, 0.8, 2.0]}), "int8")
     512

@@ -1,4 +1,4 @@
-"""Prints by how many KiB a process grows that loads a model and answers a batch, for each folder of a model.
+"""Writes by how many KiB a process grows that loads a model and answers a batch, for each folder of a model.
 
     python -m lepton_kit.models.footprint ROWS.parquet FOLDER…
 
@@ -45,7 +45,7 @@ def _resident() -> float:
 
 
 def main(given: Sequence[str]) -> None:
-    """Print a JSON list with a number for each folder."""
+    """Write a JSON list with a number for each folder."""
     from lepton_kit.models.flavors import load_model
 
     rows, folders = pd.read_parquet(given[0]), [Path(folder) for folder in given[1:]]
@@ -53,7 +53,7 @@ def main(given: Sequence[str]) -> None:
         load_model(folder).predict(rows)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # nor is what was freed
-    print(json.dumps([growth(rows, folder) for folder in folders]))
+    sys.stdout.write(json.dumps([growth(rows, folder) for folder in folders]))
 
 
 if __name__ == "__main__":
