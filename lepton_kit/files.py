@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lepton_kit.errors import InputError
@@ -86,6 +89,25 @@ def _write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def import_file(path: Path, said: str) -> ModuleType:
+    """Import a Python file of the user's, which executes it; `said` is the option or setting that named it.
+
+    Raises InputError when there is no such file, or it cannot be imported.
+    """
+    if not path.is_file():
+        raise InputError(f"{said} {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"lepton_file_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{said} {path}: must be a Python file, such as mine.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{said} {path}: cannot be imported ({type(error).__name__}: {error})") from error
+    return module
 
 
 def sync_folder(folder: Path) -> None:

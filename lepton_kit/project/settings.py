@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
+from lepton_kit.runs.targets import Targets
 from lepton_kit.secrets import without_password
 from lepton_kit.telemetry.declaration import Declaration, Name, Section, objectives_folder
 
@@ -147,6 +148,12 @@ class Capture(Section):
     key: str | None = None
 
 
+class ClusterAddress(Section):
+    """Where `lepton run` executes notebooks: `address` is that of a dask scheduler; by default they run here."""
+
+    address: str | None = None
+
+
 class Notify(Section):
     """Whom `lepton watch` tells of incidents.
 
@@ -228,11 +235,13 @@ class Watch(Section):
 class Settings(Section):
     """The whole of `lepton.toml`.
 
-    `ledger` is the PostgreSQL that several watchers share (`postgresql+psycopg://USER@HOST/DATABASE`), or where that
-    is kept (`env:NAME`, `file:PATH`), so that a password need not stand here; by default it is `runs/ledger.sqlite`.
+    `track` names the trackers that each run is written into once it has ended, and where they are. `ledger` is the
+    PostgreSQL that several watchers share (`postgresql+psycopg://USER@HOST/DATABASE`), or where that is kept
+    (`env:NAME`, `file:PATH`), so that a password need not stand here; by default it is `runs/ledger.sqlite`.
     """
 
     ledger: str | None = None
+    track: Targets = {}
 
     pipelines: dict[str, Pipeline] = {}
     services: dict[Name, Declaration] = {}
@@ -243,6 +252,7 @@ class Settings(Section):
     watch: Watch = Watch()
     capture: Capture = Capture()
     notify: Notify = Notify()
+    cluster: ClusterAddress = ClusterAddress()
 
     @model_validator(mode="after")
     def _own_objectives(self) -> Settings:

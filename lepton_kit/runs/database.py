@@ -6,7 +6,6 @@ import errno
 import os
 import sqlite3
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.project import SETTINGS
+from lepton_kit.runs.project import SETTINGS, setting
 from lepton_kit.runs.tables import NOTES, make_tables
 from lepton_kit.secrets import is_reference, resolve_secret
 
@@ -147,14 +146,7 @@ def be_alone(ledger: Connection) -> None:
 
 def _server(project: Path) -> URL | None:
     """Return the address of the database that lepton.toml names as `ledger`; None where it names none."""
-    path = project / SETTINGS
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    if "ledger" not in text:  # so it is in most projects, whose lepton.toml is then parsed by those alone who need it
-        return None
-    try:
-        given = tomllib.loads(text).get("ledger")
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not TOML: {error}") from error
+    path, given = project / SETTINGS, setting(project, "ledger")
     if given is None:
         return None
     try:

@@ -9,15 +9,13 @@ reads. Two at once are written `units+cpu-taken`.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import single_name
+from lepton_kit.files import import_file, single_name
 from lepton_kit.ops.faults import benign, compute, data, model  # noqa: F401 - each lists its own
 from lepton_kit.ops.faults.base import FAULTS, Fault, FaultCause, Plant, fault
 from lepton_kit.serving.replay import Change, Item
@@ -88,18 +86,8 @@ def read_fault_file(path: Path) -> dict[str, type[Fault]]:
     Raises InputError when it cannot be imported, defines no subclass of `Fault` with a name, a cause and a description,
     or one has the name of a fault that is there already.
     """
-    if not path.is_file():
-        raise InputError(f"--fault-file {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"lepton_fault_file_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"--fault-file {path}: must be a Python file, such as my_fault.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"--fault-file {path}: cannot be imported ({type(error).__name__}: {error})") from error
-    own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == spec.name]
+    module = import_file(path, "--fault-file")
+    own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
     found = [one for one in own if issubclass(one, Fault) and hasattr(one, "name")]
     if not found:
         raise InputError(f"--fault-file {path}: defines no class of lepton_kit.ops.faults.Fault with a name")

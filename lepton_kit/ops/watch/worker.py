@@ -225,6 +225,8 @@ def run_job(job: Job, queue: Queue, settings: Settings, project: Path) -> Manife
     def on_event(event: Event) -> None:
         if event.kind == "run_started":
             queue.comes_to_run(job, event.run_id)
+        elif event.kind == "not_tracked":
+            logger.warning("run %s: %s", event.run_id, event.text)
 
     return execute(plan, project, on_event, options)
 

@@ -1,0 +1,59 @@
+"""`lepton export`: runs, and which version of a service served when, for the tools that people have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lepton_kit.commands.terminal import say
+from lepton_kit.errors import InputError
+from lepton_kit.runs.project import find_project
+
+
+def export(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Runs: ids, the ends of these, or notebooks' names (the newest run).")
+    ] = None,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="To an MLflow server.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="As event files for TensorBoard.")] = False,
+    openlineage: Annotated[bool, typer.Option("--openlineage", help="As OpenLineage events.")] = False,
+    ro_crate: Annotated[bool, typer.Option("--ro-crate", help="As an RO-Crate (Process Run Crate).")] = False,
+    tracker: Annotated[
+        list[str] | None, typer.Option("--tracker", metavar="NAME", help="To a tracker of lepton.toml's [track].")
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="Tell MLflow which version of this service served when, in place of runs.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="WHERE", help="Address or folder; from [track] in lepton.toml if omitted."),
+    ] = None,
+) -> None:
+    """Write runs, or a service's deployments, into MLflow, TensorBoard, OpenLineage or an RO-Crate."""
+    from lepton_kit.runs.manifest import find_run
+    from lepton_kit.runs.targets import Target, set_targets
+    from lepton_kit.runs.trackers import DEFAULTS, track
+
+    project = find_project()
+    flags = {"mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage, "ro-crate": ro_crate}
+    targets = set_targets(project)
+    wanted = [*(name for name, is_wanted in flags.items() if is_wanted), *(tracker or [])] or list(targets)
+    if not wanted:
+        raise InputError("nowhere to write to: give --mlflow, --tensorboard, --openlineage, --ro-crate or --tracker")
+    if to is not None and len(wanted) > 1:
+        raise InputError(f"--to {to!r}: stands for one tracker; asked for are {', '.join(wanted)}")
+    if bool(runs) == (service is not None):
+        raise InputError("give either runs, or a service by --service")
+    if service is not None and wanted != ["mlflow"]:
+        raise InputError(f"--service: goes to MLflow alone; asked for are {', '.join(wanted)}")
+    found = [find_run(name, project) for name in runs or []]
+    for name in wanted:
+        set_here = targets.get(name, Target(to=DEFAULTS.get(name, "")))
+        target = set_here if to is None else set_here.model_copy(update={"to": to})
+        if service is not None:
+            from lepton_kit.ops.served import export_served  # telemetry, which runs need not
+
+            say(export_served(service, project, target.address(project)))
+        for run in found:
+            say(f"{run.run_id}: {track(run, project, name, target)}")

@@ -1,0 +1,42 @@
+"""Writes runs for TensorBoard: a folder of event files for each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from lepton_kit.errors import InputError
+from lepton_kit.runs.trackers.base import Run, tracker
+
+
+@tracker("tensorboard")
+def _to_tensorboard(run: Run, target: str) -> str:
+    """Write a run as a folder of event files; one that is there already is as it was."""
+    folder = Path(target) / run.manifest.run_id
+    if folder.exists():
+        return str(folder)
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "tracker 'tensorboard': its package is not installed: pip install lepton-kit[track]"
+        ) from error
+    half = folder.with_name(f".{folder.name}")
+    shutil.rmtree(half, ignore_errors=True)  # what a killed process left
+    at = run.manifest.started.timestamp()
+    try:
+        with SummaryWriter(str(half)) as events:
+            for name, value in run.numbers.items():
+                events.add_scalar(name, value, 0, at)
+            for name, curve in run.curves.items():
+                for step, value in curve.items():
+                    events.add_scalar(name, value, int(str(step)), at)
+            for kind, told in (("parameters", run.manifest.parameters), ("results", run.words)):
+                lines = [f"| {key} | {json.dumps(value, ensure_ascii=False)} |" for key, value in told.items()]
+                if lines:
+                    events.add_text(kind, "\n".join(["| name | value |", "|---|---|", *lines]), 0, at)
+        half.rename(folder)
+    except OSError as error:
+        raise InputError(f"tracker 'tensorboard' = {target!r}: cannot be written: {error.strerror}") from error
+    return str(folder)
