@@ -227,6 +227,7 @@ def show(
         "started": f"{made.started:%Y-%m-%d %H:%M:%S} UTC", "took": f"{made.duration_s} s",
         "folder": str(made.folder(project)),
     }  # fmt: skip
+    facts |= {"worker": made.environment.worker} if made.environment.worker else {}
     facts |= {"ended early": made.ended_early} if made.ended_early else {}
     print_pairs(made.run_id, facts)
     print_pairs("parameters", made.parameters)

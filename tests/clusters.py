@@ -24,7 +24,7 @@ class Cluster:
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         told = folder / "scheduler.json"
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._start([*SCHEDULER, "--port", "0", "--scheduler-file", str(told)])
+        self.scheduler = self._start([*SCHEDULER, "--port", "0", "--scheduler-file", str(told)])
         wait_for(told.exists)
         self.client = wait_for(lambda: self._client(told))
         self.address: str = self.client.scheduler.address

@@ -133,6 +133,20 @@ def test_a_run_ends_on_its_worker_once_the_process_that_asked_for_it_is_killed(l
     assert [run.status for run in all_runs(project)] == ["running"]  # until a repair tells the truth about it
 
 
+def test_a_scheduler_that_is_lost_ends_its_runs_which_say_so(project, tmp_path_factory):
+    path = write_notebook(project / "notebooks/n.ipynb", ["import time; time.sleep(600)"])
+    with cluster(tmp_path_factory.mktemp("lost")) as alone:
+        alone.ensure(1)
+
+        def tell(event):
+            if event.kind == "cell_started":
+                alone.scheduler.kill()
+
+        (run,) = run_there(alone.address, [prepare(Request(path), project)], project, tell)
+    assert (run.status, run.error.name) == ("failed", "InputError")
+    assert alone.address in run.error.message and "scheduler was lost" in run.error.message
+
+
 def test_a_notebook_that_writes_outside_of_its_run_folder_fails_on_a_cluster(workers, project):
     path = write_notebook(
         project / "notebooks/n.ipynb", ["lk.path('models').mkdir(); lk.path('models/m').write_text('')"]

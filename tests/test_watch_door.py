@@ -15,7 +15,8 @@ from services import wait_for
 from starlette.responses import PlainTextResponse
 from watching import alert, watching, webhook
 
-from lepton_kit.ops.watch.door import LOOPBACK, MOST_CONNECTIONS, MOST_HEAD, OwnHost, host_name
+from lepton_kit.ops.watch.door import MOST_CONNECTIONS, MOST_HEAD, OwnHost, host_name
+from lepton_kit.ops.watch.webhook import LOOPBACK
 
 SETTINGS = '[watch]\nworkers = 0\nhosts = ["watch.example.org"]\n[alerts.Known]\nrunbook = "runbooks/diagnose.ipynb"\n'
 

@@ -12,6 +12,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,6 +113,7 @@ class Cluster:
         self.topic = f"lepton-{secrets.token_hex(8)}"
         self._told: dict[str, Callable[[Event], None]] = {}
         self._workers: dict[str, str] = {}
+        self._kit = _kit()
         try:
             client.wait_for_workers(1, timeout=CONNECT_S)
         except TimeoutError:
@@ -131,7 +133,9 @@ class Cluster:
         for plan in plans:
             check_can_travel(plan)
         if options.keep_kernel is not None:
-            raise InputError("--keep-kernel-on-failure: keeps kernels of this machine alone; run it here instead")
+            raise InputError(
+                "--keep-kernel-on-failure: keeps kernels of this machine alone: run it here (--cluster none)"
+            )
 
     def __call__(
         self, plan: Plan, project: Path, folder: Path, tell: Callable[[Event], None], options: Options
@@ -140,22 +144,21 @@ class Cluster:
         from distributed import Event as Flag
 
         run_id = folder.name
-        plan, packed = pack_plan(plan, project)
-        order = Order(run_id, plan, options, packed, _kit(), self.topic)
         self._told[run_id] = tell
-        began = Flag(run_id, client=self.client)
-        future = None
         try:
+            travelling, packed = pack_plan(plan, project)
+            order = pickle.dumps(Order(run_id, travelling, options, packed, self._kit, self.topic))
             key = f"lepton_run-{secrets.token_hex(16)}"
-            future = self.client.submit(carry_out, pickle.dumps(order), key=key, pure=False, retries=0)
-            return self._ended(future, folder)
+            return self._ended(self.client.submit(carry_out, order, key=key, pure=False, retries=0), folder)
+        except CancelledError:
+            return Ended("failed", self._lost_scheduler(run_id))
         except Exception as error:  # the manifest must name it
-            return Ended("failed", self._explained(error, run_id))
+            return Ended("failed", error if self.client.status == "running" else self._lost_scheduler(run_id))
         finally:
             self._told.pop(run_id, None)
-            with suppress(Exception):
-                del future
-                began.clear()
+            if self.client.status == "running":
+                with suppress(Exception):  # a flag that is left there harms nobody
+                    Flag(run_id, client=self.client).clear()
 
     def _ended(self, future: Future[Returned | None], folder: Path) -> Ended:
         """Wait for a run, and take in what comes back."""
@@ -169,8 +172,7 @@ class Cluster:
                 deliver()
         except KeyboardInterrupt as interrupt:
             stopped = interrupt
-            self._stop(run_id)
-            if not done.wait(STOP_S):
+            if not self._told_to_stop(run_id) or not done.wait(STOP_S):
                 future.cancel()
                 return Ended("cancelled", stopped)
         try:
@@ -185,10 +187,13 @@ class Cluster:
         error = stopped or (FailedThere(*returned.error) if returned.error else None)
         return Ended("cancelled" if stopped else returned.status, error, returned.environment)
 
-    def _stop(self, run_id: str) -> None:
-        with suppress(Exception):  # who cannot be asked is not waited for long
-            where = [self._workers[run_id]] if run_id in self._workers else None
-            self.client.run(_stop_here, run_id, workers=where)
+    def _told_to_stop(self, run_id: str) -> bool:
+        """Ask the worker of a run to end it; say whether one has begun it, and could be asked."""
+        with suppress(Exception):
+            if run_id in self._workers and self.client.status == "running":
+                self.client.run(_stop_here, run_id, workers=[self._workers[run_id]])
+                return True
+        return False
 
     def _relay(self, event: tuple[float, dict[str, Any]]) -> None:
         """Tell what a worker says of a run that still goes on."""
@@ -197,21 +202,16 @@ class Cluster:
         if (tell := self._told.get(told.run_id)) is not None:
             tell(told)
 
-    def _explained(self, error: Exception, run_id: str) -> Exception:
-        if isinstance(error, LeptonError) or self.client.status == "running":
-            return error
-        return InputError(
-            f"cluster {self.address!r}: its scheduler was lost while this ran on worker "
-            f"{self._workers.get(run_id, '(none yet)')}; nothing of it came back"
-        )
+    def _lost_scheduler(self, run_id: str) -> InputError:
+        where = f"this ran on worker {self._workers[run_id]}" if run_id in self._workers else "this waited for a worker"
+        return InputError(f"cluster {self.address!r}: its scheduler was lost while {where}; nothing of it came back")
 
     def _check_workers(self) -> None:
-        mine = _kit()
         for worker, theirs in sorted(self.client.run(_kit, on_error="return").items()):
             if isinstance(theirs, BaseException):
                 words = f"has no lepton-kit that can run notebooks for others ({type(theirs).__name__}: {theirs})"
-            elif theirs != mine:
-                words = f"has lepton-kit {_shown(theirs)}, here is {_shown(mine)}"
+            elif theirs != self._kit:
+                words = f"has lepton-kit {_shown(theirs)}, here is {_shown(self._kit)}"
             else:
                 continue
             raise InputError(

@@ -98,6 +98,9 @@ class Bars(Lines):
             case "cell_started" | "cell_ended":
                 done = event.cell - (event.kind == "cell_started")
                 self.bars.update(self.cells[event.run_id], completed=done, total=event.cells)
+            case "run_placed":
+                self.bars.update(self.cells[event.run_id], output=escape(event.text))
+                return
             case "cell_output":
                 self.bars.update(self.cells[event.run_id], output=escape(event.text))
             case "run_ended" | "run_skipped":

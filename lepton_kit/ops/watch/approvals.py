@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 from lepton_kit.errors import InputError
-from lepton_kit.ops.watch.door import LOOPBACK, host_name
+from lepton_kit.ops.watch.door import host_name
 from lepton_kit.ops.watch.jobs import Decision, Via
-from lepton_kit.ops.watch.webhook import Gate
+from lepton_kit.ops.watch.webhook import LOOPBACK, Gate
 
 BODY_LIMIT = 16 * 1024
 MOST_FIELDS = 20

@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+from lepton_kit.ops.watch.webhook import LOOPBACK
+
 HEAD_S, BODY_S = 10.0, 10.0
 """Seconds that the head of a request, and its body, may take."""
 MOST_HEAD = 64 * 1024

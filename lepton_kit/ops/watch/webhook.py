@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from lepton_kit.errors import InputError
-from lepton_kit.ops.watch.door import LOOPBACK
 from lepton_kit.project.settings import Watch
 from lepton_kit.secrets import resolve_secret
 
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 SIGNATURE = "x-lepton-signature"
 """The header of a signature: `sha256=` and the HMAC-SHA256 of the body, hexadecimal."""
 
