@@ -1,5 +1,6 @@
 """The diagnosis of services that the kit did not make: rows in no order, labels, categories, models of scikit-learn."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,13 @@ from lepton_kit.diagnosis import drift_watch
 from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.evidence import gather
-from lepton_kit.models.flavors import load_model
+from lepton_kit.diagnosis.onset import Criteria
+from lepton_kit.diagnosis.served import served_models
+from lepton_kit.models.conversion import kept_onnx, of_estimator
+from lepton_kit.models.distillation import distil_table
+from lepton_kit.models.flavors import load_model, said_of
 from lepton_kit.models.tasks import task_of
+from lepton_kit.telemetry.declaration import Versions as Declared
 from lepton_kit.telemetry.health import last_periods
 from lepton_kit.telemetry.recordings import FEATURE, FORMAT, Incident, Recording, read_recording, write_recording
 
@@ -172,6 +178,31 @@ def test_a_really_bad_version_is_the_model_by_the_replay(v1, tmp_path):
     found = diagnose(made)
     assert found.cause == "model" and found.probability >= 0.95
     assert {item.name: item.finding for item in found.evidence}["replay_of_last_good"] == "last good better"
+
+
+def test_a_compressed_version_that_stands_in_is_not_called_a_changed_model_by_its_replay(v1, tmp_path):
+    """A student is put into service: what it answers differs a little, and its card says why."""
+    original, learnt = load_model(v1, BINARY), others.people(2000, seed=1)
+    fitted = distil_table(original, learnt[others.COLUMNS], "linear")
+    graph = of_estimator(fitted, original.columns, original.categorical)
+    kept_onnx(graph, said_of(original), tmp_path / "v2")
+    declared = incident().declaration.model_copy(update={"model": Declared(current="v2", last_good="v1")})
+    (tmp_path / "v1").symlink_to(v1)
+    told = {}
+    for card in ({}, {"compressed_from": "v1"}):
+        (tmp_path / "v2/card.json").write_text(json.dumps(card))
+        (scratch := tmp_path / f"scratch{len(card)}").mkdir()
+        served = served_models(declared, tmp_path, ["v1", "v2"], scratch)
+        made = recorded(
+            people(), served.models, current="v2", deployed=[("v1", START - pd.Timedelta("1D")), ("v2", TIMES[FROM])]
+        )
+        made = replace(made, incident=made.incident.model_copy(update={"versions": served.versions}))
+        case = replace(build_case(made), criteria=Criteria(output_difference=1e-4))
+        told[served.versions.stands_in_for] = findings(case), diagnose(made).cause
+    assert told["v1"][0]["replay_of_last_good"] == "differ as a stand-in"
+    assert (told["v1"][0]["answering_version"], told["v1"][0]["deployment"]) == ("stand-in", "stand-in")
+    assert told["v1"][1] != "model"
+    assert told[None][0]["replay_of_last_good"] == "differ"
 
 
 @pytest.mark.parametrize("change", [None, flipped], ids=["calm", "fallen"])

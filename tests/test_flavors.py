@@ -34,7 +34,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.compression import distil
 from lepton_kit.models.evaluation import Bootstrap, gate, losses
 from lepton_kit.models.flavors import load_model
 from lepton_kit.models.retraining import retrain
@@ -295,10 +294,8 @@ def test_the_gate_compares_classifiers_by_their_log_loss(tmp_path, table):
     assert not gate(other, {"v2": one}, bootstrap=rule, task=BINARY).promote
 
 
-def test_compression_and_retraining_say_that_they_are_for_models_of_the_kit(tmp_path, table):
+def test_retraining_says_that_it_is_for_models_of_the_kit(tmp_path, table):
     model = load_model(keep_skops(tmp_path / "m", classifier(table)))
-    with pytest.raises(InputError, match="compression: torch models of the kit only"):
-        distil(model, table)
     with pytest.raises(InputError, match="retraining: torch models of the kit only"):
         retrain(Examples(table[NUMBERS], table["actual"]), {"v1": model})
 

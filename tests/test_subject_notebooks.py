@@ -19,7 +19,7 @@ STEPS: dict[str, list[str]] = {
     "02-training": [],
     "03-evaluation": [],
     "04-deployment": ["-p", "steps", "[50.0, 100.0]", "-p", "requests_per_step", "100", "-p", "latency_limit", "5000"],
-    "05-optimisation": [],
+    "05-optimisation": ["-p", "goal", "bytes", "-p", "sweep_widths", "[8, 16]"],
 }
 
 
@@ -28,7 +28,7 @@ FOUND = {  # what the notebook must say of this subject
     "02-training": "loses least of 3 models on",
     "03-evaluation": "The gate lets the candidate pass",
     "04-deployment": "Of 200 requests 0 got no answer",
-    "05-optimisation": "Not run: scoring (classification_binary)",
+    "05-optimisation": "times less disk than the original",
 }
 
 
@@ -92,16 +92,20 @@ def test_a_table_of_another_subject_trains_nothing(scored, tmp_path):
     assert Registry(project / "models").versions("scoring") == before
 
 
-def test_what_does_not_apply_to_another_subject_ends_early_and_says_why(scored):
-    runs = {run.name: run for run in finished_runs(scored)}
-    early = runs.pop("05-optimisation")
-    assert early.status == "succeeded"
-    assert early.ended_early.startswith("scoring (classification_binary): only networks that forecast prices are tuned")
-    ended = 3  # imports, parameters, and the cell that ends it
-    assert {cell.status for cell in early.cells if cell.number <= ended} == {"completed"}
-    assert {cell.status for cell in early.cells if cell.number > ended} == {"not run"}
-    assert not early.results
-    assert not any(run.ended_early for run in runs.values())
+def test_a_smaller_form_of_another_subjects_model_is_advised_judged_and_registered(scored):
+    run = next(run for run in finished_runs(scored) if run.name == "05-optimisation")
+    results = {key: held.value for key, held in run.results.items()}
+    assert (results["task"], results["reason"], results["may_stand_in"]) == ("classification_binary", "pays", True)
+    shelf = Registry(scored / "models")
+    smaller = shelf.compressed("scoring")
+    assert results["compressed_version"] == f"scoring {smaller}"
+    assert (shelf.folder("scoring", smaller) / "model.onnx").is_file()
+    card = shelf.card("scoring", smaller)
+    assert (card["subject"], card["compression"]["candidate"]) == ("scoring", results["candidate"])
+    rows = find_subject("scoring", scored).table()
+    given = [shelf.load("scoring", version).predict(rows)["proba"] for version in (shelf.current("scoring"), smaller)]
+    assert (given[0] - given[1]).abs().mean() < 0.05
+    assert not any(name in results for name in ("trials", "chosen_settings"))  # which are of prices
 
 
 def test_with_no_version_in_use_the_deployment_ends_early_and_leaves_a_record_of_it(tmp_path):

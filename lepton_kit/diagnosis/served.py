@@ -14,7 +14,8 @@ import pandas as pd
 
 from lepton_kit.data.profiles import Profile, read_profile
 from lepton_kit.errors import InputError
-from lepton_kit.models.flavors import BESIDE, CHECKSUMS, PROFILE, REFERENCE, load_model
+from lepton_kit.files import read_object
+from lepton_kit.models.flavors import BESIDE, CARD, CHECKSUMS, PROFILE, REFERENCE, load_model
 from lepton_kit.models.registry import COMPRESSED_FROM, Registry, verify_checksums
 from lepton_kit.models.tasks import task_of
 from lepton_kit.telemetry.declaration import Declaration
@@ -90,24 +91,24 @@ def _registered(
             if last_good
             else f"no last good version: the registry knows no promotion but that of {current}"
         )
-    served.versions = Versions(
-        current=current, last_good=last_good, stands_in_for=_teacher(registry, model, current, served)
-    )
     places = {}
     for version in dict.fromkeys(one for one in (current, last_good) if one):
         with served.noting(f"models/{version}: left out", registry.root):
             places[version] = registry.folder(model, version)
+    stands_in_for = _original(places.get(current), current, served)
+    served.versions = Versions(current=current, last_good=last_good, stands_in_for=stands_in_for)
     return places
 
 
-def _teacher(registry: Registry, model: str, version: str, served: Served) -> str | None:
-    """Return the version that a compressed one was made from, by its card."""
-    teacher = None
-    with served.noting(f"whether {version} stands in for another: unknown", registry.root):
-        teacher = registry.card(model, version).get(COMPRESSED_FROM)
-    if teacher:
-        served.derived.append(f"{version} stands in for {teacher}: its card says that it was compressed from it")
-    return str(teacher) if teacher else None
+def _original(place: Path | None, version: str, served: Served) -> str | None:
+    """Return the version that a compressed one was made from, by the card in its folder."""
+    original = None
+    if place is not None and (place / CARD).is_file():
+        with served.noting(f"whether {version} stands in for another: unknown", place.parent):
+            original = read_object(place / CARD).get(COMPRESSED_FROM)
+    if original:
+        served.derived.append(f"{version} stands in for {original}: its card says that it was compressed from it")
+    return as_version(str(original)) if original else None
 
 
 def _declared(declaration: Declaration, project: Path, handled: Sequence[str], served: Served) -> dict[str, Path]:
@@ -137,7 +138,8 @@ def _declared(declaration: Declaration, project: Path, handled: Sequence[str], s
     earlier = last_good if last_good != current else None
     if earlier is None and names["current"] != current and last_good == current:
         served.derived.append(f"no last good version: {current}, which is declared as such, is in service")
-    served.versions = Versions(current=current, last_good=earlier)
+    stands_in_for = _original(chosen.get(current), current, served)
+    served.versions = Versions(current=current, last_good=earlier, stands_in_for=stands_in_for)
     return {version: place for version, place in chosen.items() if version in (current, earlier)}
 
 

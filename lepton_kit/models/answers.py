@@ -51,17 +51,22 @@ def in_columns(task: Task, raw: Raw, classes: Sequence[Any] = (), positive: Any 
     """
     named = raw if isinstance(raw, pd.DataFrame) else None
     if isinstance(raw, Mapping):
-        if set(task.required) <= set(raw):
-            named = pd.DataFrame({n: _flat(np.asarray(v)) for n, v in raw.items() if np.ndim(v) <= 2})
+        flat = {name: _flat(np.asarray(values)) for name, values in raw.items()}
+        if set(task.required) <= set(raw) and all(values.ndim == 1 for values in flat.values()):
+            named = pd.DataFrame(flat)
         else:
             raw = _most_telling(task, raw)
     if isinstance(raw, list) and raw and isinstance(raw[0], Mapping):  # a dict per row: ONNX's ZipMap, MLflow's records
         table = pd.DataFrame(raw)
         named, classes = (table, classes) if set(task.required) <= set(table) else (None, list(table))
         raw = table.to_numpy()
-    made = _of_array(task, _flat(np.asarray(raw)), classes, positive) if named is None else named[task.columns(named)]
+    if named is None:
+        made = _of_array(task, _flat(np.asarray(raw)), classes, positive)
+    else:
+        own = task.columns(named)
+        made = named if len(own) == named.shape[1] else named[own]
     _check_probabilities(made)
-    return made.reset_index(drop=True)
+    return made if isinstance(made.index, pd.RangeIndex) and made.index.start == 0 else made.reset_index(drop=True)
 
 
 def _most_telling(task: Task, raw: Mapping[str, Raw]) -> Raw:
@@ -107,6 +112,6 @@ def _of_array(task: Task, values: np.ndarray, classes: Sequence[Any], positive: 
 
 def _check_probabilities(answers: pd.DataFrame) -> None:
     kept = [name for name in map(str, answers) if name == "proba" or name.startswith(PROBA)]
-    values = answers[kept].to_numpy(float)
+    values = answers[kept].to_numpy(float) if kept else np.zeros(0)
     if ((values < -1e-6) | (values > 1 + 1e-6)).any():
         raise InputError(f"{', '.join(kept)}: from {values.min():.4g} to {values.max():.4g} are no probabilities")

@@ -37,6 +37,15 @@ PRECISIONS = {7: torch.float32, 8: torch.float64}
 def load_exported(file: Path) -> tuple[Callable[..., Any], torch.dtype]:
     """Return the graph of a `*.pt2`, to call with rows (n, columns), and the precision that it wants them in.
 
+    Raises InputError as `load_program` does.
+    """
+    program, precision = load_program(file)
+    return program.module(), precision
+
+
+def load_program(file: Path) -> tuple[torch.export.ExportedProgram, torch.dtype]:
+    """Return what a `*.pt2` holds, and the precision that it wants rows in.
+
     Raises InputError when the file is damaged, or holds what loading would execute; the message names it.
     """
     try:
@@ -45,7 +54,7 @@ def load_exported(file: Path) -> tuple[Callable[..., Any], torch.dtype]:
         program = json.loads(records["models/model.json"])
         first = program["graph_module"]["graph"]["tensor_values"][_user_input(program)]
         exported = torch.export.load(io.BytesIO(_archive(_checked(records, program))))
-        return exported.module(), PRECISIONS[first["dtype"]]
+        return exported, PRECISIONS[first["dtype"]]
     except _Refused as error:
         raise InputError(f"{file}: {error}; not loaded, since torch would execute it") from error
     except Exception as error:  # of a damaged file, torch and zipfile raise nearly anything

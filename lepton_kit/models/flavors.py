@@ -138,7 +138,9 @@ class LoadedModel:
         Raises InputError when a column is missing or holds text where numbers belong, the model fails on the rows, or
         its answers are not its task's.
         """
-        rows = self._rows(features)
+        return self._asked(self._rows(features))
+
+    def _asked(self, rows: pd.DataFrame) -> pd.DataFrame:
         try:
             raw = self.ask(rows)
         except InputError:
@@ -155,7 +157,8 @@ class LoadedModel:
 
     def answers(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the names of the prediction columns, and their values, for values in the order of `columns`."""
-        given = self.predict(pd.DataFrame(values, columns=list(self.columns)))
+        rows = pd.DataFrame(values, columns=list(self.columns))
+        given = self._asked(rows) if values.dtype.kind == "f" and not self.categorical else self.predict(rows)
         return tuple(map(str, given)), given.to_numpy()
 
     def beyond(self, _: np.ndarray) -> None:
@@ -171,10 +174,7 @@ class LoadedModel:
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*BESIDE, ".*"))
         else:
             shutil.copy(source, folder)
-        said = read_description(folder).model_copy(
-            update={"task": self.task.name, "columns": self.columns, "categorical": self.categorical,
-                    "optional": self.optional, "classes": self.classes, "positive": self.positive}
-        )  # fmt: skip
+        said = read_description(folder).model_copy(update=said_of(self).model_dump(exclude={"flavor", "file"}))
         text = said.model_dump_json(indent=1, exclude_defaults=True)
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
@@ -194,6 +194,14 @@ class LoadedModel:
                         f"feature {name}: holds what is no number ({error}); is it categorical?"
                     ) from error
         return rows
+
+
+def said_of(model: Model) -> ModelFile:
+    """Return what a `model.json` says of a model, but for its flavor and file."""
+    return ModelFile(
+        task=model.task.name, columns=model.columns, categorical=model.categorical, optional=model.optional,
+        classes=getattr(model, "classes", ()), positive=getattr(model, "positive", None),
+    )  # fmt: skip
 
 
 def load_model(
@@ -296,6 +304,12 @@ def _what_is_there(path: Path, said: ModelFile, flavor: str | None) -> tuple[Fla
     raise InputError(f"model {path}: {why}needs a file {', '.join(SUFFIXES)}, or model.safetensors of the kit")
 
 
+def file_of(model: LoadedModel) -> Path:
+    """Return the file that a model was loaded from."""
+    path = Path(model.place)
+    return _what_is_there(path, read_description(path if path.is_dir() else path.parent), model.flavor)[1]
+
+
 def inside(folder: Path, name: str) -> Path:
     """Return a file of a folder that a description names; InputError where it leads out or is absent."""
     file = folder / name
@@ -315,18 +329,21 @@ def _kit(folder: Path, task: Task | None) -> Forecaster:
     return forecaster
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """Return a module of a library that is installed with an extra; InputError where it is not."""
     try:
         return __import__(name, fromlist=["*"])
     except ImportError as error:
-        raise InputError(f"{name.partition('.')[0]} is not installed: pip install lepton-kit[models]") from error
+        top = name.partition(".")[0]
+        extra = "compress" if top in ("onnx", "onnxscript", "skl2onnx") else "models"
+        raise InputError(f"{top} is not installed: pip install lepton-kit[{extra}]") from error
 
 
 # --- flavors ----------------------------------------------------------------------------------------------------------
 
 
 def _onnx(file: Path) -> Asked:
-    runtime = _library("onnxruntime")
+    runtime = library("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1  # workers would wait for each other's
     try:
@@ -336,14 +353,18 @@ def _onnx(file: Path) -> Asked:
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
 
     def ask(rows: pd.DataFrame) -> Raw:
-        if len(inputs) == 1:
-            fed = {inputs[0].name: rows.to_numpy(_onnx_type(inputs[0].type))}
-        else:
-            fed = {one.name: rows[one.name].to_numpy(_onnx_type(one.type)).reshape(-1, 1) for one in inputs}
-        return dict(zip(outputs, session.run(outputs, fed), strict=True))
+        return dict(zip(outputs, session.run(outputs, onnx_inputs(session, rows)), strict=True))
 
     named = tuple(one.name for one in inputs) if len(inputs) > 1 else ()
     return Asked(ask, named, tuple(one.name for one in inputs if "string" in one.type and len(inputs) > 1))
+
+
+def onnx_inputs(session: Any, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return rows as a session of onnxruntime takes them: as one array, or as one (n, 1) per column."""
+    inputs = session.get_inputs()
+    if len(inputs) == 1:
+        return {inputs[0].name: rows.to_numpy(_onnx_type(inputs[0].type))}
+    return {one.name: rows[one.name].to_numpy(_onnx_type(one.type)).reshape(-1, 1) for one in inputs}
 
 
 def _onnx_type(name: str) -> Any:
@@ -351,8 +372,12 @@ def _onnx_type(name: str) -> Any:
     return known.get(name.removeprefix("tensor(").removesuffix(")"), object)
 
 
-def _skops(file: Path) -> Asked:
-    skops = _library("skops.io")
+def trusted_estimator(file: Path) -> Any:
+    """Return the estimator of scikit-learn that a `*.skops` holds.
+
+    Raises InputError when it is damaged, holds a type that no list names, or does not predict.
+    """
+    skops = library("skops.io")
     try:
         others = sorted(set(skops.get_untrusted_types(file=file)) - set(TRUSTED))
         if others:
@@ -364,6 +389,11 @@ def _skops(file: Path) -> Asked:
         raise InputError(f"{file}: not a readable skops file ({type(error).__name__}: {error})") from error
     if not hasattr(estimator, "predict"):
         raise InputError(f"{file}: holds a {type(estimator).__name__}, which does not predict")
+    return estimator
+
+
+def _skops(file: Path) -> Asked:
+    estimator = trusted_estimator(file)
     ask = estimator.predict_proba if hasattr(estimator, "predict_proba") else estimator.predict
     names, classes = getattr(estimator, "feature_names_in_", ()), getattr(estimator, "classes_", ())
     is_named = len(names) > 0

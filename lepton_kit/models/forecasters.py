@@ -341,7 +341,7 @@ def raw_values(values: np.ndarray, architecture: Architecture, level: float) -> 
     inputs = values[:, : len(architecture.columns)]
     if architecture.volatility == "constant":
         return inputs / level, np.full(len(values), level)
-    divided, volatility, ewma = _places(architecture)
+    divided, volatility, ewma = places_of(architecture)
     scale = values[:, ewma]
     raw = inputs.copy()
     raw[:, divided] /= scale[:, None]
@@ -353,8 +353,11 @@ def raw_values(values: np.ndarray, architecture: Architecture, level: float) -> 
 
 
 @lru_cache(maxsize=32)
-def _places(architecture: Architecture) -> tuple[list[int], list[int], int]:
-    """Return where the columns stand: those divided by the recent volatility, other volatilities, and that."""
+def places_of(architecture: Architecture) -> tuple[list[int], list[int], int]:
+    """Return where a model's columns stand: those divided by the recent volatility, other volatilities, and that one.
+
+    It must know the recent volatility (`volatility` is `ewma`).
+    """
     families = list(enumerate(map(family, architecture.columns)))
     divided = [place for place, one in families if one in ("return", "range")]
     volatility = [place for place, one in families if one == "volatility"]
