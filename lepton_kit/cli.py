@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +18,10 @@ from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_p
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.runs.ids import short_id
-from lepton_kit.runs.project import find_project
+from lepton_kit.runs.project import find_project, setting
 
 if TYPE_CHECKING:  # each command imports what it needs when it runs, so that `lepton --help` answers at once
+    from lepton_kit.runs.cluster import Cluster
     from lepton_kit.runs.manifest import Manifest
 
 
@@ -112,7 +114,13 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE,…", help="Run once for every value; several sweeps give all combinations."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="How many notebooks run at once.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many notebooks run at once: 1, or as many as a cluster has threads.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on the workers of this dask scheduler; `none` runs here."),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Time limit of a run, in seconds.")] = None,
     cell_timeout: Annotated[float | None, typer.Option(min=0.001, help="Time limit of a cell, in seconds.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="Retries after a timeout or a dead kernel.")] = 0,
@@ -140,9 +148,13 @@ def run(
     if key is not None and len(plans) > 1:
         raise InputError(f"--key {key!r}: identifies one run, but this would start {len(plans)}")
     options = Options(cell_timeout, timeout, retries, backoff, key, keep_for if keep_kernel_on_failure else None)
-    with run_progress(new_console(), len(plans), sys.stdout if events else None) as tell:
-        if workers > 1 and len(plans) > 1:
-            runs = run_all(plans, project, workers, tell, options)
+    progress = run_progress(new_console(), len(plans), sys.stdout if events else None)
+    with _place(cluster, project) as place, progress as tell:
+        if place is not None:
+            place.check(plans, options)
+            runs = run_all(plans, project, min(workers or place.slots, len(plans)), tell, options, place)
+        elif (workers or 1) > 1 and len(plans) > 1:
+            runs = run_all(plans, project, workers or 1, tell, options)
         else:
             runs = [execute(plan, project, tell, options) for plan in plans]
     if not events:
@@ -369,6 +381,19 @@ def join_parameters(arguments: list[str]) -> list[str]:
                 value = None if "=" in name else next(rest, None)
                 joined.append(name if value is None else f"{name}={value}")
     return joined
+
+
+def _place(cluster: str | None, project: Path) -> AbstractContextManager[Cluster | None]:
+    """Connect to the cluster that was given, or that lepton.toml names; None is this machine."""
+    if cluster is None and setting(project, "cluster"):
+        from lepton_kit.project.settings import read_settings
+
+        cluster = read_settings(project).cluster.address
+    if cluster in (None, "none"):
+        return nullcontext()
+    from lepton_kit.runs.cluster import connected
+
+    return connected(cluster)
 
 
 def _values(given: list[str]) -> dict[str, str]:

@@ -16,14 +16,14 @@ def main() -> None:
     """Run the command line, in a process forked from the fork server if that is safe, else in this one."""
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: Ctrl-C just ends this, without a traceback
-    if len(sys.argv) > 1 and sys.argv[1] in FORKED and (status := _forked()) is not None:
+    if len(sys.argv) > 1 and sys.argv[1] in FORKED and (status := forked()) is not None:
         sys.exit(status)
     from lepton_kit.cli import main as main_of_this_process
 
     main_of_this_process()
 
 
-def _forked() -> int | None:
+def forked() -> int | None:
     """Return the exit status of the command in a forked process, or None where there was no server to fork it."""
     from lepton_kit.runs.warm.lease import is_safe_here, lease_from_server
 

@@ -21,6 +21,10 @@ class RunnerDied(LeptonError):  # noqa: N818 - as above
     """The process that ran a notebook was killed."""
 
 
+class WorkerLost(LeptonError):  # noqa: N818 - as above
+    """The worker of a cluster that ran a notebook was killed, or can no longer be reached."""
+
+
 class TimedOut(LeptonError):  # noqa: N818 - as above
     """A run was stopped because it took longer than it was allowed to."""
 

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 LONG = (
     "declared_incidents", "begin", "subject_notebooks", "operator", "repair_runbooks", "recorded_services",
     "declared_repairs", "alerts", "kills", "watch_embedded", "deployment", "watch_remedies", "runbook_words", "watch",
-    "kernels", "localisation", "causes", "hostile_pages", "serving_flavors", "live_diagnosis", "drills",
+    "kernels", "localisation", "causes", "hostile_pages", "serving_flavors", "live_diagnosis", "drills", "cluster",
 )  # fmt: skip
 """Modules with a test that takes ten seconds or more, or many that take some."""
 

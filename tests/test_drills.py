@@ -73,14 +73,14 @@ class BusyNeighbour(Fault):
     severities = (0.5, 0.85)
 
     def inject(self, plant):
-        take, began = plant._machine.take, plant.now
+        take, began = plant.machine.take, plant.now
 
         def taken(now, service):
-            for worker in plant._machine.running:
+            for worker in plant.machine.running:
                 worker.taken = self.severity * ((now - began) % 50 < 20)
             return take(now, service)
 
-        plant._machine.take = taken
+        plant.machine.take = taken
 
 
 KNOWN = {**FAULTS, "late-feed": LateFeed, "busy-neighbour": BusyNeighbour}

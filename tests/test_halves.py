@@ -3,6 +3,8 @@
 import ast
 import importlib.util
 import re
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -107,3 +109,21 @@ def test_every_package_lists_what_to_read_first():
         for name in package.__all__:
             is_module = importlib.util.find_spec(f"{package.__name__}.{name}") is not None
             assert is_module or hasattr(package, name), f"{init}: {name}"
+
+
+def test_what_loads_no_model_of_the_kit_imports_neither_torch_nor_what_only_statistics_need():
+    """They take two seconds and 250 MB: of `lepton deploy`, of a worker that captures, of one with a foreign model."""
+    light = (
+        "diagnosis.capture", "ops.deployment", "ops.incident_pages", "ops.operator", "ops.watch.worker", "serving.app",
+        "serving.supervisor", "telemetry.alerts",
+    )  # fmt: skip
+    heavy = ("torch", "sklearn", "scipy.stats", "matplotlib")
+    code = f"""
+import importlib, sys
+for name in {light}:
+    importlib.import_module("lepton_kit." + name)
+    if found := [one for one in {heavy} if one in sys.modules]:
+        sys.exit(f"{{name}} imports {{', '.join(found)}}")
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -54,7 +54,7 @@ def test_a_run_that_is_stopped_between_any_two_of_its_steps_leaves_nothing_and_l
 def test_a_command_that_is_stopped_before_it_has_begun_ends_without_a_traceback(project, stop):
     write_notebook(project / "notebooks/n.ipynb", ["1"])
     script = "import os, sys; sys.argv = ['lepton', 'run', 'n']; from lepton_kit import command\n"
-    script += f"command._forked = lambda: os.kill(os.getpid(), {int(stop)})\ncommand.main()"
+    script += f"command.forked = lambda: os.kill(os.getpid(), {int(stop)})\ncommand.main()"
     made = subprocess.run([sys.executable, "-c", script], cwd=project, capture_output=True, text=True)
     assert (made.returncode, made.stdout, made.stderr) == (-stop, "", "")
     assert not (project / "runs").exists()

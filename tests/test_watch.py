@@ -15,7 +15,7 @@ import psutil
 import pytest
 from helpers import PATIENCE_S, ROOT, lepton, lepton_here, write_notebook
 from services import wait_for
-from watching import alert, watching, webhook
+from watching import KNOWN, alert, watching, webhook
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.app import watch
@@ -27,16 +27,13 @@ from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import Result, all_runs
 from lepton_kit.telemetry.alerts import alert_name
 
-SETTINGS = """
-[watch]
-workers = 1
-report = false
-
-[alerts.Known]
-runbook = "runbooks/diagnose.ipynb"
+SETTINGS = (
+    KNOWN
+    + """\
 parameters = { service = { label = "service" }, days = 3 }
 on_resolved = { runbook = "runbooks/recovery.ipynb", parameters = { service = { label = "service" } } }
 """
+)
 TOKEN = "a bearer's secret"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 

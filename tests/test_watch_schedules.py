@@ -107,7 +107,7 @@ def test_what_becomes_due_while_watching_is_run(scheduled):
     handled(scheduled, 1)
     made = schedules(scheduled)
     # The scheduler asks the clock, so that a test would wait a minute: the expression is made due each second instead.
-    made._plans["nightly"] = EachSecond("* * * * *"), made._plans["nightly"][1]
+    made.plans["nightly"] = EachSecond("* * * * *"), made.plans["nightly"][1]
     made.start()
     deadline = time.monotonic() + PATIENCE_S
     while len(Queue(scheduled).jobs()) < 2 and time.monotonic() < deadline:

@@ -16,7 +16,7 @@ from processes import Forked
 from repairs import diagnosed, project_with_repairs, proposal, propose, repairs_made
 from services import wait_for
 from sqlalchemy import select, update
-from watching import alert, watching, write_settings
+from watching import KNOWN, alert, watching, write_settings
 
 from lepton_kit.ops.watch.approvals import make_decision
 from lepton_kit.ops.watch.jobs import Start, take
@@ -25,14 +25,6 @@ from lepton_kit.runs import ledger
 from lepton_kit.runs.manifest import all_runs
 from lepton_kit.runs.tables import CLAIMS, JOBS, RUNS, now
 
-SETTINGS = """
-[watch]
-workers = 1
-report = false
-
-[alerts.Known]
-runbook = "runbooks/diagnose.ipynb"
-"""
 SLOW_ONCE = """
 import time
 started = lk.path("started")
@@ -47,7 +39,7 @@ while is_first and not lk.path("go").exists():
 def shared(plain_project, postgres_server):
     """A project whose ledger is in PostgreSQL, and whose alert `Known` starts a short runbook."""
     (plain_project / "lepton.toml").write_text(f'ledger = "{postgres_server.new_ledger()}"\n')
-    write_settings(plain_project, SETTINGS)
+    write_settings(plain_project, KNOWN)
     write_notebook(plain_project / "runbooks/diagnose.ipynb", ["lk.record('days', 1)"])
     return plain_project
 

@@ -21,6 +21,15 @@ from lepton_kit.ops.watch.queue import Queue
 
 STARTS = "2026-11-25T03:00:00.123Z"
 NEVER = "0001-01-01T00:00:00Z"
+KNOWN = """
+[watch]
+workers = 1
+report = false
+
+[alerts.Known]
+runbook = "runbooks/diagnose.ipynb"
+"""
+"""Settings in which the alert `Known` starts a runbook."""
 
 
 def alert(number: int = 1, status: str = "firing", starts: str = STARTS, **labels: str) -> dict[str, Any]:

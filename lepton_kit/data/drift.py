@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special, stats
 
 from lepton_kit.data.profiles import index_of_shares, ratio
 from lepton_kit.errors import InputError
@@ -81,11 +81,11 @@ def _distances(before: np.ndarray, during: np.ndarray) -> tuple[float, float, fl
     steps = np.diff(values)
     area = float(gap[:-1] @ steps)
     if max(len(before), len(during)) <= EXACT_ROWS:
-        result = stats.ks_2samp(before, during, method="exact")
+        result = scipy.stats.ks_2samp(before, during, method="exact")
         return float(result.statistic), float(result.pvalue), area
     statistic = float(gap[np.append(steps > 0, True)].max())  # within equal values the gap is not complete yet
     rows = len(before) * len(during) / (len(before) + len(during))
-    return statistic, float(np.clip(stats.kstwo.sf(statistic, round(rows)), 0, 1)), area
+    return statistic, float(np.clip(scipy.stats.kstwo.sf(statistic, round(rows)), 0, 1)), area
 
 
 EXACT_ROWS = 500
@@ -103,7 +103,7 @@ def chi_squared(reference: ArrayLike, current: ArrayLike) -> tuple[float, float]
     if len(values) < 2:
         return 0.0, 1.0
     counts = np.array([np.bincount(np.searchsorted(values, x), minlength=len(values)) for x in samples])
-    result = stats.chi2_contingency(counts, correction=False)
+    result = scipy.stats.chi2_contingency(counts, correction=False)
     return float(np.sqrt(result.statistic / counts.sum())), float(result.pvalue)
 
 
@@ -126,7 +126,7 @@ def spread_ratio(reference: ArrayLike, current: ArrayLike) -> tuple[float, float
     times = ratio(during, before, nothing=1.0)
     if all(one.std() == 0 for one in deviations):  # the test has no variance to compare with: decide by the means
         return times, float(before == during)
-    return times, float(stats.f_oneway(*deviations).pvalue)
+    return times, float(scipy.stats.f_oneway(*deviations).pvalue)
 
 
 def effect_sizes(reference: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
@@ -292,7 +292,7 @@ def change_point(series: pd.Series, smallest_side: int = 10) -> ChangePoint | No
     sizes = np.arange(1, n)
     explained = sums**2 * n / (sizes * (n - sizes))
     position = smallest_side + int(np.argmax(explained[smallest_side - 1 : n - smallest_side]))
-    p_value = float(special.kolmogorov(np.abs(sums).max() / (values.std() * np.sqrt(n))))
+    p_value = float(scipy.special.kolmogorov(np.abs(sums).max() / (values.std() * np.sqrt(n))))
     before, after = float(values[:position].mean()), float(values[position:].mean())
     return ChangePoint(position, kept.index[position], before, after, p_value)
 
@@ -351,7 +351,7 @@ def two_sample(before: pd.DataFrame, during: pd.DataFrame, seed: int = 0) -> Two
         trees.fit(rows[halves == half], label[halves == half])
         scores[halves != half] = trees.predict_proba(rows[halves != half])[:, 1]
         weights += trees.feature_importances_ / 2
-    p_value = stats.mannwhitneyu(scores[label == 1], scores[label == 0], alternative="greater").pvalue
+    p_value = scipy.stats.mannwhitneyu(scores[label == 1], scores[label == 0], alternative="greater").pvalue
     bounded = np.clip(scores, 0.02, 0.98)
     return TwoSample(
         float(roc_auc_score(label, scores)),

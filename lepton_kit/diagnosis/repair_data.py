@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,11 @@ from lepton_kit.diagnosis.case import Case, build_case, replay
 from lepton_kit.diagnosis.means import Step, Way
 from lepton_kit.diagnosis.plans import Operator, Plan, remedy
 from lepton_kit.diagnosis.rows import RELATED, agreement, asked_anew, contract_breaches, follows, unit_factors, varying
-from lepton_kit.models.training import Examples
 from lepton_kit.telemetry.health import signal_growth
 from lepton_kit.telemetry.recordings import FEATURE, Recording
+
+if TYPE_CHECKING:  # PyTorch: only for who trains
+    from lepton_kit.models.training import Examples
 
 ALIKE, APART = 0.35, 0.4
 """Kolmogorov–Smirnov distance up to which two samples may be of one feature, and from which on they are not."""
@@ -209,6 +212,8 @@ def rows_to_learn_from(recording: Recording, plan: DataPlan | None = None) -> tu
     quarantines are left out, as are requests without a known actual or without whole inputs, and all but the first of
     those that asked for one period. The log has `why`, `rows_in`, `rows_out`.
     """
+    from lepton_kit.models.training import Examples
+
     case = build_case(recording)
     if plan is not None:
         rows = _used(case, plan.input_fixes, _baseline(case)).requests.drop(index=plan.quarantined.index)

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,11 @@ from pydantic import ValidationError
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.answers import Asked, Raw, in_columns
-from lepton_kit.models.forecasters import Forecaster, load_forecaster
 from lepton_kit.models.tasks import Task, task_of
 from lepton_kit.telemetry.declaration import Names, Section, TaskName
+
+if TYPE_CHECKING:  # PyTorch, a second and 200 MB: only for who loads a model of the kit
+    from lepton_kit.models.forecasters import Forecaster
 
 FlavorName = Literal["kit", "onnx", "skops", "torch.export", "mlflow", "http"]
 DESCRIPTION = "model.json"
@@ -83,6 +85,9 @@ class Model(Protocol):
 
     def answers(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the names of the prediction columns (k), and their values (n, k), for checked values (n, columns)."""
+
+    def beyond(self, values: np.ndarray) -> int | None:
+        """Return how many of some checked values count as less extreme than they are; None where none ever does."""
 
     def save(self, folder: Path) -> None:
         """Write the model's own files into a folder."""
@@ -152,6 +157,9 @@ class LoadedModel:
         """Return the names of the prediction columns, and their values, for values in the order of `columns`."""
         given = self.predict(pd.DataFrame(values, columns=list(self.columns)))
         return tuple(map(str, given)), given.to_numpy()
+
+    def beyond(self, _: np.ndarray) -> None:
+        """Return None: what it does with extreme values is not known."""
 
     def save(self, folder: Path) -> None:
         """Write the model's own files into a folder, with a `model.json` that says all that is known of it."""
@@ -299,6 +307,8 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _kit(folder: Path, task: Task | None) -> Forecaster:
+    from lepton_kit.models.forecasters import load_forecaster
+
     forecaster = load_forecaster(folder)
     if task is not None and task != forecaster.task:
         raise InputError(f"model {folder}: does {forecaster.task.name}, not {task.name}")

@@ -244,6 +244,10 @@ class Forecaster:
         scaled, scale = self.scaled(values)
         return FORECAST, self.answer(np.clip(scaled, -FURTHEST_INPUT, FURTHEST_INPUT), scale)
 
+    def beyond(self, values: np.ndarray) -> int:
+        """Return how many of some finite values (n, columns) lie further than `FURTHEST_INPUT`."""
+        return int((np.abs(self.scaled(values)[0]) > FURTHEST_INPUT).sum())
+
     def predict(self, features: pd.DataFrame) -> pd.DataFrame:
         """Forecast the next day for each row of features.
 

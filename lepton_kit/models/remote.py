@@ -11,6 +11,7 @@ import pandas as pd
 
 from lepton_kit.errors import InputError
 from lepton_kit.models.answers import Asked
+from lepton_kit.tls import trusted
 
 SECONDS = 30.0
 MODEL = re.compile(r"(?P<model>.*/v2/models/[^/]+(/versions/[^/]+)?)(/infer)?/?")
@@ -22,7 +23,7 @@ def ask_over_http(address: str) -> Asked:
 
     Raises InputError when the address is neither, or does not answer as its protocol says.
     """
-    client = httpx.Client(timeout=SECONDS, trust_env=False)
+    client = httpx.Client(timeout=SECONDS, trust_env=False, verify=trusted())
     if address.rstrip("/").endswith("/invocations"):
         return Asked(lambda rows: _invoke(client, address, rows))
     matched = MODEL.fullmatch(address)

@@ -30,6 +30,7 @@ from lepton_kit.runs.redaction import Redactor
 from lepton_kit.secrets import is_reference, resolve_secret
 from lepton_kit.telemetry.declaration import Command, Http, Placeholder
 from lepton_kit.telemetry.recordings import Version
+from lepton_kit.tls import trusted
 
 MOST_WORKERS = 1000
 MOST_OUTPUT = 10_000
@@ -297,7 +298,7 @@ def _ask(request: Http, project: Path) -> tuple[Ending, int | None, bytes]:
     deadline, output = time.monotonic() + request.timeout, b""
     try:
         with (
-            httpx.Client(trust_env=False, timeout=request.timeout, headers=token) as client,
+            httpx.Client(trust_env=False, timeout=request.timeout, headers=token, verify=trusted()) as client,
             client.stream(request.method, request.url, json=request.body or None) as answer,
         ):
             for block in answer.iter_bytes():

@@ -14,6 +14,7 @@ import httpx
 
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.telemetry.declaration import READY, Declaration
+from lepton_kit.tls import trusted
 
 OWN_WAYS: frozenset[Way] = frozenset({"fix_inputs", "roll_back", "deploy", "scale", "restart"})
 """What the control folder of `lepton serve` lets an operator do."""
@@ -57,7 +58,9 @@ def readiness(address: str, declaration: Declaration, seconds: float = 3.0) -> R
     paths = (declaration.ready,) if declaration.ready else READY if declaration.address else ("/readyz",)
     for path in paths:
         try:
-            answer = httpx.get(address + path, timeout=seconds, trust_env=False, follow_redirects=True)
+            answer = httpx.get(
+                address + path, timeout=seconds, trust_env=False, follow_redirects=True, verify=trusted()
+            )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return Readiness(False, problem=f"does not answer ({type(error).__name__})")
         if answer.status_code not in NO_SUCH_PATH:

@@ -42,6 +42,7 @@ from lepton_kit.serving.control import (
     read_reports,
     service_folder,
 )
+from lepton_kit.tls import trusted
 
 STEPS = (0.05, 0.25, 0.5, 1.0)
 FORMAT = "lepton-deployment/1"
@@ -53,7 +54,7 @@ class ServiceClient:
     def __init__(self, address: str, token: str) -> None:
         self.address = address
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._http = httpx.Client(base_url=address, timeout=60, trust_env=False)
+        self._http = httpx.Client(base_url=address, timeout=60, trust_env=False, verify=trusted())
 
     def version(self) -> str:
         """Return the version that answers now."""

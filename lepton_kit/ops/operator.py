@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.plans import State
@@ -16,7 +16,6 @@ from lepton_kit.diagnosis.repair_capacity import Smaller, smaller_of
 from lepton_kit.diagnosis.workload import Measured
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
-from lepton_kit.models.retraining import Retrained
 from lepton_kit.ops.actions import Values
 from lepton_kit.ops.declared import OWN_WAYS, is_served_here
 from lepton_kit.ops.service_operator import ServiceOperator, done_to, state_of
@@ -33,6 +32,9 @@ from lepton_kit.serving.control import (
     service_folder,
 )
 from lepton_kit.telemetry.recordings import Recording
+
+if TYPE_CHECKING:  # PyTorch: only for who trains
+    from lepton_kit.models.retraining import Retrained
 
 
 class ServeOperator(ServiceOperator):

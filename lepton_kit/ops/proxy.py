@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from lepton_kit.ops.faults import Fault
 from lepton_kit.serving.replay import Item
+from lepton_kit.tls import trusted
 
 HOP = {"host", "content-length", "transfer-encoding", "connection", "keep-alive"}
 """Headers that hold for one connection, and not for the next."""
@@ -57,7 +58,7 @@ class _Proxy:
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             limits = httpx.Limits(max_connections=1000)
             async with httpx.AsyncClient(
-                base_url=self._upstream, timeout=60, trust_env=False, limits=limits
+                base_url=self._upstream, timeout=60, trust_env=False, limits=limits, verify=trusted()
             ) as self._client:
                 yield
                 for task in self._running:

@@ -17,6 +17,7 @@ import httpx
 
 from lepton_kit.errors import InputError
 from lepton_kit.serving.control import TOKEN, service_folder
+from lepton_kit.tls import trusted
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,6 @@ def await_ready(
 def is_ok(address: str) -> bool:
     """Say whether something answers well at an address."""
     try:
-        return httpx.get(address, timeout=5, trust_env=False).is_success
+        return httpx.get(address, timeout=5, trust_env=False, verify=trusted()).is_success
     except httpx.HTTPError:
         return False

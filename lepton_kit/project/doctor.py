@@ -36,6 +36,7 @@ from lepton_kit.telemetry.sealed import check_key
 from lepton_kit.telemetry.selectors import Selector, parse_selector
 from lepton_kit.telemetry.signals import ROLES
 from lepton_kit.telemetry.slo import read_objectives
+from lepton_kit.tls import trusted
 
 State = Literal["ok", "wrong", "absent"]
 LOOKED_BACK_S = 7 * 86400.0
@@ -140,7 +141,7 @@ def _examine(name: str, declaration: Declaration, settings: Settings, project: P
 
 def _ask(address: str, path: str) -> httpx.Response | None:
     try:
-        return httpx.get(f"{address}{path}", timeout=5, trust_env=False, follow_redirects=True)
+        return httpx.get(f"{address}{path}", timeout=5, trust_env=False, follow_redirects=True, verify=trusted())
     except (httpx.HTTPError, httpx.InvalidURL):
         return None
 

@@ -148,6 +148,12 @@ class Capture(Section):
     key: str | None = None
 
 
+class ClusterAddress(Section):
+    """Where `lepton run` executes notebooks: `address` is that of a dask scheduler; by default they run here."""
+
+    address: str | None = None
+
+
 class Notify(Section):
     """Whom `lepton watch` tells of incidents.
 
@@ -246,6 +252,7 @@ class Settings(Section):
     watch: Watch = Watch()
     capture: Capture = Capture()
     notify: Notify = Notify()
+    cluster: ClusterAddress = ClusterAddress()
 
     @model_validator(mode="after")
     def _own_objectives(self) -> Settings:

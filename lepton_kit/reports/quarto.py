@@ -66,12 +66,6 @@ def render(quarto: Quarto, folder: Path, target: Path, on_line: Callable[[str], 
         raise LeptonError(f"Quarto {quarto.version} could not render {folder} (exit {process.returncode}):\n{told}")
 
 
-def link_to_pages_elsewhere(settings: Path) -> None:
-    """Let the site's navigation lead to pages that are not rendered now, which Quarto would not know."""
-    text = settings.read_text(encoding="utf-8")
-    settings.write_text(re.sub(r"(?m)^(\s*-? *href: )/?(\S+)\.qmd$", r"\1/\2.html", text), encoding="utf-8")
-
-
 MODULE = 'import * as tabsets from "./tabsets/tabsets.js";\n'
 
 

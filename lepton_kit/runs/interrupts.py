@@ -90,14 +90,16 @@ def deferred() -> Iterator[None]:
 def deliver() -> None:
     """Hand the signals that were noted to their handlers, which may raise KeyboardInterrupt.
 
-    In another thread than the main one raise it, once, when `stoppable_threads` says so.
+    In another thread than the main one raise it, once, when `stoppable_threads` or `stoppable_by` says so.
     """
     if threading.current_thread() is threading.main_thread():
         if _now is not None and _is_deferred():
             _now.deliver()
-    elif _stop.is_set() and not getattr(_this_thread, "is_stopped", False):
-        _this_thread.is_stopped = True
-        raise KeyboardInterrupt
+    elif not getattr(_this_thread, "is_stopped", False):
+        asked = getattr(_this_thread, "asked", None)
+        if _stop.is_set() or (asked is not None and asked()):
+            _this_thread.is_stopped = True
+            raise KeyboardInterrupt
 
 
 def pause(seconds: float) -> None:
@@ -117,6 +119,29 @@ def stoppable_threads() -> Iterator[Callable[[], None]]:
         yield _stop.set
     finally:
         _stop.clear()
+
+
+@contextmanager
+def stoppable_by(asked: Callable[[], bool]) -> Iterator[None]:
+    """Interrupt this thread, where it next calls `deliver`, once `asked` returns true; the main thread never.
+
+    Examples
+    --------
+    >>> def work():
+    ...     with stoppable_by(lambda: True):
+    ...         try:
+    ...             deliver()
+    ...         except KeyboardInterrupt:
+    ...             print("stopped")
+    >>> thread = threading.Thread(target=work)
+    >>> thread.start(); thread.join()
+    stopped
+    """
+    _this_thread.asked, _this_thread.is_stopped = asked, False
+    try:
+        yield
+    finally:
+        _this_thread.asked, _this_thread.is_stopped = None, False
 
 
 def _is_deferred() -> bool:

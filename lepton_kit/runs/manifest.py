@@ -157,13 +157,14 @@ class Git(Part):
 
 
 class Environment(Part):
-    """The software and the machine that ran the notebook."""
+    """The software and the machine that ran the notebook; `worker` is its address where that was one of a cluster."""
 
     python: str
     platform: str
     host: str
     kernel: str
     packages: dict[str, str]
+    worker: str | None = None
 
 
 class Manifest(Part):

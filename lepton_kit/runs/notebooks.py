@@ -140,6 +140,11 @@ def _names_jupytext(path: Path) -> bool:
         return b"jupytext:" in file.read(2000)
 
 
+def modules_in(folder: Path) -> list[Path]:
+    """Return the modules and packages in a folder, which a notebook beside them can import."""
+    return [path for path in sorted(folder.glob("*")) if path.suffix == ".py" or (path / "__init__.py").is_file()]
+
+
 def locate_notebook(given: str, project: Path) -> Path:
     """Find a notebook by its path, its name (`01-data-cleaning`), or a beginning that is of one name alone (`01`).
 

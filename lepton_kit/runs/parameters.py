@@ -352,6 +352,16 @@ def _with_times_as_text(value: Any) -> Any:
     return _ANY.dump_python(value, mode="json") if isinstance(value, date | time | timedelta) else value
 
 
+def path_references(parameters: list[Parameter], values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (parameter, reference) for every path among the values."""
+    found = []
+    for parameter in parameters:
+        if parameter.holds_path and (value := values[parameter.name]) is not None:
+            items = value.values() if isinstance(value, dict) else [value] if isinstance(value, str) else value
+            found += [(parameter.name, item) for item in items if isinstance(item, str)]
+    return found
+
+
 def shown(parameter: Parameter, value: Any, is_given: bool) -> Any:
     """Return a value as stored in a manifest: a JSON value, or text that `check_values` reads back.
 

@@ -1,4 +1,4 @@
-"""Runs several notebooks at once: each has a kernel of its own, and a thread of this process that drives it."""
+"""Runs several notebooks at once: each has a thread of this process that drives it, and a kernel here or elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jupyter_core.utils import ensure_event_loop
 
 from lepton_kit.runs.interrupts import deferred, deliver, stoppable_threads
 from lepton_kit.runs.manifest import Manifest
-from lepton_kit.runs.runner import DEFAULTS, Event, Options, Plan, execute
+from lepton_kit.runs.runner import DEFAULTS, Event, Options, Place, Plan, execute
 
 LONGEST_WAIT_S = 0.1  # how late an interrupt may be noticed
 
@@ -22,8 +22,11 @@ def run_all(
     workers: int,
     on_event: Callable[[Event], None],
     options: Options = DEFAULTS,
+    place: Place | None = None,
 ) -> list[Manifest]:
     """Execute checked plans, `workers` at once, and return their manifests in the plans' order.
+
+    `place` executes them elsewhere than in kernels of this process.
 
     An interrupt ends the runs that go on, and no other begins; it is passed on once their manifests are written.
     """
@@ -35,7 +38,7 @@ def run_all(
 
     def work(plan: Plan) -> Manifest:
         try:
-            return execute(plan, project, tell, options)
+            return execute(plan, project, tell, options, place)
         finally:
             ensure_event_loop().close()  # of this thread: left open, it complains at the end of an interrupted process
 

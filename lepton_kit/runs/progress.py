@@ -67,7 +67,7 @@ class Lines:
                 return f"{event.name}: {event.status} in {time.monotonic() - self.started[event.run_id]:.1f} s"
             case "run_skipped":
                 return f"{event.name}: unchanged since {event.run_id}, skipped"
-            case "run_retried" | "kernel_kept" | "kernel_replaced" | "not_tracked":
+            case "run_placed" | "run_retried" | "kernel_kept" | "kernel_replaced" | "not_tracked":
                 return f"{event.name}: {event.text}"
         return None
 

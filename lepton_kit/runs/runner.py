@@ -11,10 +11,11 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.errors import ExpectationFailed, InputError, RunnerDied, TimedOut
+from lepton_kit.errors import ExpectationFailed, InputError, RunnerDied, TimedOut, WorkerLost
 from lepton_kit.files import sha256_of, single_name
 from lepton_kit.runs.ending import complete, remove_unbegun, repair, reserves_of, take_reserves
 from lepton_kit.runs.interrupts import deferred, deliver, pause
@@ -22,6 +23,7 @@ from lepton_kit.runs.ledger import Ledger, heartbeat
 from lepton_kit.runs.manifest import (
     FILE,
     NOTEBOOK,
+    Environment,
     Input,
     Manifest,
     Status,
@@ -35,12 +37,13 @@ from lepton_kit.runs.notebooks import (
     Kernel,
     chosen_cells,
     installed_kernel,
+    modules_in,
     read_notebook,
     source_sha256,
     tags,
     title_of,
 )
-from lepton_kit.runs.parameters import Parameter, Sources, check_values, read_parameters, shown
+from lepton_kit.runs.parameters import Sources, check_values, path_references, read_parameters, shown
 from lepton_kit.runs.project import setting
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import SUBJECT, is_remote, resolve
@@ -127,9 +130,10 @@ class Plan:
 class Event:
     """Something happened.
 
-    `kind` is `run_started`, `kernel_replaced` (the notebook's own is not installed), `cell_started`, `cell_output`
-    (`text` is the last line), `cell_ended`, `kernel_kept` (how to attach to it), `run_ended`, `run_skipped`,
-    `run_retried` (why, and after how many seconds) or `not_tracked` (which tracker did not get the run, and why).
+    `kind` is `run_started`, `run_placed` (on which worker of a cluster), `kernel_replaced` (the notebook's own is not
+    installed), `cell_started`, `cell_output` (`text` is the last line), `cell_ended`, `kernel_kept` (how to attach to
+    it), `run_ended`, `run_skipped`, `run_retried` (why, and after how many seconds) or `not_tracked` (which tracker did
+    not get the run, and why).
     """
 
     kind: str
@@ -139,6 +143,19 @@ class Event:
     cells: int = 0
     status: str = "running"
     text: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the kernel's part of a run ended; `environment` says where, if not in this process' own."""
+
+    status: Status
+    error: BaseException | None
+    environment: Environment | None = None
+
+
+Place = Callable[[Plan, Path, Path, Callable[[Event], None], Options], Ended]
+"""Executes a plan of a project into a run folder that has been made, such as on a worker of a cluster."""
 
 
 def run_notebook(
@@ -173,7 +190,7 @@ def prepare(request: Request, project: Path) -> Plan:
         parameters, request.parameters, Sources(project, request.pipeline_runs), name, request.given_by
     )
     notebook, subject = chosen_cells(notebook, values), values.get(SUBJECT)
-    inputs = [_input(parameter, ref, project, subject) for parameter, ref in _references(parameters or [], values)]
+    inputs = [_input(parameter, ref, project, subject) for parameter, ref in path_references(parameters or [], values)]
     put_in = {
         p.name: values[p.name]
         for p in parameters or []
@@ -204,8 +221,12 @@ def execute(
     project: Path,
     on_event: Callable[[Event], None] | None = None,
     options: Options = DEFAULTS,
+    place: Place | None = None,
 ) -> Manifest:
-    """Run what `prepare` checked, in a new run folder; or return the run that answers the idempotency key already."""
+    """Run what `prepare` checked, in a new run folder; or return the run that answers the idempotency key already.
+
+    `place` executes it elsewhere than in a kernel of this process.
+    """
 
     def tell(event: Event) -> None:
         if on_event is not None:
@@ -214,7 +235,7 @@ def execute(
 
     repair(project)
     if (key := options.idempotency_key) is None:
-        return _with_retries(plan, project, tell, options)
+        return _with_retries(plan, project, tell, options, place)
     ledger = Ledger(project)
     while (claim := ledger.claim(key)).state == "busy":
         pause(0.2)
@@ -225,7 +246,7 @@ def execute(
         return run
     with heartbeat(lambda: ledger.renew(key)):
         try:
-            run = _with_retries(plan, project, tell, options)
+            run = _with_retries(plan, project, tell, options, place)
             if run.status in ANSWERS:
                 ledger.finish(key, run.run_id)
         finally:
@@ -245,8 +266,14 @@ def has_answered(run_id: str, project: Path) -> bool:
     return run.status in ANSWERS and (run.error is None or run.error.name != RunnerDied.__name__)
 
 
-def _with_retries(plan: Plan, project: Path, tell: Callable[[Event], None], options: Options) -> Manifest:
-    run = _attempt(plan, project, tell, options, None)
+def _with_retries(
+    plan: Plan, project: Path, tell: Callable[[Event], None], options: Options, place: Place | None
+) -> Manifest:
+    run = _attempt(plan, project, tell, options, place, None)
+    if run.error is not None and run.error.name == WorkerLost.__name__:
+        text = f"{run.error.message}; it is repeated once on another worker"
+        tell(Event("run_retried", run.run_id, plan.name, status=run.status, text=text))
+        run = _attempt(plan, project, tell, options, place, run)
     for retry in range(options.retries):
         if run.status not in RETRIED:
             break
@@ -254,12 +281,17 @@ def _with_retries(plan: Plan, project: Path, tell: Callable[[Event], None], opti
         text = f"{run.status}; attempt {retry + 2} of {options.retries + 1} in {wait:.1f} s"
         tell(Event("run_retried", run.run_id, plan.name, status=run.status, text=text))
         pause(wait)
-        run = _attempt(plan, project, tell, options, run)
+        run = _attempt(plan, project, tell, options, place, run)
     return run
 
 
 def _attempt(
-    plan: Plan, project: Path, tell: Callable[[Event], None], options: Options, earlier: Manifest | None
+    plan: Plan,
+    project: Path,
+    tell: Callable[[Event], None],
+    options: Options,
+    place: Place | None,
+    earlier: Manifest | None,
 ) -> Manifest:
     """Run once; `earlier` is the run that this one repeats."""
     values = resolve_secrets(plan.secrets, project)
@@ -293,20 +325,21 @@ def _attempt(
         if plan.kernel.instead_of is not None:
             text = f"its kernel {plan.kernel.instead_of!r} is not installed here; it runs with {plan.kernel.name!r}"
             tell(Event("kernel_replaced", manifest.run_id, plan.name, text=text))
-        variables = kernel_environment(project, folder, plan.beside, plan, values)
+        run_it = place or partial(execute_here, secrets=values, redactor=redactor)
         with heartbeat(lambda: ledger.still_runs(folder.name)):
-            status, error = _execute_through_papermill(plan, folder, variables, tell, options, redactor)
+            ended = run_it(plan, project, folder, tell, options)
         for reserve in reserves_of(folder):
             reserve.unlink(missing_ok=True)
-        manifest = complete(manifest, folder, status, error, redactor)
+        manifest = manifest.model_copy(update={"environment": ended.environment or manifest.environment})
+        manifest = complete(manifest, folder, ended.status, ended.error, redactor)
         manifest.save(folder)
         try:
             ledger.ended(manifest.run_id, manifest.status)
         except InputError as full:  # the manifest says it, and a later repair reads it there
             logger.warning("%s", full)
         tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
-    if isinstance(error, KeyboardInterrupt):
-        raise error
+    if isinstance(ended.error, KeyboardInterrupt):
+        raise ended.error
     if setting(project, "track"):
         from lepton_kit.runs.trackers import track_as_set  # reads tables and speaks HTTP, which most runs need not
 
@@ -360,16 +393,6 @@ def kernel_environment(
     return told | secret_environment(secrets or {})
 
 
-def _references(parameters: list[Parameter], values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (parameter, reference) for every path among the values."""
-    found = []
-    for parameter in parameters:
-        if parameter.holds_path and (value := values[parameter.name]) is not None:
-            items = value.values() if isinstance(value, dict) else [value] if isinstance(value, str) else value
-            found += [(parameter.name, item) for item in items if isinstance(item, str)]
-    return found
-
-
 def _input(parameter: str, reference: str, project: Path, subject: Any = None) -> Input:
     if is_remote(reference):
         return Input(parameter=parameter, ref=reference, sha256=None, run=None)
@@ -390,26 +413,22 @@ def _key(source: str, values: dict[str, Any], inputs: list[Input]) -> str | None
 
 def _modules_sha256(folder: Path) -> str:
     """Return a hash of the modules beside a notebook, or of the subjects: what it imports of them is a part of it."""
-    found = [path for path in sorted(folder.glob("*")) if path.suffix == ".py" or (path / "__init__.py").is_file()]
-    return "".join(f"{path.name} {sha256_of(path)}\n" for path in found)
+    return "".join(f"{path.name} {sha256_of(path)}\n" for path in modules_in(folder))
 
 
-def _execute_through_papermill(
+def execute_here(
     plan: Plan,
+    project: Path,
     folder: Path,
-    environment: dict[str, str],
     tell: Callable[[Event], None],
     options: Options,
-    redactor: Redactor | None,
-) -> tuple[Status, BaseException | None]:
-    import papermill
+    *,
+    secrets: Mapping[str, str] | None = None,
+    redactor: Redactor | None = None,
+) -> Ended:
+    """Execute a plan in a kernel of this process, as every `Place` does in the end; `folder` holds `artifacts/`."""
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-
-    from lepton_kit.runs.literals import LiteralTranslator
-
-    papermill.translators.papermill_translators.register("python", LiteralTranslator)
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters, which are checked already
 
     def on_cell(kind: str, number: int, total: int, text: str) -> None:
         tell(Event(kind, folder.name, plan.name, number, total, text=text))
@@ -420,7 +439,7 @@ def _execute_through_papermill(
 
     try:
         deliver()
-        papermill.execute_notebook(
+        _papermill().execute_notebook(
             _notebook_to_run(plan),
             None,  # the engine saves, atomically
             parameters=plan.values,
@@ -432,7 +451,7 @@ def _execute_through_papermill(
             save_path=folder / NOTEBOOK,
             redactor=redactor,
             reserve=reserves_of(folder)[0],
-            kernel_env=environment,
+            kernel_env=kernel_environment(project, folder, plan.beside, plan, secrets),
             kernel_cwd=str(folder),
             kernel_log=folder / "kernel.log",
             cell_timeout=options.cell_timeout,
@@ -443,17 +462,27 @@ def _execute_through_papermill(
         )
     except PapermillExecutionError as error:
         if not read_notebook(folder / NOTEBOOK).metadata.papermill.exception:
-            return "succeeded", None  # the notebook expects this error: the cell is tagged `raises-exception`
-        return ("expectation_failed" if error.ename == ExpectationFailed.__name__ else "failed"), error
+            return Ended("succeeded", None)  # the notebook expects this error: the cell is tagged `raises-exception`
+        return Ended("expectation_failed" if error.ename == ExpectationFailed.__name__ else "failed", error)
     except TimedOut as error:
-        return "timed_out", error
+        return Ended("timed_out", error)
     except DeadKernelError as error:
-        return "kernel_died", error
+        return Ended("kernel_died", error)
     except KeyboardInterrupt as error:
-        return "cancelled", error
+        return Ended("cancelled", error)
     except Exception as error:  # the manifest must name it, and not read `running` for ever
-        return "failed", error
-    return "succeeded", None
+        return Ended("failed", error)
+    return Ended("succeeded", None)
+
+
+def _papermill() -> Any:
+    import papermill
+
+    from lepton_kit.runs.literals import LiteralTranslator
+
+    papermill.translators.papermill_translators.register("python", LiteralTranslator)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters, which are checked already
+    return papermill
 
 
 def _notebook_to_run(plan: Plan) -> Any:

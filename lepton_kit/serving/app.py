@@ -15,7 +15,6 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import torch
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -100,7 +99,6 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error of the service
 
 def create() -> FastAPI:
     """Return the application of a worker, with the settings that its supervisor gave."""
-    torch.set_num_threads(1)  # so small a model gains nothing from more, and workers would wait for each other's
     return application(Worker(config_of_worker()))
 
 

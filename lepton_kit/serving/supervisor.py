@@ -27,8 +27,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
-from lepton_kit.models.flavors import Model
-from lepton_kit.models.forecasters import Forecaster
+from lepton_kit.models.flavors import LoadedModel, Model
 from lepton_kit.models.registry import Registry
 from lepton_kit.models.tasks import PROBA
 from lepton_kit.serving.control import (
@@ -60,6 +59,9 @@ FORGET_EVERY = 5.0
 
 LEAST_URGENT = 19
 """The niceness of the thread that does so: the workers' answers come first."""
+
+OF_MODELS = ("lepton_kit.models.forecasters", "skops.io", "onnxruntime")
+"""What takes long to import, by the flavor of the model."""
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -206,7 +208,7 @@ def _fork_workers() -> None:
     """Let workers be forked from a process that has imported everything: each would take seconds to do so itself."""
     if sys.platform == "linux":  # elsewhere libraries do not bear a fork
         forks = multiprocessing.get_context("forkserver")
-        of_model = ["skops.io"] if "skops.io" in sys.modules else []  # the model is loaded here already
+        of_model = [name for name in OF_MODELS if name in sys.modules]  # the model is loaded here already
         forks.set_forkserver_preload(["lepton_kit.cli", "lepton_kit.serving.app", *of_model])
         _subprocess.spawn = forks  # type: ignore[assignment]  # where uvicorn takes its workers from
 
@@ -280,7 +282,7 @@ def _columns(model: Model) -> Columns:
     answers: dict[str, dict[str, Any]] = {
         "interval_forecast": {
             **{name: f"answers.{name}" for name in ("lower", "upper", "mean", "std")},
-            **({"prediction_probas": "answers.prob_up"} if isinstance(model, Forecaster) else {}),
+            **({"prediction_probas": "answers.prob_up"} if not isinstance(model, LoadedModel) else {}),
         },
         "regression": {"prediction": "answers.prediction"},
         "ranking": {"prediction": "answers.prediction"},

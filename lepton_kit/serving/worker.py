@@ -10,6 +10,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,6 @@ from lepton_kit.data.input_fixes import NO_INPUT_FIXES, InputFixer, InputFixes
 from lepton_kit.data.quality import allowed_range
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import Model
-from lepton_kit.models.forecasters import FURTHEST_INPUT, Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.serving.control import (
     DesiredState,
@@ -141,8 +141,8 @@ class Loaded:
 
     def out_of_range(self, numbers: np.ndarray) -> int:
         """Return how many values (n, numerical columns) lie outside the range of the training rows, where known."""
-        if isinstance(self.model, Forecaster):  # which winsorises them
-            return int((np.abs(self.model.scaled(numbers)[0]) > FURTHEST_INPUT).sum())
+        if (beyond := self.model.beyond(numbers)) is not None:
+            return beyond
         if self.low is None or self.high is None:
             return 0
         return int(((numbers < self.low) | (numbers > self.high)).sum())
@@ -165,7 +165,10 @@ class Loaded:
 
 def load(config: ServiceConfig, version: str, fixes: InputFixes = NO_INPUT_FIXES) -> Loaded:
     """Return a version of the service's model, checked and ready; InputError where it is missing or damaged."""
-    return with_input_fixes(Loaded(version, Registry(config.registry).load(config.model, version)), config, fixes)
+    loaded = Loaded(version, Registry(config.registry).load(config.model, version))
+    if "torch" in sys.modules:  # so small a model gains nothing from more, and workers would wait for each other's
+        sys.modules["torch"].set_num_threads(1)
+    return with_input_fixes(loaded, config, fixes)
 
 
 def with_input_fixes(loaded: Loaded, config: ServiceConfig, fixes: InputFixes) -> Loaded:

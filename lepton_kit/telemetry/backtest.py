@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.burn_rates import WINDOWS, BurnWindow, firing, scaled
@@ -84,8 +84,8 @@ class Backtest:
         weeks, count = self.healthy_s / WEEK, self.false_alerts
         if weeks <= 0:
             return float("nan"), float("nan"), float("nan")
-        low = stats.chi2.ppf(0.025, 2 * count) / 2 if count else 0.0
-        return count / weeks, float(low) / weeks, float(stats.chi2.ppf(0.975, 2 * count + 2)) / 2 / weeks
+        low = scipy.stats.chi2.ppf(0.025, 2 * count) / 2 if count else 0.0
+        return count / weeks, float(low) / weeks, float(scipy.stats.chi2.ppf(0.975, 2 * count + 2)) / 2 / weeks
 
 
 def backtest(

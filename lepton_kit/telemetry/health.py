@@ -14,8 +14,8 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from lepton_kit.errors import InputError
 from lepton_kit.stats import wilson_interval
@@ -121,8 +121,8 @@ def quantile_interval(values: ArrayLike, quantile: float, level: float = LEVEL) 
     n, tail = len(kept), (1 - level) / 2
     if n == 0:
         return float("nan"), float("nan")
-    lower = int(stats.binom.ppf(tail, n, quantile))  # ranks count from 1
-    upper = int(stats.binom.ppf(1 - tail, n, quantile)) + 1
+    lower = int(scipy.stats.binom.ppf(tail, n, quantile))  # ranks count from 1
+    upper = int(scipy.stats.binom.ppf(1 - tail, n, quantile)) + 1
     return (
         float(kept[lower - 1]) if lower >= 1 else -float("inf"),
         float(kept[upper - 1]) if upper <= n else float("inf"),
@@ -198,7 +198,7 @@ def _mean(values: pd.Series) -> _Measured:
     mean = float(values.mean())
     if len(values) < 2:
         return mean, float("nan"), float("nan")
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std() / np.sqrt(len(values)))
+    reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std() / np.sqrt(len(values)))
     return mean, max(1.0, mean - reach), min(5.0, mean + reach)
 
 

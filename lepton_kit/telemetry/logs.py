@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lepton_kit.telemetry.databases import TIME, Read, Window
 from lepton_kit.telemetry.declaration import Declaration
@@ -107,7 +107,7 @@ def _mark(before: int, now: int) -> str:
         return "new"
     if now == 0:
         return "gone"
-    is_chance = stats.binomtest(now, now + before, 0.5, alternative="greater").pvalue >= BURST_P
+    is_chance = scipy.stats.binomtest(now, now + before, 0.5, alternative="greater").pvalue >= BURST_P
     return "bursting" if now >= BURST_LINES and now >= BURST_FACTOR * before and not is_chance else ""
 
 

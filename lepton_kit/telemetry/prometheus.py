@@ -15,6 +15,7 @@ import pandas as pd
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.selectors import Source, labels_text, parse_selector
 from lepton_kit.telemetry.store import Store
+from lepton_kit.tls import trusted
 
 _Series = tuple[tuple[str, str], np.ndarray]
 """Metric and labels (JSON text), and samples (n, 2): times in Unix milliseconds, and values."""
@@ -41,7 +42,7 @@ class Prometheus:
         self.address = str(url.copy_with(userinfo=b"")).rstrip("/")  # what messages show
         auth = (url.username, url.password) if url.userinfo else None
         self._client = httpx.Client(
-            base_url=self.address, auth=auth, timeout=timeout, trust_env=False, follow_redirects=True
+            base_url=self.address, auth=auth, timeout=timeout, trust_env=False, follow_redirects=True, verify=trusted()
         )
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.store import Sample, Store
+from lepton_kit.tls import trusted
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,6 @@ class Scraper:
         self.interval = interval
         self.timeout = timeout or min(interval, 10.0)
         self.largest = largest
-        self._ssl: ssl.SSLContext | None = None
         self._troubles: dict[str, str] = {}
 
     def scrape_once(self, at: float | None = None) -> list[Scraped]:
@@ -125,13 +124,11 @@ class Scraper:
             stop.wait(due - time.monotonic())
 
     async def _fetch_all(self, addresses: list[httpx.URL]) -> list[_Body]:
-        if self._ssl is None:
-            self._ssl = httpx.create_ssl_context()  # once: reading the certificates takes a while
         async with httpx.AsyncClient(
             timeout=self.timeout,
             trust_env=False,
             limits=httpx.Limits(max_connections=16, max_keepalive_connections=0),
-            verify=self._ssl,
+            verify=trusted(),
             follow_redirects=True,
             max_redirects=REDIRECTS,
         ) as client:

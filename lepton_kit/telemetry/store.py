@@ -54,9 +54,12 @@ LATE = 3_600_000
 FILE_BYTES = 12_000_000
 """Files are not merged into larger ones: a merge holds them in memory, some 30 bytes for each byte on the disk."""
 GROUP_ROWS = 65_536
+SMALL_BYTES = 262_144
+"""A file up to this size is read as a whole, by who asks for one metric."""
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema({"time": pa.timestamp("ms", "UTC"), "metric": NAMES, "labels": NAMES, "value": pa.float64()})
+TEXTS = pa.schema([one.with_type(pa.large_string()) if one.type == NAMES else one for one in SCHEMA])
 
 
 class Sample(NamedTuple):
@@ -167,7 +170,7 @@ class Store:
             waiting = [_of_metric(part, chosen.metric) for part in self._buffer]
         parts = [*self._reader.parts(chosen.metric, low, high), *waiting]
         found = _ordered([_selected(part, chosen, low, high) for part in parts])
-        frame: pd.DataFrame = found.to_pandas().astype({"metric": "str", "labels": "str"})
+        frame: pd.DataFrame = found.cast(TEXTS).to_pandas()  # from dictionaries pandas would make categories first
         return frame
 
     def newest(self) -> float | None:
@@ -340,8 +343,9 @@ class _Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._sound: set[BlockFile] = set()
+        self._small: set[BlockFile] = set()
         self._left_out: set[BlockFile] = set()
-        self._kept: OrderedDict[tuple[BlockFile, str], pa.Table] = OrderedDict()
+        self._kept: OrderedDict[tuple[BlockFile, str | None], pa.Table] = OrderedDict()
         self.sets_aside = False
         """Whether a damaged file is renamed: by the process that writes. Who reads changes nothing."""
         self._lock = threading.RLock()
@@ -357,6 +361,7 @@ class _Reader:
         present = {file for file in map(BlockFile.read, now) if file is not None} - self._left_out
         with self._lock:
             self._sound &= present
+            self._small &= present
             for key in [key for key in self._kept if key[0] not in present]:
                 del self._kept[key]
         return sorted(present, key=lambda file: file.number)
@@ -385,9 +390,13 @@ class _Reader:
         """Return what is read of a file; None, and a warning once, where it is damaged."""
         path = self.folder / str(file)
         try:
-            if file not in self._sound and zlib.crc32(path.read_bytes()) != file.checksum:
-                raise ValueError("its content has another checksum than its name says")
-            self._sound.add(file)
+            if file not in self._sound:
+                content = path.read_bytes()
+                if zlib.crc32(content) != file.checksum:
+                    raise ValueError("its content has another checksum than its name says")
+                self._sound.add(file)
+                if len(content) <= SMALL_BYTES:
+                    self._small.add(file)
             return read()
         except FileNotFoundError:
             raise
@@ -406,12 +415,18 @@ class _Reader:
         with self._lock:
             key = file, metric
             if key not in self._kept:
-                self._kept[key] = self._read(file, metric)
+                self._kept[key] = self._of_small(file, metric) if file in self._small else self._read(file, metric)
                 held = sum(map(len, self._kept.values()))
                 while held > CACHED_ROWS and len(self._kept) > 1:
                     held -= len(self._kept.popitem(last=False)[1])
             self._kept.move_to_end(key)
             return self._kept[key]
+
+    def _of_small(self, file: BlockFile, metric: str) -> pa.Table:
+        """Return a metric's samples of a file that is read once for all: to open one costs more than what is in it."""
+        if (whole := self._kept.get((file, None))) is None:
+            whole = self._kept[file, None] = self._read(file)
+        return _of_metric(whole, metric)
 
     def _read(self, file: BlockFile, metric: str | None = None) -> pa.Table:
         """Return a file, or of it a metric's samples: only the row groups that can hold some are read."""

@@ -42,14 +42,14 @@ class SimulatedScoring(Simulated):
     def __init__(self, seed: int, scratch: Path) -> None:
         super().__init__(seed, scratch)
         self.setting = Setting(rate=self.rate, workers=2, service=LOOKUP + 0.01, service_cv=0.2, queue_limit=10_000)
-        self._machine = Machine(self.setting, seed, lambda *_: None)
+        self.machine = Machine(self.setting, seed, lambda *_: None)
         self._folders = {"v1": trained() / "good"}
         self._model = skops.io.load(self._folders["v1"] / "model.skops")
 
     @property
     def workers(self) -> int:  # type: ignore[override]
         """Return the number of slots."""
-        return len(self._machine.running)
+        return len(self.machine.running)
 
     @property
     def utilisation(self) -> float:
@@ -62,19 +62,19 @@ class SimulatedScoring(Simulated):
 
     def slow(self, taken: float) -> None:
         """Take this share of the processor."""
-        self._machine.slow(taken)
+        self.machine.slow(taken)
 
     def lose(self, count: int) -> None:
         """End this many slots."""
-        self._machine.lose(count, self.now)
+        self.machine.lose(count, self.now)
 
     def size(self, workers: int) -> None:
         """Set the number of slots."""
-        self._machine.size(workers, self.setting.queue_limit, self.now)
+        self.machine.size(workers, self.setting.queue_limit, self.now)
 
     def drained_at(self) -> float:
         """Return when all that waits now is decided."""
-        return self._machine.drained_at(self.now)
+        return self.machine.drained_at(self.now)
 
     def take_version(self, is_bad: bool) -> None:
         """Serve the bad version, or one that is the good one again."""
@@ -95,7 +95,7 @@ class SimulatedScoring(Simulated):
         services = self.rng.gamma(shape, self.setting.service / shape, len(asked))
         times = asked["time"].to_numpy(float)
         for place in np.flatnonzero(valid).tolist():
-            taken = self._machine.take(float(times[place]), float(services[place]))
+            taken = self.machine.take(float(times[place]), float(services[place]))
             wait[place], busy[place] = taken or (0.0, 0.0)
         proba = np.full(len(asked), np.nan)
         if valid.any():
@@ -122,7 +122,7 @@ class SimulatedScoring(Simulated):
         yield Series(self.metric("queue_length")[0], {}, lambda grid: came_in.at(grid) - taken.at(grid))
         yield counter(self.metric("busy_seconds")[0], {}, came + wait + busy, busy)
         yield counter(self.metric("cpu_seconds")[0], {}, done, np.full(len(done), 0.004))
-        yield Series(self.metric("workers")[0], {}, self._machine.alive)
+        yield Series(self.metric("workers")[0], {}, self.machine.alive)
         yield Series(self.metric("memory")[0], {}, lambda grid: np.full(len(grid), 3e8))
         yield Series("up", {}, np.ones_like)
         right = next(one for one in self.objectives if one.name == "scoring-right").total.metric

@@ -8,7 +8,7 @@ from functools import reduce, wraps
 from typing import Literal
 
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lepton_kit.data.drift import TwoSample, change_point
 from lepton_kit.diagnosis.case import Case, onset_table
@@ -232,7 +232,7 @@ def share_rose(
 def share_p_value(before: pd.Series, during: pd.Series) -> float:
     """Return Fisher's exact p-value of two shares."""
     table = [[int(side.sum()), int(len(side) - side.sum())] for side in (before, during)]
-    return float(stats.fisher_exact(table).pvalue)
+    return float(scipy.stats.fisher_exact(table).pvalue)
 
 
 def honest_p_value(case: Case, symptom: str, p_value: float) -> float:

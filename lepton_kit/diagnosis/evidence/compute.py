@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
@@ -46,8 +46,8 @@ def latency(case: Case) -> Evidence:
     need_rows(case, before, during, "measured latencies")
     was, since = before.quantile([0.5, 0.95]), during.quantile([0.5, 0.95])
     tails = before > was[0.95], during > was[0.95]
-    burst_p = float(stats.mannwhitneyu(*map(_stretches, tails)).pvalue)
-    p_values = float(stats.mannwhitneyu(before, during).pvalue), max(share_p_value(*tails), burst_p)
+    burst_p = float(scipy.stats.mannwhitneyu(*map(_stretches, tails)).pvalue)
+    p_values = float(scipy.stats.mannwhitneyu(before, during).pvalue), max(share_p_value(*tails), burst_p)
     growths = zip(since / was, p_values, strict=True)
     ratio, p_value = max(growths, key=lambda growth: (growth[1] < case.criteria.alpha, growth[0]))
     summary = (
@@ -76,7 +76,7 @@ def _answers_later(case: Case, role: str) -> Evidence:
     series = mean_seconds(case.recording, role)
     before, during = scrapes_of(case, series)
     was, since = 1000 * float(before.median()), 1000 * float(during.median())
-    p_value = float(stats.mannwhitneyu(before, during).pvalue)
+    p_value = float(scipy.stats.mannwhitneyu(before, during).pvalue)
     grew = _grew(case, since / was, p_value) and since >= case.criteria.unfelt_ms
     told = f"{ROLES[role].meaning}: {was:.3g} ms before and {since:.3g} ms since (median of the scrapes' means)"
     return _grown(case, told, since / was, p_value, series, grew)
@@ -107,7 +107,7 @@ def queue(case: Case) -> Evidence:
     need_rows(case, before, during, "values of the queue")
     # One waiting request more on either side, so that an empty queue has a ratio too.
     ratio = float((during.mean() + 1) / (before.mean() + 1))
-    p_value = float(stats.mannwhitneyu(before, during).pvalue)
+    p_value = float(scipy.stats.mannwhitneyu(before, during).pvalue)
     summary = f"mean queue {before.mean():.3g} before and {during.mean():.3g} since"
     return _grown(case, summary, ratio, p_value, values, _grew(case, ratio, p_value))
 
@@ -161,7 +161,7 @@ def _counted_share(case: Case, role: str) -> Evidence:
     totals = [own + other for own, other in zip(counted, others, strict=True)]  # some servers count answers alone
     _need_counted(case, totals)
     was, since = (own / total for own, total in zip(counted, totals, strict=True))
-    p_value = float(stats.fisher_exact(np.round([counted, others]).astype(int)).pvalue)
+    p_value = float(scipy.stats.fisher_exact(np.round([counted, others]).astype(int)).pvalue)
     grew = since - was >= case.criteria.error_share and p_value < case.criteria.alpha
     told = f"{ROLES[role].meaning}: {was:.1%} of all before and {since:.1%} since, as the service counts them"
     onset = onset_in(kind, case) if grew else None
@@ -195,7 +195,7 @@ def queue_or_model(case: Case) -> Evidence:
 
 def _takes_longer(before: pd.Series, during: pd.Series, case: Case) -> bool:
     """Tell whether a mean time grew by a factor, not by chance, and by an amount that a user could feel in a sum."""
-    p_value = float(stats.mannwhitneyu(before, during, alternative="less").pvalue)
+    p_value = float(scipy.stats.mannwhitneyu(before, during, alternative="less").pvalue)
     rose = during.mean() >= case.criteria.slower_factor * before.mean()
     return bool(rose and p_value < case.criteria.alpha and 1000 * (during.mean() - before.mean()) >= FELT_PART_MS)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lepton_kit.data.drift import MOST_CATEGORIES, TwoSample, effect_sizes, shift_table
 from lepton_kit.diagnosis.case import Case, answered_by, sampled
@@ -94,7 +94,7 @@ def actuals(case: Case) -> Evidence:
     if before.nunique() < 2 or during.nunique() < 2:
         raise NotCheckedError("the actuals never vary")
     was, since = before.autocorr(), during.autocorr()
-    p_value = float(stats.norm.cdf(since * np.sqrt(len(during))))
+    p_value = float(scipy.stats.norm.cdf(since * np.sqrt(len(during))))
     reverting = since <= -case.criteria.reverting < was and p_value < case.criteria.alpha
     summary = f"correlation of each actual with the one before it {was:.2f} before and {since:.2f} since"
     return answer("reverting" if reverting else "not reverting", summary, since, "lag-1 autocorrelation", p_value)

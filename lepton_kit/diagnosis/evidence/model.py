@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
@@ -62,7 +62,7 @@ def error_decomposition(case: Case) -> Evidence:
     need_rows(case, before, during, "judged requests")
     parts = decompose_error(before, during, compared(case).odds)
     share = sum(parts.values()) / max(float(before["served"].mean()), SMALLEST_LOSS)
-    p_value = float(stats.mannwhitneyu(before["served"], during["served"]).pvalue)
+    p_value = float(scipy.stats.mannwhitneyu(before["served"], during["served"]).pvalue)
     largest = max(parts, key=parts.__getitem__)
     rose = share >= RISE and p_value < case.criteria.alpha
     summary = (
@@ -123,7 +123,7 @@ def replay_score(case: Case) -> Evidence:
         raise NotCheckedError(f"{len(scores)} requests with whole inputs, an answer and a known actual")
     difference = scores["served"] - scores["last_good"]
     worse = float(difference.mean() / max(scores["last_good"].mean(), SMALLEST_LOSS))
-    p_value = float(stats.wilcoxon(difference).pvalue) if difference.ne(0).any() else 1.0
+    p_value = float(scipy.stats.wilcoxon(difference).pvalue) if difference.ne(0).any() else 1.0
     counts = abs(worse) >= BETTER and p_value < case.criteria.alpha
     finding = "alike" if not counts else "last good better" if worse > 0 else "current better"
     summary = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lepton_kit.diagnosis.case import Case
 from lepton_kit.diagnosis.evidence.base import (
@@ -97,7 +97,7 @@ def ratings(case: Case) -> Evidence:
     known = case.requests.dropna(subset=["rating"])
     before, during = (known.loc[known.index.isin(side.index), "rating"] for side in (case.before, case.during))
     need_rows(case, before, during, "ratings")
-    p_value = float(stats.mannwhitneyu(before, during, alternative="greater").pvalue)
+    p_value = float(scipy.stats.mannwhitneyu(before, during, alternative="greater").pvalue)
     fell = during.mean() <= before.mean() - LOWER_RATING and p_value < case.criteria.alpha
     summary = f"mean rating {before.mean():.2f} before and {during.mean():.2f} since, of {len(known)} ratings"
     onset = onset_in(known.set_index("time")["rating"], case) if fell else None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.serving.replay import Item
+
+if TYPE_CHECKING:  # PyTorch: only for who spoils a model
+    from lepton_kit.models.forecasters import Forecaster
 
 FaultCause = Literal["data", "model", "compute", "none"]
 Kind = Literal["ewma", "constant"]

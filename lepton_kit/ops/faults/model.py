@@ -11,12 +11,9 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lepton_kit.errors import InputError
-from lepton_kit.models.forecasters import Forecaster
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.faults.base import Fault, Plant, fault
 from lepton_kit.serving.control import (
@@ -26,6 +23,11 @@ from lepton_kit.serving.control import (
     read_desired_state,
     read_reports,
 )
+
+if TYPE_CHECKING:  # PyTorch: only for who spoils a model
+    import torch
+
+    from lepton_kit.models.forecasters import Forecaster
 
 LONGEST_RESTART = 60.0
 
@@ -38,6 +40,8 @@ class _Versions(NamedTuple):
 
 
 def _registered(service: Path, fault: SpoiltVersion | PerturbedWeights) -> _Versions:
+    from lepton_kit.models.forecasters import Forecaster
+
     config, version = read_config(service), read_desired_state(service).version
     assert config is not None, f"{service}: not a service that was started"
     registry, model = Registry(config.registry), config.model
@@ -217,6 +221,10 @@ class Heads:
 
 def with_weights(forecaster: Forecaster, change: Callable[[Heads], object]) -> Forecaster:
     """Return a copy of a forecaster whose weights were changed in place."""
+    import torch
+
+    from lepton_kit.models.forecasters import Forecaster
+
     network = deepcopy(forecaster.network)
     assert isinstance(network.mean, torch.nn.Linear), "every network of the kit has such a head"
     with torch.no_grad():
@@ -226,6 +234,8 @@ def with_weights(forecaster: Forecaster, change: Callable[[Heads], object]) -> F
 
 def noise(layer: torch.nn.Linear, size: float, seed: int) -> None:
     """Add to a layer's weights what makes its output swing by `size` where the inputs have a spread of 1."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(layer.weight.shape, generator=generator, dtype=layer.weight.dtype)
     layer.weight.add_(drawn * size / drawn.norm())
@@ -233,7 +243,7 @@ def noise(layer: torch.nn.Linear, size: float, seed: int) -> None:
 
 def runaway(heads: Heads, quantile: float) -> None:
     """Let a forecast overflow where an input lies above a quantile of the standard normal distribution."""
-    if isinstance(heads.log_std, torch.nn.Linear):
+    if hasattr(heads.log_std, "weight"):
         heads.log_std.weight[0, 0] = 710.0 / quantile
     else:
         heads.mean.weight[0, 0] = 1.7e308 / quantile

@@ -35,15 +35,15 @@ class Schedules:
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, on_work: Callable[[], None]) -> None:
         self._queue, self._on_work = queue, on_work
-        self._plans = {name: _checked(name, one, settings, project) for name, one in settings.schedules.items()}
+        self.plans = {name: _checked(name, one, settings, project) for name, one in settings.schedules.items()}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="schedules", daemon=True)
 
     def start(self) -> None:
         """Handle what was missed, and from now on what becomes due."""
-        for name in self._plans:
+        for name in self.plans:
             self.handle(name)
-        if self._plans:
+        if self.plans:
             self._thread.start()
 
     def stop(self) -> None:
@@ -54,7 +54,7 @@ class Schedules:
 
     def handle(self, name: str) -> float | None:
         """Queue the run that is due, if any; return the time it was due (Unix seconds)."""
-        cron, start = self._plans[name]
+        cron, start = self.plans[name]
         due = self._queue.handle_schedule(name, start, cron.latest_due)
         if due is not None:
             self._on_work()
@@ -63,16 +63,16 @@ class Schedules:
     def next_times(self) -> dict[str, datetime]:
         """Return when each schedule is due next."""
         now = datetime.now(UTC)
-        return {name: cron.next_due(now) for name, (cron, _) in self._plans.items()}
+        return {name: cron.next_due(now) for name, (cron, _) in self.plans.items()}
 
     def notebook(self, name: str) -> str:
         """Return what a schedule runs."""
-        return self._plans[name][1].notebook
+        return self.plans[name][1].notebook
 
     def _loop(self) -> None:
         """Handle each schedule when it is due; the waits are counted by a clock that nobody sets."""
         while not self._stopping.is_set():
-            for name in self._plans:
+            for name in self.plans:
                 self._handle_or_warn(name)
             times = [due.timestamp() for due in self.next_times().values()]
             self._stopping.wait(min(max(min(times, default=float("inf")) - time.time(), 0.01), LOOK_S))

@@ -84,11 +84,11 @@ class SimulatedService:
         self._gaps = arrivals.faster(self.setting.rate / arrivals.rate).gaps if arrivals else self._poisson()
         self._lines: list[tuple[float, str, str, dict[str, Any]]] = []
         self._start_registry()
-        self._machine = Machine(self.setting, seed, self._say_started)
+        self.machine = Machine(self.setting, seed, self._say_started)
         self._start_load()
         self._requests = Requests(self._world.columns)
-        self._telemetry = Telemetry(SERVICE, self._requests, self._machine, self._deployments)
-        for worker in self._machine.running:
+        self._telemetry = Telemetry(SERVICE, self._requests, self.machine, self._deployments)
+        for worker in self.machine.running:
             self._say_started(0.0, worker.pid)
 
     def _poisson(self) -> Iterator[float]:
@@ -133,7 +133,7 @@ class SimulatedService:
     @property
     def workers(self) -> int:
         """Return how many workers answer."""
-        return len(self._machine.running)
+        return len(self.machine.running)
 
     @property
     def utilisation(self) -> float:
@@ -142,15 +142,15 @@ class SimulatedService:
 
     def slow(self, taken: float) -> None:
         """Take this share of the processor from each worker that runs now."""
-        self._machine.slow(taken)
+        self.machine.slow(taken)
 
     def lose(self, count: int) -> None:
         """End this many workers, and those that replace them."""
-        self._machine.lose(count, self.now)
+        self.machine.lose(count, self.now)
 
     def leak(self, seconds: float) -> None:
         """Let each worker lose memory, so that it reaches the limit this many seconds after its start, or after now."""
-        self._machine.leak(seconds, self.now)
+        self.machine.leak(seconds, self.now)
 
     # --- the load -------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class SimulatedService:
         services = self.rng.gamma(shape, self.setting.service / shape, len(asked.times))
         asked.status[~valid] = 422
         for place in np.flatnonzero(valid).tolist():
-            taken = self._machine.take(float(asked.times[place]), float(services[place]))
+            taken = self.machine.take(float(asked.times[place]), float(services[place]))
             if taken is None:
                 asked.status[place] = 429
             else:
@@ -284,7 +284,7 @@ class SimulatedService:
 
     def state(self) -> State:
         """Return the desired state of the service."""
-        return State(self._version, self._machine.wanted, self._machine.queue_limit, self._fixes)
+        return State(self._version, self.machine.wanted, self.machine.queue_limit, self._fixes)
 
     def set_state(self, state: State, why: str) -> None:
         """Bring the service to a state, whole or not at all."""
@@ -294,13 +294,13 @@ class SimulatedService:
         if state.version != self._version:
             self._serve(state.version, why[:200])
         self._set_input_fixes(state.input_fixes)
-        self._machine.size(state.workers, state.queue_limit, self.now)
+        self.machine.size(state.workers, state.queue_limit, self.now)
 
     def restart_workers(self, why: str) -> None:
         """Replace each worker by a fresh one, which loads the version from its files."""
         self.actions.append((self.now, f"workers restarted: {why}"))
         self._served = self._files[self._version]
-        self._machine.restart(self.now)
+        self.machine.restart(self.now)
 
     ways: tuple[Way, ...] = ("fix_inputs", "roll_back", "deploy", "scale", "restart", "restart_feed")
 
@@ -312,7 +312,7 @@ class SimulatedService:
 
     def settle(self) -> None:
         """Let the clock run until what the workers held is answered, as an operator waits for them, 30 s at most."""
-        held = self._machine.drained_at(self.now)
+        held = self.machine.drained_at(self.now)
         self.advance(float(np.clip(held - self.now, START_SECONDS, DRAIN_SECONDS)))
 
     def _set_input_fixes(self, fixes: Any) -> None:
