@@ -134,6 +134,15 @@ def test_the_alerts_objective_is_the_one_judged_and_without_an_alert_the_one_tha
         objective_of(recording, [])
 
 
+def test_of_an_incident_that_was_watched_long_after_its_requests_ended_all_of_the_window_says_which_objective_it_was():
+    slowed = slow()
+    incident = slowed.incident.model_copy(update={"alerts": ()})
+    over = incident.window.end + 2 * (incident.window.end - incident.window.start)
+    window = incident.window.model_copy(update={"end": over})
+    quiet = replace(slowed, incident=incident.model_copy(update={"window": window}))
+    assert objective_of(quiet, list(OBJECTIVES.values())).name == "goog-latency"  # and not the first of them
+
+
 def test_an_indicator_over_time_is_that_of_its_periods_and_falls_where_the_incident_is():
     recording = read_recording(ROOT / "runbooks/recordings/missing-values")
     objective = OBJECTIVES["errors"]

@@ -14,7 +14,6 @@ from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.diagnosis.plans import State
 from lepton_kit.diagnosis.queueing import Demand, bounded, erlang_c, mean_wait
 from lepton_kit.diagnosis.repair_capacity import (
-    Measured,
     Needs,
     Smaller,
     option_table,
@@ -25,6 +24,7 @@ from lepton_kit.diagnosis.repair_capacity import (
 from lepton_kit.diagnosis.repair_data import exchanged_columns, plan_data, rows_to_learn_from
 from lepton_kit.diagnosis.repair_model import plan_model
 from lepton_kit.diagnosis.rows import unit_factors
+from lepton_kit.diagnosis.workload import Measured
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.recordings import feature_columns, read_recording
 from lepton_kit.telemetry.slo import read_objectives
@@ -315,6 +315,30 @@ def test_more_workers_are_asked_for_where_more_is_asked_of_them():
     assert not plan.restart  # the demand grew, the workers are well
     fewer = plan.options.set_index("workers").loc[plan.workers - 1]
     assert not fewer["enough"]
+
+
+def test_several_machines_have_room_for_what_one_has_not_and_a_worker_that_has_a_price_says_what_it_costs():
+    recording = overloaded()
+    incident, needs = recording.incident, Needs(wait=0.05, most_workers=1)
+    (single, wide) = (plan_capacity(recording, one) for one in (needs, replace(needs, most_machines=16)))
+    assert single.workers == 1 and not single.options["enough"].any()
+    assert wide.workers == wide.machines > 1 and wide.predicted_wait <= 0.05
+    assert f"{wide.workers} workers on {wide.machines} machines" in wide.action
+    assert wide.cost_per_hour is None and "cost_per_hour" not in wide.options
+    priced = incident.declaration.model_copy(update={"cost_per_worker_hour": 0.5, "currency": "EUR"})
+    paid = plan_capacity(
+        replace(recording, incident=incident.model_copy(update={"declaration": priced})),
+        replace(needs, most_machines=16),
+    )
+    assert paid.workers == wide.workers and paid.cost_per_hour == 0.5 * wide.workers
+    assert f"cost {0.5 * wide.workers:g} EUR an hour; before it was 0.5 EUR" in paid.reasons[-1]
+    assert (paid.options["cost_per_hour"] == 0.5 * paid.options["workers"]).all()
+
+
+@pytest.mark.parametrize("number", ["most_workers", "most_machines"])
+def test_room_for_nothing_is_refused(number):
+    with pytest.raises(InputError, match=f"{number}=0"):
+        Needs(**{number: 0})
 
 
 def test_a_service_whose_requests_were_refused_is_made_so_large_that_hardly_one_is():

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 from helpers import ROOT, copy_folders, lepton
 from live import Load, Samples
-from services import ADMIN, captured, keep_model, project_with_model, serving
+from services import ADMIN, captured, keep_model, project_with_model, serving, wait_for
 
-from lepton_kit.data.input_fixes import InputFixes
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.runs.manifest import find_run
@@ -21,13 +20,23 @@ from lepton_kit.serving.control import change_desired_state, read_desired_state
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
+def running(tmp_path_factory):
     project = project_with_model(tmp_path_factory.mktemp("runbooks"))
     keep_model(project, shift=9.0)  # v3, whose forecasts lie far off
     copy_folders(project, "runbooks", "slo", without=("recordings",))
     (project / "lepton.toml").write_text("[services.goog]\nmodel = 'goog'\n")
-    with serving(project, "--workers", "1") as running:
-        yield running
+    with serving(project, "--workers", "1") as service:
+        yield service
+
+
+@pytest.fixture
+def service(running):
+    """The service, which is left as it was: the next test may be any other."""
+    before = {**vars(read_desired_state(running.folder))}
+    del before["generation"], before["restarts"]
+    yield running
+    change_desired_state(running.folder, **before)
+    wait_for(lambda: running.sample("lepton_model_workers", version=before["version"]) == before["workers"])
 
 
 @pytest.fixture
@@ -114,7 +123,6 @@ def test_a_feed_in_percent_is_fixed_while_it_goes_on(service):
     assert (told["action"], told["run"]) == ("set_state", find_run("repair-data", project).run_id)
     assert "@" in told["by"]  # run by hand
     assert results["objectives"]["rows"][0][0] == "Forecast sharpness"
-    change_desired_state(service.folder, input_fixes=InputFixes())
 
 
 def test_a_bad_version_is_rolled_back_and_the_indicator_recovers(service):
@@ -155,6 +163,6 @@ def test_a_crowded_service_grows(service):
     kept = nbformat.read(made.folder(project) / "notebook.ipynb", 4)
     assert any("fig-waits" in cell.source for cell in kept.cells)
     judged = json.loads((made.folder(project) / "artifacts" / "recovery.json").read_text())
-    assert judged["verdict"] == results["verdict"]
+    assert results["objectives"]["rows"][0][-1] == f"alerted: {judged['verdict']}"  # others may have got worse
     assert (made.folder(project) / "artifacts" / "after" / "incident.json").exists()
     assert pd.Timestamp(read_actions(service.folder)[-1]["time"]) > pd.Timestamp(start, unit="s", tz="UTC")

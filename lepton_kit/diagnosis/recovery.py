@@ -250,7 +250,8 @@ def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objec
     """Return the objective whose alert led to the recording.
 
     By the label `slo` of its alerts, or their name; of several the first that fired. Without an alert it is the one
-    whose indicator fell most below its promise in the last half of the window. Objectives of other services are none.
+    whose indicator fell most below its promise in the last half of the window, or in all of it where nothing was
+    counted then. Objectives of other services are none.
 
     Raises
     ------
@@ -268,13 +269,12 @@ def objective_of(recording: Recording, objectives: Sequence[Objective]) -> Objec
     if (alerted := alerted_objective(recording, own)) is not None:
         return alerted
     window = recording.incident.window
-    middle, end = pd.Timestamp(window.start + (window.end - window.start) / 2), pd.Timestamp(window.end)
-
-    def burn(one: Objective) -> float:
-        held = sli_ratio(recording, one, middle, end)
-        return (1 - held.share) / one.budget if held.total else 0.0
-
-    return max(own, key=burn)
+    start, end = pd.Timestamp(window.start), pd.Timestamp(window.end)
+    for first in (start + (end - start) / 2, start):
+        counted = [(one, held) for one in own if (held := sli_ratio(recording, one, first, end)).total]
+        if counted:
+            return max(counted, key=lambda each: (1 - each[1].share) / each[0].budget)[0]
+    return own[0]
 
 
 def alerted_objective(recording: Recording, objectives: Sequence[Objective]) -> Objective | None:

@@ -6,22 +6,19 @@ one and how that varied. It says how long requests would wait for each number of
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from lepton_kit.diagnosis.case import Case, build_case
+from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.means import Step
-from lepton_kit.diagnosis.onset import answering_workers, expected_workers
 from lepton_kit.diagnosis.plans import Operator, Plan, remedy
 from lepton_kit.diagnosis.queueing import Demand, bounded, mean_wait
+from lepton_kit.diagnosis.workload import GREW, Measured, measure
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.health import RecordedMetrics, grown, signal_growth, signal_mean
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import parse_selector
 from lepton_kit.telemetry.signals import preset, presets
@@ -37,9 +34,6 @@ SOURCES = (
 HIGHEST_USE = 0.85
 """Workers that are busier than this are too few, however short the mean wait: a small surge would fill the queue."""
 
-GREW = 1.25
-"""Rise of the demand, of a worker's memory, or of the time that it is busy with a request, that counts (×)."""
-
 
 @dataclass(frozen=True)
 class Needs:
@@ -52,7 +46,9 @@ class Needs:
     in_time
         Seconds within which an accepted request must be answered; the queue's limit follows from it.
     most_workers
-        Workers that the machine has room for.
+        Workers that a machine has room for.
+    most_machines
+        Machines that there may be; a service that was started by `lepton serve` has one.
     refused
         Share of the requests that the queue's limit may refuse; a tenth of the budget of an objective of 99.9 %.
         `tolerated_refusals` takes it from the objectives of a service.
@@ -62,12 +58,20 @@ class Needs:
     in_time: float = 0.1
     most_workers: int = 8
     refused: float = 0.0001
+    most_machines: int = 1
 
     def __post_init__(self) -> None:
-        if not (0 < self.wait < math.inf and 0 < self.in_time < math.inf and self.most_workers >= 1):
-            raise InputError(f"{self}: wait and in_time must be above 0 s, most_workers at least 1")
+        if not (
+            0 < self.wait < math.inf and 0 < self.in_time < math.inf and min(self.most_workers, self.most_machines) >= 1
+        ):
+            raise InputError(f"{self}: wait and in_time must be above 0 s, most_workers and most_machines at least 1")
         if not 0 < self.refused < 1:
             raise InputError(f"refused = {self.refused!r}: must be between 0 and 1")
+
+    @property
+    def room(self) -> int:
+        """Workers that all machines have room for."""
+        return self.most_workers * self.most_machines
 
 
 PART_OF_BUDGET = 0.1
@@ -133,37 +137,6 @@ def smaller_of(version: str, card: Mapping[str, Any], measured: Measured) -> Sma
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the workers had to do since the onset: `wait` (s, mean) and `memory_growth` (×) are NaN where not known.
-
-    `model_share` is the part of the service time that the model itself takes (0 to 1; NaN where not known). `workers`
-    answered at first, and `left` at the end; `rate_growth` is how many times as many requests came as
-    before, and `service_growth` how many times as long one kept a worker busy.
-    """
-
-    demand: Demand
-    workers: int
-    left: int
-    wait: float
-    model_share: float
-    refused: float
-    rate_growth: float
-    service_growth: float
-    memory_growth: float
-
-    @property
-    def lost(self) -> int:
-        """How many workers no longer answer."""
-        return max(0, self.workers - self.left)
-
-    @property
-    def ails(self) -> bool:
-        """Whether it is the workers that changed, and not what is asked of them."""
-        grew = max(self.memory_growth, self.service_growth) >= GREW  # of NaN nothing grew
-        return grew or self.lost > 0 or not self.rate_growth >= GREW
-
-
-@dataclass(frozen=True)
 class CapacityPlan(Plan):
     """How large the service must be.
 
@@ -182,7 +155,8 @@ class CapacityPlan(Plan):
         What the plan rests on; `demand.rate` and `demand.service` are the two that matter most.
     options
         A row per number of workers (and the compressed version): `version`, `workers`, `utilisation`, `wait_s`
-        (predicted mean), `refused` and `accepted_wait_s` (with the queue's limit), `enough`.
+        (predicted mean), `refused` and `accepted_wait_s` (with the queue's limit), `enough`; `machines` where there may
+        be several, and `cost_per_hour` where the service declares what a worker costs.
     reasons
         Why, a sentence each.
     """
@@ -195,6 +169,8 @@ class CapacityPlan(Plan):
     options: pd.DataFrame
     reasons: tuple[str, ...]
     is_futile: bool = False
+    machines: int = 1
+    cost_per_hour: float | None = None
 
     @property
     def resizes(self) -> bool:
@@ -205,7 +181,8 @@ class CapacityPlan(Plan):
     def action(self) -> str:
         """Return in words what the plan does to a service."""
         said = ["no number of workers helps: none is added"] if self.is_futile else []
-        said += [f"{self.workers} workers, at most {self.queue_limit} requests in each"] if self.resizes else []
+        spread = f" on {self.machines} machines" if self.machines > 1 else ""
+        said += [f"{self.workers} workers{spread}, at most {self.queue_limit} requests in each"] if self.resizes else []
         said += [f"answer with {self.version}"] if self.version else []
         said += ["replace each worker by a fresh one"] if self.restart else []
         return "; ".join(said)
@@ -257,7 +234,8 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     measured = measure(build_case(recording))
     needs = needs or Needs()
     needs = replace(needs, most_workers=max(needs.most_workers, measured.workers))  # there was room for those
-    options = option_table(measured.demand, needs, smaller)
+    declared = recording.incident.declaration
+    options = option_table(measured.demand, needs, smaller, declared.cost_per_worker_hour)
     allowed = options[options["workers"] >= measured.workers]
     enough = allowed[allowed["enough"]]
     is_futile = enough.empty and measured.demand.service > needs.in_time
@@ -267,15 +245,19 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     service = measured.demand.service * (smaller.service_ratio if smaller and version else 1.0)
     if is_futile and measured.service_growth > 1:
         service /= measured.service_growth
+    workers = min(int(chosen["workers"]) + measured.lost, needs.room)
+    each = declared.cost_per_worker_hour
     return CapacityPlan(
-        workers=min(int(chosen["workers"]) + measured.lost, needs.most_workers),
+        workers=workers,
         queue_limit=queue_limit(service, needs),
         version=version,
         restart=measured.ails,
         measured=measured,
         options=options,
-        reasons=_reasons(measured, needs, chosen, is_futile),
+        reasons=(*_reasons(measured, needs, chosen, is_futile), *_cost(workers, measured, each, declared.currency)),
         is_futile=is_futile,
+        machines=math.ceil(workers / needs.most_workers),
+        cost_per_hour=None if each is None else workers * each,
     )
 
 
@@ -288,8 +270,13 @@ def queue_limit(service: float, needs: Needs) -> int:
     return max(1, math.floor(needs.in_time / service))
 
 
-def option_table(demand: Demand, needs: Needs, smaller: Smaller | None = None) -> pd.DataFrame:
+def option_table(
+    demand: Demand, needs: Needs, smaller: Smaller | None = None, cost_per_worker_hour: float | None = None
+) -> pd.DataFrame:
     """Return what the queue model predicts for each number of workers, and for the compressed version (last).
+
+    It is that of one queue for all workers, which several machines have behind a balancer that sends each request to
+    a free one; a balancer that sends them in turn makes them wait longer.
 
     >>> table = option_table(Demand(rate=30, service=0.05), Needs(wait=0.05, in_time=0.5, most_workers=3))
     >>> table[["workers", "utilisation", "wait_s", "enough"]].round(3).values.tolist()
@@ -300,141 +287,18 @@ def option_table(demand: Demand, needs: Needs, smaller: Smaller | None = None) -
     for version, ratio in versions:
         asked = Demand(demand.rate, demand.service * ratio, demand.arrival_scv, demand.service_scv)
         limit = queue_limit(asked.service, needs)
-        for workers in range(1, needs.most_workers + 1):
+        for workers in range(1, needs.room + 1):
             wait, use = mean_wait(asked, workers), asked.utilisation(workers)
             refused, accepted_wait = bounded(asked, workers, workers * (limit - 1))
             enough = wait <= needs.wait and use <= HIGHEST_USE and refused <= needs.refused
             rows.append((version, workers, use, wait, refused, accepted_wait, enough))
     columns = ["version", "workers", "utilisation", "wait_s", "refused", "accepted_wait_s", "enough"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def measure(case: Case) -> Measured:
-    """Measure what was asked of the workers since the onset.
-
-    Raises
-    ------
-    InputError
-        When fewer than `least_rows` requests were answered since the onset, or nobody measured how many workers there
-        were, or how long one was busy with a request: what is not measured is not guessed.
-    """
-    recording = case.recording
-    window, onset = recording.incident.window, case.onset.timestamp()
-    before, since = (window.start.timestamp(), onset), (onset, window.end.timestamp())
-    _check_measured(case)
-    workers, left = _workers(case)
-    service = _service_time(case, case.during, since, left)
-    rate, earlier_rate = _rate(case, case.during, since), _rate(case, case.before, before)
-    in_model = signal_mean(recording, "service_time", *since)
-    return Measured(
-        demand=Demand(rate, service, arrival_scv(case.during["time"]), _service_scv(recording, since)),
-        workers=max(workers, left),
-        left=left,
-        wait=signal_mean(recording, "queue_time", *since),
-        model_share=float(np.minimum(1.0, in_model / service)),
-        refused=float(case.during["status"].eq(429).mean()),
-        rate_growth=rate / earlier_rate if earlier_rate else float("nan"),
-        service_growth=service / _service_time(case, case.before, before, workers),
-        memory_growth=_memory_growth(case),
-    )
-
-
-BUSY = ("queue_time", "service_time", "busy_seconds")
-"""Signals of which one tells how long a worker was busy with a request."""
-
-
-def _check_measured(case: Case) -> None:
-    """Refuse a case without measurements of load and workers."""
-    name, answered = f"recording {case.recording.incident.id}", _answered(case.during)
-    if len(answered) < case.criteria.least_rows or pd.Timestamp(case.recording.incident.window.end) <= case.onset:
-        raise InputError(
-            f"{name}: {len(answered)} requests were answered since the onset; "
-            f"{case.criteria.least_rows} are needed to measure what is asked of the service"
-        )
-    busy = [case.recording.lacking(role) for role in BUSY]
-    if missing := [text for text in (case.recording.lacking("workers"), *(busy if all(busy) else [])) if text]:
-        raise InputError(f"{name}: the number of workers or their load was not measured: {'; '.join(missing)}")
-
-
-def _answered(requests: pd.DataFrame) -> pd.DataFrame:
-    return requests[requests["status"] < 400]
-
-
-def _rate(case: Case, requests: pd.DataFrame, window: tuple[float, float]) -> float:
-    """Return the requests per second: by the service's own counter, or by those that were recorded."""
-    seconds, counted = window[1] - window[0], signal_growth(case.recording, "requests_total", *window)
-    return (counted if counted > 0 else len(requests)) / seconds if seconds > 0 else 0.0
-
-
-def _service_time(case: Case, requests: pd.DataFrame, window: tuple[float, float], workers: int) -> float:
-    """Return the mean seconds that a worker was busy with a request; NaN where none was answered.
-
-    That is its latency less its wait in the queue; where the wait is not measured, the time of the model, or all
-    workers' time at work for each request. It is no less than what the quickest request took, which hardly waited, and
-    no more than all workers' time for each answered request (the utilisation law; Denning and Buzen, "The operational
-    analysis of queueing network models", ACM Computing Surveys 10(3), 1978).
-    """
-    recording, answered = case.recording, _answered(requests)
-    if answered.empty:
-        return float("nan")
-    most = workers * (window[1] - window[0]) / len(answered)
-    wait = signal_mean(recording, "queue_time", *window)
-    if not math.isnan(wait):
-        quickest = float(_answered(case.requests)["latency_ms"].min()) / 1000
-        return min(max(float(answered["latency_ms"].mean()) / 1000 - wait, quickest), most)
-    in_model = signal_mean(recording, "service_time", *window)
-    busy = signal_growth(recording, "busy_seconds", *window) / len(answered)
-    return float(np.nanmin([in_model if in_model > 0 else busy, most]))
-
-
-def arrival_scv(times: pd.Series) -> float:
-    """Return the squared coefficient of variation of the gaps between arrivals: 0 of a clock, 1 of a Poisson process.
-
-    >>> arrival_scv(pd.Series(pd.date_range("2024-01-01", periods=30, freq="s")))
-    0.0
-    """
-    gaps = times.sort_values().diff().dropna().dt.total_seconds()
-    return float(gaps.var(ddof=0) / gaps.mean() ** 2) if len(gaps) and gaps.mean() > 0 else 1.0
-
-
-def _service_scv(recording: Recording, window: tuple[float, float]) -> float:
-    """Return the squared coefficient of variation of the model's times, from the middles of their histogram's buckets.
-
-    It is 1 (exponential) where no histogram was recorded.
-    """
-    source, signal = RecordedMetrics(recording.metrics), recording.signals.get("service_time")
-    bucket = parse_selector(signal.parts("histogram").get("bucket", signal.selector)) if signal else None
-    if bucket is None:
-        return 1.0
-    labels = source.query(str(bucket), *window)["labels"].unique()
-    ends = dict(
-        sorted((float(end), end) for text in labels if (end := json.loads(text).get("le")))
-    )  # as number, as text
-    if len(ends) < 2:
-        return 1.0
-    bounds = list(ends)
-    below = np.array([grown(source, bucket.within({"le": end}), *window) for end in ends.values()])
-    counts = np.maximum(np.diff(below, prepend=0.0), 0.0)
-    edges = np.array([0.0, *bounds[:-1], bounds[-1] if math.isfinite(bounds[-1]) else 2 * bounds[-2]])
-    middles = (edges[1:] + edges[:-1]) / 2
-    if counts.sum() < 1:
-        return 1.0
-    mean = float(np.average(middles, weights=counts))
-    return float(np.average((middles - mean) ** 2, weights=counts)) / mean**2
-
-
-def _workers(case: Case) -> tuple[int, int]:
-    """Return how many workers answered at first, and at the end of the recording; one at least."""
-    answering = answering_workers(case.recording)
-    counts = expected_workers(answering), answering[answering.index >= case.onset].tail(5).median()
-    first, last = (max(1, round(count)) if count > 0 else 1 for count in counts)
-    return first, last
-
-
-def _memory_growth(case: Case) -> float:
-    largest = case.recording.samples("memory").groupby("time")["value"].max()
-    before, during = largest[largest.index < case.onset], largest[largest.index >= case.onset]
-    return float(during.tail(5).median() / before.median()) if len(before) and len(during) else float("nan")
+    table = pd.DataFrame(rows, columns=columns)
+    if needs.most_machines > 1:
+        table["machines"] = -(-table["workers"] // needs.most_workers)
+    if cost_per_worker_hour is not None:
+        table["cost_per_hour"] = table["workers"] * cost_per_worker_hour
+    return table
 
 
 def _reasons(measured: Measured, needs: Needs, chosen: pd.Series, is_futile: bool) -> tuple[str, ...]:
@@ -467,8 +331,15 @@ def _reasons(measured: Measured, needs: Needs, chosen: pd.Series, is_futile: boo
         )
     elif not chosen["enough"]:
         said.append(
-            f"no allowed number of workers (up to {needs.most_workers}) keeps a mean wait of {1000 * needs.wait:g} ms "
+            f"no allowed number of workers (up to {needs.room}) keeps a mean wait of {1000 * needs.wait:g} ms "
             f"and refuses at most {needs.refused:.2g} of the requests: the queue's limit refuses "
             f"{chosen['refused']:.2g} so that the rest is answered within {needs.in_time:g} s"
         )
     return tuple(said)
+
+
+def _cost(workers: int, measured: Measured, each: float | None, currency: str) -> tuple[str, ...]:
+    if each is None:
+        return ()
+    now, before = (f"{count * each:g} {currency}".strip() for count in (workers, measured.workers))
+    return (f"{workers} workers cost {now} an hour; before it was {before}",)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_kit.diagnosis.means import Way
 from lepton_kit.diagnosis.plans import State
-from lepton_kit.diagnosis.repair_capacity import Measured, Smaller, smaller_of
+from lepton_kit.diagnosis.repair_capacity import Smaller, smaller_of
+from lepton_kit.diagnosis.workload import Measured
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.models.registry import Registry
 from lepton_kit.ops.actions import Values

@@ -27,7 +27,8 @@ from lepton_kit.serving.control import service_folder
 from lepton_kit.telemetry.declaration import Command, Http
 
 if TYPE_CHECKING:
-    from lepton_kit.diagnosis.repair_capacity import Measured, Smaller
+    from lepton_kit.diagnosis.repair_capacity import Smaller
+    from lepton_kit.diagnosis.workload import Measured
     from lepton_kit.models.retraining import Retrained
     from lepton_kit.telemetry.recordings import Recording
 

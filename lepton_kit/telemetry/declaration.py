@@ -264,8 +264,8 @@ class Declaration(Section):
         The folder of its models.
     subject
         A module of the project that knows its data, such as `subjects.prices` (`lepton_kit.project.subjects`).
-    cost_per_minute, currency
-        What a minute of trouble costs, for the page of an incident.
+    cost_per_minute, cost_per_worker_hour, currency
+        What a minute of trouble costs, for the page of an incident; what a worker costs, for `repair-capacity`.
     """
 
     task: TaskName | None = None
@@ -288,7 +288,8 @@ class Declaration(Section):
     objectives: str = "slo"
     registry: str = "models"
     subject: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
-    cost_per_minute: float | None = Field(default=None, ge=0)
+    cost_per_minute: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    cost_per_worker_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     currency: str = ""
 
     @property
