@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import sys
 
 import psutil
 import pytest
@@ -176,6 +177,12 @@ def test_a_scheduler_that_cannot_be_reached_is_named_without_its_password(projec
     assert "tcp://me:***@127.0.0.1:1" in refused.stderr and "nothing was run" in refused.stderr
     assert not all_runs(project)
     assert lepton_here("run", str(story), "--cluster", "none", project=project).returncode == 0
+
+
+def test_without_its_extra_a_cluster_says_what_to_install(project, story, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    refused = lepton_here("run", str(story), "--cluster", "tcp://127.0.0.1:1", project=project)
+    assert refused.returncode == 2 and "pip install 'lepton-kit[cluster]'" in refused.stderr
 
 
 def test_what_cannot_travel_to_a_cluster_is_refused_by_name(workers, project, monkeypatch):
