@@ -15,6 +15,7 @@ import pandas as pd
 from lepton_kit.errors import InputError
 from lepton_kit.runs.trackers.base import Run, tracker
 from lepton_kit.secrets import without_password
+from lepton_kit.tls import trusted
 
 MOST_POINTS = 1000
 """Metrics in one request, which takes no more."""
@@ -63,7 +64,7 @@ class MLflow:
                 "(http://…), such as that of `mlflow server`; MLflow keeps its folders of files up no longer"
             )
         self._address = address.rstrip("/")
-        self._client = httpx.Client(timeout=10)
+        self._client = httpx.Client(timeout=10, verify=trusted())
 
     def __enter__(self) -> MLflow:
         return self

@@ -14,6 +14,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import append_line
 from lepton_kit.runs.trackers.base import Run, tracker
 from lepton_kit.secrets import without_password
+from lepton_kit.tls import trusted
 
 SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 PRODUCER = f"urn:lepton-kit:{__version__}"
@@ -37,7 +38,9 @@ def _to_openlineage(run: Run, target: str) -> str:
     shown = without_password(target)
     try:
         for one in events:
-            httpx.post(f"{target.rstrip('/')}/api/v1/lineage", json=one, timeout=30).raise_for_status()
+            httpx.post(
+                f"{target.rstrip('/')}/api/v1/lineage", json=one, timeout=10, verify=trusted()
+            ).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise InputError(f"tracker 'openlineage' = {shown!r}: {without_password(str(error))}") from error
     return shown
