@@ -19,6 +19,7 @@ def export(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="As event files for TensorBoard.")] = False,
     openlineage: Annotated[bool, typer.Option("--openlineage", help="As OpenLineage events.")] = False,
     ro_crate: Annotated[bool, typer.Option("--ro-crate", help="As an RO-Crate (Process Run Crate).")] = False,
+    store: Annotated[bool, typer.Option("--store", help="To the store from which other machines fetch runs.")] = False,
     tracker: Annotated[
         list[str] | None, typer.Option("--tracker", metavar="NAME", help="To a tracker of lepton.toml's [track].")
     ] = None,
@@ -30,17 +31,19 @@ def export(
         typer.Option("--to", metavar="WHERE", help="Address or folder; from [track] in lepton.toml if omitted."),
     ] = None,
 ) -> None:
-    """Write runs, or a service's deployments, into MLflow, TensorBoard, OpenLineage or an RO-Crate."""
+    """Write runs, or a service's deployments, into MLflow, TensorBoard, OpenLineage, an RO-Crate or a store."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.targets import Target, set_targets
     from lepton_kit.runs.trackers import DEFAULTS, track
 
     project = find_project()
-    flags = {"mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage, "ro-crate": ro_crate}
+    flags = {
+        "mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage, "ro-crate": ro_crate, "store": store
+    }  # fmt: skip
     targets = set_targets(project)
     wanted = [*(name for name, is_wanted in flags.items() if is_wanted), *(tracker or [])] or list(targets)
     if not wanted:
-        raise InputError("nowhere to write to: give --mlflow, --tensorboard, --openlineage, --ro-crate or --tracker")
+        raise InputError(f"nowhere to write to: give {', '.join(f'--{name}' for name in flags)} or --tracker")
     if to is not None and len(wanted) > 1:
         raise InputError(f"--to {to!r}: stands for one tracker; asked for are {', '.join(wanted)}")
     if bool(runs) == (service is not None):
