@@ -8,10 +8,15 @@ from pathlib import Path
 import fsspec
 import pytest
 from helpers import lepton_here, write_notebook
+from repairs import Everything
+from watching import alert
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
-from lepton_kit.ops.watch.evidence import is_here
+from lepton_kit.ops.watch.evidence import freeze_alert, is_here
+from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import find_run
 from lepton_kit.runs.references import resolve
 from lepton_kit.runs.runner import Request, run_notebook
@@ -67,15 +72,19 @@ def test_a_run_made_on_one_host_is_found_by_its_id_on_another(store, tmp_path):
     assert [path.name for path in (there / "runs").iterdir()] == [run.run_id]
 
 
-def test_a_recording_made_on_one_host_is_here_on_another_once_it_was_sent(store, tmp_path):
+def test_a_watcher_has_the_recording_that_another_one_captured(store, tmp_path, caplog):
     here, there = host(tmp_path / "here", store), host(tmp_path / "there", store)
-    name = "incidents/one/recording"
-    (here / name / "logs").mkdir(parents=True)
-    (here / name / "incident.json").write_text("{}")
-    (here / name / "logs" / "a.jsonl").write_text("{}\n")
-    assert not is_here(there / name, there)
-    send(here / name, name, "incident.json", store)
-    assert is_here(there / name, there) and sha256_of(there / name) == sha256_of(here / name)
+    for project in (here, there):
+        with (project / "lepton.toml").open("a") as file:
+            file.write('[services.goog]\nlogs = "log.txt"\n')
+    (here / "log.txt").write_text("2026-11-25T03:00:00Z ERROR it burns\n")  # the other host has no such file
+    queue, posted = Queue(here), Alert.model_validate(alert())
+    queue.receive([posted], "webhook", Everything())
+    incident = queue.incident(posted.incident)
+    captured = freeze_alert(incident, read_settings(here), here)
+    found = freeze_alert(incident, read_settings(there), there)
+    assert found == there / captured.relative_to(here) and sha256_of(found) == sha256_of(captured)
+    assert not [record for record in caplog.records if record.name == "lepton.watch"]
 
 
 def test_what_was_sent_by_half_is_not_taken_for_whole_and_is_sent_again(tmp_path):
@@ -125,6 +134,18 @@ def test_a_store_that_cannot_be_opened_is_named_without_its_password(tmp_path, m
         find_run("20261130T120000Z-a-123abc", project)
     assert not is_here(project / "incidents" / "a" / "recording", project)  # an incident does not wait for a store
     assert "nosuch://me:***@bucket/prefix" in caplog.text and "hunter22" not in caplog.text
+
+
+def test_a_recording_is_sent_later_by_a_command(tmp_path):
+    project = host(tmp_path / "here", (tmp_path / "store").as_uri())
+    name = "incidents/one/recording-2"
+    (project / name).mkdir(parents=True)
+    (project / name / "incident.json").write_text("{}")
+    done = lepton_here("export", "--incident", "one", "--store", project=project)
+    assert done.stdout == f"file://{tmp_path}/store/{name}\n"
+    assert (tmp_path / "store" / name / "incident.json").read_text() == "{}"
+    refused = lepton_here("export", "--incident", "two", "--store", project=project)
+    assert refused.returncode == 2 and "incident 'two': has no recording" in refused.stderr
 
 
 def test_a_password_that_the_library_of_a_store_repeats_is_not_shown(tmp_path, monkeypatch):

@@ -130,7 +130,18 @@ def _keep(folder: Path, project: Path) -> None:
         if (where := store_of(project)) is not None:
             send(folder, folder.relative_to(project).as_posix(), INCIDENT, where)
     except InputError as error:
-        logger.warning("%s", error)
+        logger.warning("%s; to send it later: lepton export --incident %s --store", error, folder.parent.name)
+
+
+def send_recordings(incident: str, project: Path, where: str) -> list[str]:
+    """Copy the recordings of an incident into a store, and return their addresses there.
+
+    Raises InputError when it has none here, or the store cannot be written.
+    """
+    held = sorted((project / FOLDER / single_name(incident, "incident")).glob(f"recording*/{INCIDENT}"))
+    if not held:
+        raise InputError(f"incident {incident!r}: has no recording in {project / FOLDER / incident}")
+    return [send(one.parent, one.parent.relative_to(project).as_posix(), INCIDENT, where) for one in held]
 
 
 def promises_of(name: str, settings: Settings, project: Path) -> list[Promise]:
