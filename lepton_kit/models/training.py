@@ -11,7 +11,7 @@ from functools import partial
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lepton_kit.errors import InputError, LeptonError
@@ -26,6 +26,7 @@ from lepton_kit.models.forecasters import (
     model_columns,
     untrained,
 )
+from lepton_kit.models.ranks import Ranks
 
 PARTS = ("train", "validation", "test")
 
@@ -106,7 +107,8 @@ def train_on(
     """Train a model, stopping early on later rows.
 
     The loss is the Gaussian negative log-likelihood of the target plus the cross-entropy of its direction. The same
-    rows and settings give the same weights, bit for bit, on the same processor.
+    rows and settings give the same weights, bit for bit, on the same processor. Under `ranks.joined()` all processes
+    that `torchrun` started share the work, and all get the same weights, equal to those of one process up to rounding.
 
     Parameters
     ----------
@@ -146,7 +148,7 @@ def repeatable(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def losses(network: Network, inputs: Tensor, target: Tensor) -> Tensor:
+def losses(network: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
     """Return the mean loss of a batch: Gaussian negative log-likelihood plus cross-entropy of the direction.
 
     Parameters
@@ -195,13 +197,14 @@ def _descend(
     fit_tensors, check_tensors = _tensors(forecaster, fit), _tensors(forecaster, check)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     position = _Position([], copy.deepcopy(network.state_dict()))
-    after_step = None
+    ranks, after_step = Ranks.present(), None
     if checkpoints:
         identity = _identity(settings, *fit_tensors, *check_tensors)
         position = _restore(checkpoints, identity, network, optimizer) or position
-        after_step = partial(_save_if_due, checkpoints, identity, network, optimizer)
+        after_step = partial(_save_if_due, checkpoints, identity, network, optimizer) if ranks.rank == 0 else None
+    shared = ranks.wrapped(network)
     for number in range(len(position.history) + 1, settings.epochs + 1):
-        train_loss = _one_epoch(network, optimizer, *fit_tensors, settings.batch_size, position, after_step)
+        train_loss = _one_epoch(shared, optimizer, *fit_tensors, settings.batch_size, position, ranks, after_step)
         with torch.no_grad():
             validation_loss = losses(network, *check_tensors).item()
         if not math.isfinite(train_loss + validation_loss):
@@ -222,12 +225,13 @@ def _descend(
 
 
 def _one_epoch(
-    network: Network,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     target: Tensor,
     batch_size: int,
     position: _Position,
+    ranks: Ranks,
     after_step: Callable[[_Position], None] | None,
 ) -> float:
     """Pass over the rows in a random order, from where the position is in it, and return their mean loss."""
@@ -236,10 +240,12 @@ def _one_epoch(
         position.order, position.batches, position.total = torch.randperm(len(target)), 0, 0.0
     for rows in torch.split(position.order, batch_size)[position.batches :]:
         optimizer.zero_grad()
-        loss = losses(network, inputs[rows], target[rows])
+        own, weight = ranks.share(rows)
+        loss = losses(network, inputs[own], target[own]) * weight
+        ranks.meet()
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
         optimizer.step()
-        position.total += loss.item() * len(rows)
+        position.total += ranks.mean(loss.item()) * len(rows)
         position.batches += 1
         if after_step:
             after_step(position)
