@@ -12,13 +12,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import import_file
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.targets import Target, set_targets
-from lepton_kit.runs.trackers import (  # noqa: F401 - they register themselves
-    mlflow,
-    openlineage,
-    ro_crate,
-    store,
-    tensorboard,
-)
+from lepton_kit.runs.trackers import mlflow, openlineage, ro_crate, store, tensorboard  # noqa: F401 - they register
 from lepton_kit.runs.trackers.base import TRACKERS, Run, tracker
 from lepton_kit.secrets import without_password
 
