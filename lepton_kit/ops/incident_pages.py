@@ -135,12 +135,8 @@ def _before(card: Card, project: Path) -> Before | None:
 def header_html(history: History, recording: str | None, known: set[str], seen: Sequence[str] = ()) -> str:
     """Return the facts of an incident, the earlier ones that it was `seen` in, and its runs' pages `known`, as HTML."""
     runs = [job for job in history.jobs if job.run and job.run.run_id in known]
-    return render(
-        "incident.html.j2",
-        facts=facts_of(history, recording) | {"Seen before": "; ".join(seen)},
-        moments=MOMENTS,
-        runs=runs,
-    )
+    facts = facts_of(history, recording) | {"Seen before": "; ".join(seen)}
+    return render("incident.html.j2", facts=facts, moments=MOMENTS, runs=runs)
 
 
 def card_of(history: History, recording: str | None) -> Card:
