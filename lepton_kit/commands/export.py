@@ -20,14 +20,15 @@ def export(
     openlineage: Annotated[bool, typer.Option("--openlineage", help="As OpenLineage events.")] = False,
     ro_crate: Annotated[bool, typer.Option("--ro-crate", help="As an RO-Crate (Process Run Crate).")] = False,
     tracker: Annotated[
-        list[str] | None, typer.Option("--tracker", metavar="NAME", help="To a tracker of lepton.toml's [track].")
+        list[str] | None,
+        typer.Option("--tracker", metavar="NAME", help="To one that lepton.toml names."),
     ] = None,
     service: Annotated[
         str | None, typer.Option(help="Tell MLflow which version of this service served when, in place of runs.")
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="WHERE", help="Address or folder; from [track] in lepton.toml if omitted."),
+        typer.Option("--to", metavar="WHERE", help="Address or folder, in place of the one in lepton.toml."),
     ] = None,
 ) -> None:
     """Write runs, or a service's deployments, into MLflow, TensorBoard, OpenLineage or an RO-Crate."""
