@@ -29,6 +29,7 @@ from lepton_kit.runs.manifest import (
     Status,
     code_sha256,
     environment,
+    find_run,
     git_state,
     now,
     packages,
@@ -180,7 +181,7 @@ def run_notebook(
 
 
 def prepare(request: Request, project: Path) -> Plan:
-    """Check a request completely, without starting a kernel or writing a byte."""
+    """Check a request completely, without starting a kernel; only what the store holds of inputs is written."""
     notebook = read_notebook(request.notebook)
     name = single_name(request.notebook.name, "notebook's file name")
     kernel = installed_kernel(notebook, name, request.kernel)
@@ -240,7 +241,7 @@ def execute(
     while (claim := ledger.claim(key)).state == "busy":
         pause(0.2)
     if claim.run_id and (claim.state == "done" or has_answered(claim.run_id, project)):
-        run = Manifest.load(project / "runs" / claim.run_id / FILE)
+        run = find_run(claim.run_id, project)
         ledger.finish(key, run.run_id)
         tell(Event("run_skipped", run.run_id, plan.name, status=run.status))
         return run

@@ -1,4 +1,4 @@
-"""Writes runs into the trackers that people have: MLflow, TensorBoard, OpenLineage, an RO-Crate, or one's own.
+"""Writes runs where people look for them: MLflow, TensorBoard, OpenLineage, an RO-Crate, a store, or one's own.
 
 The manifest stays the truth: a tracker gets a copy of what it says, once the run has ended.
 """
@@ -14,7 +14,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import import_file
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.targets import Target
-from lepton_kit.runs.trackers import mlflow, openlineage, ro_crate, tensorboard  # noqa: F401 - they register themselves
+from lepton_kit.runs.trackers import mlflow, openlineage, ro_crate, store, tensorboard  # noqa: F401 - they register
 from lepton_kit.runs.trackers.base import TRACKERS, Run, tracker
 from lepton_kit.secrets import without_password
 
@@ -23,6 +23,7 @@ MOST_S = 60.0
 DEFAULTS = {
     "mlflow": "http://127.0.0.1:5000", "tensorboard": "exports/tensorboard",
     "openlineage": "exports/openlineage.jsonl", "ro-crate": "exports/ro-crate",
+    "store": "exports/store",
 }  # fmt: skip
 """Where a run goes that no other place is given for: `mlflow server` listens there."""
 
@@ -56,7 +57,7 @@ def track(run: Manifest, project: Path, name: str, target: Target) -> str:
     if not (where := target.address(project)):
         raise InputError(f"tracker {name!r}: must be given an address or a folder")
     try:
-        return TRACKERS[name](Run(run, run.folder(project)), where if "://" in where else str(project / where))
+        return TRACKERS[name](Run(run, run.folder(project)), where)
     except InputError:
         raise
     except Exception as error:  # such as a full disk, or whatever a tracker of one's own raises
