@@ -54,8 +54,7 @@ def track(run: Manifest, project: Path, name: str, target: Target) -> str:
         import_file(project / target.file, f"track.{name}.file")
     if name not in TRACKERS:
         raise InputError(f"tracker {name!r}: must be one of {', '.join(TRACKERS)}, or one with a file of its own")
-    if not (where := target.address(project)):
-        raise InputError(f"tracker {name!r}: must be given an address or a folder")
+    where = target.address(project)
     try:
         return TRACKERS[name](Run(run, run.folder(project)), where)
     except InputError:
