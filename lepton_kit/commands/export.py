@@ -21,7 +21,8 @@ def export(
     ro_crate: Annotated[bool, typer.Option("--ro-crate", help="As an RO-Crate (Process Run Crate).")] = False,
     store: Annotated[bool, typer.Option("--store", help="To the store from which other machines fetch runs.")] = False,
     tracker: Annotated[
-        list[str] | None, typer.Option("--tracker", metavar="NAME", help="To a tracker of lepton.toml's [track].")
+        list[str] | None,
+        typer.Option("--tracker", metavar="NAME", help="To one that lepton.toml names."),
     ] = None,
     service: Annotated[
         str | None, typer.Option(help="Tell MLflow which version of this service served when, in place of runs.")
@@ -31,7 +32,7 @@ def export(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="WHERE", help="Address or folder; from [track] in lepton.toml if omitted."),
+        typer.Option("--to", metavar="WHERE", help="Address or folder, in place of the one in lepton.toml."),
     ] = None,
 ) -> None:
     """Write runs, or a service's deployments, into MLflow, TensorBoard, OpenLineage, an RO-Crate or a store."""

@@ -96,7 +96,7 @@ def fetch(project: Path, name: str, last: str) -> bool:
             try:
                 half.rename(folder)
             except OSError:
-                if not (folder / last).is_file():  # else another process has brought it meanwhile
+                if not (folder / last).is_file():  # else another process has fetched it meanwhile
                     raise
     return True
 

@@ -26,6 +26,8 @@ class Target(BaseModel):
         """Return the address, or the absolute folder; raises InputError where its secret cannot be read."""
         is_kept = is_reference(self.to) and "://" not in self.to  # file://… is an address itself
         where = resolve_secret(self.to, project).strip() if is_kept else self.to
+        if not where:
+            raise InputError(f"tracker: to = {self.to!r}: must be given an address or a folder")
         return where if "://" in where else str(project / where)
 
 
