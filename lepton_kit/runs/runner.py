@@ -48,7 +48,7 @@ from lepton_kit.runs.parameters import Sources, check_values, path_references, r
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import SUBJECT, is_remote, resolve
 from lepton_kit.runs.shipped import name_of
-from lepton_kit.runs.targets import set_targets
+from lepton_kit.runs.targets import Target, set_targets
 from lepton_kit.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
@@ -342,11 +342,15 @@ def _attempt(
     if isinstance(ended.error, KeyboardInterrupt):
         raise ended.error
     if trackers:
-        from lepton_kit.runs.trackers import track_all  # reads tables and speaks HTTP, which most runs need not
-
-        on_trouble = partial(Event, "not_tracked", folder.name, plan.name)
-        track_all(manifest, project, trackers, lambda text: tell(on_trouble(text=text)))
+        _track(manifest, project, trackers, tell)
     return manifest
+
+
+def _track(manifest: Manifest, project: Path, trackers: dict[str, Target], tell: Callable[[Event], None]) -> None:
+    from lepton_kit.runs.trackers import track_all  # reads tables and speaks HTTP, which most runs need not
+
+    on_trouble = partial(Event, "not_tracked", manifest.run_id, manifest.name)
+    track_all(manifest, project, trackers, lambda text: tell(on_trouble(text=text)))
 
 
 def _begin(manifest: Manifest, notebook: Path, project: Path, ledger: Ledger, key: str | None) -> Path:
