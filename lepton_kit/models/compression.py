@@ -311,7 +311,7 @@ def advise(
     gains = gains[gains[goal].notna()]
     if gains.empty:
         raise InputError(f"goal = {goal!r}: {GOALS[goal]} cannot be measured on this system: choose goal us_per_batch")
-    is_judged = np.isfinite(table.loc[gains.index, ["lost", "lower", "upper"]].astype(float)).all(axis=1)
+    is_judged = table.loc[gains.index, ["lost", "lower", "upper"]].abs().max(axis=1, skipna=False) < np.inf
     is_kept = table.loc[gains.index, "upper"] < margin
     is_enough = gains[goal] >= least_gain
     reason: Reason = "gains too little"

@@ -238,19 +238,19 @@ def in_int8(graph: Graph) -> Graph:
     """
     onnx, quantization = library("onnx"), library("onnxruntime.quantization")
     library("onnxruntime.quantization.quant_utils").add_pre_process_metadata(tagged := copy.deepcopy(graph))
+    is_dense, none = any(n.op_type in ("Gemm", "MatMul") for n in graph.graph.node), "it has no dense layer to quantise"
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "int8.onnx"
         try:
             quantization.quantize_dynamic(tagged, written, weight_type=quantization.QuantType.QInt8)
         except Exception as error:  # a graph may hold what it does not know
-            if not any(node.op_type in ("Gemm", "MatMul") for node in graph.graph.node):
-                raise InputError("it has no dense layer to quantise") from error
-            raise InputError(f"onnxruntime cannot quantise it ({_first(error)})") from error
+            raise InputError(f"onnxruntime cannot quantise it ({_first(error)})" if is_dense else none) from error
         made = onnx.load(written)
     eight = sum(_count(one) for one in made.graph.initializer if one.data_type == onnx.TensorProto.INT8)
     every = sum(map(_count, graph.graph.initializer))
     if eight < LEAST_QUANTISED * every:
-        raise InputError(f"onnxruntime has 8-bit kernels for {eight} of its {every} weights only: its dense layers")
+        few = f"onnxruntime has 8-bit kernels for {eight} of its {every} weights only: its dense layers"
+        raise InputError(few if is_dense else none)
     return made
 
 
