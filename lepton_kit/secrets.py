@@ -62,14 +62,17 @@ def resolve_secrets(references: Mapping[str, str], folder: Path) -> dict[str, st
 
 
 def without_password(text: str) -> str:
-    """Return a text with stars for the passwords of the addresses in it.
+    """Return a text with stars for the passwords, and for the tokens in place of a user, of the addresses in it.
 
     Examples
     --------
     >>> without_password("postgresql://me:hunter2@db/x and http://127.0.0.1:8000/a@b")
     'postgresql://me:***@db/x and http://127.0.0.1:8000/a@b'
+    >>> without_password("https://token@host/x, postgresql://me@db and http://me:it's/so@host")
+    'https://***@host/x, postgresql://me@db and http://me:***@host'
     """
-    return re.sub(r"(?<=://)([^/@:\s]*):(?!\d+/)[^\s'\"]*@", r"\1:***@", text)
+    text = re.sub(r"(?<=://)([^/@:\s]*):(?!\d+/)[^\s\"]*@", r"\1:***@", text)
+    return re.sub(r"(?<=http://|ttps://)[^/@:\s]+@", "***@", text)
 
 
 def variable_of(name: str) -> str:

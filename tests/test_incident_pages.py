@@ -118,6 +118,12 @@ def test_began_is_the_onset_of_the_diagnosis_on_the_page_and_in_listings():
     assert card_of(told(), None).date.startswith(f"{onset[:10]} {onset[11:19]}")
 
 
+def test_earlier_incidents_that_were_alike_stand_among_the_facts_as_text():
+    page = BeautifulSoup(header_html(told(), None, set(), ["<b>a</b> (not repaired)", "b"]), "html.parser")
+    assert words_of(facts_of(page)["Seen before"]) == "<b>a</b> (not repaired); b"
+    assert "Seen before" not in facts(told())
+
+
 def test_only_runs_that_have_a_page_are_linked():
     links = header(told(), {"run-alert"}).select("a")
     assert [(link["href"], link.text) for link in links] == [("../../runs/run-alert/index.html", "diagnosis")]

@@ -335,6 +335,13 @@ def test_several_machines_have_room_for_what_one_has_not_and_a_worker_that_has_a
     assert (paid.options["cost_per_hour"] == 0.5 * paid.options["workers"]).all()
 
 
+def test_the_workers_that_there_were_are_spread_over_the_machines_and_make_none_larger():
+    crowded = overloaded(workers=20)
+    plan = plan_capacity(crowded, Needs(wait=0.05, most_workers=8, most_machines=3))
+    assert plan.measured.workers == 20 and plan.options["workers"].max() == 24
+    assert plan.machines == 3 and plan.workers <= 24
+
+
 @pytest.mark.parametrize("number", ["most_workers", "most_machines"])
 def test_room_for_nothing_is_refused(number):
     with pytest.raises(InputError, match=f"{number}=0"):

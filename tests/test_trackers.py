@@ -6,13 +6,16 @@ import shutil
 
 import httpx
 import mlflow_server
+import numpy as np
+import pandas as pd
 import pytest
-from helpers import lepton_here, listening, write_notebook
+from helpers import Files, lepton_here, listening, write_notebook
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.manifest import Manifest, find_run
+from lepton_kit.runs import trackers
+from lepton_kit.runs.manifest import Manifest, Result, find_run
 from lepton_kit.runs.runner import Request, run_notebook
-from lepton_kit.runs.targets import Target
+from lepton_kit.runs.targets import Target, set_targets
 from lepton_kit.runs.trackers import DEFAULTS, track
 from lepton_kit.runs.trackers.mlflow import MLflow
 
@@ -23,6 +26,7 @@ CELLS = [
     "loss.to_csv(lk.artifact('curves.csv'), index=False)",
 ]
 PARAMETERS = "alpha: float = 0.5  # how much\nname: str = 'x'  # whose"
+OWN = "from lepton_kit.runs.trackers import tracker\n\n@tracker('mine')\ndef write(run, target):\n"
 CURVES = {"curves/a/loss": [(0, 3.0), (1, 2.0)], "curves/b/loss": [(0, 5.0)]}
 
 
@@ -181,8 +185,7 @@ def test_an_ro_crate_holds_the_files_and_every_link_in_it_leads_somewhere(projec
 
 
 def test_a_project_with_trackers_writes_each_run_and_says_which_did_not_get_it(project):
-    own = "from lepton_kit.runs.trackers import tracker\n\n@tracker('mine')\ndef write(run, target):\n"
-    (project / "mine.py").write_text(f"{own}    open(target, 'a').write(run.manifest.run_id)\n    return target\n")
+    (project / "mine.py").write_text(f"{OWN}    open(target, 'a').write(run.manifest.run_id)\n    return target\n")
     (project / "lepton.toml").write_text(
         '[track]\nmlflow = "http://me:hunter22@127.0.0.1:9"\nmine = { to = "told.txt", file = "mine.py" }\n'
     )
@@ -190,9 +193,36 @@ def test_a_project_with_trackers_writes_each_run_and_says_which_did_not_get_it(p
     run = run_notebook(Request(project / "notebooks" / "a.ipynb"), project, events.append)
     assert run.status == "succeeded" and (project / "told.txt").read_text() == run.run_id
     (told,) = [one.text for one in events if one.kind == "not_tracked"]
-    assert "tracker 'mlflow' = 'http://me:***@127.0.0.1:9': cannot be reached" in told
+    assert "tracker 'mlflow' = 'http://127.0.0.1:9': cannot be reached" in told
     assert f"lepton export {run.run_id} --tracker mlflow" in told and "hunter22" not in told
     assert Manifest.load(run.folder(project) / "manifest.json") == run
+
+
+def test_a_tracker_of_ones_own_that_raises_tells_no_password_and_one_that_hangs_is_not_waited_for(project, monkeypatch):
+    monkeypatch.setattr(trackers, "MOST_S", 0.5)
+    (project / "mine.py").write_text(f"{OWN}    raise RuntimeError(f'503 of {{target}} for http://t0ken@proxy')\n")
+    (project / "slow.py").write_text(OWN.replace("mine", "slow") + "    import time\n    time.sleep(60)\n")
+    (project / "lepton.toml").write_text(
+        '[track]\nmine = { to = "http://me:hunter22@host", file = "mine.py" }\nslow = { to = "x", file = "slow.py" }\n'
+    )
+    told = []
+    trackers.track_all(find_run("a", project), project, set_targets(project), told.append)
+    assert (
+        "tracker 'mine' = 'http://me:***@host': RuntimeError: 503 of http://me:***@host for http://***@proxy" in told[0]
+    )
+    assert "tracker 'slow': did not take the run within 0.5 s; to write it there later: lepton export" in told[1]
+    done = lepton_here("export", "a", "--tracker", "mine", project=project)
+    assert done.returncode == 2 and "hunter22" not in done.stdout + done.stderr and "t0ken" not in done.stderr
+
+
+def test_curves_leave_out_what_is_no_number_and_keep_those_without_a_name(tmp_path):
+    table = pd.DataFrame(
+        {"step": [0, 1, 2], "name": [None, None, "a"], "loss": [1.0, np.inf, 3.0], "list": [[1], [2], [3]]}
+    )
+    result = Result(value={"columns": list(table), "rows": table.to_numpy().tolist()})
+    manifest = Manifest.model_construct(results={"t": result}, artifacts=[])
+    curves = trackers.Run(manifest, tmp_path).curves
+    assert {name: curve.to_dict() for name, curve in curves.items()} == {"t/nan/loss": {0: 1.0}, "t/a/loss": {2: 3.0}}
 
 
 def test_what_cannot_be_exported_is_refused_by_name(project):
@@ -205,6 +235,11 @@ def test_what_cannot_be_exported_is_refused_by_name(project):
     assert "tracker 'wandb': must be one of" in refused("a", "--tracker", "wandb", "--to", "x")
     assert "--to 'x': stands for one tracker" in refused("a", "--mlflow", "--ro-crate", "--to", "x")
     assert "mlruns': must be the address of an MLflow server" in refused("a", "--mlflow", "--to", "mlruns")
+    assert "'http://x/y': must be a folder" in refused("a", "--ro-crate", "--to", "http://x/y")
+    assert "must be given an address or a folder" in refused("a", "--tensorboard", "--to", "")
+    with listening(Files) as elsewhere:
+        told = refused("a", "--mlflow", "--to", elsewhere.replace("http://", "http://t0ken@"))
+        assert f"tracker 'mlflow' = '{elsewhere}'" in told
     assert "give either runs, or a service" in refused("--mlflow")
     assert "declares no deployments" in refused_service(project)
     with pytest.raises(InputError, match="is running; a tracker gets a run once it has ended"):

@@ -19,32 +19,42 @@ def export(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="As event files for TensorBoard.")] = False,
     openlineage: Annotated[bool, typer.Option("--openlineage", help="As OpenLineage events.")] = False,
     ro_crate: Annotated[bool, typer.Option("--ro-crate", help="As an RO-Crate (Process Run Crate).")] = False,
+    store: Annotated[bool, typer.Option("--store", help="To the store from which other machines fetch runs.")] = False,
     tracker: Annotated[
-        list[str] | None, typer.Option("--tracker", metavar="NAME", help="To a tracker of lepton.toml's [track].")
+        list[str] | None,
+        typer.Option("--tracker", metavar="NAME", help="To one that lepton.toml names."),
     ] = None,
     service: Annotated[
         str | None, typer.Option(help="Tell MLflow which version of this service served when, in place of runs.")
     ] = None,
+    incident: Annotated[
+        str | None, typer.Option(help="Send the recordings of this incident (its id) to the store, in place of runs.")
+    ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="WHERE", help="Address or folder; from [track] in lepton.toml if omitted."),
+        typer.Option("--to", metavar="WHERE", help="Address or folder, in place of the one in lepton.toml."),
     ] = None,
 ) -> None:
-    """Write runs, or a service's deployments, into MLflow, TensorBoard, OpenLineage or an RO-Crate."""
+    """Write runs, or a service's deployments, into MLflow, TensorBoard, OpenLineage, an RO-Crate or a store."""
     from lepton_kit.runs.manifest import find_run
+    from lepton_kit.runs.store import STORE
     from lepton_kit.runs.targets import Target, set_targets
     from lepton_kit.runs.trackers import DEFAULTS, track
 
     project = find_project()
-    flags = {"mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage, "ro-crate": ro_crate}
+    flags = {
+        "mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage, "ro-crate": ro_crate, "store": store
+    }  # fmt: skip
     targets = set_targets(project)
     wanted = [*(name for name, is_wanted in flags.items() if is_wanted), *(tracker or [])] or list(targets)
     if not wanted:
-        raise InputError("nowhere to write to: give --mlflow, --tensorboard, --openlineage, --ro-crate or --tracker")
+        raise InputError(f"nowhere to write to: give {', '.join(f'--{name}' for name in flags)} or --tracker")
     if to is not None and len(wanted) > 1:
         raise InputError(f"--to {to!r}: stands for one tracker; asked for are {', '.join(wanted)}")
-    if bool(runs) == (service is not None):
-        raise InputError("give either runs, or a service by --service")
+    if bool(runs) + (service is not None) + (incident is not None) != 1:
+        raise InputError("give either runs, or a service by --service, or an incident by --incident")
+    if incident is not None and wanted != [STORE]:
+        raise InputError(f"--incident: goes to the store alone; asked for are {', '.join(wanted)}")
     if service is not None and wanted != ["mlflow"]:
         raise InputError(f"--service: goes to MLflow alone; asked for are {', '.join(wanted)}")
     found = [find_run(name, project) for name in runs or []]
@@ -55,5 +65,9 @@ def export(
             from lepton_kit.ops.served import export_served  # telemetry, which runs need not
 
             say(export_served(service, project, target.address(project)))
+        if incident is not None:
+            from lepton_kit.ops.watch.evidence import send_recordings
+
+            say("\n".join(send_recordings(incident, project, target.address(project))))
         for run in found:
             say(f"{run.run_id}: {track(run, project, name, target)}")

@@ -78,6 +78,10 @@ def incidents(
     queue = Queue(project)
     chosen = queue.incidents(limit) if incident is None else [queue.find(incident)]
     facts = [incident_facts(one, queue, project) for one in chosen]
+    if incident is not None:
+        from lepton_kit.ops.watch.seen_before import seen_before
+
+        facts[0]["seen_before"] = seen_before(chosen[0], queue, project)
     if as_json:
         print(json.dumps(facts if incident is None else facts[0], indent=1))
     elif incident is None:
@@ -100,11 +104,14 @@ def _print_list(facts: Sequence[Facts]) -> None:
 
 
 def _print_one(one: Facts) -> None:
+    from lepton_kit.ops.watch.seen_before import seen_words
+
     runs = [f"{job['run_id'] or job['notebook']} {job['status'] or job['state']}" for job in one["runs"]]
     pairs = {
         "incident": one["id"], "alert": one["name"], "summary": one["summary"], "service": one["service"],
         "severity": one["severity"], "status": one["status"], "began": one["starts_at"], "ended": one["ends_at"],
         "runs": "\n".join(runs), "repairs": "\n".join(_repairs(one)), "note": one["note"],
+        "seen before": "\n".join(seen_words(one["seen_before"])),
         "recording": one["recording"] or "none",
     }  # fmt: skip
     print_pairs("incident", {name: value for name, value in pairs.items() if value})

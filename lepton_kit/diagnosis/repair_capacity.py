@@ -233,7 +233,8 @@ def plan_capacity(recording: Recording, needs: Needs | None = None, smaller: Sma
     """
     measured = measure(build_case(recording))
     needs = needs or Needs()
-    needs = replace(needs, most_workers=max(needs.most_workers, measured.workers))  # there was room for those
+    there_was = math.ceil(measured.workers / needs.most_machines)  # each had room for these
+    needs = replace(needs, most_workers=max(needs.most_workers, there_was))
     declared = recording.incident.declaration
     options = option_table(measured.demand, needs, smaller, declared.cost_per_worker_hour)
     allowed = options[options["workers"] >= measured.workers]

@@ -6,7 +6,7 @@ While the incident is open it is run on its history so far; of one that is over,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, incident_folder, open_judgement, settled_history
 from lepton_kit.ops.watch.policy import LOOKING_BACK
 from lepton_kit.ops.watch.queue import Incident, Queue
+from lepton_kit.ops.watch.seen_before import seen_before, seen_words
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.reports.cards import Card, published
 from lepton_kit.reports.facts import Before
@@ -59,7 +60,7 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     known = with_pages(project)
     card = card_of(history, files["recording"])
     shown = Shown(
-        header=header_html(history, files["recording"], known),
+        header=header_html(history, files["recording"], known, seen_words(seen_before(incident, queue, project))),
         files={HISTORY: project / str(files["history"])},
         before=_before(card, project),
         has_pdf=with_pdf,
@@ -131,10 +132,11 @@ def _before(card: Card, project: Path) -> Before | None:
     return None
 
 
-def header_html(history: History, recording: str | None, known: set[str]) -> str:
-    """Return the facts of an incident, and the pages of its runs among those `known`, as HTML."""
+def header_html(history: History, recording: str | None, known: set[str], seen: Sequence[str] = ()) -> str:
+    """Return the facts of an incident, the earlier ones that it was `seen` in, and its runs' pages `known`, as HTML."""
     runs = [job for job in history.jobs if job.run and job.run.run_id in known]
-    return render("incident.html.j2", facts=facts_of(history, recording), moments=MOMENTS, runs=runs)
+    facts = facts_of(history, recording) | {"Seen before": "; ".join(seen)}
+    return render("incident.html.j2", facts=facts, moments=MOMENTS, runs=runs)
 
 
 def card_of(history: History, recording: str | None) -> Card:

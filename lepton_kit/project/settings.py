@@ -235,7 +235,8 @@ class Watch(Section):
 class Settings(Section):
     """The whole of `lepton.toml`.
 
-    `track` names the trackers that each run is written into once it has ended, and where they are. `ledger` is the
+    `track` names the trackers that each run is written into once it has ended, and where they are; its `store` gets the
+    recordings of incidents, too, and other hosts fetch from it what they have not. `ledger` is the
     PostgreSQL that several watchers share (`postgresql+psycopg://USER@HOST/DATABASE`), or where that is kept
     (`env:NAME`, `file:PATH`), so that a password need not stand here; by default it is `runs/ledger.sqlite`.
     """

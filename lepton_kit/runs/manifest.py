@@ -21,11 +21,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of, single_name, write_atomically
 from lepton_kit.runs.ids import the_one
+from lepton_kit.runs.store import fetch
 
 Status = Literal[
     "queued", "running", "succeeded", "failed", "timed_out", "kernel_died", "cancelled", "expectation_failed"
 ]
 FILE, NOTEBOOK = "manifest.json", "notebook.ipynb"
+RUN_ID = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{6}")
 logger = logging.getLogger(__name__)
 
 
@@ -278,12 +280,23 @@ def finished_runs(project: Path) -> list[Manifest]:
     return [manifest for manifest in all_runs(project) if manifest.ended is not None]
 
 
+def fetch_run(given: str, project: Path) -> bool:
+    """Say whether a run is here by its whole id, once the project's store, if it has one, was asked for it.
+
+    Raises InputError when the store cannot be read.
+    """
+    if SINGLE_NAME.fullmatch(given) and (project / "runs" / given / FILE).is_file():
+        return True
+    return RUN_ID.fullmatch(given) is not None and fetch(project, f"runs/{given}", FILE)
+
+
 def find_run(given: str, project: Path, only: Status | None = None) -> Manifest:
     """Find a run by its id, its end or beginning, its notebook's name (the newest run of it), or `latest`.
 
-    `only` takes the newest of this status. Raises InputError when none or several runs are meant.
+    `only` takes the newest of this status. By its whole id a run that is not here is fetched from the project's store.
+    Raises InputError when none or several runs are meant, or the store cannot be read.
     """
-    if SINGLE_NAME.fullmatch(given) and (project / "runs" / given / FILE).is_file():
+    if fetch_run(given, project):
         return Manifest.load(project / "runs" / given / FILE)
     runs = {run.run_id: run for run in all_runs(project)}
     newest = (run for run in runs.values() if given in (run.name, "latest") and only in (None, run.status))

@@ -12,7 +12,7 @@ from pathlib import Path
 from lepton_kit.errors import InputError
 from lepton_kit.files import SINGLE_NAME, sha256_of
 from lepton_kit.runs.ids import the_one
-from lepton_kit.runs.manifest import FILE, Manifest, finished_runs
+from lepton_kit.runs.manifest import FILE, Manifest, fetch_run, finished_runs
 from lepton_kit.runs.shipped import in_project_or_shipped
 
 RUN_SCHEME = "run:"
@@ -46,7 +46,7 @@ def resolve(
         A path (absolute, or relative to the project's root, or else to what the kit ships),
         `run:<notebook or run id>/<file>`, or `run:<subject>/<notebook>/<file>`.
     project
-        The project's root.
+        The project's root. A run that is not here, and is named by its whole id, is fetched from its store.
     pipeline_runs
         Run ids by notebook name that come before any other run of that notebook: a pipeline's own earlier steps.
 
@@ -68,6 +68,7 @@ def _resolve_artifact(
 ) -> Found:
     owner, _, file = reference.removeprefix(RUN_SCHEME).partition("/")
     first, _, rest = file.partition("/")
+    fetch_run(pipeline_runs.get(owner, owner), project)
     is_known = owner in pipeline_runs or _known_owner(owner, project)
     if rest and not is_known and SINGLE_NAME.fullmatch(owner):
         owner, file, subject = first, rest, owner

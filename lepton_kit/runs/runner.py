@@ -29,6 +29,7 @@ from lepton_kit.runs.manifest import (
     Status,
     code_sha256,
     environment,
+    find_run,
     git_state,
     now,
     packages,
@@ -44,10 +45,10 @@ from lepton_kit.runs.notebooks import (
     title_of,
 )
 from lepton_kit.runs.parameters import Sources, check_values, path_references, read_parameters, shown
-from lepton_kit.runs.project import setting
 from lepton_kit.runs.redaction import Redactor
 from lepton_kit.runs.references import SUBJECT, is_remote, resolve
 from lepton_kit.runs.shipped import name_of
+from lepton_kit.runs.targets import set_targets
 from lepton_kit.secrets import resolve_secrets, secret_environment
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def run_notebook(
 
 
 def prepare(request: Request, project: Path) -> Plan:
-    """Check a request completely, without starting a kernel or writing a byte."""
+    """Check a request completely, without starting a kernel; only what the store holds of inputs is written."""
     notebook = read_notebook(request.notebook)
     name = single_name(request.notebook.name, "notebook's file name")
     kernel = installed_kernel(notebook, name, request.kernel)
@@ -240,7 +241,7 @@ def execute(
     while (claim := ledger.claim(key)).state == "busy":
         pause(0.2)
     if claim.run_id and (claim.state == "done" or has_answered(claim.run_id, project)):
-        run = Manifest.load(project / "runs" / claim.run_id / FILE)
+        run = find_run(claim.run_id, project)
         ledger.finish(key, run.run_id)
         tell(Event("run_skipped", run.run_id, plan.name, status=run.status))
         return run
@@ -296,7 +297,7 @@ def _attempt(
     """Run once; `earlier` is the run that this one repeats."""
     values = resolve_secrets(plan.secrets, project)
     redactor = Redactor(values) if values else None
-    ledger = Ledger(project)
+    ledger, trackers = Ledger(project), set_targets(project)
     manifest = Manifest(
         run_id=f"{now():%Y%m%dT%H%M%SZ}-{plan.name}-{secrets.token_hex(3)}",
         notebook=name_of(plan.notebook, project),
@@ -340,10 +341,11 @@ def _attempt(
         tell(Event("run_ended", manifest.run_id, plan.name, status=manifest.status))
     if isinstance(ended.error, KeyboardInterrupt):
         raise ended.error
-    if setting(project, "track"):
-        from lepton_kit.runs.trackers import track_as_set  # reads tables and speaks HTTP, which most runs need not
+    if trackers:
+        from lepton_kit.runs.trackers import track_all  # reads tables and speaks HTTP, which most runs need not
 
-        track_as_set(manifest, project, lambda text: tell(Event("not_tracked", folder.name, plan.name, text=text)))
+        on_trouble = partial(Event, "not_tracked", folder.name, plan.name)
+        track_all(manifest, project, trackers, lambda text: tell(on_trouble(text=text)))
     return manifest
 
 

@@ -23,8 +23,12 @@ class Target(BaseModel):
     file: str | None = None
 
     def address(self, project: Path) -> str:
-        """Return the address or the folder itself; raises InputError where its secret cannot be read."""
-        return resolve_secret(self.to, project).strip() if is_reference(self.to) else self.to
+        """Return the address, or the absolute folder; raises InputError where its secret cannot be read."""
+        is_kept = is_reference(self.to) and "://" not in self.to  # file://… is an address itself
+        where = resolve_secret(self.to, project).strip() if is_kept else self.to
+        if not where:
+            raise InputError(f"tracker: to = {self.to!r}: must be given an address or a folder")
+        return where if "://" in where else str(project / where)
 
 
 Targets = dict[

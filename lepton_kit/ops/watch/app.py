@@ -34,6 +34,7 @@ from lepton_kit.ops.watch.observer import Observer
 from lepton_kit.ops.watch.policy import Policy, Routes
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.schedules import Schedules
+from lepton_kit.ops.watch.seen_before import seen_before
 from lepton_kit.ops.watch.webhook import Gate, Webhook, field_reasons, make_gate
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ending import repair
@@ -224,6 +225,7 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
             return _page(page.missing_page(f"There is no incident {id!r}."), 404)
         needs_token = watcher.gate.token is not None
         facts = status.incident_facts(found, queue, project, watcher.routes)
+        facts["seen_before"] = seen_before(found, queue, project)
         return _page(page.incident_page(facts, needs_token, status.pictures(facts, project)))
 
     @app.get("/runbooks/{alert}")

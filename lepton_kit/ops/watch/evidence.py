@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,12 +14,16 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import single_name
 from lepton_kit.ops.watch.queue import Incident
 from lepton_kit.project.settings import Settings
+from lepton_kit.runs.store import fetch, send, store_of
 
 if TYPE_CHECKING:  # pandas, which a worker needs only to capture, and `lepton watch` only for services
     from lepton_kit.telemetry.recordings import Promise
     from lepton_kit.telemetry.selectors import Source
 
+logger = logging.getLogger("lepton.watch")
 FOLDER = "incidents"
+INCIDENT = "incident.json"
+"""The file without which a recording is not whole."""
 
 
 def recording_folder(project: Path, incident: str, look: int = 1) -> Path:
@@ -89,7 +94,8 @@ def _freeze(
     from lepton_kit.diagnosis.capture import capture
     from lepton_kit.project.declarations import declared
 
-    if (folder / "incident.json").is_file():
+    if is_here(folder, project):
+        _keep(folder, project)
         return folder
     declaration = declared(project, name, settings)
     source, promises = source_to_capture(settings, project), promises_of(name, settings, project)
@@ -100,7 +106,42 @@ def _freeze(
         )
     key = settings.capture.key
     capture(name, declaration, project, source, start, time.time(), folder, alerts, promises, key)
+    _keep(folder, project)
     return folder
+
+
+def is_here(folder: Path, project: Path) -> bool:
+    """Say whether a recording is here and whole, once the project's store, if it has one, was asked for it.
+
+    A store that cannot be read is warned of: an incident does not wait for it.
+    """
+    if (folder / INCIDENT).is_file():
+        return True
+    try:
+        return fetch(project, folder.relative_to(project).as_posix(), INCIDENT)
+    except InputError as error:
+        logger.warning("%s", error)
+        return False
+
+
+def _keep(folder: Path, project: Path) -> None:
+    """Copy a recording into the project's store, if it has one; the next who needs the recording tries again."""
+    try:
+        if (where := store_of(project)) is not None:
+            send(folder, folder.relative_to(project).as_posix(), INCIDENT, where)
+    except InputError as error:
+        logger.warning("%s; to send it later: lepton export --incident %s --store", error, folder.parent.name)
+
+
+def send_recordings(incident: str, project: Path, where: str) -> list[str]:
+    """Copy the recordings of an incident into a store, and return their addresses there.
+
+    Raises InputError when it has none here, or the store cannot be written.
+    """
+    held = sorted((project / FOLDER / single_name(incident, "incident")).glob(f"recording*/{INCIDENT}"))
+    if not held:
+        raise InputError(f"incident {incident!r}: has no recording in {project / FOLDER / incident}")
+    return [send(one.parent, one.parent.relative_to(project).as_posix(), INCIDENT, where) for one in held]
 
 
 def promises_of(name: str, settings: Settings, project: Path) -> list[Promise]:

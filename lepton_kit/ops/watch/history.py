@@ -25,7 +25,7 @@ from lepton_kit.ops.watch.objectives import alerted_objective
 from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.ops.watch.rehearsals import read_rehearsal
 from lepton_kit.project.settings import Settings
-from lepton_kit.runs.manifest import FILE, Manifest, Result
+from lepton_kit.runs.manifest import FILE, Manifest, Result, fetch_run
 from lepton_kit.telemetry.recordings import Promise
 
 HISTORY, JUDGEMENT = "history.json", "judgement.md"
@@ -134,6 +134,7 @@ def _run(job: Job, project: Path, problems: list[str]) -> form.Run | None:
     if job.run_id is None:
         return None
     try:
+        fetch_run(job.run_id, project)  # by its whole id alone: another run is not this one
         made = Manifest.load(project / "runs" / job.run_id / FILE)
     except InputError as error:
         problems.append(f"run {job.run_id}: {error}")

@@ -10,6 +10,7 @@ from shlex import quote as quote_word
 from typing import Any
 from urllib.parse import quote
 
+from lepton_kit.ops.watch.seen_before import alike_words, seen_words
 from lepton_kit.reports.values import sure
 
 CONTENT_SECURITY_POLICY = (
@@ -78,6 +79,7 @@ def _templates() -> Any:
 
     made = Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True)
     made.filters |= {
+        "alike_words": alike_words, "seen_words": seen_words,
         "budget_tone": _budget_tone, "budget_words": _budget_words, "incident_words": _incident_words,
         "job_words": _job_words, "moment": _moment, "quoted": quote, "second": _second, "shell_quoted": quote_word,
         "status_words": lambda word: WORDS.get(word, word), "tone": _badge_tone,

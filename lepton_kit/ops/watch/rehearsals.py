@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.manifest import FILE, Manifest, Result, title_of
+from lepton_kit.runs.manifest import Result, find_run, title_of
 
 MAY_COST, OBSERVED = "may_cost", "observe_seconds"
 """Parameters of a repair's runbook: the objectives that may get worse, and how long the service is observed (s)."""
@@ -70,7 +70,7 @@ def read_rehearsal(run_id: str, project: Path) -> Rehearsal:
 
     folder = project / "runs" / run_id
     try:
-        run = Manifest.load(folder / FILE)
+        run = find_run(run_id, project)
         picture = first_figure(read_notebook(folder / "notebook.ipynb"))
     except InputError as error:
         return Rehearsal(run_id, "unreadable", error=str(error))

@@ -28,9 +28,9 @@ MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED, MOST_JOBS = 12, 50, 5, 100
 PAGE_TRIGGER = "publish"
 SHOWN_RESULTS = (
     "cause", "also", "probability", "confidence", "next_action", "onset",
-    "plan", "action", "applied", "verdict", "rolled_back", "ranking",
+    "plan", "action", "applied", "verdict", "rolled_back", "ranking", "evidence",
 )  # fmt: skip
-"""What a diagnosis and a repair record that is shown beside their runs."""
+"""What a diagnosis and a repair record that is shown beside their runs, or that other incidents are compared by."""
 
 
 def status(
@@ -165,7 +165,7 @@ def pictures(incident: Mapping[str, Any], project: Path) -> dict[int, tuple[str,
 def job_facts(job: Job, project: Path) -> dict[str, Any]:
     """Return a job, with the address of its run's page where there is one, and what its run found."""
     found = run_results(job.run_id, project) if job.run_id is not None and job.state == "ended" else {}
-    shown = {name: value for name, value in found.items() if name != "ranking"}
+    shown = {name: value for name, value in found.items() if name not in ("ranking", "evidence")}
     return {**asdict(job), "page": report_page(job.run_id, project), "results": shown}
 
 

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule
+from lepton_kit.ops.watch.evidence import freeze_alert, freeze_recovery, freeze_schedule, is_here
 from lepton_kit.ops.watch.jobs import Job, Proposal
 from lepton_kit.ops.watch.policy import RECORDING, SERVICE, Policy
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.ending import repair
 from lepton_kit.runs.ledger import heartbeat
-from lepton_kit.runs.manifest import FILE, Manifest
+from lepton_kit.runs.manifest import FILE, Manifest, find_run
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import read_parameters
 from lepton_kit.runs.runner import Event, Options, Request, execute, has_answered, prepare
@@ -155,6 +155,7 @@ def rehearse(
         names = {parameter.name for parameter in read_parameters(read_notebook(notebook), notebook.name) or []}
         if incident is None or incident.recording is None or RECORDING not in names:
             return None
+        is_here(project / incident.recording, project)
         given = dict(parameters) | {RECORDING: incident.recording} | ({SERVICE: ""} if SERVICE in names else {})
         plan = prepare(Request(notebook, given, f"rehearsal of {cause}", trigger=f"rehearsal:{cause}"), project)
         key = f"rehearsal:{incident.id}:{cause}:{incident.recording}"
@@ -191,7 +192,7 @@ def _not_needed(job: Job, queue: Queue, project: Path) -> str | None:
         return None
     cause, run_id = earlier
     try:
-        results = Manifest.load(project / "runs" / run_id / FILE).results
+        results = find_run(run_id, project).results
     except InputError as error:  # what the first repair found is not known: the evidence for this one stands
         logger.warning("run %s: %s", run_id, error)
         return None
@@ -247,6 +248,7 @@ def _recording(job: Job, incident: Incident | None, queue: Queue, settings: Sett
             folder = freeze_recovery(incident, settings, project)
         elif job.kind == "remedy" and incident.recording:  # what the diagnosis that asks for it was made from
             folder = project / incident.recording
+            is_here(folder, project)
         else:
             folder = freeze_alert(incident, settings, project, job.look)
     except Exception as error:
@@ -281,7 +283,7 @@ def _left_by(
             after = freeze_recovery(incident, settings, project)
         except Exception as error:  # whatever it is: the rest is to be looked back on all the same
             missing.append(f"evidence of what followed: {type(error).__name__}: {error}")
-    kept = incident.recording if incident.recording and (project / incident.recording).is_dir() else None
+    kept = incident.recording if incident.recording and is_here(project / incident.recording, project) else None
     if kept is None:
         missing.append("recording: the incident has none")
     paths = {

@@ -1,25 +1,29 @@
-"""Writes runs into the trackers that people have: MLflow, TensorBoard, OpenLineage, an RO-Crate, or one's own.
+"""Writes runs where people look for them: MLflow, TensorBoard, OpenLineage, an RO-Crate, a store, or one's own.
 
 The manifest stays the truth: a tracker gets a copy of what it says, once the run has ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import import_file
 from lepton_kit.runs.manifest import Manifest
-from lepton_kit.runs.targets import Target, set_targets
-from lepton_kit.runs.trackers import mlflow, openlineage, ro_crate, tensorboard  # noqa: F401 - they register themselves
+from lepton_kit.runs.targets import Target
+from lepton_kit.runs.trackers import mlflow, openlineage, ro_crate, store, tensorboard  # noqa: F401 - they register
 from lepton_kit.runs.trackers.base import TRACKERS, Run, tracker
 from lepton_kit.secrets import without_password
 
-__all__ = ["DEFAULTS", "TRACKERS", "Run", "track", "track_as_set", "tracker"]
+__all__ = ["DEFAULTS", "TRACKERS", "Run", "track", "track_all", "tracker"]
+MOST_S = 60.0
 DEFAULTS = {
     "mlflow": "http://127.0.0.1:5000", "tensorboard": "exports/tensorboard",
     "openlineage": "exports/openlineage.jsonl", "ro-crate": "exports/ro-crate",
+    "store": "exports/store",
 }  # fmt: skip
 """Where a run goes that no other place is given for: `mlflow server` listens there."""
 
@@ -52,21 +56,36 @@ def track(run: Manifest, project: Path, name: str, target: Target) -> str:
         raise InputError(f"tracker {name!r}: must be one of {', '.join(TRACKERS)}, or one with a file of its own")
     where = target.address(project)
     try:
-        return TRACKERS[name](Run(run, run.folder(project)), where if "://" in where else str(project / where))
-    except OSError as error:
-        raise InputError(f"tracker {name!r} = {without_password(where)!r}: {error.strerror or error}") from error
+        return TRACKERS[name](Run(run, run.folder(project)), where)
+    except InputError:
+        raise
+    except Exception as error:  # such as a full disk, or whatever a tracker of one's own raises
+        shown = without_password(where)
+        words = without_password(f"{type(error).__name__}: {error}".replace(where, shown))
+        raise InputError(f"tracker {name!r} = {shown!r}: {words}") from None
 
 
-def track_as_set(run: Manifest, project: Path, tell: Callable[[str], object]) -> None:
-    """Write a run into each tracker that lepton.toml names; `tell` is given what went wrong, which ends nothing."""
-    try:
-        targets = set_targets(project)
-    except InputError as error:
-        tell(str(error))
-        return
-    for name, target in targets.items():
+def track_all(run: Manifest, project: Path, targets: Mapping[str, Target], tell: Callable[[str], object]) -> None:
+    """Write a run into several trackers at once; `tell` is given what went wrong, which ends nothing.
+
+    One that takes longer than `MOST_S` seconds is not waited for: it may still come to its end, unless this process
+    ends before.
+    """
+    failed: dict[str, str] = {}
+
+    def write(name: str, target: Target) -> None:
         try:
             track(run, project, name, target)
-        except Exception as error:  # a tracker of one's own may raise anything: the run is whole all the same
-            said = error if isinstance(error, InputError) else f"tracker {name!r}: {type(error).__name__}: {error}"
-            tell(f"{said}; to write it there later: lepton export {run.run_id} --tracker {name}")
+        except InputError as error:
+            failed[name] = str(error)
+
+    threads = {name: Thread(target=write, args=(name, one), daemon=True) for name, one in targets.items()}
+    for thread in threads.values():
+        thread.start()
+    deadline = time.monotonic() + MOST_S
+    for name, thread in threads.items():
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            failed[name] = f"tracker {name!r}: did not take the run within {MOST_S:g} s"
+        if name in failed:
+            tell(f"{failed[name]}; to write it there later: lepton export {run.run_id} --tracker {name}")

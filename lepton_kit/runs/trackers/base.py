@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from lepton_kit.errors import InputError
 from lepton_kit.runs.manifest import FILE, NOTEBOOK, Manifest
+from lepton_kit.secrets import without_password
 
 STEPS = ("step", "epoch")
 """A table with one of these columns holds curves: its other numbers step by step, one curve for each text beside."""
@@ -62,10 +65,12 @@ def _curves(table: str, frame: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     step = next((name for name in STEPS if name in frame and pd.api.types.is_integer_dtype(frame[name])), None)
     if step is None:
         return
-    beside = [str(one) for one in frame.select_dtypes(["object", "string"]).columns]
-    for which, part in frame.groupby(beside, sort=False) if beside else [((), frame)]:
+    texts = frame.select_dtypes(["object", "string"])
+    beside = [str(name) for name in texts if texts[name].map(lambda one: isinstance(one, str) or one != one).all()]
+    for which, part in frame.groupby(beside, sort=False, dropna=False) if beside else [((), frame)]:
         for column in frame.select_dtypes("number").columns.drop(step):
-            curve = part.set_index(step)[column].dropna()
+            curve = part.set_index(step)[column].astype(float)
+            curve = curve[np.isfinite(curve)]
             if curve.index.is_unique and len(curve):
                 yield "/".join(map(str, (table, *which, column))), curve
 
@@ -85,3 +90,10 @@ def tracker(name: str) -> Callable[[Tracker], Tracker]:
         return write
 
     return register
+
+
+def folder_in(target: str, name: str) -> Path:
+    """Return the folder that a tracker writes into; raises InputError where it is given an address."""
+    if "://" in target:
+        raise InputError(f"tracker {name!r} = {without_password(target)!r}: must be a folder")
+    return Path(target)

@@ -63,8 +63,13 @@ class MLflow:
                 f"tracker 'mlflow' = {without_password(address)!r}: must be the address of an MLflow server "
                 "(http://…), such as that of `mlflow server`; MLflow keeps its folders of files up no longer"
             )
-        self._address = address.rstrip("/")
-        self._client = httpx.Client(timeout=10, verify=trusted())
+        try:
+            url = httpx.URL(address)
+        except httpx.InvalidURL as error:
+            raise InputError(f"tracker 'mlflow' = {without_password(address)!r}: not an address ({error})") from None
+        self._address = str(url.copy_with(userinfo=b"")).rstrip("/")  # what people and messages are shown
+        auth = (url.username, url.password) if url.userinfo else None
+        self._client = httpx.Client(auth=auth, timeout=10, verify=trusted())
 
     def __enter__(self) -> MLflow:
         return self
@@ -130,14 +135,17 @@ class MLflow:
 
     def page(self, experiment: str, run: str = "") -> str:
         """Return where people find an experiment, or a run of it."""
-        return without_password(f"{self._address}/#/experiments/{experiment}" + (f"/runs/{run}" if run else ""))
+        return f"{self._address}/#/experiments/{experiment}" + (f"/runs/{run}" if run else "")
 
     def _ask(self, method: str, what: str, sent: Any = None, absent: Any = None, **more: Any) -> dict[str, Any]:
         answer = self._send(method, f"mlflow/{what}", absent is not None, json=sent, **more)
-        return dict(absent if answer.status_code == 404 else answer.json())
+        try:
+            return dict(absent if answer.status_code == 404 else answer.json())
+        except (ValueError, TypeError):
+            raise InputError(f"tracker 'mlflow' = {self._address!r}: is no MLflow server: {what} is no JSON") from None
 
     def _send(self, method: str, what: str, may_be_absent: bool = False, **more: Any) -> httpx.Response:
-        shown = f"tracker 'mlflow' = {without_password(self._address)!r}"
+        shown = f"tracker 'mlflow' = {self._address!r}"
         try:
             answer = self._client.request(method, f"{self._address}/api/2.0/{what}", **more)
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -8,10 +8,11 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lepton_kit import __version__
 from lepton_kit.runs.manifest import NOTEBOOK
-from lepton_kit.runs.trackers.base import Run, tracker
+from lepton_kit.runs.trackers.base import Run, folder_in, tracker
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 METADATA = "ro-crate-metadata.json"
@@ -20,7 +21,7 @@ METADATA = "ro-crate-metadata.json"
 @tracker("ro-crate")
 def _to_crate(run: Run, target: str) -> str:
     """Copy a run's files into a folder of its own, with their description; one that is there is as it was."""
-    folder = Path(target) / run.manifest.run_id
+    folder = folder_in(target, "ro-crate") / run.manifest.run_id
     if folder.exists():
         return str(folder)
     half = folder.with_name(f".{folder.name}")
@@ -51,13 +52,14 @@ def _graph(run: Run) -> list[dict[str, Any]]:
         startTime=started, endTime=ended,
         description=f"The run {manifest.run_id}",
         instrument=_to("#notebook"), object=[_to(one["@id"]) for one in (*inputs, *parameters)],
-        result=[_to(name) for name in files], actionStatus=f"http://schema.org/{status}", agent=_to("#lepton-kit"),
+        result=[_to(quote(name)) for name in files],
+        actionStatus=f"http://schema.org/{status}", agent=_to("#lepton-kit"),
         **({"error": f"{manifest.error.name}: {manifest.error.message}"} if manifest.error else {}),
     )  # fmt: skip
     root = _entity(
         "./", "Dataset", name=manifest.title, description=f"The run {manifest.run_id} of {manifest.notebook}",
         datePublished=ended, license="The run states no license", conformsTo=_to(PROFILE), mentions=_to(action["@id"]),
-        hasPart=[_to(name) for name in files],
+        hasPart=[_to(quote(name)) for name in files],
     )  # fmt: skip
     return [
         _entity(METADATA, "CreativeWork", conformsTo=_to("https://w3id.org/ro/crate/1.1"), about=_to("./")),
@@ -73,7 +75,7 @@ def _file(name: str, path: Path) -> dict[str, Any]:
     kind = (
         "application/x-ipynb+json" if name == NOTEBOOK else mimetypes.guess_type(name)[0] or "application/octet-stream"
     )
-    return _entity(name, "File", name=name, contentSize=str(path.stat().st_size), encodingFormat=kind)
+    return _entity(quote(name), "File", name=name, contentSize=str(path.stat().st_size), encodingFormat=kind)
 
 
 def _time(moment: datetime) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 from lepton_kit.errors import InputError
-from lepton_kit.runs.trackers.base import Run, tracker
+from lepton_kit.runs.trackers.base import Run, folder_in, tracker
 
 
 @tracker("tensorboard")
 def _to_tensorboard(run: Run, target: str) -> str:
     """Write a run as a folder of event files; one that is there already is as it was."""
-    folder = Path(target) / run.manifest.run_id
+    folder = folder_in(target, "tensorboard") / run.manifest.run_id
     if folder.exists():
         return str(folder)
     try:
@@ -22,7 +21,7 @@ def _to_tensorboard(run: Run, target: str) -> str:
         raise InputError(
             "tracker 'tensorboard': its package is not installed: pip install lepton-kit[track]"
         ) from error
-    half = folder.with_name(f".{folder.name}")
+    half = folder.parent.with_name(f".{folder.parent.name}-{folder.name}")  # beside, where TensorBoard does not look
     shutil.rmtree(half, ignore_errors=True)  # what a killed process left
     at = run.manifest.started.timestamp()
     try:
@@ -36,6 +35,7 @@ def _to_tensorboard(run: Run, target: str) -> str:
                 lines = [f"| {key} | {json.dumps(value, ensure_ascii=False)} |" for key, value in told.items()]
                 if lines:
                     events.add_text(kind, "\n".join(["| name | value |", "|---|---|", *lines]), 0, at)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         half.rename(folder)
     except OSError as error:
         raise InputError(f"tracker 'tensorboard' = {target!r}: cannot be written: {error.strerror}") from error
