@@ -169,6 +169,17 @@ def test_workers_with_another_version_of_the_kit_are_refused_before_anything_run
         run_there(workers.address, [], project)
 
 
+def test_a_worker_that_does_not_answer_is_named_before_anything_runs(workers, monkeypatch):
+    monkeypatch.setattr(clusters, "CONNECT_S", 2)
+    frozen, process = next(iter(workers.workers.items()))
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(InputError, match=rf"no answer within 2 s from .*{frozen}.*nothing was run"):
+            clusters.Cluster(workers.client, workers.address)
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def test_a_scheduler_that_cannot_be_reached_is_named_without_its_password(project, story, monkeypatch):
     monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
     (project / "lepton.toml").write_text('[cluster]\naddress = "tcp://me:hunter2@127.0.0.1:1"\n')

@@ -10,7 +10,9 @@ from models_of_others import COLUMNS, NUMBERS, classifier, keep_onnx, keep_skops
 from models_sample import google_prices
 from sklearn.linear_model import LogisticRegression
 
+from lepton_kit.data.contracts import Contract
 from lepton_kit.errors import InputError
+from lepton_kit.models import compression
 from lepton_kit.models.baselines import ConstantVolatility, EwmaVolatility
 from lepton_kit.models.compression import (
     BATCH,
@@ -24,12 +26,16 @@ from lepton_kit.models.compression import (
     pays_from,
     sweep,
 )
+from lepton_kit.models.conversion import FORMS, as_onnx
 from lepton_kit.models.distillation import distil
 from lepton_kit.models.evaluation import Bootstrap, gate, losses
+from lepton_kit.models.fitting import fit
 from lepton_kit.models.flavors import load_model
+from lepton_kit.models.footprint import STATUS
 from lepton_kit.models.forecasters import Network
 from lepton_kit.models.golden import golden_deviation, golden_examples
 from lepton_kit.models.registry import Registry
+from lepton_kit.models.tasks import TASKS
 from lepton_kit.models.training import Examples, TrainingSettings
 from subjects.prices.examples import examples, train
 
@@ -91,13 +97,13 @@ def test_a_classifier_of_another_maker_has_smaller_forms_measured_side_by_side(t
     made, refused = candidates(model, rows[COLUMNS][:500], tmp_path / "made")
     assert set(made) == {"float32", "distilled linear", "distilled mlp 4"}
     assert set(refused) == {"float16", "int8", "pruned 1/2", "pruned 1/4"}
-    assert "no hidden units" in refused["pruned 1/2"]
+    assert "no hidden units" in refused["pruned 1/2"] and "no dense layer" in refused["int8"]
     held_out = Examples(rows[COLUMNS][500:], rows["actual"][500:])
     measured = measure({ORIGINAL: model, **made}, held_out, ROWS, repeats=5).set_index("candidate")
     own = model.task.loss(model.predict(held_out.features), held_out.target).mean()
     assert measured.loc[ORIGINAL, ["loss", "lost", "lower", "upper"]].tolist() == pytest.approx([own, 0, 0, 0])
     assert (measured["lower"] <= measured["lost"]).all() and (measured["lost"] <= measured["upper"]).all()
-    assert (measured[["us_per_row", "us_per_batch", "memory_kib", "bytes"]] > 0).all(axis=None)
+    assert (measured[["us_per_row", "us_per_batch", "bytes"]] > 0).all(axis=None)
     size = sum(path.stat().st_size for path in (tmp_path / "made/float32").iterdir())
     assert measured.loc["float32", "bytes"] == size
     chosen = advise(measured.reset_index(), "bytes")
@@ -119,6 +125,50 @@ def test_a_forecaster_keeps_its_files_when_it_is_distilled_and_is_a_graph_otherw
     assert "8-bit kernels" in refused["int8"]  # its weights are mostly recurrent
     kinds = {name: type(one).__name__ for name, one in made.items()}
     assert kinds["distilled linear"] == "Forecaster" and kinds["float32"] == "LoadedModel"
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    """The kit's own trees, of columns whose names are no identifiers, and the rows that they learnt from."""
+    names = {"age": "größe", "income": "credit amount", "colour": "colour"}
+    rows = people(400).rename(columns=names)
+    contract = Contract(("größe", "credit amount"), ("colour",), target="actual", is_class=True)
+    learnt = Examples(rows[list(names.values())], rows["actual"])
+    return fit("trees", learnt, contract, TASKS["classification_binary"], tmp_path_factory.mktemp("trees")), learnt
+
+
+def test_the_trees_of_the_kit_become_graphs_that_answer_alike_whatever_their_columns_are_called(trees, tmp_path):
+    model, learnt = trees
+    made, refused = candidates(model, learnt.features, tmp_path)
+    assert {"float32", "distilled linear", "distilled mlp 4"} <= set(made)
+    fresh = people(300, seed=3).rename(columns=dict(zip(COLUMNS, model.columns, strict=True)))
+    graph, own = (one.predict(fresh)["proba"] for one in (made["float32"], model))
+    assert ((graph - own).abs() < 1e-5).mean() > 0.98  # a value that lies on a split may fall to its other side
+    assert refused["int8"] == "it has no dense layer to quantise"
+
+
+def test_the_memory_of_trees_is_measured_where_openmp_may_use_several_threads(trees, monkeypatch):
+    model, learnt = trees
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    memory = measure({ORIGINAL: model}, learnt, ROWS, repeats=1)["memory_kib"]
+    assert memory.notna().all() or not STATUS.is_file()
+
+
+def test_memory_that_is_not_measured_in_time_is_not_a_number_and_said(trees, monkeypatch):
+    model, learnt = trees
+    monkeypatch.setattr(compression, "MEMORY_S", 0.01)
+    with pytest.warns(UserWarning, match="not measured: it took over"):
+        assert measure({ORIGINAL: model}, learnt, ROWS, repeats=1)["memory_kib"].isna().all()
+
+
+def test_a_form_that_cannot_be_asked_is_refused(tmp_path, monkeypatch):
+    rows = people()
+    model = load_model(keep_skops(tmp_path / "m", classifier(rows)))
+    of_numbers = load_model(keep_onnx(tmp_path / "n", LogisticRegression().fit(rows[NUMBERS], rows["actual"]), NUMBERS))
+    broken = as_onnx(of_numbers)  # a graph of other columns
+    monkeypatch.setitem(FORMS, "float32", lambda graph, _: broken)
+    made, refused = candidates(model, rows[COLUMNS], tmp_path / "made")
+    assert "float32" in refused and "float32" not in made and "distilled linear" in made
 
 
 def test_a_table_begins_with_the_original(teacher, parts):
@@ -157,6 +207,23 @@ def test_another_goal_has_another_answer():
     measured = table(int8=(0.0, 150.0, 100), float32=(0.0, 40.0, 600))
     assert [advise(measured, goal).candidate for goal in ("us_per_batch", "bytes")] == ["float32", "int8"]
     assert advise(measured, "memory_kib").candidate is None
+
+
+def test_memory_below_a_page_counts_as_a_page_and_unknown_memory_is_no_goal():
+    measured = table(int8=(0.0, 150.0, 100))
+    found = advise(measured.assign(memory_kib=[40.0, 0.0]), "memory_kib")
+    assert (found.candidate, found.figures["gain"]) == ("int8", 10.0)
+    assert advise(measured.assign(memory_kib=0.0), "memory_kib").reason == "gains too little"
+    with pytest.raises(InputError, match="memory cannot be measured on this system: choose goal us_per_batch"):
+        advise(measured.assign(memory_kib=np.nan), "memory_kib")
+    assert advise(measured.assign(memory_kib=np.nan), "bytes").candidate == "int8"
+
+
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_a_loss_that_is_no_share_of_a_perfect_original_is_not_judged(unknown):
+    found = advise(table(int8=(unknown, 10.0, 300)))
+    assert (found.candidate, found.reason, found.nearest) == (None, "not judged", "int8")
+    assert "not judged" in str(found) and "nan" not in str(found) and "inf" not in str(found)
 
 
 def test_a_model_without_a_smaller_form_is_said_to_have_none():

@@ -17,10 +17,13 @@ bfloat16: onnxruntime has no kernels of it for CPUs.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,8 +54,14 @@ ORIGINAL = "original"
 ALIKE = 0.9
 """A gain of this share of the greatest is as good: times vary by more."""
 
+PAGE_KIB = 4.0
+"""The least memory that two models differ by: a page."""
+
+MEMORY_S = 300.0
+"""What measuring the memory of all models may take."""
+
 Goal = Literal["us_per_row", "us_per_batch", "memory_kib", "bytes"]
-Reason = Literal["pays", "gains too little", "loses too much", "no candidate"]
+Reason = Literal["pays", "gains too little", "loses too much", "not judged", "no candidate"]
 
 NARROW = 4
 STUDENTS: dict[str, ModelName] = {"distilled linear": "linear", f"distilled mlp {NARROW}": "mlp"}
@@ -75,7 +84,9 @@ def candidates(
     refused: dict[str, str] = {}
     for name, make in (_graphs(model, features, folder) | _students(model, features, folder, seed)).items():
         try:
-            made[name] = make()
+            one = make()
+            one.predict(features[:1])  # a form may be written that cannot be asked
+            made[name] = one
         except LeptonError as error:
             refused[name] = str(error)
     return made, refused
@@ -133,8 +144,8 @@ def measure(
         One row per model: `candidate`; `loss`, its mean by the task; `lost`, `lower` and `upper`, by how much that is
         above the original's, as a share of it, with a paired bootstrap interval; `us_per_row` and `us_per_batch`
         (`BATCH` rows at once), microseconds on one thread from checked values to answers; `memory_kib`, by which a
-        process grows that loads it and answers a batch, libraries apart (NaN where the system does not tell); `bytes`
-        of its own files.
+        process grows that loads it and answers a batch, libraries apart (NaN where the system does not tell, or in
+        time); `bytes` of its own files.
 
     Raises
     ------
@@ -189,10 +200,22 @@ def _memory(folders: Mapping[str, Path], rows: pd.DataFrame, scratch: Path) -> d
     """Return by how many KiB a fresh process grows that loads each model and answers the rows."""
     rows.to_parquet(scratch / "rows.parquet")
     command = [sys.executable, "-m", "lepton_kit.models.footprint", str(scratch / "rows.parquet")]
-    told = subprocess.run([*command, *map(str, folders.values())], capture_output=True, text=True, check=False)
-    if told.returncode:
-        raise LeptonError(f"the memory of the candidates cannot be measured: {told.stderr.strip()[-300:]}")
-    return dict(zip(folders, map(float, json.loads(told.stdout)), strict=True))
+    process = subprocess.Popen(
+        [*command, *map(str, folders.values())], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        told, said = process.communicate(timeout=MEMORY_S)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)  # its children, too
+        process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        warnings.warn(f"the memory of the candidates was not measured: it took over {MEMORY_S:g} s", stacklevel=3)
+        return dict.fromkeys(folders, float("nan"))
+    if process.returncode:
+        raise LeptonError(f"the memory of the candidates cannot be measured: {said.strip()[-300:]}")
+    return dict(zip(folders, map(float, json.loads(told)), strict=True))
 
 
 # --- the advice -----------------------------------------------------------------------------------------------------
@@ -207,7 +230,8 @@ class Advice:
     candidate
         None where none pays.
     reason
-        Why; `gains too little` also where the nearest gains nothing at all, or is slower.
+        Why; `gains too little` also where the nearest gains nothing at all, or is slower; `not judged` where its loss
+        is no share of the original's, which is 0 or unknown.
     nearest
         The candidate that `figures` are of: the chosen one, else the one that came nearest.
     figures
@@ -233,6 +257,9 @@ class Advice:
         if self.reason == "loses too much":
             saved = f"{self.nearest} needs {gain:.1f} times less {what}"
             return f"none: {saved}, but {loss}; less than {self.margin:.0%} is asked"
+        if self.reason == "not judged":
+            saved = f"{self.nearest} needs {gain:.1f} times less {what}"
+            return f"none: {saved}, but its loss is not judged: the original's is 0 or unknown, so no share of it tells"
         than = f"more {what} than the original" if gain < 1 else f"{gain:.2f} times less {what} than the original"
         return f"none: {self.nearest} needs {than}; {self.least_gain:g} times less is asked"
 
@@ -277,10 +304,14 @@ def advise(
         raise InputError(f"goal = {goal!r}: must be one of {', '.join(get_args(Goal))}")
     if least_gain < 1 or margin < 0:
         raise InputError(f"least_gain = {least_gain}, margin = {margin}: must be at least 1, and at least 0")
-    table = measured.set_index("candidate")
+    table = measured.assign(memory_kib=measured["memory_kib"].clip(lower=PAGE_KIB)).set_index("candidate")
     gains = table.loc[ORIGINAL, list(GOALS)].astype(float) / table[list(GOALS)].drop(index=ORIGINAL).astype(float)
     if gains.empty:
         return Advice(None, "no candidate", None, goal, least_gain, margin, {})
+    gains = gains[gains[goal].notna()]
+    if gains.empty:
+        raise InputError(f"goal = {goal!r}: {GOALS[goal]} cannot be measured on this system: choose goal us_per_batch")
+    is_judged = table.loc[gains.index, ["lost", "lower", "upper"]].abs().max(axis=1, skipna=False) < np.inf
     is_kept = table.loc[gains.index, "upper"] < margin
     is_enough = gains[goal] >= least_gain
     reason: Reason = "gains too little"
@@ -288,7 +319,9 @@ def advise(
         own = gains.loc[is_kept & is_enough, goal]
         reason, among = "pays", -table.loc[own.index[own >= ALIKE * own.max()], "upper"]
     elif is_enough.any():
-        reason, among = "loses too much", gains.loc[is_enough, goal]
+        is_worse = is_enough & is_judged
+        reason, is_near = ("loses too much", is_worse) if is_worse.any() else ("not judged", is_enough)
+        among = gains.loc[is_near, goal]
     else:
         among = gains.loc[is_kept, goal] if is_kept.any() else gains[goal]
     nearest = str(among.idxmax())

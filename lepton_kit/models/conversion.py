@@ -9,10 +9,12 @@ import copy
 import io
 import logging
 import tempfile
+import textwrap
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +86,52 @@ def of_estimator(estimator: Any, columns: tuple[str, ...], categorical: tuple[st
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return skl2onnx.to_onnx(estimator, initial_types=inputs, options=options)
+            _take_plain_trees()
+            graph = skl2onnx.to_onnx(estimator, initial_types=inputs, options=options)
+            _rename(graph, {one.name: name for one, (name, _) in zip(graph.graph.input, inputs, strict=True)})
+            return graph
     except Exception as error:  # every converter raises its own
         raise InputError(f"skl2onnx cannot write it ({_first(error)})") from error
+
+
+def _rename(graph: Graph, names: dict[str, str]) -> None:
+    """Name the inputs of a graph as the columns are: skl2onnx writes `credit_amount` for `credit amount`."""
+    for one in graph.graph.input:
+        one.name = names[one.name]
+    for node in graph.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+
+
+@cache
+def _take_plain_trees() -> None:
+    """Let skl2onnx write boosted trees: of what it gives, onnx 1.23 takes neither arrays of arrays nor booleans."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    skl2onnx, known = library("skl2onnx"), library("skl2onnx.common._registration")
+    for kind in (HistGradientBoostingClassifier, HistGradientBoostingRegressor):
+        name = f"Sklearn{kind.__name__}"
+        shape, options = known.get_shape_calculator(name), known._converter_pool[name]._options
+        write = partial(_with_plain_numbers, known.get_converter(name))
+        skl2onnx.update_registered_converter(kind, name, shape, write, overwrite=True, options=options)
+
+
+def _with_plain_numbers(write: Callable[..., None], scope: Any, operator: Any, container: Any) -> None:
+    add, is_set = container.add_node, getattr(operator.raw_operator, "is_categorical_", None)
+    if is_set is not None and is_set.any():  # skl2onnx would compare their numbers, and answer wrongly
+        raise ValueError("a split by the categories of a column has no form in ONNX")
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, list | np.ndarray):
+            return value
+        flat = np.ravel(value)
+        return (flat.astype(int) if flat.dtype == bool else flat).tolist()
+
+    container.add_node = lambda *given, **said: add(*given, **{key: plain(value) for key, value in said.items()})
+    try:
+        write(scope, operator, container)
+    finally:
+        container.add_node = add
 
 
 def kept_onnx(graph: Graph, said: ModelFile, folder: Path) -> LoadedModel:
@@ -94,7 +139,7 @@ def kept_onnx(graph: Graph, said: ModelFile, folder: Path) -> LoadedModel:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
     described = said.model_copy(update={"flavor": "onnx", "file": "model.onnx"})
-    (folder / DESCRIPTION).write_text(described.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    (folder / DESCRIPTION).write_text(described.model_dump_json(indent=1, exclude_defaults=True) + "\n", "utf-8")
     made = load_model(folder)
     assert isinstance(made, LoadedModel)
     return made
@@ -193,17 +238,19 @@ def in_int8(graph: Graph) -> Graph:
     """
     onnx, quantization = library("onnx"), library("onnxruntime.quantization")
     library("onnxruntime.quantization.quant_utils").add_pre_process_metadata(tagged := copy.deepcopy(graph))
+    is_dense, none = any(n.op_type in ("Gemm", "MatMul") for n in graph.graph.node), "it has no dense layer to quantise"
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "int8.onnx"
         try:
             quantization.quantize_dynamic(tagged, written, weight_type=quantization.QuantType.QInt8)
         except Exception as error:  # a graph may hold what it does not know
-            raise InputError(f"onnxruntime cannot quantise it ({_first(error)})") from error
+            raise InputError(f"onnxruntime cannot quantise it ({_first(error)})" if is_dense else none) from error
         made = onnx.load(written)
     eight = sum(_count(one) for one in made.graph.initializer if one.data_type == onnx.TensorProto.INT8)
     every = sum(map(_count, graph.graph.initializer))
     if eight < LEAST_QUANTISED * every:
-        raise InputError(f"onnxruntime has 8-bit kernels for {eight} of its {every} weights only: its dense layers")
+        few = f"onnxruntime has 8-bit kernels for {eight} of its {every} weights only: its dense layers"
+        raise InputError(few if is_dense else none)
     return made
 
 
@@ -348,7 +395,8 @@ def _session(graph: Graph) -> Any:
 
 def _first(error: Exception) -> str:
     """Return what went wrong in a library, in one short line."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}"
+    line = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {textwrap.shorten(line, 100, placeholder=' …')}"
 
 
 def _set(graph: Graph, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -115,7 +115,7 @@ def fit(
         flavor="skops", file="model.skops", task=task.name, columns=contract.features, categorical=contract.categories,
         classes=tuple(int(one) if isinstance(one, float) else one for one in classes),
     )  # fmt: skip
-    (folder / DESCRIPTION).write_text(described.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    (folder / DESCRIPTION).write_text(described.model_dump_json(indent=1, exclude_defaults=True) + "\n", "utf-8")
     return load_model(folder)
 
 

@@ -2,7 +2,8 @@
 
     python -m lepton_kit.models.footprint ROWS.parquet FOLDER…
 
-Each model is loaded in a child of its own, so that none uses what another left.
+Each model is loaded in a child of its own, so that none uses what another left. Start it with OMP_NUM_THREADS=1: a
+child that forks from threads of OpenMP waits for them forever.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def growth(rows: pd.DataFrame, folder: Path) -> float:
 
 def _resident() -> float:
     """Return the memory of this process that no file holds, in KiB."""
-    return float(STATUS.read_text().partition("RssAnon:")[2].split()[0])
+    return float(STATUS.read_text("utf-8").partition("RssAnon:")[2].split()[0])
 
 
 def main(given: Sequence[str]) -> None:

@@ -348,7 +348,7 @@ def watching(project: Path, above: Mapping[str, str]) -> Iterator[str]:
     written, log = project / FOLDER / "address", project / FOLDER / "demo.log"
 
     def address() -> str:
-        return written.read_text().strip() if written.exists() else ""
+        return written.read_text("utf-8").strip() if written.exists() else ""
 
     if (found := address()) and is_ok(f"{found}/healthz"):
         raise InputError(f"lepton watch runs here already ({found}): stop it first")

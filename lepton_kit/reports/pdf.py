@@ -74,7 +74,9 @@ def make_pdf(source: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="lepton-pdf-") as name:
         folder = Path(name)
         (folder / "page.html").write_text(source, encoding="utf-8")
-        (folder / "looks.json").write_text(json.dumps({"variables": LOOKS, "standalone": True, "extract-media": "."}))
+        (folder / "looks.json").write_text(
+            json.dumps({"variables": LOOKS, "standalone": True, "extract-media": "."}), "utf-8"
+        )
         _quarto(found, folder, ["pandoc", "page.html", "--defaults", "looks.json", "--output", "page.typ"])
         _quarto(found, folder, ["typst", "compile", "page.typ", "page.pdf"])
         return (folder / "page.pdf").read_bytes()

@@ -6,6 +6,7 @@ it would be executed here, and sends the run folder back whole; no disk is share
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import secrets
@@ -191,7 +192,7 @@ class Cluster:
         """Ask the worker of a run to end it; say whether one has begun it, and could be asked."""
         with suppress(Exception):
             if run_id in self._workers and self.client.status == "running":
-                self.client.run(_stop_here, run_id, workers=[self._workers[run_id]])
+                self.client.run(_stop_here, run_id, workers=[self._workers[run_id]], callback_timeout=CONNECT_S)
                 return True
         return False
 
@@ -207,7 +208,13 @@ class Cluster:
         return InputError(f"cluster {self.address!r}: its scheduler was lost while {where}; nothing of it came back")
 
     def _check_workers(self) -> None:
-        for worker, theirs in sorted(self.client.run(_kit, on_error="return").items()):
+        kits = self.client.sync(self._kits, sorted(self.client.nthreads()))
+        if silent := [worker for worker, theirs in kits.items() if isinstance(theirs, TimeoutError)]:
+            raise InputError(
+                f"cluster {self.address!r}: no answer within {CONNECT_S:g} s from {', '.join(silent)}; nothing was run "
+                "(end these workers, or wait until they answer)"
+            )
+        for worker, theirs in kits.items():
             if isinstance(theirs, BaseException):
                 words = f"has no lepton-kit that can run notebooks for others ({type(theirs).__name__}: {theirs})"
             elif theirs != self._kit:
@@ -217,6 +224,20 @@ class Cluster:
             raise InputError(
                 f"cluster {self.address!r}: worker {worker} {words}; nothing was run (install the same on all)"
             )
+
+    async def _kits(self, workers: list[str]) -> dict[str, Any]:
+        """Return what each worker says of its kit, or why it says nothing."""
+
+        async def ask(worker: str) -> Any:
+            try:
+                said = await self.client.run(
+                    _kit, workers=[worker], on_error="return", asynchronous=True, callback_timeout=CONNECT_S
+                )
+            except TimeoutError as error:
+                return error
+            return said[worker]
+
+        return dict(zip(workers, await asyncio.gather(*map(ask, workers)), strict=True))
 
 
 def carry_out(pickled: bytes) -> Returned | None:

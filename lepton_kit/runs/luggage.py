@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from lepton_kit.runs.project import SETTINGS
 from lepton_kit.runs.references import resolve
 from lepton_kit.runs.runner import Plan
 
+AT_HOME = ("cluster", "ledger", "notify", "track")  # settings that no worker reads, and that may hold passwords
 OUTSIDE = Path("notebooks-from-elsewhere")  # where a notebook lies on the worker that does not lie in the project
 
 
@@ -40,11 +43,12 @@ def check_can_travel(plan: Plan) -> None:
 def pack_plan(plan: Plan, project: Path) -> tuple[Plan, bytes]:
     """Return a plan whose paths are relative to a copy of the project, and that copy: all that the run needs.
 
-    These are lepton.toml, the notebook with the modules beside it, the packages of `subjects/`, and the inputs that
-    parameters name. An input by an absolute path does not travel.
+    These are lepton.toml without its settings `AT_HOME`, the notebook with the modules beside it, the packages of
+    `subjects/`, and the inputs that parameters name. An input by an absolute path does not travel. Raises InputError
+    where these settings cannot be left out.
     """
     project = project.resolve()
-    there = {project / SETTINGS: Path(SETTINGS), plan.notebook: _home(plan.notebook, project)}
+    there = {plan.notebook: _home(plan.notebook, project)}
     beside = _home(plan.beside, project)
     there |= {path: beside / path.name for path in modules_in(plan.beside)}
     there |= {path: path.relative_to(project) for path in modules_in(project / "subjects")}
@@ -54,8 +58,38 @@ def pack_plan(plan: Plan, project: Path) -> tuple[Plan, bytes]:
             there[path] = path.relative_to(project) if path.is_relative_to(project) else Path(each.ref)
             if each.run is not None and (manifest := project / "runs" / each.run / FILE).is_file():
                 there[manifest] = manifest.relative_to(project)
-    packed = _packed({path: str(name) for path, name in there.items()}, dereference=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Path(scratch) / SETTINGS
+        settings.write_text(_travelling(project / SETTINGS), "utf-8")
+        packed = _packed({settings: SETTINGS, **{path: str(name) for path, name in there.items()}}, dereference=True)
     return replace(plan, notebook=there[plan.notebook], beside=beside), packed
+
+
+def _travelling(path: Path) -> str:
+    """Return the text of lepton.toml without the settings that stay at home; InputError where they are written oddly.
+
+    That the text means what it should is read from it, as tables may be written in other ways than by lines.
+    """
+    try:
+        text = path.read_text("utf-8")
+        whole, lines, table = tomllib.loads(text), [], ""
+        for line in text.splitlines(keepends=True):
+            if header := re.match(r"\s*\[+\s*[\"']?([\w-]+)", line):
+                table = header[1]
+            key = re.match(r"\s*([\w-]+)\s*[.=]", line)
+            if table not in AT_HOME and not (not table and key and key[1] in AT_HOME):
+                lines.append(line)
+        left = "".join(lines)
+        if tomllib.loads(left) == {name: value for name, value in whole.items() if name not in AT_HOME}:
+            return left
+    except ValueError as error:  # not TOML, or not without these lines
+        why = str(error)
+    else:
+        why = "a line holds more than one of them"
+    raise InputError(
+        f"{path}: {', '.join(AT_HOME)}: do not travel to a cluster, and cannot be left out ({why}): write each in "
+        "lines of its own"
+    )
 
 
 def unpack_plan(plan: Plan, packed: bytes, root: Path) -> Plan:
