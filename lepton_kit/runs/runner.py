@@ -346,11 +346,10 @@ def _attempt(
     return manifest
 
 
-def _track(manifest: Manifest, project: Path, trackers: dict[str, Target], tell: Callable[[Event], None]) -> None:
+def _track(run: Manifest, project: Path, trackers: dict[str, Target], tell: Callable[[Event], None]) -> None:
     from lepton_kit.runs.trackers import track_all  # reads tables and speaks HTTP, which most runs need not
 
-    on_trouble = partial(Event, "not_tracked", manifest.run_id, manifest.name)
-    track_all(manifest, project, trackers, lambda text: tell(on_trouble(text=text)))
+    track_all(run, project, trackers, lambda text: tell(Event("not_tracked", run.run_id, run.name, text=text)))
 
 
 def _begin(manifest: Manifest, notebook: Path, project: Path, ledger: Ledger, key: str | None) -> Path:
