@@ -34,7 +34,12 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     address, command = f"http://127.0.0.1:{port}", _command()
     assert command is not None
     words = [command, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    told = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": f"{Path(command).parent}:{os.environ['PATH']}"}
+    told = {
+        **os.environ,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PATH": f"{Path(command).parent}:{os.environ['PATH']}",
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, cwd=folder, env=told, stdout=log, stderr=log, start_new_session=True)
     try:
