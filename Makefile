@@ -90,5 +90,5 @@ lock: ## resolve requirements.lock anew from pyproject.toml
 	@rm -rf .venv-lock
 
 clean: ## remove what runs, services, drills, reports and tests leave (not the virtual environment, not monitoring/data)
-	rm -rf docs-site docs/.quarto docs/.gitignore runs models services telemetry incidents drills $(addprefix reports/,$(PUBLISHED)) \
+	rm -rf docs-site docs/.quarto docs/.gitignore exports runs models services telemetry incidents drills $(addprefix reports/,$(PUBLISHED)) \
 	    reports/.building-* .pytest_cache .mypy_cache .ruff_cache .venv-lock

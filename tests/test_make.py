@@ -10,7 +10,7 @@ import helpers
 import pytest
 from helpers import ROOT, copy_folders
 
-STAYS = {".axe", ".conda-ready", "monitoring/webhook-token", "monitoring/data"}
+STAYS = {".axe", ".mlflow", ".conda-ready", "monitoring/webhook-token", "monitoring/data"}
 LEFT = sorted(
     line.strip("/")
     for line in (ROOT / ".gitignore").read_text().splitlines()
