@@ -127,7 +127,7 @@ def read_requests(folder: Path, start: float, end: float) -> pd.DataFrame:
     place, window = declared_rows(folder, folder), {"start_ms": int(start * 1000), "end_ms": int(end * 1000)}
     with contextlib.closing(sqlite3.connect(folder / FILE, timeout=10)) as database:
         held = pd.read_sql_query(place.query, database, params=window)
-    held["request_id"] = held["request_id"].str.partition("/")[0]
+    held["request_id"] = held["request_id"].str.split("/", n=1).str[0]  # also where the log is still empty
     held.insert(0, "time", pd.to_datetime(held.pop("time_ms"), unit="ms", utc=True))
     answers, features = _spread(held.pop("answers")), _spread(held.pop("features")).add_prefix("feature_")
     told = held[["actual", "rating", "comment"]]
