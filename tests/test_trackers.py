@@ -237,6 +237,7 @@ def test_what_cannot_be_exported_is_refused_by_name(project):
     assert "mlruns': must be the address of an MLflow server" in refused("a", "--mlflow", "--to", "mlruns")
     assert "'http://x/y': must be a folder" in refused("a", "--ro-crate", "--to", "http://x/y")
     assert "must be given an address or a folder" in refused("a", "--tensorboard", "--to", "")
+    assert "must be given an address or a folder" in refused("a", "--store")  # none is named, so none would fetch it
     with listening(Files) as elsewhere:
         told = refused("a", "--mlflow", "--to", elsewhere.replace("http://", "http://t0ken@"))
         assert f"tracker 'mlflow' = '{elsewhere}'" in told

@@ -23,9 +23,8 @@ MOST_S = 60.0
 DEFAULTS = {
     "mlflow": "http://127.0.0.1:5000", "tensorboard": "exports/tensorboard",
     "openlineage": "exports/openlineage.jsonl", "ro-crate": "exports/ro-crate",
-    "store": "exports/store",
 }  # fmt: skip
-"""Where a run goes that no other place is given for: `mlflow server` listens there."""
+"""Where a run goes that no other place is given for: `mlflow server` listens there. A store must be named."""
 
 
 def track(run: Manifest, project: Path, name: str, target: Target) -> str:
