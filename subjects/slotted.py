@@ -120,7 +120,7 @@ class Slotted(ABC):
         began = time.monotonic()
         try:
             await asyncio.sleep(LOOKUP)
-            answer = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             self.asked.append((inputs, answer))
             if len(self.asked) == 1:  # requests that arrive within this tick are answered with it
                 asyncio.get_running_loop().call_later(TICK, self._answer)

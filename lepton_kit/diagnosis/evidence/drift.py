@@ -19,6 +19,7 @@ from lepton_kit.diagnosis.evidence.base import (
     evidence,
     need_rows,
     onset_in,
+    share_p_value,
 )
 from lepton_kit.diagnosis.onset import Criteria, actual_size
 from lepton_kit.diagnosis.rows import actuals_by_period, asked_anew
@@ -223,6 +224,40 @@ def label_drift(case: Case) -> Evidence:
     drifted = row["psi"] - by_chance >= PSI and is_far and p_value < case.criteria.alpha
     summary = f"actuals: PSI {row['psi']:.2f}{told}"
     return answer("drifted" if drifted else "steady", summary, row["psi"], "PSI", p_value)
+
+
+@evidence(needs=("task", "requests.target"))
+def new_classes(case: Case) -> Evidence:
+    """Answer whether classes came true that nobody knew: `beside the known`, `in place of known` or `no new class`.
+
+    Known are those that the training rows, the requests before the onset and the answers have. New ones are a fact of
+    the world where the known classes go on among themselves as before (χ²) and are still answered rightly: no version
+    that has not learnt a class can answer it. Where a known class became rarer among the known, or all are gone, labels
+    may have been spelt another way; where the known ones are missed too (`known ones missed`), something else is wrong.
+    """
+    if case.task.name != "classification_multiclass":
+        raise NotCheckedError(f"what comes true of {case.task.name} is no class")
+    judged = case.task.judged(case.requests)
+    classes, is_before = judged["actual"].astype(str), judged.index.isin(case.before.index)
+    need_rows(case, classes[is_before], classes[~is_before], "judged requests")
+    learnt = case.recording.reference.get("actual", pd.Series(dtype=str)).dropna()
+    known = {*map(str, learnt), *classes[is_before], *judged["label"].astype(str)}
+    is_new = ~classes[~is_before].isin(known)
+    names = classes[~is_before][is_new].value_counts().index
+    summary = f"{is_new.mean():.1%} of the actuals since the onset are of a class that was not known: "
+    summary += ", ".join(map(repr, names[:3])) or "none"
+    if is_new.mean() < case.criteria.broken_share:
+        return answer("no new class", summary, is_new.mean(), "share of actuals")
+    sides = classes[is_before], classes[~is_before][~is_new]
+    if min(map(len, sides)) < case.criteria.least_rows:
+        return answer("in place of known", summary, is_new.mean(), "share of actuals")
+    mix = effect_sizes(*(side.to_frame() for side in sides)).iloc[0]
+    misses = 1 - case.task.hit(judged, judged["actual"])
+    known_p = share_p_value(*(misses[side.index].astype(bool) for side in sides))
+    is_missed = misses[sides[1].index].mean() > misses[sides[0].index].mean() and known_p < case.criteria.alpha
+    moved = mix["chi2_p"] < case.criteria.alpha
+    finding = "in place of known" if moved else "known ones missed" if is_missed else "beside the known"
+    return answer(finding, summary, is_new.mean(), "share of actuals", float(mix["chi2_p"]))
 
 
 MEAN_ERROR = 0.5
