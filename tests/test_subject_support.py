@@ -18,7 +18,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from services import wait_for
 
 from lepton_kit.data.annotations import write_annotation_table
+from lepton_kit.diagnosis.case import build_case
+from lepton_kit.diagnosis.causes import diagnose
+from lepton_kit.diagnosis.queueing import Demand
+from lepton_kit.diagnosis.repair_capacity import Needs, option_table
+from lepton_kit.diagnosis.workload import measure
+from lepton_kit.ops.faults import find_fault
+from lepton_kit.ops.simulation import EPOCH, TIME_SCALE, find_simulation, inject
 from lepton_kit.project.settings import Settings
+from lepton_kit.telemetry.alerts import AlertEvaluator
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.scoring.manage import change
 from subjects.support.classifier import load
@@ -162,3 +170,50 @@ def test_texts_of_a_new_topic_are_labelled_learnt_and_then_answered(support, ver
         "/classify", json={"inputs": {"text": "is my kettle part of the safety recall", "channel": "web"}}
     )
     assert answer.json()["topic"] == NEW
+
+
+# --- under a virtual clock ---
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    return find_simulation(ROOT, "support")
+
+
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_slots_by_the_queue_model_keep_the_objectives_through_ten_times_the_requests(simulation, tmp_path, is_scaled):
+    service = simulation.plant(None, 1, tmp_path)
+    evaluator = AlertEvaluator(simulation.objectives, service, TIME_SCALE, overlap=0.0)
+    service.advance(360)
+    if is_scaled:
+        now = measure(build_case(service.record(120, 360))).demand
+        wanted = Demand(10 * now.rate, now.service, now.arrival_scv, now.service_scv)
+        options = option_table(wanted, Needs(wait=0.05, in_time=0.5))
+        service.size(int(options[options["enough"]].iloc[0]["workers"]))
+        service.advance(10)
+    began = service.now
+    service.surge(lambda _: 10.0)
+    alerts = []
+    for _ in range(12):
+        service.advance(5)
+        alerts += [one for one in evaluator.evaluate(EPOCH.timestamp() + service.now) if one["status"] == "firing"]
+    asked = service.rows[service.rows["time"] > began]
+    assert len(asked) > 3000
+    assert asked["status"].eq(200).all()  # none is lost, with or without: what was not asked of it would wait
+    assert bool(alerts) != is_scaled
+    assert (asked["latency_ms"].max() < 500) == is_scaled
+
+
+def test_a_new_topic_is_a_change_of_the_world_and_people_are_asked_to_label_it(simulation, tmp_path):
+    made = inject(find_fault("new-topic", 2, 0.6), 2, tmp_path, simulation.objectives, simulation.plant)
+    assert {alert["labels"]["slo"] for alert in made.alerts} == {"support-right"}
+    recording = made.record()
+    assert not {"feature_text", "text"} & set(recording.requests)  # no text is in a recording
+    found = diagnose(recording)
+    assert found.cause == "none"
+    assert "06-labels" in found.advice
+    rows_since = made.service.rows
+    outside = rows_since.rename(columns={"request_id": "id", "label": "topic"}).assign(channel="web")
+    queue = asked_about(outside[outside["time"] > made.began], 50)
+    true = rows_since.set_index("request_id")["actual"]
+    assert true[queue.index].eq(NEW).mean() > 0.7

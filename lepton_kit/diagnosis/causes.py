@@ -47,7 +47,7 @@ NEXT_ACTIONS: Mapping[str, str] = {
 """What to do where no repair follows; where one does, its plan says so (`remedies.py`)."""
 
 HINTS = {
-    ("new_classes", "beside the known"): "Let people label rows of the new class (notebooks/06-labels.ipynb), and "
+    ("label_drift", "new class"): "Let people label rows of the new class (notebooks/06-labels.ipynb), and "
     "train a version that knows it.",
     ("actuals", "reverting"): "Compare some actuals since the onset with an independent source: they swing back, as "
     "faulty ones do.",

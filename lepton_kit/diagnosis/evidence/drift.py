@@ -203,10 +203,16 @@ def _is_apart(found: TwoSample, case: Case) -> bool:
 
 @evidence(needs=("requests.target",))
 def label_drift(case: Case) -> Evidence:
-    """Answer whether the distribution of the actuals moved: `drifted` or `steady`.
+    """Answer whether the distribution of the actuals moved: `drifted` or `steady`; of several classes see below.
 
-    Judged as `drift` judges a feature, one actual for each period.
+    Judged as `drift` judges a feature, one actual for each period. Where classes came true that nobody knew, it is a
+    `new class` if the known ones go on among themselves as before and are still answered rightly: no version that has
+    not learnt a class can answer it. It is `in place of known` if a known one became rarer among the known, or all are
+    gone, as where labels are spelt another way, and `known ones missed` if more than the new class is wrong.
     """
+    task = case.recording.task
+    if task is not None and task.name == "classification_multiclass" and (new := _new_classes(case)):
+        return new
     of_order = case.recording.incident.declaration.time_series
     before, during = (
         actuals_by_period(side) if of_order else side["actual"].dropna() for side in (case.before, case.during)
@@ -226,38 +232,33 @@ def label_drift(case: Case) -> Evidence:
     return answer("drifted" if drifted else "steady", summary, row["psi"], "PSI", p_value)
 
 
-@evidence(needs=("task", "requests.target"))
-def new_classes(case: Case) -> Evidence:
-    """Answer whether classes came true that nobody knew: `beside the known`, `in place of known` or `no new class`.
+def _new_classes(case: Case) -> Evidence | None:
+    """Return what new classes tell; None where none came true since the onset.
 
-    Known are those that the training rows, the requests before the onset and the answers have. New ones are a fact of
-    the world where the known classes go on among themselves as before (χ²) and are still answered rightly: no version
-    that has not learnt a class can answer it. Where a known class became rarer among the known, or all are gone, labels
-    may have been spelt another way; where the known ones are missed too (`known ones missed`), something else is wrong.
+    Known are those that the training rows, the requests before the onset and the answers have. The χ² test is of the
+    known ones among themselves: whether they went on as before.
     """
-    if case.task.name != "classification_multiclass":
-        raise NotCheckedError(f"what comes true of {case.task.name} is no class")
     judged = case.task.judged(case.requests)
     classes, is_before = judged["actual"].astype(str), judged.index.isin(case.before.index)
-    need_rows(case, classes[is_before], classes[~is_before], "judged requests")
+    before, during = classes[is_before], classes[~is_before]
+    need_rows(case, before, during, "judged requests")
     learnt = case.recording.reference.get("actual", pd.Series(dtype=str)).dropna()
-    known = {*map(str, learnt), *classes[is_before], *judged["label"].astype(str)}
-    is_new = ~classes[~is_before].isin(known)
-    names = classes[~is_before][is_new].value_counts().index
-    summary = f"{is_new.mean():.1%} of the actuals since the onset are of a class that was not known: "
-    summary += ", ".join(map(repr, names[:3])) or "none"
-    if is_new.mean() < case.criteria.broken_share:
-        return answer("no new class", summary, is_new.mean(), "share of actuals")
-    sides = classes[is_before], classes[~is_before][~is_new]
-    if min(map(len, sides)) < case.criteria.least_rows:
-        return answer("in place of known", summary, is_new.mean(), "share of actuals")
-    mix = effect_sizes(*(side.to_frame() for side in sides)).iloc[0]
+    is_new = ~during.isin({*map(str, learnt), *before, *judged["label"].astype(str)})
+    share = float(is_new.mean())
+    if share < case.criteria.broken_share:
+        return None
+    names = ", ".join(map(repr, during[is_new].value_counts().index[:3]))
+    summary = f"{share:.1%} of the actuals since the onset are of a class that nobody knew: {names}"
+    sides = before, during[~is_new]
+    if len(sides[1]) < case.criteria.least_rows:
+        return answer("in place of known", summary, share, "share of actuals")
+    p_value = float(effect_sizes(*(side.to_frame() for side in sides)).iloc[0]["chi2_p"])
     misses = 1 - case.task.hit(judged, judged["actual"])
-    known_p = share_p_value(*(misses[side.index].astype(bool) for side in sides))
-    is_missed = misses[sides[1].index].mean() > misses[sides[0].index].mean() and known_p < case.criteria.alpha
-    moved = mix["chi2_p"] < case.criteria.alpha
-    finding = "in place of known" if moved else "known ones missed" if is_missed else "beside the known"
-    return answer(finding, summary, is_new.mean(), "share of actuals", float(mix["chi2_p"]))
+    was, since = (misses[side.index] for side in sides)
+    is_missed = since.mean() > was.mean() and share_p_value(was, since) < case.criteria.alpha
+    is_moved = p_value < case.criteria.alpha
+    finding = "in place of known" if is_moved else "known ones missed" if is_missed else "new class"
+    return answer(finding, summary, share, "share of actuals", p_value)
 
 
 MEAN_ERROR = 0.5
