@@ -17,7 +17,7 @@ import pandas as pd
 from lepton_kit.ops.simulated_metrics import Series, counter, histogram
 from lepton_kit.telemetry.recordings import FEATURE
 from subjects.machine import Machine, Setting
-from subjects.scoring.manage import LOOKUP
+from subjects.manage import LOOKUP
 from subjects.simulated import Simulated
 
 BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10)

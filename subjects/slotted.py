@@ -1,7 +1,7 @@
 """A server of one decision a request, as scoring and support are: slots, versions, metrics, logs and labels.
 
 It knows nothing of Lepton Kit. A decision takes a slot for `LOOKUP` seconds, which stand for a question to a database
-of its owner; `scale` changes how many slots there are, `deploy` which version answers (`subjects.scoring.manage`).
+of its owner; `scale` changes how many slots there are, `deploy` which version answers (`subjects.manage`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from subjects.scoring.manage import LOOKUP, link, read_state
+from subjects.manage import LOOKUP, link, read_state
 
 TICK = 0.01
 KEPT = 100_000

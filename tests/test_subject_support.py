@@ -28,7 +28,7 @@ from lepton_kit.ops.simulation import EPOCH, TIME_SCALE, find_simulation, inject
 from lepton_kit.project.settings import Settings
 from lepton_kit.telemetry.alerts import AlertEvaluator
 from lepton_kit.telemetry.slo import read_objectives
-from subjects.scoring.manage import change
+from subjects.manage import change
 from subjects.support.classifier import load
 from subjects.support.model import asked_about, labelled, logged, train
 from subjects.support.requests import NEW, OTHER, TOPICS, rows

@@ -1,6 +1,6 @@
 """What the owner of the scoring example can do to it, and of the support example with `--folder services/support`.
 
-python -m subjects.scoring.manage deploy v2      # also: roll_back · scale 6 · restart_feed
+python -m subjects.manage deploy v2      # also: roll_back · scale 6 · restart_feed
 """
 
 from __future__ import annotations
