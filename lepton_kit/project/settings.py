@@ -142,6 +142,12 @@ class Schedule(Section):
     evidence_hours: float = Field(default=48, gt=0, le=24 * 90)
 
 
+class Drills(Section):
+    """Days after which a drill no longer proves a runbook."""
+
+    stale_days: float = Field(default=30, gt=0, le=3650)
+
+
 class Capture(Section):
     """How recordings are kept: `key` is where the key is (`env:NAME`, `file:PATH`) that they are encrypted with."""
 
@@ -270,6 +276,7 @@ class Settings(Section):
     postmortem: Postmortem | None = None
     watch: Watch = Watch()
     capture: Capture = Capture()
+    drills: Drills = Drills()
     notify: Notify = Notify()
     cluster: ClusterAddress = ClusterAddress()
 
