@@ -172,7 +172,7 @@ class Notify(Section):
     address
         Where people reach the watch, for links; the address that it listens on unless given.
     links
-        A reference to the key that links are signed with by which whoever gets a notice may approve or reject the
+        A reference to the key of signed links: by them a person who gets a notice may approve or reject the
         repair that it asks about: without a login, once, and for `link_minutes`. Without a key there are none.
     most_per_hour
         Notices that each address gets within an hour; what is more is not sent, and the status page says so.

@@ -29,7 +29,7 @@ class Links:
         return f"/decide/{self.sign(repair.job, len(repair.decisions))}"
 
     def sign(self, job: int, decided: int) -> str:
-        """Return what stands for a repair's job after so many decisions on it: the next one makes it void."""
+        """Return what stands for a repair's job after this many decisions on it: the next one makes it void."""
         return str(self._serializer().dumps([job, decided]))
 
     def read(self, link: str) -> tuple[int, int]:
