@@ -44,7 +44,7 @@ def incident_page(
     facts = {
         "Service": incident["service"], "Severity": incident["severity"],
         "Began (UTC)": _second(onset) if (onset := incident.get("onset")) else "",
-        "Noticed (UTC)": _second(incident["starts_at"]),
+        "Path": incident.get("path", ""), "Noticed (UTC)": _second(incident["starts_at"]),
         "Over (UTC)": _second(incident["ends_at"]) if incident["ends_at"] else "", "Triggered by": incident["origin"],
         "Received": f"{incident['seen']} times", "Recording": incident["recording"] or "", "Note": incident["note"],
     }  # fmt: skip
