@@ -41,7 +41,7 @@ class Step:
 class IncidentPath:
     """The steps, the cause first, and what was not found or not checked of it.
 
-    `slack` is how exactly onsets are known: a cause may be dated so much later than what it brought about.
+    `slack` is how exactly onsets are known: a cause may be dated so much later than its effects.
     """
 
     steps: tuple[Step, ...]
@@ -128,7 +128,7 @@ def _objective(
 
 
 SYMPTOMS = ("promise", "ratings", "errors", "objective", "first_signal", "log_templates")
-"""Questions whose answers are what a fault brought about: one dates a cause only where nothing else does."""
+"""Questions whose answers are what a fault caused: one dates a cause only where nothing else does."""
 
 
 def _cause(case: Case, cause: Cause, evidence: Sequence[Evidence], latest: pd.Timestamp | None) -> Step | None:
