@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from lepton_kit.ops.watch.policy import RECORDING, Routes
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
 from lepton_kit.ops.watch.schedules import Schedules
-from lepton_kit.project.settings import Settings
+from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
 from lepton_kit.runs.parameters import run_command
 
@@ -77,6 +78,8 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
     name = incident.name
     facts = {
         **asdict(incident),
+        "acknowledged": incident.acknowledged and _moment(incident.acknowledged),
+        "owner": _owners(project, _changed(project)).get(incident.service, ""),
         "onset": told.get("onset"),
         "path": path_words(told.get("path")),
         "summary": annotations.get("summary", ""),
@@ -88,6 +91,20 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
     }
     following = next_action(main or incident, queue, project, facts["diagnose"])
     return facts | {"next_action": asdict(following) if following and incident.status == "firing" else None}
+
+
+@lru_cache(maxsize=4)  # they are asked for with each incident of a list
+def _owners(project: Path, _: float) -> dict[str, str]:
+    with contextlib.suppress(InputError):  # a listing does not fail for that; `lepton doctor` and the watch tell
+        return {name: service.owner for name, service in read_settings(project).services.items()}
+    return {}
+
+
+def _changed(project: Path) -> float:
+    """Return when the settings were last changed."""
+    with contextlib.suppress(OSError):
+        return (project / "lepton.toml").stat().st_mtime
+    return 0.0
 
 
 def diagnosed(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
