@@ -21,9 +21,16 @@ SETTINGS = """
 [services.demo]
 task = "classification_binary"
 requests = { path = "log.jsonl" }
-{labels}
-columns = { timestamp = "ts", id = "id", version = "version", status = "status", latency_ms = "ms", features = ["a", "b"], prediction_probas = "score" }
 objectives = "slo"
+
+[services.demo.columns]
+timestamp = "ts"
+id = "id"
+version = "version"
+status = "status"
+latency_ms = "ms"
+features = ["a", "b"]
+prediction_probas = "score"
 
 [watch]
 evidence_hours = 1
@@ -48,7 +55,7 @@ def log(project, first, last, fails_from=None):
 @pytest.fixture
 def incident(tmp_path):
     """An incident of a service whose log holds a few requests before its alert, and some since."""
-    (tmp_path / "lepton.toml").write_text(SETTINGS.replace("{labels}", ""))
+    (tmp_path / "lepton.toml").write_text(SETTINGS)
     log(tmp_path, -2, 8, fails_from=1)
     queue = Queue(tmp_path)
     queue.receive(

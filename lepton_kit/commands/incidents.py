@@ -75,9 +75,7 @@ def check_next(
         else "none: no answer to an open question changes the verdict by itself",
         "how": HOW[made.way].format(entries=", ".join(made.entries)),
         "command": made.command,
-        "by itself": f"{own.question} ({own.why_not}): `--run` captures a longer window and diagnoses it"
-        if own
-        else "",
+        "by itself": f"{own.question} ({own.why_not}): `--run` looks again over a longer window" if own else "",
         "result": f"{own.question}: {again.finding}; verdict {again.cause} ({again.probability:.2f}), "
         f"{'changed' if again.is_changed else 'not changed'}; recording {again.recording}"
         if own and again
