@@ -1,4 +1,4 @@
-"""Writes runs where people look for them: MLflow, TensorBoard, OpenLineage, OpenTelemetry, RO-Crates, a store, one's own.
+"""Writes runs where people look for them: MLflow, TensorBoard, OpenLineage, OpenTelemetry, RO-Crates, stores, your own.
 
 The manifest stays the truth: a tracker gets a copy of what it says, once the run has ended.
 """
