@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
+from lepton_kit.diagnosis.recorded import path_words
 from lepton_kit.errors import InputError
 from lepton_kit.ops.proven import proof_words
 from lepton_kit.ops.watch.evidence import recording_folder
@@ -21,7 +23,7 @@ from lepton_kit.ops.watch.policy import RECORDING, Routes
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
 from lepton_kit.ops.watch.schedules import Schedules
-from lepton_kit.project.settings import Settings
+from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
 from lepton_kit.runs.parameters import run_command
 
@@ -29,7 +31,7 @@ MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED, MOST_JOBS = 12, 50, 5, 100
 PAGE_TRIGGER = "publish"
 SHOWN_RESULTS = (
     "cause", "also", "probability", "confidence", "next_action", "onset",
-    "plan", "action", "applied", "verdict", "rolled_back", "ranking", "evidence",
+    "path", "plan", "action", "applied", "verdict", "rolled_back", "ranking", "evidence",
 )  # fmt: skip
 """What a diagnosis and a repair record that is shown beside their runs, or that other incidents are compared by."""
 
@@ -76,7 +78,10 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
     name = incident.name
     facts = {
         **asdict(incident),
+        "acknowledged": incident.acknowledged and _moment(incident.acknowledged),
+        "owner": _owners(project, _changed(project)).get(incident.service, ""),
         "onset": told.get("onset"),
+        "path": path_words(told.get("path")),
         "summary": annotations.get("summary", ""),
         "flaps": queue.flaps(incident.id),
         "same_as": main.id if main else None,
@@ -86,6 +91,20 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
     }
     following = next_action(main or incident, queue, project, facts["diagnose"])
     return facts | {"next_action": asdict(following) if following and incident.status == "firing" else None}
+
+
+@lru_cache(maxsize=4)  # they are asked for with each incident of a list
+def _owners(project: Path, _: float) -> dict[str, str]:
+    with contextlib.suppress(InputError):  # a listing does not fail for that; `lepton doctor` and the watch tell
+        return {name: service.owner for name, service in read_settings(project).services.items()}
+    return {}
+
+
+def _changed(project: Path) -> float:
+    """Return when the settings were last changed."""
+    with contextlib.suppress(OSError):
+        return (project / "lepton.toml").stat().st_mtime
+    return 0.0
 
 
 def diagnosed(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
@@ -171,7 +190,7 @@ def pictures(incident: Mapping[str, Any], project: Path) -> dict[int, tuple[str,
 def job_facts(job: Job, project: Path) -> dict[str, Any]:
     """Return a job, with the address of its run's page where there is one, and what its run found."""
     found = run_results(job.run_id, project) if job.run_id is not None and job.state == "ended" else {}
-    shown = {name: value for name, value in found.items() if name not in ("ranking", "evidence")}
+    shown = {name: value for name, value in found.items() if name not in ("ranking", "evidence", "path")}
     return {**asdict(job), "page": report_page(job.run_id, project), "results": shown}
 
 
