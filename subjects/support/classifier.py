@@ -3,7 +3,7 @@
 Words, pairs of words and pieces of words, weighted by tf-idf, are the inputs of a network with one hidden layer: an
 embedding of each piece, their sum, ReLU, and a logit per class. Several networks that differ by their seed are
 averaged. Pieces are dropped at random while it learns, and the targets are smoothed (Szegedy et al., CVPR 2016,
-section 7); the largest logit is the score by which texts within scope are told from others (Vaze et al., "Open-set
+section 7); the largest logit is the score by which texts within scope are separated from others (Vaze et al., "Open-set
 recognition: a good closed-set classifier is all you need", ICLR 2022).
 """
 
