@@ -42,7 +42,7 @@ app = typer.Typer(
 for command in (
     begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents, watch.notify,
     approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
-    demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
+    watch.ui, demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(objectives.app, name="slo")

@@ -22,8 +22,8 @@ from lepton_kit.ops.watch.door import host_name
 from lepton_kit.ops.watch.jobs import Decision, Via
 from lepton_kit.ops.watch.webhook import LOOPBACK, Gate
 
-BODY_LIMIT = 16 * 1024
-MOST_FIELDS = 20
+BODY_LIMIT = 64 * 1024
+MOST_FIELDS = 200
 MOST_DIGITS = 15  # of a job's number
 LONGEST_NAME, LONGEST_NOTE = 80, 1000
 FORM_TYPE = "application/x-www-form-urlencoded"

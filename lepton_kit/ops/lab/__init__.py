@@ -1,0 +1,1 @@
+"""The kit in the tools that people have open: JupyterLab's scheduler, and plain pages of runs."""
