@@ -45,7 +45,7 @@ def ui(tmp_path_factory):
     (project / "lepton.toml").write_text(SETTINGS)
     for days in ("6", "7"):
         assert lepton_here("run", "story", "-p", "days", days, project=project).returncode == 0
-    out = project / "ui.log"
+    (out := project / "ui.log").touch()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LEPTON_")}
     process = Lepton("ui", "--port", "0", project=project, environment=environment, out=out)
     try:
@@ -65,7 +65,9 @@ def text_of(answer):
 
 def send(client, path, **fields):
     """Send a form as a page of the server does."""
-    return client.post(path, data=fields, headers={"Origin": str(client.base_url).rstrip("/")})
+    origin = str(client.base_url).rstrip("/")
+    kind = "application/x-www-form-urlencoded"
+    return client.post(path, data=fields, headers={"Origin": origin, "Content-Type": kind})
 
 
 def test_nobody_comes_in_without_the_token_nor_sends_a_form_from_elsewhere(ui):

@@ -121,8 +121,8 @@ def _add_runs(app: FastAPI, project: Path, started: StartedRuns, shown: Shown) -
         try:
             promote(found, name, cron, timezone, service, project)
         except InputError as error:
-            facts = run_facts(found, project, started)
-            return shown(request, "run", id, 422, **facts, asked=asked, wrong=str(error))
+            facts = run_facts(found, project, started) | {"asked": asked, "wrong": str(error)}
+            return shown(request, "run", id, 422, **facts)
         there = f"{place(request)['root']}/runs/{quote(found.run_id)}?promoted={quote(name)}#schedule"
         return RedirectResponse(there, 303)
 
