@@ -34,9 +34,9 @@ from lepton_kit.data.drift import effect_sizes
 from lepton_kit.diagnosis.causes import Diagnosis, decide
 from lepton_kit.diagnosis.ranking import Likelihoods, by_cause, probabilities, read_likelihoods
 from lepton_kit.models.tasks import covered
-from lepton_kit.ops.drill_results import write_results
+from lepton_kit.ops.drill_results import Drill, Drilled, write_results
 from lepton_kit.ops.drill_scores import SCORED, by_type, confusion, drill_rows, reliability, scores
-from lepton_kit.ops.drills import Drill, Drilled, drawn_drills, drill_simulated, known_faults, one_thread
+from lepton_kit.ops.drills import drawn_drills, drill_simulated, known_faults, one_thread
 from lepton_kit.ops.simulation import find_simulation
 from lepton_kit.telemetry.recordings import Recording
 

@@ -40,7 +40,8 @@ app = typer.Typer(
 
 
 for command in (
-    begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents, watch.notify,
+    begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents,
+    watch.acknowledge, watch.notify,
     approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
     watch.ui, demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
 ):  # fmt: skip

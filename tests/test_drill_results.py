@@ -10,9 +10,8 @@ import pytest
 
 from lepton_kit import __version__
 from lepton_kit.errors import InputError
-from lepton_kit.ops.drill_results import FORMAT, newest_results, read_results, write_results
+from lepton_kit.ops.drill_results import FORMAT, Drilled, newest_results, read_results, write_results
 from lepton_kit.ops.drill_scores import SCORED, confusion, drill_rows, reliability, scores, times
-from lepton_kit.ops.drills import Drilled
 
 GOOD = Drilled(
     fault="nulls", severity=0.5, seed=7, kind="prices", causes=("data",), alert="GoogErrorsBudgetBurn",

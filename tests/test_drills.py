@@ -17,8 +17,8 @@ from lepton_kit.diagnosis.repair_data import plan_data
 from lepton_kit.diagnosis.repair_model import ModelPlan
 from lepton_kit.errors import InputError
 from lepton_kit.ops import drills
-from lepton_kit.ops.drill_results import write_results
-from lepton_kit.ops.drills import GOOD_ENDS, VERDICTS, Drill, drawn_drills, drill_simulated, result_table, verdict_of
+from lepton_kit.ops.drill_results import GOOD_ENDS, VERDICTS, Drill, write_results
+from lepton_kit.ops.drills import drawn_drills, drill_simulated, result_table, verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault
 from lepton_kit.ops.live_drills import drill_live, drill_project, live_names
 from lepton_kit.ops.repairs import Trouble, rehearse, ways_recorded

@@ -148,7 +148,7 @@ def test_jupyterlab_lists_the_job_with_its_outputs(lab, tmp_path):
         command = "window.jupyterapp?.commands.hasCommand('scheduling:list-jobs-from-launcher')"
         wait_for(lambda: browser.value(command))
         browser.value("window.jupyterapp.commands.execute('scheduling:list-jobs-from-launcher') && 0")
-        text = wait_for(lambda: "Completed" in (shown := browser.value("document.body.innerText")) and shown)
+        text = wait_for(lambda: "Completed" in (shown := browser.value("document.body?.innerText ?? ''")) and shown)
     assert "story.ipynb" in text and "HTML" in text
 
 

@@ -218,5 +218,7 @@ def test_every_page_is_sound_in_a_browser_and_works_by_keyboard(ui, tmp_path):
         browser.call("Input.insertText", text="x")
         for kind in ("keyDown", "keyUp"):
             browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, text="\r")
-        said = wait_for(lambda: "Nothing was started" in (text := browser.value("document.body.innerText")) and text)
+        said = wait_for(
+            lambda: "Nothing was started" in (text := browser.value("document.body?.innerText ?? ''")) and text
+        )
     assert "parameter 'days' = 'x' (from the form): must be int" in said

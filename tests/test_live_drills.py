@@ -8,7 +8,7 @@ import pytest
 from helpers import copy_project, unhurried
 from services import project_with_model
 
-from lepton_kit.ops.drills import Drill
+from lepton_kit.ops.drill_results import Drill
 from lepton_kit.ops.faults import FAULTS
 from lepton_kit.ops.live_drills import drill_live
 from lepton_kit.runs.manifest import FILE, Manifest

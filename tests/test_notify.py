@@ -246,10 +246,15 @@ def test_an_alert_that_flaps_and_a_diagnosis_without_a_probability_are_no_troubl
         "remedies": [{"job": 2, "cause": "data", "state": "ended", "verdict": None, "decisions": [], "why": ""}],
         "service": "goog", "name": "Known", "severity": "", "next_action": None, "id": "i", "summary": "",
         "received": 0.0, "status": "firing", "ends_at": None,
+        "owner": "", "acknowledged": None, "acknowledged_by": "", "silenced": "",
     }  # fmt: skip
     found = list(notices(facts, ""))  # the repair's run has not been noted yet
     assert [one.event for one in found] == ["opened", "diagnosed"]
     assert found[1].body == "Cause: data"
+    seen_to = facts | {"owner": "search team", "acknowledged": "2026-11-25T03:00:00+00:00", "acknowledged_by": "Kim"}
+    found = list(notices(seen_to, ""))
+    assert [one.event for one in found] == ["opened", "acknowledged", "diagnosed"]
+    assert found[2].body == "Cause: data\nOwner: search team\nAcknowledged by Kim"
 
 
 def test_a_repair_that_waits_again_is_announced_again_however_long_ago_it_was_queued(project, receiver):

@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup
 from helpers import write_notebook
 from watching import alert, watching
 
-from lepton_kit.ops.watch.page import incident_page, refused_page, status_page
+from lepton_kit.ops.watch.page import Reader, incident_page, refused_page, status_page
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 LONG = "x" * 300
@@ -35,7 +35,8 @@ def a_status(**changes):
         "id": "20261125T030000Z-goog-latency-budget-burn-cf122f45", "name": "GoogLatencyBudgetBurn", "service": "goog",
         "severity": "page", "status": "firing", "starts_at": "2026-11-25T03:00:00+00:00", "ends_at": None, "note": "",
         "summary": "Latency of goog: the error budget burns too fast", "runs": [job, repair],
-        "remedies": [remedy, done],
+        "remedies": [remedy, done], "owner": "search team", "silenced": "",
+        "acknowledged": "2026-11-25T03:02:00+00:00", "acknowledged_by": "Kim",
     }  # fmt: skip
     budgets = [
         {"objective": "a", "title": title, "target": 0.99, "left": left}
@@ -100,7 +101,10 @@ def test_what_waits_for_a_person_is_at_the_top_and_leads_to_the_form():
     shown = BeautifulSoup(incident_page(an_incident()), "html.parser")
     assert [form["action"] for form in shown.select("#repair-2 form")] == ["/approvals"]
     assert shown.select("#repair-3 form, meta[http-equiv], [name=token]") == []
-    assert len(BeautifulSoup(incident_page(an_incident(), True), "html.parser").select("[name=token]")) == 1
+    assert (
+        len(BeautifulSoup(incident_page(an_incident(), Reader(needs_token=True)), "html.parser").select("[name=token]"))
+        == 1
+    )
 
 
 def an_incident():

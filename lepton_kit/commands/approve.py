@@ -70,7 +70,8 @@ def _print_rehearsed(repairs: list[Remedy], queue: Queue, project: Path) -> None
 
     for one in repairs:
         print(f"\n{one.notebook} of {one.incident} ({one.cause})")
-        facts = waiting_facts(one, queue, project)["rehearsed"]
+        waiting = waiting_facts(one, queue, project)
+        facts = waiting["rehearsed"] | {"This remedy": waiting["proven"]}
         if one.rehearsal:
             facts |= {
                 "Figure": f"runs/{one.rehearsal}/notebook.ipynb (`lepton publish {one.rehearsal}` makes its page)"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +16,12 @@ import typer
 from rich.markup import escape
 
 from lepton_kit.commands.terminal import new_console, say, table
+from lepton_kit.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from lepton_kit.ops.drill_results import Drill, Drilled
 
 
 def drill(
@@ -36,16 +43,27 @@ def drill(
     service: Annotated[
         str | None, typer.Option(help="A declared service; in live drills it runs itself, in the model's place.")
     ] = None,
+    proven: Annotated[
+        bool,
+        typer.Option("--proven", help="List when each runbook was last proven; exit status 1 if a proof is stale."),
+    ] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Repeat the drills whose proof is stale, as they were made.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --proven: print JSON instead of a table.")] = False,
 ) -> None:
     """Inject faults into a healthy service and follow each to its alert, diagnosis, remedy and recovery."""
-    from lepton_kit.ops.drill_results import write_results
-    from lepton_kit.ops.drills import Drilled, drawn_drills, drill_all, known_faults, result_table
+    from lepton_kit.ops.drills import drawn_drills, known_faults
     from lepton_kit.ops.faults import FAULTS
-    from lepton_kit.ops.live_drills import drill_live, live_names
+    from lepton_kit.ops.live_drills import live_names
     from lepton_kit.ops.simulation import find_simulation
     from lepton_kit.runs.project import find_project
 
     project = find_project()
+    if proven or stale or as_json:
+        if faults or proven == stale or (as_json and not proven):
+            raise InputError("--proven [--json] lists and --stale repeats: give one of them, without names of faults")
+        return list_proofs(project, as_json) if proven else drill_stale(project, fault_file)
     live = service is not None if live is None else live
     known = known_faults(fault_file)
     if live:
@@ -58,6 +76,29 @@ def drill(
     drills = drawn_drills(names, count, seed, known)
     if live:
         drills = [replace(one, severity=None) for one in drills]
+    words = ["lepton", "drill", *(faults or []), "--live" if live else "--simulated", f"--seed={seed}"]
+    words += [f"--count={count}"] + [f"--service={service}"] * (service is not None)
+    words += [f"--fault-file={fault_file}"] * (fault_file is not None)
+    done = _drilled(drills, live, project, fault_file, model, service, seed, shlex.join(words))
+    _exit_unless_well(done)
+
+
+def _drilled(
+    drills: Sequence[Drill],
+    live: bool,
+    project: Path,
+    fault_file: Path | None,
+    model: str,
+    service: str | None,
+    seed: int,
+    command: str,
+) -> list[Drilled]:
+    """Go through drills of one service, show them, and write their results."""
+    from lepton_kit.ops.drill_results import write_results
+    from lepton_kit.ops.drills import drill_all, known_faults, result_table
+    from lepton_kit.ops.live_drills import drill_live
+
+    known = known_faults(fault_file)
     say(f"{len(drills)} {'live' if live else 'simulated'} drills, seed {seed}")
     done: list[Drilled] = []
     as_live, simulated = (drills, project, known, say, model, service), (drills, project, service, fault_file)
@@ -66,16 +107,60 @@ def drill(
         mark = "✓" if one.is_as_it_should_be else "✗"
         say(f"{mark} {len(done)}/{len(drills)} {one.fault} ({one.severity:.2f}): {one.verdict}")
     _show(result_table(done))
-    words = ["lepton", "drill", *(faults or []), "--live" if live else "--simulated", f"--seed={seed}"]
-    words += [f"--count={count}"] + [f"--service={service}"] * (service is not None)
-    words += [f"--fault-file={fault_file}"] * (fault_file is not None)
-    told = {name: known[name].description for one in names for name in one.split("+")}
-    results = write_results(done, project / "drills", seed, live, shlex.join(words), told)
+    told = {name: known[name].description for one in drills for name in one.fault.split("+") if name}
+    results = write_results(done, project / "drills", seed, live, command, told)
     say(f"results: {results}")
     say(f"a page of them: lepton publish --drills {shlex.quote(os.path.relpath(results))}")
+    return done
+
+
+def _exit_unless_well(done: Sequence[Drilled]) -> None:
     if bad := [one for one in done if not one.is_as_it_should_be]:
         say(f"{len(bad)} of {len(done)} drills did not end as they should")
         raise typer.Exit(1)
+
+
+def list_proofs(project: Path, as_json: bool) -> None:
+    """List when each runbook was last proven by a drill; the exit status is 1 where a proof is stale."""
+    from lepton_kit.ops.proven import proofs
+
+    found = proofs(project)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=1, default=datetime.isoformat))
+    else:
+        printed = table("alert", "runbook", "service", "proof")
+        for one in found:
+            printed.add_row(*map(escape, (one.alert, one.runbook, one.service, str(one))))
+        new_console().print(printed)
+    stale = [one for one in found if one.stale]
+    if not as_json:
+        say(
+            f"proven: {sum(one.proven is not None for one in found)} of {len(found)}; stale: {len(stale)}"
+            + ("; `lepton drill --stale` repeats them" if stale else "")
+        )
+    if stale:
+        raise typer.Exit(1)
+
+
+def drill_stale(project: Path, fault_file: Path | None) -> None:
+    """Repeat the drills whose proof is stale, live or simulated as they were; what was never proven is not due."""
+    from lepton_kit.ops.proven import proofs
+
+    due = defaultdict(list)
+    for one in proofs(project):
+        if one.stale and one.drill is not None:
+            stage = one.basis.stage if one.basis else "simulated"
+            due[stage, one.service].append(one.drill)
+    done: list[Drilled] = []
+    for (stage, service), drills in sorted(due.items()):
+        of_service = None if stage == "served" else service
+        once = list(dict.fromkeys(drills))
+        done += _drilled(
+            once, stage != "simulated", project, fault_file, service, of_service, once[0].seed, "lepton drill --stale"
+        )
+    if not done:
+        say("no proof is stale; `lepton drill --proven` lists them")
+    _exit_unless_well(done)
 
 
 def _show(results: pd.DataFrame) -> None:

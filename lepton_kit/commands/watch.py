@@ -97,6 +97,20 @@ def incidents(
         _print_one(facts[0])
 
 
+def acknowledge(
+    incident: Annotated[str, typer.Argument(help="An incident's id, or the end of it.")],
+    by: Annotated[str | None, typer.Option(help="Who sees to it; user and host if omitted.")] = None,
+) -> None:
+    """Say that you see to an incident: the others are notified; automatic repairs go on."""
+    from lepton_kit.ops.watch.approvals import checked_name, this_user
+    from lepton_kit.ops.watch.queue import Queue
+
+    queue = Queue(find_project())
+    id, name = queue.find(incident).id, checked_name(by or this_user())
+    before = queue.acknowledge(id, name)
+    print(f"{id}: acknowledged by {name}" + (f" (before: {before})" if before not in ("", name) else ""))
+
+
 def _print_list(facts: Sequence[Facts]) -> None:
     """Print a line for each incident; one that is long is cut, and the whole is in `lepton incidents ID`."""
     console = new_console()
@@ -116,10 +130,11 @@ def _print_one(one: Facts) -> None:
     runs = [f"{job['run_id'] or job['notebook']} {job['status'] or job['state']}" for job in one["runs"]]
     pairs = {
         "incident": one["id"], "alert": one["name"], "summary": one["summary"], "service": one["service"],
-        "severity": one["severity"], "status": one["status"], "began": one["starts_at"], "ended": one["ends_at"],
-        "runs": "\n".join(runs), "repairs": "\n".join(_repairs(one)), "note": one["note"],
-        "seen before": "\n".join(seen_words(one["seen_before"])),
-        "recording": one["recording"] or "none",
+        "owner": one["owner"],
+        "acknowledged": f"{one['acknowledged']} by {one['acknowledged_by']}" if one["acknowledged"] else "",
+        "silenced": one["silenced"], "severity": one["severity"], "status": one["status"], "began": one["starts_at"],
+        "ended": one["ends_at"], "runs": "\n".join(runs), "repairs": "\n".join(_repairs(one)), "note": one["note"],
+        "seen before": "\n".join(seen_words(one["seen_before"])), "recording": one["recording"] or "none",
     }  # fmt: skip
     print_pairs("incident", {name: value for name, value in pairs.items() if value})
     print(json.dumps(one["alert"], indent=1))

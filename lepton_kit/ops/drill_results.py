@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,102 @@ from pydantic import TypeAdapter, ValidationError
 from lepton_kit import __version__
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
-from lepton_kit.ops.drills import Drilled
 
 FORMAT = "lepton-drills/2"
 TIME = "%Y%m%dT%H%M%SZ"
+
+GOOD_ENDS = ("recovered", "acted without an alert", "left alone", "unnoticed")
+
+VERDICTS = {
+    "recovered": "an alert fired, the cause was found, and its remedy restored the objective",
+    "acted without an alert": "a scheduled diagnosis found the cause, and its remedy was carried out; no alert had "
+    "fired, so that no recovery can be shown",
+    "left alone": "nothing was wrong, and nothing was done",
+    "unnoticed": "the fault broke no objective, and no diagnosis named it",
+    "asked a person": "an alert fired, and the evidence did not decide",
+    "wrong cause": "another cause was named, and its remedy was carried out",
+    "false repair": "nothing was wrong, and something was done",
+    "not recovered": "the cause was found, but its remedy did not bring the objective back in time",
+    "false alarm": "an alert fired before the fault began",
+}
+"""How a drill may end, and what that means; only `GOOD_ENDS` are as they should be."""
+
+Stage = Literal["simulated", "served", "declared"]
+"""Where a drill happens: under a virtual clock, on the reference server, or on a declared service that runs itself."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a drill rested on when it began.
+
+    `runbook` is that of the remedy, `model` the version in service before the fault, `sha256` the fingerprints of
+    `runbook`, `declaration`, `objectives` and `code` (what diagnoses and repairs), by these names. A simulated drill
+    carries out the remedy's plan and does not run its notebook.
+    """
+
+    stage: Stage
+    runbook: str
+    model: str
+    sha256: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A drill: the name of its fault (empty: none), the severity and the random seed."""
+
+    fault: str
+    severity: float | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drilled:
+    """How a drill went. All times are in seconds since the fault began.
+
+    `causes` are those that were truly at work, `cause` and `also` those that were named. `severity` is that of the
+    fault, `recovery` what `judge_recovery` says of the objective that alerted, and `verdict` a key of `VERDICTS`.
+    `basis` is what it rested on, None in results of earlier builds.
+    """
+
+    fault: str
+    severity: float
+    seed: int
+    kind: str
+    causes: tuple[str, ...]
+    alert: str
+    detected_after: float | None
+    cause: str
+    also: tuple[str, ...]
+    probability: float
+    confidence: str
+    diagnosed_after: float
+    remedy: str
+    actions: tuple[str, ...]
+    recovery: str
+    recovered_after: float | None
+    verdict: str
+    error: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    service: str = ""
+    basis: Basis | None = None
+
+    @property
+    def time_to_recover(self) -> float | None:
+        """Return the seconds from the alert to the recovery; from the fault where no alert fired."""
+        return None if self.recovered_after is None else round(self.recovered_after - (self.detected_after or 0.0), 1)
+
+    @property
+    def is_as_it_should_be(self) -> bool:
+        """Say whether the drill ended well."""
+        return self.verdict in GOOD_ENDS
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON can hold it; what results of earlier builds do not name is left out."""
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER}
+
+
+LATER = ("service", "basis")
+"""Fields that results of earlier builds do not have."""
 
 
 @dataclass(frozen=True)

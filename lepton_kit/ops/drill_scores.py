@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from sklearn.metrics import confusion_matrix, f1_score
 
-from lepton_kit.ops.drills import Drilled
+from lepton_kit.ops.drill_results import Drilled
 
 CAUSES = ("data", "model", "compute", "none")
 NAMED = (*CAUSES, "unknown")

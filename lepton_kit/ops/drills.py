@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +23,11 @@ from lepton_kit.diagnosis.recovery import objective_of
 from lepton_kit.diagnosis.remedies import runbook_of
 from lepton_kit.diagnosis.repair_capacity import Needs, tolerated_refusals
 from lepton_kit.errors import InputError
+from lepton_kit.ops.drill_results import Basis, Drill, Drilled
 from lepton_kit.ops.faults import FAULTS, Fault, Pair, find_fault, read_fault_file
+from lepton_kit.ops.proven import basis_of
 from lepton_kit.ops.repairs import Trouble
-from lepton_kit.ops.simulation import Injected, Simulation, find_simulation, inject
+from lepton_kit.ops.simulation import Injected, Simulation, find_simulation, inject, utc
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective
 
@@ -37,76 +37,7 @@ ASK_AGAIN, MOST_DIAGNOSES = 45.0, 3
 OBSERVED, LOOKS = 90.0, 3
 """Seconds for which a repaired service is observed, and the number of equal parts after which it is judged."""
 
-GOOD_ENDS = ("recovered", "acted without an alert", "left alone", "unnoticed")
-
-VERDICTS = {
-    "recovered": "an alert fired, the cause was found, and its remedy restored the objective",
-    "acted without an alert": "a scheduled diagnosis found the cause, and its remedy was carried out; no alert had "
-    "fired, so that no recovery can be shown",
-    "left alone": "nothing was wrong, and nothing was done",
-    "unnoticed": "the fault broke no objective, and no diagnosis named it",
-    "asked a person": "an alert fired, and the evidence did not decide",
-    "wrong cause": "another cause was named, and its remedy was carried out",
-    "false repair": "nothing was wrong, and something was done",
-    "not recovered": "the cause was found, but its remedy did not bring the objective back in time",
-    "false alarm": "an alert fired before the fault began",
-}
-"""How a drill may end, and what that means; only `GOOD_ENDS` are as they should be."""
-
 Tell = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Drill:
-    """A drill: the name of its fault (empty: none), the severity and the random seed."""
-
-    fault: str
-    severity: float | None
-    seed: int
-
-
-@dataclass(frozen=True)
-class Drilled:
-    """How a drill went. All times are in seconds since the fault began.
-
-    `causes` are those that were truly at work, `cause` and `also` those that were named. `severity` is that of the
-    fault, `recovery` what `judge_recovery` says of the objective that alerted, and `verdict` a key of `VERDICTS`.
-    """
-
-    fault: str
-    severity: float
-    seed: int
-    kind: str
-    causes: tuple[str, ...]
-    alert: str
-    detected_after: float | None
-    cause: str
-    also: tuple[str, ...]
-    probability: float
-    confidence: str
-    diagnosed_after: float
-    remedy: str
-    actions: tuple[str, ...]
-    recovery: str
-    recovered_after: float | None
-    verdict: str
-    error: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    service: str = ""
-
-    @property
-    def time_to_recover(self) -> float | None:
-        """Return the seconds from the alert to the recovery; from the fault where no alert fired."""
-        return None if self.recovered_after is None else round(self.recovered_after - (self.detected_after or 0.0), 1)
-
-    @property
-    def is_as_it_should_be(self) -> bool:
-        """Say whether the drill ended well."""
-        return self.verdict in GOOD_ENDS
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON can hold it; results of earlier builds name no service, and are given back as they were."""
-        return {name: value for name, value in asdict(self).items() if value or name != "service"}
 
 
 def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str, type[Fault]] = FAULTS) -> list[Drill]:
@@ -219,7 +150,18 @@ class _Course:
             verdict=verdict_of(causes, diagnosis.cause, is_alerted, bool(actions), recovery, injected.false_alarms > 0),
             error=error,
             service=self._simulation.service,
+            basis=self._basis(diagnosis, recording),
         )
+
+    def _basis(self, diagnosis: Diagnosis, recording: Recording) -> Basis | None:
+        """Return what the drill rested on; its plan is that of the kit's own runbook, whatever the settings name."""
+        runbook, incident, began = runbook_of(diagnosis.cause), recording.incident, utc(self._injected.began)
+        if not runbook or self._simulation.project is None:
+            return None
+        before = [one.version for one in sorted(incident.deployments, key=lambda one: one.time) if one.time < began]
+        model = [incident.versions.current, *before][-1]
+        project, service = self._simulation.project, self._simulation.service
+        return basis_of(project, service, "simulated", f"runbooks/{runbook}.ipynb", model)
 
     def _say_alert(self) -> None:
         injected = self._injected

@@ -12,6 +12,7 @@ from typing import Any
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import SINGLE_NAME
 from lepton_kit.models.registry import Registry, read_candidate
+from lepton_kit.ops.drill_results import read_results
 from lepton_kit.ops.watch.status import PAGE_TRIGGER
 from lepton_kit.project.pipeline import unchanged_run
 from lepton_kit.project.settings import read_settings
@@ -68,8 +69,6 @@ def publish_drills(project: Path, path: Path) -> Card:
     Raises InputError when the file cannot be read or holds no drill, or its name cannot be that of a page. Raises
     LeptonError when the run of its runbook does not succeed.
     """
-    from lepton_kit.ops.drill_results import read_results  # all that drills need takes seconds to import
-
     results = read_results(path)
     if not (count := len(results.drills)):
         raise InputError(f"{path}: holds no drill, so there is nothing to show")

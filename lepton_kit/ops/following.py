@@ -38,6 +38,7 @@ class Seen:
     is_repair_proposed: bool = False
     repair: Facts = field(default_factory=dict)
     repaired: float | None = None
+    repaired_by: str = ""
     incident: Facts = field(default_factory=dict)
     postmortem: str = ""
     firing: tuple[str, ...] = ()
@@ -197,7 +198,7 @@ class Follower:
                 self._tell(f"done by {job['notebook']}: {results['action']}")
             self._tell(f"repair of the {job['name']}: {results['verdict']}")
             if is_new and seen.repair.get("verdict") != "recovered":
-                seen.repair, seen.repaired = results, now
+                seen.repair, seen.repaired, seen.repaired_by = results, now, str(job["notebook"])
         if job["kind"] == "postmortem" and job["state"] == "ended":
             if job["status"] != "succeeded":
                 raise LeptonError(f"postmortem {job['run_id']}: {job['status']}")

@@ -15,6 +15,7 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.ops.executed_pages import run_of, with_pages
 from lepton_kit.ops.incident_summary import facts_of, in_short
+from lepton_kit.ops.proven import proof_words
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, incident_folder, open_judgement, settled_history
 from lepton_kit.ops.watch.policy import LOOKING_BACK
@@ -60,7 +61,16 @@ def publish_incident(project: Path, id: str, *, with_pdf: bool = False) -> Card:
     known = with_pages(project)
     card = card_of(history, files["recording"])
     shown = Shown(
-        header=header_html(history, files["recording"], known, seen_words(seen_before(incident, queue, project))),
+        header=header_html(
+            history,
+            files["recording"],
+            known,
+            seen_words(seen_before(incident, queue, project)),
+            [
+                f"{one.notebook}: {proof_words(history.alert.name, one.notebook, history.service, project)}"
+                for one in queue.remedies(id)
+            ],
+        ),
         files={HISTORY: project / str(files["history"])},
         before=_before(card, project),
         has_pdf=with_pdf,
@@ -132,10 +142,15 @@ def _before(card: Card, project: Path) -> Before | None:
     return None
 
 
-def header_html(history: History, recording: str | None, known: set[str], seen: Sequence[str] = ()) -> str:
-    """Return the facts of an incident, the earlier ones that it was `seen` in, and its runs' pages `known`, as HTML."""
+def header_html(
+    history: History, recording: str | None, known: set[str], seen: Sequence[str] = (), proven: Sequence[str] = ()
+) -> str:
+    """Return the facts of an incident as HTML, with its runs' pages `known`.
+
+    `seen` tells of earlier incidents that were alike, `proven` when drills last proved its remedies.
+    """
     runs = [job for job in history.jobs if job.run and job.run.run_id in known]
-    facts = facts_of(history, recording) | {"Seen before": "; ".join(seen)}
+    facts = facts_of(history, recording) | {"Seen before": "; ".join(seen), "Remedies": "; ".join(proven)}
     return render("incident.html.j2", facts=facts, moments=MOMENTS, runs=runs)
 
 

@@ -27,9 +27,11 @@ import httpx
 
 from lepton_kit.diagnosis.remedies import runbook_of
 from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.models.registry import Registry
 from lepton_kit.ops.actions import Values, command_environment, run_action
 from lepton_kit.ops.declared import readiness
-from lepton_kit.ops.drills import Drill, Drilled, Tell, verdict_of
+from lepton_kit.ops.drill_results import Basis, Drill, Drilled
+from lepton_kit.ops.drills import Tell, verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
 from lepton_kit.ops.following import (
     ALERTED,
@@ -43,6 +45,7 @@ from lepton_kit.ops.following import (
     nobody,
 )
 from lepton_kit.ops.load import find_arrivals, loaded
+from lepton_kit.ops.proven import basis_of, with_runbook
 from lepton_kit.ops.proxy import proxied
 from lepton_kit.ops.service_operator import read_actions
 from lepton_kit.ops.services import await_ready, end, is_ok, start, start_service
@@ -121,6 +124,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         self._active = ActiveFault(self.fault, self.project / "services" / self.name)
+
+    @property
+    def version(self) -> str:
+        """Return the version of the model that is in service before the fault; empty where nothing tells."""
+        return Registry(self.project / "models").current(self.name) or ""
 
     def running(self) -> contextlib.AbstractContextManager[str]:
         """Run the service until the end of what stands below this, and give its address."""
@@ -258,6 +266,14 @@ class Declared(Stage):
             if not done.is_done:
                 raise LeptonError(str(done))
         super().inject()
+
+    @property
+    def version(self) -> str:
+        """Return what the declaration names, or the registry of its model."""
+        model = self.declaration.model
+        if isinstance(model, str):
+            return Registry(self.project / self.declaration.registry).current(model) or ""
+        return str(model.current) if model else ""
 
     @property
     def _log(self) -> Path:
@@ -416,23 +432,19 @@ def drill_live(
     for drill, fault in zip(drills, faults, strict=True):
         tell(f"— {fault.name} ({fault.severity:.2f}): {fault.description}")
         stage = served(project, drill, fault, model) if service is None else declared(project, fault, service)
-        yield _drilled(drill, stage, tell)
+        basis = basis_of(project, stage.name, "declared" if service else "served", model=stage.version)
+        yield _drilled(drill, stage, basis, tell)
 
 
-def _drilled(drill: Drill, stage: Stage, tell: Tell) -> Drilled:
+def _drilled(drill: Drill, stage: Stage, basis: Basis, tell: Tell) -> Drilled:
     """Start everything, follow the fault to its postmortem, and stop everything."""
     began, error, is_false_alarm = time.monotonic(), "", False
 
     def tell_of(text: str) -> None:
         tell(f"{time.monotonic() - began:6.1f} s  {text}")
 
-    above = {
-        REMEDIES_VARIABLE: stage.remedies,
-        WATCH_VARIABLE: WATCH,
-        NOTIFY_VARIABLE: NOBODY,
-        "LEPTON_PROJECT": str(stage.project),
-    }
-    with following(stage, above, tell_of) as follower:
+    above = {REMEDIES_VARIABLE: stage.remedies, WATCH_VARIABLE: WATCH, NOTIFY_VARIABLE: NOBODY}
+    with following(stage, {**above, "LEPTON_PROJECT": str(stage.project)}, tell_of) as follower:
         try:
             follower.inject(stage.inject, HEALTHY_S)
             tell_of(f"the fault has begun: {stage.fault.name}")
@@ -445,10 +457,10 @@ def _drilled(drill: Drill, stage: Stage, tell: Tell) -> Drilled:
         except LeptonError as failed:
             error = str(failed)
             tell_of(f"error: {error}")
-    return _result(drill, stage, follower.seen, error, is_false_alarm)
+    return _result(drill, stage, basis, follower.seen, error, is_false_alarm)
 
 
-def _result(drill: Drill, stage: Stage, seen: Seen, error: str, is_false_alarm: bool) -> Drilled:
+def _result(drill: Drill, stage: Stage, basis: Basis, seen: Seen, error: str, is_false_alarm: bool) -> Drilled:
     fault, cause = stage.fault, str(seen.diagnosis.get("cause", "unknown"))
     recovery = str(seen.repair.get("verdict", ""))
     alerted, has_acted = seen.alerted is not None, bool(seen.repair)
@@ -475,6 +487,8 @@ def _result(drill: Drill, stage: Stage, seen: Seen, error: str, is_false_alarm: 
         recovered_after=since(seen.repaired) if recovery == "recovered" else None,
         verdict=verdict_of(fault.causes, cause, alerted, has_acted, recovery, is_false_alarm),
         error=error,
+        service=stage.name,
+        basis=with_runbook(basis, seen.repaired_by, stage.project) if seen.repaired_by else None,
         extra={
             "project": str(stage.project),
             "postmortem": str(stage.project / "runs" / seen.postmortem) if seen.postmortem else "",

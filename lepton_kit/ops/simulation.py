@@ -61,13 +61,15 @@ MakePlant = Callable[[Fault | None, int, Path], SimulatedService]
 class Simulation:
     """A service that can be drilled under a virtual clock.
 
-    `plant` and the names of the `faults` that it can have are its subject's, which calls them `DRILLED`.
+    `plant` and the names of the `faults` that it can have are its subject's, which calls them `DRILLED`. `project` is
+    what a drill's result is fingerprinted by.
     """
 
     service: str
     plant: MakePlant
     faults: tuple[str, ...]
     objectives: tuple[Objective, ...]
+    project: Path | None = None
 
     def check(self, name: str) -> None:
         """Refuse a fault of the kit, or a pair, that this service cannot have; user-defined faults pass.
@@ -95,7 +97,7 @@ def find_simulation(project: Path, service: str | None = None) -> Simulation:
         module: Any = subject.module
         if hasattr(module, "plant") and hasattr(module, "DRILLED"):
             objectives = read_objectives(project / subject.declaration.objectives)
-            return Simulation(name, module.plant, tuple(module.DRILLED), tuple(objectives))
+            return Simulation(name, module.plant, tuple(module.DRILLED), tuple(objectives), project)
     which = f"service {service!r}" if service else f"{project / 'lepton.toml'}"
     raise InputError(f"{which}: has no subject with plant(…) and DRILLED, which a simulated drill needs")
 

@@ -29,7 +29,7 @@ ABOVE = {
 """Sections, and the variables (TOML) that stand above what lepton.toml says of them."""
 
 
-Event = Literal["opened", "diagnosed", "waiting", "repaired", "not_repaired", "resolved"]
+Event = Literal["opened", "acknowledged", "diagnosed", "waiting", "repaired", "not_repaired", "resolved"]
 """What `lepton watch` notifies people of: `waiting` is a repair that waits for their approval."""
 
 
@@ -142,6 +142,12 @@ class Schedule(Section):
     evidence_hours: float = Field(default=48, gt=0, le=24 * 90)
 
 
+class Drills(Section):
+    """Days after which a drill no longer proves a runbook."""
+
+    stale_days: float = Field(default=30, gt=0, le=3650)
+
+
 class Capture(Section):
     """How recordings are kept: `key` is where the key is (`env:NAME`, `file:PATH`) that they are encrypted with."""
 
@@ -185,6 +191,9 @@ class Notify(Section):
         Which events to send.
     address
         Where people reach the watch, for links; the address that it listens on unless given.
+    links
+        A reference to the key of signed links: by them a person who gets a notice may approve or reject the
+        repair that it asks about: without a login, once, and for `link_minutes`. Without a key there are none.
     most_per_hour
         Notices that each address gets within an hour; what is more is not sent, and the status page says so.
     """
@@ -192,6 +201,8 @@ class Notify(Section):
     urls: list[str] = []
     on: list[Event] = list(get_args(Event))
     address: str | None = None
+    links: str | None = None
+    link_minutes: float = Field(default=60, gt=0, le=7 * 24 * 60)
     most_per_hour: int = Field(default=30, ge=1, le=10_000)
 
 
@@ -202,6 +213,12 @@ class Watch(Section):
     ----------
     token, hmac
         References to secrets (`env:NAME`, `file:PATH`): the bearer token of webhooks, the key of their signature.
+    login
+        A reference to the token that opens the pages and `/status.json`; anybody may read them unless it is given, or
+        `user_header`.
+    user_header, proxies
+        The header in which a reverse proxy before this server names the user that logged in there, and the addresses
+        that proxy asks from; the header of any other client counts for nothing.
     hosts
         Further names under which this server is asked, such as that of a proxy before it; requests that name another
         are refused.
@@ -209,6 +226,9 @@ class Watch(Section):
         Bytes that a webhook may have.
     workers
         Runs at once; 0 receives and queues only.
+    alertmanager
+        The address of the Alertmanager whose silences are respected: while an alert is silenced there, nobody is
+        notified of its incident, and no repair starts by itself.
     source
         Where the samples are: the folder of the embedded store, or the address of a Prometheus.
     embedded_alerts
@@ -236,9 +256,13 @@ class Watch(Section):
 
     token: str | None = None
     hmac: str | None = None
+    login: str | None = None
+    user_header: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
+    proxies: list[str] = ["127.0.0.1", "::1"]
     hosts: list[str] = []
     body_limit: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     workers: int = Field(default=2, ge=0, le=64)
+    alertmanager: str | None = Field(default=None, pattern=r"^https?://")
     source: str = "telemetry"
     embedded_alerts: bool | None = None
     scrape_interval: float = Field(default=15, ge=0.1, le=3600)
@@ -272,6 +296,7 @@ class Settings(Section):
     postmortem: Postmortem | None = None
     watch: Watch = Watch()
     capture: Capture = Capture()
+    drills: Drills = Drills()
     notify: Notify = Notify()
     cluster: ClusterAddress = ClusterAddress()
     lab: Lab = Lab()

@@ -67,7 +67,13 @@ class Subject:
 
 
 def find_subject(name: str, project: Path) -> Subject:
-    """Find a subject: a service of the project's settings, or one declared in `subjects/<name>/declaration.toml`.
+    """Find a subject: a service and the module that its declaration names; raises as `find_declaration` does."""
+    declared = find_declaration(name, project)
+    return Subject(name, declared, subject_of(declared.subject, project) if declared.subject else None)
+
+
+def find_declaration(name: str, project: Path) -> Declaration:
+    """Return what declares a service: the project's settings, or else `subjects/<name>/declaration.toml`.
 
     Raises
     ------
@@ -79,8 +85,7 @@ def find_subject(name: str, project: Path) -> Subject:
         services = Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).services | services
     if name not in services:
         raise InputError(f"subject = {name!r}: must be a declared service: {', '.join(sorted(services)) or 'none is'}")
-    declared = services[name]
-    return Subject(name, declared, subject_of(declared.subject, project) if declared.subject else None)
+    return services[name]
 
 
 def asked_rows(service: str | None, project: Path, needed: Sequence[str], source: str | None = None) -> pd.DataFrame:

@@ -85,6 +85,9 @@ INCIDENTS = Table(
     Column("flaps_after", Text),  # the one after whose diagnosis the alert flaps
     Column("held_from", Double),  # from when until when (Unix seconds) its own diagnosis waits for that
     Column("held_until", Double),
+    Column("acknowledged", Double),  # since when (Unix seconds) a person sees to it, and who
+    _text("acknowledged_by", server_default=""),
+    _text("silenced", server_default=""),  # who silenced its alert in Alertmanager, until when, and why; empty: nobody
     UniqueConstraint("fingerprint", "starts_at"),
 )
 _index("incidents_firing", INCIDENTS.c.origin, INCIDENTS.c.status == "firing")
@@ -140,6 +143,7 @@ NOTICES = Table(
     Column("due", Double, nullable=False),  # when it is sent next; of one that was sent, when that was
     Column("tries", Integer, nullable=False),
     _text("error", server_default=""),
+    Column("job", Integer),  # the repair that it asks a decision on
 )
 SCHEDULES = Table("schedules", METADATA, _text("name", primary_key=True), Column("handled", Double, nullable=False))
 NOTES = Table("watch_notes", METADATA, _text("name", primary_key=True), _text("text"), Column("at", Double))

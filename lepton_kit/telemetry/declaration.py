@@ -231,6 +231,8 @@ class Declaration(Section):
 
     Parameters
     ----------
+    owner
+        Who answers for it, such as a team: shown with its incidents, and told with each notice.
     task
         What its model does.
     time_series
@@ -268,6 +270,7 @@ class Declaration(Section):
         What a minute of trouble costs, for the page of an incident; what a worker costs, for `repair-capacity`.
     """
 
+    owner: str = ""
     task: TaskName | None = None
     time_series: bool = False
     address: str | None = Field(default=None, pattern=r"^https?://")

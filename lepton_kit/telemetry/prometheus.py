@@ -15,7 +15,7 @@ import pandas as pd
 from lepton_kit.errors import InputError
 from lepton_kit.telemetry.selectors import Source, labels_text, parse_selector
 from lepton_kit.telemetry.store import Store
-from lepton_kit.tls import trusted
+from lepton_kit.tls import client_of
 
 _Series = tuple[tuple[str, str], np.ndarray]
 """Metric and labels (JSON text), and samples (n, 2): times in Unix milliseconds, and values."""
@@ -31,19 +31,9 @@ class Prometheus:
     """
 
     def __init__(self, address: str, timeout: float = 30.0) -> None:
-        try:
-            url = httpx.URL(address)
-        except (httpx.InvalidURL, TypeError) as error:
-            raise InputError(f"Prometheus address {address!r}: not an address ({error})") from error
-        if url.scheme not in ("http", "https") or not url.host:
-            raise InputError(f"Prometheus address {address!r}: must begin with http:// or https:// and name a host")
+        self._client, self.address = client_of("Prometheus", address, timeout)
         self.warnings: dict[str, tuple[str, ...]] = {}
         """What the server warned of in its last answer to each selector; and what of the answer is not read."""
-        self.address = str(url.copy_with(userinfo=b"")).rstrip("/")  # what messages show
-        auth = (url.username, url.password) if url.userinfo else None
-        self._client = httpx.Client(
-            base_url=self.address, auth=auth, timeout=timeout, trust_env=False, follow_redirects=True, verify=trusted()
-        )
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the raw samples of the selected series, as every `Source` does.

@@ -108,7 +108,8 @@ def _add_runs(app: FastAPI, project: Path, started: StartedRuns, shown: Shown) -
     @app.post("/runs/{id}/stop")
     async def stop(request: Request, id: str) -> Response:
         await form_of(request)
-        if (found := started.running(id)) is None:
+        found = started.running(id)
+        if found is None or find_run(id, project).ended is not None:
             raise InputError(f"run {id!r}: does not run, or was not started here; end it where it was started")
         found.stop()
         return RedirectResponse(f"{place(request)['root']}/runs/{quote(id)}", 303)
@@ -133,7 +134,7 @@ def _matches(run: Manifest, text: str) -> bool:
 
 def run_facts(run: Manifest, project: Path, started: StartedRuns) -> dict[str, Any]:
     """Return what the page of a run shows."""
-    going = started.running(run.run_id)
+    going = started.running(run.run_id) if run.ended is None else None
     before = previous_run(run, project)
     facts = {
         "Notebook": run.notebook, "Started (UTC)": f"{run.started:%Y-%m-%d %H:%M:%S}",
@@ -145,7 +146,7 @@ def run_facts(run: Manifest, project: Path, started: StartedRuns) -> dict[str, A
         "run": run,
         "facts": facts,
         "progress": going.newest if going else None,
-        "refresh": LOOK_AGAIN_S if going or run.ended is None else None,
+        "refresh": LOOK_AGAIN_S if run.ended is None else None,
         "page": status.report_page(run.run_id, project),
         "before": before.run_id if before else None,
         "parameters": {name: str(value) for name, value in run.parameters.items()},
@@ -215,4 +216,4 @@ def _add_incidents(app: FastAPI, project: Path, shown: Shown, framed_by: str) ->
         facts = status.incident_facts(found, queue, project)
         facts["seen_before"] = seen_before(found, queue, project)
         here = place(request) | {"home": (f"{place(request)['root']}/incidents", "Incidents")}
-        return answer(page.incident_page(facts, False, status.pictures(facts, project), **here), 200, framed_by)
+        return answer(page.incident_page(facts, page.Reader(), status.pictures(facts, project), **here), 200, framed_by)

@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lepton_kit.ops.lab.app import application
 from lepton_kit.ops.lab.started import StartedRuns
 from lepton_kit.ops.watch import page
-from lepton_kit.ops.watch.answers import answer, is_own_form
+from lepton_kit.ops.watch.answers import answer
+from lepton_kit.ops.watch.approvals import is_own_form
 from lepton_kit.ops.watch.door import OwnHost, PatientProtocol
 from lepton_kit.runs.ending import repair
 from lepton_kit.serving.listening import address_of, listening

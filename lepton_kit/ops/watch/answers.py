@@ -1,14 +1,14 @@
-"""How the servers of the kit answer a browser: pages, the report site, forms, and whether a form is one of theirs."""
+"""How the servers of the kit answer a browser: pages, the report site, and forms."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from fastapi import HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
+from lepton_kit.errors import InputError
 from lepton_kit.ops.watch import page
 from lepton_kit.ops.watch.approvals import BODY_LIMIT, FORM_TYPE, read_form
 from lepton_kit.ops.watch.door import Refused, whole_body
@@ -49,14 +49,11 @@ def style() -> Response:
 async def form_of(request: Request) -> dict[str, str]:
     """Return the fields of the form that a request sends.
 
-    Raises Refused when the body is no form, or too large or too slow, and InputError when it has too many fields.
+    Raises Refused when the body is no form, is too large or too slow, or has too many fields.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
         raise Refused(415, "the body is not a form")
-    return read_form(await whole_body(request, BODY_LIMIT))
-
-
-def is_own_form(headers: Mapping[str, str]) -> bool:
-    """Say whether a form was sent from a page of this very server (not by cross-site request forgery)."""
-    is_same = headers.get("origin", "") == f"http://{headers.get('host', '')}"
-    return is_same and headers.get("sec-fetch-site", "same-origin") == "same-origin"
+    try:
+        return read_form(await whole_body(request, BODY_LIMIT))
+    except InputError as error:
+        raise Refused(422, str(error)) from error

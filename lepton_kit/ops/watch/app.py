@@ -29,7 +29,10 @@ from lepton_kit.ops.watch.dispatcher import Dispatcher
 from lepton_kit.ops.watch.door import OwnHost, PatientProtocol, Refused, whole_body
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.intake import Full, Intake
-from lepton_kit.ops.watch.notify import Notifier
+from lepton_kit.ops.watch.jobs import Via
+from lepton_kit.ops.watch.links import Links
+from lepton_kit.ops.watch.login import USER, Login, LoginGate, make_login
+from lepton_kit.ops.watch.notify import Notifier, links_of
 from lepton_kit.ops.watch.observer import Observer
 from lepton_kit.ops.watch.policy import Policy, Routes
 from lepton_kit.ops.watch.queue import Queue
@@ -74,6 +77,8 @@ class Watcher:
 
     def __init__(self, settings: Settings, project: Path, gate: Gate, host: str = "127.0.0.1") -> None:
         self.settings, self.project, self.gate, self.host = settings, project, gate, host
+        self.login: Login = make_login(settings.watch, project)
+        self.links: Links | None = links_of(settings.notify, project)
         if settings.capture.key is not None:
             check_key(settings.capture.key, project)
         self.metrics = Metrics()
@@ -135,8 +140,10 @@ def application(watcher: Watcher) -> FastAPI:
     _add_webhook(app, watcher)
     _add_machines(app, watcher)
     _add_pages(app, watcher)
-    _add_approvals(app, watcher)
+    _add_login(app, watcher)
+    _add_decisions(app, watcher)
     app.mount("/reports", Site(watcher.project))
+    app.add_middleware(LoginGate, login=watcher.login)
     app.add_middleware(OwnHost, host=watcher.host, names=watcher.settings.watch.hosts)
     return app
 
@@ -204,14 +211,18 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
     app.get("/style.css")(style)
 
     @app.get("/incidents/{id}")
-    def incident(id: str) -> Response:
-        found = queue.incident(id)
-        if found is None:
-            return answer(page.missing_page(f"There is no incident {id!r}."), 404)
-        needs_token = watcher.gate.token is not None
-        facts = status.incident_facts(found, queue, project, watcher.routes)
-        facts["seen_before"] = seen_before(found, queue, project)
-        return answer(page.incident_page(facts, needs_token, status.pictures(facts, project)))
+    def incident(id: str, request: Request) -> Response:
+        return _incident(id, watcher, page.Reader(request.scope[USER], watcher.gate.token is not None))
+
+    @app.get("/decide/{link}")
+    def asked(link: str) -> Response:
+        if watcher.links is None:
+            return answer(page.missing_page("There are no links here: [notify] links is not set."), 404)
+        try:
+            repair = watcher.links.repair(link, queue)
+        except InputError as error:
+            return answer(page.refused_page(str(error)), 410)
+        return _incident(repair.incident, watcher, page.Reader("", watcher.gate.token is not None, link, repair.job))
 
     @app.get("/runbooks/{alert}")
     def runbook(alert: str) -> Response:
@@ -220,22 +231,76 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
         return answer(page.runbook_page(alert, watcher.routes.runbook(alert), facts))
 
 
-def _add_approvals(app: FastAPI, watcher: Watcher) -> None:
-    @app.post("/approvals")
-    async def decide(request: Request) -> Response:
-        client = request.client.host if request.client else None
+def _incident(id: str, watcher: Watcher, reader: page.Reader) -> Response:
+    queue, project = watcher.queue, watcher.project
+    found = queue.incident(id)
+    if found is None:
+        return answer(page.missing_page(f"There is no incident {id!r}."), 404)
+    facts = status.incident_facts(found, queue, project, watcher.routes)
+    facts["seen_before"] = seen_before(found, queue, project)
+    return answer(page.incident_page(facts, reader, status.pictures(facts, project)))
+
+
+def _add_login(app: FastAPI, watcher: Watcher) -> None:
+    @app.get("/login")
+    async def ask(next: str = "/") -> Response:
+        return answer(page.login_page(next))
+
+    @app.post("/login")
+    async def login(request: Request) -> Response:
         try:
             form = await form_of(request)
-            if (refused := approvals.refusal(watcher.gate, request.headers, client, form)) is not None:
-                return answer(page.refused_page(refused[1]), refused[0])
-            job, decision = approvals.read_decision(form)
-            incident = await asyncio.to_thread(watcher.queue.decide, job, decision)
-        except Refused as error:
-            return answer(page.refused_page(error.why), error.status)
-        except InputError as error:
-            return answer(page.refused_page(str(error)), 422)
-        watcher.wake()
-        return RedirectResponse(f"/incidents/{incident}", 303)
+        except Refused as refused:
+            return answer(page.refused_page(refused.why), refused.status)
+        if not watcher.login.is_token(form.get("token", "")):
+            return answer(page.login_page(form.get("next", "/"), "The token is wrong."), 401)
+        return watcher.login.answer(form.get("next", "/"), request.url.scheme == "https")
+
+
+def _add_decisions(app: FastAPI, watcher: Watcher) -> None:
+    @app.post("/approvals")
+    async def decide(request: Request) -> Response:
+        return await _changed(request, watcher, _decide)
+
+    @app.post("/acknowledgements")
+    async def acknowledge(request: Request) -> Response:
+        return await _changed(request, watcher, _acknowledge)
+
+
+async def _changed(request: Request, watcher: Watcher, change: Callable[[Watcher, dict[str, str]], str]) -> Response:
+    """Do what a form asks for where its sender may; show the incident then."""
+    client, user = request.client.host if request.client else None, request.scope[USER]
+    try:
+        form = await form_of(request)
+        if user:
+            form["by"] = user
+        may = form.get("link") or approvals.refusal(watcher.gate, request.headers, client, form, user) or ""
+        if not isinstance(may, str):
+            raise Refused(*may)
+        incident = await asyncio.to_thread(change, watcher, form)
+    except Refused as refused:
+        return answer(page.refused_page(refused.why), refused.status)
+    except InputError as error:
+        return answer(page.refused_page(str(error)), 422)
+    watcher.wake()
+    return RedirectResponse(f"/incidents/{incident}", 303)
+
+
+def _decide(watcher: Watcher, form: dict[str, str]) -> str:
+    via: Via = "status page"
+    if link := form.get("link"):
+        if watcher.links is None:
+            raise InputError("there are no links here: [notify] links is not set")
+        form, via = {**form, "job": str(watcher.links.repair(link, watcher.queue).job)}, "signed link"
+    return watcher.queue.decide(*approvals.read_decision(form, via))
+
+
+def _acknowledge(watcher: Watcher, form: dict[str, str]) -> str:
+    if form.get("link"):
+        raise InputError("a link decides on its repair, and on nothing else")
+    incident, by = watcher.queue.find(form.get("incident", "")).id, approvals.checked_name(form.get("by", ""))
+    watcher.queue.acknowledge(incident, by)
+    return incident
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:

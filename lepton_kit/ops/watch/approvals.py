@@ -1,9 +1,10 @@
 """The form by which a person approves or rejects a repair on the status page, and who may send it.
 
-Where the webhook's token is set, its bearer may decide. Where none is set, only a page of this very server may, opened
-on this machine: the connection, the address that the browser asked for and the origin that it names must all say so, so
-that no other site's page, and no name that was bound to this machine for the purpose, can send it (cross-site request
-forgery, DNS rebinding).
+Who follows a signed link may decide on its repair (`links.py`), and whom a trusted proxy names, from a page of this
+server. Else, where the webhook's token is set, its bearer may. Where none is set, only a page of this very server may,
+opened on this machine: the connection, the address that the browser asked for and the origin that it names must all say
+so, so that no other site's page, and no name that was bound to this machine for the purpose, can send it (cross-site
+request forgery, DNS rebinding).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import platform
 import time
 import unicodedata
 from collections.abc import Mapping
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.door import host_name
@@ -47,24 +48,32 @@ def read_form(body: bytes) -> dict[str, str]:
 
 
 def refusal(
-    gate: Gate, headers: Mapping[str, str], client: str | None, form: Mapping[str, str]
+    gate: Gate, headers: Mapping[str, str], client: str | None, form: Mapping[str, str], user: str = ""
 ) -> tuple[int, str] | None:
     """Return the status and the reason with which a decision is refused; None when it may be taken.
 
-    Names of headers are in small letters; `token` of the form is what the person gave.
+    Names of headers are in small letters; `token` of the form is what the person gave, `user` whom a proxy named.
     """
+    if user:
+        is_own = is_own_form(headers, urlsplit(headers.get("origin", "")).scheme)
+        return None if is_own else (403, "refused: the form was not sent from a page of this server")
     if gate.token is not None:
         given = form.get("token", "").strip().encode()
         return None if hmac.compare_digest(given, gate.token) else (401, "refused: the token is missing or wrong")
-    host, origin = headers.get("host", ""), headers.get("origin", "")
-    if client not in LOOPBACK or host_name(host) not in LOOPBACK:
+    if client not in LOOPBACK or host_name(headers.get("host", "")) not in LOOPBACK:
         return 403, "refused: no token is set under [watch], so only this machine may decide"
-    if origin != f"http://{host}" or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+    if not is_own_form(headers):
         return 403, "refused: the form was not sent from a page of this server; use its page or `lepton approve`"
     return None
 
 
-def read_decision(form: Mapping[str, str]) -> tuple[int, Decision]:
+def is_own_form(headers: Mapping[str, str], scheme: str = "http") -> bool:
+    """Say whether a form was sent from a page of this very server, and not from another site's."""
+    is_same = headers.get("origin", "") == f"{scheme}://{headers.get('host', '')}"
+    return is_same and headers.get("sec-fetch-site", "same-origin") == "same-origin"
+
+
+def read_decision(form: Mapping[str, str], via: Via = "status page") -> tuple[int, Decision]:
     """Return the number of the repair's job and what the form says of it.
 
     Raises InputError when the form is incomplete, or `make_decision` refuses what it says.
@@ -74,7 +83,7 @@ def read_decision(form: Mapping[str, str]) -> tuple[int, Decision]:
         raise InputError(f"form: job = {job[:40]!r}: must be the number of a repair")
     if chosen not in ("approve", "reject"):
         raise InputError(f"form: decision = {chosen[:40]!r}: must be 'approve' or 'reject'")
-    return int(job), make_decision(chosen == "approve", form.get("by", ""), "status page", form.get("note", ""))
+    return int(job), make_decision(chosen == "approve", form.get("by", ""), via, form.get("note", ""))
 
 
 def this_user() -> str:
@@ -91,10 +100,14 @@ def make_decision(is_approved: bool, by: str, via: Via, note: str) -> Decision:
 
     Raises InputError when nobody is named, or a text is too long or holds control characters.
     """
-    by, note = _plain(by, "your name", LONGEST_NAME), _plain(note, "the note", LONGEST_NOTE)
-    if not by:
-        raise InputError("your name: is missing; each decision is recorded with a name")
-    return Decision(is_approved, time.time(), by, via, note)
+    return Decision(is_approved, time.time(), checked_name(by), via, _plain(note, "the note", LONGEST_NOTE))
+
+
+def checked_name(by: str) -> str:
+    """Return a person's name in one line. Raises InputError when it is empty, too long, or holds control characters."""
+    if not (name := _plain(by, "your name", LONGEST_NAME)):
+        raise InputError("your name: is missing; what a person does is recorded with a name")
+    return name
 
 
 def _plain(text: str, what: str, longest: int) -> str:

@@ -19,7 +19,7 @@ from lepton_kit.runs.tables import DECISIONS, INCIDENTS, JOBS, now
 
 Kind = Literal["alert", "recovery", "schedule", "remedy", "postmortem"]
 Event = Literal["take", "end", "give back", "give up", "refuse", "hold", "approve", "reject", "withdraw"]
-Via = Literal["lepton approve", "status page"]
+Via = Literal["lepton approve", "status page", "signed link"]
 
 STATES = ("queued", "waiting", "running", "ended", "refused")
 MOVES: dict[Event, tuple[tuple[str, ...], str]] = {

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import FOLDER
+from lepton_kit.ops.watch.links import Links
 from lepton_kit.ops.watch.policy import Routes
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.status import incident_facts
@@ -46,21 +47,25 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Notice:
-    """A message that people get once: by its `key`; `at` is when it happened (Unix seconds)."""
+    """A message that people get once: by its `key`; `at` is when it happened (Unix seconds).
+
+    `job` is that of the repair that it asks a decision on.
+    """
 
     key: str
     event: str
     at: float
     title: str
     body: str
+    job: int | None = None
 
 
 def notices(facts: Facts, address: str) -> Iterator[Notice]:
     """Give the notices of an incident, by what `incident_facts` says of it; `address` is that of the watch, or empty.
 
-    An incident that another one stands for has none.
+    An incident that another one stands for has none, nor one that is silenced.
     """
-    if facts["same_as"]:
+    if facts["same_as"] or facts["silenced"]:
         return
     looks = [one["results"] for one in facts["runs"] if one["results"].get("cause", "unknown") != "unknown"]
     told: Facts = next(iter(looks), {})
@@ -71,12 +76,17 @@ def notices(facts: Facts, address: str) -> Iterator[Notice]:
     following = facts["next_action"] or {"what": "", "command": ""}
     link = f"{address}/incidents/{quote(facts['id'])}" if address else ""
 
-    def notice(event: str, mark: str, at: float, words: str, *lines: str) -> Notice:
-        said = [facts["summary"], *lines, cause, f"Next: {following['what']}", following["command"], link]
+    sees_to = facts["acknowledged_by"]
+    people = [f"Owner: {facts['owner']}" * bool(facts["owner"]), f"Acknowledged by {sees_to}" * bool(sees_to)]
+
+    def notice(event: str, mark: str, at: float, words: str, *lines: str, job: int | None = None) -> Notice:
+        said = [facts["summary"], *lines, cause, *people, f"Next: {following['what']}", following["command"], link]
         body = "\n".join(_line(one) for one in said if one and one != "Next: ")
-        return Notice(f"{facts['id']}:{event}:{mark}", event, at, _line(f"{words}: {about}"), body)
+        return Notice(f"{facts['id']}:{event}:{mark}", event, at, _line(f"{words}: {about}"), body, job)
 
     yield notice("opened", "", facts["received"], "Opened")
+    if sees_to:
+        yield notice("acknowledged", sees_to, _unix(facts["acknowledged"]), f"Acknowledged by {sees_to}")
     for one in facts["runs"]:
         if one["kind"] == "alert" and one["state"] == "ended" and one["results"].get("cause"):
             yield notice("diagnosed", one["results"]["cause"], one["ended"], f"Diagnosed as {one['results']['cause']}")
@@ -85,7 +95,7 @@ def notices(facts: Facts, address: str) -> Iterator[Notice]:
         ended = next((run["ended"] for run in facts["runs"] if run["number"] == one["job"]), None)
         if one["state"] == "waiting":  # however long ago it was queued: it may wait again after a decision
             mark = f"{one['job']}.{len(one['decisions'])}"
-            yield notice("waiting", mark, time.time(), f"Waits for approval of {repair}", one["why"])
+            yield notice("waiting", mark, time.time(), f"Waits for approval of {repair}", one["why"], job=one["job"])
         if one["state"] == "ended" and ended is not None:
             verdict = one["verdict"] or "no verdict"
             event, words = ("repaired", "Repaired") if verdict == "recovered" else ("not_repaired", "Not repaired")
@@ -112,6 +122,7 @@ class Notifier:
         self._settings, self._project, self._queue, self._routes = settings, project, queue, routes
         self._on_trouble = on_trouble
         self._targets = open_targets(settings, project)
+        self._links = links_of(settings, project)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="notify", daemon=True)
 
@@ -160,6 +171,13 @@ class Notifier:
             return (self._project / FOLDER / "address").read_text(encoding="utf-8").strip()
         return ""
 
+    def _link(self, job: int | None) -> str:
+        """Return the line by which who gets a notice decides on a repair; it is signed as it is sent, and not kept."""
+        repair = next((one for one in self._queue.waiting() if one.job == job), None)
+        if self._links is None or repair is None or not (address := self._address()):
+            return ""
+        return f"\nDecide (once, within {self._links.minutes:g} minutes): {address}{self._links.path(repair)}"
+
     def _note(self, told: Sequence[Notice]) -> None:
         with self._queue.transaction() as ledger:
             own = select(NOTICES.c.key, NOTICES.c.target).where(NOTICES.c.key.in_([notice.key for notice in told]))
@@ -190,7 +208,7 @@ class Notifier:
                 return False
             # Should this process die, another one takes it once nobody can be sending it any more.
             self._set(ledger, row, row.tries, tries=row.tries + 1, due=now() + SENDING_S)
-        error = self._targets[target](row.title, row.body)
+        error = self._targets[target](row.title, row.body + self._link(row.job))
         tries = row.tries + 1
         with self._queue.transaction() as ledger:
             if not error:
@@ -204,6 +222,16 @@ class Notifier:
         """Change a notice that nobody else has taken since as many tries were made."""
         chosen = NOTICES.c.key == row.key, NOTICES.c.target == row.target, NOTICES.c.tries == made
         ledger.execute(update(NOTICES).where(*chosen, NOTICES.c.state == "waiting").values(values))
+
+
+def links_of(settings: Notify, project: Path) -> Links | None:
+    """Return what signs the links of notices; None where there are to be none.
+
+    Raises InputError when the key cannot be resolved.
+    """
+    if settings.links is None:
+        return None
+    return Links(resolve_secret(settings.links, project).strip().encode(), settings.link_minutes)
 
 
 def newest(queue: Queue, most: int) -> list[dict[str, Any]]:

@@ -27,7 +27,8 @@ from lepton_kit.ops.watch.objectives import (
     own_series,
     without_service,
 )
-from lepton_kit.ops.watch.queue import Incident, Queue
+from lepton_kit.ops.watch.queue import MOST_OPEN, Incident, Queue
+from lepton_kit.ops.watch.silences import Silences
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import Settings
 from lepton_kit.telemetry.declaration import Declaration
@@ -102,6 +103,8 @@ class Observer:
         self._evaluator: AlertEvaluator | None = None
         self._memory: Memory | None = None
         self._targets: dict[str, str] = {}
+        asked = settings.watch.alertmanager
+        self._silences = Silences(asked, queue, intake) if asked else None
         self._lock: TextIO | None = None
         self._evaluated = self._budgeted = float("-inf")
         self._stopping = threading.Event()
@@ -114,7 +117,7 @@ class Observer:
 
     def start(self) -> None:
         """Begin to look."""
-        if self._settings.services:
+        if self._settings.services or self._silences:
             self._thread.start()
 
     def stop(self) -> None:
@@ -138,6 +141,9 @@ class Observer:
         now = time.monotonic()
         with self._problem_noted("services"):
             self._look_at_services()
+        if self._silences is not None:
+            with self._problem_noted("silences"):
+                self._silences.look()
         with self._problem_noted("telemetry"):
             if self._leads() and self._scrapes:
                 self._scrape()
@@ -207,7 +213,7 @@ class Observer:
         now = time.time()
         found = [Alert.model_validate(alert) for alert in self._evaluator.evaluate(now)]
         self._note_budgets(self._evaluator.statuses)
-        firing = self._queue.incidents(10**6, status="firing", origin=EMBEDDED)
+        firing = self._queue.incidents(MOST_OPEN, status="firing", origin=EMBEDDED)
         if changed := embedded_changes(found, firing, now, self._evaluator.unjudged()):
             self._intake.submit(changed, EMBEDDED).result(timeout=30)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -29,30 +30,51 @@ def status_page(status: Mapping[str, Any]) -> str:
     return rendered("status", f"{status['project']}: status", refresh=REFRESH_S, **about)
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Who reads a page: the `user` that a proxy named; whether to decide takes the token of the webhook.
+
+    Who came by a signed `link` decides on the repair `link_job` with it.
+    """
+
+    user: str = ""
+    needs_token: bool = False
+    link: str = ""
+    link_job: int | None = None
+
+
 def incident_page(
     incident: Mapping[str, Any],
-    needs_token: bool = False,
+    reader: Reader = Reader(),
     pictures: Mapping[int, tuple[str, str]] | None = None,
     **place: Any,
 ) -> str:
-    """Return the page of one incident, where a person approves or rejects its repairs.
+    """Return the page of one incident, where a person acknowledges it, and approves or rejects its repairs.
 
-    `pictures` has for a repair's job the address that holds its figure, and what that shows. `needs_token` says whether
-    that takes the token of the webhook. The page does not load itself again, as the status page does: what is being
-    typed would be lost. `place` is where another server than `lepton watch` shows it.
+    `pictures` has for a repair's job the address that holds its figure, and what that shows. The page does not load
+    itself again, as the status page does: what is being typed would be lost. `place` is where another server
+    than `lepton watch` shows it.
     """
     again = incident.get("diagnose", "")
     if again == (incident.get("next_action") or {}).get("command"):
         again = ""  # it stands on top
+    seen_to = incident["acknowledged"]
     facts = {
-        "Service": incident["service"], "Severity": incident["severity"],
+        "Service": incident["service"], "Owner": incident["owner"],
+        "Acknowledged": f"by {incident['acknowledged_by']}, {_second(seen_to)} UTC" if seen_to else "",
+        "Silenced": incident["silenced"], "Severity": incident["severity"],
         "Began (UTC)": _second(onset) if (onset := incident.get("onset")) else "",
         "Noticed (UTC)": _second(incident["starts_at"]),
         "Over (UTC)": _second(incident["ends_at"]) if incident["ends_at"] else "", "Triggered by": incident["origin"],
         "Received": f"{incident['seen']} times", "Recording": incident["recording"] or "", "Note": incident["note"],
     }  # fmt: skip
     about = {"incident": incident, "facts": facts, "again": again, "pictures": pictures or {}}
-    return rendered("incident", incident["id"], needs_token=needs_token, **about, **place)
+    return rendered("incident", incident["id"], reader=reader, **about, **place)
+
+
+def login_page(target: str, wrong: str = "") -> str:
+    """Return the page that asks for the token, and leads on to `target`."""
+    return rendered("login", "login", target=target, wrong=wrong)
 
 
 def runbook_page(alert: str, runbook: str | None, incidents: Iterable[Mapping[str, Any]]) -> str:

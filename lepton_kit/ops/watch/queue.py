@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from sqlalchemy import (
     update,
 )  # fmt: skip
 
+from lepton_kit.errors import InputError
 from lepton_kit.ops.watch import jobs
 from lepton_kit.ops.watch.jobs import Decision, Job, Kind, Proposal, Remedy, Start
 from lepton_kit.ops.watch.webhook import Alert
@@ -39,6 +40,8 @@ CLOCK_STEP_S = 600.0
 """A clock that is put back by no more is waited for, so that no schedule is run twice for that."""
 RANKS = {"page": 4, "critical": 4, "error": 3, "major": 3, "high": 3, "warning": 2, "ticket": 2, "minor": 2, "info": 1}
 """How grave a severity is, by the words that rules of alerts use; other words are the least grave."""
+MOST_OPEN = 10**6
+"""Open incidents that are looked through at once: all there are."""
 SAME_S = 600.0  # what burns a budget fast burns it slowly too: two alerts, and one thing to find out
 
 
@@ -68,6 +71,8 @@ class Incident:
     """An alert and what is known of it; `note` says why nothing was run, or what went wrong.
 
     `severity` is the highest seen: also that of the same alert in another severity, which runs nothing of its own.
+    `acknowledged_by` sees to it since `acknowledged` (Unix seconds). `silenced` says who silenced the alert in
+    Alertmanager, until when and why; it is empty where nobody did.
     """
 
     id: str
@@ -84,6 +89,9 @@ class Incident:
     seen: int
     note: str
     recording: str | None
+    acknowledged: float | None
+    acknowledged_by: str
+    silenced: str
 
 
 _COLUMNS = [INCIDENTS.c[name] for name in Incident.__dataclass_fields__]
@@ -186,6 +194,27 @@ class Queue(Ledger):
         changes = {"note": text} | ({} if recording is None else {"recording": recording})
         with self.transaction() as ledger:
             ledger.execute(update(INCIDENTS).where(INCIDENTS.c.id == incident).values(changes))
+
+    def acknowledge(self, incident: str, by: str) -> str:
+        """Note who sees to an incident from now on; return who did before, empty where nobody did.
+
+        Raises InputError when its alert has ended.
+        """
+        chosen = INCIDENTS.c.id == incident
+        with self.transaction() as ledger:
+            row = ledger.execute(select(INCIDENTS.c.status, INCIDENTS.c.acknowledged_by).where(chosen)).one()
+            if row.status != "firing":
+                raise InputError(f"incident {incident}: its alert has ended, there is nothing to acknowledge")
+            if row.acknowledged_by != by:
+                ledger.execute(update(INCIDENTS).where(chosen).values(acknowledged=now(), acknowledged_by=by))
+        return str(row.acknowledged_by)
+
+    def note_silences(self, silenced: Mapping[str, str]) -> None:
+        """Note which open incidents are silenced, by their ids, and by whom; the others are not, or no longer."""
+        for incident in self.incidents(MOST_OPEN, status="firing"):
+            if (why := silenced.get(incident.id, "")) != incident.silenced:
+                with self.transaction() as ledger:
+                    ledger.execute(update(INCIDENTS).where(INCIDENTS.c.id == incident.id).values(silenced=why))
 
     # --- jobs ---
 

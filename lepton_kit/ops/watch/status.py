@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
 from lepton_kit.errors import InputError
+from lepton_kit.ops.proven import proof_words
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.jobs import Job, Remedy
 from lepton_kit.ops.watch.observer import Observer
@@ -20,7 +22,7 @@ from lepton_kit.ops.watch.policy import RECORDING, Routes
 from lepton_kit.ops.watch.queue import REPORT, Incident, Queue
 from lepton_kit.ops.watch.rehearsals import evidence_of, read_rehearsal
 from lepton_kit.ops.watch.schedules import Schedules
-from lepton_kit.project.settings import Settings
+from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.manifest import FILE, Manifest, newest_first
 from lepton_kit.runs.parameters import run_command
 
@@ -72,18 +74,35 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
     jobs = queue.jobs(20, incident=incident.id)[::-1]
     runs = {job.number: job.run_id for job in jobs if job.state == "ended"}
     told = diagnosed(main or incident, queue, project)
+    name = incident.name
     facts = {
         **asdict(incident),
+        "acknowledged": incident.acknowledged and _moment(incident.acknowledged),
+        "owner": _owners(project, _changed(project)).get(incident.service, ""),
         "onset": told.get("onset"),
         "summary": annotations.get("summary", ""),
         "flaps": queue.flaps(incident.id),
         "same_as": main.id if main else None,
         "runs": [job_facts(job, project) for job in jobs],
-        "remedies": [remedy_facts(one, project, runs.get(one.job), told) for one in queue.remedies(incident.id)],
+        "remedies": [remedy_facts(one, name, project, runs.get(one.job), told) for one in queue.remedies(incident.id)],
         "diagnose": diagnosis_command(main or incident, queue, project, routes),
     }
     following = next_action(main or incident, queue, project, facts["diagnose"])
     return facts | {"next_action": asdict(following) if following and incident.status == "firing" else None}
+
+
+@lru_cache(maxsize=4)  # they are asked for with each incident of a list
+def _owners(project: Path, _: float) -> dict[str, str]:
+    with contextlib.suppress(InputError):  # a listing does not fail for that; `lepton doctor` and the watch tell
+        return {name: service.owner for name, service in read_settings(project).services.items()}
+    return {}
+
+
+def _changed(project: Path) -> float:
+    """Return when the settings were last changed."""
+    with contextlib.suppress(OSError):
+        return (project / "lepton.toml").stat().st_mtime
+    return 0.0
 
 
 def diagnosed(incident: Incident, queue: Queue, project: Path) -> dict[str, Any]:
@@ -135,14 +154,17 @@ def next_action(incident: Incident, queue: Queue, project: Path, diagnose: str) 
 def waiting_facts(remedy: Remedy, queue: Queue, project: Path) -> dict[str, Any]:
     """Return a repair that waits for a person, with what a decision needs."""
     incident = queue.incident(remedy.incident)
-    return remedy_facts(remedy, project, None, diagnosed(incident, queue, project) if incident else {})
+    told = diagnosed(incident, queue, project) if incident else {}
+    return remedy_facts(remedy, incident.name if incident else "", project, None, told)
 
 
-def remedy_facts(remedy: Remedy, project: Path, run_id: str | None, told: Mapping[str, Any]) -> dict[str, Any]:
+def remedy_facts(
+    remedy: Remedy, alert: str, project: Path, run_id: str | None, told: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a repair, what was decided on it, and where its run has ended, what that found (`verdict`).
 
     `rehearsed` is what a person decides on (plan, rows, risk, undo, evidence), by name; `told` is what the diagnosis
-    recorded.
+    recorded; `proven` says when a drill last proved the runbook for this alert.
     """
     rehearsed, evidence = dict[str, str](), evidence_of(remedy.cause, told)
     if remedy.state == "waiting" and remedy.rehearsal:
@@ -152,7 +174,8 @@ def remedy_facts(remedy: Remedy, project: Path, run_id: str | None, told: Mappin
     decisions = [{**asdict(one), "at": _moment(one.at)} for one in remedy.decisions]
     verdict = run_results(run_id, project).get("verdict") if run_id else None
     facts = {"since": _moment(remedy.queued), "decisions": decisions, "verdict": verdict, "rehearsed": rehearsed}
-    return {**asdict(remedy), **facts, "page": report_page(remedy.rehearsal, project)}
+    proven = proof_words(alert, remedy.notebook, remedy.service, project)
+    return {**asdict(remedy), **facts, "page": report_page(remedy.rehearsal, project), "proven": proven}
 
 
 def pictures(incident: Mapping[str, Any], project: Path) -> dict[int, tuple[str, str]]:

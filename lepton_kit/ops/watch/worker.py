@@ -80,7 +80,7 @@ def _run(job: Job, queue: Queue, project: Path, signals: Signals) -> Manifest | 
     """Run a job and note how that went; None where no run ended."""
     try:
         settings = read_settings(project)
-        if (why := _broken_off(job, project) or _not_needed(job, queue, project)) is not None:
+        if (why := why_to_wait(job, queue, project)) is not None:
             with signals.cancellable():
                 queue.hold(job, why, rehearse(job, job.notebook, job.parameters, job.name, queue, settings, project))
             return None
@@ -174,9 +174,23 @@ def leaves_open(job: Job, run: Manifest) -> bool:
     return job.kind == "remedy" and (run.status != "succeeded" or said.get("verdict") != "recovered")
 
 
+def why_to_wait(job: Job, queue: Queue, project: Path) -> str | None:
+    """Say why a repair must wait for a person; None where it need not, or the job is none."""
+    if job.kind != "remedy":
+        return None
+    return _broken_off(job, project) or _not_needed(job, queue, project) or _silenced(job, queue)
+
+
+def _silenced(job: Job, queue: Queue) -> str | None:
+    """Say that the alert is silenced where the repair would start by itself: somebody is at work there."""
+    incident = queue.incident(job.incident or "")
+    is_automatic = any(one.job == job.number and one.is_automatic for one in queue.remedies(job.incident or ""))
+    return f"the alert is silenced {incident.silenced}" if incident and incident.silenced and is_automatic else None
+
+
 def _broken_off(job: Job, project: Path) -> str | None:
-    """Say which run of a repair had begun and did not come to its own end; None where none did, or it is no repair."""
-    if job.kind != "remedy" or job.run_id is None:
+    """Say which run of a repair had begun and did not come to its own end; None where none did."""
+    if job.run_id is None:
         return None
     repair(project)  # such as the manifest of a run whose process was killed
     return None if has_answered(job.run_id, project) else f"run {job.run_id} was broken off: see what it did"
@@ -188,7 +202,7 @@ def _not_needed(job: Job, queue: Queue, project: Path) -> str | None:
     It is while the first did not recover the indicator that alerted, or an objective is missed (`still_missed`): so
     long the evidence for the further cause stands. Where the first repair does not say so, it stands as well.
     """
-    if job.kind != "remedy" or (earlier := queue.follows_run(job)) is None:
+    if (earlier := queue.follows_run(job)) is None:
         return None
     cause, run_id = earlier
     try:

@@ -1,0 +1,223 @@
+"""What drills have proven: for each alert, runbook and service the newest drill that ended recovered, and its age.
+
+Only a drill in which the alert fired, one cause was named rightly, and its remedy alone restored the objective proves a
+runbook. Light to import: the pages of `lepton watch` show it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+from lepton_kit.errors import InputError
+from lepton_kit.files import sha256_of
+from lepton_kit.ops.drill_results import Basis, Drill, Drilled, Results, Stage, read_results
+from lepton_kit.project.settings import read_settings
+from lepton_kit.project.subjects import find_declaration
+from lepton_kit.telemetry.alerts import alert_name
+from lepton_kit.telemetry.slo import read_objectives
+
+FOLDER = "drills"
+CODE = ("diagnosis", "ops/actions.py", "ops/operator.py", "ops/repairs.py", "ops/service_operator.py")
+"""What diagnoses and repairs, in this package; a change of anything else does not make a drill stale."""
+
+RestsOn = Literal["runbook", "declaration", "objectives", "code"]
+RESTS_ON: tuple[RestsOn, ...] = get_args(RestsOn)
+"""Names of the fingerprints of a drill."""
+
+Why = Literal["age", "runbook", "declaration", "objectives", "code", "failed since", "basis not stored"]
+WHY = {
+    "age": "too old",
+    "runbook": "the runbook has changed since",
+    "declaration": "the service's declaration has changed since",
+    "objectives": "the service's objectives have changed since",
+    "code": "the kit's diagnosis or remedies have changed since",
+    "failed since": "a later drill of it did not recover",
+    "basis not stored": "its results do not hold what it rested on",
+}
+"""Why a proof is stale, in words."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What drills say of a runbook that follows on an alert of a service.
+
+    `proven` is when the newest drill that ended recovered was made (UTC), None where there is none; `drill`, `basis`
+    and `kit` (the version of this package) are that drill's, `file` holds its results. `stale` says why it no longer
+    counts, and is empty where it does.
+    """
+
+    alert: str
+    runbook: str
+    service: str
+    proven: datetime | None = None
+    drill: Drill | None = None
+    basis: Basis | None = None
+    kit: str = ""
+    file: str = ""
+    age_days: float | None = None
+    stale: tuple[Why, ...] = ()
+
+    def __str__(self) -> str:
+        """Return it as a person at the runbook reads it.
+
+        >>> str(Proof("GoogErrorsBudgetBurn", "runbooks/repair-data.ipynb", "goog"))
+        'never proven in a drill'
+        """
+        if self.proven is None or self.drill is None:
+            return "never proven in a drill"
+        how = HOW[self.basis.stage] if self.basis else "a drill"
+        model = f", model {self.basis.model}" if self.basis and self.basis.model else ""
+        why = f"; stale: {', '.join(WHY[one] for one in self.stale)}" if self.stale else ""
+        when = f"{self.proven.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        return f"last proven on {when} in {how} of {self.drill.fault} (kit {self.kit}{model}){why}"
+
+
+HOW: dict[Stage, str] = {
+    "simulated": "a simulated drill (its plan, not the notebook)",
+    "served": "a live drill",
+    "declared": "a live drill",
+}
+
+
+# --- what a drill rests on --------------------------------------------------------------------------------------------
+
+
+def basis_of(project: Path, service: str, stage: Stage, runbook: str = "", model: str = "") -> Basis:
+    """Return what a drill of a service rests on now; without a runbook, all but that.
+
+    Raises InputError when the service is not declared, or its objectives or the runbook cannot be read.
+    """
+    declaration = find_declaration(service, project)
+    objectives = project / declaration.objectives
+    held = {
+        "declaration": hashlib.sha256(declaration.model_dump_json().encode()).hexdigest(),
+        "objectives": sha256_of(objectives) if objectives.exists() else "",
+        "code": _code_sha256(),
+    }
+    basis = Basis(stage, "", model, held)
+    return with_runbook(basis, runbook, project) if runbook else basis
+
+
+def with_runbook(basis: Basis, runbook: str, project: Path) -> Basis:
+    """Return a basis with the runbook of its remedy, as it stands in a project.
+
+    Raises InputError when there is no such notebook.
+    """
+    from lepton_kit.runs.notebooks import locate_notebook, read_notebook, source_sha256  # nbformat takes time to import
+
+    own = project / runbook  # before one of that name where the command was given
+    sha256 = source_sha256(read_notebook(own if own.is_file() else locate_notebook(runbook, project)))
+    return replace(basis, runbook=runbook, sha256={**basis.sha256, "runbook": sha256})
+
+
+@lru_cache(maxsize=1)
+def _code_sha256() -> str:
+    kit = Path(__file__).parents[1]
+    return hashlib.sha256("".join(sha256_of(kit / part) for part in CODE).encode()).hexdigest()
+
+
+# --- what drills prove ------------------------------------------------------------------------------------------------
+
+
+def proofs(project: Path) -> list[Proof]:
+    """Return what drills say of every alert, runbook and service: of the settings, and of the results in `drills/`.
+
+    Raises InputError when the settings or the objectives of a service cannot be read.
+    """
+    asked = {(one.alert, one.runbook, one.service): one for one in _declared(project)}
+    found = asked | {(one.alert, one.runbook, one.service): one for one in drilled_proofs(_results(project))}
+    return [_aged(one, project) for _, one in sorted(found.items())]
+
+
+def proof_of(alert: str, runbook: str, service: str, project: Path) -> Proof:
+    """Return what drills say of one alert, runbook and service; InputError where results cannot be read."""
+    wanted = (alert, runbook, service)
+    known = (one for one in drilled_proofs(_results(project)) if (one.alert, one.runbook, one.service) == wanted)
+    return _aged(next(known, Proof(*wanted)), project)
+
+
+def proof_words(alert: str, runbook: str, service: str, project: Path) -> str:
+    """Return what drills say of a runbook, for its reader; where results cannot be read, that it is not known.
+
+    >>> proof_words("GoogErrorsBudgetBurn", "runbooks/repair-data.ipynb", "goog", Path("no/such/project"))
+    'never proven in a drill'
+    """
+    try:
+        return str(proof_of(alert, runbook, service, project))
+    except InputError as error:
+        return f"not known when last proven: {error}"
+
+
+def drilled_proofs(results: Iterable[tuple[str, Results]]) -> list[Proof]:
+    """Return what results of drills, by their file, say of the runbooks that they tried; not whether that is stale.
+
+    Only "failed since" is said here: after a later drill of the same, in time of the files, that did not recover.
+    """
+    found: dict[tuple[str, str, str], Proof] = {}
+    for file, held in sorted(results, key=lambda item: item[1].made):
+        tried = [(_key(one), one) for one in held.drills if _tries(one)]
+        for key, one in sorted(tried, key=lambda item: item[1].verdict == "recovered"):
+            before = found.get(key, Proof(*key))
+            if one.verdict == "recovered":
+                drill = Drill(one.fault, one.severity, one.seed)
+                missing: tuple[Why, ...] = () if one.basis else ("basis not stored",)
+                found[key] = Proof(*key, held.made, drill, one.basis, held.kit, file, None, missing)
+            elif before.proven and "failed since" not in before.stale:
+                found[key] = replace(before, stale=(*before.stale, "failed since"))
+            else:
+                found[key] = before
+    return list(found.values())
+
+
+def _tries(one: Drilled) -> bool:
+    """Whether a drill tried a runbook alone, on an alert: the cause was right, whether it helped or not."""
+    return bool(one.alert and one.remedy and one.service) and not one.also and one.verdict in TRIED
+
+
+TRIED = ("recovered", "not recovered")
+
+
+def _key(one: Drilled) -> tuple[str, str, str]:
+    runbook = one.basis.runbook if one.basis else f"runbooks/{one.remedy}.ipynb"
+    return one.alert, runbook, one.service
+
+
+def _declared(project: Path) -> Iterator[Proof]:
+    settings = read_settings(project)
+    for service, declaration in settings.services.items():
+        folder = project / declaration.objectives
+        for objective in read_objectives(folder) if folder.exists() else []:
+            for remedy in settings.remedies.by_cause().values():
+                yield Proof(alert_name(objective), remedy.runbook, service)
+
+
+def _results(project: Path) -> list[tuple[str, Results]]:
+    files = sorted((project / FOLDER).glob("*-*-*.json"))
+    return [(path.relative_to(project).as_posix(), _read(path, path.stat().st_mtime_ns)) for path in files]
+
+
+@lru_cache(maxsize=500)
+def _read(path: Path, _as_of: int) -> Results:
+    return read_results(path)
+
+
+def _aged(proof: Proof, project: Path) -> Proof:
+    """Return a proof with its age, and with what has changed since."""
+    if proof.proven is None:
+        return proof
+    age = (datetime.now(UTC) - proof.proven).total_seconds() / 86400
+    why: list[Why] = ["age"] if age > read_settings(project).drills.stale_days else []
+    if proof.basis is not None:
+        try:
+            current = basis_of(project, proof.service, proof.basis.stage, proof.basis.runbook).sha256
+        except InputError:  # the service or its runbook is gone: nothing of it stands as it was
+            current = {"code": _code_sha256()}
+        held = proof.basis.sha256
+        why += [name for name in RESTS_ON if held.get(name) != current.get(name)]
+    return replace(proof, age_days=round(age, 2), stale=(*proof.stale, *why))

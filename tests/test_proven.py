@@ -1,0 +1,177 @@
+"""When drills last proved a runbook, and what makes that stale."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from helpers import ROOT, lepton_here
+
+from lepton_kit.ops.drill_results import Basis, Drilled, read_results, write_results
+from lepton_kit.ops.proven import basis_of, proof_of, proof_words, proofs
+
+ALERT, RUNBOOK, SERVICE = "GoogErrorsBudgetBurn", "runbooks/repair-data.ipynb", "goog"
+KEY = (ALERT, RUNBOOK, SERVICE)
+
+
+@pytest.fixture
+def project(tmp_path):
+    for part in ("slo", "runbooks/repair-data.ipynb", "lepton.toml"):
+        source, target = ROOT / part, tmp_path / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    return tmp_path
+
+
+def drilled(project, **changes):
+    made = Drilled(
+        fault="nulls", severity=0.5, seed=7, kind="constant", causes=("data",), alert=ALERT, detected_after=10.0,
+        cause="data", also=(), probability=0.97, confidence="high", diagnosed_after=12.0, remedy="repair-data",
+        actions=("filled",), recovery="recovered", recovered_after=60.0, verdict="recovered", service=SERVICE,
+        basis=basis_of(project, SERVICE, "simulated", RUNBOOK, "v2"),
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def write(project, *made, days_ago=0.0, seed=0):
+    path = write_results(made, project / "drills", seed, live=False)
+    held = json.loads(path.read_text())
+    held["made"] = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
+    path.write_text(json.dumps(held))
+
+
+def test_a_drill_that_recovered_proves_its_runbook_with_its_date_and_versions(project):
+    write(project, drilled(project))
+    found = proof_of(*KEY, project)
+    assert found.proven is not None
+    assert found.stale == ()
+    assert (found.basis.stage, found.basis.model, found.drill.seed) == ("simulated", "v2", 7)
+    assert "last proven on" in str(found)
+    assert "not the notebook" in str(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"verdict": "not recovered", "recovery": "not recovered"},
+        {"verdict": "wrong cause", "recovery": "recovered"},
+        {"verdict": "acted without an alert", "alert": ""},
+        {"also": ("compute",)},
+    ],
+)
+def test_a_drill_that_did_not_recover_by_this_remedy_alone_proves_nothing(project, changes):
+    write(project, drilled(project, **changes))
+    assert proof_of(*KEY, project).proven is None
+    assert proof_words(*KEY, project) == "never proven in a drill"
+
+
+def test_every_alert_and_remedy_of_the_settings_is_listed_also_where_no_drill_proves_it(project):
+    write(project, drilled(project))
+    found = {(one.alert, one.runbook, one.service): one for one in proofs(project)}
+    assert found[KEY].proven is not None
+    never = found["GoogLatencyBudgetBurn", "runbooks/repair-capacity.ipynb", SERVICE]
+    assert never.proven is None
+    assert never.stale == ()
+
+
+def test_a_proof_goes_stale_with_age(project):
+    write(project, drilled(project), days_ago=31)
+    assert proof_of(*KEY, project).stale == ("age",)
+    settings = project / "lepton.toml"
+    settings.write_text(settings.read_text() + "\n[drills]\nstale_days = 60\n")
+    assert proof_of(*KEY, project).stale == ()
+
+
+def change_runbook(project):
+    path = project / RUNBOOK
+    held = json.loads(path.read_text())
+    held["cells"].append(dict(held["cells"][0], id="one-more"))
+    path.write_text(json.dumps(held))
+
+
+def change_declaration(project):
+    path = project / "lepton.toml"
+    path.write_text(path.read_text().replace("time_series = true", "time_series = false"))
+
+
+def change_objectives(project):
+    path = next((project / "slo/goog").glob("*.yaml"))
+    path.write_text(path.read_text() + "\n# another target\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [(change_runbook, "runbook"), (change_declaration, "declaration"), (change_objectives, "objectives")],
+)
+def test_a_change_of_what_a_drill_rested_on_makes_its_proof_stale(project, change, why):
+    write(project, drilled(project))
+    change(project)
+    assert proof_of(*KEY, project).stale == (why,)
+
+
+def test_new_outputs_of_a_runbook_are_no_change(project):
+    write(project, drilled(project))
+    path = project / RUNBOOK
+    held = json.loads(path.read_text())
+    for cell in held["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = []
+    path.write_text(json.dumps(held))
+    assert proof_of(*KEY, project).stale == ()
+
+
+def test_other_code_of_the_diagnosis_makes_a_proof_stale(project):
+    made = drilled(project)
+    other = dataclasses.replace(made.basis, sha256={**made.basis.sha256, "code": "other"})
+    write(project, dataclasses.replace(made, basis=other))
+    assert proof_of(*KEY, project).stale == ("code",)
+
+
+def test_a_later_drill_that_did_not_recover_makes_a_proof_stale(project):
+    write(project, drilled(project), days_ago=2)
+    write(project, drilled(project, verdict="not recovered"), days_ago=1, seed=1)
+    assert proof_of(*KEY, project).stale == ("failed since",)
+    write(project, drilled(project), seed=2)
+    assert proof_of(*KEY, project).stale == ()
+
+
+def test_results_that_do_not_hold_what_they_rested_on_are_stale(project):
+    write(project, drilled(project, basis=None))
+    assert proof_of(*KEY, project).stale == ("basis not stored",)
+
+
+def test_a_service_or_runbook_that_is_gone_makes_its_proof_stale(project):
+    write(project, drilled(project))
+    (project / RUNBOOK).unlink()
+    (project / "slo/goog").rename(project / "slo/other")
+    assert "objectives" in proof_of(*KEY, project).stale
+
+
+def test_damaged_results_are_said_and_break_no_page(project):
+    (project / "drills").mkdir()
+    (project / "drills/20260101T000000Z-live-0.json").write_text("{")
+    assert proof_words(*KEY, project).startswith("not known when last proven: ")
+
+
+def test_what_a_drill_rested_on_is_read_as_it_was_written(project):
+    made = drilled(project)
+    write(project, made)
+    held = read_results(next((project / "drills").glob("*.json")))
+    assert held.drills == (made,)
+    assert isinstance(held.drills[0].basis, Basis)
+
+
+def test_lepton_drill_proven_lists_as_json_and_its_exit_status_says_whether_a_proof_is_stale(project, monkeypatch):
+    write(project, drilled(project))
+    fresh = lepton_here("drill", "--proven", "--json", project=project)
+    assert fresh.returncode == 0, fresh.stderr
+    held = {(one["alert"], one["runbook"], one["service"]): one for one in json.loads(fresh.stdout)}
+    assert held[KEY]["drill"] == {"fault": "nulls", "severity": 0.5, "seed": 7}
+    assert held[KEY]["basis"]["sha256"].keys() == {"runbook", "declaration", "objectives", "code"}
+    change_objectives(project)
+    stale = lepton_here("drill", "--proven", project=project)
+    assert stale.returncode == 1
+    assert "stale: 1" in stale.stdout

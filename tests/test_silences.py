@@ -1,0 +1,147 @@
+"""What a real Alertmanager says of silences: nobody is notified, no repair starts by itself, and nothing stays open."""
+
+import time
+
+import httpx
+import pytest
+from monitors import alertmanager, metrics_target, needs_alertmanager
+from repairs import Everything, project_with_repairs, proposal
+from services import wait_for
+
+from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.approvals import make_decision
+from lepton_kit.ops.watch.intake import Intake
+from lepton_kit.ops.watch.notify import notices
+from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.silences import GONE_S, Silences
+from lepton_kit.ops.watch.status import incident_facts
+from lepton_kit.ops.watch.webhook import Alert
+from lepton_kit.ops.watch.worker import run_job, why_to_wait
+from lepton_kit.project.settings import read_settings
+
+LABELS = {"alertname": "Known", "service": "goog", "severity": "page"}
+NOBODY = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
+
+
+def rfc3339(seconds):
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def raised(server, **more):
+    """Let an alert fire in Alertmanager, and return it as it posts it."""
+    firing = {"labels": LABELS, "startsAt": rfc3339(time.time() - 60), **more}
+    assert server.post("/api/v2/alerts", json=[firing]).status_code == 200
+    [known] = wait_for(lambda: server.get("/api/v2/alerts").json())
+    return {**firing, "status": "firing", "fingerprint": known["fingerprint"], "startsAt": known["startsAt"]}
+
+
+def silenced(server, seconds=3600):
+    matcher = {"name": "alertname", "value": "Known", "isRegex": False, "isEqual": True}
+    times = {"startsAt": rfc3339(time.time()), "endsAt": rfc3339(time.time() + seconds)}
+    about = {"matchers": [matcher], **times, "createdBy": "Kim", "comment": "moving\nracks"}
+    id = server.post("/api/v2/silences", json=about).json()["silenceID"]
+    wait_for(lambda: server.get("/api/v2/alerts").json()[0]["status"]["silencedBy"])
+    return id
+
+
+@pytest.fixture
+def incident(project):
+    """Give a project with an incident of an alert that fires in a real Alertmanager, and that server."""
+    project_with_repairs(project)
+    queue = Queue(project)
+    with alertmanager(project, NOBODY) as address, httpx.Client(base_url=address, timeout=30) as server:
+        posted = Alert.model_validate(raised(server))
+        queue.receive([posted], "webhook", Everything())
+        intake = Intake(queue, Everything(), lambda: None)
+        yield queue, server, Silences(address, queue, intake)
+        intake.close()
+
+
+def only(queue):
+    [one] = queue.incidents()
+    return one
+
+
+@needs_alertmanager
+def test_while_an_alert_is_silenced_nobody_is_notified_and_no_repair_starts_by_itself(incident, project):
+    queue, server, silences = incident
+    job = queue.take()
+    queue.end(job, "run-1", "succeeded", [proposal("compute")], 3)
+    silences.look()
+    assert only(queue).silenced == ""
+    repair = queue.take()
+    assert why_to_wait(repair, queue, project) is None
+    id = silenced(server)
+    silences.look()
+    assert only(queue).silenced.startswith("by Kim until ")
+    assert only(queue).silenced.endswith(" UTC: moving racks")
+    assert why_to_wait(repair, queue, project) == f"the alert is silenced {only(queue).silenced}"
+    assert list(notices(incident_facts(only(queue), queue, project), "")) == []
+    assert server.delete(f"/api/v2/silence/{id}").status_code == 200
+    wait_for(lambda: not server.get("/api/v2/alerts").json()[0]["status"]["silencedBy"])
+    silences.look()
+    assert only(queue).silenced == ""
+    assert [one.event for one in notices(incident_facts(only(queue), queue, project), "")] == ["opened"]
+
+
+@needs_alertmanager
+def test_a_repair_that_a_person_approved_runs_although_the_alert_is_silenced(incident, project):
+    queue, server, silences = incident
+    queue.end(queue.take(), "run-1", "succeeded", [proposal("data", "ask")], 3)
+    silenced(server)
+    silences.look()
+    [waits] = queue.waiting()
+    queue.decide(waits.job, make_decision(True, "Kim", "lepton approve", ""))
+    job = queue.take()
+    assert why_to_wait(job, queue, project) is None
+    assert run_job(job, queue, read_settings(project), project).status == "succeeded"
+
+
+@needs_alertmanager
+def test_an_alert_that_ends_while_it_is_silenced_is_over_once_alertmanager_has_not_known_it_for_a_while(incident):
+    queue, server, silences = incident
+    silenced(server)
+    silences.look()
+    ended = {"labels": LABELS, "startsAt": only(queue).starts_at, "endsAt": rfc3339(time.time() - 1)}
+    assert server.post("/api/v2/alerts", json=[ended]).status_code == 200
+    wait_for(lambda: not server.get("/api/v2/alerts").json())
+    gone = time.time()
+    silences.look(gone)
+    silences.look(gone + GONE_S - 1)  # an Alertmanager that was started anew would know it again by now
+    assert only(queue).status == "firing"
+    assert only(queue).silenced
+    silences.look(gone + GONE_S)
+    assert only(queue).status == "resolved"
+    assert only(queue).ends_at[:19] == time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(gone))
+
+
+@needs_alertmanager
+def test_an_alert_that_was_not_silenced_is_not_ended_by_an_alertmanager_that_forgot_it(incident):
+    queue, server, silences = incident
+    ended = {"labels": LABELS, "startsAt": only(queue).starts_at, "endsAt": rfc3339(time.time() - 1)}
+    assert server.post("/api/v2/alerts", json=[ended]).status_code == 200
+    wait_for(lambda: not server.get("/api/v2/alerts").json())
+    silences.look(time.time())
+    silences.look(time.time() + 2 * GONE_S)
+    assert only(queue).status == "firing"
+
+
+@pytest.mark.parametrize(
+    "answer", ["<html>", "{}", "[1]", '[{"fingerprint": "a"}]', '[{"status": {"silencedBy": []}}]']
+)
+def test_what_is_no_alertmanager_is_named_and_changes_nothing(project, answer):
+    queue = Queue(project)
+    posted = Alert.model_validate({"status": "firing", "labels": LABELS, "startsAt": rfc3339(1e9), "fingerprint": "a"})
+    queue.receive([posted], "webhook", Everything())
+    queue.note_silences({posted.incident: "by Kim"})
+    with metrics_target() as target:
+        target.text = answer
+        silences = Silences(target.address.replace("//", "//me:hunter2@"), queue, Intake(queue, Everything(), print))
+        with pytest.raises(InputError, match=f"Alertmanager {target.address}: /api/v2/alerts is not readable"):
+            silences.look()
+    with pytest.raises(InputError, match="does not answer") as error:
+        silences.look()
+    assert "hunter2" not in str(error.value)
+    assert only(queue).silenced == "by Kim"
+    with pytest.raises(InputError, match="Alertmanager address 'ftp://x'"):
+        Silences("ftp://x", queue, Intake(queue, Everything(), print))
