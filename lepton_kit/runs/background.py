@@ -1,4 +1,4 @@
-"""Runs a notebook in a process of its own, which tells its events and ends when whoever started it stops it, or dies.
+"""Runs a notebook in a process of its own, which tells its events and ends when its starter stops it, or dies.
 
 JupyterLab's scheduler kills the process of a job that is stopped, which can then write nothing. The run is in a further
 process: it sees its input end, and cancels the run in good order.

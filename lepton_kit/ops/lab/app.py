@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
-from markupsafe import Markup
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.lab.forms import form_of as parameters_form
@@ -36,6 +35,7 @@ from lepton_kit.runs.shipped import name_of
 
 MOST_RUNS, MOST_INCIDENTS = 200, 50
 LOOK_AGAIN_S = 2
+FORM_LIMIT, FORM_FIELDS = 256 * 1024, 500  # a notebook may take many parameters, and long ones
 STATUSES = ("running", "succeeded", "failed", "expectation_failed", "timed_out", "kernel_died", "cancelled")
 TRIGGER = "lepton ui"
 Shown = Callable[..., Response]
@@ -69,9 +69,7 @@ def application(project: Path, started: StartedRuns, framed_by: str = "'none'") 
 def place(request: Request) -> dict[str, Any]:
     """Return where the pages of this server are, and what its forms send back."""
     root = str(request.scope.get("root_path", "")).rstrip("/")
-    name, value = request.scope.get("lepton.hidden", ("", ""))
-    hidden = Markup('<input type="hidden" name="{}" value="{}">').format(name, value) if name else ""
-    home = (f"{root}/runs", "Runs")
+    hidden, home = request.scope.get("lepton.hidden"), (f"{root}/runs", "Runs")
     return {"root": root, "home": home, "hidden": hidden, "base": "lab.html.j2", "decides": False}
 
 
@@ -179,7 +177,7 @@ def _add_new(app: FastAPI, project: Path, started: StartedRuns, shown: Shown) ->
 
     @app.post("/new/form")
     async def start(request: Request) -> Response:
-        sent = await form_of(request)
+        sent = await form_of(request, FORM_LIMIT, FORM_FIELDS)
         made = parameters_form(sent.get("notebook", ""), project, texts_of(sent), checks=True)
         if not made.is_right:
             wrong = sum(bool(one.error) for one in made.fields)

@@ -10,7 +10,7 @@ from fastapi.staticfiles import StaticFiles
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch import page
-from lepton_kit.ops.watch.approvals import BODY_LIMIT, FORM_TYPE, read_form
+from lepton_kit.ops.watch.approvals import BODY_LIMIT, FORM_TYPE, MOST_FIELDS, read_form
 from lepton_kit.ops.watch.door import Refused, whole_body
 
 STYLE = Path(__file__).with_name("style.css")
@@ -46,14 +46,14 @@ def style() -> Response:
     return Response(STYLE.read_text(encoding="utf-8"), media_type="text/css")
 
 
-async def form_of(request: Request) -> dict[str, str]:
-    """Return the fields of the form that a request sends.
+async def form_of(request: Request, limit: int = BODY_LIMIT, most: int = MOST_FIELDS) -> dict[str, str]:
+    """Return the fields of the form that a request sends, of `limit` bytes and with `most` fields at most.
 
     Raises Refused when the body is no form, is too large or too slow, or has too many fields.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
         raise Refused(415, "the body is not a form")
     try:
-        return read_form(await whole_body(request, BODY_LIMIT))
+        return read_form(await whole_body(request, limit), most)
     except InputError as error:
         raise Refused(422, str(error)) from error

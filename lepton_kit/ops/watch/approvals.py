@@ -23,14 +23,14 @@ from lepton_kit.ops.watch.door import host_name
 from lepton_kit.ops.watch.jobs import Decision, Via
 from lepton_kit.ops.watch.webhook import LOOPBACK, Gate
 
-BODY_LIMIT = 64 * 1024
-MOST_FIELDS = 200
+BODY_LIMIT = 16 * 1024
+MOST_FIELDS = 20
 MOST_DIGITS = 15  # of a job's number
 LONGEST_NAME, LONGEST_NOTE = 80, 1000
 FORM_TYPE = "application/x-www-form-urlencoded"
 
 
-def read_form(body: bytes) -> dict[str, str]:
+def read_form(body: bytes, most: int = MOST_FIELDS) -> dict[str, str]:
     """Return the fields of a form; of one that is given twice, the last value.
 
     Raises InputError when it has too many fields.
@@ -41,9 +41,9 @@ def read_form(body: bytes) -> dict[str, str]:
     {'by': 'Kim Lee', 'note': '', 'job': '3'}
     """
     try:
-        found = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        found = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=most)
     except ValueError as error:
-        raise InputError(f"form: has more than {MOST_FIELDS} fields") from error
+        raise InputError(f"form: has more than {most} fields") from error
     return {name: values[-1] for name, values in found.items()}
 
 
