@@ -36,7 +36,7 @@ class Target:
 
     def __init__(self) -> None:
         self.text = ""
-        self.answer: Callable[[http.server.BaseHTTPRequestHandler], None] = self._metrics
+        self.answer: Callable[[http.server.BaseHTTPRequestHandler], None] = self.metrics
         target = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,7 +51,7 @@ class Target:
         self.instance = f"127.0.0.1:{self.server.server_port}"
         self.address = f"http://{self.instance}"
 
-    def _metrics(self, request: http.server.BaseHTTPRequestHandler) -> None:
+    def metrics(self, request: http.server.BaseHTTPRequestHandler) -> None:
         body = self.text.encode()
         request.send_response(200)
         request.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

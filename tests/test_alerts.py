@@ -208,7 +208,7 @@ class Traffic:
                 for status, value in (("200", self.good), ("503", self.bad))
             ]
             self._target.text = "".join(lines)
-        self._target._metrics(request)
+        self._target.metrics(request)
 
 
 class Receiver:

@@ -302,7 +302,7 @@ def test_redirects_are_followed(tmp_path, status, to):
                 request.send_header("Location", f"{other.address}/x" if to == "whole address" else to)
                 request.end_headers()
             else:
-                target._metrics(request)
+                target.metrics(request)
 
         target.text, target.answer = "a 5\n", answer
         (scraped,) = Scraper(store, {"goog": target.address}).scrape_once(AT)

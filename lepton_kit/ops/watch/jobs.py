@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, exists, func, insert, or_, select, update
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.database import be_alone
 from lepton_kit.runs.ledger import Owner, is_mine, my_lease, owner_columns
-from lepton_kit.runs.tables import DECISIONS, INCIDENTS, JOBS, now
+from lepton_kit.runs.tables import DECISIONS, INCIDENTS, JOBS, count, now
 
 Kind = Literal["alert", "recovery", "schedule", "remedy", "postmortem"]
 Event = Literal["take", "end", "give back", "give up", "refuse", "hold", "approve", "reject", "withdraw"]
@@ -216,6 +216,24 @@ def abandoned(ledger: Connection) -> list[Job]:
     """Return the jobs whose process has died, but for those that another process is seeing to."""
     running = select(*owner_columns(JOBS), *COLUMNS).where(JOBS.c.state == "running").with_for_update(skip_locked=True)
     return [Job(*row[5:]) for row in ledger.execute(running) if Owner(*row[:4]).is_dead(row.is_lease_over)]
+
+
+def look_again(ledger: Connection, pause: float, most: int) -> None:
+    """Queue the alert's runbook once more for incidents that were left open, `pause` seconds after the last run."""
+    looks = count(JOBS.c.kind == "alert")
+    last_open = func.max(case((JOBS.c.leaves_open, JOBS.c.number), else_=0))
+    due = (
+        select(INCIDENTS.c.id, looks, func.min(case((JOBS.c.kind == "alert", JOBS.c.number))))
+        .join(JOBS, JOBS.c.incident == INCIDENTS.c.id)
+        .where(INCIDENTS.c.status == "firing")
+        .group_by(INCIDENTS.c.id)
+        .having(func.max(JOBS.c.number) == last_open, count(JOBS.c.state != "ended") == 0)
+        .having(func.max(JOBS.c.ended) <= now() - pause, looks.between(1, most - 1))
+    )
+    for incident, made, first in ledger.execute(due).all():
+        job = Job(*ledger.execute(select(*COLUMNS).where(JOBS.c.number == first)).one())
+        start, key = Start(job.notebook, job.parameters), f"{job.key}:look-{made + 1}"
+        add(ledger, "alert", job.name, key, start, incident, look=made + 1)
 
 
 # --- repairs ----------------------------------------------------------------------------------------------------------

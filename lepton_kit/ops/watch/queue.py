@@ -16,7 +16,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -32,7 +31,7 @@ from lepton_kit.ops.watch.jobs import Decision, Job, Kind, Proposal, Remedy, Sta
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.ledger import LEASE_S, Ledger
-from lepton_kit.runs.tables import INCIDENTS, JOBS, NOTES, SCHEDULES, count, now, replace
+from lepton_kit.runs.tables import INCIDENTS, JOBS, NOTES, SCHEDULES, now, replace
 
 MOST_ATTEMPTS = 5
 REPORT = "report"  # the note of what went wrong with the report site
@@ -350,21 +349,8 @@ class Queue(Ledger):
 
         `pause` seconds after its last run there is more evidence; it runs `most` times in all.
         """
-        looks = count(JOBS.c.kind == "alert")
-        last_open = func.max(case((JOBS.c.leaves_open, JOBS.c.number), else_=0))
-        due = (
-            select(INCIDENTS.c.id, looks, func.min(case((JOBS.c.kind == "alert", JOBS.c.number))))
-            .join(JOBS, JOBS.c.incident == INCIDENTS.c.id)
-            .where(INCIDENTS.c.status == "firing")
-            .group_by(INCIDENTS.c.id)
-            .having(func.max(JOBS.c.number) == last_open, count(JOBS.c.state != "ended") == 0)
-            .having(func.max(JOBS.c.ended) <= now() - pause, looks.between(1, most - 1))
-        )
         with self.transaction() as ledger:
-            for incident, made, first in ledger.execute(due).all():
-                job = Job(*ledger.execute(select(*jobs.COLUMNS).where(JOBS.c.number == first)).one())
-                start, key = Start(job.notebook, job.parameters), f"{job.key}:look-{made + 1}"
-                jobs.add(ledger, "alert", job.name, key, start, incident, look=made + 1)
+            jobs.look_again(ledger, pause, most)
 
     # --- schedules and notes ---
 
