@@ -41,9 +41,9 @@ app = typer.Typer(
 
 for command in (
     begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents,
-    watch.acknowledge, watch.notify,
+    watch.acknowledge, watch.notify, watch.ui,
     approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
-    watch.ui, demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
+    incidents.check_next, demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(objectives.app, name="slo")

@@ -12,10 +12,10 @@ import yaml
 from helpers import ROOT, lepton_here
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.alerts import alert_name, prometheus_rules
+from lepton_kit.telemetry.alerts import prometheus_rules
 from lepton_kit.telemetry.burn_rates import evaluate, increase, scaled, threshold
 from lepton_kit.telemetry.selectors import labels_text, parse_selector
-from lepton_kit.telemetry.slo import read_objectives
+from lepton_kit.telemetry.slo import alert_name, read_objectives
 
 STEP = 60
 HOURS = 6

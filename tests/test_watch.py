@@ -25,7 +25,7 @@ from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.schedules import Schedules
 from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import Result, all_runs
-from lepton_kit.telemetry.alerts import alert_name
+from lepton_kit.telemetry.slo import alert_name
 
 SETTINGS = (
     KNOWN

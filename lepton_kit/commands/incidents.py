@@ -1,14 +1,16 @@
-"""`lepton capture`: freezes what is known of a service's incident into a recording."""
+"""`lepton capture` freezes what is known of an incident; `lepton check-next` says what could change its verdict."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console
+from lepton_kit.commands.terminal import new_console, print_pairs
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -44,6 +46,49 @@ def capture(
     provenance = held.incident.provenance
     for line in (*provenance.measured, *provenance.derived, *held.problems):
         console.print(f"  {escape(line)}")
+
+
+def check_next(
+    incident: Annotated[str, typer.Argument(help="An incident's id, or the end of it.")],
+    run: Annotated[bool, typer.Option("--run", help="Run the check where the kit can do it by itself.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what would flip an incident's verdict, and the cheapest check that could."""
+    from lepton_kit.ops.check_next import next_check, run_check
+    from lepton_kit.ops.watch.queue import Queue
+    from lepton_kit.project.settings import read_settings
+
+    project = find_project()
+    found, settings = Queue(project).find(incident), read_settings(project)
+    made = next_check(found, settings, project)
+    made = run_check(made, found, settings, project) if run else made
+    if as_json:
+        print(json.dumps(asdict(made), indent=1))
+        return
+    check, own, again = made.check, made.by_itself, made.again
+    pairs = {
+        "verdict": f"{made.cause} ({made.probability:.2f})",
+        "would flip": "\n".join(f"{one.cause}, if {' and '.join(map(str, one.changes))}" for one in made.flips)
+        or "no one finding and no two",
+        "next check": f"{check.question} ({check.why_not}); {check.finding!r} would lead to {check.verdict}"
+        if check
+        else "none: no answer to an open question changes the verdict by itself",
+        "how": HOW[made.way].format(entries=", ".join(made.entries)),
+        "command": made.command,
+        "by itself": f"{own.question} ({own.why_not}): `--run` looks again over a longer window" if own else "",
+        "result": f"{own.question}: {again.finding}; verdict {again.cause} ({again.probability:.2f}), "
+        f"{'changed' if again.is_changed else 'not changed'}; recording {again.recording}"
+        if own and again
+        else "",
+    }
+    print_pairs(made.incident, {name: value for name, value in pairs.items() if value})
+
+
+HOW = {
+    "look again": "capture a longer window and diagnose it ",
+    "declare": "a person must first add {entries} to lepton.toml",
+    "none": "",
+}
 
 
 def seconds_of(option: str, text: str) -> float:

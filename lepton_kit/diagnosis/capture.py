@@ -25,7 +25,6 @@ from lepton_kit.diagnosis.served import Served, as_version, served_models
 from lepton_kit.errors import InputError
 from lepton_kit.models.flavors import PROFILE
 from lepton_kit.secrets import without_password
-from lepton_kit.telemetry.alerts import alert_name
 from lepton_kit.telemetry.databases import TIME, Read
 from lepton_kit.telemetry.declaration import Declaration, more_of, signals_of
 from lepton_kit.telemetry.logs import MOST_LINES, read_logs
@@ -47,6 +46,7 @@ from lepton_kit.telemetry.recordings import (
 )
 from lepton_kit.telemetry.selectors import Source
 from lepton_kit.telemetry.signals import series_of
+from lepton_kit.telemetry.slo import alert_name
 from lepton_kit.telemetry.texts import described
 
 MOST_SAMPLES, MOST_REFERENCE, MOST_ALERTS = 500_000, 2_000, 50

@@ -22,6 +22,7 @@ from lepton_kit.diagnosis.evidence.promises import ANSWERS_WRONG, LATE, MISSED, 
 from lepton_kit.diagnosis.localisation import Localisation
 from lepton_kit.diagnosis.next_action import NextAction
 from lepton_kit.diagnosis.onset import Criteria, Onset
+from lepton_kit.diagnosis.path import IncidentPath, path_of
 from lepton_kit.diagnosis.ranking import (
     CAUSES,
     Decision,
@@ -112,6 +113,15 @@ class Diagnosis:
         """Return when the incident began (UTC)."""
         return self.dated.time
 
+    def path(self, objective: Objective | None = None) -> IncidentPath:
+        """Return the path from the cause to the objective that alerted, as far as evidence shows it.
+
+        `objective` is the one that alerted, where the recording does not hold it.
+        """
+        by_cause = {one.cause: one.evidence_for for one in self.ranking}
+        named = [(cause, by_cause[cause]) for cause in (self.cause, *self.also) if cause in by_cause]
+        return path_of(self.case, self.evidence, named, objective)
+
     @cached_property
     def next_action(self) -> str:
         """Return what to do next, in words; `act` knows the objective that alerted and the command as well."""
@@ -147,7 +157,7 @@ class Diagnosis:
 
         `objective` is the one that alerted and `recording` where the evidence lies: both go into the next command.
         """
-        action = self.act(objective, recording)
+        action, path = self.act(objective, recording), self.path(objective)
         return {
             "cause": self.cause,
             "also": list(self.also),
@@ -162,6 +172,8 @@ class Diagnosis:
             "not_checked": list(self.not_checked),
             "evidence_for": [item.name for item in self.evidence_for],
             "evidence_against": [item.name for item in self.evidence_against],
+            "path": path.table(),
+            "path_not_checked": list(path.not_checked),
             "ranking": self.ranking_table(),
             "evidence": self.table(),
         }
@@ -172,6 +184,7 @@ class Diagnosis:
             **self.summary(),
             "remedy": self.remedy,
             "onset_from": str(self.dated),
+            "path": self.path().table().to_dict("records"),
             "ranking": [_ranked_as_dict(item) for item in self.ranking],
             "localisation": localisation_as_dict(self.localisation),
             "evidence": [_as_dict(item) for item in self.evidence],

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_kit.diagnosis.evidence import NOT_APPLICABLE, NOT_CHECKED
-from lepton_kit.diagnosis.postmortem import rows_of
 from lepton_kit.diagnosis.ranking import TELLING, read_likelihoods
+from lepton_kit.diagnosis.recorded import rows_of
 
 Findings = Mapping[str, str]
 """What each question that was answered found, by the question's name."""

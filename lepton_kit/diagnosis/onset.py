@@ -225,9 +225,12 @@ LEAST_SIDE = 3
 """Periods of an SLI needed on either side of its change."""
 
 
-def sli_onset(recording: Recording, criteria: Criteria) -> Seen | None:
-    """Return since when the SLI of the objective that alerted misses its target; None where it does not tell."""
-    objective = alerted_objective(recording, [one.objective() for one in recording.incident.promises])
+def sli_onset(recording: Recording, criteria: Criteria, objective: Objective | None = None) -> Seen | None:
+    """Return since when the SLI of the objective that alerted misses its target; None where it does not tell.
+
+    `objective` is the one that alerted, where the recording does not hold it.
+    """
+    objective = objective or alerted_objective(recording, [one.objective() for one in recording.incident.promises])
     if objective is None:
         return None
     events = _events(recording, objective)

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lepton_kit.diagnosis.history import History, Job, utc
+from lepton_kit.diagnosis.recorded import rows_of
 from lepton_kit.diagnosis.recovery import Ratio, sli_ratio
 from lepton_kit.diagnosis.rows import contract_breaches
 from lepton_kit.telemetry.recordings import Recording
@@ -99,13 +100,6 @@ def signals(history: History) -> list[tuple[pd.Timestamp, str]]:
             found.append((utc(row["since"]), f"{row['evidence']}: {row['finding']}"))
     moved = [row for row in rows_of(said.get("onsets")) if row.get("counts") and row.get("since")]
     return found or [(utc(row["since"]), f"{row['symptom']} moves") for row in moved]
-
-
-def rows_of(table: Any) -> list[dict[str, Any]]:
-    """Return the rows of a table that a run recorded; none where it is no table."""
-    if not isinstance(table, dict) or table.keys() != {"columns", "rows"}:
-        return []
-    return [dict(zip(table["columns"], values, strict=True)) for values in table["rows"]]
 
 
 def _texts(value: Any) -> list[str]:

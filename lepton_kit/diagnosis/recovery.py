@@ -16,12 +16,11 @@ import pandas as pd
 
 from lepton_kit.errors import InputError
 from lepton_kit.stats import difference_interval, wilson_interval
-from lepton_kit.telemetry.alerts import alert_name
 from lepton_kit.telemetry.health import RecordedMetrics, bad_ratio
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import Selector, parse_selector
 from lepton_kit.telemetry.signals import preset, presets, role_of
-from lepton_kit.telemetry.slo import Objective
+from lepton_kit.telemetry.slo import Objective, alert_name
 
 Verdict = Literal["recovered", "not recovered", "worse", "too few"]
 LEAST_EVENTS = 20

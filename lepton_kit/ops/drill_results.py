@@ -53,6 +53,11 @@ class Basis:
     sha256: Mapping[str, str]
 
 
+PathFlaw = Literal["valid", "no cause", "wrong cause", "out of order", "before the fault", "other objective"]
+"""What is wrong with the path that a diagnosis gives: it begins with no cause or another one, an onset is earlier than
+one before it or than the fault, or it does not end in the objective that alerted."""
+
+
 @dataclass(frozen=True)
 class Drill:
     """A drill: the name of its fault (empty: none), the severity and the random seed."""
@@ -68,7 +73,9 @@ class Drilled:
 
     `causes` are those that were truly at work, `cause` and `also` those that were named. `severity` is that of the
     fault, `recovery` what `judge_recovery` says of the objective that alerted, and `verdict` a key of `VERDICTS`.
-    `basis` is what it rested on, None in results of earlier builds.
+    `basis` is what it rested on, None in results of earlier builds. `path` holds the steps from the cause to the
+    objective, each with its seconds, and `path_flaw` what is wrong with it, None where it is not scored: no alert
+    fired, no fault was injected, or the diagnosis was wrong.
     """
 
     fault: str
@@ -92,6 +99,8 @@ class Drilled:
     extra: Mapping[str, Any] = field(default_factory=dict)
     service: str = ""
     basis: Basis | None = None
+    path: tuple[str, ...] = ()
+    path_flaw: PathFlaw | None = None
 
     @property
     def time_to_recover(self) -> float | None:
@@ -108,7 +117,7 @@ class Drilled:
         return {name: value for name, value in asdict(self).items() if value or name not in LATER}
 
 
-LATER = ("service", "basis")
+LATER = ("service", "basis", "path", "path_flaw")
 """Fields that results of earlier builds do not have."""
 
 

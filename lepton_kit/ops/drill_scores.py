@@ -36,6 +36,7 @@ TARGETS: Mapping[str, Target] = {
     "macro-F1": Target(0.95),
     "right remedy first": Target(0.95),
     "false repairs on benign": Target(0.01, is_most=True),
+    "valid path": Target(0.9),
 }
 
 
@@ -46,8 +47,8 @@ def drill_rows(drilled: Sequence[Drilled]) -> pd.DataFrame:
     -------
     DataFrame
         `fault`, `severity`, `causes` (a tuple: those truly at work), `alert` (empty where none fired), `named`, `also`
-        (a tuple), `probability`, `verdict`, `detected_after` (s since the fault began) and
-        `recovered_after` (s since the alert), NaN where it was not.
+        (a tuple), `probability`, `verdict`, `detected_after` (s since the fault began), `recovered_after` (s since
+        the alert), NaN where it was not, and `path_flaw`, None where the path is not scored.
     """
     rows = []
     for one in drilled:
@@ -64,6 +65,7 @@ def drill_rows(drilled: Sequence[Drilled]) -> pd.DataFrame:
                 "verdict": one.verdict,
                 "detected_after": one.detected_after,
                 "recovered_after": one.time_to_recover,
+                "path_flaw": one.path_flaw,
             }
         )
     return pd.DataFrame(rows).astype({"detected_after": float, "recovered_after": float})
@@ -110,8 +112,19 @@ def scores(rows: pd.DataFrame, method: str = "named") -> dict[str, float]:
         "right remedy first": float(right[~benign].mean()),
         "right where one is named": float(right[~benign & named].mean()),
         "false repairs on benign": float(named[benign].mean()),
+        "valid path": path_share(rows),
         "abstained": float((rows[method] == "unknown").mean()),
     }
+
+
+def path_share(rows: pd.DataFrame) -> float:
+    """Return the share of right diagnoses, of faults that alerted, whose path is valid; NaN where none is scored.
+
+    >>> path_share(pd.DataFrame({"path_flaw": ["valid", "out of order", None]}))
+    0.5
+    """
+    flaws = rows["path_flaw"].dropna() if "path_flaw" in rows else pd.Series(dtype=str)
+    return float((flaws == "valid").mean()) if len(flaws) else float("nan")
 
 
 def true_causes(rows: pd.DataFrame, method: str = "named") -> pd.Series:

@@ -18,12 +18,13 @@ import pandas as pd
 
 from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.diagnosis.evidence import Cause
+from lepton_kit.diagnosis.path import IncidentPath, Step
 from lepton_kit.diagnosis.plans import REMEDIES, Operator
 from lepton_kit.diagnosis.recovery import objective_of
 from lepton_kit.diagnosis.remedies import runbook_of
 from lepton_kit.diagnosis.repair_capacity import Needs, tolerated_refusals
 from lepton_kit.errors import InputError
-from lepton_kit.ops.drill_results import Basis, Drill, Drilled
+from lepton_kit.ops.drill_results import Basis, Drill, Drilled, PathFlaw
 from lepton_kit.ops.faults import FAULTS, Fault, Pair, find_fault, read_fault_file
 from lepton_kit.ops.proven import basis_of
 from lepton_kit.ops.repairs import Trouble
@@ -82,6 +83,20 @@ def verdict_of(
     if not is_alerted:
         return "acted without an alert"
     return "recovered" if recovery == "recovered" else "not recovered"
+
+
+def path_flaw(path: IncidentPath, causes: Collection[str], alert: str, began: pd.Timestamp) -> PathFlaw:
+    """Return what is wrong with a path from an injected fault, which began at a time, to the objective of an alert."""
+    first = [step for step in path.steps if step.kind == "cause"]
+    if not first:
+        return "no cause"
+    if not {step.what for step in first} <= set(causes):
+        return "wrong cause"
+    if min(step.onset for step in path.steps) < began - path.slack:
+        return "before the fault"
+    if not path.is_in_order:
+        return "out of order"
+    return "valid" if path.steps[-1].alert == alert else "other objective"
 
 
 def drill_simulated(
@@ -151,6 +166,8 @@ class _Course:
             error=error,
             service=self._simulation.service,
             basis=self._basis(diagnosis, recording),
+            path=tuple(self._told(step) for step in diagnosis.path().steps),
+            path_flaw=self._path_flaw(diagnosis, causes),
         )
 
     def _basis(self, diagnosis: Diagnosis, recording: Recording) -> Basis | None:
@@ -162,6 +179,17 @@ class _Course:
         model = [incident.versions.current, *before][-1]
         project, service = self._simulation.project, self._simulation.service
         return basis_of(project, service, "simulated", f"runbooks/{runbook}.ipynb", model)
+
+    def _told(self, step: Step) -> str:
+        since = (step.onset - pd.Timestamp(utc(self._injected.began))).total_seconds()
+        return f"{step.what} ({step.check}: {step.finding}) {since:+.1f} s"
+
+    def _path_flaw(self, diagnosis: Diagnosis, causes: Sequence[str]) -> PathFlaw | None:
+        """Say what is wrong with the path of a right diagnosis of a fault that alerted; None of any other."""
+        if not self._injected.alerts or diagnosis.cause not in causes or causes == ["none"]:
+            return None
+        alert = str(self._injected.alerts[0]["labels"]["alertname"])
+        return path_flaw(diagnosis.path(), causes, alert, pd.Timestamp(utc(self._injected.began)))
 
     def _say_alert(self) -> None:
         injected = self._injected

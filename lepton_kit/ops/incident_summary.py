@@ -11,6 +11,7 @@ import pandas as pd
 from lepton_kit.diagnosis import postmortem
 from lepton_kit.diagnosis.history import History, utc
 from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
+from lepton_kit.diagnosis.recorded import path_words
 from lepton_kit.reports.facts import duration
 from lepton_kit.reports.values import sure
 from lepton_kit.runs.parameters import run_command
@@ -37,6 +38,8 @@ def facts_of(history: History, recording: str | None) -> dict[str, str]:
         "Severity": history.alert.severity,
         "Status": "resolved" if is_over else "open",
         "Cause": f"{said.get('cause', 'not diagnosed')}{how_sure}" + (f", and {also}" if also else ""),
+        "Path": path_words(said.get("path")),
+        "Path, not checked": "; ".join(_list(said.get("path_not_checked"))),
         "Next action": action.what if action else "",
         "Command": action.command if action else "",
         "Approval": "; ".join(_approvals(history)),

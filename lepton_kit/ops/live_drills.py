@@ -53,9 +53,8 @@ from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.project.settings import NOTIFY_VARIABLE, REMEDIES_VARIABLE, WATCH_VARIABLE, Settings
 from lepton_kit.reports.cards import KINDS
 from lepton_kit.serving.replay import Plan
-from lepton_kit.telemetry.alerts import alert_name
 from lepton_kit.telemetry.declaration import Declaration
-from lepton_kit.telemetry.slo import read_objectives
+from lepton_kit.telemetry.slo import alert_name, read_objectives
 
 HEALTHY_S = 30.0
 """Seconds without any alert before the fault."""

@@ -17,10 +17,9 @@ from typing import Literal, get_args
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
 from lepton_kit.ops.drill_results import Basis, Drill, Drilled, Results, Stage, read_results
+from lepton_kit.project.declarations import find_declaration
 from lepton_kit.project.settings import read_settings
-from lepton_kit.project.subjects import find_declaration
-from lepton_kit.telemetry.alerts import alert_name
-from lepton_kit.telemetry.slo import read_objectives
+from lepton_kit.telemetry.slo import alert_name, read_objectives
 
 FOLDER = "drills"
 CODE = ("diagnosis", "ops/actions.py", "ops/operator.py", "ops/repairs.py", "ops/service_operator.py")

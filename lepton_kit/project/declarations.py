@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,22 @@ def declared(project: Path, name: str, settings: Settings | None = None) -> Decl
         return Declaration.model_validate({"objectives": objectives_folder(name), **written, **given})
     except ValidationError as error:
         raise InputError(f"{path}: {told(error, f'services.{name}')}") from error
+
+
+def find_declaration(name: str, project: Path) -> Declaration:
+    """Return what declares a service: the project's settings, or else `subjects/<name>/declaration.toml`.
+
+    Raises
+    ------
+    InputError
+        When there is neither; it names those that there are.
+    """
+    services = dict(read_settings(project).services)
+    for path in sorted((project / "subjects").glob("*/declaration.toml")):
+        services = Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).services | services
+    if name not in services:
+        raise InputError(f"subject = {name!r}: must be a declared service: {', '.join(sorted(services)) or 'none is'}")
+    return services[name]
 
 
 def services(project: Path, settings: Settings) -> list[str]:

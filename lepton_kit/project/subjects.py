@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ import pandas as pd
 from lepton_kit.errors import InputError
 from lepton_kit.models.registry import Registry
 from lepton_kit.models.tasks import Task, task_of
-from lepton_kit.project.settings import Settings, read_settings
+from lepton_kit.project.declarations import find_declaration
+from lepton_kit.project.settings import read_settings
 from lepton_kit.telemetry.declaration import Declaration
 
 
@@ -70,22 +70,6 @@ def find_subject(name: str, project: Path) -> Subject:
     """Find a subject: a service and the module that its declaration names; raises as `find_declaration` does."""
     declared = find_declaration(name, project)
     return Subject(name, declared, subject_of(declared.subject, project) if declared.subject else None)
-
-
-def find_declaration(name: str, project: Path) -> Declaration:
-    """Return what declares a service: the project's settings, or else `subjects/<name>/declaration.toml`.
-
-    Raises
-    ------
-    InputError
-        When there is neither; it names those that there are.
-    """
-    services = dict(read_settings(project).services)
-    for path in sorted((project / "subjects").glob("*/declaration.toml")):
-        services = Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).services | services
-    if name not in services:
-        raise InputError(f"subject = {name!r}: must be a declared service: {', '.join(sorted(services)) or 'none is'}")
-    return services[name]
 
 
 def asked_rows(service: str | None, project: Path, needed: Sequence[str], source: str | None = None) -> pd.DataFrame:

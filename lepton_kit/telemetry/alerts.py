@@ -15,21 +15,10 @@ import yaml
 from lepton_kit.telemetry.burn_rates import SEVERITIES, WINDOWS, BurnWindow, Memory, Status, evaluate, scaled, threshold
 from lepton_kit.telemetry.prometheus import Prometheus
 from lepton_kit.telemetry.selectors import Source
-from lepton_kit.telemetry.slo import Objective
+from lepton_kit.telemetry.slo import Objective, alert_name
 
 RUNBOOK_URL = "http://127.0.0.1:8088/runbooks/{alert}"
 """Where `lepton watch` says what an alert starts."""
-
-
-def alert_name(objective: Objective) -> str:
-    """Return the name of an objective's alert.
-
-    >>> from lepton_kit.telemetry.selectors import parse_selector
-    >>> from lepton_kit.telemetry.slo import Objective
-    >>> alert_name(Objective("goog-latency", "", "goog", "", 0.9, 60, "bad", *2 * [parse_selector("x")], 1))
-    'GoogLatencyBudgetBurn'
-    """
-    return "".join(part.capitalize() for part in objective.name.split("-")) + "BudgetBurn"
 
 
 def prometheus_rules(objectives: Sequence[Objective], runbook_url: str = RUNBOOK_URL, time_scale: float = 1.0) -> str:

@@ -161,6 +161,16 @@ class _Document(Section):
     spec: _Spec
 
 
+def alert_name(objective: Objective) -> str:
+    """Return the name of an objective's alert.
+
+    >>> from lepton_kit.telemetry.selectors import parse_selector
+    >>> alert_name(Objective("goog-latency", "", "goog", "", 0.9, 60, "bad", *2 * [parse_selector("x")], 1))
+    'GoogLatencyBudgetBurn'
+    """
+    return "".join(part.capitalize() for part in objective.name.split("-")) + "BudgetBurn"
+
+
 def read_objectives(folder: Path) -> list[Objective]:
     """Read all objectives of a folder's `*.yaml` files, in order of their names.
 

@@ -14,6 +14,7 @@ from lepton_kit.data.drift import TwoSample, change_point
 from lepton_kit.diagnosis.case import Case, onset_table
 from lepton_kit.diagnosis.onset import by_time, onset_of
 from lepton_kit.errors import InputError
+from lepton_kit.telemetry.declaration import Declaration, signals_of
 from lepton_kit.telemetry.recordings import FORMER, feature_columns
 
 Cause = Literal["data", "model", "compute", "none", "unknown"]
@@ -86,6 +87,19 @@ class Need:
         if incident.format == FORMER or any(_entry(incident.declaration, entry) for entry in self.entries):
             return f"the recording holds no {self.what}"
         return f"the declaration names no {' and no '.join(self.entries)}"
+
+
+def undeclared(declaration: Declaration, need: str) -> tuple[str, ...]:
+    """Return the entries of a declaration that what a question needs asks for, where it names none of them.
+
+    >>> undeclared(Declaration(), "requests.target"), undeclared(Declaration(logs="app.jsonl"), "logs")
+    (('labels', 'columns.target'), ())
+    """
+    kind, _, role = need.partition(".")
+    if kind == "signals":
+        return () if role in signals_of(declaration) else (f"signals.{role}",)
+    entries = ("model",) if kind == "model" else NEEDS[need].entries
+    return () if any(_entry(declaration, entry) for entry in entries) else entries
 
 
 def _entry(declaration: object, path: str) -> object:

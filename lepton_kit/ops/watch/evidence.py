@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from lepton_kit.project.settings import Settings
 from lepton_kit.runs.store import fetch, send, store_of
 
 if TYPE_CHECKING:  # pandas, which a worker needs only to capture, and `lepton watch` only for services
-    from lepton_kit.telemetry.recordings import Promise
+    from lepton_kit.telemetry.recordings import Promise, Window
     from lepton_kit.telemetry.selectors import Source
 
 logger = logging.getLogger("lepton.watch")
@@ -55,6 +56,19 @@ def freeze_alert(incident: Incident, settings: Settings, project: Path, look: in
     start = min(_began(incident), time.time()) - before
     folder = recording_folder(project, incident.id, look)
     return _freeze(incident.service, start, folder, settings, project, [incident.alert])
+
+
+def freeze_longer(incident: Incident, window: Window, settings: Settings, project: Path) -> Path:
+    """Capture twice the window before an incident's recording, until now; return the folder of that recording."""
+    folders = (recording_folder(project, incident.id).with_name(f"recording-longer-{number}") for number in count(1))
+    folder = next(one for one in folders if not one.exists())
+    start = longer_window(window).timestamp()
+    return _freeze(incident.service, start, folder, settings, project, [incident.alert])
+
+
+def longer_window(window: Window) -> datetime:
+    """Return where a window begins that is twice as long as another one, to the same end."""
+    return window.start - (window.end - window.start)
 
 
 def freeze_recovery(incident: Incident, settings: Settings, project: Path) -> Path:

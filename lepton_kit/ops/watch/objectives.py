@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.telemetry.backtest import Past
     from lepton_kit.telemetry.burn_rates import Status
     from lepton_kit.telemetry.selectors import Source
-    from lepton_kit.telemetry.slo import Objective
+    from lepton_kit.telemetry.slo import Objective, alert_name
 
 
 MOST_INCIDENTS = 10_000
@@ -104,8 +104,6 @@ def alerted_objective(incident: Incident, settings: Settings, project: Path) -> 
 
     Raises InputError when the objectives cannot be read.
     """
-    from lepton_kit.telemetry.alerts import alert_name
-
     label = incident.alert.get("labels", {}).get("slo")
     return next(
         (

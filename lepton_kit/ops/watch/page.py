@@ -64,7 +64,7 @@ def incident_page(
         "Acknowledged": f"by {incident['acknowledged_by']}, {_second(seen_to)} UTC" if seen_to else "",
         "Silenced": incident["silenced"], "Severity": incident["severity"],
         "Began (UTC)": _second(onset) if (onset := incident.get("onset")) else "",
-        "Noticed (UTC)": _second(incident["starts_at"]),
+        "Path": incident.get("path", ""), "Noticed (UTC)": _second(incident["starts_at"]),
         "Over (UTC)": _second(incident["ends_at"]) if incident["ends_at"] else "", "Triggered by": incident["origin"],
         "Received": f"{incident['seen']} times", "Recording": incident["recording"] or "", "Note": incident["note"],
     }  # fmt: skip

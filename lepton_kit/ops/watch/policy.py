@@ -23,6 +23,7 @@ from lepton_kit.runs.manifest import Result
 from lepton_kit.runs.notebooks import locate_notebook, read_notebook
 from lepton_kit.runs.parameters import Parameter, check_values, read_parameters
 from lepton_kit.runs.shipped import name_of
+from lepton_kit.telemetry.slo import alert_name
 
 if TYPE_CHECKING:
     from lepton_kit.telemetry.slo import Objective
@@ -81,8 +82,6 @@ class Routes:
 
     def __init__(self, settings: Settings, project: Path) -> None:
         named = {name: _rule(rule, f"alerts.{name}", project) for name, rule in settings.alerts.items()}
-        from lepton_kit.telemetry.alerts import alert_name  # pandas comes with it
-
         others = {alert_name(one) for one in read_all_objectives(settings, project)} - named.keys()
         usual = _rule(USUAL, "alerts", project) if others else None
         self._routes = named | {name: usual for name in others if usual}

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lepton_kit.diagnosis.recorded import rows_of
 from lepton_kit.errors import InputError
 from lepton_kit.runs.manifest import Result, find_run, title_of
 
@@ -100,9 +101,7 @@ def evidence_of(cause: str, diagnosed: Mapping[str, Any]) -> dict[str, str]:
     >>> evidence_of("data", {"ranking": ranking})
     {'Evidence for': 'contract: broken', 'Evidence against': 'none'}
     """
-    ranking = diagnosed.get("ranking")
-    rows = [dict(zip(ranking["columns"], row, strict=True)) for row in ranking["rows"]] if ranking else []
-    own = next((row for row in rows if row.get("cause") == cause), None)
+    own = next((row for row in rows_of(diagnosed.get("ranking")) if row.get("cause") == cause), None)
     if own is None:
         return {}
     return {f"Evidence {side}": str(own.get(side) or "none").replace("_", " ") for side in ("for", "against")}

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lepton_kit.diagnosis.next_action import NextAction, RepairStage, of_incident
+from lepton_kit.diagnosis.recorded import path_words
 from lepton_kit.errors import InputError
 from lepton_kit.ops.proven import proof_words
 from lepton_kit.ops.watch.evidence import recording_folder
@@ -30,7 +31,7 @@ MOST_RUNS, MOST_INCIDENTS, MOST_REFUSED, MOST_JOBS = 12, 50, 5, 100
 PAGE_TRIGGER = "publish"
 SHOWN_RESULTS = (
     "cause", "also", "probability", "confidence", "next_action", "onset",
-    "plan", "action", "applied", "verdict", "rolled_back", "ranking", "evidence",
+    "path", "plan", "action", "applied", "verdict", "rolled_back", "ranking", "evidence",
 )  # fmt: skip
 """What a diagnosis and a repair record that is shown beside their runs, or that other incidents are compared by."""
 
@@ -80,6 +81,7 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
         "acknowledged": incident.acknowledged and _moment(incident.acknowledged),
         "owner": _owners(project, _changed(project)).get(incident.service, ""),
         "onset": told.get("onset"),
+        "path": path_words(told.get("path")),
         "summary": annotations.get("summary", ""),
         "flaps": queue.flaps(incident.id),
         "same_as": main.id if main else None,
@@ -188,7 +190,7 @@ def pictures(incident: Mapping[str, Any], project: Path) -> dict[int, tuple[str,
 def job_facts(job: Job, project: Path) -> dict[str, Any]:
     """Return a job, with the address of its run's page where there is one, and what its run found."""
     found = run_results(job.run_id, project) if job.run_id is not None and job.state == "ended" else {}
-    shown = {name: value for name, value in found.items() if name not in ("ranking", "evidence")}
+    shown = {name: value for name, value in found.items() if name not in ("ranking", "evidence", "path")}
     return {**asdict(job), "page": report_page(job.run_id, project), "results": shown}
 
 
