@@ -1,5 +1,6 @@
 """Runs in trackers: a real MLflow server, TensorBoard's own reader, OpenLineage events, RO-Crates, one's own."""
 
+import base64
 import http.server
 import json
 import shutil
@@ -9,7 +10,9 @@ import mlflow_server
 import numpy as np
 import pandas as pd
 import pytest
+from google.protobuf.json_format import Parse
 from helpers import Files, lepton_here, listening, write_notebook
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs import trackers
@@ -153,6 +156,49 @@ def test_openlineage_gets_a_start_and_an_end_with_what_was_made(project):
     assert start["run"]["runId"] == end["run"]["runId"] and start["job"]["name"] == "notebooks/a.ipynb"
     assert start["eventTime"] == run.started.isoformat() and end["eventTime"] == run.ended.isoformat()
     assert end["outputs"] == [{"namespace": "lepton", "name": f"runs/{run.run_id}/artifacts/curves.csv"}]
+
+
+def test_opentelemetry_gets_a_span_for_the_run_and_one_for_each_cell_that_ran(project):
+    sent = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            sent.append((self.path, self.headers["Content-Type"], body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_): ...
+
+    notebook = write_notebook(project / "notebooks" / "c.ipynb", [*CELLS, "raise ValueError('no such day')", "1"])
+    run = run_notebook(Request(notebook), project)
+    with listening(Receiver) as address:
+        track(run, project, "opentelemetry", Target(to=address))
+    track(run, project, "opentelemetry", Target(to="traces.jsonl"))
+    [(path, kind, body)] = sent
+    assert (path, kind) == ("/v1/traces", "application/json")
+    assert json.loads((project / "traces.jsonl").read_text()) == json.loads(body)
+    whole = json.loads(body)
+    for span in whole["resourceSpans"][0]["scopeSpans"][0]["spans"]:  # OTLP's JSON has ids in hexadecimal, not base64
+        for name in {"traceId", "spanId", "parentSpanId"} & span.keys():
+            span[name] = base64.b64encode(bytes.fromhex(span[name])).decode()
+    read = Parse(json.dumps(whole), ExportTraceServiceRequest())  # an unknown or ill-typed field is an error
+    first, *cells = read.resource_spans[0].scope_spans[0].spans
+    assert (first.name, first.status.code, first.parent_span_id) == ("notebooks/c.ipynb", 2, b"")
+    assert first.start_time_unix_nano == round(run.started.timestamp() * 1e6) * 1000
+    told = {one.key: one.value for one in first.attributes}
+    assert told["lepton.status"].string_value == "failed"
+    assert told["lepton.result.mae"].double_value == 0.25
+    assert [(cell.name, cell.status.code) for cell in cells] == [
+        (f"cell {number}", code) for number, code in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2)]
+    ]
+    assert cells[-1].status.message == "ValueError: no such day"
+    assert {cell.parent_span_id for cell in cells} == {first.span_id}
+    assert len({span.span_id for span in [first, *cells]}) == 6
+    assert {span.trace_id for span in [first, *cells]} == {first.trace_id}
+    assert len(first.trace_id) == 16 and len(first.span_id) == 8
+    assert all(first.start_time_unix_nano <= c.start_time_unix_nano <= c.end_time_unix_nano for c in cells)
 
 
 def test_a_run_that_failed_says_so_with_its_error(project):

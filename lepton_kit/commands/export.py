@@ -18,6 +18,7 @@ def export(
     mlflow: Annotated[bool, typer.Option("--mlflow", help="To an MLflow server.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="As event files for TensorBoard.")] = False,
     openlineage: Annotated[bool, typer.Option("--openlineage", help="As OpenLineage events.")] = False,
+    opentelemetry: Annotated[bool, typer.Option("--opentelemetry", help="As OpenTelemetry traces (OTLP).")] = False,
     ro_crate: Annotated[bool, typer.Option("--ro-crate", help="As an RO-Crate (Process Run Crate).")] = False,
     store: Annotated[bool, typer.Option("--store", help="To the store from which other machines fetch runs.")] = False,
     tracker: Annotated[
@@ -35,7 +36,7 @@ def export(
         typer.Option("--to", metavar="WHERE", help="Address or folder, in place of the one in lepton.toml."),
     ] = None,
 ) -> None:
-    """Write runs, or a service's deployments, into MLflow, TensorBoard, OpenLineage, an RO-Crate or a store."""
+    """Write runs, or a service's deployments, where other tools look for them."""
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.store import STORE
     from lepton_kit.runs.targets import Target, set_targets
@@ -43,7 +44,8 @@ def export(
 
     project = find_project()
     flags = {
-        "mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage, "ro-crate": ro_crate, "store": store
+        "mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage,
+        "opentelemetry": opentelemetry, "ro-crate": ro_crate, "store": store,
     }  # fmt: skip
     targets = set_targets(project)
     wanted = [*(name for name, is_wanted in flags.items() if is_wanted), *(tracker or [])] or list(targets)

@@ -1,4 +1,4 @@
-"""Writes runs where people look for them: MLflow, TensorBoard, OpenLineage, an RO-Crate, a store, or one's own.
+"""Writes runs where people look for them: MLflow, TensorBoard, OpenLineage, OpenTelemetry, RO-Crates, stores, your own.
 
 The manifest stays the truth: a tracker gets a copy of what it says, once the run has ended.
 """
@@ -14,7 +14,14 @@ from lepton_kit.errors import InputError
 from lepton_kit.files import import_file
 from lepton_kit.runs.manifest import Manifest
 from lepton_kit.runs.targets import Target
-from lepton_kit.runs.trackers import mlflow, openlineage, ro_crate, store, tensorboard  # noqa: F401 - they register
+from lepton_kit.runs.trackers import (  # noqa: F401 - they register
+    mlflow,
+    openlineage,
+    opentelemetry,
+    ro_crate,
+    store,
+    tensorboard,
+)
 from lepton_kit.runs.trackers.base import TRACKERS, Run, tracker
 from lepton_kit.secrets import without_password
 
@@ -22,7 +29,8 @@ __all__ = ["DEFAULTS", "TRACKERS", "Run", "track", "track_all", "tracker"]
 MOST_S = 60.0
 DEFAULTS = {
     "mlflow": "http://127.0.0.1:5000", "tensorboard": "exports/tensorboard",
-    "openlineage": "exports/openlineage.jsonl", "ro-crate": "exports/ro-crate",
+    "openlineage": "exports/openlineage.jsonl",
+    "opentelemetry": "exports/opentelemetry.jsonl", "ro-crate": "exports/ro-crate",
 }  # fmt: skip
 """Where a run goes that no other place is given for: `mlflow server` listens there. A store must be named."""
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 
 from lepton_kit.errors import InputError
+from lepton_kit.files import append_line
 from lepton_kit.runs.manifest import FILE, NOTEBOOK, Manifest
 from lepton_kit.secrets import without_password
+from lepton_kit.tls import trusted
 
 STEPS = ("step", "epoch")
 """A table with one of these columns holds curves: its other numbers step by step, one curve for each text beside."""
@@ -90,6 +94,25 @@ def tracker(name: str) -> Callable[[Tracker], Tracker]:
         return write
 
     return register
+
+
+def send(name: str, target: str, path: str, events: Sequence[Mapping[str, Any]]) -> str:
+    """Post events as JSON to a path under an address, or append them to a file of JSON lines; return where they are.
+
+    Raises InputError where the address does not take them.
+    """
+    if "://" not in target:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        for one in events:
+            append_line(Path(target), one)
+        return target
+    shown = without_password(target)
+    try:
+        for one in events:
+            httpx.post(f"{target.rstrip('/')}/{path}", json=one, timeout=10, verify=trusted()).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise InputError(f"tracker {name!r} = {shown!r}: {without_password(str(error))}") from error
+    return shown
 
 
 def folder_in(target: str, name: str) -> Path:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import httpx
-
 from lepton_kit import __version__
-from lepton_kit.errors import InputError
-from lepton_kit.files import append_line
-from lepton_kit.runs.trackers.base import Run, tracker
-from lepton_kit.secrets import without_password
-from lepton_kit.tls import trusted
+from lepton_kit.runs.trackers.base import Run, send, tracker
 
 SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 PRODUCER = f"urn:lepton-kit:{__version__}"
@@ -30,20 +23,7 @@ def _to_openlineage(run: Run, target: str) -> str:
     """
     events = [_event(run, "START", run.manifest.started)]
     events += [_event(run, ENDED.get(run.manifest.status, "FAIL"), run.manifest.ended or run.manifest.started)]
-    if "://" not in target:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        for one in events:
-            append_line(Path(target), one)
-        return target
-    shown = without_password(target)
-    try:
-        for one in events:
-            httpx.post(
-                f"{target.rstrip('/')}/api/v1/lineage", json=one, timeout=10, verify=trusted()
-            ).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise InputError(f"tracker 'openlineage' = {shown!r}: {without_password(str(error))}") from error
-    return shown
+    return send("openlineage", target, "api/v1/lineage", events)
 
 
 def _event(run: Run, kind: str, at: datetime) -> dict[str, Any]:
