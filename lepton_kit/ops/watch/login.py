@@ -90,7 +90,7 @@ class LoginGate:
     def _refused(self, request: Request) -> JSONResponse | RedirectResponse:
         is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
         if self._login.token is not None and is_page:
-            return RedirectResponse(f"/login?next={quote(request.scope["path"])}", 303)
+            return RedirectResponse(f"/login?next={quote(request.scope['path'])}", 303)
         ways = ["the bearer token of [watch] login"] * (self._login.token is not None)
         ways += [f"a name in {self._login.user_header} from a proxy"] * (self._login.user_header is not None)
         return JSONResponse({"error": f"needs {' or '.join(ways)}"}, 401, {"WWW-Authenticate": "Bearer"})
