@@ -41,7 +41,7 @@ app = typer.Typer(
 
 for command in (
     begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents,
-    watch.acknowledge, watch.notify,
+    watch.acknowledge, watch.notify, watch.ui,
     approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
     incidents.check_next, demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
 ):  # fmt: skip
@@ -300,15 +300,25 @@ def resume(run: Annotated[str, typer.Argument(help="A run that did not succeed."
 
 
 @app.command()
-def verify(run: Annotated[str, typer.Argument(help="A run that succeeded.")]) -> None:
-    """Repeat a run from its manifest and compare every result."""
+def verify(
+    run: Annotated[str | None, typer.Argument(help="A run that succeeded.")] = None,
+    incident: Annotated[
+        str | None, typer.Option(metavar="ID", help="Verify what the page of an incident says, in a run's place.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --incident: print JSON.")] = False,
+) -> None:
+    """Repeat a run from its manifest and compare every result; the exit status is 1 where one differs."""
+    if (run is None) == (incident is None) or (as_json and incident is None):
+        raise InputError("verify: give a run, or --incident ID [--json]")
+    if incident is not None:
+        return incidents.verify_incident(incident, as_json)
     from lepton_kit.runs.manifest import find_run
     from lepton_kit.runs.progress import run_progress
     from lepton_kit.runs.repeat import verify as verify_run
 
     project = find_project()
     with run_progress(new_console(), 1) as tell:
-        found = verify_run(find_run(run, project, only="succeeded"), project, tell)
+        found = verify_run(find_run(str(run), project, only="succeeded"), project, tell)
     _print_end(found.repeated, project)
     for pair in found.results:
         mark = "✓" if pair.verdict in ("same", "not compared") else "✗"

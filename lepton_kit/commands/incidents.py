@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console, print_pairs
+from lepton_kit.commands.terminal import new_console, print_pairs, say
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -89,6 +90,28 @@ HOW = {
     "declare": "a person must first add {entries} to lepton.toml",
     "none": "",
 }
+
+
+def verify_incident(incident: str, as_json: bool) -> None:
+    """Derive what an incident's page says again; the exit status is 1 where something differs or nothing is derived."""
+    from lepton_kit.ops import incident_verify
+    from lepton_kit.ops.watch.queue import Queue
+
+    project = find_project()
+    queue = Queue(project)
+    found = incident_verify.verify_incident(queue.find(incident), queue, project)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+    else:
+        marks = {"same": "✓", "different": "✗", "not derivable": "–"}
+        for one in found:
+            say(f"{marks[one.verdict]} {one.name}: {one.verdict}" + (f" ({one.why})" if one.why else ""))
+            if one.verdict == "different":
+                say(f"  recorded: {one.recorded}\n  derived:  {one.derived}")
+        counts = Counter(str(one.verdict) for one in found)
+        say(", ".join(f"{counts[verdict]} {verdict}" for verdict in marks))
+    if not incident_verify.holds(found):
+        raise typer.Exit(1)
 
 
 def seconds_of(option: str, text: str) -> float:
