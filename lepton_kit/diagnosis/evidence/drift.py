@@ -206,8 +206,8 @@ def label_drift(case: Case) -> Evidence:
     """Answer whether the distribution of the actuals moved: `drifted` or `steady`; of several classes see below.
 
     Judged as `drift` judges a feature, one actual for each period. Where classes came true that nobody knew, it is a
-    `new class` if the known ones go on among themselves as before and are still answered rightly: no version that has
-    not learnt a class can answer it. It is `in place of known` if a known one became rarer among the known, or all are
+    `new class` if none of the known fell to half of its share among them and they are still answered rightly: no version that has
+    not learnt a class can answer it. It is `in place of known` if a known one fell so far, not by chance, or all are
     gone, as where labels are spelt another way, and `known ones missed` if more than the new class is wrong.
     """
     task = case.recording.task
@@ -256,7 +256,9 @@ def _new_classes(case: Case) -> Evidence | None:
     misses = 1 - case.task.hit(judged, judged["actual"])
     was, since = (misses[side.index] for side in sides)
     is_missed = since.mean() > was.mean() and share_p_value(was, since) < case.criteria.alpha
-    is_moved = p_value < case.criteria.alpha
+    shares = [side.value_counts(normalize=True) for side in sides]
+    usual = shares[0][shares[0] >= case.criteria.broken_share]
+    is_moved = p_value < case.criteria.alpha and (shares[1].reindex(usual.index, fill_value=0.0) < usual / 2).any()
     finding = "in place of known" if is_moved else "known ones missed" if is_missed else "new class"
     return answer(finding, summary, share, "share of actuals", p_value)
 
