@@ -78,6 +78,26 @@ class Browser:
 
     def open(self, address: str, width: int, screenshot: Path | None = None, dark: bool = False) -> dict:
         """Open a page; return its title, text, width in all, and what the console complained of."""
+        self.visit(address, width, dark)
+        wait_for(lambda: self.value("document.readyState + location.href").startswith("complete" + address))
+        wait_for(lambda: self.value("document.styleSheets.length"))
+        wrong = [e for e in self.events if e["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
+        if screenshot is not None:
+            self.picture(screenshot)
+        return {
+            "title": self.value("document.title"),
+            "text": self.value("document.body.innerText"),
+            "scroll": self.value("document.documentElement.scrollWidth"),
+            "errors": wrong,
+        }
+
+    def picture(self, screenshot: Path) -> None:
+        """Keep what the page looks like."""
+        made = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        screenshot.write_bytes(base64.b64decode(made["data"]))
+
+    def visit(self, address: str, width: int, dark: bool = False) -> None:
+        """Go to an address, wherever that leads."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call(
@@ -85,18 +105,6 @@ class Browser:
         )
         self.events.clear()
         self.call("Page.navigate", url=address)
-        wait_for(lambda: self.value("document.readyState + location.href").startswith("complete" + address))
-        wait_for(lambda: self.value("document.styleSheets.length"))
-        wrong = [e for e in self.events if e["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
-        if screenshot is not None:
-            made = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-            screenshot.write_bytes(base64.b64decode(made["data"]))
-        return {
-            "title": self.value("document.title"),
-            "text": self.value("document.body.innerText"),
-            "scroll": self.value("document.documentElement.scrollWidth"),
-            "errors": wrong,
-        }
 
     def accessibility_faults(self) -> list[str]:
         """Return the serious faults that axe-core finds in the open page, each with the first place of it."""

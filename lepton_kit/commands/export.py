@@ -43,10 +43,8 @@ def export(
     from lepton_kit.runs.trackers import DEFAULTS, track
 
     project = find_project()
-    flags = {
-        "mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage,
-        "opentelemetry": opentelemetry, "ro-crate": ro_crate, "store": store,
-    }  # fmt: skip
+    flags = {"mlflow": mlflow, "tensorboard": tensorboard, "openlineage": openlineage, "opentelemetry": opentelemetry}
+    flags |= {"ro-crate": ro_crate, "store": store}
     targets = set_targets(project)
     wanted = [*(name for name, is_wanted in flags.items() if is_wanted), *(tracker or [])] or list(targets)
     if not wanted:
@@ -55,14 +53,13 @@ def export(
         raise InputError(f"--to {to!r}: stands for one tracker; asked for are {', '.join(wanted)}")
     if bool(runs) + (service is not None) + (incident is not None) != 1:
         raise InputError("give either runs, or a service by --service, or an incident by --incident")
-    if incident is not None and wanted != [STORE]:
-        raise InputError(f"--incident: goes to the store alone; asked for are {', '.join(wanted)}")
-    if service is not None and wanted != ["mlflow"]:
-        raise InputError(f"--service: goes to MLflow alone; asked for are {', '.join(wanted)}")
+    for option, given, only in (("incident", incident, STORE), ("service", service, "mlflow")):
+        if given is not None and wanted != [only]:
+            raise InputError(f"--{option}: goes to --{only} alone; asked for are {', '.join(wanted)}")
     found = [find_run(name, project) for name in runs or []]
     for name in wanted:
-        set_here = targets.get(name, Target(to=DEFAULTS.get(name, "")))
-        target = set_here if to is None else set_here.model_copy(update={"to": to})
+        target = targets.get(name, Target(to=DEFAULTS.get(name, "")))
+        target = target if to is None else target.model_copy(update={"to": to})
         if service is not None:
             from lepton_kit.ops.served import export_served  # telemetry, which runs need not
 

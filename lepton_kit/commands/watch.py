@@ -1,4 +1,4 @@
-"""`lepton watch` and `lepton incidents`."""
+"""`lepton watch`, `lepton ui`, `lepton notify` and `lepton incidents`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def watch(
     from lepton_kit.ops.watch.app import watch as watch_project
 
     watch_project(find_project(), host, port, insecure, announce=lambda line: print(line, flush=True))
+
+
+def ui(port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8089) -> None:
+    """Show runs, comparisons and incidents, and start and schedule runs, in this machine's browser."""
+    from lepton_kit.ops.lab.server import serve
+
+    serve(find_project(), port, announce=lambda address: print(address, flush=True))
 
 
 def notify(

@@ -160,6 +160,26 @@ class ClusterAddress(Section):
     address: str | None = None
 
 
+class Lab(Section):
+    """How jobs of JupyterLab's scheduler, and runs that `lepton ui` starts, are executed.
+
+    Parameters
+    ----------
+    timeout, cell_timeout
+        Seconds that a run, and a cell, may take; for ever unless given.
+    retries, backoff
+        How often a run is tried again that ran out of time or whose kernel died, and after how many seconds first.
+    report
+        Whether the run's page is then put into the report site.
+    """
+
+    timeout: float | None = Field(default=None, gt=0)
+    cell_timeout: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=0, ge=0, le=100)
+    backoff: float = Field(default=1, ge=0)
+    report: bool = True
+
+
 class Notify(Section):
     """Whom `lepton watch` tells of incidents.
 
@@ -279,6 +299,7 @@ class Settings(Section):
     drills: Drills = Drills()
     notify: Notify = Notify()
     cluster: ClusterAddress = ClusterAddress()
+    lab: Lab = Lab()
 
     @model_validator(mode="after")
     def _own_objectives(self) -> Settings:

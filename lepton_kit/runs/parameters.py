@@ -184,14 +184,25 @@ def check_values(
     InputError
         One message with a line for every unknown name, missing value, wrong type and absent file.
     """
+    values, problems = sort_out(parameters, given, sources, origin, given_by)
+    if problems:
+        raise InputError("\n".join(problems.values()))
+    return values
+
+
+def sort_out(
+    parameters: list[Parameter] | None, given: Mapping[str, Any], sources: Sources | None, origin: str, given_by: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what `check_values` does, and instead of raising, what is wrong by the name of the parameter."""
     if parameters is None:
         if given:
             raise InputError(
                 f"{origin}: has no cell tagged 'parameters', so {', '.join(map(repr, given))} (from {given_by}) "
                 "cannot be given; tag a cell of `name: type = value` lines 'parameters'"
             )
-        return {}
-    problems = [_unknown(name, parameters, origin, given_by) for name in given.keys() - {p.name for p in parameters}]
+        return {}, {}
+    unknown = given.keys() - {p.name for p in parameters}
+    problems = {name: _unknown(name, parameters, origin, given_by) for name in unknown}
     values = {}
     if sources:
         own = next((given.get(p.name, p.default) for p in parameters if p.name == SUBJECT), None)
@@ -200,10 +211,8 @@ def check_values(
         try:
             values[parameter.name] = _value(parameter, given, sources, origin, given_by)
         except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise InputError("\n".join(problems))
-    return values
+            problems[parameter.name] = str(error)
+    return values, problems
 
 
 def json_schema(parameters: list[Parameter], title: str) -> dict[str, Any]:

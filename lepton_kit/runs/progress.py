@@ -30,7 +30,7 @@ def run_progress(console: Console, notebooks: int, events: IO[str] | None = None
     01-data-cleaning: started
     """
     if events:
-        yield partial(_print_json, events)
+        yield partial(print_json, events)
     elif console.is_terminal:
         bars = Bars(console, notebooks)
         with bars.bars:
@@ -39,7 +39,8 @@ def run_progress(console: Console, notebooks: int, events: IO[str] | None = None
         yield Lines(console).show
 
 
-def _print_json(stream: IO[str], event: Event) -> None:
+def print_json(stream: IO[str], event: Event) -> None:
+    """Print an event as a JSON line."""
     told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **asdict(event)}
     print(json.dumps(told), file=stream, flush=True)
 

@@ -10,9 +10,9 @@ from typing import Literal
 from lepton_kit.errors import InputError
 from lepton_kit.runs.check import check_untouched
 from lepton_kit.runs.comparison import compare_results
-from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
+from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result, finished_runs
 from lepton_kit.runs.notebooks import locate_notebook
-from lepton_kit.runs.runner import Event, Request, execute, prepare
+from lepton_kit.runs.runner import Event, Plan, Request, execute, prepare
 from lepton_kit.runs.shipped import folder_of
 
 Listener = Callable[[Event], None] | None
@@ -100,3 +100,9 @@ def resume(run: Manifest, project: Path, on_event: Listener = None, kernel: str 
         kernel=kernel,
     )
     return execute(replace(prepare(request, project), resumed_from=run.run_id), project, on_event)
+
+
+def unfinished(plan: Plan, project: Path) -> str | None:
+    """Return the newest run of the very same plan (cells, values, inputs, code), if that did not succeed; else None."""
+    newest = next((run for run in finished_runs(project) if run.name == plan.name and run.key == plan.key), None)
+    return newest.run_id if newest and newest.key and newest.status != "succeeded" else None

@@ -133,8 +133,8 @@ class Event:
 
     `kind` is `run_started`, `run_placed` (on which worker of a cluster), `kernel_replaced` (the notebook's own is not
     installed), `cell_started`, `cell_output` (`text` is the last line), `cell_ended`, `kernel_kept` (how to attach to
-    it), `run_ended`, `run_skipped`, `run_retried` (why, and after how many seconds) or `not_tracked` (which tracker did
-    not get the run, and why).
+    it), `run_ended`, `run_skipped`, `run_retried` (why, and after how many seconds), `not_tracked` (which tracker did
+    not get the run, and why) or `run_refused` (why it did not begin).
     """
 
     kind: str

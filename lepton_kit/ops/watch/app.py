@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from fastapi.staticfiles import StaticFiles
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
@@ -25,6 +24,7 @@ from starlette.requests import ClientDisconnect
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.ops.watch import approvals, page, status
+from lepton_kit.ops.watch.answers import Site, answer, form_of, style
 from lepton_kit.ops.watch.dispatcher import Dispatcher
 from lepton_kit.ops.watch.door import OwnHost, PatientProtocol, Refused, whole_body
 from lepton_kit.ops.watch.evidence import FOLDER
@@ -44,7 +44,6 @@ from lepton_kit.runs.ending import repair
 from lepton_kit.serving.listening import address_of, listening
 from lepton_kit.telemetry.sealed import check_key
 
-STYLE = Path(__file__).with_name("style.css")
 MOST_GROUPS = 20  # of truncated alerts, on the status page
 SWITCH_S = 0.001  # the loop and the thread that writes take turns this often, so that answers do not wait for 5 ms
 ADDRESS = "address"
@@ -143,22 +142,10 @@ def application(watcher: Watcher) -> FastAPI:
     _add_pages(app, watcher)
     _add_login(app, watcher)
     _add_decisions(app, watcher)
-    site = watcher.project / "reports" / "_site"
-    app.mount("/reports", _Site(directory=site, html=True, check_dir=False))
+    app.mount("/reports", Site(watcher.project))
     app.add_middleware(LoginGate, login=watcher.login)
     app.add_middleware(OwnHost, host=watcher.host, names=watcher.settings.watch.hosts)
     return app
-
-
-class _Site(StaticFiles):
-    """The report site, which may not be there yet."""
-
-    async def check_config(self) -> None:
-        """Answer 404 where there is none."""
-        try:
-            await super().check_config()
-        except RuntimeError as error:
-            raise HTTPException(404, "there is no report site yet; `lepton report` makes it") from error
 
 
 def _add_webhook(app: FastAPI, watcher: Watcher) -> None:
@@ -219,11 +206,9 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
 
     @app.get("/")
     async def home() -> Response:
-        return _page(page.status_page(await asyncio.to_thread(watcher.status)))
+        return answer(page.status_page(await asyncio.to_thread(watcher.status)))
 
-    @app.get("/style.css")
-    async def style() -> Response:
-        return Response(STYLE.read_text(encoding="utf-8"), media_type="text/css")
+    app.get("/style.css")(style)
 
     @app.get("/incidents/{id}")
     def incident(id: str, request: Request) -> Response:
@@ -232,43 +217,43 @@ def _add_pages(app: FastAPI, watcher: Watcher) -> None:
     @app.get("/decide/{link}")
     def asked(link: str) -> Response:
         if watcher.links is None:
-            return _page(page.missing_page("There are no links here: [notify] links is not set."), 404)
+            return answer(page.missing_page("There are no links here: [notify] links is not set."), 404)
         try:
             repair = watcher.links.repair(link, queue)
         except InputError as error:
-            return _page(page.refused_page(str(error)), 410)
+            return answer(page.refused_page(str(error)), 410)
         return _incident(repair.incident, watcher, page.Reader("", watcher.gate.token is not None, link, repair.job))
 
     @app.get("/runbooks/{alert}")
     def runbook(alert: str) -> Response:
         known = queue.incidents(status.MOST_INCIDENTS, name=alert)
         facts = [status.incident_facts(one, queue, project, watcher.routes) for one in known]
-        return _page(page.runbook_page(alert, watcher.routes.runbook(alert), facts))
+        return answer(page.runbook_page(alert, watcher.routes.runbook(alert), facts))
 
 
 def _incident(id: str, watcher: Watcher, reader: page.Reader) -> Response:
     queue, project = watcher.queue, watcher.project
     found = queue.incident(id)
     if found is None:
-        return _page(page.missing_page(f"There is no incident {id!r}."), 404)
+        return answer(page.missing_page(f"There is no incident {id!r}."), 404)
     facts = status.incident_facts(found, queue, project, watcher.routes)
     facts["seen_before"] = seen_before(found, queue, project)
-    return _page(page.incident_page(facts, reader, status.pictures(facts, project)))
+    return answer(page.incident_page(facts, reader, status.pictures(facts, project)))
 
 
 def _add_login(app: FastAPI, watcher: Watcher) -> None:
     @app.get("/login")
     async def ask(next: str = "/") -> Response:
-        return _page(page.login_page(next))
+        return answer(page.login_page(next))
 
     @app.post("/login")
     async def login(request: Request) -> Response:
         try:
-            form = await _form(request)
+            form = await form_of(request)
         except Refused as refused:
-            return _page(page.refused_page(refused.why), refused.status)
+            return answer(page.refused_page(refused.why), refused.status)
         if not watcher.login.is_token(form.get("token", "")):
-            return _page(page.login_page(form.get("next", "/"), "The token is wrong."), 401)
+            return answer(page.login_page(form.get("next", "/"), "The token is wrong."), 401)
         return watcher.login.answer(form.get("next", "/"), request.url.scheme == "https")
 
 
@@ -286,7 +271,7 @@ async def _changed(request: Request, watcher: Watcher, change: Callable[[Watcher
     """Do what a form asks for where its sender may; show the incident then."""
     client, user = request.client.host if request.client else None, request.scope[USER]
     try:
-        form = await _form(request)
+        form = await form_of(request)
         if user:
             form["by"] = user
         may = form.get("link") or approvals.refusal(watcher.gate, request.headers, client, form, user) or ""
@@ -294,20 +279,11 @@ async def _changed(request: Request, watcher: Watcher, change: Callable[[Watcher
             raise Refused(*may)
         incident = await asyncio.to_thread(change, watcher, form)
     except Refused as refused:
-        return _page(page.refused_page(refused.why), refused.status)
+        return answer(page.refused_page(refused.why), refused.status)
     except InputError as error:
-        return _page(page.refused_page(str(error)), 422)
+        return answer(page.refused_page(str(error)), 422)
     watcher.wake()
     return RedirectResponse(f"/incidents/{incident}", 303)
-
-
-async def _form(request: Request) -> dict[str, str]:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != approvals.FORM_TYPE:
-        raise Refused(415, "the body is not a form")
-    try:
-        return approvals.read_form(await whole_body(request, approvals.BODY_LIMIT))
-    except InputError as error:
-        raise Refused(422, str(error)) from error
 
 
 def _decide(watcher: Watcher, form: dict[str, str]) -> str:
@@ -333,16 +309,6 @@ async def _unavailable(_: Request, error: Exception) -> Response:
 
 async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=400)  # nobody is there to read it
-
-
-def _page(markup: str, code: int = 200) -> Response:
-    headers = {
-        "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "same-origin",  # a form tells this server where it comes from, and no other
-        "Cache-Control": "no-store",
-    }
-    return HTMLResponse(markup, code, headers)
 
 
 def watch(project: Path, host: str, port: int, insecure: bool, announce: Callable[[str], object]) -> None:

@@ -30,7 +30,7 @@ LONGEST_NAME, LONGEST_NOTE = 80, 1000
 FORM_TYPE = "application/x-www-form-urlencoded"
 
 
-def read_form(body: bytes) -> dict[str, str]:
+def read_form(body: bytes, most: int = MOST_FIELDS) -> dict[str, str]:
     """Return the fields of a form; of one that is given twice, the last value.
 
     Raises InputError when it has too many fields.
@@ -41,9 +41,9 @@ def read_form(body: bytes) -> dict[str, str]:
     {'by': 'Kim Lee', 'note': '', 'job': '3'}
     """
     try:
-        found = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        found = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=most)
     except ValueError as error:
-        raise InputError(f"form: has more than {MOST_FIELDS} fields") from error
+        raise InputError(f"form: has more than {most} fields") from error
     return {name: values[-1] for name, values in found.items()}
 
 
@@ -55,18 +55,22 @@ def refusal(
     Names of headers are in small letters; `token` of the form is what the person gave, `user` whom a proxy named.
     """
     if user:
-        is_own = urlsplit(headers.get("origin", "")).netloc == headers.get("host", "")
-        is_own &= headers.get("sec-fetch-site", "same-origin") == "same-origin"
+        is_own = is_own_form(headers, urlsplit(headers.get("origin", "")).scheme)
         return None if is_own else (403, "refused: the form was not sent from a page of this server")
     if gate.token is not None:
         given = form.get("token", "").strip().encode()
         return None if hmac.compare_digest(given, gate.token) else (401, "refused: the token is missing or wrong")
-    host, origin = headers.get("host", ""), headers.get("origin", "")
-    if client not in LOOPBACK or host_name(host) not in LOOPBACK:
+    if client not in LOOPBACK or host_name(headers.get("host", "")) not in LOOPBACK:
         return 403, "refused: no token is set under [watch], so only this machine may decide"
-    if origin != f"http://{host}" or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+    if not is_own_form(headers):
         return 403, "refused: the form was not sent from a page of this server; use its page or `lepton approve`"
     return None
+
+
+def is_own_form(headers: Mapping[str, str], scheme: str = "http") -> bool:
+    """Say whether a form was sent from a page of this very server, and not from another site's."""
+    is_same = headers.get("origin", "") == f"{scheme}://{headers.get('host', '')}"
+    return is_same and headers.get("sec-fetch-site", "same-origin") == "same-origin"
 
 
 def read_decision(form: Mapping[str, str], via: Via = "status page") -> tuple[int, Decision]:

@@ -82,14 +82,15 @@ class LoginGate:
         if scope["type"] == "http":
             request = Request(scope)
             scope[USER] = self._login.user(request.headers, request.client.host if request.client else None)
-            if f"/{request.url.path.split('/')[1]}" not in OPEN and not self._login.is_in(request):
+            first = scope["path"].lstrip("/").partition("/")[0]  # not of request.url, which the Host header shapes
+            if f"/{first}" not in OPEN and not self._login.is_in(request):
                 answer = self._refused(request)
         await answer(scope, receive, send)
 
     def _refused(self, request: Request) -> JSONResponse | RedirectResponse:
         is_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
         if self._login.token is not None and is_page:
-            return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
+            return RedirectResponse(f"/login?next={quote(request.scope['path'])}", 303)
         ways = ["the bearer token of [watch] login"] * (self._login.token is not None)
         ways += [f"a name in {self._login.user_header} from a proxy"] * (self._login.user_header is not None)
         return JSONResponse({"error": f"needs {' or '.join(ways)}"}, 401, {"WWW-Authenticate": "Bearer"})

@@ -15,7 +15,7 @@ from lepton_kit.ops.watch.seen_before import alike_words, seen_words
 from lepton_kit.reports.values import sure
 
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors "
 )
 REFRESH_S = 15
 WORDS = {"timed_out": "timed out", "kernel_died": "kernel died", "expectation_failed": "expectation failed"}
@@ -27,7 +27,7 @@ LOW_BUDGET = 0.25
 def status_page(status: Mapping[str, Any]) -> str:
     """Return the page of the whole."""
     about = {"status": status, "headline": _headline(status), "tone": _tone(status)}
-    return _page("status", f"{status['project']}: status", refresh=REFRESH_S, **about)
+    return rendered("status", f"{status['project']}: status", refresh=REFRESH_S, **about)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ def incident_page(
     incident: Mapping[str, Any],
     reader: Reader = Reader(),
     pictures: Mapping[int, tuple[str, str]] | None = None,
+    **place: Any,
 ) -> str:
     """Return the page of one incident, where a person acknowledges it, and approves or rejects its repairs.
 
     `pictures` has for a repair's job the address that holds its figure, and what that shows. The page does not load
-    itself again, as the status page does: what is being typed would be lost.
+    itself again, as the status page does: what is being typed would be lost. `place` is where another server
+    than `lepton watch` shows it.
     """
     again = incident.get("diagnose", "")
     if again == (incident.get("next_action") or {}).get("command"):
@@ -67,32 +69,33 @@ def incident_page(
         "Received": f"{incident['seen']} times", "Recording": incident["recording"] or "", "Note": incident["note"],
     }  # fmt: skip
     about = {"incident": incident, "facts": facts, "again": again, "pictures": pictures or {}}
-    return _page("incident", incident["id"], reader=reader, **about)
+    return rendered("incident", incident["id"], reader=reader, **about, **place)
 
 
 def login_page(target: str, wrong: str = "") -> str:
     """Return the page that asks for the token, and leads on to `target`."""
-    return _page("login", "login", target=target, wrong=wrong)
+    return rendered("login", "login", target=target, wrong=wrong)
 
 
 def runbook_page(alert: str, runbook: str | None, incidents: Iterable[Mapping[str, Any]]) -> str:
     """Return the page that an alert's `runbook_url` leads to."""
     known = list(incidents)
     firing, over = ([one for one in known if (one["status"] == "firing") is wanted] for wanted in (True, False))
-    return _page("runbook", f"runbook of {alert}", alert=alert, runbook=runbook, firing=firing, over=over)
+    return rendered("runbook", f"runbook of {alert}", alert=alert, runbook=runbook, firing=firing, over=over)
 
 
 def missing_page(what: str) -> str:
     """Return the page that says that something is not there."""
-    return _page("message", "not found", heading="Not found", words=what)
+    return rendered("message", "not found", heading="Not found", words=what)
 
 
 def refused_page(why: str) -> str:
     """Return the page that says why a decision was not taken."""
-    return _page("message", "not done", heading="Nothing was changed", words=why, is_wrong=True)
+    return rendered("message", "not done", heading="Nothing was changed", words=why, is_wrong=True)
 
 
-def _page(name: str, title: str, **about: Any) -> str:
+def rendered(name: str, title: str, **about: Any) -> str:
+    """Return a page by its template; `root` is the address that it lies under, where that is not the server's own."""
     return str(_templates().get_template(f"{name}.html.j2").render(title=title, **about))
 
 
@@ -100,7 +103,9 @@ def _page(name: str, title: str, **about: Any) -> str:
 def _templates() -> Any:
     from jinja2 import Environment, FileSystemLoader  # the import costs what only a page should pay
 
-    made = Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True)
+    folders = [Path(__file__).with_name("templates"), Path(__file__).parents[1] / "lab" / "templates"]
+    made = Environment(loader=FileSystemLoader(folders), autoescape=True)
+    made.globals |= {"root": "", "home": ("/", "Status"), "decides": True, "base": "page.html.j2"}
     made.filters |= {
         "alike_words": alike_words, "seen_words": seen_words,
         "budget_tone": _budget_tone, "budget_words": _budget_words, "incident_words": _incident_words,

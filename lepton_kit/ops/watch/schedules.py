@@ -35,7 +35,7 @@ class Schedules:
 
     def __init__(self, settings: Settings, project: Path, queue: Queue, on_work: Callable[[], None]) -> None:
         self._queue, self._on_work = queue, on_work
-        self.plans = {name: _checked(name, one, settings, project) for name, one in settings.schedules.items()}
+        self.plans = {name: checked_schedule(name, one, settings, project) for name, one in settings.schedules.items()}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="schedules", daemon=True)
 
@@ -127,7 +127,8 @@ class Cron:
         return found if found > after else None
 
 
-def _checked(name: str, schedule: Schedule, settings: Settings, project: Path) -> tuple[Cron, Start]:
+def checked_schedule(name: str, schedule: Schedule, settings: Settings, project: Path) -> tuple[Cron, Start]:
+    """Return when a schedule is due, and what it runs; an InputError names the setting that is wrong."""
     origin = f"lepton.toml, schedules.{name}"
     start, parameters = checked_start(schedule.notebook, schedule.parameters, origin, project)
     needs_recording = RECORDING in {parameter.name for parameter in parameters or []} - schedule.parameters.keys()
