@@ -158,6 +158,8 @@ def test_a_verdict_claims_no_more_than_was_seen(true, named, is_alerted, has_act
         ("scoring", "bad-version", 0.8, "model", "recovered"),
         ("chat", "queue-saturation", 0.6, "compute", "recovered"),
         ("chat", "same-version", 0.8, "none", "left alone"),
+        ("support", "queue-saturation", 0.6, "compute", "recovered"),
+        ("support", "new-topic", 0.6, "none", "left alone"),
     ],
 )
 def test_a_declared_service_is_drilled_by_the_simulation_of_its_subject(service, fault, severity, cause, ends):

@@ -24,7 +24,7 @@ FOLDER = ROOT / "subjects" / "scoring"
 
 
 def manage(folder, *words):
-    command = [sys.executable, "-m", "subjects.scoring.manage", *words, "--folder", str(folder)]
+    command = [sys.executable, "-m", "subjects.manage", *words, "--folder", str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

@@ -236,9 +236,9 @@ class _Capture:
         covered = self.private.cover(served.reference.iloc[::step])
         named = {part for name in self.declaration.columns.text for part in (name, name.rpartition(".")[2])}
         texts = [name for name in covered if named & {name, f"inputs.{name}"}]
-        told = {
-            key: values for name in texts for key, values in described(covered[name], str(name), covered[name]).items()
-        }
+        told: dict[str, pd.Series] = {}
+        for name in texts:
+            told |= described(covered[name], str(name), None)  # no word of theirs is new: that would be no range
         return covered.drop(columns=texts).assign(**told)
 
     def models(self, served: Served) -> dict[str, Path]:

@@ -48,6 +48,8 @@ NEXT_ACTIONS: Mapping[str, str] = {
 """What to do where no repair follows; where one does, its plan says so (`remedies.py`)."""
 
 HINTS = {
+    ("label_drift", "new class"): "Let people label rows of the new class (notebooks/06-labels.ipynb), and "
+    "train a version that knows it.",
     ("actuals", "reverting"): "Compare some actuals since the onset with an independent source: they swing back, as "
     "faulty ones do.",
     ("replay_of_last_good", "last good better"): "The last good version would have met the objective on the same rows: "
@@ -285,7 +287,7 @@ def _may_be_none(evidence: tuple[Evidence, ...], hypotheses: pd.Series, decision
 
     A promise must have been, and the objective that alerted must be kept, unless a change of the world makes the
     forecasts miss it. Such a change is only named where the evidence that could show a fault of the model instead was
-    answered.
+    answered, or where a finding says that no version could have been right.
     """
     answers = {item.name: item.finding for item in evidence if item.checked}
     if not (set(decision.none_needs) <= set(answers) and set(decision.none_needs_one_of) & set(answers)):
@@ -294,7 +296,8 @@ def _may_be_none(evidence: tuple[Evidence, ...], hypotheses: pd.Series, decision
     unexplained = (MISSED, LATE, UNCLEAR) if is_of_the_world else (MISSED, LATE, UNCLEAR, ANSWERS_WRONG)
     if answers.get("objective") in unexplained:
         return False
-    return not is_of_the_world or set(decision.world_needs) <= set(answers)
+    is_shown = any(answers.get(name) == finding for name, finding in decision.world_shown_by.items())
+    return not is_of_the_world or is_shown or set(decision.world_needs) <= set(answers)
 
 
 def _is_of_the_world(hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> bool:
@@ -321,12 +324,11 @@ def likelihood_table(likelihoods: Likelihoods | None = None) -> pd.DataFrame:
 
 def _advice(cause: Cause, hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> str:
     """Return what a person does where no repair follows; where the evidence does not decide, what to look at."""
+    hints = [HINTS[finding] for item in evidence if (finding := (item.name, item.finding)) in HINTS]
     if cause == "none":
-        return NEXT_ACTIONS["world" if _is_of_the_world(hypotheses, evidence) else "nothing"]
-    if cause != "unknown":
-        return ""
-    findings = [(item.name, item.finding) for item in evidence]
-    return " ".join([NEXT_ACTIONS["unknown"], *(HINTS[finding] for finding in findings if finding in HINTS)])
+        is_of_the_world = _is_of_the_world(hypotheses, evidence)
+        return " ".join(hints) if is_of_the_world and hints else NEXT_ACTIONS["world" if is_of_the_world else "nothing"]
+    return " ".join([NEXT_ACTIONS["unknown"], *hints]) if cause == "unknown" else ""
 
 
 def _confidence(own: Ranked | None) -> str:

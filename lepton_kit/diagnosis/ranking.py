@@ -52,6 +52,7 @@ class Decision(Section):
     none_needs: tuple[str, ...] = ()
     none_needs_one_of: tuple[str, ...] = ()
     world_needs: tuple[str, ...] = ()
+    world_shown_by: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Ratios(Section):

@@ -378,6 +378,8 @@ def _wrong_actuals(case: Case) -> str:
     Before the onset an actual stands among the inputs of a later row. Where it no longer does, and the inputs among
     each other go on as before, it is the actuals that are wrong; or the inputs, where it is they that changed more.
     """
+    if not case.recording.incident.declaration.time_series:
+        return ""
     table = asked_anew(case.inputs.assign(actual=case.requests["actual"]))
     before = table.loc[table.index.isin(case.before.index)]
     if len(before) < LEAST_ROWS or not before["actual"].notna().any():

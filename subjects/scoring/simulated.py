@@ -1,142 +1,44 @@
-"""The scoring example under a virtual clock: its rows and its models are real, its slots are a queue model."""
+"""The scoring example under a virtual clock (`subjects.simulated_slots`)."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import skops.io
 
-from lepton_kit.ops.simulated_metrics import Series, counter, histogram
-from lepton_kit.telemetry.recordings import FEATURE
-from subjects.machine import Machine, Setting
-from subjects.scoring.manage import LOOKUP
 from subjects.scoring.model import NUMBERS, rows, train
-from subjects.simulated import Simulated
-
-BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10)
+from subjects.simulated_slots import SimulatedSlots, trained
 
 
-@lru_cache(maxsize=1)
-def trained() -> Path:
-    """Return a folder with `good` and `bad`, which is removed when this process ends."""
-    held = Path(tempfile.mkdtemp(prefix="lepton-scoring-"))
-    atexit.register(shutil.rmtree, held, ignore_errors=True)
-    train(held / "good")
-    train(held / "bad", spoilt=True)
-    return held
-
-
-class SimulatedScoring(Simulated):
+class SimulatedScoring(SimulatedSlots):
     """Decisions of real versions on real rows."""
 
     name = "scoring"
     predicted = ("proba",)
 
-    def __init__(self, seed: int, scratch: Path) -> None:
-        super().__init__(seed, scratch)
-        self.setting = Setting(rate=self.rate, workers=2, service=LOOKUP + 0.01, service_cv=0.2, queue_limit=10_000)
-        self.machine = Machine(self.setting, seed, lambda *_: None)
-        self._folders = {"v1": trained() / "good"}
-        self._model = skops.io.load(self._folders["v1"] / "model.skops")
+    def versions(self) -> Path:
+        """Return the folder with `good` and `bad`."""
+        return trained(train)
 
-    @property
-    def workers(self) -> int:  # type: ignore[override]
-        """Return the number of slots."""
-        return len(self.machine.running)
-
-    @property
-    def utilisation(self) -> float:
-        """Return the share of the slots' time that the usual load takes."""
-        return self.rate * self.setting.service / self.workers
-
-    def flood_to(self, utilisation: float) -> None:
-        """Send what brings the slots to this utilisation."""
-        self._flood = max(0.0, utilisation - self.utilisation) * self.workers / self.setting.service
-
-    def slow(self, taken: float) -> None:
-        """Take this share of the processor."""
-        self.machine.slow(taken)
-
-    def lose(self, count: int) -> None:
-        """End this many slots."""
-        self.machine.lose(count, self.now)
-
-    def size(self, workers: int) -> None:
-        """Set the number of slots."""
-        self.machine.size(workers, self.setting.queue_limit, self.now)
-
-    def drained_at(self) -> float:
-        """Return when all that waits now is decided."""
-        return self.machine.drained_at(self.now)
-
-    def take_version(self, is_bad: bool) -> None:
-        """Serve the bad version, or one that is the good one again."""
-        self._folders[self.version] = trained() / ("bad" if is_bad else "good")
-        self._model = skops.io.load(self._folders[self.version] / "model.skops")
+    def load(self, folder: Path) -> None:
+        """Take up the version in a folder."""
+        self._model = skops.io.load(folder / "model.skops")
 
     def ask(self, count: int) -> pd.DataFrame:
         """Draw rows."""
         made = rows(max(count, 1), int(self.rng.integers(2**31))).head(count)
-        return made.rename(columns={"malignant": "actual"})
+        return made.rename(columns={self.target: "actual"})
 
-    def answer(self, asked: pd.DataFrame) -> pd.DataFrame:
-        """Refuse rows that lack a value, let the others wait for a slot, and decide."""
-        given = asked[[*NUMBERS, "size"]]
-        valid = given.notna().all(axis=1).to_numpy()
-        wait, busy = np.zeros(len(asked)), np.zeros(len(asked))
-        shape = 1 / self.setting.service_cv**2
-        services = self.rng.gamma(shape, self.setting.service / shape, len(asked))
-        times = asked["time"].to_numpy(float)
-        for place in np.flatnonzero(valid).tolist():
-            taken = self.machine.take(float(times[place]), float(services[place]))
-            wait[place], busy[place] = taken or (0.0, 0.0)
-        proba = np.full(len(asked), np.nan)
-        if valid.any():
-            proba[valid] = self._model.predict_proba(given[valid].astype(dict.fromkeys(NUMBERS, float)))[:, 1]
-        features = given.astype(dict.fromkeys(NUMBERS, float)).add_prefix(FEATURE)
-        parts = asked[["time", "request_id", "version", "actual"]].assign(
-            status=np.where(valid, 200.0, 422.0), proba=proba, wait=wait, busy=busy,
-            latency_ms=1000 * (wait + busy) + self.rng.uniform(2, 5, len(asked)),
-        )  # fmt: skip
-        return pd.concat([parts, features], axis=1)
+    def given(self, asked: pd.DataFrame) -> pd.DataFrame:
+        """Return the measurements and the size."""
+        return asked[[*NUMBERS, "size"]].astype(dict.fromkeys(NUMBERS, float))
 
-    def series(self) -> Iterator[Series]:
-        """Give what the server's `/metrics` shows."""
-        held = self.rows
-        done = (held["time"] + held["latency_ms"] / 1000).to_numpy()
-        status = held["status"].to_numpy()
-        metric, _ = self.metric("requests_total")
-        for code in (200, 422):
-            yield counter(metric, {"status": str(code)}, done[status == code])
-        metric, _ = self.metric("latency")
-        yield from histogram(metric, {}, done, held["latency_ms"].to_numpy() / 1000, BUCKETS)
-        came, wait, busy = (held[name].to_numpy() for name in ("time", "wait", "busy"))
-        came_in, taken = counter("", {}, came), counter("", {}, came + wait)
-        yield Series(self.metric("queue_length")[0], {}, lambda grid: came_in.at(grid) - taken.at(grid))
-        yield counter(self.metric("busy_seconds")[0], {}, came + wait + busy, busy)
-        yield counter(self.metric("cpu_seconds")[0], {}, done, np.full(len(done), 0.004))
-        yield Series(self.metric("workers")[0], {}, self.machine.alive)
-        yield Series(self.metric("memory")[0], {}, lambda grid: np.full(len(grid), 3e8))
-        yield Series("up", {}, np.ones_like)
-        right = next(one for one in self.objectives if one.name == "scoring-right").total.metric
-        told = held[held["status"].eq(200) & held["actual"].notna()]
-        is_right = (told["proba"] >= 0.5) == told["actual"]
-        for text, mask in (("yes", is_right), ("no", ~is_right)):
-            yield counter(right, {"right": text}, told["told_at"][mask].to_numpy())
+    def told(self, asked: pd.DataFrame) -> pd.DataFrame:
+        """Return the probabilities."""
+        proba = self._model.predict_proba(self.given(asked))[:, 1] if len(asked) else []
+        return pd.DataFrame({"proba": proba}, index=asked.index, dtype=float)
 
-    def models(self) -> Mapping[str, Path]:
-        """Return the versions that were in service."""
-        return self._folders
-
-    def reference(self) -> pd.DataFrame:
-        """Return the rows that the version learnt from."""
-        return pd.read_parquet(self._folders[self.version] / "reference.parquet").rename(
-            columns={"malignant": "actual"}
-        )
+    def right(self, held: pd.DataFrame) -> pd.Series:
+        """Tell of answered rows whether what came true agrees."""
+        return (held["proba"] >= 0.5) == held["actual"]

@@ -19,6 +19,7 @@ from lepton_kit.diagnosis.evidence.base import (
     evidence,
     need_rows,
     onset_in,
+    share_p_value,
 )
 from lepton_kit.diagnosis.onset import Criteria, actual_size
 from lepton_kit.diagnosis.rows import actuals_by_period, asked_anew
@@ -202,10 +203,16 @@ def _is_apart(found: TwoSample, case: Case) -> bool:
 
 @evidence(needs=("requests.target",))
 def label_drift(case: Case) -> Evidence:
-    """Answer whether the distribution of the actuals moved: `drifted` or `steady`.
+    """Answer whether the distribution of the actuals moved: `drifted` or `steady`; of several classes see below.
 
-    Judged as `drift` judges a feature, one actual for each period.
+    Judged as `drift` judges a feature, one actual for each period. Where classes came true that nobody knew, it is a
+    `new class` if the known ones go on among themselves as before and are still answered rightly: no version that has
+    not learnt a class can answer it. It is `in place of known` if a known one became rarer among the known, or all are
+    gone, as where labels are spelt another way, and `known ones missed` if more than the new class is wrong.
     """
+    task = case.recording.task
+    if task is not None and task.name == "classification_multiclass" and (new := _new_classes(case)):
+        return new
     of_order = case.recording.incident.declaration.time_series
     before, during = (
         actuals_by_period(side) if of_order else side["actual"].dropna() for side in (case.before, case.during)
@@ -223,6 +230,35 @@ def label_drift(case: Case) -> Evidence:
     drifted = row["psi"] - by_chance >= PSI and is_far and p_value < case.criteria.alpha
     summary = f"actuals: PSI {row['psi']:.2f}{told}"
     return answer("drifted" if drifted else "steady", summary, row["psi"], "PSI", p_value)
+
+
+def _new_classes(case: Case) -> Evidence | None:
+    """Return what new classes tell; None where none came true since the onset.
+
+    Known are those that the training rows, the requests before the onset and the answers have. The χ² test is of the
+    known ones among themselves: whether they went on as before.
+    """
+    judged = case.task.judged(case.requests)
+    classes, is_before = judged["actual"].astype(str), judged.index.isin(case.before.index)
+    before, during = classes[is_before], classes[~is_before]
+    need_rows(case, before, during, "judged requests")
+    learnt = case.recording.reference.get("actual", pd.Series(dtype=str)).dropna()
+    is_new = ~during.isin({*map(str, learnt), *before, *judged["label"].astype(str)})
+    share = float(is_new.mean())
+    if share < case.criteria.broken_share:
+        return None
+    names = ", ".join(map(repr, during[is_new].value_counts().index[:3]))
+    summary = f"{share:.1%} of the actuals since the onset are of a class that nobody knew: {names}"
+    sides = before, during[~is_new]
+    if len(sides[1]) < case.criteria.least_rows:
+        return answer("in place of known", summary, share, "share of actuals")
+    p_value = float(effect_sizes(*(side.to_frame() for side in sides)).iloc[0]["chi2_p"])
+    misses = 1 - case.task.hit(judged, judged["actual"])
+    was, since = (misses[side.index] for side in sides)
+    is_missed = since.mean() > was.mean() and share_p_value(was, since) < case.criteria.alpha
+    is_moved = p_value < case.criteria.alpha
+    finding = "in place of known" if is_moved else "known ones missed" if is_missed else "new class"
+    return answer(finding, summary, share, "share of actuals", p_value)
 
 
 MEAN_ERROR = 0.5

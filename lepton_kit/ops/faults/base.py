@@ -60,7 +60,7 @@ class Plant(Protocol):
         """Let each worker lose memory, so that it reaches the limit this many seconds after its start, or after now."""
 
     def change_world(self, share: float) -> None:
-        """Let this share of the days that are asked about be days of the real market's wild year from now on."""
+        """Let this share of the rows be of a changed world from now on: a wild year's days, or a topic that is new."""
 
 
 class Fault:

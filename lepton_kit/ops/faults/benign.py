@@ -57,6 +57,24 @@ class MarketShift(Fault):
 
 
 @fault
+class NewTopic(Fault):
+    """Rows come of a class that no version has learnt. Severity: the share of the rows that are of it.
+
+    Live, what is asked is given to `lepton replay`; this fault cannot change it.
+    """
+
+    name = "new-topic"
+    cause = "none"
+    description = "people ask about something new: rows come of a class that no version has learnt"
+    severities = (0.4, 0.8)
+    usual = 0.5
+    live = False
+
+    def inject(self, plant: Plant) -> None:
+        plant.change_world(self.severity)
+
+
+@fault
 class SameVersion(Fault):
     """A deployment after which all is as before. Severity has no meaning.
 

@@ -1,6 +1,6 @@
-"""What the owner of the scoring example can do to it.
+"""What the owner of the scoring example can do to it, and of the support example with `--folder services/support`.
 
-python -m subjects.scoring.manage deploy v2      # also: roll_back · scale 6 · restart_feed
+python -m subjects.manage deploy v2      # also: roll_back · scale 6 · restart_feed
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def link(folder: Path, name: str, version: str) -> None:
 
 def deploy(folder: Path, version: str) -> None:
     """Let a version answer, and remember which one did before."""
-    if not (folder / "models" / version / "model.skops").is_file():
+    if not any((folder / "models" / version).glob("model.*")):
         sys.exit(f"version {version!r}: not in {folder / 'models'}")
     before = read_state(folder)["version"]
     if version != before:

@@ -1,0 +1,89 @@
+"""The versions of the support example, and the queue of the texts that people are asked about.
+
+python -m subjects.support.model train services/support/models/v3 --labelled answered.csv
+python -m subjects.support.model queue answered.csv --since 2026-01-05T12:00Z
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lepton_kit.data.annotations import read_annotations, settle, write_annotation_table
+from subjects.support import classifier
+from subjects.support.requests import NEW, OTHER, TOPICS, rows
+
+RECIPE = classifier.Recipe(units=64, epochs=4, members=1)
+"""Its topics are few and its texts short: a small network is enough."""
+
+LEARNT, HELD_OUT = 2000, 600
+
+
+def train(folder: Path, spoilt: bool = False, seed: int = 0, more: pd.DataFrame | None = None) -> Path:
+    """Train a version into a folder, and the rows that it learnt from in `reference.parquet`.
+
+    A spoilt one learns each row's topic from the row before: the mistake of a join that is off by one. `more` are rows
+    that people labelled (`text`, `channel`, `topic`); those of a new topic are repeated until they are as many as those
+    of another.
+    """
+    learnt, held_out = (rows(count, seed + place, chatter=0) for place, count in enumerate((LEARNT, HELD_OUT)))
+    if more is not None:
+        usual = LEARNT // len(TOPICS)
+        new = [part.sample(usual, replace=True, random_state=seed) for name, part in more.groupby("topic")
+               if name not in (OTHER, *TOPICS)]  # fmt: skip
+        learnt = pd.concat([learnt, more[more["topic"].isin(list(TOPICS))], *new], ignore_index=True)
+    topics = learnt["topic"].shift(1, fill_value=learnt["topic"].iloc[0]) if spoilt else learnt["topic"]
+    made = classifier.train(learnt["text"].tolist(), topics.tolist(), RECIPE, seed)
+    made.set_scope(held_out["text"].tolist())
+    made.save(folder)
+    learnt.to_parquet(folder / "reference.parquet", index=False)
+    return folder
+
+
+def asked_about(requests: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return the texts that people are asked about, by id: those that are furthest out of scope, each text once."""
+    outside = requests[requests["topic"].eq(OTHER)].sort_values("score", kind="stable")
+    return outside.drop_duplicates("text").head(count).set_index("id")[["text", "channel"]]
+
+
+def logged(folder: Path, since: pd.Timestamp | None = None) -> pd.DataFrame:
+    """Return the answered requests of the server's own log: `id`, `ts`, `text`, `channel`, `topic`, `score`."""
+    lines = (folder / "log/requests.jsonl").read_text(encoding="utf-8").splitlines()
+    table = pd.DataFrame(map(json.loads, lines)).assign(ts=lambda held: pd.to_datetime(held["ts"]))
+    table = table[table["status"] == 200]
+    table = table if since is None else table[table["ts"] >= since]
+    inputs = pd.DataFrame(table["inputs"].tolist(), index=table.index)
+    return table[["id", "ts", "topic", "score"]].join(inputs[["text", "channel"]])
+
+
+def labelled(paths: Sequence[Path], asked: pd.DataFrame, allowed: Sequence[str]) -> pd.DataFrame:
+    """Return the rows that people were asked about with the topic that most gave them."""
+    topic = settle(read_annotations(paths, allowed, asked))["label"].rename("topic")
+    return asked.join(topic, how="inner")
+
+
+def main() -> None:
+    """Write the queue, or train a version with what people answered."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["train", "queue"])
+    parser.add_argument("place", type=Path, help="the folder of the version, or the table to write")
+    parser.add_argument("--folder", type=Path, default=Path("services/support"))
+    parser.add_argument("--since", type=pd.Timestamp, help="of the queue: only what was asked from then on (UTC)")
+    parser.add_argument("--count", type=int, default=100, help="texts in the queue")
+    parser.add_argument("--labelled", type=Path, nargs="*", default=[], help="tables that people have filled in")
+    parser.add_argument("--topics", nargs="*", default=[NEW], help="topics that people may give beside the known ones")
+    told = parser.parse_args()
+    if told.what == "queue":
+        write_annotation_table(asked_about(logged(told.folder, told.since), told.count), told.place)
+        return
+    asked = asked_about(logged(told.folder), 10**6)
+    more = labelled(told.labelled, asked, [*TOPICS, OTHER, *told.topics]) if told.labelled else None
+    train(told.place, more=more)
+
+
+if __name__ == "__main__":
+    main()
