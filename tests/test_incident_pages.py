@@ -75,6 +75,15 @@ def test_the_facts_say_what_happened_since_when_and_for_how_long():
     assert "Action taken: the feed was restarted (recovered). Recovered 20 min 0 s after it began." in text
 
 
+def test_each_recorded_fact_names_the_run_the_result_and_the_files_that_it_is_from():
+    titles = {row.th.text: row.td.get("title", "") for row in header(told()).find_all("tr")}
+    run = content()["jobs"][0]["run"]
+    sha256 = next(iter(run["inputs"].values()))
+    assert titles["Cause"].startswith(f"run {run['run_id']}, result cause")
+    assert sha256[:12] in titles["Began"]
+    assert titles["Noticed"].startswith("ledger")
+
+
 def test_only_an_open_incident_names_a_next_action():
     assert facts(open_one(next_action="Run the data repair."))["Next action"] == "Run the data repair."
     assert "Next action" not in facts(told(diagnosed={"next_action": "Run the data repair."}))

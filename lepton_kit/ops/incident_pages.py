@@ -14,7 +14,7 @@ from lepton_kit.diagnosis.history import History, read_history, utc
 from lepton_kit.errors import InputError
 from lepton_kit.files import write_atomically
 from lepton_kit.ops.executed_pages import run_of, with_pages
-from lepton_kit.ops.incident_summary import facts_of, in_short
+from lepton_kit.ops.incident_summary import facts_of, in_short, sources_of
 from lepton_kit.ops.proven import proof_words
 from lepton_kit.ops.watch.evidence import recording_folder
 from lepton_kit.ops.watch.history import HISTORY, incident_folder, open_judgement, settled_history
@@ -151,7 +151,7 @@ def header_html(
     """
     runs = [job for job in history.jobs if job.run and job.run.run_id in known]
     facts = facts_of(history, recording) | {"Seen before": "; ".join(seen), "Remedies": "; ".join(proven)}
-    return render("incident.html.j2", facts=facts, moments=MOMENTS, runs=runs)
+    return render("incident.html.j2", facts=facts, sources=sources_of(history), moments=MOMENTS, runs=runs)
 
 
 def card_of(history: History, recording: str | None) -> Card:

@@ -51,6 +51,21 @@ def facts_of(history: History, recording: str | None) -> dict[str, str]:
     }
 
 
+def sources_of(history: History) -> dict[str, str]:
+    """Return for each fact of `facts_of` that was recorded where: the ledger, or a run, its results and its inputs."""
+    run = history.diagnosis.run if history.diagnosis else None
+    files = ", ".join(f"{ref} (sha256 {sha[:12]})" if sha else ref for ref, sha in run.inputs.items()) if run else ""
+    made = {name: f"run {run.run_id}, result {key}; from {files}" for name, key in RECORDED.items()} if run else {}
+    ledger = f"ledger, alert of incident {history.id}"
+    return made | dict.fromkeys(("Service", "Severity", "Status", "Noticed", "Over"), ledger)
+
+
+RECORDED = {
+    "Cause": "cause, probability, also", "Path": "path", "Path, not checked": "path_not_checked", "Began": "onset",
+}  # fmt: skip
+"""The results of a diagnosis that facts are made of."""
+
+
 def scale_words(scale: float) -> str:
     """Return how much shorter than usual all windows are; nothing where they are not.
 
