@@ -206,9 +206,9 @@ def label_drift(case: Case) -> Evidence:
     """Answer whether the distribution of the actuals moved: `drifted` or `steady`; of several classes see below.
 
     Judged as `drift` judges a feature, one actual for each period. Where classes came true that nobody knew, it is a
-    `new class` if none of the known fell to half of its share among them and they are still answered rightly: no version that has
-    not learnt a class can answer it. It is `in place of known` if a known one fell so far, not by chance, or all are
-    gone, as where labels are spelt another way, and `known ones missed` if more than the new class is wrong.
+    `new class` if the known ones keep their shares and are still answered rightly: no version that has not learnt a
+    class can answer it. It is `in place of known` if a known one fell to half of its share among the known and not by
+    chance, or all are gone, as where labels are spelt another way, and `known ones missed` if more is wrong.
     """
     task = case.recording.task
     if task is not None and task.name == "classification_multiclass" and (new := _new_classes(case)):
