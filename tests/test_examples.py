@@ -1,6 +1,7 @@
 """The examples for schedulers: what they run is there, and what can be run here is run."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -131,3 +132,12 @@ def test_the_steps_of_the_airflow_dag_follow_each_other():
         node.value.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.targets[0].id == "RUN"
     )
     assert run.format(runbook="x").endswith("lepton run x --key x-{{ ds }} --events --timeout 1800 --retries 1")
+
+
+def test_the_development_container_sets_up_by_a_verb_and_forwards_the_ports_that_commands_listen_on():
+    made = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    verb = made["postCreateCommand"].removeprefix("make ")
+    assert re.search(rf"(?m)^{verb}:", (ROOT / "Makefile").read_text())
+    ports = {name: next(p.default for p in COMMANDS[name].params if p.name == "port") for name in ("watch", "report")}
+    assert set(made["forwardPorts"]) == {8888, *ports.values()}
+    assert set(made["portsAttributes"]) == set(map(str, made["forwardPorts"]))
