@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from lepton_kit import __version__
 from lepton_kit.commands import act, approve, begin, demo, drill, export, incidents, objectives, reports, serving, watch
-from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs, say
+from lepton_kit.commands.terminal import WIDE, AsJson, new_console, print_lines, print_pairs, say
 from lepton_kit.commands.terminal import table as new_table
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.runs.ids import short_id
@@ -62,22 +62,31 @@ KernelName = Annotated[
     str | None, typer.Option("--kernel", "-k", metavar="NAME", help="Kernel to use instead of the notebook's own.")
 ]
 COLOURS = {"succeeded": "green", "running": "blue"}
+LISTED = {"run_id", "notebook", "title", "status", "trigger", "started", "ended", "duration_s", "attempt", "retry_of"}
+"""What the JSON of a list of runs has of each; `lepton show RUN --json` prints the whole."""
 
 
 @app.command("list")
-def list_notebooks() -> None:
+def list_notebooks(as_json: AsJson = False) -> None:
     """List the project's notebooks and runbooks."""
     from lepton_kit.runs.notebooks import find_notebooks, read_notebook, title_of
     from lepton_kit.runs.shipped import name_of
 
     project = find_project()
-    table = new_table("notebook", "title")
+    found = []
     for path in find_notebooks(project):
+        title, problem = "", None
         try:
             title = title_of(read_notebook(path), path.stem)
         except InputError as error:  # the others are listed all the same
-            title = f"✗ {str(error).partition(': ')[2]}"
-        table.add_row(escape(name_of(path, project)), escape(title))
+            problem = str(error).partition(": ")[2]
+        found.append({"notebook": name_of(path, project), "title": title, "problem": problem})
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    table = new_table("notebook", "title")
+    for one in found:
+        table.add_row(escape(str(one["notebook"])), escape(one["title"] or f"✗ {one['problem']}"))
     new_console().print(table)
 
 
@@ -187,6 +196,7 @@ def pipeline(
 def runs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
     repair: Annotated[bool, typer.Option("--repair", help="Mark runs as failed whose process was killed.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the runs, newest first."""
     from lepton_kit.runs.ending import repair as repair_runs
@@ -198,10 +208,14 @@ def runs(
             _print_end(made, find_project())
         say(f"repaired: {len(repaired)} runs")
         return
+    found = all_runs(find_project())[:limit]
+    if as_json:
+        print(json.dumps([made.model_dump(mode="json", include=LISTED) for made in found], indent=1))
+        return
     console = new_console()
     is_wide = console.width >= WIDE
     rows = []
-    for made in all_runs(find_project())[:limit]:
+    for made in found:
         took = "" if made.duration_s is None else f"{made.duration_s:.1f} s"
         called = [made.run_id] if is_wide else [short_id(made.run_id), made.name]
         rows.append([*called, made.status, f"{made.started:%Y-%m-%d %H:%M}", took, made.title])

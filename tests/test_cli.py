@@ -3,12 +3,16 @@ import shutil
 
 import nbformat
 import pytest
-from helpers import lepton, lepton_here, write_notebook
+import typer
+from helpers import ROOT, lepton, lepton_here, write_notebook
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
+from repairs import proposal, propose
 
 import lepton_kit
+from lepton_kit.cli import app
 from lepton_kit.errors import InputError
+from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.runs.references import resolve
 
 
@@ -140,6 +144,40 @@ def test_lists_of_runs_have_one_line_for_each(story):
         listed = lepton_here("runs", project=story, COLUMNS=str(columns)).stdout.splitlines()
         assert len(listed) == 3
         assert max(map(len, listed)) <= columns
+
+
+@pytest.fixture
+def listed(story):
+    """A project with an objective, a run, and a repair that waits."""
+    with (story / "lepton.toml").open("a") as settings:
+        settings.write("[services.goog]\n")
+    shutil.copytree(ROOT / "slo" / "goog", story / "slo" / "goog")
+    (story / "telemetry").mkdir()
+    propose(Queue(story), proposal("data", "the policy of this cause is to ask"))
+    assert lepton_here("run", "story", project=story).returncode == 0
+    return story
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        ("list", "title", "The story"), ("runs", "status", "succeeded"), ("approve", "cause", "data"),
+        ("incidents", "name", "Known"), ("slo list", "service", "goog"), ("slo status", "budget_left", None),
+        ("doctor", "state", "absent"),
+    ],
+)  # fmt: skip
+def test_what_is_listed_can_be_had_as_json(listed, words, name, value):
+    made = lepton_here(*words.split(), "--json", project=listed)
+    found = json.loads(made.stdout)
+    assert any(one[name] == value for one in found), made.stdout
+
+
+def test_every_command_that_lists_has_json():
+    whole = typer.main.get_command(app)
+    commands = {**whole.commands, **{f"slo {name}": one for name, one in whole.commands["slo"].commands.items()}}
+    lists = [name for name, one in commands.items() if (one.help or "").startswith("List ")]
+    assert {"list", "runs", "incidents", "notify", "approve", "slo list"} <= set(lists)
+    assert [name for name in lists if "as_json" not in {one.name for one in commands[name].params}] == []
 
 
 @pytest.mark.parametrize("with_jedi", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lepton_kit.commands.terminal import WIDE, new_console, print_lines
+from lepton_kit.errors import InputError
 from lepton_kit.runs.ids import short_id, the_one
 from lepton_kit.runs.project import find_project
 
@@ -25,6 +27,7 @@ def approve(
     cause: Annotated[str | None, typer.Option(help="Decide only the repair for this cause.")] = None,
     by: Annotated[str | None, typer.Option(help="Who decides; user and host if omitted.")] = None,
     note: Annotated[str, typer.Option(help="Why, for the records.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the repairs that wait for approval, or approve or reject those of an incident."""
     from lepton_kit.ops.watch.approvals import make_decision, this_user
@@ -33,6 +36,13 @@ def approve(
     project = find_project()
     queue = Queue(project)
     waiting = queue.waiting()
+    if as_json and incident:
+        raise InputError("--json: is for the list; `lepton incidents ID --json` prints what was decided")
+    if as_json:
+        from lepton_kit.ops.watch.status import waiting_facts
+
+        print(json.dumps([waiting_facts(one, queue, project) for one in waiting], indent=1))
+        return
     if not incident:
         _print_waiting(waiting)
         _print_rehearsed(waiting, queue, project)

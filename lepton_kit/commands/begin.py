@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console
+from lepton_kit.commands.terminal import AsJson, new_console
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -52,15 +54,21 @@ def doctor(
     services: Annotated[
         list[str] | None, typer.Argument(help="Services to check; all declared ones if omitted.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check the declared services against reality: one line per finding, with what to do."""
     from lepton_kit.project.doctor import examine
 
-    console, wrong = new_console(), 0
+    console, wrong, found = new_console(), 0, []
     for one in examine(find_project(), services or []):
         wrong += one.state == "wrong"
+        found.append(asdict(one))
+        if as_json:
+            continue
         remedy = f"; {one.remedy}" if one.remedy else ""
         line = escape(f"{one.what}: {one.finding}{remedy}")
         console.print(f"[{COLOURS[one.state]}]{MARKS[one.state]}[/] {line}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(found, indent=1))
     if wrong:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from lepton_kit.commands.terminal import new_console, print_pairs, say
+from lepton_kit.commands.terminal import AsJson, new_console, print_pairs, say
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -52,7 +52,7 @@ def capture(
 def check_next(
     incident: Annotated[str, typer.Argument(help="An incident's id, or the end of it.")],
     run: Annotated[bool, typer.Option("--run", help="Run the check where the kit can do it by itself.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what would flip an incident's verdict, and the cheapest check that could."""
     from lepton_kit.ops.check_next import next_check, run_check

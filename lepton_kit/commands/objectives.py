@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from lepton_kit.commands.incidents import seconds_of
-from lepton_kit.commands.terminal import new_console, table
+from lepton_kit.commands.terminal import AsJson, new_console, table
 from lepton_kit.errors import InputError
 from lepton_kit.project.settings import Settings, read_settings
 from lepton_kit.runs.project import find_project
@@ -35,11 +37,14 @@ Where = Annotated[
 
 
 @app.command("list")
-def list_objectives(source: Where = None) -> None:
+def list_objectives(source: Where = None, as_json: AsJson = False) -> None:
     """List the objectives of all services, and why some of them are not measured."""
     project = find_project()
     settings = read_settings(project)
     objectives = _declared(settings, project)
+    if as_json:
+        print(json.dumps([_facts(one) for one in objectives], indent=1))
+        return
     listed = table("objective", "service", "target", "window", "meaning")
     for one in objectives:
         window = f"{one.window / 86400:g} d"
@@ -81,6 +86,7 @@ def rules(
 def status(
     source: Where = None,
     time_scale: Annotated[float, typer.Option(help="Divide all windows by this factor, for demonstrations.")] = 1.0,
+    as_json: AsJson = False,
 ) -> None:
     """Show each objective's burn rates, firing alerts and remaining error budget."""
     from lepton_kit.telemetry.alerts import window_name
@@ -89,6 +95,9 @@ def status(
     project = find_project()
     settings = read_settings(project)
     opened, statuses = _evaluated(_declared(settings, project), settings, project, source, time_scale)
+    if as_json:
+        print(json.dumps([_standing(found) for found in statuses], indent=1))
+        return
     windows = [f"{window_name(window.long)} / {window_name(window.short)}" for window in WINDOWS]
     shown = table("objective", "service", "target", *windows, "firing", "budget left")
     for found in statuses:
@@ -211,6 +220,25 @@ def _print_not_measured(opened: Source, statuses: Sequence[Status], settings: Se
         print(f"not measured: {one.objective} of {one.service} ({one.reason}): {one.detail}")
     for chosen, said in warnings_of(opened).items():
         print(f"warning for {chosen}: {'; '.join(said)}")
+
+
+def _facts(one: Objective) -> dict[str, Any]:
+    """Return what the JSON of a list has of an objective."""
+    about = {"objective": one.name, "service": one.service, "title": one.title, "description": one.description}
+    return {**about, "target": one.target, "window_s": one.window}
+
+
+def _standing(found: Status) -> dict[str, Any]:
+    """Return how an objective stands; a burn rate is None where there were no events."""
+    burns = [
+        {**asdict(burn.window), "is_firing": burn.is_firing, "events": burn.events}
+        | {name: None if ratio is None else ratio / found.objective.budget
+           for name, ratio in (("long_burn", burn.long_ratio), ("short_burn", burn.short_ratio))}
+        for burn in found.burns
+    ]  # fmt: skip
+    unmeasured = asdict(found.unmeasured) if found.unmeasured else None
+    about = {"at": found.at, "firing": found.firing, "budget_left": found.budget_left, "unmeasured": unmeasured}
+    return {**_facts(found.objective), **about, "windows": burns}
 
 
 def _burn(burn: Burn, objective: Objective) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lepton_kit.commands.terminal import print_pairs
+from lepton_kit.commands.terminal import AsJson, print_pairs
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -89,7 +89,7 @@ def replay(
     fault_after: Annotated[float, typer.Option(help="Seconds until the fault begins.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the generator, the ratings and the fault.")] = 0,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow an address off this machine.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send load to a service: real arrival times, rows of its subject, and actual values reported later."""
     import json

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PIPED_WIDTH = 200
 WIDE = 120
 """Columns from which on a list shows what a terminal of 80 has no room for."""

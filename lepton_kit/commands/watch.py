@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lepton_kit.commands.terminal import WIDE, new_console, print_lines, print_pairs, say
+from lepton_kit.commands.terminal import WIDE, AsJson, new_console, print_lines, print_pairs, say
 from lepton_kit.errors import InputError
 from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.project import find_project
@@ -43,7 +43,7 @@ def notify(
         bool, typer.Option("--test", help="Send one notice to each address, and say what became of it.")
     ] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the notices of incidents that were sent and those that were not, or try the addresses."""
     from lepton_kit.ops.watch.notify import newest, open_targets
@@ -75,7 +75,7 @@ def _began(at: float) -> str:
 def incidents(
     incident: Annotated[str | None, typer.Argument(help="An incident's id, or the end of it; all if omitted.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the incidents, newest first, or show one incident's alert, runs and recording."""
     from lepton_kit.ops.watch.queue import Queue
