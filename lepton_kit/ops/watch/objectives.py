@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Literal
 from lepton_kit.errors import InputError
 from lepton_kit.project.settings import Settings
 from lepton_kit.telemetry.declaration import objectives_folder
+from lepton_kit.telemetry.slo import alert_name
 
 if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.ops.watch.queue import Incident
     from lepton_kit.telemetry.backtest import Past
     from lepton_kit.telemetry.burn_rates import Status
     from lepton_kit.telemetry.selectors import Source
-    from lepton_kit.telemetry.slo import Objective, alert_name
+    from lepton_kit.telemetry.slo import Objective
 
 
 MOST_INCIDENTS = 10_000
