@@ -20,8 +20,11 @@ LAB = ROOT / "lepton_kit" / "ops" / "lab"
 
 
 @contextlib.contextmanager
-def jupyter(project: Path, home: Path, **environment: str) -> Iterator[httpx.Client]:
-    """Run JupyterLab in a project, with the settings that the wheel ships, and give a client that may do all."""
+def jupyter(project: Path, home: Path, base: str = "", **environment: str) -> Iterator[httpx.Client]:
+    """Run JupyterLab in a project, with the settings that the wheel ships, and give a client that may do all.
+
+    `base` is what its addresses begin with, such as `/user`.
+    """
     import jupyter_scheduler
 
     shared = Path(jupyter_scheduler.__file__).parents[4] / "share" / "jupyter"
@@ -34,6 +37,7 @@ def jupyter(project: Path, home: Path, **environment: str) -> Iterator[httpx.Cli
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={project}",
         f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.base_url={base}/",
         f"--ServerApp.jpserver_extensions={extensions}", "--LabApp.news_url=", "--LabApp.expose_app_in_browser=True",
     ]  # fmt: skip
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LEPTON_", "JUPYTER_"))}
@@ -46,7 +50,7 @@ def jupyter(project: Path, home: Path, **environment: str) -> Iterator[httpx.Cli
     with log.open("w") as out:
         told = {**inherited, **told, **environment}
         process = subprocess.Popen(command, cwd=project, env=told, stdout=out, stderr=out, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{port}{base}"
     try:
         with httpx.Client(base_url=address, headers={"Authorization": f"token {TOKEN}"}, timeout=60) as client:
             wait_for(lambda: _answers(client, process))

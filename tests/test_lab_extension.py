@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -13,8 +14,10 @@ from helpers import ROOT, lepton_here, write_notebook
 from labs import LAB, TOKEN, jupyter
 from services import wait_for
 
+from lepton_kit.ops.lab.extension import Pages
 from lepton_kit.runs.manifest import all_runs, find_run
 
+BASE = "/a%20user@home"
 FRAME = "document.querySelector('iframe[title=\"Lepton Kit: Runs\"]')?.contentDocument"
 
 
@@ -25,13 +28,13 @@ def lab(tmp_path_factory):
     write_notebook(project / "notebooks/story.ipynb", ["lk.record('double', 2 * days)"], "days: int = 5", "The story")
     (project / "lepton.toml").write_text("[lab]\nreport = false\n")
     assert lepton_here("run", "story", project=project).returncode == 0
-    with jupyter(project, tmp_path_factory.mktemp("home")) as client:
+    with jupyter(project, tmp_path_factory.mktemp("home"), BASE) as client:
         yield project, client
 
 
 def test_jupyter_guards_the_pages_and_their_forms(lab):
     project, client = lab
-    base = str(client.base_url)
+    base = client.base_url
     with httpx.Client(base_url=base) as stranger:
         assert stranger.get("/lepton/runs").status_code in (302, 403)
         assert stranger.post("/lepton/new/form", data={"notebook": "story"}).status_code == 403
@@ -40,7 +43,7 @@ def test_jupyter_guards_the_pages_and_their_forms(lab):
         assert find_run("story", project).run_id in shown.text
         assert "frame-ancestors 'self'" in shown.headers["content-security-policy"]
         form = BeautifulSoup(person.get("/lepton/new/form?notebook=story").text, "html.parser").form
-        assert form["action"] == "/lepton/new/form"
+        assert form["action"] == f"{BASE}/lepton/new/form"
         fields = {"notebook": "notebooks/story.ipynb", "p.days": "8"}
         assert person.post("/lepton/new/form", data=fields).status_code == 403  # without what the form brings
         fields["_xsrf"] = form.select_one("[name=_xsrf]")["value"]
@@ -49,11 +52,30 @@ def test_jupyter_guards_the_pages_and_their_forms(lab):
     assert (run.status, run.results["double"].value) == ("succeeded", 16)
 
 
+def test_a_report_page_that_the_browser_has_already_is_not_sent_again(lab):
+    project, client = lab
+    (project / "reports/_site").mkdir(parents=True)
+    (project / "reports/_site/page.html").write_text("the page")
+    first = client.get("/lepton/reports/page.html")
+    assert (first.status_code, first.text) == (200, "the page")
+    again = client.get("/lepton/reports/page.html", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.text) == (304, "")
+
+
+def test_the_pages_are_made_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("LEPTON_PROJECT", raising=False)
+    (tmp_path / "lepton.toml").touch()
+    pages = Pages(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        apps = {id(one) for one in pool.map(lambda _: pages.app(), range(8))}
+    assert len(apps) == 1
+
+
 def test_the_launcher_has_three_tiles_and_one_opens_the_runs(lab, tmp_path):
     project, client = lab
     run = find_run("story", project)
     with Browser(tmp_path / "profile") as browser:
-        browser.visit(f"{client.base_url}/lab?token={TOKEN}&reset", 1400)
+        browser.visit(f"{client.base_url}lab?token={TOKEN}&reset", 1400)
         titles = "[...document.querySelectorAll('.jp-LauncherCard')].map(card => card.title)"
         wait_for(lambda: len([one for one in browser.value(titles) if "manifests and comparison" in one]) == 1)
         labels = browser.value("[...document.querySelectorAll('.jp-LauncherCard-label')].map(one => one.innerText)")

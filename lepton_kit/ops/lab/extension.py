@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import re
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,18 +32,20 @@ class Pages:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._app: Any = None
+        self._making = threading.Lock()
 
     def app(self) -> Any:
         """Return the application; raises InputError where there is no project."""
-        if self._app is None:
-            project = find_project(None if os.environ.get("LEPTON_PROJECT") else self._root)
-            from lepton_kit.ops.lab.app import application
-            from lepton_kit.ops.lab.started import StartedRuns
+        with self._making:
+            if self._app is None:
+                project = find_project(None if os.environ.get("LEPTON_PROJECT") else self._root)
+                from lepton_kit.ops.lab.app import application
+                from lepton_kit.ops.lab.started import StartedRuns
 
-            started = StartedRuns(project)
-            atexit.register(started.stop)
-            self._app = application(project, started, framed_by="'self'")
-        return self._app
+                started = StartedRuns(project)
+                atexit.register(started.stop)
+                self._app = application(project, started, framed_by="'self'")
+            return self._app
 
 
 class PagesHandler(JupyterHandler):
@@ -77,16 +81,18 @@ class PagesHandler(JupyterHandler):
         body = iter([{"type": "http.request", "body": request.body, "more_body": False}])
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": request.method,
-            "scheme": request.protocol, "path": unquote(request.path), "root_path": self.base,
+            "scheme": request.protocol, "path": unquote(request.path), "root_path": unquote(self.base),
             "raw_path": request.path.encode(), "query_string": request.query.encode(),
             "headers": [(name.lower().encode("latin-1"), value.encode("latin-1"))
                         for name, value in request.headers.get_all()],
             "client": (request.remote_ip, 0), "server": ("127.0.0.1", 0),
-            "lepton.hidden": ("_xsrf", self.xsrf_token.decode()),
+            "lepton.root": self.base, "lepton.hidden": ("_xsrf", self.xsrf_token.decode()),
         }  # fmt: skip
 
         async def receive() -> dict[str, Any]:
-            return next(body, {"type": "http.disconnect"})
+            while (message := next(body, None)) is None:  # nobody leaves: at that a file would be sent no further
+                await asyncio.Event().wait()
+            return message
 
         async def send(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -95,8 +101,8 @@ class PagesHandler(JupyterHandler):
                 for name, value in told.items():
                     if name.lower() not in OWN:
                         self.set_header(name, value)
-            else:
-                self.write(message.get("body", b""))
+            elif message.get("body"):  # tornado refuses even an empty one beside 304
+                self.write(message["body"])
 
         await app(scope, receive, send)
         await self.finish()
@@ -109,4 +115,4 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 def _load_jupyter_server_extension(server: Any) -> None:
     base = url_path_join(server.web_app.settings["base_url"], "lepton")
     about = {"pages": Pages(Path(server.root_dir)), "base": base}
-    server.web_app.add_handlers(".*$", [(base + r"(?:/.*)?", PagesHandler, about)])
+    server.web_app.add_handlers(".*$", [(re.escape(base) + r"(?:/.*)?", PagesHandler, about)])
