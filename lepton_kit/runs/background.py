@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.runs.ending import repair
 from lepton_kit.runs.manifest import Manifest, find_run
 from lepton_kit.runs.progress import print_json
 from lepton_kit.runs.repeat import unfinished
@@ -53,7 +54,9 @@ class BackgroundRun:
         told = {"request": about, "project": str(project), "options": asdict(options), "resumes": resumes}
         command = [sys.executable, "-P", "-m", __name__]  # -P: a module of the project shadows none of the kit's
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=project, encoding="utf-8")
+        self._process = subprocess.Popen(  # Ctrl-C in the starter's terminal is the starter's to answer
+            command, stdin=pipe, stdout=pipe, cwd=project, encoding="utf-8", start_new_session=True
+        )
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(told) + "\n")
         self._process.stdin.flush()
@@ -75,7 +78,11 @@ class BackgroundRun:
             raise InputError(self.refused)
         if self.run_id is None:
             raise LeptonError(f"{self.name}: its process ended with {self._process.returncode} before the run began")
-        return find_run(self.run_id, self._project)
+        run = find_run(self.run_id, self._project)
+        if run.ended is None:  # its process was killed
+            repair(self._project)
+            run = find_run(self.run_id, self._project)
+        return run
 
     def stop(self) -> None:
         """Cancel the run, where it still goes on; its manifest says so."""
@@ -101,7 +108,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     told = json.loads(_first_line())
     threading.Thread(target=_interrupt_at_the_end, daemon=True).start()
-    tell, about = partial(print_json, sys.stdout), told["request"]
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what code of the project prints is no event
+    tell, about = partial(print_json, events), told["request"]
     beside = about["beside"] and Path(about["beside"])
     request = Request(**{**about, "notebook": Path(about["notebook"]), "beside": beside})
     project = Path(told["project"])
