@@ -201,6 +201,18 @@ def test_opentelemetry_gets_a_span_for_the_run_and_one_for_each_cell_that_ran(pr
     assert all(first.start_time_unix_nano <= c.start_time_unix_nano <= c.end_time_unix_nano for c in cells)
 
 
+@pytest.mark.parametrize("what", ["no notebook", "no cells"])
+def test_opentelemetry_gets_the_span_of_a_run_that_left_no_cells(project, what):
+    run = find_run("a", project)
+    if what == "no cells":
+        run = run.model_copy(update={"cells": []})
+    else:
+        (run.folder(project) / "notebook.ipynb").unlink()
+    track(run, project, "opentelemetry", Target(to="traces.jsonl"))
+    told = json.loads((project / "traces.jsonl").read_text())
+    assert [one["name"] for one in told["resourceSpans"][0]["scopeSpans"][0]["spans"]] == ["notebooks/a.ipynb"]
+
+
 def test_a_run_that_failed_says_so_with_its_error(project):
     notebook = write_notebook(project / "notebooks" / "b.ipynb", ["raise ValueError('no such day')"])
     run = run_notebook(Request(notebook), project)

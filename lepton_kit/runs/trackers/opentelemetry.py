@@ -50,6 +50,8 @@ def _of_run(run: Run) -> dict[str, Any]:
 
 def _of_cells(run: Run) -> Iterator[dict[str, Any]]:
     """Give the spans of the cells, by the times that papermill wrote beside each."""
+    if not run.manifest.cells or not (run.folder / NOTEBOOK).is_file():  # it ended before its first save, say
+        return
     notebook = json.loads((run.folder / NOTEBOOK).read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for place, (cell, ran) in enumerate(zip(cells, run.manifest.cells, strict=True)):
