@@ -11,6 +11,7 @@ from browser import Browser
 from helpers import ROOT, write_notebook
 from services import wait_for
 
+from lepton_kit.errors import InputError
 from lepton_kit.runs.manifest import Manifest, all_runs
 
 pytest.importorskip("jupyter_scheduler", reason="the extra `lab` is not installed")
@@ -121,8 +122,10 @@ def test_a_job_that_takes_too_long_is_tried_again_and_ends(lab):
     settings = (project / "lepton.toml").read_text()
     write_notebook(project / "notebooks/slow.ipynb", ["import time\ntime.sleep(900)"])
     (project / "lepton.toml").write_text(settings.replace("timeout = 120", "timeout = 0.5"))
-    done = job(client, "notebooks/slow.ipynb")
-    (project / "lepton.toml").write_text(settings)
+    try:
+        done = job(client, "notebooks/slow.ipynb")
+    finally:
+        (project / "lepton.toml").write_text(settings)
     assert done["status"] == "FAILED" and "timed_out" in done["status_message"]
     assert [(run.name, run.attempt) for run in all_runs(project)[:2]] == [("slow", 2), ("slow", 1)]
 
@@ -137,6 +140,17 @@ def test_a_stopped_job_is_a_cancelled_run(lab):
     manifest = run.folder(project) / "manifest.json"
     assert wait_for(lambda: Manifest.load(manifest).ended and Manifest.load(manifest)).status == "cancelled"
     assert client.get(f"/scheduler/jobs/{id}").json()["status"] == "STOPPED"
+
+
+def test_a_job_outside_a_project_whose_notebook_names_no_kernel_is_refused(tmp_path, monkeypatch):
+    from lepton_kit.ops.lab.scheduler import LeptonExecutionManager
+
+    monkeypatch.delenv("LEPTON_PROJECT", raising=False)
+    notebook = tmp_path / "bare.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(), notebook)
+    manager = LeptonExecutionManager("1", str(tmp_path), "sqlite://", {"input": str(notebook)})
+    with pytest.raises(InputError, match=r"bare\.ipynb: names no kernel"):
+        manager.execute()
 
 
 def test_jupyterlab_lists_the_job_with_its_outputs(lab, tmp_path):

@@ -35,7 +35,7 @@ class LeptonExecutionManager(DefaultExecutionManager):  # type: ignore[misc] # j
     """Runs a job as `lepton run` does: parameters checked first, retries, deadlines, redaction, resume, a manifest.
 
     The project is `LEPTON_PROJECT`, or that of JupyterLab's root folder. Where there is none, the job is run as
-    jupyter-scheduler itself does it, and its message says so.
+    jupyter-scheduler itself does it, which its message says; that needs a notebook that names its kernel.
     """
 
     def execute(self) -> None:
@@ -46,6 +46,9 @@ class LeptonExecutionManager(DefaultExecutionManager):  # type: ignore[misc] # j
         try:
             project = find_project(None if os.environ.get("LEPTON_PROJECT") else Path(self.root_dir))
         except InputError as error:
+            if not super().validate(self.staging_paths["input"]):
+                name = Path(self.staging_paths["input"]).name
+                raise InputError(f"{name}: names no kernel, which a job outside a project needs: {error}") from error
             self._say(f"Not run by Lepton Kit, but by jupyter-scheduler: {error}")
             super().execute()
             return
