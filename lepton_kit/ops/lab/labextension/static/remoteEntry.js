@@ -28,7 +28,8 @@
 
     function open(app, page) {
       const content = new IFrame({
-        sandbox: ["allow-same-origin", "allow-scripts", "allow-forms", "allow-popups", "allow-downloads"],
+        sandbox: ["allow-same-origin", "allow-scripts", "allow-forms", "allow-downloads", "allow-popups",
+          "allow-popups-to-escape-sandbox"],
       });
       content.url = URLExt.join(PageConfig.getBaseUrl(), "lepton", page.path);
       content.title.label = page.label;
