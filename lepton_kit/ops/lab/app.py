@@ -1,20 +1,24 @@
 """The pages of `lepton ui`, and of JupyterLab under `/lepton`: runs, comparison, incidents, new runs, schedules.
 
 Who may ask is decided by who serves them (`server.py`, `extension.py`). `lepton.hidden` in a request's scope is what
-each form must send back to that.
+each form must send back to that, and `lepton.root` the address that the pages lie under.
+
+What takes time (reading runs, starting one) is in functions that are not `async`: they run in threads, and JupyterLab
+goes on meanwhile.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
-from lepton_kit.errors import InputError
+from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.ops.lab.forms import form_of as parameters_form
 from lepton_kit.ops.lab.forms import texts_of, texts_of_run
 from lepton_kit.ops.lab.promote import promote
@@ -26,6 +30,7 @@ from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.policy import RECORDING
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.seen_before import seen_before
+from lepton_kit.project.settings import read_settings
 from lepton_kit.reports.publish import previous_run
 from lepton_kit.runs.diff import diff
 from lepton_kit.runs.manifest import FILE, Manifest, all_runs, find_run
@@ -38,8 +43,18 @@ LOOK_AGAIN_S = 2
 FORM_LIMIT, FORM_FIELDS = 256 * 1024, 500  # a notebook may take many parameters, and long ones
 STATUSES = ("running", "succeeded", "failed", "expectation_failed", "timed_out", "kernel_died", "cancelled")
 TRIGGER = "lepton ui"
+WRITING = threading.Lock()
+"""Who changes lepton.toml holds it: the file is read first."""
 Shown = Callable[..., Response]
 """Makes the answer that shows a page: of a request, by the name of its template and its title, with what is in it."""
+
+
+async def _sent(request: Request) -> dict[str, str]:
+    return await form_of(request, FORM_LIMIT, FORM_FIELDS)
+
+
+Sent = Annotated[dict[str, str], Depends(_sent)]
+"""The fields of the form that a request sends."""
 
 
 def application(project: Path, started: StartedRuns, framed_by: str = "'none'") -> FastAPI:
@@ -56,7 +71,7 @@ def application(project: Path, started: StartedRuns, framed_by: str = "'none'") 
     def shown(request: Request, name: str, title: str, code: int = 200, **about: Any) -> Response:
         return answer(page.rendered(name, title, **about, **place(request)), code, framed_by)
 
-    app.add_exception_handler(InputError, wrong)
+    app.add_exception_handler(LeptonError, wrong)
     app.add_exception_handler(Refused, wrong)
     _add_runs(app, project, started, shown)
     _add_new(app, project, started, shown)
@@ -68,7 +83,7 @@ def application(project: Path, started: StartedRuns, framed_by: str = "'none'") 
 
 def place(request: Request) -> dict[str, Any]:
     """Return where the pages of this server are, and what its forms send back."""
-    root = str(request.scope.get("root_path", "")).rstrip("/")
+    root = str(request.scope.get("lepton.root", "")).rstrip("/")
     hidden, home = request.scope.get("lepton.hidden"), (f"{root}/runs", "Runs")
     return {"root": root, "home": home, "hidden": hidden, "base": "lab.html.j2", "decides": False}
 
@@ -104,8 +119,7 @@ def _add_runs(app: FastAPI, project: Path, started: StartedRuns, shown: Shown) -
         return shown(request, "compare", "comparison", found=diff(before, after, project))
 
     @app.post("/runs/{id}/stop")
-    async def stop(request: Request, id: str) -> Response:
-        await form_of(request)
+    def stop(request: Request, id: str, _: Sent) -> Response:
         found = started.running(id)
         if found is None or find_run(id, project).ended is not None:
             raise InputError(f"run {id!r}: does not run, or was not started here; end it where it was started")
@@ -113,12 +127,13 @@ def _add_runs(app: FastAPI, project: Path, started: StartedRuns, shown: Shown) -
         return RedirectResponse(f"{place(request)['root']}/runs/{quote(id)}", 303)
 
     @app.post("/runs/{id}/schedule")
-    async def schedule(request: Request, id: str) -> Response:
-        asked, found = await form_of(request), find_run(id, project)
+    def schedule(request: Request, id: str, asked: Sent) -> Response:
+        found = find_run(id, project)
         name = asked.get("name", "").strip()
         cron, timezone, service = (asked.get(one, "").strip() for one in ("cron", "timezone", "service"))
         try:
-            promote(found, name, cron, timezone, service, project)
+            with WRITING:
+                promote(found, name, cron, timezone, service, project)
         except InputError as error:
             facts = run_facts(found, project, started) | {"asked": asked, "wrong": str(error)}
             return shown(request, "run", id, 422, **facts)
@@ -176,8 +191,7 @@ def _add_new(app: FastAPI, project: Path, started: StartedRuns, shown: Shown) ->
         return shown(request, "form", made.title, form=made)
 
     @app.post("/new/form")
-    async def start(request: Request) -> Response:
-        sent = await form_of(request, FORM_LIMIT, FORM_FIELDS)
+    def start(request: Request, sent: Sent) -> Response:
         made = parameters_form(sent.get("notebook", ""), project, texts_of(sent), checks=True)
         if not made.is_right:
             wrong = sum(bool(one.error) for one in made.fields)
@@ -204,7 +218,8 @@ def _add_incidents(app: FastAPI, project: Path, shown: Shown, framed_by: str) ->
     def incidents(request: Request) -> Response:
         queue, address = Queue(project), project / FOLDER / "address"
         facts = [status.incident_facts(one, queue, project) for one in queue.incidents(MOST_INCIDENTS)]
-        watch = address.read_text(encoding="utf-8").strip() if address.is_file() else ""
+        here = address.read_text(encoding="utf-8").strip() if address.is_file() else ""
+        watch = read_settings(project).notify.address or here
         return shown(request, "incidents", "incidents", incidents=facts, watch=watch)
 
     @app.get("/incidents/{id}")

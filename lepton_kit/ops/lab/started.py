@@ -47,13 +47,15 @@ class StartedRuns:
     def __init__(self, project: Path) -> None:
         self._project = project
         self.all: list[BackgroundRun] = []
+        self._adding = threading.Lock()
 
     def start(self, request: Request) -> int:
         """Start a run, and return the number by which its beginning is asked for."""
         run = BackgroundRun(request, self._project, options_of(self._project))
-        self.all.append(run)
         threading.Thread(target=self._publish, args=[run], daemon=True).start()
-        return len(self.all) - 1
+        with self._adding:
+            self.all.append(run)
+            return len(self.all) - 1
 
     def running(self, run_id: str) -> BackgroundRun | None:
         """Return a run that still goes on, by its id."""
