@@ -9,16 +9,21 @@ import tomllib
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import psutil
 import pytest
 from browser import Browser
 from bs4 import BeautifulSoup
+from fastapi.testclient import TestClient
 from helpers import PATIENCE_S, lepton_here, write_notebook
 from processes import Lepton
 from services import wait_for
 
-from lepton_kit.errors import InputError
+from lepton_kit.errors import InputError, LeptonError
+from lepton_kit.ops.lab.app import application
 from lepton_kit.ops.lab.promote import promote
+from lepton_kit.ops.lab.started import StartedRuns
 from lepton_kit.runs.manifest import all_runs, find_run
+from lepton_kit.runs.runner import Request, run_notebook
 
 PARAMETERS = """from typing import Literal
 days: int = 5  # window, days
@@ -140,7 +145,8 @@ def test_a_run_goes_on_in_the_background_with_the_values_that_differ(ui):
     fields = {"notebook": "notebooks/story.ipynb", "p.days": "9", "p.kind": "a", "p.of": "[1]", "p.deep": "true"}
     begun = send(client, "/new/form", **fields)
     assert begun.status_code == 200, begun.text
-    run = wait_for(lambda: next((one for one in all_runs(project) if one.trigger == "lepton ui" and one.ended), None))
+    there = wait_for(lambda: "/runs/" in (path := client.get(begun.url).url.path) and path)
+    run = wait_for(lambda: (found := find_run(there.rpartition("/")[2], project)).ended and found)
     assert (run.status, run.given_parameters) == ("succeeded", {"days": 9, "deep": True})
     again = BeautifulSoup(client.get(f"/new/form?notebook=story&run={run.run_id}").text, "html.parser")
     assert again.select_one("#p-days")["value"] == "9"
@@ -192,6 +198,43 @@ def test_settings_that_nothing_can_be_added_to_are_left_alone(ui, tmp_path):
     with pytest.raises(InputError, match=r"write it in yourself:\n\[schedules.nightly\]"):
         promote(run, "nightly", "0 3 * * *", "UTC", "", tmp_path)
     assert (tmp_path / "lepton.toml").read_text() == "schedules = { }\n"
+
+
+def test_a_schedule_takes_the_newest_file_where_the_run_took_the_notebooks_own_default(tmp_path):
+    (tmp_path / "lepton.toml").touch()
+    write_notebook(tmp_path / "notebooks/first.ipynb", ["lk.artifact('a.txt').write_text('a')"])
+    own = "from pathlib import Path\ntable: Path = 'run:first/a.txt'\nother: Path = 'run:first/a.txt'\ndays: int = 5"
+    notebook = write_notebook(tmp_path / "notebooks/second.ipynb", ["1"], own)
+    (tmp_path / "one.txt").touch()
+    assert run_notebook(Request(tmp_path / "notebooks/first.ipynb"), tmp_path).status == "succeeded"
+    run = run_notebook(Request(notebook, {"other": "one.txt", "days": 6}), tmp_path)
+    assert run.given_parameters["table"].endswith("/a.txt") and "Z-first-" in run.given_parameters["table"]
+    promote(run, "nightly", "0 3 * * *", "UTC", "", tmp_path)
+    written = tomllib.loads((tmp_path / "lepton.toml").read_text())["schedules"]["nightly"]
+    assert written["parameters"] == {"other": "one.txt", "days": 6}
+
+
+def test_incidents_link_to_the_watch_by_its_own_address_in_a_page_of_its_own(tmp_path):
+    (tmp_path / "lepton.toml").write_text("[notify]\naddress = 'https://ops.example.org'\n")
+    (tmp_path / "incidents").mkdir()
+    (tmp_path / "incidents/address").write_text("http://127.0.0.1:9\n")
+    client = TestClient(application(tmp_path, StartedRuns(tmp_path)))
+    link = BeautifulSoup(client.get("/incidents").text, "html.parser").select_one("header a")
+    assert (link["href"], link["target"], link["rel"]) == ("https://ops.example.org", "_blank", ["noopener"])
+
+
+def test_a_run_whose_process_dies_before_it_begins_is_a_page_that_says_so(tmp_path):
+    (tmp_path / "lepton.toml").touch()
+    started = StartedRuns(tmp_path)
+    notebook = write_notebook(tmp_path / "a.ipynb", ["1"])
+    started.start(Request(notebook))
+    for process in psutil.Process().children():
+        if "lepton_kit.runs.background" in process.cmdline():
+            process.kill()
+    with pytest.raises(LeptonError):
+        started.all[0].wait()
+    answer = TestClient(application(tmp_path, started)).get("/started/0")
+    assert answer.status_code == 404 and "before the run began" in text_of(answer)
 
 
 def test_every_page_is_sound_in_a_browser_and_works_by_keyboard(ui, tmp_path):
