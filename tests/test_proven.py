@@ -138,9 +138,40 @@ def test_a_later_drill_that_did_not_recover_makes_a_proof_stale(project):
     assert proof_of(*KEY, project).stale == ()
 
 
-def test_results_that_do_not_hold_what_they_rested_on_are_stale(project):
+def test_a_failure_after_a_success_of_the_same_file_counts(project):
+    write(project, drilled(project), drilled(project, verdict="not recovered"))
+    assert proof_of(*KEY, project).stale == ("failed since",)
+    write(project, drilled(project, verdict="not recovered"), drilled(project), seed=1)
+    assert proof_of(*KEY, project).stale == ()
+
+
+def test_a_live_failure_is_cleared_by_a_live_success_alone(project):
+    write(project, drilled(project), days_ago=3)
+    write(project, drilled(project, kind="live", verdict="not recovered", seed=5), days_ago=2, seed=1)
+    write(project, drilled(project), days_ago=1, seed=2)
+    found = proof_of(*KEY, project)
+    assert found.stale == ("failed since",)
+    assert (found.failed.seed, found.failed_live) == (5, True)
+    write(project, drilled(project, kind="live"), seed=3)
+    assert proof_of(*KEY, project).stale == ()
+
+
+@pytest.mark.parametrize("verdict", ["wrong cause", "asked a person"])
+def test_a_later_drill_of_the_same_alert_and_fault_that_ends_badly_counts_against_the_proof(project, verdict):
+    write(project, drilled(project), days_ago=1)
+    write(project, drilled(project, verdict=verdict, cause="model", basis=None), seed=1)
+    assert proof_of(*KEY, project).stale == ("failed since",)
+
+
+def test_a_bad_end_of_another_fault_that_proved_nothing_does_not_count(project):
+    write(project, drilled(project), days_ago=1)
+    write(project, drilled(project, fault="units", verdict="wrong cause", cause="model", basis=None), seed=1)
+    assert proof_of(*KEY, project).stale == ()
+
+
+def test_results_that_do_not_hold_what_they_rested_on_prove_nothing(project):
     write(project, drilled(project, basis=None))
-    assert proof_of(*KEY, project).stale == ("basis not stored",)
+    assert proof_of(*KEY, project).proven is None
 
 
 def test_a_service_or_runbook_that_is_gone_makes_its_proof_stale(project):
