@@ -487,7 +487,7 @@ def _result(drill: Drill, stage: Stage, basis: Basis, seen: Seen, error: str, is
         verdict=verdict_of(fault.causes, cause, alerted, has_acted, recovery, is_false_alarm),
         error=error,
         service=stage.name,
-        basis=with_runbook(basis, seen.repaired_by, stage.project) if alone and seen.repaired_by else None,
+        basis=with_runbook(basis, seen.repaired_by, stage.project) if alone and seen.repaired_by else basis,
         extra={
             "project": str(stage.project),
             "postmortem": str(stage.project / "runs" / seen.postmortem) if seen.postmortem else "",

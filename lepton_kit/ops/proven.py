@@ -48,7 +48,8 @@ class Proof:
 
     `proven` is when the newest drill that ended recovered was made (UTC), None where there is none; `drill`, `basis`
     and `kit` (the version of this package) are that drill's, `file` holds its results. `stale` says why it no longer
-    counts, and is empty where it does; `failed` is the drill that ended badly, live or simulated as `failed_live` says.
+    counts, and is empty where it does; `failed` is the drill that ended badly since. `stage_to_repeat` is where that one
+    was made, or else the drill.
     """
 
     alert: str
@@ -62,7 +63,7 @@ class Proof:
     age_days: float | None = None
     stale: tuple[Why, ...] = ()
     failed: Drill | None = None
-    failed_live: bool = False
+    stage_to_repeat: Stage = "simulated"
 
     def __str__(self) -> str:
         """Return it as a person at the runbook reads it.
@@ -177,8 +178,10 @@ def drilled_proofs(results: Iterable[tuple[str, Results]]) -> list[Proof]:
         key = _key(one)
         found.setdefault(key, Proof(*key))
         if one.verdict == "recovered":
+            assert one.basis is not None
             faults[key].add(one.fault)
-            found[key] = Proof(*key, held.made, _drill(one), one.basis, held.kit, file)
+            stage = one.basis.stage
+            found[key] = Proof(*key, held.made, _drill(one), one.basis, held.kit, file, stage_to_repeat=stage)
     return [_unless_failed(one, faults[key], failures.values()) for key, one in found.items()]
 
 
@@ -197,7 +200,8 @@ def _unless_failed(proof: Proof, faults: set[str], failures: Iterable[Drilled]) 
     if proof.proven is None or not against:
         return proof
     worst = max(against, key=_is_live)
-    return replace(proof, stale=("failed since",), failed=_drill(worst), failed_live=_is_live(worst))
+    stage = worst.basis.stage if worst.basis else proof.stage_to_repeat
+    return replace(proof, stale=("failed since",), failed=_drill(worst), stage_to_repeat=stage)
 
 
 def _is_live(one: Drilled) -> bool:
