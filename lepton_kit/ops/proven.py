@@ -48,8 +48,8 @@ class Proof:
 
     `proven` is when the newest drill that ended recovered was made (UTC), None where there is none; `drill`, `basis`
     and `kit` (the version of this package) are that drill's, `file` holds its results. `stale` says why it no longer
-    counts, and is empty where it does; `failed` is the drill that ended badly since. `stage_to_repeat` is where that one
-    was made, or else the drill.
+    counts, and is empty where it does; `failed` is the drill that ended badly. `stage_to_repeat` is where that one was
+    made, or else the drill.
     """
 
     alert: str
