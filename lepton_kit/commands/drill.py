@@ -64,13 +64,8 @@ def drill(
 
     project = find_project()
     if proven or stale or as_json:
-        others = faults or live is not None or (seed, count, model) != (0, 1, "goog") or (proven and fault_file)
-        if others or proven == stale or (as_json and not proven):
-            raise InputError(
-                "--proven [--json] lists and --stale [--fault-file] repeats: give one of them, with no option but "
-                "--service, and without names of faults"
-            )
-        return list_proofs(project, as_json, service) if proven else drill_stale(project, fault_file, service)
+        others = bool(faults) or live is not None or (seed, count, model) != (0, 1, "goog")
+        return _proofs(project, proven, stale, as_json, fault_file, service, others)
     live = service is not None if live is None else live
     known = known_faults(fault_file)
     if live:
@@ -88,6 +83,21 @@ def drill(
     words += [f"--fault-file={fault_file}"] * (fault_file is not None)
     done = _drilled(drills, live, project, fault_file, model, service, seed, shlex.join(words))
     _exit_unless_well(done)
+
+
+def _proofs(
+    project: Path, proven: bool, stale: bool, as_json: bool, fault_file: Path | None, service: str | None, others: bool
+) -> None:
+    """List proofs or repeat stale ones; `others` says that an option was given that neither of them reads."""
+    if others or proven == stale or (as_json and not proven) or (proven and fault_file is not None):
+        raise InputError(
+            "--proven [--json] lists and --stale [--fault-file] repeats: give one of them, with no option but "
+            "--service, and without names of faults"
+        )
+    if proven:
+        list_proofs(project, as_json, service)
+    else:
+        drill_stale(project, fault_file, service)
 
 
 def _drilled(

@@ -52,7 +52,7 @@ class IncidentPath:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether no step is dated earlier than one before it, but for the slack; of one cause, `path_of` sees to it."""
+        """Whether no step is dated earlier than one before it, but for the slack; by construction with one cause."""
         latest = pd.Series([step.onset for step in self.steps]).cummax()
         return all(step.onset >= before - self.slack for step, before in zip(self.steps, latest, strict=True))
 
