@@ -6,6 +6,7 @@ from functools import cache
 import httpx
 
 from lepton_kit.errors import InputError
+from lepton_kit.secrets import without_password
 
 
 @cache
@@ -21,12 +22,13 @@ def client_of(what: str, address: str, timeout: float) -> tuple[httpx.Client, st
 
     Raises InputError, which names `what` the server is, when the address is none.
     """
+    given = without_password(str(address))
     try:
         url = httpx.URL(address)
     except (httpx.InvalidURL, TypeError) as error:
-        raise InputError(f"{what} address {address!r}: not an address ({error})") from error
+        raise InputError(f"{what} address {given!r}: not an address ({without_password(str(error))})") from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise InputError(f"{what} address {address!r}: must begin with http:// or https:// and name a host")
+        raise InputError(f"{what} address {given!r}: must begin with http:// or https:// and name a host")
     shown = str(url.copy_with(userinfo=b"")).rstrip("/")
     auth = (url.username, url.password) if url.userinfo else None
     client = httpx.Client(

@@ -11,7 +11,8 @@ from pathlib import Path
 import postgres
 import pytest
 from filelock import FileLock
-from helpers import ROOT, copy_project, lepton
+from helpers import ROOT, copy_project, lepton, listening
+from receivers import SECRET, Receiver
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,6 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def project(plain_project: Path) -> Path:
     """An empty project, which this process stands in."""
     return plain_project
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A server of notices, whose address is in `NOTIFY_URL`."""
+    made = Receiver()
+    with listening(made.handler) as address:
+        monkeypatch.setenv("NOTIFY_URL", f"{address.replace('http', 'json')}/{SECRET}")
+        yield made
 
 
 @pytest.fixture(scope="session")

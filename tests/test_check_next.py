@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,16 @@ from helpers import lepton_here
 from repairs import Everything
 from watching import alert
 
+from lepton_kit.diagnosis.causes import diagnose
+from lepton_kit.diagnosis.evidence.base import NEEDS
+from lepton_kit.diagnosis.sensitivity import Check
 from lepton_kit.errors import InputError
 from lepton_kit.ops.check_next import next_check, run_check
 from lepton_kit.ops.watch.evidence import freeze_alert
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import read_settings
+from lepton_kit.telemetry.recordings import read_recording
 
 SETTINGS = """
 [services.demo]
@@ -72,8 +77,8 @@ def test_a_check_that_the_declaration_does_not_allow_names_the_entries_and_the_e
     assert made.way == "declare"
     assert made.entries
     assert all(one.startswith("services.demo.") for one in made.entries)
-    assert made.command.startswith(f"lepton capture demo -o incidents/{found.id}/")
-    assert "lepton run runbooks/incident-diagnosis.ipynb -p recording incidents/" in made.command
+    assert made.command == f"lepton check-next {found.id} --run"
+    assert made.parameters_of == ""
     assert [one.cause for one in made.flips]
     assert all(one.cause != made.cause for one in made.flips)
 
@@ -89,6 +94,46 @@ def test_what_the_kit_can_do_by_itself_captures_a_longer_window_and_diagnoses_it
     assert (project / again.recording / "incident.json").is_file()
     assert again.is_changed == (again.cause != made.cause)
     assert again.recording.endswith("recording-longer-1")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "entries"),
+    [
+        (("objectives",), ("services.demo.objectives (files in slo)",)),
+        (("requests.target",), ("services.demo.labels or columns.target",)),
+        (("requests",), ()),
+    ],
+)
+def test_what_a_person_must_add_is_named_and_alternatives_are_told_as_such(incident, monkeypatch, lacks, entries):
+    found, project = incident
+    check = Check("asked", "why", lacks, "other", 10.0, "data")
+    monkeypatch.setattr("lepton_kit.ops.check_next.checks", lambda diagnosis: (check,))
+    made = next_check(found, read_settings(project), project)
+    assert (made.entries, made.way) == (entries, "declare" if entries else "look again")
+    assert (made.by_itself is None) == bool(entries)
+
+
+def test_a_service_without_objectives_is_told_so_and_not_by_an_empty_list(incident):
+    found, project = incident
+    case = diagnose(read_recording(project / "incidents" / found.id / "recording")).case
+    assert NEEDS["objectives"].lacking(case) == "the recording holds no objective of the service"
+
+
+def test_the_parameters_of_the_recorded_diagnosis_are_taken(incident, monkeypatch):
+    found, project = incident
+    queue, run = Queue(project), SimpleNamespace(run_id="looked", parameters={"alpha": 0.2, "promise": 0.0, "other": 1})
+    queue.end(queue.take(), "looked", "succeeded")
+    monkeypatch.setattr("lepton_kit.ops.check_next.Manifest.load", lambda path: run)
+    taken = []
+
+    def diagnosed(recording, criteria=None, likelihoods=None):
+        taken.append(criteria)
+        return diagnose(recording, criteria, likelihoods)
+
+    monkeypatch.setattr("lepton_kit.ops.check_next.diagnose", diagnosed)
+    made = next_check(found, read_settings(project), project)
+    assert made.parameters_of == "looked"
+    assert [(one.alpha, one.promise) for one in taken] == [(0.2, None)]
 
 
 def test_an_incident_without_a_recording_says_so(incident):

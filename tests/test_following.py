@@ -23,6 +23,7 @@ from lepton_kit.ops.following import (
     RECOVERED,
     REPAIRED,
     Follower,
+    Seen,
     StepMissedError,
 )
 
@@ -212,3 +213,13 @@ def test_each_steps_time_begins_where_the_step_before_it_ended(monkeypatch):
     follower.follow(one, other)
     with pytest.raises(LeptonError, match="step 'other'"):
         follower.follow(dataclasses.replace(other, is_reached=lambda seen: False))
+    assert follower.seen.repaired_alone is None  # two repairs ran: nothing says which helped
+
+
+@pytest.mark.parametrize(("of", "is_alone"), [("B", True), ("A", False)])
+def test_a_repair_is_alone_where_one_ran_and_the_diagnosis_told_is_that_of_its_incident(of, is_alone):
+    seen = Seen(diagnosis={"cause": "model"}, repairs={4: {"id": of, "name": "Burns"}})
+    seen.diagnoses = {"A": {"cause": "data"}, "B": {"cause": "model"}}
+    assert (seen.repaired_alone is not None) == is_alone
+    seen.repairs[5] = {"id": "B", "name": "Burns"}
+    assert seen.repaired_alone is None

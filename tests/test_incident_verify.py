@@ -1,5 +1,6 @@
 """Whether what an incident's page says can be derived again from its recording."""
 
+import dataclasses
 import json
 
 import nbformat
@@ -20,6 +21,9 @@ CELLS = (
     "lk.record(cause=told['cause'], probability=told['probability'])\n"
     "lk.record('took', time.time(), compare=False)\n"
     "lk.record(limit=Path('{limit}').read_text())",
+    "if Path('{limit}').with_name('more').exists():\n    lk.record(more=1)\n"
+    "if Path('{limit}').with_name('crash').exists():\n    raise ValueError('half-way')\n"
+    "lk.record(last=1)",
 )
 
 
@@ -74,6 +78,43 @@ def test_the_bytes_of_the_recording_are_checked_before_anything_is_derived(incid
     assert {one.verdict for one in made.values()} == {"not derivable"}
     assert "recording" in made["cause"].why
     assert not holds(list(made.values()))
+
+
+def test_a_repetition_that_fails_half_way_does_not_hold_though_what_it_recorded_is_the_same(incident):
+    (incident[2] / "crash").touch()
+    try:
+        made = verified(incident)
+    finally:
+        (incident[2] / "crash").unlink()
+    assert (made["cause"].verdict, made["last"].verdict) == ("same", "not derivable")
+    assert "did not succeed" in made["last"].why
+    assert not holds(list(made.values()))
+
+
+def test_a_result_that_only_the_repetition_has_is_no_statement_of_the_page(incident):
+    (incident[2] / "more").touch()
+    try:
+        made = verified(incident)
+    finally:
+        (incident[2] / "more").unlink()
+    assert "more" not in made
+    assert holds(list(made.values()))
+
+
+def test_the_postmortem_is_derived_again_without_a_published_page(incident, monkeypatch):
+    found, queue, _, run_id = incident
+    looked = Queue.jobs
+
+    def with_postmortem(self, most=50, **having):
+        wanted = {"incident": found.id, "kind": "postmortem", "state": "ended", "status": "succeeded"}
+        if having == wanted:
+            return [dataclasses.replace(looked(queue, incident=found.id)[0], kind="postmortem", run_id="looked-back")]
+        return looked(self, most, **having)
+
+    monkeypatch.setattr(Queue, "jobs", with_postmortem)
+    made = verified(incident)
+    assert (made["looked-back"].verdict, made["cause"].source.run) == ("not derivable", run_id)
+    assert not holds(list(made.values()))  # that run is not there
 
 
 def test_a_statement_that_is_derived_otherwise_is_different_with_both_values_and_the_exit_status_says_so(incident):

@@ -3,10 +3,8 @@
 import re
 
 import pytest
-from helpers import listening
 from repairs import SETTINGS, project_with_repairs, proposal, propose, repairs_made
 from services import wait_for
-from test_notify import Receiver
 from watching import watching
 
 from lepton_kit.errors import InputError
@@ -32,35 +30,31 @@ def asked(project):
 
 
 def decide(kit, job, link, **more):
-    fields = {"job": str(job), "link": link, "decision": "approve", "by": "Kim Lee", "note": "", **more}
-    return kit.client.post("/approvals", data=fields)
+    fields = {"job": str(job), "decision": "approve", "by": "Kim Lee", "note": "", **more}
+    return kit.client.post(f"/decide/{link}", data=fields)
 
 
-def test_who_gets_a_notice_decides_by_its_link_once_and_without_a_token(asked, monkeypatch):
-    receiver = Receiver()
-    with listening(receiver.handler) as address:
-        url = address.replace("http", "json")
-        with watching(asked, WATCH_TOKEN="secret", LINK_KEY=KEY, NOTIFY_URL=url) as kit:
-            first, second = kit.queue.waiting()
-            wait_for(lambda: sum(one.startswith("Waits") for one in receiver.titles()) == 2)
-            notice = next(one for one in receiver.bodies if "data repair" in one["title"])["message"]
-            [found] = re.findall(r"Decide \(once, within 60 minutes\): (\S+)", notice)
-            assert found.startswith(str(kit.client.base_url))
-            link = found.rpartition("/")[2]
-            page = kit.client.get(f"/decide/{link}")
-            assert page.status_code == 200
-            assert page.text.count(f'name="link" value="{link}"') == 1  # in the form of its repair
-            assert page.text.count('name="token"') == 1  # in that of the other one
-            assert decide(kit, second.job, link).status_code == 303  # whatever job the form names
-            assert [one.job for one in kit.queue.waiting()] == [second.job]
-            [made] = next(one for one in kit.queue.remedies(first.incident) if one.job == first.job).decisions
-            assert (made.by, made.via) == ("Kim Lee", "signed link")
-            again = decide(kit, first.job, link)
-            assert (again.status_code, "was used already" in again.text) == (422, True)
-            assert kit.client.get(f"/decide/{link}").status_code == 410
-            forged = kit.client.post("/acknowledgements", data={"incident": first.incident, "by": "x", "link": "y"})
-            assert forged.status_code == 422
-            assert all("/decide/" not in row["body"] for row in newest(kit.queue, 9))  # no link is kept
+def test_who_gets_a_notice_decides_by_its_link_once_and_without_a_token(asked, receiver):
+    with watching(asked, WATCH_TOKEN="secret", LINK_KEY=KEY) as kit:
+        first, second = kit.queue.waiting()
+        wait_for(lambda: sum(one.startswith("Waits") for one in receiver.titles()) == 2)
+        notice = next(one for one in receiver.bodies if "data repair" in one["title"])["message"]
+        [found] = re.findall(r"Decide \(once, within 60 minutes\): (\S+)", notice)
+        assert found.startswith(str(kit.client.base_url))
+        link = found.rpartition("/")[2]
+        page = kit.client.get(f"/decide/{link}")
+        assert page.status_code == 200
+        assert page.text.count(f'action="/decide/{link}"') == 1  # in the form of its repair
+        assert page.text.count('name="token"') == 1  # in that of the other one
+        done = decide(kit, second.job, link)  # whatever job the form names
+        assert (done.status_code, "is recorded" in done.text) == (200, True)
+        assert [one.job for one in kit.queue.waiting()] == [second.job]
+        [made] = next(one for one in kit.queue.remedies(first.incident) if one.job == first.job).decisions
+        assert (made.by, made.via) == ("Kim Lee", "signed link")
+        again = decide(kit, first.job, link)
+        assert (again.status_code, "was used already" in again.text) == (422, True)
+        assert kit.client.get(f"/decide/{link}").status_code == 410
+        assert all("/decide/" not in row["body"] for row in newest(kit.queue, 9))  # no link is kept
 
 
 def test_a_link_is_of_one_key_for_some_minutes_and_one_decision(asked):

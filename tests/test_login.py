@@ -70,6 +70,8 @@ def test_a_proxy_names_the_user_who_decides_and_nobody_else_does(project):
         user = {"X-Forwarded-User": "Kim  Lee"}
         origin = {"Origin": str(kit.client.base_url).rstrip("/")}
         assert kit.client.get("/").status_code == 401
+        passed_on = user | {"X-Forwarded-For": "203.0.113.9"}  # as proxies say whom they stand for
+        assert kit.client.get("/", headers=passed_on).status_code == 200
         assert "You are Kim Lee." in kit.client.get(f"/incidents/{one.incident}", headers=user).text
         fields = {"job": str(one.job), "decision": "reject", "by": "somebody else", "note": ""}
         elsewhere = {"Origin": "http://evil.example"}
@@ -85,6 +87,8 @@ def test_the_header_of_a_client_that_is_no_proxy_counts_for_nothing(project):
     made(project, 'user_header = "X-Forwarded-User"\nproxies = ["10.1.2.3"]')
     with watching(project, "--insecure") as kit:
         assert kit.client.get("/", headers={"X-Forwarded-User": "kim"}).status_code == 401
+        claims = {"X-Forwarded-User": "kim", "X-Forwarded-For": "10.1.2.3"}  # who connects counts, not what it claims
+        assert kit.client.get("/", headers=claims).status_code == 401
 
 
 def test_a_person_acknowledges_an_incident_by_command_or_page_until_it_is_over(project):

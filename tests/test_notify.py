@@ -1,6 +1,5 @@
 """What people are told of incidents: by a real `lepton watch`, through Apprise, to a real HTTP server."""
 
-import http.server
 import json
 import os
 import threading
@@ -8,7 +7,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from helpers import lepton_here, listening
+from helpers import lepton_here
+from receivers import SECRET
 from repairs import Everything, diagnosed, project_with_repairs, proposal, propose
 from services import wait_for
 from watching import alert, watching
@@ -19,42 +19,6 @@ from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import Notify
 from lepton_kit.runs.tables import NOTICES
-
-SECRET = "s3cr3t-t0ken"
-
-
-class Receiver:
-    """A webhook's server that takes notices, or refuses them while `refuses` is set."""
-
-    def __init__(self):
-        self.bodies, self.refuses, self.lock = [], False, threading.Lock()
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    if not outer.refuses:
-                        outer.bodies.append(body)
-                self.send_response(503 if outer.refuses else 200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_): ...
-
-        self.handler = Handler
-
-    def titles(self):
-        with self.lock:
-            return [body["title"] for body in self.bodies]
-
-
-@pytest.fixture
-def receiver(monkeypatch):
-    made = Receiver()
-    with listening(made.handler) as address:
-        monkeypatch.setenv("NOTIFY_URL", f"{address.replace('http', 'json')}/{SECRET}")
-        yield made
 
 
 def notifying(project):

@@ -87,6 +87,19 @@ def test_the_summary_of_a_diagnosis_records_its_path(diagnosis, coverage):
     assert path_words(None) == ""
 
 
+def test_the_words_of_a_path_are_in_utc_with_the_date_where_it_spans_days_and_leave_names_as_they_are():
+    columns = ["step", "what", "onset", "check", "finding"]
+    rows = [
+        ["cause", "data", "2026-11-25T23:30:00-02:00", "missing_values", "more"],
+        ["signal", "queue_depth", "2026-11-27T03:00:00", "change point", "moved (my_group)"],
+    ]
+    assert path_words({"columns": columns, "rows": rows}) == (
+        "data (missing values: more, 2026-11-26 01:30:00 UTC) → "
+        "queue_depth (change point: moved (my_group), 2026-11-27 03:00:00 UTC)"
+    )
+    assert path_words({"columns": columns, "rows": rows[:1]}) == "data (missing values: more, 01:30:00 UTC)"
+
+
 def steps(*seconds, cause="data"):
     kinds = ["cause", *["signal"] * (len(seconds) - 2), "objective"]
     return tuple(

@@ -8,9 +8,14 @@ import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import typer
 from helpers import ROOT, lepton_here
+from typer.testing import CliRunner
 
-from lepton_kit.ops.drill_results import Basis, Drilled, read_results, write_results
+from lepton_kit.cli import app
+from lepton_kit.commands.drill import drill_stale
+from lepton_kit.errors import InputError
+from lepton_kit.ops.drill_results import Basis, Drill, Drilled, read_results, write_results
 from lepton_kit.ops.proven import basis_of, proof_of, proof_words, proofs
 
 ALERT, RUNBOOK, SERVICE = "GoogErrorsBudgetBurn", "runbooks/repair-data.ipynb", "goog"
@@ -138,9 +143,42 @@ def test_a_later_drill_that_did_not_recover_makes_a_proof_stale(project):
     assert proof_of(*KEY, project).stale == ()
 
 
-def test_results_that_do_not_hold_what_they_rested_on_are_stale(project):
-    write(project, drilled(project, basis=None))
-    assert proof_of(*KEY, project).stale == ("basis not stored",)
+def test_a_failure_after_a_success_of_the_same_file_counts(project):
+    write(project, drilled(project), drilled(project, verdict="not recovered"))
+    assert proof_of(*KEY, project).stale == ("failed since",)
+    write(project, drilled(project, verdict="not recovered"), drilled(project), seed=1)
+    assert proof_of(*KEY, project).stale == ()
+
+
+def test_a_live_failure_is_cleared_by_a_live_success_alone(project):
+    write(project, drilled(project), days_ago=3)
+    live = basis_of(project, SERVICE, "served", RUNBOOK, "v2")
+    write(project, drilled(project, kind="live", basis=live, verdict="not recovered", seed=5), days_ago=2, seed=1)
+    write(project, drilled(project), days_ago=1, seed=2)
+    found = proof_of(*KEY, project)
+    assert found.stale == ("failed since",)
+    assert (found.failed.seed, found.stage_to_repeat) == (5, "served")
+    write(project, drilled(project, kind="live", basis=live), seed=3)
+    assert proof_of(*KEY, project).stale == ()
+
+
+@pytest.mark.parametrize("verdict", ["wrong cause", "asked a person"])
+def test_a_later_drill_of_the_same_alert_and_fault_that_ends_badly_counts_against_the_proof(project, verdict):
+    write(project, drilled(project), days_ago=1)
+    write(project, drilled(project, verdict=verdict, cause="model", basis=None), seed=1)
+    assert proof_of(*KEY, project).stale == ("failed since",)
+
+
+def test_a_bad_end_of_another_fault_that_proved_nothing_does_not_count(project):
+    write(project, drilled(project), days_ago=1)
+    write(project, drilled(project, fault="units", verdict="wrong cause", cause="model", basis=None), seed=1)
+    assert proof_of(*KEY, project).stale == ()
+
+
+def test_results_that_do_not_hold_what_they_rested_on_prove_nothing(project):
+    basis = basis_of(project, SERVICE, "served")
+    write(project, drilled(project, basis=None), drilled(project, basis=basis, kind="live"))
+    assert proof_of(*KEY, project).proven is None
 
 
 def test_a_service_or_runbook_that_is_gone_makes_its_proof_stale(project):
@@ -175,3 +213,33 @@ def test_lepton_drill_proven_lists_as_json_and_its_exit_status_says_whether_a_pr
     stale = lepton_here("drill", "--proven", project=project)
     assert stale.returncode == 1
     assert "stale: 1" in stale.stdout
+
+
+def test_a_drill_that_cannot_be_repeated_is_told_and_the_others_go_on(project, monkeypatch, capsys):
+    gone = dataclasses.replace(basis_of(project, SERVICE, "declared", RUNBOOK), sha256={})
+    live = dataclasses.replace(gone, stage="served")
+    made = [drilled(project, service="gone", basis=gone), drilled(project, kind="live", basis=live)]
+    write(project, *made)
+    repeated = []
+
+    def repeat(drills, is_live, _project, _file, model, service, seed, command):
+        if service == "gone":
+            raise InputError("service 'gone': not declared")
+        repeated.append((drills, is_live, model, service, seed, command))
+        return [made[1]]
+
+    monkeypatch.setattr("lepton_kit.commands.drill._drilled", repeat)
+    with pytest.raises(typer.Exit) as ended:
+        drill_stale(project, None)
+    assert ended.value.exit_code == 1
+    assert repeated == [([Drill("nulls", 0.5, 7)], True, SERVICE, None, 7, "")]
+    assert "not repeated: nulls of gone" in "".join(capsys.readouterr())
+    drill_stale(project, None, SERVICE)  # of this service all can be repeated
+    assert len(repeated) == 2
+
+
+@pytest.mark.parametrize("option", [["--live"], ["--count=2"], ["--seed=1"], ["--model=x"], ["nulls"]])
+def test_options_that_the_list_of_proofs_would_leave_out_are_refused(option):
+    said = CliRunner().invoke(app, ["drill", "--proven", *option])
+    assert isinstance(said.exception, InputError) or "give one of them" in said.output
+    assert said.exit_code != 0

@@ -7,17 +7,19 @@ import pytest
 from monitors import alertmanager, metrics_target, needs_alertmanager
 from repairs import Everything, project_with_repairs, proposal
 from services import wait_for
+from watching import alert
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.approvals import make_decision
 from lepton_kit.ops.watch.intake import Intake
-from lepton_kit.ops.watch.notify import notices
+from lepton_kit.ops.watch.notify import Notifier, notices
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.silences import GONE_S, Silences
 from lepton_kit.ops.watch.status import incident_facts
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.ops.watch.worker import run_job, why_to_wait
-from lepton_kit.project.settings import read_settings
+from lepton_kit.project.settings import Notify, read_settings
+from lepton_kit.runs.tables import NOTICES
 
 LABELS = {"alertname": "Known", "service": "goog", "severity": "page"}
 NOBODY = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
@@ -133,7 +135,7 @@ def test_what_is_no_alertmanager_is_named_and_changes_nothing(project, answer):
     queue = Queue(project)
     posted = Alert.model_validate({"status": "firing", "labels": LABELS, "startsAt": rfc3339(1e9), "fingerprint": "a"})
     queue.receive([posted], "webhook", Everything())
-    queue.note_silences({posted.incident: "by Kim"})
+    queue.note_silences({posted.incident: ("by Kim", 2e9)})
     with metrics_target() as target:
         target.text = answer
         silences = Silences(target.address.replace("//", "//me:hunter2@"), queue, Intake(queue, Everything(), print))
@@ -143,5 +145,26 @@ def test_what_is_no_alertmanager_is_named_and_changes_nothing(project, answer):
         silences.look()
     assert "hunter2" not in str(error.value)
     assert only(queue).silenced == "by Kim"
-    with pytest.raises(InputError, match="Alertmanager address 'ftp://x'"):
-        Silences("ftp://x", queue, Intake(queue, Everything(), print))
+    for wrong in ("ftp://me:hunter2@x", "http://me:hunter2@x:abc"):
+        with pytest.raises(InputError, match="Alertmanager address") as error:
+            Silences(wrong, queue, Intake(queue, Everything(), print))
+        assert "hunter2" not in str(error.value)
+
+
+def test_a_silence_is_over_at_its_end_also_where_alertmanager_does_not_answer(project, receiver):
+    queue = Queue(project)
+    posted = Alert.model_validate(alert(1))
+    queue.receive([posted], "webhook", Everything())
+    told = Notifier(Notify(urls=["env:NOTIFY_URL"]), project, queue)
+    receiver.refuses = True
+    told.look()  # a notice waits for its next try
+    receiver.refuses = False
+    queue.note_silences({posted.incident: ("by Kim", time.time() + 60)})
+    with queue.transaction() as ledger:
+        ledger.execute(NOTICES.update().values(due=0.0))
+    told.look()
+    assert (only(queue).silence, receiver.titles()) == ("by Kim", [])
+    queue.note_silences({posted.incident: ("by Kim", time.time() - 1)})
+    told.look()
+    assert (only(queue).silence, receiver.titles()) == ("", ["Opened: goog: Known (page)"])
+    assert only(queue).silenced == "by Kim"  # by which an end without a word is told

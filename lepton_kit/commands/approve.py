@@ -15,8 +15,6 @@ from lepton_kit.runs.ids import short_id, the_one
 from lepton_kit.runs.project import find_project
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lepton_kit.ops.watch.jobs import Remedy
     from lepton_kit.ops.watch.queue import Queue
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -16,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from lepton_kit.commands.terminal import new_console, say, table
-from lepton_kit.errors import InputError
+from lepton_kit.errors import InputError, LeptonError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +40,11 @@ def drill(
     ] = None,
     model: Annotated[str, typer.Option(help="Live: the model to serve, which must be promoted.")] = "goog",
     service: Annotated[
-        str | None, typer.Option(help="A declared service; in live drills it runs itself, in the model's place.")
+        str | None,
+        typer.Option(
+            help="A declared service; in live drills it runs itself, in the model's place. "
+            "With --proven or --stale: only what concerns it."
+        ),
     ] = None,
     proven: Annotated[
         bool,
@@ -61,9 +64,8 @@ def drill(
 
     project = find_project()
     if proven or stale or as_json:
-        if faults or proven == stale or (as_json and not proven):
-            raise InputError("--proven [--json] lists and --stale repeats: give one of them, without names of faults")
-        return list_proofs(project, as_json) if proven else drill_stale(project, fault_file)
+        others = bool(faults) or live is not None or (seed, count, model) != (0, 1, "goog")
+        return _proofs(project, proven, stale, as_json, fault_file, service, others)
     live = service is not None if live is None else live
     known = known_faults(fault_file)
     if live:
@@ -81,6 +83,21 @@ def drill(
     words += [f"--fault-file={fault_file}"] * (fault_file is not None)
     done = _drilled(drills, live, project, fault_file, model, service, seed, shlex.join(words))
     _exit_unless_well(done)
+
+
+def _proofs(
+    project: Path, proven: bool, stale: bool, as_json: bool, fault_file: Path | None, service: str | None, others: bool
+) -> None:
+    """List proofs or repeat stale ones; `others` says that an option was given that neither of them reads."""
+    if others or proven == stale or (as_json and not proven) or (proven and fault_file is not None):
+        raise InputError(
+            "--proven [--json] lists and --stale [--fault-file] repeats: give one of them, with no option but "
+            "--service, and without names of faults"
+        )
+    if proven:
+        list_proofs(project, as_json, service)
+    else:
+        drill_stale(project, fault_file, service)
 
 
 def _drilled(
@@ -120,11 +137,11 @@ def _exit_unless_well(done: Sequence[Drilled]) -> None:
         raise typer.Exit(1)
 
 
-def list_proofs(project: Path, as_json: bool) -> None:
+def list_proofs(project: Path, as_json: bool, service: str | None = None) -> None:
     """List when each runbook was last proven by a drill; the exit status is 1 where a proof is stale."""
     from lepton_kit.ops.proven import proofs
 
-    found = proofs(project)
+    found = [one for one in proofs(project) if service in (None, one.service)]
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1, default=datetime.isoformat))
     else:
@@ -142,25 +159,31 @@ def list_proofs(project: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def drill_stale(project: Path, fault_file: Path | None) -> None:
-    """Repeat the drills whose proof is stale, live or simulated as they were; what was never proven is not due."""
+def drill_stale(project: Path, fault_file: Path | None, service: str | None = None) -> None:
+    """Repeat the drills whose proof is stale, or those that ended badly since, live or simulated as they were.
+
+    One that cannot be repeated is told, and the others go on. What was never proven is not due.
+    """
     from lepton_kit.ops.proven import proofs
 
-    due = defaultdict(list)
+    due: dict[tuple[str, str, Drill], None] = {}  # each once, in order
     for one in proofs(project):
-        if one.stale and one.drill is not None:
-            stage = one.basis.stage if one.basis else "simulated"
-            due[stage, one.service].append(one.drill)
+        if one.stale and one.drill is not None and one.basis is not None and service in (None, one.service):
+            due[one.stage_to_repeat, one.service, one.failed or one.drill] = None
     done: list[Drilled] = []
-    for (stage, service), drills in sorted(due.items()):
-        of_service = None if stage == "served" else service
-        once = list(dict.fromkeys(drills))
-        done += _drilled(
-            once, stage != "simulated", project, fault_file, service, of_service, once[0].seed, "lepton drill --stale"
-        )
-    if not done:
+    left = 0
+    for stage, name, made in due:
+        of_service = None if stage == "served" else name
+        try:
+            done += _drilled([made], stage != "simulated", project, fault_file, name, of_service, made.seed, "")
+        except LeptonError as error:
+            left += 1
+            say(f"✗ not repeated: {made.fault} of {name} ({stage}): {error}")
+    if not due:
         say("no proof is stale; `lepton drill --proven` lists them")
     _exit_unless_well(done)
+    if left:
+        raise typer.Exit(1)
 
 
 def _show(results: pd.DataFrame) -> None:

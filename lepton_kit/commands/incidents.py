@@ -76,6 +76,9 @@ def check_next(
         else "none: no answer to an open question changes the verdict by itself",
         "how": HOW[made.way].format(entries=", ".join(made.entries)),
         "command": made.command,
+        "parameters": f"those of run {made.parameters_of}"
+        if made.parameters_of
+        else "the defaults: no diagnosis has run",
         "by itself": f"{own.question} ({own.why_not}): `--run` looks again over a longer window" if own else "",
         "result": f"{own.question}: {again.finding}; verdict {again.cause} ({again.probability:.2f}), "
         f"{'changed' if again.is_changed else 'not changed'}; recording {again.recording}"
@@ -86,14 +89,14 @@ def check_next(
 
 
 HOW = {
-    "look again": "capture a longer window and diagnose it ",
-    "declare": "a person must first add {entries} to lepton.toml",
+    "look again": "capture a longer window and diagnose it",
+    "declare": "a person must first add {entries}",
     "none": "",
 }
 
 
 def verify_incident(incident: str, as_json: bool) -> None:
-    """Derive what an incident's page says again; the exit status is 1 where something differs or nothing is derived."""
+    """Derive what an incident's page says again; the exit status is 1 unless every run repeats and nothing differs."""
     from lepton_kit.ops import incident_verify
     from lepton_kit.ops.watch.queue import Queue
 

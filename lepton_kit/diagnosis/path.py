@@ -1,6 +1,8 @@
 """The path of an incident: from its cause over what moved to the objective that alerted, each step with its onset.
 
-A step is there only where a check found it and dated it. What was not found or not dated is named instead.
+A step is there only where a check found it, and dated it before the objective fell; a signal, after the cause as well.
+So with one cause the order of the steps holds by construction, and shows nothing of its own: what can be lacking is the
+step of the cause, or the objective, which is named then.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class IncidentPath:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether no step is dated earlier than one before it, but for the slack."""
+        """Whether no step is dated earlier than one before it, but for the slack; by construction with one cause."""
         latest = pd.Series([step.onset for step in self.steps]).cummax()
         return all(step.onset >= before - self.slack for step, before in zip(self.steps, latest, strict=True))
 

@@ -6,22 +6,22 @@ since, and the versions to replay them through. What the declaration does not na
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.diagnosis.evidence import Cause
 from lepton_kit.diagnosis.evidence.base import undeclared
+from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.diagnosis.sensitivity import Check, Flip, checks, flips
 from lepton_kit.errors import InputError
-from lepton_kit.ops.watch.evidence import freeze_longer, longer_window, recording_folder
-from lepton_kit.ops.watch.queue import Incident
+from lepton_kit.ops.watch.evidence import freeze_longer, promises_of, recording_folder
+from lepton_kit.ops.watch.queue import Incident, Queue
 from lepton_kit.project.declarations import declared
 from lepton_kit.project.settings import Settings
-from lepton_kit.runs.parameters import run_command
-from lepton_kit.telemetry.declaration import Declaration
+from lepton_kit.runs.manifest import FILE, Manifest
 from lepton_kit.telemetry.recordings import Recording, read_recording
 
 Way = Literal["look again", "declare", "none"]
@@ -43,9 +43,10 @@ class NextCheck:
     """The verdict of an incident, what would flip it, and the cheapest check that could do so by itself.
 
     `flips` holds for each other verdict the smallest set of findings that leads to it, the nearest first. `way` says
-    how the check is done: the kit looks again, a person declares the `entries` that are missing, or there is `none`.
-    `command` does it. `by_itself` is the cheapest check that the kit can do by itself, and `again` is what came of it
-    where it was run.
+    how the check is done: the kit looks again, a person adds the `entries` that are missing, of alternatives any one,
+    or there is `none`. `command` looks again, after that. `by_itself` is the cheapest check that the kit can do by
+    itself, and `again` is what came of it where it was run. `parameters_of` is the run whose parameters the diagnosis
+    took, empty where it took the defaults.
     """
 
     incident: str
@@ -60,6 +61,7 @@ class NextCheck:
     command: str = ""
     by_itself: Check | None = None
     again: Again | None = None
+    parameters_of: str = ""
 
 
 def next_check(incident: Incident, settings: Settings, project: Path) -> NextCheck:
@@ -68,7 +70,8 @@ def next_check(incident: Incident, settings: Settings, project: Path) -> NextChe
     Raises InputError when the incident has no recording, or it cannot be read.
     """
     folder, recording = _recorded(incident, project)
-    diagnosis = diagnose(recording)
+    run, asked = _diagnosed(incident, project)
+    diagnosis = asked(recording)
     deciding = [one for one in checks(diagnosis) if one.verdict]
     check = next(iter(deciding), None)
     made = NextCheck(
@@ -80,23 +83,48 @@ def next_check(incident: Incident, settings: Settings, project: Path) -> NextChe
         flips=flips(diagnosis),
         check=check,
         way="none",
+        parameters_of=run,
     )
     if check is None:
         return made
-    declaration = declared(project, incident.service, settings)
-    entries = _entries(check, declaration)
+    entries = _entries(check, incident.service, settings, project)
+    own = (one for one in deciding if not _entries(one, incident.service, settings, project))
     return replace(
         made,
         way="declare" if entries else "look again",
-        entries=tuple(f"services.{incident.service}.{entry}" for entry in entries),
-        command=_command(incident, recording),
-        by_itself=next((one for one in deciding if not _entries(one, declaration)), None),
+        entries=entries,
+        command=f"lepton check-next {incident.id} --run",
+        by_itself=next(own, None),
     )
 
 
-def _entries(check: Check, declaration: Declaration) -> tuple[str, ...]:
-    """Return what the declaration must name before a check can be made; nothing where looking again may answer it."""
-    return tuple(dict.fromkeys(entry for need in check.lacks for entry in undeclared(declaration, need)))
+def _entries(check: Check, service: str, settings: Settings, project: Path) -> tuple[str, ...]:
+    """Return what a person must add before a check can be made; nothing where looking again may answer it."""
+    declaration, told = declared(project, service, settings), []
+    for need in check.lacks:
+        if need == "objectives":  # a service without any has a folder of them all the same
+            has_some = bool(promises_of(service, settings, project))
+            told += [] if has_some else [f"services.{service}.objectives (files in {declaration.objectives})"]
+        elif entries := undeclared(declaration, need):
+            told.append(f"services.{service}.{' or '.join(entries)}")
+    return tuple(dict.fromkeys(told))
+
+
+def _diagnosed(incident: Incident, project: Path) -> tuple[str, Callable[[Recording], Diagnosis]]:
+    """Return the run that diagnosed an incident, if any, and how it did: by its criteria and likelihoods.
+
+    Raises InputError when the run's manifest cannot be read.
+    """
+    jobs = Queue(project).jobs(1, incident=incident.id, kind="alert", state="ended", status="succeeded")
+    if not jobs or jobs[0].run_id is None:
+        return "", diagnose
+    run = Manifest.load(project / "runs" / jobs[0].run_id / FILE)
+    names = {one.name for one in fields(Criteria)}
+    given: dict[str, Any] = {name: value for name, value in run.parameters.items() if name in names}
+    given |= {name: given[name] or None for name in ("promise", "output_difference") if name in given}  # 0: not given
+    likelihoods = run.parameters.get("likelihoods")
+    of_own = project / likelihoods if likelihoods else None
+    return run.run_id, lambda recording: diagnose(recording, Criteria(**given), of_own)
 
 
 def run_check(found: NextCheck, incident: Incident, settings: Settings, project: Path) -> NextCheck:
@@ -108,7 +136,7 @@ def run_check(found: NextCheck, incident: Incident, settings: Settings, project:
         why = f"first add {', '.join(found.entries)}" if found.entries else "no open question could change the verdict"
         raise InputError(f"incident {incident.id!r}: there is no check to run by itself: {why}")
     folder = freeze_longer(incident, _recorded(incident, project)[1].incident.window, settings, project)
-    diagnosis = diagnose(read_recording(folder))
+    diagnosis = _diagnosed(incident, project)[1](read_recording(folder))
     finding = next(one.finding for one in diagnosis.evidence if one.name == found.by_itself.question)
     return replace(found, again=_again(folder, project, finding, diagnosis, found.cause))
 
@@ -123,11 +151,3 @@ def _recorded(incident: Incident, project: Path) -> tuple[Path, Recording]:
     if not (folder / "incident.json").is_file():
         raise InputError(f"incident {incident.id!r}: has no recording in {folder}; `lepton capture` makes one")
     return folder, read_recording(folder)
-
-
-def _command(incident: Incident, recording: Recording) -> str:
-    """Return what captures a longer window by hand and diagnoses it."""
-    folder = f"incidents/{incident.id}/recording-by-hand"
-    start = f"{longer_window(recording.incident.window):%Y-%m-%dT%H:%M:%S}"
-    capture = shlex.join(["lepton", "capture", incident.service, "-o", folder, "--from", start])
-    return f"{capture} && {run_command('runbooks/incident-diagnosis.ipynb', {'recording': folder})}"

@@ -73,7 +73,8 @@ class Drilled:
 
     `causes` are those that were truly at work, `cause` and `also` those that were named. `severity` is that of the
     fault, `recovery` what `judge_recovery` says of the objective that alerted, and `verdict` a key of `VERDICTS`.
-    `basis` is what it rested on, None in results of earlier builds. `path` holds the steps from the cause to the
+    `basis` is what it rested on; without a runbook, or None, where no repair ran, or several, or that of another
+    diagnosis than the one told: such a drill proves no runbook. `path` holds the steps from the cause to the
     objective, each with its seconds, and `path_flaw` what is wrong with it, None where it is not scored: no alert
     fired, no fault was injected, or the diagnosis was wrong.
     """

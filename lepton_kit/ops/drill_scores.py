@@ -120,6 +120,9 @@ def scores(rows: pd.DataFrame, method: str = "named") -> dict[str, float]:
 def path_share(rows: pd.DataFrame) -> float:
     """Return the share of right diagnoses, of faults that alerted, whose path is valid; NaN where none is scored.
 
+    With one cause its order holds by construction (`lepton_kit.diagnosis.path`): the share says then how often the step
+    of the cause is there, dated no earlier than the fault, and the objective that alerted is the end.
+
     >>> path_share(pd.DataFrame({"path_flaw": ["valid", "out of order", None]}))
     0.5
     """

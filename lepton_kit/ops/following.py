@@ -28,6 +28,8 @@ class Seen:
 
     `diagnosis` is what the diagnosis recorded before the repair ended, `repair` what the repair did: the first that
     recovered, or else the last. `incident` is the first whose postmortem, the run `postmortem`, has succeeded.
+    `diagnoses` holds the diagnosis of each incident, by its id, until the first repair ended, and `repairs` the
+    incident of each repair that has run, by its job's number.
     """
 
     injected: float | None = None
@@ -39,10 +41,22 @@ class Seen:
     repair: Facts = field(default_factory=dict)
     repaired: float | None = None
     repaired_by: str = ""
+    diagnoses: dict[str, Facts] = field(default_factory=dict)
+    repairs: dict[int, Facts] = field(default_factory=dict)
     incident: Facts = field(default_factory=dict)
     postmortem: str = ""
     firing: tuple[str, ...] = ()
     is_busy: bool = False
+
+    @property
+    def repaired_alone(self) -> Facts | None:
+        """Return the incident of the one repair that ran, where its own diagnosis is the one recorded; else None."""
+        if len(self.repairs) != 1:
+            return None
+        (incident,) = self.repairs.values()
+        own, told = self.diagnoses.get(str(incident["id"]), {}), self.diagnosis
+        named = [(one.get("cause"), list(one.get("also", ()))) for one in (own, told)]
+        return incident if own and named[0] == named[1] else None
 
 
 @dataclass(frozen=True)
@@ -193,6 +207,9 @@ class Follower:
             self._tell(f"diagnosis: cause {results['cause']} (probability {sure(probability)}); {advice}")
             if is_new and seen.repaired is None:
                 seen.diagnosis, seen.diagnosed = results, now
+                seen.diagnoses[str(incident["id"])] = results
+        if job["kind"] == "remedy" and job["state"] in ("running", "ended"):
+            seen.repairs[job["number"]] = incident
         if job["kind"] == "remedy" and "verdict" in results:
             if "action" in results:
                 self._tell(f"done by {job['notebook']}: {results['action']}")

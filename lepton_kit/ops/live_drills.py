@@ -462,7 +462,7 @@ def _drilled(drill: Drill, stage: Stage, basis: Basis, tell: Tell) -> Drilled:
 def _result(drill: Drill, stage: Stage, basis: Basis, seen: Seen, error: str, is_false_alarm: bool) -> Drilled:
     fault, cause = stage.fault, str(seen.diagnosis.get("cause", "unknown"))
     recovery = str(seen.repair.get("verdict", ""))
-    alerted, has_acted = seen.alerted is not None, bool(seen.repair)
+    alerted, has_acted, alone = seen.alerted is not None, bool(seen.repair), seen.repaired_alone
 
     def since(end: float | None) -> float | None:
         return None if end is None or seen.injected is None else round(end - seen.injected, 1)
@@ -473,7 +473,7 @@ def _result(drill: Drill, stage: Stage, basis: Basis, seen: Seen, error: str, is
         seed=drill.seed,
         kind="live",
         causes=tuple(sorted(fault.causes)),
-        alert="false alarm" if is_false_alarm else seen.alert,
+        alert="false alarm" if is_false_alarm else str(alone["name"]) if alone else seen.alert,
         detected_after=since(seen.alerted),
         cause=cause,
         also=tuple(seen.diagnosis.get("also", ())),
@@ -487,7 +487,7 @@ def _result(drill: Drill, stage: Stage, basis: Basis, seen: Seen, error: str, is
         verdict=verdict_of(fault.causes, cause, alerted, has_acted, recovery, is_false_alarm),
         error=error,
         service=stage.name,
-        basis=with_runbook(basis, seen.repaired_by, stage.project) if seen.repaired_by else None,
+        basis=with_runbook(basis, seen.repaired_by, stage.project) if alone and seen.repaired_by else basis,
         extra={
             "project": str(stage.project),
             "postmortem": str(stage.project / "runs" / seen.postmortem) if seen.postmortem else "",

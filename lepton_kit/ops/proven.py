@@ -7,6 +7,7 @@ runbook. Light to import: the pages of `lepton watch` show it.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import Literal, get_args
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
-from lepton_kit.ops.drill_results import Basis, Drill, Drilled, Results, Stage, read_results
+from lepton_kit.ops.drill_results import GOOD_ENDS, Basis, Drill, Drilled, Results, Stage, read_results
 from lepton_kit.project.declarations import find_declaration
 from lepton_kit.project.settings import read_settings
 from lepton_kit.telemetry.slo import alert_name, read_objectives
@@ -29,15 +30,14 @@ RestsOn = Literal["runbook", "declaration", "objectives", "code"]
 RESTS_ON: tuple[RestsOn, ...] = get_args(RestsOn)
 """Names of the fingerprints of a drill."""
 
-Why = Literal["age", "runbook", "declaration", "objectives", "code", "failed since", "basis not stored"]
+Why = Literal["age", "runbook", "declaration", "objectives", "code", "failed since"]
 WHY = {
     "age": "too old",
     "runbook": "the runbook has changed since",
     "declaration": "the service's declaration has changed since",
     "objectives": "the service's objectives have changed since",
     "code": "the kit's diagnosis or remedies have changed since",
-    "failed since": "a later drill of it did not recover",
-    "basis not stored": "its results do not hold what it rested on",
+    "failed since": "a drill of it ended badly, and none as real of that fault has recovered since",
 }
 """Why a proof is stale, in words."""
 
@@ -48,7 +48,8 @@ class Proof:
 
     `proven` is when the newest drill that ended recovered was made (UTC), None where there is none; `drill`, `basis`
     and `kit` (the version of this package) are that drill's, `file` holds its results. `stale` says why it no longer
-    counts, and is empty where it does.
+    counts, and is empty where it does; `failed` is the drill that ended badly. `stage_to_repeat` is where that one was
+    made, or else the drill.
     """
 
     alert: str
@@ -61,6 +62,8 @@ class Proof:
     file: str = ""
     age_days: float | None = None
     stale: tuple[Why, ...] = ()
+    failed: Drill | None = None
+    stage_to_repeat: Stage = "simulated"
 
     def __str__(self) -> str:
         """Return it as a person at the runbook reads it.
@@ -156,35 +159,71 @@ def proof_words(alert: str, runbook: str, service: str, project: Path) -> str:
 def drilled_proofs(results: Iterable[tuple[str, Results]]) -> list[Proof]:
     """Return what results of drills, by their file, say of the runbooks that they tried; not whether that is stale.
 
-    Only "failed since" is said here: after a later drill of the same, in time of the files, that did not recover.
+    Only "failed since" is said here. A drill that ended badly counts against the runbook that it tried, and against
+    each that its fault has proven on that alert, until as real a drill of the same fault and alert recovers.
     """
-    found: dict[tuple[str, str, str], Proof] = {}
-    for file, held in sorted(results, key=lambda item: item[1].made):
-        tried = [(_key(one), one) for one in held.drills if _tries(one)]
-        for key, one in sorted(tried, key=lambda item: item[1].verdict == "recovered"):
-            before = found.get(key, Proof(*key))
-            if one.verdict == "recovered":
-                drill = Drill(one.fault, one.severity, one.seed)
-                missing: tuple[Why, ...] = () if one.basis else ("basis not stored",)
-                found[key] = Proof(*key, held.made, drill, one.basis, held.kit, file, None, missing)
-            elif before.proven and "failed since" not in before.stale:
-                found[key] = replace(before, stale=(*before.stale, "failed since"))
-            else:
-                found[key] = before
-    return list(found.values())
+    found: dict[_Key, Proof] = {}
+    faults: dict[_Key, set[str]] = defaultdict(set)
+    failures: dict[tuple[str, str, str], Drilled] = {}
+    made = [(file, held, one) for file, held in sorted(results, key=lambda item: item[1].made) for one in held.drills]
+    for file, held, one in made:
+        same = (one.alert, one.service, one.fault)
+        before = failures.get(same)
+        if one.verdict not in GOOD_ENDS and (before is None or _is_live(one) >= _is_live(before)):
+            failures[same] = one
+        elif one.verdict == "recovered" and before is not None and _is_live(one) >= _is_live(before):
+            del failures[same]
+        if not _tries(one):
+            continue
+        key = _key(one)
+        found.setdefault(key, Proof(*key))
+        if one.verdict == "recovered":
+            assert one.basis is not None
+            faults[key].add(one.fault)
+            stage = one.basis.stage
+            found[key] = Proof(*key, held.made, _drill(one), one.basis, held.kit, file, stage_to_repeat=stage)
+    return [_unless_failed(one, faults[key], failures.values()) for key, one in found.items()]
+
+
+_Key = tuple[str, str, str]
+
+
+def _unless_failed(proof: Proof, faults: set[str], failures: Iterable[Drilled]) -> Proof:
+    """Return a proof with the most real drill that ended badly and counts against it."""
+    key = (proof.alert, proof.runbook, proof.service)
+    against = [
+        one
+        for one in failures
+        if ((one.alert, one.service) == (proof.alert, proof.service) and one.fault in faults)
+        or (_tries(one) and _key(one) == key)
+    ]
+    if proof.proven is None or not against:
+        return proof
+    worst = max(against, key=_is_live)
+    stage = worst.basis.stage if worst.basis else proof.stage_to_repeat
+    return replace(proof, stale=("failed since",), failed=_drill(worst), stage_to_repeat=stage)
+
+
+def _is_live(one: Drilled) -> bool:
+    """Whether a drill had real processes: it says more than one under a virtual clock."""
+    return one.kind == "live"
+
+
+def _drill(one: Drilled) -> Drill:
+    return Drill(one.fault, one.severity, one.seed)
 
 
 def _tries(one: Drilled) -> bool:
     """Whether a drill tried a runbook alone, on an alert: the cause was right, whether it helped or not."""
-    return bool(one.alert and one.remedy and one.service) and not one.also and one.verdict in TRIED
+    return bool(one.alert and one.service and one.basis and one.basis.runbook) and not one.also and one.verdict in TRIED
 
 
 TRIED = ("recovered", "not recovered")
 
 
-def _key(one: Drilled) -> tuple[str, str, str]:
-    runbook = one.basis.runbook if one.basis else f"runbooks/{one.remedy}.ipynb"
-    return one.alert, runbook, one.service
+def _key(one: Drilled) -> _Key:
+    assert one.basis is not None
+    return one.alert, one.basis.runbook, one.service
 
 
 def _declared(project: Path) -> Iterator[Proof]:

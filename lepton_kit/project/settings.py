@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, IPvAnyAddress, ValidationError, model_validator
 
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import SETTINGS
@@ -258,7 +259,7 @@ class Watch(Section):
     hmac: str | None = None
     login: str | None = None
     user_header: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
-    proxies: list[str] = ["127.0.0.1", "::1"]
+    proxies: list[IPvAnyAddress] = [ip_address("127.0.0.1"), ip_address("::1")]
     hosts: list[str] = []
     body_limit: int = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     workers: int = Field(default=2, ge=0, le=64)

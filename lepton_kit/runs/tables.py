@@ -88,6 +88,7 @@ INCIDENTS = Table(
     Column("acknowledged", Double),  # since when (Unix seconds) a person sees to it, and who
     _text("acknowledged_by", server_default=""),
     _text("silenced", server_default=""),  # who silenced its alert in Alertmanager, until when, and why; empty: nobody
+    Column("silenced_until", Double),
     UniqueConstraint("fingerprint", "starts_at"),
 )
 _index("incidents_firing", INCIDENTS.c.origin, INCIDENTS.c.status == "firing")
@@ -143,6 +144,7 @@ NOTICES = Table(
     Column("due", Double, nullable=False),  # when it is sent next; of one that was sent, when that was
     Column("tries", Integer, nullable=False),
     _text("error", server_default=""),
+    _text("incident", server_default=""),
     Column("job", Integer),  # the repair that it asks a decision on
 )
 SCHEDULES = Table("schedules", METADATA, _text("name", primary_key=True), Column("handled", Double, nullable=False))

@@ -120,7 +120,9 @@ NEEDS = {
     "requests.version": Need(("columns.version",), "version of an answer", _column("version")),
     "requests.rating": Need(("columns.rating", "labels.rating"), "rating of a user", _column("rating")),
     "deployments": Need(("deployments",), "deployments", lambda case: bool(case.recording.incident.deployments)),
-    "objectives": Need((), "objective of the service", lambda case: bool(case.recording.incident.promises)),
+    "objectives": Need(
+        ("objectives",), "objective of the service", lambda case: bool(case.recording.incident.promises)
+    ),
     "logs": Need(("logs",), "log lines", lambda case: not case.recording.logs.empty),
 }
 """What questions may need, by the name that they give it."""

@@ -33,6 +33,7 @@ def serve(project: Path, port: int, announce: Callable[[str], object], token: st
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             http=PatientProtocol,
             ws="none",
             timeout_graceful_shutdown=5,

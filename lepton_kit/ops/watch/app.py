@@ -99,6 +99,8 @@ class Watcher:
         self.queue.hold_open()
         self._dispatcher = Dispatcher(self.queue, self.project, self.settings.watch, self.policy)
         try:
+            if self.settings.watch.alertmanager is None:
+                self.queue.note_silences({})  # nobody would say when one is over
             self.schedules.start()
             self.observer.start()
             self.notifier.start()
@@ -254,7 +256,8 @@ def _add_login(app: FastAPI, watcher: Watcher) -> None:
             return answer(page.refused_page(refused.why), refused.status)
         if not watcher.login.is_token(form.get("token", "")):
             return answer(page.login_page(form.get("next", "/"), "The token is wrong."), 401)
-        return watcher.login.answer(form.get("next", "/"), request.url.scheme == "https")
+        is_secure = request.headers.get("origin", "").startswith("https:")  # a proxy before this server may end TLS
+        return watcher.login.answer(form.get("next", "/"), is_secure)
 
 
 def _add_decisions(app: FastAPI, watcher: Watcher) -> None:
@@ -266,29 +269,40 @@ def _add_decisions(app: FastAPI, watcher: Watcher) -> None:
     async def acknowledge(request: Request) -> Response:
         return await _changed(request, watcher, _acknowledge)
 
+    @app.post("/decide/{link}")
+    async def decide_by(request: Request, link: str) -> Response:
+        return await _changed(request, watcher, partial(_decide, link=link), link)
 
-async def _changed(request: Request, watcher: Watcher, change: Callable[[Watcher, dict[str, str]], str]) -> Response:
-    """Do what a form asks for where its sender may; show the incident then."""
+
+async def _changed(
+    request: Request, watcher: Watcher, change: Callable[[Watcher, dict[str, str]], str], link: str = ""
+) -> Response:
+    """Do what a form asks for where its sender may, or has a link; show the incident then.
+
+    Who came by a link may not read the incident's page: the answer is all there is.
+    """
     client, user = request.client.host if request.client else None, request.scope[USER]
     try:
         form = await form_of(request)
         if user:
             form["by"] = user
-        may = form.get("link") or approvals.refusal(watcher.gate, request.headers, client, form, user) or ""
-        if not isinstance(may, str):
-            raise Refused(*may)
+        refused = None if link else approvals.refusal(watcher.gate, request.headers, client, form, user)
+        if refused is not None:
+            raise Refused(*refused)
         incident = await asyncio.to_thread(change, watcher, form)
-    except Refused as refused:
-        return answer(page.refused_page(refused.why), refused.status)
+    except Refused as why:
+        return answer(page.refused_page(why.why), why.status)
     except InputError as error:
         return answer(page.refused_page(str(error)), 422)
     watcher.wake()
+    if link:
+        return answer(page.recorded_page(incident))
     return RedirectResponse(f"/incidents/{incident}", 303)
 
 
-def _decide(watcher: Watcher, form: dict[str, str]) -> str:
+def _decide(watcher: Watcher, form: dict[str, str], link: str = "") -> str:
     via: Via = "status page"
-    if link := form.get("link"):
+    if link:
         if watcher.links is None:
             raise InputError("there are no links here: [notify] links is not set")
         form, via = {**form, "job": str(watcher.links.repair(link, watcher.queue).job)}, "signed link"
@@ -296,8 +310,6 @@ def _decide(watcher: Watcher, form: dict[str, str]) -> str:
 
 
 def _acknowledge(watcher: Watcher, form: dict[str, str]) -> str:
-    if form.get("link"):
-        raise InputError("a link decides on its repair, and on nothing else")
     incident, by = watcher.queue.find(form.get("incident", "")).id, approvals.checked_name(form.get("by", ""))
     watcher.queue.acknowledge(incident, by)
     return incident
@@ -328,6 +340,7 @@ def watch(project: Path, host: str, port: int, insecure: bool, announce: Callabl
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # the client is who connects: `proxies` are told by that
             http=PatientProtocol,
             ws="none",
             timeout_graceful_shutdown=5,

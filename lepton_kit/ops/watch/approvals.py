@@ -16,7 +16,7 @@ import platform
 import time
 import unicodedata
 from collections.abc import Mapping
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.door import host_name
@@ -55,21 +55,25 @@ def refusal(
     Names of headers are in small letters; `token` of the form is what the person gave, `user` whom a proxy named.
     """
     if user:
-        is_own = is_own_form(headers, urlsplit(headers.get("origin", "")).scheme)
-        return None if is_own else (403, "refused: the form was not sent from a page of this server")
+        return None if is_own_form(headers) else (403, "refused: the form was not sent from a page of this server")
     if gate.token is not None:
         given = form.get("token", "").strip().encode()
         return None if hmac.compare_digest(given, gate.token) else (401, "refused: the token is missing or wrong")
-    if client not in LOOPBACK or host_name(headers.get("host", "")) not in LOOPBACK:
+    is_passed_on = "x-forwarded-for" in headers or "forwarded" in headers  # a proxy on this machine stands for others
+    if client not in LOOPBACK or is_passed_on or host_name(headers.get("host", "")) not in LOOPBACK:
         return 403, "refused: no token is set under [watch], so only this machine may decide"
     if not is_own_form(headers):
         return 403, "refused: the form was not sent from a page of this server; use its page or `lepton approve`"
     return None
 
 
-def is_own_form(headers: Mapping[str, str], scheme: str = "http") -> bool:
-    """Say whether a form was sent from a page of this very server, and not from another site's."""
-    is_same = headers.get("origin", "") == f"{scheme}://{headers.get('host', '')}"
+def is_own_form(headers: Mapping[str, str]) -> bool:
+    """Say whether a form was sent from a page of this very server, and not from another site's.
+
+    The scheme is what the browser says: a proxy before this server may end TLS.
+    """
+    scheme, _, host = headers.get("origin", "").partition("://")
+    is_same = scheme in ("http", "https") and host == headers.get("host", "")
     return is_same and headers.get("sec-fetch-site", "same-origin") == "same-origin"
 
 

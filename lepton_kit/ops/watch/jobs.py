@@ -6,7 +6,9 @@ repair is proposed, started, held or decided on once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, exists,
 from lepton_kit.errors import InputError
 from lepton_kit.runs.database import be_alone
 from lepton_kit.runs.ledger import Owner, is_mine, my_lease, owner_columns
-from lepton_kit.runs.tables import DECISIONS, INCIDENTS, JOBS, count, now
+from lepton_kit.runs.tables import DECISIONS, INCIDENTS, JOBS, SCHEDULES, count, now, replace
 
 Kind = Literal["alert", "recovery", "schedule", "remedy", "postmortem"]
 Event = Literal["take", "end", "give back", "give up", "refuse", "hold", "approve", "reject", "withdraw"]
@@ -63,6 +65,8 @@ one that it follows succeeded, nor beside one of its service.
 """
 
 HOUR_S = 3600.0
+CLOCK_STEP_S = 600.0
+"""A clock that is put back by no more is waited for, so that no schedule is run twice for that."""
 WITHDRAWN = "withdrawn: the alert ended before a decision"
 NOT_STARTED = "withdrawn: the alert ended before the first repair did"
 TOO_LATE = "the alert had ended before its diagnosis did: no repair was proposed"
@@ -234,6 +238,23 @@ def look_again(ledger: Connection, pause: float, most: int) -> None:
         job = Job(*ledger.execute(select(*COLUMNS).where(JOBS.c.number == first)).one())
         start, key = Start(job.notebook, job.parameters), f"{job.key}:look-{made + 1}"
         add(ledger, "alert", job.name, key, start, incident, look=made + 1)
+
+
+def handle_schedule(
+    ledger: Connection, name: str, start: Start, latest_due: Callable[[float, float], float | None]
+) -> float | None:
+    """Queue the run that a schedule is due for, if any, and return when it was due; see `Queue.handle_schedule`."""
+    time_here = time.time()
+    handled = ledger.scalar(select(SCHEDULES.c.handled).where(SCHEDULES.c.name == name))
+    is_known = handled is not None and handled <= time_here + CLOCK_STEP_S
+    due = latest_due(handled, time_here) if handled is not None and is_known else None
+    if not is_known or due is not None:
+        replace(ledger, SCHEDULES, name=name, handled=due if due is not None else time_here)
+    if due is not None:
+        key = f"schedule:{name}:{due:.0f}"
+        if add(ledger, "schedule", name, key, start) is None:  # it was due while the clock was ahead
+            add(ledger, "schedule", name, f"schedule:{name}:{secrets.token_hex(4)}:{due:.0f}", start)
+    return due
 
 
 # --- repairs ----------------------------------------------------------------------------------------------------------

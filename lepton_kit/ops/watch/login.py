@@ -97,13 +97,13 @@ class LoginGate:
             given = request.query_params.get("token", "")
             if self._login.takes_link and request.method == "GET" and self._login.is_token(given):
                 rest = urlencode([one for one in request.query_params.multi_items() if one[0] != "token"])
-                answer = self._login.answer(scope["path"] + f"?{rest}" * bool(rest), scope["scheme"] == "https")
+                answer = self._login.answer(scope["path"] + f"?{rest}" * bool(rest), is_secure=False)
             elif f"/{first}" in OPEN:
                 pass
             elif not self._login.is_in(request):
                 answer = self._refused(request)
             elif request.method not in ("GET", "HEAD") and self._login.cookie in request.cookies:
-                answer = self._app if is_own_form(request.headers, scope["scheme"]) else _foreign()
+                answer = self._app if is_own_form(request.headers) else _foreign()
         await answer(scope, receive, send)
 
     def _refused(self, request: Request) -> Response:
@@ -125,7 +125,7 @@ def _foreign() -> Response:
 def make_login(settings: Watch, project: Path) -> Login:
     """Return who may read by the settings. Raises InputError when the token cannot be resolved."""
     token = None if settings.login is None else resolve_secret(settings.login, project).strip().encode()
-    return Login(token, settings.user_header, frozenset(settings.proxies))
+    return Login(token, settings.user_header, frozenset(map(str, settings.proxies)))
 
 
 def _serializer(token: bytes) -> URLSafeTimedSerializer:

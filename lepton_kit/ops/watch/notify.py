@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, exists, func, insert, select, update
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.evidence import FOLDER
 from lepton_kit.ops.watch.links import Links
 from lepton_kit.ops.watch.policy import Routes
-from lepton_kit.ops.watch.queue import Queue
+from lepton_kit.ops.watch.queue import Queue, is_silenced
 from lepton_kit.ops.watch.status import incident_facts
 from lepton_kit.project.settings import Notify
-from lepton_kit.runs.tables import NOTICES, now
+from lepton_kit.runs.tables import INCIDENTS, NOTICES, now
 from lepton_kit.secrets import resolve_secret
 
 logger = logging.getLogger("lepton.watch")
@@ -49,7 +49,7 @@ Facts = Mapping[str, Any]
 class Notice:
     """A message that people get once: by its `key`; `at` is when it happened (Unix seconds).
 
-    `job` is that of the repair that it asks a decision on.
+    `job` is that of the repair of an `incident` that it asks a decision on.
     """
 
     key: str
@@ -57,6 +57,7 @@ class Notice:
     at: float
     title: str
     body: str
+    incident: str
     job: int | None = None
 
 
@@ -82,11 +83,16 @@ def notices(facts: Facts, address: str) -> Iterator[Notice]:
     def notice(event: str, mark: str, at: float, words: str, *lines: str, job: int | None = None) -> Notice:
         said = [facts["summary"], *lines, cause, *people, f"Next: {following['what']}", following["command"], link]
         body = "\n".join(_line(one) for one in said if one and one != "Next: ")
-        return Notice(f"{facts['id']}:{event}:{mark}", event, at, _line(f"{words}: {about}"), body, job)
+        return Notice(f"{facts['id']}:{event}:{mark}", event, at, _line(f"{words}: {about}"), body, facts["id"], job)
 
     yield notice("opened", "", facts["received"], "Opened")
     if sees_to:
-        yield notice("acknowledged", sees_to, _unix(facts["acknowledged"]), f"Acknowledged by {sees_to}")
+        yield notice(
+            "acknowledged",
+            f"{facts['acknowledged']} {sees_to}",
+            _unix(facts["acknowledged"]),
+            f"Acknowledged by {sees_to}",
+        )
     for one in facts["runs"]:
         if one["kind"] == "alert" and one["state"] == "ended" and one["results"].get("cause"):
             yield notice("diagnosed", one["results"]["cause"], one["ended"], f"Diagnosed as {one['results']['cause']}")
@@ -202,7 +208,8 @@ class Notifier:
                 ledger.execute(update(NOTICES).where(*own).values(over))
                 ledger.execute(update(NOTICES).where(*own, NOTICES.c.at < now() - OLD_S).values(state="given up"))
                 return False
-            due = select(NOTICES).where(*own, NOTICES.c.due <= now()).order_by(NOTICES.c.at).limit(1)
+            silenced = exists().where(INCIDENTS.c.id == NOTICES.c.incident, is_silenced())
+            due = select(NOTICES).where(*own, NOTICES.c.due <= now(), ~silenced).order_by(NOTICES.c.at).limit(1)
             row = ledger.execute(due.with_for_update(skip_locked=True)).one_or_none()
             if row is None:
                 return False

@@ -89,6 +89,11 @@ def missing_page(what: str) -> str:
     return rendered("message", "not found", heading="Not found", words=what)
 
 
+def recorded_page(incident: str) -> str:
+    """Return the page that says that a decision by a link was taken."""
+    return rendered("message", "recorded", heading="Recorded", words=f"Your decision on {incident} is recorded.")
+
+
 def refused_page(why: str) -> str:
     """Return the page that says why a decision was not taken."""
     return rendered("message", "not done", heading="Nothing was changed", words=why, is_wrong=True)

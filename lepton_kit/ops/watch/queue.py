@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +30,10 @@ from lepton_kit.ops.watch.jobs import Decision, Job, Kind, Proposal, Remedy, Sta
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.ledger import LEASE_S, Ledger
-from lepton_kit.runs.tables import INCIDENTS, JOBS, NOTES, SCHEDULES, now, replace
+from lepton_kit.runs.tables import INCIDENTS, JOBS, NOTES, now, replace
 
 MOST_ATTEMPTS = 5
 REPORT = "report"  # the note of what went wrong with the report site
-CLOCK_STEP_S = 600.0
-"""A clock that is put back by no more is waited for, so that no schedule is run twice for that."""
 RANKS = {"page": 4, "critical": 4, "error": 3, "major": 3, "high": 3, "warning": 2, "ticket": 2, "minor": 2, "info": 1}
 """How grave a severity is, by the words that rules of alerts use; other words are the least grave."""
 MOST_OPEN = 10**6
@@ -71,7 +68,7 @@ class Incident:
 
     `severity` is the highest seen: also that of the same alert in another severity, which runs nothing of its own.
     `acknowledged_by` sees to it since `acknowledged` (Unix seconds). `silenced` says who silenced the alert in
-    Alertmanager, until when and why; it is empty where nobody did.
+    Alertmanager, until when (`silenced_until`) and why; it is empty where nobody did.
     """
 
     id: str
@@ -91,6 +88,17 @@ class Incident:
     acknowledged: float | None
     acknowledged_by: str
     silenced: str
+    silenced_until: float | None
+
+    @property
+    def silence(self) -> str:
+        """Who silences the alert now: nobody once the time is over, also where Alertmanager does not answer then."""
+        return self.silenced if (self.silenced_until or 0.0) > time.time() else ""
+
+
+def is_silenced() -> ColumnElement[bool]:
+    """Return the condition on an incident's row that its alert is silenced now."""
+    return and_(INCIDENTS.c.silenced != "", INCIDENTS.c.silenced_until > now())
 
 
 _COLUMNS = [INCIDENTS.c[name] for name in Incident.__dataclass_fields__]
@@ -208,12 +216,14 @@ class Queue(Ledger):
                 ledger.execute(update(INCIDENTS).where(chosen).values(acknowledged=now(), acknowledged_by=by))
         return str(row.acknowledged_by)
 
-    def note_silences(self, silenced: Mapping[str, str]) -> None:
-        """Note which open incidents are silenced, by their ids, and by whom; the others are not, or no longer."""
+    def note_silences(self, silenced: Mapping[str, tuple[str, float]]) -> None:
+        """Note which open incidents are silenced, by their ids: by whom, until when (Unix seconds); no others are."""
         for incident in self.incidents(MOST_OPEN, status="firing"):
-            if (why := silenced.get(incident.id, "")) != incident.silenced:
+            why, until = silenced.get(incident.id, ("", None))
+            if (why, until) != (incident.silenced, incident.silenced_until):
+                values = {"silenced": why, "silenced_until": until}
                 with self.transaction() as ledger:
-                    ledger.execute(update(INCIDENTS).where(INCIDENTS.c.id == incident.id).values(silenced=why))
+                    ledger.execute(update(INCIDENTS).where(INCIDENTS.c.id == incident.id).values(values))
 
     # --- jobs ---
 
@@ -363,18 +373,8 @@ class Queue(Ledger):
         this machine), and returns the latest due time in between, or None. A schedule that is new here is handled up to
         now; so is one that was handled while the clock was ahead.
         """
-        time_here = time.time()
         with self.transaction() as ledger:
-            handled = ledger.scalar(select(SCHEDULES.c.handled).where(SCHEDULES.c.name == name))
-            is_known = handled is not None and handled <= time_here + CLOCK_STEP_S
-            due = latest_due(handled, time_here) if handled is not None and is_known else None
-            if not is_known or due is not None:
-                replace(ledger, SCHEDULES, name=name, handled=due if due is not None else time_here)
-            if due is not None:
-                key = f"schedule:{name}:{due:.0f}"
-                if jobs.add(ledger, "schedule", name, key, start) is None:  # it was due while the clock was ahead
-                    jobs.add(ledger, "schedule", name, f"schedule:{name}:{secrets.token_hex(4)}:{due:.0f}", start)
-        return due
+            return jobs.handle_schedule(ledger, name, start, latest_due)
 
     def set_note(self, name: str, text: str) -> None:
         """Keep a line for the status page under a name; an empty one says that all is well."""

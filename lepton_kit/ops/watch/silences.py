@@ -49,9 +49,11 @@ class Silences:
         silences = {one["id"]: one for one in self._ask("silences")} if any(known.values()) else {}
         told = {}
         for incident in opened:
-            by = [silences[id] for id in known.get(incident.fingerprint, ()) if id in silences]
-            gone = incident.fingerprint not in known
-            told[incident.id] = _words(max(by, key=lambda one: one["endsAt"])) if by else incident.silenced * gone
+            if incident.fingerprint not in known and incident.silenced:
+                told[incident.id] = incident.silenced, incident.silenced_until or 0.0
+            elif by := [silences[id] for id in known.get(incident.fingerprint, ()) if id in silences]:
+                last = max(by, key=_until)
+                told[incident.id] = _words(last), _until(last).timestamp()
         self._queue.note_silences(told)
         self._end_gone([one for one in opened if one.silenced and one.fingerprint not in known], at)
 
@@ -92,6 +94,9 @@ def _words(silence: Mapping[str, Any]) -> str:
     >>> _words({"endsAt": "2026-11-25T03:30:00.000Z", "createdBy": "Kim", "comment": "moving racks"})
     'by Kim until 2026-11-25 03:30 UTC: moving racks'
     """
-    until = datetime.fromisoformat(silence["endsAt"]).astimezone(UTC)
     why = " ".join(silence["comment"].split())[:300]
-    return f"by {silence['createdBy']} until {until:%Y-%m-%d %H:%M} UTC" + f": {why}" * bool(why)
+    return f"by {silence['createdBy']} until {_until(silence):%Y-%m-%d %H:%M} UTC" + f": {why}" * bool(why)
+
+
+def _until(silence: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(silence["endsAt"]).astimezone(UTC)

@@ -79,6 +79,7 @@ def incident_facts(incident: Incident, queue: Queue, project: Path, routes: Rout
     facts = {
         **asdict(incident),
         "acknowledged": incident.acknowledged and _moment(incident.acknowledged),
+        "silenced": incident.silence,
         "owner": _owners(project, _changed(project)).get(incident.service, ""),
         "onset": told.get("onset"),
         "path": path_words(told.get("path")),

@@ -185,7 +185,7 @@ def _silenced(job: Job, queue: Queue) -> str | None:
     """Say that the alert is silenced where the repair would start by itself: somebody is at work there."""
     incident = queue.incident(job.incident or "")
     is_automatic = any(one.job == job.number and one.is_automatic for one in queue.remedies(job.incident or ""))
-    return f"the alert is silenced {incident.silenced}" if incident and incident.silenced and is_automatic else None
+    return f"the alert is silenced {incident.silence}" if incident and incident.silence and is_automatic else None
 
 
 def _broken_off(job: Job, project: Path) -> str | None:
