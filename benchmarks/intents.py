@@ -119,11 +119,16 @@ def _linear(parts: Parts, make: Callable[[float], LogisticRegression | LinearSVC
 
     def fitted(strength: float) -> Scores:
         model = make(strength).fit(rows, intents)
-        return lambda texts: np.asarray(getattr(model, says)(words.transform(texts)))
+        return lambda texts: by_class(np.asarray(getattr(model, says)(words.transform(texts))))
 
     tried = {strength: fitted(strength) for strength in STRENGTHS}
     best = max(tried, key=lambda strength: worth(parts, tried[strength]))
     return f"C = {best:g}", tried[best]
+
+
+def by_class(margins: np.ndarray) -> np.ndarray:
+    """Return margins with a column for each class: of two classes, scikit-learn gives that of the second alone."""
+    return margins if margins.ndim == 2 else np.column_stack([-margins, margins])
 
 
 def network(parts: Parts) -> Made:

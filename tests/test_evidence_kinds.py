@@ -16,7 +16,6 @@ from lepton_kit.diagnosis.evidence import compute, drift, gather, inputs, model,
 from lepton_kit.diagnosis.onset import Criteria
 from lepton_kit.diagnosis.rows import following
 from lepton_kit.models.forecasters import load_forecaster
-from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.recordings import FORMAT, Incident, Recording
 
 FROM, ROWS = variants.FAULT_FROM, variants.ROWS
@@ -495,42 +494,3 @@ def test_where_rows_do_not_follow_on_each_other_one_row_that_takes_the_place_of_
 ):
     found = inputs.stale_values(build_case(table_of_rows(one_row, rate_since)))
     assert found.finding == finding, found.summary
-
-
-# --- classes that nobody knew ---
-
-
-def classified(renamed=None, new_share=0.0, is_missed=False):
-    """A service that tells four classes apart; since the fault, one is spelt another way, or a fifth one comes."""
-    rng = np.random.default_rng(3)
-    actual = pd.Series(rng.choice(list("abcd"), ROWS))
-    label = actual.where(rng.random(ROWS) < 0.95, "a")
-    if is_missed:
-        label = label.where(~SINCE | (rng.random(ROWS) < 0.5), "a")
-    actual = actual.mask(SINCE & (rng.random(ROWS) < new_share), "new")
-    if renamed:
-        actual = actual.mask(SINCE & actual.isin(list(renamed)), actual.str.upper())
-    calm = variants.calm()
-    kept = calm.requests.drop(columns=["lower", "upper", "mean", "std", "prob_up"], errors="ignore")
-    declared = Declaration(task="classification_multiclass")
-    return replace(
-        calm,
-        incident=calm.incident.model_copy(update={"declaration": declared}),
-        requests=kept.assign(label=label.to_numpy(), actual=actual.to_numpy()),
-        reference=pd.DataFrame(),
-    )
-
-
-@pytest.mark.parametrize(
-    ("made", "finding"),
-    [
-        ({}, "steady"),
-        ({"new_share": 0.01}, "steady"),
-        ({"new_share": 0.4}, "new class"),
-        ({"renamed": "b"}, "in place of known"),
-        ({"renamed": "abcd"}, "in place of known"),
-        ({"new_share": 0.4, "is_missed": True}, "known ones missed"),
-    ],
-)
-def test_a_class_that_nobody_knew_is_new_where_the_known_ones_go_on_as_before(made, finding):
-    assert drift.label_drift(build_case(classified(**made))).finding == finding

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT
+from helpers import ROOT, benchmark
 from monitors import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from services import wait_for
@@ -29,6 +31,8 @@ from lepton_kit.project.settings import Settings
 from lepton_kit.telemetry.alerts import AlertEvaluator
 from lepton_kit.telemetry.slo import read_objectives
 from subjects.manage import change
+from subjects.simulated_slots import trained
+from subjects.support import model
 from subjects.support.classifier import load
 from subjects.support.model import asked_about, labelled, logged, train
 from subjects.support.requests import NEW, OTHER, TOPICS, rows
@@ -39,8 +43,8 @@ FOLDER = ROOT / "subjects" / "support"
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("support")
-    train(folder / "models" / "v1")
-    train(folder / "models" / "v2", spoilt=True)
+    for version, held in (("v1", "good"), ("v2", "bad")):  # those of the simulation: trained once
+        shutil.copytree(trained(train) / held, folder / "models" / version)
     return folder
 
 
@@ -110,6 +114,49 @@ def test_the_same_seed_trains_the_same_version(versions, tmp_path):
     assert np.allclose(load(tmp_path).logits(texts), load(versions / "models" / "v1").logits(texts), atol=1e-4)
 
 
+@pytest.fixture
+def log(tmp_path):
+    """A server's log: one text out of scope, asked on two days."""
+    inputs = {"text": "is my kettle safe", "channel": "web"}
+    lines = [
+        {"id": f"r{day}", "ts": f"2026-01-0{day}T12:00:00Z", "status": 200, "topic": OTHER, "score": 0.1 * day,
+         "inputs": inputs} for day in (1, 2)
+    ]  # fmt: skip
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/requests.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize("zone", ["", "Z", "+00:00"])
+def test_a_queue_since_a_time_in_utc_can_be_answered_and_learnt(log, monkeypatch, zone):
+    def run(*told):
+        monkeypatch.setattr(sys, "argv", ["model", *map(str, told), "--folder", str(log)])
+        model.main()
+
+    learnt = []
+    monkeypatch.setattr(model, "train", lambda folder, more: learnt.append(more))
+    run("queue", log / "asked.csv", "--since", f"2026-01-02T00:00{zone}")
+    asked = pd.read_csv(log / "asked.csv")
+    assert asked["id"].tolist() == ["r2"]
+    asked.assign(label=NEW, labeller="ana").to_csv(log / "asked.csv", index=False)
+    run("train", log / "v3", "--labelled", log / "asked.csv")
+    assert learnt[0]["topic"].to_dict() == {"r2": NEW}
+    asked.assign(label="recal", labeller="ana").to_csv(log / "asked.csv", index=False)
+    with pytest.raises(SystemExit, match="recal"):
+        run("train", log / "v3", "--labelled", log / "asked.csv")
+
+
+@pytest.mark.parametrize("method", ["machine", "regression"])
+def test_a_table_of_two_intents_is_measured_too(method, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    intents = benchmark("intents")
+    table = pd.DataFrame({"text": ["pay the bill", "where is it"] * 6, "intent": ["pay", "find"] * 6})
+    parts = intents.Parts(table.assign(split=["train"] * 8 + ["val"] * 2 + ["test"] * 2), "oos")
+    _, scores = getattr(intents, method)(parts)
+    right, inside, _ = intents.judged(parts, "test", scores)
+    assert right.all() and (inside > 0).all()
+
+
 NO_TEXT = [None, {}, *({"text": text, "channel": "web"} for text in (" ", 3, None, "a" * 2001))]
 
 
@@ -145,10 +192,11 @@ def test_ten_times_the_requests_lose_none_once_slots_are_added(support, versions
 def test_texts_of_a_new_topic_are_labelled_learnt_and_then_answered(support, versions, tmp_path):
     """Real requests, a queue of those out of scope, what a person fills in, a version that has learnt it, deployed."""
     before = samples(support)[("support_routed_total", "people")]
-    asked = rows(150, seed=6, new=0.4)
-    topics = {}
-    for inputs in asked.drop(columns="topic").to_dict("records"):
-        topics[support.post("/classify", json={"inputs": inputs}).json()["id"]] = inputs["text"]
+    asked = rows(90, seed=6, new=0.6)
+    bodies = [{"inputs": inputs} for inputs in asked.drop(columns="topic").to_dict("records")]
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(lambda body: support.post("/classify", json=body), bodies))
+    assert {answer.status_code for answer in answers} == {200}
     assert samples(support)[("support_routed_total", "people")] - before > 40
     queue = asked_about(logged(versions), 60)
     write_annotation_table(queue, tmp_path / "asked.csv")

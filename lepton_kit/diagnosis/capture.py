@@ -227,7 +227,10 @@ class _Capture:
         return table.assign(time=table["time"].dt.as_unit("us"))
 
     def reference(self, served: Served) -> pd.DataFrame:
-        """Return rows that the version in service learnt from; texts of them as what can be said of them."""
+        """Return rows that the version in service learnt from; texts of them as what can be said of them.
+
+        The column of the declared target is called `actual`.
+        """
         if served.reference is None:
             return pd.DataFrame()
         step = max(1, math.ceil(len(served.reference) / MOST_REFERENCE))  # every n-th row, so that shares stay
@@ -239,7 +242,10 @@ class _Capture:
         told: dict[str, pd.Series] = {}
         for name in texts:
             told |= described(covered[name], str(name), None)  # no word of theirs is new: that would be no range
-        return covered.drop(columns=texts).assign(**told)
+        kept = covered.drop(columns=texts).assign(**told)
+        labels, target = self.declaration.labels, self.declaration.columns.target
+        own = next((name for name in (labels and labels.target, target) if name in kept), None)
+        return kept if own is None or "actual" in kept else kept.rename(columns={own: "actual"})
 
     def models(self, served: Served) -> dict[str, Path]:
         """Return the folders of the versions; that in service with its profile, without what is private."""

@@ -47,15 +47,15 @@ NEXT_ACTIONS: Mapping[str, str] = {
 }
 """What to do where no repair follows; where one does, its plan says so (`remedies.py`)."""
 
+NEW_CLASS = ("label_drift", "new class")
 HINTS = {
-    ("label_drift", "new class"): "Let people label rows of the new class (notebooks/06-labels.ipynb), and "
-    "train a version that knows it.",
+    NEW_CLASS: "Let people label rows of the new class (notebooks/06-labels.ipynb), and train a version that knows it.",
     ("actuals", "reverting"): "Compare some actuals since the onset with an independent source: they swing back, as "
     "faulty ones do.",
     ("replay_of_last_good", "last good better"): "The last good version would have met the objective on the same rows: "
     "consider it meanwhile.",
 }
-"""What a finding advises a person to do where the evidence does not decide."""
+"""What a finding advises a person to do where the evidence does not decide; a new class, also where it does."""
 
 CONFIDENCE = {
     "high": "the cause is at work with a probability of at least 0.95",
@@ -324,11 +324,12 @@ def likelihood_table(likelihoods: Likelihoods | None = None) -> pd.DataFrame:
 
 def _advice(cause: Cause, hypotheses: pd.Series, evidence: tuple[Evidence, ...]) -> str:
     """Return what a person does where no repair follows; where the evidence does not decide, what to look at."""
-    hints = [HINTS[finding] for item in evidence if (finding := (item.name, item.finding)) in HINTS]
+    hints = {finding: HINTS[finding] for item in evidence if (finding := (item.name, item.finding)) in HINTS}
     if cause == "none":
-        is_of_the_world = _is_of_the_world(hypotheses, evidence)
-        return " ".join(hints) if is_of_the_world and hints else NEXT_ACTIONS["world" if is_of_the_world else "nothing"]
-    return " ".join([NEXT_ACTIONS["unknown"], *hints]) if cause == "unknown" else ""
+        if not _is_of_the_world(hypotheses, evidence):
+            return NEXT_ACTIONS["nothing"]
+        return hints.get(NEW_CLASS, NEXT_ACTIONS["world"])
+    return " ".join([NEXT_ACTIONS["unknown"], *hints.values()]) if cause == "unknown" else ""
 
 
 def _confidence(own: Ranked | None) -> str:

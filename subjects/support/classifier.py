@@ -33,7 +33,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a classifier learns; the defaults were chosen on the validation rows of CLINC150.
+    """How a classifier learns; of CLINC150 `benchmarks/intents.py` chooses 12 epochs, by its validation rows.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from lepton_kit.data.annotations import read_annotations, settle, write_annotation_table
+from lepton_kit.errors import InputError
 from subjects.support import classifier
 from subjects.support.requests import NEW, OTHER, TOPICS, rows
 
@@ -46,8 +47,13 @@ def train(folder: Path, spoilt: bool = False, seed: int = 0, more: pd.DataFrame 
 
 def asked_about(requests: pd.DataFrame, count: int) -> pd.DataFrame:
     """Return the texts that people are asked about, by id: those that are furthest out of scope, each text once."""
-    outside = requests[requests["topic"].eq(OTHER)].sort_values("score", kind="stable")
-    return outside.drop_duplicates("text").head(count).set_index("id")[["text", "channel"]]
+    return outside(requests).drop_duplicates("text").head(count)
+
+
+def outside(requests: pd.DataFrame) -> pd.DataFrame:
+    """Return the texts that were out of scope, by id, the furthest first: whatever a queue may have asked about."""
+    found = requests[requests["topic"].eq(OTHER)].sort_values("score", kind="stable")
+    return found.set_index("id")[["text", "channel"]]
 
 
 def logged(folder: Path, since: pd.Timestamp | None = None) -> pd.DataFrame:
@@ -66,13 +72,17 @@ def labelled(paths: Sequence[Path], asked: pd.DataFrame, allowed: Sequence[str])
     return asked.join(topic, how="inner")
 
 
+def _utc(text: str) -> pd.Timestamp:
+    return pd.to_datetime(text, utc=True)
+
+
 def main() -> None:
     """Write the queue, or train a version with what people answered."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "queue"])
     parser.add_argument("place", type=Path, help="the folder of the version, or the table to write")
     parser.add_argument("--folder", type=Path, default=Path("services/support"))
-    parser.add_argument("--since", type=pd.Timestamp, help="of the queue: only what was asked from then on (UTC)")
+    parser.add_argument("--since", type=_utc, help="of the queue: only what was asked from then on (UTC)")
     parser.add_argument("--count", type=int, default=100, help="texts in the queue")
     parser.add_argument("--labelled", type=Path, nargs="*", default=[], help="tables that people have filled in")
     parser.add_argument("--topics", nargs="*", default=[NEW], help="topics that people may give beside the known ones")
@@ -80,8 +90,12 @@ def main() -> None:
     if told.what == "queue":
         write_annotation_table(asked_about(logged(told.folder, told.since), told.count), told.place)
         return
-    asked = asked_about(logged(told.folder), 10**6)
-    more = labelled(told.labelled, asked, [*TOPICS, OTHER, *told.topics]) if told.labelled else None
+    more, allowed = None, [*TOPICS, OTHER, *told.topics]
+    if told.labelled:
+        try:
+            more = labelled(told.labelled, outside(logged(told.folder)), allowed)
+        except InputError as error:
+            raise SystemExit(str(error)) from error
     train(told.place, more=more)
 
 

@@ -193,6 +193,15 @@ def compared(case: Case) -> TwoSample:
     return found
 
 
+APART = 0.65
+"""Area under the ROC curve from which on a classifier tells two samples apart; 0.5 is chance."""
+
+
+def is_apart(found: TwoSample, case: Case) -> bool:
+    """Tell whether a classifier tells two samples apart, and not by chance."""
+    return found.auc >= APART and found.p_value < case.criteria.alpha
+
+
 FEWEST_SCRAPES = 5
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from lepton_kit.data.drift import MOST_CATEGORIES, TwoSample, effect_sizes, shift_table
+from lepton_kit.data.drift import MOST_CATEGORIES, effect_sizes, shift_table
 from lepton_kit.diagnosis.case import Case, answered_by, sampled
 from lepton_kit.diagnosis.evidence.base import (
     Evidence,
@@ -17,10 +17,11 @@ from lepton_kit.diagnosis.evidence.base import (
     answer,
     compared,
     evidence,
+    is_apart,
     need_rows,
     onset_in,
-    share_p_value,
 )
+from lepton_kit.diagnosis.evidence.new_class import new_classes
 from lepton_kit.diagnosis.onset import Criteria, actual_size
 from lepton_kit.diagnosis.rows import actuals_by_period, asked_anew
 
@@ -184,34 +185,30 @@ def moved_categories(case: Case) -> pd.DataFrame:
     return table.assign(moved=clear & (table["psi"] - by_chance >= PSI))
 
 
-APART = 0.65
-"""Area under the ROC curve from which on a classifier tells two samples apart; 0.5 is chance."""
-
-
 @evidence(needs=("requests.features",))
 def joint_drift(case: Case) -> Evidence:
     """Answer whether a classifier separates the rows since the onset from those before: `told apart` or `alike`."""
     found = compared(case)
     driving = ", ".join(f"{name} {share:.0%}" for name, share in found.drivers.head(3).items())
     summary = f"a classifier tells the rows apart with an area under the ROC curve of {found.auc:.2f}; by {driving}"
-    return answer("told apart" if _is_apart(found, case) else "alike", summary, found.auc, "AUC", found.p_value)
-
-
-def _is_apart(found: TwoSample, case: Case) -> bool:
-    return found.auc >= APART and found.p_value < case.criteria.alpha
+    return answer("told apart" if is_apart(found, case) else "alike", summary, found.auc, "AUC", found.p_value)
 
 
 @evidence(needs=("requests.target",))
 def label_drift(case: Case) -> Evidence:
     """Answer whether the distribution of the actuals moved: `drifted` or `steady`; of several classes see below.
 
-    Judged as `drift` judges a feature, one actual for each period. Where classes came true that nobody knew, it is a
-    `new class` if the known ones keep their shares and are still answered rightly: no version that has not learnt a
-    class can answer it. It is `in place of known` if a known one fell to half of its share among the known and not by
-    chance, or all are gone, as where labels are spelt another way, and `known ones missed` if more is wrong.
+    Judged as `drift` judges a feature, one actual for each period. Where classes came true that nobody knew:
+
+    - `in place of known` if they are known ones spelt another way, or a known one fell to half of its share among the
+      known and not by chance, or all are gone;
+    - `known ones missed` if more of the known ones is answered wrongly;
+    - `new class` if the known ones keep their shares and are answered as before, the inputs of its rows are others
+      (`new_class.py`), and it is known what the version has learnt: no version can answer a class that it has not;
+    - `unclear` otherwise.
     """
     task = case.recording.task
-    if task is not None and task.name == "classification_multiclass" and (new := _new_classes(case)):
+    if task is not None and task.name == "classification_multiclass" and (new := new_classes(case)):
         return new
     of_order = case.recording.incident.declaration.time_series
     before, during = (
@@ -230,37 +227,6 @@ def label_drift(case: Case) -> Evidence:
     drifted = row["psi"] - by_chance >= PSI and is_far and p_value < case.criteria.alpha
     summary = f"actuals: PSI {row['psi']:.2f}{told}"
     return answer("drifted" if drifted else "steady", summary, row["psi"], "PSI", p_value)
-
-
-def _new_classes(case: Case) -> Evidence | None:
-    """Return what new classes tell; None where none came true since the onset.
-
-    Known are those that the training rows, the requests before the onset and the answers have. The χ² test is of the
-    known ones among themselves: whether they went on as before.
-    """
-    judged = case.task.judged(case.requests)
-    classes, is_before = judged["actual"].astype(str), judged.index.isin(case.before.index)
-    before, during = classes[is_before], classes[~is_before]
-    need_rows(case, before, during, "judged requests")
-    learnt = case.recording.reference.get("actual", pd.Series(dtype=str)).dropna()
-    is_new = ~during.isin({*map(str, learnt), *before, *judged["label"].astype(str)})
-    share = float(is_new.mean())
-    if share < case.criteria.broken_share:
-        return None
-    names = ", ".join(map(repr, during[is_new].value_counts().index[:3]))
-    summary = f"{share:.1%} of the actuals since the onset are of a class that nobody knew: {names}"
-    sides = before, during[~is_new]
-    if len(sides[1]) < case.criteria.least_rows:
-        return answer("in place of known", summary, share, "share of actuals")
-    p_value = float(effect_sizes(*(side.to_frame() for side in sides)).iloc[0]["chi2_p"])
-    misses = 1 - case.task.hit(judged, judged["actual"])
-    was, since = (misses[side.index] for side in sides)
-    is_missed = since.mean() > was.mean() and share_p_value(was, since) < case.criteria.alpha
-    shares = [side.value_counts(normalize=True) for side in sides]
-    usual = shares[0][shares[0] >= case.criteria.broken_share]
-    is_moved = p_value < case.criteria.alpha and (shares[1].reindex(usual.index, fill_value=0.0) < usual / 2).any()
-    finding = "in place of known" if is_moved else "known ones missed" if is_missed else "new class"
-    return answer(finding, summary, share, "share of actuals", p_value)
 
 
 MEAN_ERROR = 0.5
@@ -284,13 +250,13 @@ def concept_drift(case: Case) -> Evidence:
         need_rows(case, *sides, f"rows with a known actual and an answer of the {role.replace('_', ' ')} version")
         rows[role] = effect_sizes(*(side.to_frame("error") for side in sides)).loc["error"].to_dict()
     moved = [role for role, row in rows.items() if _errors_moved(row, case.criteria)]
-    is_apart, both = _is_apart(found, case), len(moved) == len(rows)
+    apart, both = is_apart(found, case), len(moved) == len(rows)
     last_good, current = rows["last_good"], rows["current"]
-    finding = "held" if not moved else "by one version" if not both else "inputs moved" if is_apart else "changed"
+    finding = "held" if not moved else "by one version" if not both else "inputs moved" if apart else "changed"
     summary = (
         f"errors of the last good version on rows before and since: spread × {last_good['spread_ratio']:.2f}, mean "
         f"moved by {last_good['mean_shift']:.2f} standard deviations; of the current one × "
-        f"{current['spread_ratio']:.2f}; the inputs are {'not ' if is_apart else ''}as before (AUC {found.auc:.2f})"
+        f"{current['spread_ratio']:.2f}; the inputs are {'not ' if apart else ''}as before (AUC {found.auc:.2f})"
     )
     p_value = float(min(last_good["ks_p"], last_good["spread_p"]))
     return answer(finding, summary, last_good["spread_ratio"], "× spread of the errors", p_value)
