@@ -68,11 +68,11 @@ class Step:
     is_reached: Callable[[Seen], bool]
 
 
-ALERTED = Step("alert", 300.0, lambda seen: seen.alerted is not None)
-DIAGNOSED = Step("diagnosis", 600.0, lambda seen: seen.is_repair_proposed)
-REPAIRED = Step("repair", 600.0, lambda seen: seen.repaired is not None)
-RECOVERED = Step("recovery of all objectives", 600.0, lambda seen: not seen.firing)
-LOOKED_BACK = Step("postmortem", 600.0, lambda seen: bool(seen.postmortem))
+ALERTED = Step("alert", 120.0, lambda seen: seen.alerted is not None)
+DIAGNOSED = Step("diagnosis", 240.0, lambda seen: seen.is_repair_proposed)
+REPAIRED = Step("repair", 300.0, lambda seen: seen.repaired is not None)
+RECOVERED = Step("recovery of all objectives", 240.0, lambda seen: not seen.firing)
+LOOKED_BACK = Step("postmortem", 300.0, lambda seen: bool(seen.postmortem))
 IDLE = Step("end of all runs", 600.0, lambda seen: not seen.is_busy)
 HEALTHY_WITHIN_S = 600.0
 
