@@ -192,7 +192,9 @@ def test_times_are_told_in_utc_and_where_the_reader_is(
 
 def test_a_formula_is_drawn_by_the_browser_alone(pages: tuple[Path, list[str]], browser: Browser) -> None:
     assert browser.open((pages[0] / pages[1][3]).as_uri(), 1200)["errors"] == []
-    assert browser.value("document.querySelector('main math mfrac').getBoundingClientRect().height") > 15
+    heights = "[f, f.firstElementChild].map(e => e.getBoundingClientRect().height)"
+    whole, above = browser.value(f"(f => {heights})(document.querySelector('main math mfrac'))")
+    assert whole > 1.5 * above > 0, "the numerator does not stand above the denominator"
     assert "frac" not in browser.value("document.querySelector('main').innerText")
 
 

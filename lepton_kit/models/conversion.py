@@ -242,7 +242,9 @@ def in_int8(graph: Graph) -> Graph:
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "int8.onnx"
         try:
-            quantization.quantize_dynamic(tagged, written, weight_type=quantization.QuantType.QInt8)
+            # Without VNNI a CPU adds pairs of 8-bit products in 16 bits, where full-range weights overflow unseen.
+            whole = quantization.QuantType.QInt8
+            quantization.quantize_dynamic(tagged, written, weight_type=whole, reduce_range=True)
         except Exception as error:  # a graph may hold what it does not know
             raise InputError(f"onnxruntime cannot quantise it ({_first(error)})" if is_dense else none) from error
         made = onnx.load(written)
