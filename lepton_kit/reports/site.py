@@ -20,6 +20,7 @@ from typing import Any
 from lepton_kit.files import sha256_of, write_atomically
 from lepton_kit.reports import quarto
 from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, LeftOut, alone, published, unreadable
+from lepton_kit.reports.charts import SCRIPT, SCRIPT_HTML, add_scripts
 from lepton_kit.reports.frame import NOTE, fill, frame_of, make_frame, page_html
 from lepton_kit.reports.listings import FEED, contents_of, write_feed
 from lepton_kit.reports.publish import reports_folder
@@ -91,6 +92,8 @@ def _make_pages(new: Path, cards: Iterable[Card], tell: Callable[[str], None]) -
         tell(f"{card.folder}/index.html")
         try:
             page = page_html(new, card, (folder / PAGE).read_text(encoding="utf-8"))
+            if SCRIPT_HTML in page and not (new / SCRIPT).exists():
+                add_scripts(new)
             write_entries(folder / "index.html", card.address, page)
             (folder / "index.html").write_text(page, encoding="utf-8")
             for name in (PAGE, CARD):
