@@ -162,8 +162,15 @@ def read_lines(path: Path, what: str, check: Callable[[dict[str, Any]], object])
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process holds this file, and hold it (`fcntl` knows Linux and macOS, not Windows)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    """Wait until no other process holds this file, and hold it (`fcntl` knows Linux and macOS, not Windows).
+
+    Raises InputError when it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written ({error.strerror})") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
