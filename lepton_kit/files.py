@@ -12,6 +12,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date, time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -135,6 +136,28 @@ def read_object(path: Path, advice: str = "restore it") -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that people can read, too."""
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def as_toml(value: Any) -> str:
+    r"""Return a value of JSON, or a time, as TOML.
+
+    >>> [as_toml(value) for value in (True, 1.5, 'say "hi"\n', [1], {"a b": "\x7f"})]
+    ['true', '1.5', '"say \\"hi\\"\\n"', '[1]', '{ "a b" = "\\u007f" }']
+    """
+    match value:
+        case None:
+            raise InputError("a value is null, which TOML cannot hold: leave it out, or let it have another")
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case Mapping():
+            return "{ " + ", ".join(f"{as_toml(key)} = {as_toml(item)}" for key, item in value.items()) + " }"
+        case list():
+            return "[" + ", ".join(map(as_toml, value)) + "]"
+        case float():
+            return repr(value)  # also inf and nan
+        case date() | time():
+            return value.isoformat()
+    return json.dumps(value)
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
