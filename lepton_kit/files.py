@@ -184,10 +184,10 @@ def read_lines(path: Path, what: str, check: Callable[[dict[str, Any]], object])
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
     """Wait until no other process holds this file, and hold it (`fcntl` knows Linux and macOS, not Windows).
 
-    Raises InputError when it cannot be written.
+    Raises InputError when it cannot be written; with `busy`, which waits for nobody, those words when another holds it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,5 +195,8 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written ({error.strerror})") from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise InputError(str(busy)) from None
         yield

@@ -148,10 +148,7 @@ class Recording:
         text = signal.parts(ROLES[role].kind).get(part) if signal else None
         if signal is None or text is None:
             return self.metrics.head(0)
-        wanted = parse_selector(text)
-        named = self.metrics[self.metrics["metric"] == wanted.metric]
-        labels = [one for one in named["labels"].unique() if wanted.matches(wanted.metric, json.loads(one))]
-        held = named[named["labels"].isin(labels)]
+        held = parse_selector(text).of(self.metrics)
         return held if part in ("count", "bucket") else held.assign(value=held["value"] * signal.scale)
 
     def lacking(self, *roles: str) -> str:
@@ -340,7 +337,7 @@ class _Reader:
         table = _parquet(path)
         _check_columns(table, METRIC_COLUMNS, path)
         table = columns.with_numbers(self._in_order_of_time(table, path), ["value"], path.name, self.problems)
-        named = table["labels"].isin([text for text in table["labels"].unique() if _is_object(text)])
+        named = table["labels"].isin([text for text in table["labels"].unique() if object_of(text) is not None])
         if lost := int((~named).sum()):
             self.problems.append(f"{path.name}: {lost} of {len(table)} rows have labels that are no JSON object")
         return table[named].reset_index(drop=True).astype({"metric": "str"})
@@ -407,11 +404,13 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not readable as Parquet ({printable(str(error), 200)})") from error
 
 
-def _is_object(text: Any) -> bool:
+def object_of(value: Any) -> dict[str, Any] | None:
+    """Return an object, or the one that a text holds; None of anything else."""
     try:
-        return isinstance(json.loads(text), dict)
-    except (TypeError, ValueError, RecursionError):
-        return False
+        entry = json.loads(value) if isinstance(value, str | bytes) else value
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def _check_columns(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> None:
