@@ -151,8 +151,7 @@ def measured(run: Manifest) -> list[dict[str, Any]]:
     """Return the SLIs that a run measured a service by: each with its unit, both periods and its verdict."""
     result = run.results.get("slis")
     held = result.value if result else None
-    columns = held["columns"] if is_table(held) else []
-    if not {*SLI} <= {*columns}:
+    if not is_table(held) or not {*SLI} <= {*(columns := held["columns"])}:
         return []
     rows = [dict(zip(columns, row, strict=True)) for row in held["rows"]]
     return [{name: row[name] for name in SLI} for row in rows]

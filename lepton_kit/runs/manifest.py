@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -106,7 +106,7 @@ class Result(Part):
         return f"{text} {self.unit}" if self.unit not in ("", "1") else text
 
 
-def is_table(value: Any) -> bool:
+def is_table(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Say whether a recorded value is a table."""
     return isinstance(value, Mapping) and value.keys() == {"columns", "rows"}
 
