@@ -121,15 +121,18 @@ class Follower:
 
         Raises StepMissedError when an alert fires again and again for `within_s` seconds; nothing is harmed then.
         """
-        began = healthy_since = time.monotonic()
-        while (now := time.monotonic()) - healthy_since < healthy_s:
+        began, healthy_since = time.monotonic(), float("inf")
+        while True:
+            status, now = self._status(), time.monotonic()
+            firing = self._of(status["open_incidents"]) if status else []
+            for one in firing:
+                self._tell(f"alert {one['name']} fires before anything was done: the fault waits for its end")
+            is_healthy = status is not None and not firing  # without an answer it is not known
+            healthy_since = min(healthy_since, now) if is_healthy else float("inf")
+            if now - healthy_since >= healthy_s:
+                break
             if now - began > within_s:
                 raise StepMissedError("a service without alerts", within_s, self._last)
-            status = self._status()
-            if status is None or self._of(status["open_incidents"]):  # without an answer it is not known to be healthy
-                healthy_since = now
-            for one in self._of(status["open_incidents"]) if status else ():
-                self._tell(f"alert {one['name']} fires before anything was done: the fault waits for its end")
             time.sleep(POLL_S)
         self.seen.injected, self._began = time.monotonic(), time.time()
         fault()
