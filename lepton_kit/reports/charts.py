@@ -45,5 +45,6 @@ def add_scripts(site: Path) -> None:
 
         kept.parent.mkdir(parents=True, exist_ok=True)
         # In a function of its own: as a module, a browser would not load it from a folder.
-        write_atomically(kept, f"(() => {{\n{javascript_bundle(None, VEGA_LITE_VERSION)}\n}})();\n")
+        made = javascript_bundle(None, VEGA_LITE_VERSION)  # type: ignore[arg-type]  # none is all of it
+        write_atomically(kept, f"(() => {{\n{made}\n}})();\n")
     shutil.copyfile(kept, site / VEGA)
