@@ -310,11 +310,8 @@ def by_time(requests: pd.DataFrame, periods: Periods, bins: int = 32) -> pd.Data
     }
     counts = {name: np.bincount(part[is_kind.to_numpy()], minlength=bins) / seconds for name, is_kind in kinds.items()}
     times = inside["latency_ms"].where(status < 400).groupby(part)
-    quantiles = {name: times.quantile(share).reindex(range(bins)).to_numpy() for name, share in _SHOWN.items()}
+    quantiles = {name: times.quantile(QUANTILES[name]).reindex(range(bins)).to_numpy() for name in ("p50", "p95")}
     return pd.DataFrame({**counts, **quantiles}, index=middles.rename("time"))
-
-
-_SHOWN = {"p50": 0.5, "p95": 0.95}
 
 
 def metered_requests(recording: Recording, periods: Periods) -> float:
