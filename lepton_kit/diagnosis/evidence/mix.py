@@ -6,7 +6,7 @@ import pandas as pd
 
 from lepton_kit.data.drift import effect_sizes
 from lepton_kit.diagnosis.case import Case
-from lepton_kit.diagnosis.evidence.base import Evidence, answer, evidence, need_rows, share_p_value
+from lepton_kit.diagnosis.evidence.base import NOT_APPLICABLE, Evidence, answer, evidence, need_rows, share_p_value
 from lepton_kit.diagnosis.evidence.drift import moved_categories
 from lepton_kit.diagnosis.onset import DROP
 
@@ -26,6 +26,9 @@ def mix(case: Case) -> Evidence:
     a feed no longer delivers them; or none was, and others have `grown`. Where it did not, there is `more`, as where a
     kind is new.
     """
+    if case.categories.columns.empty:
+        return Evidence("mix", NOT_APPLICABLE, "the requests hold no category")
+    need_rows(case, case.before, case.during, "rows")
     table = moved_categories(case)
     if not table["moved"].any():
         return answer("steady", "no category came in another mix")
@@ -39,6 +42,9 @@ def mix(case: Case) -> Evidence:
         f"{kind} {was[kind]:.0%} before, {since.get(kind, 0):.0%} since" for kind in was.index[:4]
     )
     known = was.index[was * len(before) >= case.criteria.least_rows]
+    unlike = float(1 - since.reindex(known).sum())
+    if unlike >= case.criteria.broken_share:  # rows from before do not tell what is usual of them
+        return answer("more", f"{told}; {unlike:.0%} are of kinds that hardly came before", unlike, "share of rows")
     expected = before.sample(
         len(before), replace=True, weights=before["kind"].map(since / was).fillna(0), random_state=0
     )
@@ -49,7 +55,7 @@ def mix(case: Case) -> Evidence:
     is_missed_otherwise = (
         abs(rise) >= DROP and share_p_value(expected["missed"], during["missed"]) < case.criteria.alpha
     )
-    if is_missed_otherwise or apart >= AS_EXPECTED or 1 - since.reindex(known).sum() >= case.criteria.broken_share:
+    if is_missed_otherwise or apart >= AS_EXPECTED:
         return answer("more", told, rise, "change of share")
     return answer("lost" if lost_kinds(case, name) else "grown", told, rise, "change of share")
 
