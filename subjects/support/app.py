@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import prometheus_client as prom
-
 from subjects.slotted import Answer, Slotted, main
 from subjects.support.classifier import load
 from subjects.support.model import train
@@ -26,11 +24,7 @@ class Support(Slotted):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.routed = prom.Counter(
-            "routed", "Texts by who answers them.", ["to"], namespace=self.name, registry=self.registry
-        )
-        for to in ("topic", "people"):
-            self.routed.labels(to)
+        self.routed = self.counter("routed", "Texts by who answers them.", "to", ("topic", "people"))
 
     def load(self, folder: Path) -> None:
         """Take up the version in a folder."""

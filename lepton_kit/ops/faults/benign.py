@@ -75,6 +75,24 @@ class NewTopic(Fault):
 
 
 @fault
+class Swing(Fault):
+    """The known classes come in other shares. Severity: how far; 1 leaves hardly any rows of the others.
+
+    Live, what is asked is given to `lepton replay`; this fault cannot change it.
+    """
+
+    name = "swing"
+    cause = "none"
+    description = "people think otherwise: more rows than usual are of one class that each version knows"
+    severities = (0.3, 0.8)
+    usual = 0.5
+    live = False
+
+    def inject(self, plant: Plant) -> None:
+        plant.change_world(self.severity)
+
+
+@fault
 class SameVersion(Fault):
     """A deployment after which all is as before. Severity has no meaning.
 
