@@ -12,6 +12,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date, time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -137,6 +138,28 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def as_toml(value: Any) -> str:
+    r"""Return a value of JSON, or a time, as TOML.
+
+    >>> [as_toml(value) for value in (True, 1.5, 'say "hi"\n', [1], {"a b": "\x7f"})]
+    ['true', '1.5', '"say \\"hi\\"\\n"', '[1]', '{ "a b" = "\\u007f" }']
+    """
+    match value:
+        case None:
+            raise InputError("a value is null, which TOML cannot hold: leave it out, or let it have another")
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case Mapping():
+            return "{ " + ", ".join(f"{as_toml(key)} = {as_toml(item)}" for key, item in value.items()) + " }"
+        case list():
+            return "[" + ", ".join(map(as_toml, value)) + "]"
+        case float():
+            return repr(value)  # also inf and nan
+        case date() | time():
+            return value.isoformat()
+    return json.dumps(value)
+
+
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """Append an object to a file of JSON lines."""
     with path.open("a", encoding="utf-8") as file:
@@ -161,9 +184,19 @@ def read_lines(path: Path, what: str, check: Callable[[dict[str, Any]], object])
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process holds this file, and hold it (`fcntl` knows Linux and macOS, not Windows)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Wait until no other process holds this file, and hold it (`fcntl` knows Linux and macOS, not Windows).
+
+    Raises InputError when it cannot be written; with `busy`, which waits for nobody, those words when another holds it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise InputError(str(busy)) from None
         yield

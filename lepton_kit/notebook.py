@@ -31,6 +31,7 @@ EXPECTATION = "application/vnd.lepton.expectation+json"
 INPUT = "application/vnd.lepton.input+json"
 CHECKPOINT = "application/vnd.lepton.checkpoint+json"
 END = "application/vnd.lepton.end+json"
+CHART = "application/vnd.vegalite.v5+json"  # which JupyterLab draws by itself
 _inputs_read: dict[str, str | None] = {}  # what this kernel's notebook has read so far, with its content's hash
 _checkpoints_made: set[str] = set()
 _secrets_given: dict[str, str] = {}

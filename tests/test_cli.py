@@ -4,7 +4,7 @@ import shutil
 import nbformat
 import pytest
 import typer
-from helpers import ROOT, lepton, lepton_here, write_notebook
+from helpers import copy_folders, lepton, lepton_here, write_notebook
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from repairs import proposal, propose
@@ -151,7 +151,7 @@ def listed(story):
     """A project with an objective, a run, and a repair that waits."""
     with (story / "lepton.toml").open("a") as settings:
         settings.write("[services.goog]\n")
-    shutil.copytree(ROOT / "slo" / "goog", story / "slo" / "goog")
+    copy_folders(story, "slo")
     (story / "telemetry").mkdir()
     propose(Queue(story), proposal("data", "the policy of this cause is to ask"))
     assert lepton_here("run", "story", project=story).returncode == 0

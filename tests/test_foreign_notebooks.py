@@ -100,16 +100,24 @@ def test_what_jupyter_opens_runs_without_a_word_more(kind, project):
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_notebook_is_refused_in_a_line_and_harms_no_other(kind, project):
-    (project / "notebooks" / "bad.ipynb").write_bytes(REFUSED[kind])
+def test_what_is_no_notebook_is_refused_in_a_line(kind, tmp_path):
+    (tmp_path / "bad.ipynb").write_bytes(REFUSED[kind])
+    with pytest.raises(InputError, match=r"\Anotebook '[^\n]*bad\.ipynb': not a Jupyter notebook[^\n]+\Z"):
+        read_notebook(tmp_path / "bad.ipynb")
+
+
+def test_every_command_refuses_what_is_no_notebook_and_no_other_is_harmed(project):
+    names = [f"bad{number}.ipynb" for number in range(len(REFUSED))]
+    for name, content in zip(names, REFUSED.values(), strict=True):
+        (project / "notebooks" / name).write_bytes(content)
     write_notebook(project / "notebooks" / "good.ipynb", ["1"], title="A good one")
-    for command in (["run", "bad"], ["params", "bad"], ["check", "notebooks/bad.ipynb"]):
+    for command in (["run", "bad0"], ["params", "bad0"], ["check", "notebooks/bad0.ipynb"]):
         made = lepton_here(*command, project=project)
         assert made.returncode == 2
-        assert "bad.ipynb" in made.stderr and "not a Jupyter notebook" in made.stderr and "Traceback" not in made.stderr
+        assert "bad0.ipynb" in made.stderr and "not a Jupyter notebook" in made.stderr
         assert len(made.stderr.splitlines()) == 1
     listed = lepton_here("list", project=project)
-    assert listed.returncode == 0 and "A good one" in listed.stdout and "bad.ipynb" in listed.stdout
+    assert listed.returncode == 0 and "A good one" in listed.stdout and all(name in listed.stdout for name in names)
 
 
 def test_one_bad_notebook_does_not_keep_the_others_from_being_checked(project):

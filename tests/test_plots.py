@@ -153,6 +153,9 @@ DRAWINGS: dict[str, Callable] = {
     ),
     "sizes_by_feature": lambda d, ax: figures.sizes_by_feature(of_names(d, came=(0, 1e8), used=(0.5, 2)), ax),
     "spread_changes": lambda d, ax: figures.spread_changes(spreads(d), 1.5, ax),
+    "values_then_and_now": lambda d, ax: figures.values_then_and_now(
+        pd.Series(d.values(-1, 1, d.points)), pd.Series(d.values(0, 2, d.points), name=(d.labels or ["x"])[0]), "$", ax
+    ),
     "waits_by_workers": lambda d, ax: figures.waits_by_workers(waits(d), (2, 0.3), 0.05, ax),
 }  # fmt: skip
 CASES = {

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.reports import quarto
-
-PYTHON = sys.executable
 
 
 def program(path: Path, script: str) -> Path:
@@ -90,44 +85,3 @@ def test_a_failed_render_tells_the_last_lines_without_colours(tmp_path: Path) ->
     with pytest.raises(LeptonError, match=r"(?s)Quarto 1\.7\.0 could not render .*exit 1.*line one\nERROR: no such"):
         quarto.render(quarto.Quarto(failing, "1.7.0"), tmp_path, tmp_path / "site", told.append)
     assert told == ["line one", "ERROR: no such thing"]
-
-
-def test_install_leaves_a_quarto_that_is_there(tmp_path: Path) -> None:
-    there = program(tmp_path / "path" / "quarto", "echo 1.7.34")
-    assert quarto.install() == f"Quarto 1.7.34 is there: {there}"
-
-
-def test_install_tells_what_pip_could_not_do(tmp_path: Path) -> None:
-    program(tmp_path / "venv" / "python", "echo noise; echo 'ERROR: No matching distribution'; exit 1")
-    told = quarto.install()
-    assert told.startswith("Quarto was not installed (pip: ERROR: No matching distribution)")
-    assert "\n" not in told
-
-
-def test_install_tells_what_pip_brought(tmp_path: Path) -> None:
-    there = tmp_path / "venv" / "quarto"
-    program(tmp_path / "venv" / "python", f"printf '#!/bin/sh\\necho 1.7.34\\n' > {there}; chmod +x {there}")
-    assert quarto.install() == f"Quarto 1.7.34 was installed: {there}"
-
-
-def test_install_ends_in_time_with_all_it_started(tmp_path: Path) -> None:
-    program(tmp_path / "venv" / "python", f"sleep 600 & echo $! > {tmp_path / 'child'}; wait")
-    start = time.monotonic()
-    assert "pip took longer than 1 s" in quarto.install(seconds=1)
-    assert time.monotonic() - start < 300
-    assert not _runs(int((tmp_path / "child").read_text()))
-
-
-def test_the_module_prints_one_line_and_succeeds() -> None:
-    environment = {**os.environ, "LEPTON_QUARTO": "/nowhere/quarto"}
-    command = [PYTHON, "-m", "lepton_kit.reports.quarto"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert (run.returncode, run.stdout.count("\n"), run.stderr) == (0, 1, "")
-
-
-def _runs(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"

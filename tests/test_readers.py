@@ -14,7 +14,7 @@ from lepton_kit.telemetry import databases
 from lepton_kit.telemetry.databases import Window
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.logs import read_logs
-from lepton_kit.telemetry.readers import read_deployments, read_requests, read_topology
+from lepton_kit.telemetry.readers import canonical, raw_requests, read_deployments, read_requests, read_topology
 
 START = pd.Timestamp("2026-11-20T10:00Z")
 WINDOW = (START.timestamp(), START.timestamp() + 3600)
@@ -220,7 +220,8 @@ def test_text_enters_as_descriptors_and_never_raw(tmp_path):
     ]
     (tmp_path / "log.jsonl").write_text(lines(rows))
     project = declared(requests="log.jsonl", columns=COLUMNS | {"text": "note"})
-    table = read_requests(project, tmp_path, *WINDOW, known={"note": pd.Series(["the cat is in the house"])}).table
+    raw = raw_requests(project, tmp_path, *WINDOW).table
+    table = canonical(raw, project, {"note": pd.Series(["the cat is in the house"])}).table
     assert {name for name in table if name.startswith("feature_")} == {
         f"feature_note_{what}" for what in ("length", "language", "tokens", "out_of_vocabulary")
     }
@@ -230,9 +231,9 @@ def test_text_enters_as_descriptors_and_never_raw(tmp_path):
 
 def test_of_too_many_rows_every_nth_is_kept_and_the_total_is_known(tmp_path):
     (tmp_path / "log.jsonl").write_text(lines(entries(10_000, "100ms", START)))
-    found = read_requests(declared(requests="log.jsonl"), tmp_path, *WINDOW, most=1000)
+    found = raw_requests(declared(requests="log.jsonl"), tmp_path, *WINDOW, most=1000)
     assert found.total == 10_000 and 500 <= len(found.table) <= 1000 and found.step * len(found.table) >= 10_000
-    assert found.table["time"].diff().dropna().nunique() == 1
+    assert canonical(found.table, declared(requests="log.jsonl")).table["time"].diff().dropna().nunique() == 1
 
 
 @pytest.mark.parametrize("is_ordered", [True, False])

@@ -583,13 +583,12 @@ def test_a_history_is_drawn_as_a_line_that_what_is_missing_interrupts_and_marks_
     assert "▼ worse than 1.5 ms" in page.text and page.text.count("–") == 1
 
 
-@pytest.mark.parametrize("name", ["sli", "yardstick"])  # the second is the name in runs before 2026-12
-def test_slis_of_a_run_are_read_under_their_old_name_too(name: str) -> None:
+def test_slis_of_a_run_are_read_without_what_no_listing_shows() -> None:
     table = {
-        "columns": [name, "unit", "before", "now", "verdict", "low"],
+        "columns": ["sli", "unit", "before", "now", "verdict", "low"],
         "rows": [["p50", "ms", 7.2, 5.1, "better", 5]],
     }
-    run = SimpleNamespace(results={f"{name}s": SimpleNamespace(value=table)})
+    run = SimpleNamespace(results={"slis": SimpleNamespace(value=table)})
     assert measured(run) == [{"sli": "p50", "unit": "ms", "before": 7.2, "now": 5.1, "verdict": "better"}]  # type: ignore[arg-type]
 
 

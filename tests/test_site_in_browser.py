@@ -25,7 +25,9 @@ CELLS = [
     "lk.record('coverage', 0.71, unit='1')\nlk.record('cause', 'data')",
     "import pandas as pd\npd.DataFrame({f'column_{n}': [0.123456789] for n in range(20)})",
     "#| label: fig-cover\n#| fig-cap: Coverage by month.\n#| fig-alt: A line that falls.\n"
-    "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([0.9, 0.7])\nplt.show()",
+    "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\n"
+    "ax.plot(pd.date_range('2026-11-25', periods=6, freq='h'), [0.9, 0.7, 0.8, 0.6, 0.9, 0.5], label='right answers')\n"
+    "ax.set(xlabel='time (UTC)', ylabel='share (1)')\nplt.show()",
     "lk.expect(True, 'the window is positive')\nprint('a zebra ' + 'x' * 300)",
 ]
 FORMULA = "The mean is $\\bar{x} = \\frac{1}{n} \\sum_i x_i$."
@@ -178,6 +180,34 @@ def test_a_printed_incident_is_its_words_without_what_only_a_screen_needs(
     browser.call("Emulation.setEmulatedMedia", media="")
     assert "The feed stood still." in shown
     assert not [words for words in ("Downloads", "Search", "Quarto was not found") if words in shown]
+
+
+def test_a_reader_looks_closer_at_a_figure_and_back_and_paper_has_the_picture(
+    pages: tuple[Path, list[str]], browser: Browser
+) -> None:
+    """From a folder, without a server, and on a phone: a chart with the same points, each of which tells its value."""
+    assert browser.open((pages[0] / pages[1][3]).as_uri(), 390)["errors"] == []
+    browser.value("document.querySelector('button.closer').click()")
+    wait_for(lambda: browser.value("document.querySelectorAll('.chart:not([hidden]) svg .mark-symbol path').length"))
+    points = "[...document.querySelectorAll('.chart svg .mark-symbol.role-mark path')]"
+    browser.value(f"{points}[0].scrollIntoView({{block: 'center'}})")
+    last = browser.value(
+        f"{points}.map(p => p.getBoundingClientRect()).map(b => [b.x + b.width / 2, b.y + b.height / 2])"
+    )
+    assert len(last) == 6
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=last[-1][0], y=last[-1][1])
+    told = wait_for(lambda: browser.value("document.querySelector('#vg-tooltip-element.visible')?.innerText"))
+    for words in ("right answers", "2026-11-25 05:00:00 UTC", "0.5"):
+        assert words in told
+    assert browser.value("document.documentElement.scrollWidth") <= 390
+    displayed = "getComputedStyle(document.querySelector('{}')).display"
+    assert browser.value(displayed.format("figure img.closer-shown")) == "none"
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    on_paper = [browser.value(displayed.format(part)) for part in ("figure img.closer-shown", ".chart")]
+    browser.call("Emulation.setEmulatedMedia", media="")
+    assert on_paper[0] != "none" and on_paper[1] == "none"
+    browser.value("document.querySelector('button.closer').click()")
+    assert browser.value("document.querySelector('.chart').hidden && !document.querySelector('.closer-shown')")
 
 
 def test_times_are_told_in_utc_and_where_the_reader_is(

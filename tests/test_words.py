@@ -25,7 +25,6 @@ INSTEAD = {  # a regular expression of the word, and what to write in its place
 }
 ALLOWED = {  # file: words that stay there, and why
     "lepton_kit/data/input_fixes.py": {"mends"},  # how files before 2026-12 name input fixes
-    "lepton_kit/reports/publish.py": {"yardstick"},  # how runs before 2026-12 name an SLI
 }
 STORED = re.compile(r"lepton_mended_rows|_mended_")  # a metric, whose name recordings and dashboards hold
 WORD = re.compile(rf"(?i)(?<![a-z])(?:{'|'.join(INSTEAD)})(?![a-z])")

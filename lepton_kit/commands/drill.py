@@ -162,7 +162,7 @@ def list_proofs(project: Path, as_json: bool, service: str | None = None) -> Non
 def drill_stale(project: Path, fault_file: Path | None, service: str | None = None) -> None:
     """Repeat the drills whose proof is stale, or those that ended badly since, live or simulated as they were.
 
-    One that cannot be repeated is told, and the others go on. What was never proven is not due.
+    One that cannot be repeated is reported, and the others go on. What was never proven is not due.
     """
     from lepton_kit.ops.proven import proofs
 

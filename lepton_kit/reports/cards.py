@@ -12,8 +12,6 @@ A listing never opens the pages it lists: of a thousand, their cards are read in
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
@@ -25,7 +23,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import single_name
+from lepton_kit.files import locked, single_name
 
 CARD, PAGE, FIGURE = "card.json", "page.html", "figure.png"
 FORMAT = 3
@@ -112,28 +110,13 @@ def place(reports: Path, card: Card, page: str, files: Mapping[str, bytes | Path
         made = Card(**{**asdict(card), "content": seen.hexdigest()})
         held = {**asdict(made), "format": FORMAT}
         (new / CARD).write_text(json.dumps(held, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        with alone(reports / ".publishing"):
+        with locked(reports / ".publishing"):
             if (folder / card.id).exists():
                 (folder / card.id).rename(aside / "old")
             new.rename(folder / card.id)
     finally:
         shutil.rmtree(aside)
     return made
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process holds this file.
-
-    Raises InputError when it cannot be written.
-    """
-    try:
-        lock = path.open("w")
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot be written ({error.strerror}), and the site is made there") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def published(reports: Path) -> list[Card]:
@@ -149,7 +132,7 @@ def unreadable(reports: Path) -> list[LeftOut]:
 
 def take_away(reports: Path, cards: Iterable[Card]) -> None:
     """Remove published pages; the site has them until it is built again."""
-    with alone(reports / ".publishing"):
+    with locked(reports / ".publishing"):
         for card in cards:
             shutil.rmtree(reports / card.folder)
 

@@ -13,8 +13,8 @@ from lepton_kit.reports.markup import as_text, render
 from lepton_kit.reports.maths import markdown_as_html
 from lepton_kit.reports.pictures import address_of, as_string
 from lepton_kit.reports.terminal import left_out_note, pre
-from lepton_kit.reports.values import cell, in_words, is_table
-from lepton_kit.runs.manifest import Result, title_of
+from lepton_kit.reports.values import cell, in_words
+from lepton_kit.runs.manifest import Result, is_table, title_of
 
 HEAD_ROWS, TAIL_ROWS = 60, 20
 """Rows at the beginning and at the end of a long table that a page shows."""

@@ -20,14 +20,13 @@ from lepton_kit.reports.markup import render
 from lepton_kit.reports.page import categories, make_page, summary
 from lepton_kit.reports.pdf import PDF, pdf_of
 from lepton_kit.runs.ids import the_one
-from lepton_kit.runs.manifest import FILE, Manifest
+from lepton_kit.runs.manifest import FILE, Manifest, is_table
 from lepton_kit.runs.shipped import shipped
 
 LARGEST_RECORDING = 50 * 1024 * 1024
 """Bytes of a recording that a page offers for download."""
 
 SLI = ("sli", "unit", "before", "now", "verdict")
-OLD_NAME = "yardstick"  # of an SLI, in runs before 2026-12
 
 RUN_REFERENCE = re.compile(r"run:\d{8}T\d{6}Z-(?P<notebook>.+)-[0-9a-f]{6}/")
 
@@ -150,12 +149,9 @@ def _card_facts(run: Manifest) -> dict[str, str]:
 
 def measured(run: Manifest) -> list[dict[str, Any]]:
     """Return the SLIs that a run measured a service by: each with its unit, both periods and its verdict."""
-    result = run.results.get("slis") or run.results.get(OLD_NAME + "s")
+    result = run.results.get("slis")
     held = result.value if result else None
-    if not (isinstance(held, dict) and isinstance(held.get("columns"), list)):
-        return []
-    columns = ["sli" if name == OLD_NAME else name for name in held["columns"]]
-    if not {*SLI} <= {*columns}:
+    if not is_table(held) or not {*SLI} <= {*(columns := held["columns"])}:
         return []
     rows = [dict(zip(columns, row, strict=True)) for row in held["rows"]]
     return [{name: row[name] for name in SLI} for row in rows]

@@ -1,11 +1,10 @@
-"""Finds Quarto, renders with it, and brings it where it is missing: `python -m lepton_kit.reports.quarto [SECONDS]`."""
+"""Finds Quarto, and renders with it."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -17,8 +16,7 @@ from lepton_kit.errors import InputError, LeptonError
 
 OLDEST = (1, 7)
 VARIABLE = "LEPTON_QUARTO"
-BY_HAND = "install it from https://quarto.org (1.7 or newer)"
-ADVICE = f"{BY_HAND}, or run `pip install quarto-cli`"
+ADVICE = "install it from https://quarto.org (1.7 or newer), or run `pip install quarto-cli`"
 
 
 @dataclass(frozen=True)
@@ -106,27 +104,6 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def install(seconds: float = 180) -> str:
-    """Try to install Quarto beside the running Python, and return one line about the result.
-
-    Nothing depends on its success: without Quarto, pages are plain.
-    """
-    try:
-        if quarto := find_quarto():
-            return f"Quarto {quarto.version} is there: {quarto.program}"
-    except InputError as error:
-        if os.environ.get(VARIABLE):
-            return str(error)
-    outcome = _pip_install(seconds)
-    try:
-        quarto = find_quarto()
-    except InputError as error:
-        return str(error)
-    if quarto is not None:
-        return f"Quarto {quarto.version} was installed: {quarto.program}"
-    return f"Quarto was not installed ({outcome}); reports will be plain pages. To have Quarto's, {BY_HAND}"
-
-
 def _programs() -> Iterator[Path]:
     given = os.environ.get(VARIABLE)
     if given == "none":
@@ -155,34 +132,3 @@ def _version(program: Path) -> str:
 def without_colours(line: str) -> str:
     """Return what a program wrote to a terminal as plain text."""
     return re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()
-
-
-def _pip_install(seconds: float) -> str:
-    """Run pip for a bounded time, with all it starts, and return the outcome."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "quarto-cli>=1.7"]
-    try:
-        pip = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-    except OSError as error:
-        return str(error)
-    try:
-        told, _ = pip.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(pip.pid, signal.SIGKILL)
-        pip.communicate()
-        return f"pip took longer than {seconds:g} s"
-    lines = [line for line in told.splitlines() if line.strip().startswith("ERROR")] or told.splitlines()
-    return "pip: " + (lines[-1].strip() if lines else "done") if pip.returncode else "pip has installed it elsewhere"
-
-
-def _main() -> None:
-    try:
-        seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 180.0
-    except ValueError:
-        sys.exit(f"time {sys.argv[1]!r}: must be a number of seconds")
-    print(install(seconds))
-
-
-if __name__ == "__main__":
-    _main()

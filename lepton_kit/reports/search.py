@@ -21,7 +21,7 @@ LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›"})
 LONGEST = 1200
 """Characters of a section that can be found."""
 
-NOT_SEARCHED = "script, style, nav, header, .sourceCode, details.code, details.code-fold, .downloads"
+NOT_SEARCHED = "script, style, nav, header, .sourceCode, details.code, details.code-fold, .downloads, button.closer"
 
 
 def write_entries(page: Path, href: str, markup: str) -> None:

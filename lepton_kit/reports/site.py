@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_kit.files import sha256_of, write_atomically
+from lepton_kit.files import locked, sha256_of, write_atomically
 from lepton_kit.reports import quarto
-from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, LeftOut, alone, published, unreadable
+from lepton_kit.reports.cards import CARD, KINDS, PAGE, Card, LeftOut, published, unreadable
+from lepton_kit.reports.charts import SCRIPT, SCRIPT_HTML, add_scripts
 from lepton_kit.reports.frame import NOTE, fill, frame_of, make_frame, page_html
 from lepton_kit.reports.listings import FEED, contents_of, write_feed
 from lepton_kit.reports.publish import reports_folder
@@ -56,10 +57,10 @@ def build_site(project: Path, on_line: Callable[[str], None] | None = None, *, i
     reports, tell = reports_folder(project), on_line or (lambda line: None)
     site, found = reports / "_site", quarto.find_quarto()
     tool = f"quarto {found.version}" if found else "nbconvert"
-    with alone(reports / ".rendering"), tempfile.TemporaryDirectory(prefix=".building-", dir=reports) as name:
+    with locked(reports / ".rendering"), tempfile.TemporaryDirectory(prefix=".building-", dir=reports) as name:
         new = Path(name) / "new"
         new.mkdir()
-        with alone(reports / ".publishing"):
+        with locked(reports / ".publishing"):
             cards, left_out = published(reports), unreadable(reports)
             made_with = {"tool": tool, "frame": _frame_sha256(reports)}
             before = {} if is_full else _state_of(site)
@@ -91,6 +92,8 @@ def _make_pages(new: Path, cards: Iterable[Card], tell: Callable[[str], None]) -
         tell(f"{card.folder}/index.html")
         try:
             page = page_html(new, card, (folder / PAGE).read_text(encoding="utf-8"))
+            if SCRIPT_HTML in page and not (new / SCRIPT).exists():
+                add_scripts(new)
             write_entries(folder / "index.html", card.address, page)
             (folder / "index.html").write_text(page, encoding="utf-8")
             for name in (PAGE, CARD):

@@ -10,6 +10,7 @@ import yaml
 
 from lepton_kit.errors import InputError
 from lepton_kit.notebook import was_not_run
+from lepton_kit.reports.charts import CLOSER, SCRIPT_HTML, chart_html
 from lepton_kit.reports.clean import Draft, Links
 from lepton_kit.reports.markup import as_text
 from lepton_kit.reports.maths import highlighted
@@ -48,14 +49,18 @@ def story_html(
         elif index in words:
             parts += [_fold(codes, language), _words_html(words[index])]
             codes = []
-    return "\n".join(filter(None, [*parts, _fold(codes, language)]))
+    shown = "\n".join(filter(None, [*parts, _fold(codes, language)]))
+    return shown + SCRIPT_HTML * (CLOSER in shown)
 
 
-def figure_html(address: str, caption: str, alt: str, name: str = "") -> str:
-    """Return a figure as HTML, by the address that holds it, its caption (HTML), its words, and its id on the page."""
+def figure_html(address: str, caption: str, alt: str, name: str = "", chart: str = "") -> str:
+    """Return a figure as HTML, by the address that holds it, its caption (HTML), its words, and its id on the page.
+
+    `chart` is the button by which a reader looks closer, as HTML.
+    """
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     named = f' id="{as_text(name)}"' if name else ""
-    return f'<figure{named}><img src="{address}" alt="{as_text(alt)}">{below}</figure>'
+    return f'<figure{named}><img src="{address}" alt="{as_text(alt)}">{chart}{below}</figure>'
 
 
 def first_figure(notebook: Any) -> Picture | None:
@@ -117,7 +122,7 @@ def _shown(cell: Any, options: dict[str, Any], links: Links) -> str:
             label = str(options.get("label", "")) if figures == 0 else ""
             label = label if LABEL.fullmatch(label) else ""
             below = words_html(caption, links).strip().removeprefix("<p>").removesuffix("</p>")
-            shown += figure_html(address, below, alt or caption, label)
+            shown += figure_html(address, below, alt or caption, label, chart_html(output.get("data", {})))
             figures += 1
         else:
             shown += output_html(output, links)

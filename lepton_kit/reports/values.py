@@ -61,11 +61,6 @@ def sure(probability: float) -> str:
     return f"{probability:.0%}" if probability < 0.995 else "over 99%"
 
 
-def is_table(value: Any) -> bool:
-    """Say whether a recorded value is a table."""
-    return isinstance(value, Mapping) and value.keys() == {"columns", "rows"}
-
-
 def cell(value: Any) -> str:
     """Return a cell of a recorded table in words; a dash where there is nothing.
 

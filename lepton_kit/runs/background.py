@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.runs.ending import repair
@@ -22,6 +24,9 @@ from lepton_kit.runs.manifest import Manifest, find_run
 from lepton_kit.runs.progress import print_json
 from lepton_kit.runs.repeat import unfinished
 from lepton_kit.runs.runner import DEFAULTS, Event, Options, Request, execute, prepare
+
+ORDER = TypeAdapter(tuple[Request, Path, Options, bool])
+"""What the process is asked to do, in which project, how, and whether it resumes: a line of JSON."""
 
 
 class BackgroundRun:
@@ -50,15 +55,13 @@ class BackgroundRun:
         self.newest: Event | None = None
         self.run_id: str | None = None
         self.refused: str | None = None
-        about = {**asdict(request), "notebook": str(request.notebook), "beside": request.beside and str(request.beside)}
-        told = {"request": about, "project": str(project), "options": asdict(options), "resumes": resumes}
         command = [sys.executable, "-P", "-m", __name__]  # -P: a module of the project shadows none of the kit's
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # Ctrl-C in the starter's terminal is the starter's to answer
             command, stdin=pipe, stdout=pipe, cwd=project, encoding="utf-8", start_new_session=True
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.write(ORDER.dump_json((request, project, options, resumes)).decode() + "\n")
         self._process.stdin.flush()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -106,19 +109,16 @@ def main() -> int:
     """Run what the first line of the input says, until the input ends."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    told = json.loads(_first_line())
+    request, project, options, resumes = ORDER.validate_json(_first_line())
     threading.Thread(target=_interrupt_at_the_end, daemon=True).start()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what code of the project prints is no event
-    tell, about = partial(print_json, events), told["request"]
-    beside = about["beside"] and Path(about["beside"])
-    request = Request(**{**about, "notebook": Path(about["notebook"]), "beside": beside})
-    project = Path(told["project"])
+    tell = partial(print_json, events)
     try:
         plan = prepare(request, project)
-        if told["resumes"]:
+        if resumes:
             plan = replace(plan, resumed_from=unfinished(plan, project))
-        execute(plan, project, tell, Options(**told["options"]))
+        execute(plan, project, tell, options)
     except LeptonError as error:
         tell(Event("run_refused", "", request.notebook.stem, status="refused", text=str(error)))
         return error.exit_code

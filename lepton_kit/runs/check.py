@@ -16,7 +16,7 @@ from typing import Any
 
 from lepton_kit.errors import InputError, LeptonError
 from lepton_kit.files import sha256_of, write_atomically
-from lepton_kit.notebook import INPUT
+from lepton_kit.notebook import CHART, INPUT
 from lepton_kit.runs.comparison import Difference
 from lepton_kit.runs.ending import recorded_results
 from lepton_kit.runs.manifest import NOTEBOOK, Manifest, Result
@@ -116,7 +116,8 @@ def _forget_this_run(cell: Any) -> None:
     cell.metadata.pop("execution", None)
     for output in cell.get("outputs", []):
         if "image/png" in output.get("data", {}):
-            output["data"].pop("image/svg+xml", None)  # runs keep it for their pages; what is committed stays small
+            for kind in ("image/svg+xml", CHART):  # runs keep them for their pages; what is committed stays small
+                output["data"].pop(kind, None)
         if INPUT in output.get("data", {}):
             output["data"][INPUT] = {}  # the run that it came from; that it is an input still shows
 

@@ -24,8 +24,8 @@ def _lepton_startup():
     if project not in sys.path:
         sys.path.append(project)  # its subjects
     try:
-        from lepton_kit.runs.figures import also_as_svg
-        also_as_svg(get_ipython())
+        from lepton_kit.runs.figures import in_more_forms
+        in_more_forms(get_ipython())
     except ImportError:
         pass
 

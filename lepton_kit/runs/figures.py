@@ -1,20 +1,41 @@
-"""Figures of a run as SVG beside the PNG, where that is small: sharp at any size on a page of the report site."""
+"""Figures of a run in two more forms beside the PNG: as SVG where that is small, and as a chart to look closer at."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-from IPython.core.formatters import SVGFormatter, catch_format_error
+from IPython.core.formatters import JSONFormatter, SVGFormatter, catch_format_error
+from traitlets import Unicode
+
+from lepton_kit.notebook import CHART
 
 LARGEST_SVG = 100_000
 """Characters of the largest SVG that is kept; a figure of many points has its PNG alone."""
 
 
-def also_as_svg(shell: Any) -> None:
-    """Let an IPython shell show each matplotlib figure as SVG too, where that is small."""
+def in_more_forms(shell: Any) -> None:
+    """Let an IPython shell show each matplotlib figure as SVG and as a chart too, where it can be."""
     display = shell.display_formatter
     display.formatters["image/svg+xml"] = FigureFormatter(parent=display)
+    display.formatters[CHART] = ChartFormatter(parent=display)
+
+
+class ChartFormatter(JSONFormatter):
+    """Shows a figure as a chart."""
+
+    format_type = Unicode(CHART)
+
+    @catch_format_error  # type: ignore[untyped-decorator]
+    def __call__(self, shown: Any) -> dict[str, Any] | None:
+        """Return the chart of what is shown, or None where there is none."""
+        matplotlib = sys.modules.get("matplotlib.figure")
+        if matplotlib is None or not isinstance(shown, matplotlib.Figure):
+            return None
+        from lepton_kit.runs.charts import chart_of  # the import costs what only a figure should pay
+
+        chart = chart_of(shown)
+        return None if chart is None else chart.vega_lite()
 
 
 class FigureFormatter(SVGFormatter):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import tarfile
 import tempfile
 import tomllib
@@ -13,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import sha256_of
+from lepton_kit.files import as_toml, sha256_of
 from lepton_kit.runs.ending import reserves_of
 from lepton_kit.runs.manifest import FILE
 from lepton_kit.runs.notebooks import modules_in
@@ -44,8 +43,7 @@ def pack_plan(plan: Plan, project: Path) -> tuple[Plan, bytes]:
     """Return a plan whose paths are relative to a copy of the project, and that copy: all that the run needs.
 
     These are lepton.toml without its settings `AT_HOME`, the notebook with the modules beside it, the packages of
-    `subjects/`, and the inputs that parameters name. An input by an absolute path does not travel. Raises InputError
-    where these settings cannot be left out.
+    `subjects/`, and the inputs that parameters name. An input by an absolute path does not travel.
     """
     project = project.resolve()
     there = {plan.notebook: _home(plan.notebook, project)}
@@ -66,30 +64,12 @@ def pack_plan(plan: Plan, project: Path) -> tuple[Plan, bytes]:
 
 
 def _travelling(path: Path) -> str:
-    """Return the text of lepton.toml without the settings that stay at home; InputError where they are written oddly.
-
-    That the text means what it should is read from it, as tables may be written in other ways than by lines.
-    """
+    """Return lepton.toml without the settings that stay at home, as TOML of a line each."""
     try:
-        text = path.read_text("utf-8")
-        whole, lines, table = tomllib.loads(text), [], ""
-        for line in text.splitlines(keepends=True):
-            if header := re.match(r"\s*\[+\s*[\"']?([\w-]+)", line):
-                table = header[1]
-            key = re.match(r"\s*([\w-]+)\s*[.=]", line)
-            if table not in AT_HOME and not (not table and key and key[1] in AT_HOME):
-                lines.append(line)
-        left = "".join(lines)
-        if tomllib.loads(left) == {name: value for name, value in whole.items() if name not in AT_HOME}:
-            return left
-    except ValueError as error:  # not TOML, or not without these lines
-        why = str(error)
-    else:
-        why = "a line holds more than one of them"
-    raise InputError(
-        f"{path}: {', '.join(AT_HOME)}: do not travel to a cluster, and cannot be left out ({why}): write each in "
-        "lines of its own"
-    )
+        settings = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not TOML: {error}") from error
+    return "".join(f"{as_toml(name)} = {as_toml(held)}\n" for name, held in settings.items() if name not in AT_HOME)
 
 
 def unpack_plan(plan: Plan, packed: bytes, root: Path) -> Plan:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -100,10 +100,15 @@ class Result(Part):
     @property
     def line(self) -> str:
         """The value in a line, with its unit."""
-        if isinstance(self.value, dict) and self.value.keys() == {"columns", "rows"}:
+        if is_table(self.value):
             return f"table of {len(self.value['rows'])} rows: {', '.join(self.value['columns'])}"
         text = f"{self.value:.6g}" if isinstance(self.value, float) else str(self.value)
         return f"{text} {self.unit}" if self.unit not in ("", "1") else text
+
+
+def is_table(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Say whether a recorded value is a table."""
+    return isinstance(value, Mapping) and value.keys() == {"columns", "rows"}
 
 
 def title_of(name: str, result: Result) -> str:

@@ -14,11 +14,11 @@ import pytest
 from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from lepton_kit.notebook import EXPECTATION, INPUT, RESULT, payloads
+from lepton_kit.notebook import CHART, EXPECTATION, INPUT, RESULT, payloads
 from lepton_kit.runs.client import STARTUP
 from lepton_kit.runs.comparison import Difference, compare_results
 
-PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf")
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml", "application/pdf", CHART)
 SECONDS_FOR_OUTPUT = 60  # nbval gives a cell's output 5 s, too short for a machine that runs other tests too
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -245,17 +246,12 @@ def _add_admin(app: FastAPI, worker: Worker) -> None:
     @app.post("/admin/reload", dependencies=[Depends(_administrator)])
     async def reload(request: Request) -> Response:
         asked = await _parsed(request, Reload, worker)
-        return await _reload(asked, worker.config)
+        return await asyncio.to_thread(_reload, asked, worker.config)
 
     @app.post("/admin/workers", dependencies=[Depends(_administrator)])
     async def workers(request: Request) -> Response:
         asked = await _parsed(request, Workers, worker)
-        desired = await asyncio.to_thread(change_desired_state, worker.config.folder, workers=asked.workers)
-        try:
-            followed = (await asyncio.to_thread(await_workers, worker.config.folder, desired, FOLLOW_SECONDS)).workers
-        except LeptonError as error:
-            raise Refused(503, f"the service is asked for {asked.workers} workers: {error}") from error
-        return JSONResponse({"workers": asked.workers, "answering": followed})
+        return await asyncio.to_thread(_scale, asked.workers, worker.config.folder)
 
 
 async def _predict(request: Request, worker: Worker) -> Response:
@@ -409,30 +405,36 @@ async def _feedback(request: Request, worker: Worker) -> Response:
     return JSONResponse({"request_id": given.request_id, "row": given.row, "counted": is_new}, 202)
 
 
-async def _reload(asked: Reload, config: ServiceConfig) -> Response:
+def _reload(asked: Reload, config: ServiceConfig) -> Response:
+    """Change the versions that answer, once they are known to load, and wait for the workers (seconds)."""
     try:
-        version = await asyncio.to_thread(_named_version, config, asked.version)
-        candidate = await asyncio.to_thread(_named_version, config, asked.candidate) if asked.candidate else None
-        for wanted in (version, candidate):
-            if wanted is not None:
-                await asyncio.to_thread(load, config, wanted)
-        before = await asyncio.to_thread(read_desired_state, config.folder)
-        desired = await asyncio.to_thread(
-            change_desired_state, config.folder, version=version, candidate=candidate, share=asked.share
-        )
+        version = _named_version(config, asked.version)
+        candidate = _named_version(config, asked.candidate) if asked.candidate else None
+        for wanted in filter(None, (version, candidate)):
+            load(config, wanted)
+        before = read_desired_state(config.folder)
+        desired = change_desired_state(config.folder, version=version, candidate=candidate, share=asked.share)
     except InputError as error:
         raise Refused(409, f"nothing was changed: {error}") from error
     try:
-        followed = await asyncio.to_thread(await_workers, config.folder, desired, FOLLOW_SECONDS)
+        followed = await_workers(config.folder, desired, FOLLOW_SECONDS)
     except LeptonError as error:
-        back = {"version": before.version, "candidate": before.candidate, "share": before.share}
-        await asyncio.to_thread(change_desired_state, config.folder, **back)
+        change_desired_state(config.folder, version=before.version, candidate=before.candidate, share=before.share)
         raise Refused(503, f"the earlier version stays: {error}") from error
     if (version, candidate) != (before.version, before.candidate):
         answering = candidate if candidate and candidate != before.candidate else version
         more = {"record": asked.record} if asked.record is not None else {}
-        await asyncio.to_thread(note_deployment, config.folder, answering, asked.note, **more)
+        note_deployment(config.folder, answering, asked.note, **more)
     return JSONResponse({"version": version, "candidate": candidate, "share": asked.share, "workers": followed.workers})
+
+
+def _scale(workers: int, folder: Path) -> Response:
+    desired = change_desired_state(folder, workers=workers)
+    try:
+        followed = await_workers(folder, desired, FOLLOW_SECONDS).workers
+    except LeptonError as error:
+        raise Refused(503, f"the service is asked for {workers} workers: {error}") from error
+    return JSONResponse({"workers": workers, "answering": followed})
 
 
 def _named_version(config: ServiceConfig, version: str) -> str:

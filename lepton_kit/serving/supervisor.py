@@ -26,7 +26,7 @@ from uvicorn import _subprocess
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import write_atomically
+from lepton_kit.files import locked, write_atomically
 from lepton_kit.models.flavors import LoadedModel, Model
 from lepton_kit.models.registry import Registry
 from lepton_kit.models.tasks import PROBA
@@ -179,7 +179,8 @@ def serve(
     registry = Registry(service.registry)
     model = registry.load(service.model, version)  # errors are reported here, not by each worker
     chosen = registry.folder(service.model, version).name
-    with _alone(service), listening(host, port) as listener:
+    busy = f"service {service.name!r}: runs already{_written_address(service.folder)}; stop it, or give another --name"
+    with locked(service.folder / ".serving", busy), listening(host, port) as listener:
         begin(service.folder, DesiredState(chosen, workers=workers))
         write_atomically(service.folder / "service.json", service.model_dump_json(indent=1) + "\n")
         shutil.rmtree(service.metrics_folder, ignore_errors=True)
@@ -218,24 +219,6 @@ def _note_start(service: ServiceConfig, version: str) -> None:
     with contextlib.suppress(InputError):  # a damaged line is reported where it is needed
         if [one["version"] for one in read_deployments(service.folder)][-1:] != [version]:
             note_deployment(service.folder, version, "the service was started with it")
-
-
-@contextlib.contextmanager
-def _alone(service: ServiceConfig):  # type: ignore[no-untyped-def]
-    """Hold the service's name; another process that serves it is an error."""
-    import fcntl
-
-    service.folder.mkdir(parents=True, exist_ok=True)
-    with (service.folder / ".serving").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            address = _written_address(service.folder)
-            raise InputError(
-                f"service {service.name!r}: runs already{address}; stop it, or give another --name"
-            ) from None
-        os.set_inheritable(lock.fileno(), False)
-        yield
 
 
 def _written_address(folder: Path) -> str:

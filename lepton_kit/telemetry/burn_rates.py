@@ -279,7 +279,7 @@ class Memory:
     def _read(self, selector: str, start: float, end: float) -> dict[Hashable, _Counter]:
         samples = self._source.query(selector, start, end)
         empty = _Counter(np.array([]), np.array([]), np.array([]))
-        times, values = _seconds(samples["time"]), samples["value"].to_numpy(dtype=float)
+        times, values = unix_seconds(samples["time"]), samples["value"].to_numpy(dtype=float)
         codes, labels = pd.factorize(samples["labels"])  # a selector names one metric: its series differ by labels
         return {
             name: empty.followed_by(times[codes == code], values[codes == code]) for code, name in enumerate(labels)
@@ -354,5 +354,6 @@ def _increase_of_all(counters: Sequence[_Counter], start: np.ndarray, end: np.nd
     return np.where(np.isnan(each).all(axis=0), np.nan, np.nansum(each, axis=0))
 
 
-def _seconds(times: Iterable[object]) -> np.ndarray:
+def unix_seconds(times: Iterable[object]) -> np.ndarray:
+    """Return times (n,) as Unix seconds, to the millisecond."""
     return np.asarray(times, dtype="datetime64[ms]").astype("int64") / 1000

@@ -78,6 +78,13 @@ class Kept:
             self.parts, self.step = [self.pick(rows, slice(0, len(rows), 2))], self.step * 2
 
 
+def without_time(what: str, timestamp: str, columns: list[str]) -> Read:
+    """Return that nothing is read of a table without the column of its time."""
+    known = ", ".join(columns[:20])
+    problem = f"{what}: no column {timestamp!r} (columns.timestamp), so that no row is read; there are {known}"
+    return Read(pd.DataFrame(), (problem,))
+
+
 def short(error: Exception) -> str:
     """Return an error's words on one line."""
     return " ".join(str(error).split())[:200]
@@ -116,8 +123,7 @@ def read_query(place: Rows, project: Path, timestamp: str | None, window: Window
             result = connection.execution_options(stream_results=True).execute(query, bounds)
             names = list(result.keys())
             if timestamp is not None and timestamp not in names:
-                problem = f"no column {timestamp!r} (columns.timestamp), so that no row is read; there are {names}"
-                return Read(pd.DataFrame(), (f"{what}: {problem}",))
+                return without_time(what, timestamp, names)
             for rows in result.partitions(CHUNK):
                 chunk = pd.DataFrame.from_records(rows, columns=names)
                 if timestamp is not None:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from lepton_kit.errors import InputError
 from lepton_kit.stats import wilson_interval
-from lepton_kit.telemetry.burn_rates import increase
+from lepton_kit.telemetry.burn_rates import increase, unix_seconds
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.selectors import SAMPLE_COLUMNS, Selector, parse_selector
 from lepton_kit.telemetry.slo import Objective
@@ -53,23 +53,21 @@ class RecordedMetrics:
         None where it is older, or its target was not scraped before: that it was 0 then is not known.
         """
         own = (self._metrics["metric"] == metric) & (self._metrics["labels"] == labels)
-        first = _seconds(self._metrics["time"][own]).min()
+        first = unix_seconds(self._metrics["time"][own]).min()
         if first <= start:
             return None
         target = _target(labels)
         same = [text for text in self._metrics["labels"].unique() if _target(text) == target]
-        scrapes = _seconds(self._metrics["time"][self._metrics["labels"].isin(same)])
+        scrapes = unix_seconds(self._metrics["time"][self._metrics["labels"].isin(same)])
         earlier = scrapes[(scrapes >= start) & (scrapes < first)]
         return float(earlier.max()) if len(earlier) else None
 
     def query(self, selector: str, start: float, end: float) -> pd.DataFrame:
         """Return the samples of the selected series from `start` to `end` (Unix seconds, both included)."""
-        wanted = parse_selector(selector)
-        held = self._metrics[self._metrics["metric"] == wanted.metric]
-        labels = [text for text in held["labels"].unique() if wanted.matches(wanted.metric, json.loads(text))]
+        held = parse_selector(selector).of(self._metrics)
         # To the millisecond, as all times are: seconds as a float are not exact beyond.
         first, last = (pd.Timestamp(round(1000 * at), unit="ms", tz="UTC") for at in (start, end))
-        kept = held[held["labels"].isin(labels) & held["time"].between(first, last)]
+        kept = held[held["time"].between(first, last)]
         return kept.sort_values(["metric", "labels", "time"], ignore_index=True)[list(SAMPLE_COLUMNS)]
 
 
@@ -116,17 +114,12 @@ def quantile_interval(values: ArrayLike, quantile: float, level: float = LEVEL) 
     >>> quantile_interval(np.arange(1, 101), 0.5), quantile_interval(np.arange(1, 101), 0.99)
     ((40.0, 61.0), (97.0, inf))
     """
-    kept = np.sort(np.asarray(values, dtype=float))
+    kept = np.asarray(values, dtype=float)
     kept = kept[np.isfinite(kept)]
-    n, tail = len(kept), (1 - level) / 2
-    if n == 0:
+    if not len(kept):
         return float("nan"), float("nan")
-    lower = int(scipy.stats.binom.ppf(tail, n, quantile))  # ranks count from 1
-    upper = int(scipy.stats.binom.ppf(1 - tail, n, quantile)) + 1
-    return (
-        float(kept[lower - 1]) if lower >= 1 else -float("inf"),
-        float(kept[upper - 1]) if upper <= n else float("inf"),
-    )
+    low, high = scipy.stats.quantile_test(kept, p=quantile).confidence_interval(level)
+    return float(np.nan_to_num(low, nan=-np.inf)), float(np.nan_to_num(high, nan=np.inf))
 
 
 def sli_table(recording: Recording, periods: Periods) -> pd.DataFrame:
@@ -264,7 +257,7 @@ def grown(source: RecordedMetrics, selector: Selector, start: float, end: float)
     """
     total = 0.0
     for (metric, labels), series in source.query(str(selector), start, end).groupby(["metric", "labels"], sort=False):
-        times, values = _seconds(series["time"]), series["value"].to_numpy(dtype=float)
+        times, values = unix_seconds(series["time"]), series["value"].to_numpy(dtype=float)
         born = source.born(str(metric), str(labels), start)
         if born is not None:
             times, values = np.r_[born, times], np.r_[0.0, values]
@@ -294,10 +287,6 @@ def _target(labels: str) -> tuple[str | None, ...]:
     return known.get("job"), known.get("instance")
 
 
-def _seconds(times: pd.Series) -> np.ndarray:
-    return times.to_numpy(dtype="datetime64[ms]").astype("int64") / 1000
-
-
 def by_time(requests: pd.DataFrame, periods: Periods, bins: int = 32) -> pd.DataFrame:
     """Cut both periods into equal parts, and count and measure the requests of each.
 
@@ -321,11 +310,8 @@ def by_time(requests: pd.DataFrame, periods: Periods, bins: int = 32) -> pd.Data
     }
     counts = {name: np.bincount(part[is_kind.to_numpy()], minlength=bins) / seconds for name, is_kind in kinds.items()}
     times = inside["latency_ms"].where(status < 400).groupby(part)
-    quantiles = {name: times.quantile(share).reindex(range(bins)).to_numpy() for name, share in _SHOWN.items()}
+    quantiles = {name: times.quantile(QUANTILES[name]).reindex(range(bins)).to_numpy() for name in ("p50", "p95")}
     return pd.DataFrame({**counts, **quantiles}, index=middles.rename("time"))
-
-
-_SHOWN = {"p50": 0.5, "p95": 0.95}
 
 
 def metered_requests(recording: Recording, periods: Periods) -> float:

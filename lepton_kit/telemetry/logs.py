@@ -19,8 +19,8 @@ import scipy
 from lepton_kit.telemetry.databases import TIME, Read, Window
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.health import Periods
-from lepton_kit.telemetry.readers import TIMES, object_of
-from lepton_kit.telemetry.recordings import LOG_COLUMNS, flat_fields, printable
+from lepton_kit.telemetry.readers import TIMES
+from lepton_kit.telemetry.recordings import LOG_COLUMNS, flat_fields, object_of, printable
 from lepton_kit.telemetry.rows import LINE, read_lines
 
 LONGEST, MOST_TOKENS, MOST_TEMPLATES = 300, 40, 200
@@ -151,7 +151,7 @@ def _log_entry(time: pd.Timestamp, line: str, clean: Callable[[Any], Any]) -> di
     entry = clean(object_of(line))
     if entry:
         rest = {name: value for name, value in entry.items() if name not in (*TIMES, *LEVELS, *MESSAGES, "fields")}
-        fields = {**object_of(entry.get("fields")), **rest}
+        fields = {**(object_of(entry.get("fields")) or {}), **rest}
         level, message = (next((entry[name] for name in names if name in entry), "") for names in (LEVELS, MESSAGES))
     else:
         found = PLAIN.match(line)

@@ -20,7 +20,7 @@ from lepton_kit.models.tasks import PROBA
 from lepton_kit.telemetry.columns import is_category
 from lepton_kit.telemetry.databases import TIME, Read, Window, flat, utc
 from lepton_kit.telemetry.declaration import Columns, Declaration, Metric, Rows, short_name
-from lepton_kit.telemetry.recordings import FEATURE, TOPOLOGY_COLUMNS, printable
+from lepton_kit.telemetry.recordings import FEATURE, TOPOLOGY_COLUMNS, object_of, printable
 from lepton_kit.telemetry.rows import read_rows
 from lepton_kit.telemetry.selectors import Source, parse_selector
 from lepton_kit.telemetry.texts import DESCRIPTORS, described
@@ -77,23 +77,13 @@ class _Table:
         return pd.Series(np.nan, index=self.raw.index)
 
 
-def read_requests(
-    declaration: Declaration,
-    project: Path,
-    start: float,
-    end: float,
-    most: int = MOST_REQUESTS,
-    known: Mapping[str, pd.Series] | None = None,
-) -> Read:
+def read_requests(declaration: Declaration, project: Path, start: float, end: float) -> Read:
     """Read the requests of a window (Unix seconds) with the columns of a recording, and what came true of them.
 
-    Of more than `most` rows every n-th is kept. Words that are none of the `known` texts of a feature are out of its
-    vocabulary. Empty where no requests are declared, or none can be read.
+    Of more than `MOST_REQUESTS` rows every n-th is kept. Empty where no requests are declared, or none can be read.
     """
-    if not declaration.requests:
-        return Read(pd.DataFrame())
-    read = raw_requests(declaration, project, start, end, most)
-    made = canonical(read.table, declaration, known)
+    read = raw_requests(declaration, project, start, end)
+    made = canonical(read.table, declaration)
     return Read(made.table, (*read.problems, *made.problems), read.total, read.step)
 
 
@@ -122,19 +112,10 @@ def _named(columns: Columns) -> list[str]:
 def _with_objects(raw: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
     """Return a table in which the JSON text of an object became columns, where a role names fields of it."""
     for name in {one.partition(".")[0] for one in wanted if "." in one} & set(map(str, raw)):
-        objects = [object_of(value) for value in raw[name]]
+        objects = [object_of(value) or {} for value in raw[name]]
         fields = pd.DataFrame([flat(one, f"{name}.") for one in objects], index=raw.index)
         raw = pd.concat([raw.drop(columns=name), fields], axis=1)
     return raw
-
-
-def object_of(value: Any) -> dict[str, Any]:
-    """Return an object, or the one that a text holds; an empty one of anything else."""
-    try:
-        entry = json.loads(value) if isinstance(value, str | bytes) else value
-    except (ValueError, RecursionError):
-        return {}
-    return entry if isinstance(entry, dict) else {}
 
 
 def _drop_repeated(table: _Table, columns: Columns) -> None:

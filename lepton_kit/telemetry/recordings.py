@@ -1,40 +1,8 @@
 """Recordings: the evidence of one incident, frozen in a folder, so that its diagnosis can be replayed for ever.
 
-A recording is a folder of open formats. Only `incident.json` must be there; whatever else is absent is named in
-`Recording.absent`, and a diagnosis says what it could not check. What is there must be readable.
-
-```
-incident.json      {"format": "lepton-recording/2", "id", "service",
-                    "window": {"start", "end"},
-                    "versions": {"current", "last_good"},          last_good may be null
-                    "alerts": [{"name", "starts_at", "labels", "annotations"}],
-                    "deployments": [{"time", "version", "note"}],  those known, also from before the window
-                    "promises": [{"name", "title", "service", "target", "window_s", "events", "selector", "total"}],
-                                                                   the service's objectives, as they were then
-                    "declaration": {…},                            what the service says of itself, without secrets
-                    "checksums": {version: true},                  whether the files are those that were registered
-                    "problems": [],                                what could not be read, or looked wrong
-                    "provenance": {"measured", "derived", "constructed"}}   lists: how each part came to be
-metrics.parquet    time, metric (Prometheus names, base units), labels (JSON text), value
-signals.json       role -> {"selector", "count", "scale"}, as captured; else those of the declaration
-requests.parquet   one row per request, of
-                     time, request_id, version, status (HTTP), latency_ms
-                     feature_<name>                 what the service was given: numbers, or text (a category)
-                     the columns of its task        what it answered (`Task.columns`); empty where it failed
-                     actual                         what came true, empty where not yet known; actual_time: since when
-                     rating, feedback               optional: what a user thought of the answer (1 to 5), and said
-reference.parquet  a sample of the training rows of the current version: <feature names> and actual
-logs.jsonl         one object per line: time, level, message, fields (an object)
-topology.csv       optional, where the service has several parts: caller, callee
-models/<version>/  model.safetensors, architecture.json, scaler.json: versions to replay requests through
-truth.json         drills and benchmarks only: what was really done. `read_recording` does not read it
-```
-
-With a key, each file but those of the models is encrypted (`lepton_kit.telemetry.sealed`); reading asks for the key.
-
-Times are UTC, ISO 8601 in text and `timestamp[us, UTC]` in Parquet. Predictions and actuals are in the unit of the
-service's answer; those of one recording agree. All text of a recording is untrusted: it comes from the
-service's log. Control characters are made visible on reading; code that displays text still escapes it.
+The section "What a recording holds" of docs/incidents.md is its format. Only `incident.json` must be there; whatever
+else is absent is named in `Recording.absent`, and a diagnosis says what it could not check. What is there must be
+readable. All text of it is untrusted: control characters are made visible on reading; what shows it still escapes it.
 """
 
 from __future__ import annotations
@@ -148,10 +116,7 @@ class Recording:
         text = signal.parts(ROLES[role].kind).get(part) if signal else None
         if signal is None or text is None:
             return self.metrics.head(0)
-        wanted = parse_selector(text)
-        named = self.metrics[self.metrics["metric"] == wanted.metric]
-        labels = [one for one in named["labels"].unique() if wanted.matches(wanted.metric, json.loads(one))]
-        held = named[named["labels"].isin(labels)]
+        held = parse_selector(text).of(self.metrics)
         return held if part in ("count", "bucket") else held.assign(value=held["value"] * signal.scale)
 
     def lacking(self, *roles: str) -> str:
@@ -340,7 +305,7 @@ class _Reader:
         table = _parquet(path)
         _check_columns(table, METRIC_COLUMNS, path)
         table = columns.with_numbers(self._in_order_of_time(table, path), ["value"], path.name, self.problems)
-        named = table["labels"].isin([text for text in table["labels"].unique() if _is_object(text)])
+        named = table["labels"].isin([text for text in table["labels"].unique() if object_of(text) is not None])
         if lost := int((~named).sum()):
             self.problems.append(f"{path.name}: {lost} of {len(table)} rows have labels that are no JSON object")
         return table[named].reset_index(drop=True).astype({"metric": "str"})
@@ -407,11 +372,13 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not readable as Parquet ({printable(str(error), 200)})") from error
 
 
-def _is_object(text: Any) -> bool:
+def object_of(value: Any) -> dict[str, Any] | None:
+    """Return an object, or the one that a text holds; None of anything else."""
     try:
-        return isinstance(json.loads(text), dict)
-    except (TypeError, ValueError, RecursionError):
-        return False
+        entry = json.loads(value) if isinstance(value, str | bytes) else value
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def _check_columns(table: pd.DataFrame, names: tuple[str, ...], path: Path) -> None:

@@ -21,7 +21,18 @@ import pandas as pd
 import pyarrow as pa
 
 from lepton_kit.errors import InputError
-from lepton_kit.telemetry.databases import CHUNK, TIME, Kept, Read, Window, flat, part_of, read_query, short
+from lepton_kit.telemetry.databases import (
+    CHUNK,
+    TIME,
+    Kept,
+    Read,
+    Window,
+    flat,
+    part_of,
+    read_query,
+    short,
+    without_time,
+)
 from lepton_kit.telemetry.declaration import Rows
 
 MEMORY = "400MB"
@@ -195,7 +206,7 @@ class _Reader:
         try:
             columns = self._columns()
             if not self._is_of_lines and timestamp is not None and timestamp not in columns:
-                return self._without_time(timestamp, list(columns))
+                return without_time(self.what, timestamp, list(columns))
             query = self._query(columns, timestamp, window, wanted)
             kept, undated, future, shown = self._kept(query, window.most)
             problems = self._problems(timestamp, undated, future, shown, kept.total)
@@ -299,11 +310,6 @@ class _Reader:
         if first is not None:
             span = " to ".join(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}" for at in (first, last))
             yield f"{self.what}: no row in the window; the rows are from {span}: is `timezone` right?"
-
-    def _without_time(self, timestamp: str, columns: list[str]) -> Read:
-        known = ", ".join(columns[:20])
-        problem = f"{self.what}: no column {timestamp!r} (columns.timestamp), so that no row is read; there are {known}"
-        return Read(pd.DataFrame(), (problem,))
 
 
 def _join(parts: list[pa.Table]) -> pa.Table:

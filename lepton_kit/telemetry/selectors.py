@@ -87,6 +87,12 @@ class Selector:
         """Say whether a series is selected."""
         return metric == self.metric and all(matcher.matches(labels) for matcher in self.matchers)
 
+    def of(self, samples: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of a table (`metric`, `labels` as JSON text, …) whose series are selected."""
+        named = samples[samples["metric"] == self.metric]
+        labels = [text for text in named["labels"].unique() if self.matches(self.metric, json.loads(text))]
+        return named[named["labels"].isin(labels)]
+
     def within(self, labels: Mapping[str, str]) -> Selector:
         """Return the selector narrowed to series with these labels; a label that it matches already stays as it is.
 

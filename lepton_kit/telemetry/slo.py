@@ -1,24 +1,7 @@
 """Service level objectives, in OpenSLO v1 (https://openslo.com): `kind: SLO` with a ratio of two counters.
 
-apiVersion: openslo/v1
-kind: SLO
-metadata: {name: goog-availability, displayName: Availability}
-spec:
-  service: goog
-  description: Requests for a forecast that the service did not fail.
-  budgetingMethod: Occurrences
-  indicator:
-    metadata: {name: goog-availability}
-    spec:
-      ratioMetric:
-        counter: true
-        bad:   {metricSource: {type: Prometheus, spec: {query: 'http_…_count{http_response_status_code=~"5.."}'}}}
-        total: {metricSource: {type: Prometheus, spec: {query: 'http_…_count'}}}
-  timeWindow: [{duration: 28d, isRolling: true}]
-  objectives: [{target: 0.999}]
-
-A ratio has `total` and either `good` or `bad`; queries are plain selectors of counters, which the embedded evaluator
-and Prometheus understand alike. What OpenSLO allows beyond that is refused, with the place named.
+A ratio has `total` and either `good` or `bad`, as in `slo/goog/`; queries are plain selectors of counters, which the
+embedded evaluator and Prometheus understand alike. What OpenSLO allows beyond that is refused, with the place named.
 """
 
 from __future__ import annotations

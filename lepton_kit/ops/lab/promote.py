@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lepton_kit.errors import InputError
-from lepton_kit.files import write_atomically
+from lepton_kit.files import as_toml, write_atomically
 from lepton_kit.ops.watch.policy import RECORDING
 from lepton_kit.ops.watch.schedules import checked_schedule
 from lepton_kit.project.settings import Schedule, read_settings
@@ -102,21 +101,3 @@ def as_section(name: str, given: Mapping[str, Any]) -> str:
     """
     lines = [f"{key} = {as_toml(value)}" for key, value in given.items()]
     return "\n".join([f"[schedules.{name}]", *lines, ""])
-
-
-def as_toml(value: Any) -> str:
-    r"""Return a JSON value as TOML.
-
-    >>> [as_toml(value) for value in (True, 1.5, 'say "hi"\n', [1], {"a b": "\x7f"})]
-    ['true', '1.5', '"say \\"hi\\"\\n"', '[1]', '{ "a b" = "\\u007f" }']
-    """
-    match value:
-        case None:
-            raise InputError("a value is null, which lepton.toml cannot hold: leave it out, or let it have another")
-        case str():
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case Mapping():
-            return "{ " + ", ".join(f"{as_toml(key)} = {as_toml(item)}" for key, item in value.items()) + " }"
-        case list():
-            return "[" + ", ".join(map(as_toml, value)) + "]"
-    return json.dumps(value)

@@ -340,7 +340,7 @@ def watch(project: Path, host: str, port: int, insecure: bool, announce: Callabl
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # the client is who connects: `proxies` are told by that
+            proxy_headers=False,  # the client is who connects: `proxies` are known by that
             http=PatientProtocol,
             ws="none",
             timeout_graceful_shutdown=5,

@@ -12,14 +12,14 @@ from threading import Thread
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import import_file
-from lepton_kit.runs.manifest import Manifest
+from lepton_kit.runs.manifest import FILE, Manifest
+from lepton_kit.runs.store import STORE, send
 from lepton_kit.runs.targets import Target
 from lepton_kit.runs.trackers import (  # noqa: F401 - they register
     mlflow,
     openlineage,
     opentelemetry,
     ro_crate,
-    store,
     tensorboard,
 )
 from lepton_kit.runs.trackers.base import TRACKERS, Run, tracker
@@ -33,6 +33,12 @@ DEFAULTS = {
     "opentelemetry": "exports/opentelemetry.jsonl", "ro-crate": "exports/ro-crate",
 }  # fmt: skip
 """Where a run goes that no other place is given for: `mlflow server` listens there. A store must be named."""
+
+
+@tracker(STORE)
+def _to_store(run: Run, target: str) -> str:
+    """Copy a run, the whole folder, into a store such as a bucket, from which other machines fetch it."""
+    return send(run.folder, f"runs/{run.manifest.run_id}", FILE, target)
 
 
 def track(run: Manifest, project: Path, name: str, target: Target) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import append_line
-from lepton_kit.runs.manifest import FILE, NOTEBOOK, Manifest
+from lepton_kit.runs.manifest import FILE, NOTEBOOK, Manifest, is_table
 from lepton_kit.secrets import without_password
 from lepton_kit.tls import trusted
 
@@ -54,7 +54,7 @@ class Run:
 
     def _tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
         for name, each in self.manifest.results.items():
-            if isinstance(each.value, dict) and each.value.keys() == {"columns", "rows"}:
+            if is_table(each.value):
                 yield name, pd.DataFrame(each.value["rows"], columns=each.value["columns"])
         for one in self.manifest.artifacts:
             if one.file.endswith(".csv"):

@@ -110,7 +110,7 @@ def _start(run: Callable[[], int], lease: socket.socket) -> int:
 
 def name_process(name: str) -> None:
     """Set the name that the system shows for this process."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+    _prctl(PR_SET_NAME, name.encode())
 
 
 def _become_child(parent: int) -> None:
@@ -213,7 +213,7 @@ def _close_standard_streams() -> None:
     os.close(null)
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int | bytes) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
