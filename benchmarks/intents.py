@@ -1,4 +1,4 @@
-"""Measures the text classifier of `subjects.support` beside what people use: accuracy in scope, and what is out of it.
+"""Measures the text classifier of `subjects` beside what people use: accuracy in scope, and what is out of it.
 
     LEPTON_DATA=... python benchmarks/intents.py
     python benchmarks/intents.py --table requests.parquet --out-of-scope oos --name "Requests"
@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import LinearSVC
 
-from subjects.support.classifier import Recipe, train
+from subjects.classifier import Recipe, train
 
 DATA = Path(os.environ.get("LEPTON_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LEAST_ACCURACY, LEAST_AUROC, RESAMPLES, SEED = 0.93, 0.955, 1000, 0
@@ -146,7 +146,7 @@ def network(parts: Parts) -> Made:
 METHODS = {
     "logistic regression": regression,
     "linear support vector machine": machine,
-    "`subjects.support.classifier`": network,
+    "`subjects.classifier`": network,
 }
 
 
@@ -182,7 +182,7 @@ def section(name: str, parts: Parts, found: dict[str, dict[str, object]]) -> str
         f"{one['asked']:.2f} | {one['memory']:.0f} |"
         for method, one in found.items()
     ]
-    own = found["`subjects.support.classifier`"]
+    own = found["`subjects.classifier`"]
     goals = {"accuracy": LEAST_ACCURACY, "auroc": LEAST_AUROC}
     told = "; ".join(
         f"{what} {own[what]:.4f}, the goal is {least}: {'met' if own[what] >= least else 'missed'}"

@@ -1,4 +1,4 @@
-"""What the owner of the scoring example can do to it, and of the support example with `--folder services/support`.
+"""What the owner of the scoring example can do to it, and of others with `--folder`, such as `services/support`.
 
 python -m subjects.manage deploy v2      # also: roll_back · scale 6 · restart_feed
 """

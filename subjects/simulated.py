@@ -69,7 +69,7 @@ class Simulated:
         self._state: dict[str, Any] = {}
         self._bad = set[str]()
         self._surge: Callable[[float], float] = lambda _: 1.0
-        self._surge_from, self._flood, self._count = 0.0, 0.0, 0
+        self._surge_from, self._flood, self._count, self.crowded = 0.0, 0.0, 0, 0.0
 
     # --- what faults may do (lepton_kit.ops.faults.base.Plant), beside what the machine of a subject offers
 
@@ -91,6 +91,10 @@ class Simulated:
     def surge(self, factor: Callable[[float], float]) -> None:
         """Multiply the usual rate by a function of the time since now."""
         self._surge, self._surge_from = factor, self.now
+
+    def crowd(self, share: float) -> None:
+        """Let rows of one source take the place of this share of those of the others."""
+        self.crowded = share
 
     # --- a subject's own
 
@@ -171,7 +175,7 @@ class Simulated:
     def act_on_feed(self, way: Way, why: str) -> None:
         """Restart the feed, which ends such faults of it as a restart can end."""
         if self._fault is not None and self._fault.is_restartable:
-            self._fault = None
+            self._fault, self.crowded = None, 0.0
 
     def settle(self) -> None:
         """Let the clock run until what was done has its effect, and what waited then is answered."""

@@ -1,4 +1,4 @@
-"""A server of one decision a request, as of scoring and support: slots, versions, metrics, logs and labels.
+"""A server of one decision a request, as scoring, support and opinion are: slots, versions, metrics, logs and labels.
 
 It knows nothing of Lepton Kit. A decision takes a slot for `LOOKUP` seconds, which stand for a question to a database
 of its owner; `scale` changes how many slots there are, `deploy` which version answers (`subjects.manage`).

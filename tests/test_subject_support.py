@@ -30,10 +30,10 @@ from lepton_kit.ops.simulation import EPOCH, TIME_SCALE, find_simulation, inject
 from lepton_kit.project.settings import Settings
 from lepton_kit.telemetry.alerts import AlertEvaluator
 from lepton_kit.telemetry.slo import read_objectives
+from subjects.classifier import load
 from subjects.manage import change
 from subjects.simulated_slots import trained
 from subjects.support import model
-from subjects.support.classifier import load
 from subjects.support.model import asked_about, labelled, logged, train
 from subjects.support.requests import NEW, OTHER, TOPICS, rows
 

@@ -18,6 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.data.input_fixes import LAST, InputFixes, listed
 from lepton_kit.diagnosis.case import Case, build_case, replay
+from lepton_kit.diagnosis.evidence.drift import moved_categories
+from lepton_kit.diagnosis.evidence.mix import lost_kinds
 from lepton_kit.diagnosis.means import Step, Way
 from lepton_kit.diagnosis.plans import Operator, Plan, remedy
 from lepton_kit.diagnosis.rows import RELATED, agreement, asked_anew, contract_breaches, follows, unit_factors, varying
@@ -137,7 +139,7 @@ def plan_data(recording: Recording) -> DataPlan:
     fixes = _fixes(case, sound)
     used = _used(case, fixes, sound)
     breaches = contract_breaches(used).loc[case.during.index]
-    lost = [said for said in (_stopped(case), _repeated(case)) if said]
+    lost = [said for said in (_stopped(case), _repeated(case), _lost(case)) if said]
     behind = [] if lost or fixes else [said for said in (_late(case),) if said]
     if not fixes and (wrong := _wrong_actuals(case)):
         lost.append(wrong)
@@ -353,6 +355,14 @@ def _stopped(case: Case) -> str:
     share = _stale_share(case)
     is_silent = share >= STANDS_STILL and len(case.during) < LEAST_ROWS
     return f"the newest data were stale in {share:.0%} of the time, and hardly a row came" if is_silent else ""
+
+
+def _lost(case: Case) -> str:
+    """Say which kinds of rows the feed no longer delivers, or nothing."""
+    table = moved_categories(case)
+    lost = {str(name): kinds for name in table.index[table["moved"]] if (kinds := lost_kinds(case, str(name)))}
+    told = "; ".join(f"{name} {' and '.join(kinds)}" for name, kinds in lost.items())
+    return f"rows of {told} come at most half as often as before" if told else ""
 
 
 def _late(case: Case) -> str:

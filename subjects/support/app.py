@@ -9,33 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from subjects.slotted import Answer, Slotted, main
-from subjects.support.classifier import load
+import prometheus_client as prom
+
+from subjects.slotted import Answer, main
 from subjects.support.model import train
 from subjects.support.requests import OTHER
+from subjects.texts import Texts
 
-LONGEST = 2000
 
-
-class Support(Slotted):
+class Support(Texts):
     """Tells the topic of a text; `other` where the text is out of scope."""
 
-    name, route, target, columns = "support", "/classify", "topic", ("topic", "score")
+    name, route, target, columns, fields = "support", "/classify", "topic", ("topic", "score"), ("channel",)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.routed = self.counter("routed", "Texts by who answers them.", "to", ("topic", "people"))
-
-    def load(self, folder: Path) -> None:
-        """Take up the version in a folder."""
-        self.classifier = load(folder)
-
-    def refused(self, inputs: Any) -> str:
-        """Refuse what is no text with its channel."""
-        is_text = isinstance(inputs, dict) and all(isinstance(inputs.get(name), str) for name in ("text", "channel"))
-        if is_text and inputs["text"].strip() and len(inputs["text"]) <= LONGEST:
-            return ""
-        return f"inputs: text (1 to {LONGEST} characters) and channel"
+        self.routed = prom.Counter(
+            "routed", "Texts by who answers them.", ["to"], namespace=self.name, registry=self.registry
+        )
+        for to in ("topic", "people"):
+            self.routed.labels(to)
 
     def answers(self, asked: Sequence[dict[str, Any]]) -> list[Answer]:
         """Return the topics, and how far within scope each text is."""
@@ -46,10 +39,6 @@ class Support(Slotted):
         return [
             {"topic": str(topic), "score": float(score)} for topic, score in zip(topics, told["score"], strict=True)
         ]
-
-    def decision(self, answer: Answer) -> str:
-        """Return the topic."""
-        return str(answer["topic"])
 
 
 if __name__ == "__main__":

@@ -15,21 +15,20 @@ import pandas as pd
 
 from lepton_kit.data.annotations import read_annotations, settle, write_annotation_table
 from lepton_kit.errors import InputError
-from subjects.support import classifier
+from subjects.classifier import Recipe, train_version
 from subjects.support.requests import NEW, OTHER, TOPICS, rows
 
-RECIPE = classifier.Recipe(units=64, epochs=4, members=1)
+RECIPE = Recipe(units=64, epochs=4, members=1)
 """Its topics are few and its texts short: a small network is enough."""
 
 LEARNT, HELD_OUT = 2000, 600
 
 
 def train(folder: Path, spoilt: bool = False, seed: int = 0, more: pd.DataFrame | None = None) -> Path:
-    """Train a version into a folder, and the rows that it learnt from in `reference.parquet`.
+    """Train a version into a folder, a spoilt one on the topics of other rows.
 
-    A spoilt one learns each row's topic from the row before: the mistake of a join that is off by one. `more` are rows
-    that people labelled (`text`, `channel`, `topic`); those of a new topic are repeated until they are as many as those
-    of another.
+    `more` are rows that people labelled (`text`, `channel`, `topic`); those of a new topic are repeated until they are
+    as many as those of another.
     """
     learnt, held_out = (rows(count, seed + place, chatter=0) for place, count in enumerate((LEARNT, HELD_OUT)))
     if more is not None:
@@ -37,12 +36,7 @@ def train(folder: Path, spoilt: bool = False, seed: int = 0, more: pd.DataFrame 
         new = [part.sample(usual, replace=True, random_state=seed) for name, part in more.groupby("topic")
                if name not in (OTHER, *TOPICS)]  # fmt: skip
         learnt = pd.concat([learnt, more[more["topic"].isin(list(TOPICS))], *new], ignore_index=True)
-    topics = learnt["topic"].shift(1, fill_value=learnt["topic"].iloc[0]) if spoilt else learnt["topic"]
-    made = classifier.train(learnt["text"].tolist(), topics.tolist(), RECIPE, seed)
-    made.set_scope(held_out["text"].tolist())
-    made.save(folder)
-    learnt.to_parquet(folder / "reference.parquet", index=False)
-    return folder
+    return train_version(folder, learnt, held_out, "topic", RECIPE, spoilt, seed)
 
 
 def asked_about(requests: pd.DataFrame, count: int) -> pd.DataFrame:

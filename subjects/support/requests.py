@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from subjects.grammar import written
+
 OPENINGS = ("", "", "", "hi, ", "hello, ", "please help: ", "good morning, ", "sorry to bother you, ", "so ")
 ENDINGS = ("", "", "", " please", " thanks", " as soon as possible", " today", ", can you help", " if possible")
 SLOTS = {
@@ -65,5 +67,4 @@ def rows(count: int, seed: int, new: float = 0.0, chatter: float = 0.04) -> pd.D
 
 
 def _text(patterns: list[str], rng: np.random.Generator) -> str:
-    filled = {name: str(rng.choice(values)) for name, values in SLOTS.items()}
-    return f"{rng.choice(OPENINGS)}{rng.choice(patterns).format(**filled)}{rng.choice(ENDINGS)}"
+    return f"{rng.choice(OPENINGS)}{written(patterns, SLOTS, rng)}{rng.choice(ENDINGS)}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 from lepton_kit.diagnosis.case import Case
-from lepton_kit.diagnosis.evidence import compute, drift, inputs, model, promises, timing
+from lepton_kit.diagnosis.evidence import compute, drift, inputs, mix, model, promises, timing
 from lepton_kit.diagnosis.evidence.base import NOT_CHECKED, REGISTERED, Evidence, Question
 from lepton_kit.telemetry.recordings import printable
 
 logger = logging.getLogger(__name__)
 
-MODULES = [one.__name__ for one in (promises, inputs, drift, model, compute, timing)]
+MODULES = [one.__name__ for one in (promises, inputs, drift, mix, model, compute, timing)]
 QUESTIONS = tuple(sorted(REGISTERED, key=lambda question: MODULES.index(question.__module__)))
 
 

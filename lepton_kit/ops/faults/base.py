@@ -62,6 +62,9 @@ class Plant(Protocol):
     def change_world(self, share: float) -> None:
         """Let this share of the rows be of a changed world from now on: a wild year's days, or a topic that is new."""
 
+    def crowd(self, share: float) -> None:
+        """Let rows of one source take the place of this share of those of the others, until the feed is restarted."""
+
 
 class Fault:
     """The base of all faults: one that does nothing.

@@ -76,7 +76,7 @@ class NewTopic(Fault):
 
 @fault
 class Swing(Fault):
-    """The known classes come in other shares. Severity: how far; 1 leaves hardly any rows of the others.
+    """Known classes come in other shares. Severity: the share of the rows that are of one, whatever they were.
 
     Live, what is asked is given to `lepton replay`; this fault cannot change it.
     """

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lepton_kit.errors import InputError
-from lepton_kit.ops.faults.base import Fault, fault
+from lepton_kit.ops.faults.base import Fault, Plant, fault
 from lepton_kit.serving.replay import Item
 
 
@@ -159,6 +159,24 @@ class Scaled(Fault):
         name = state.setdefault("column", numbers[self.seed % len(numbers)])
         value = item.row.get(name)
         return replace(item, row={**item.row, name: value * 10}) if value is not None else item
+
+
+@fault
+class OneSource(Fault):
+    """Sources fall silent, and rows of another take their place. Severity: the share of their rows that are lost.
+
+    Live, the rows are what is given to `lepton replay`; this fault cannot change them.
+    """
+
+    name = "one-source"
+    cause = "data"
+    description = "the feed loses sources, and fills up with rows of the one that is left"
+    severities = (0.7, 1.0)
+    live = False
+    is_restartable = True
+
+    def inject(self, plant: Plant) -> None:
+        plant.crowd(self.severity)
 
 
 @fault

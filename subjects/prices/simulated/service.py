@@ -175,6 +175,10 @@ class SimulatedService:
         """Let this share of the days that are asked about be days of the real market's wild year from now on."""
         self._wild = share
 
+    def crowd(self, share: float) -> None:
+        """Refuse: prices have one source."""
+        raise InputError("fault 'one-source': a service of prices has no other sources to lose")
+
     def inject(self, fault: Fault) -> None:
         """Let a fault begin."""
         self._fault, self._is_feed_whole = fault, False

@@ -176,6 +176,22 @@ def train(texts: Sequence[str], labels: Sequence[str], recipe: Recipe | None = N
     return TextClassifier(vectorizers, members, list(classes), recipe)
 
 
+def train_version(
+    folder: Path, learnt: pd.DataFrame, held_out: pd.DataFrame, target: str, recipe: Recipe, spoilt: bool, seed: int
+) -> Path:
+    """Train a version into a folder, and the rows that it learnt from in `reference.parquet`.
+
+    The scope is that of the texts that are held out. A spoilt one learns each row's label from the row before: the
+    mistake of a join that is off by one.
+    """
+    labels = learnt[target].shift(1, fill_value=learnt[target].iloc[0]) if spoilt else learnt[target]
+    made = train(learnt["text"].tolist(), labels.tolist(), recipe, seed)
+    made.set_scope(held_out["text"].tolist())
+    made.save(folder)
+    learnt.to_parquet(folder / "reference.parquet", index=False)
+    return folder
+
+
 def _vectorizer(name: str, **given: Any) -> TfidfVectorizer:
     return TfidfVectorizer(**{**PIECES[name], **given}, sublinear_tf=True, dtype=np.float32)
 
