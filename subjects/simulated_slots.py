@@ -147,8 +147,8 @@ class SimulatedSlots(Simulated):
             yield counter(metric, {"right": text}, judged["told_at"][mask].to_numpy())
 
     def models(self) -> Mapping[str, Path]:
-        """Return the versions that were in service."""
-        return self.folders
+        """Return the versions that were in service, where the declaration says that they can be asked again."""
+        return self.folders if self.declaration.model else {}
 
     @property
     def target(self) -> str:

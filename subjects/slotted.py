@@ -59,6 +59,13 @@ class Slotted(ABC):
         for right in ("yes", "no"):
             self.judged.labels(right)
 
+    def counter(self, name: str, what: str, label: str, values: Sequence[str]) -> prom.Counter:
+        """Return a counter of the subject's own, whose values of the label are all shown from the beginning."""
+        made = prom.Counter(name, what, [label], namespace=self.name, registry=self.registry)
+        for value in values:
+            made.labels(value)
+        return made
+
     # --- a subject's own
 
     @abstractmethod
@@ -76,6 +83,10 @@ class Slotted(ABC):
     @abstractmethod
     def decision(self, answer: Answer) -> Any:
         """Return what an answer's label must be for it to be right."""
+
+    def agrees(self, decision: Any, label: Any) -> bool:
+        """Tell whether a label makes a decision right."""
+        return bool(decision == label)
 
     # --- what all do
 
@@ -179,7 +190,7 @@ class Slotted(ABC):
         """Take up what came true of a decision; tell whether that decision is known."""
         decision = self.decided.pop(asked, None)
         if decision is not None:
-            self.judged.labels("yes" if decision == label else "no").inc()
+            self.judged.labels("yes" if self.agrees(decision, label) else "no").inc()
             self.write("labels.jsonl", id=asked, **{self.target: label})
         return decision is not None
 

@@ -144,3 +144,9 @@ def test_each_statistic_of_a_large_table_is_scipys(rng):
         assert table.loc[column, ["ks", "ks_p", "wasserstein"]].tolist() == pytest.approx([*ks, distance])
     levene = stats.levene(before["loud"], during["loud"], center="median").pvalue
     assert table.loc["loud", "spread_p"] == pytest.approx(levene)
+
+
+def test_rare_categories_of_one_distribution_do_not_tell_samples_apart():
+    rng = np.random.default_rng(0)
+    sides = [pd.DataFrame({"user": [f"u{one}" for one in rng.gamma(2, 150, n).astype(int)]}) for n in (800, 2500)]
+    assert drift.two_sample(*sides).auc < 0.55

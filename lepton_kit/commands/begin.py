@@ -22,7 +22,7 @@ def init(
     address: Annotated[str | None, typer.Option(help="Address of the service, such as http://127.0.0.1:8200.")] = None,
     signals: Annotated[list[str] | None, typer.Option(help="Preset for its metrics; may be repeated.")] = None,
     example: Annotated[
-        str | None, typer.Option(help="Start from an example: prices, scoring, chat, support, opinion.")
+        str | None, typer.Option(help="Start from an example: prices, scoring, chat, support, opinion, recommender.")
     ] = None,
 ) -> None:
     """Create a project: a commented lepton.toml, objectives for the service, and a README."""

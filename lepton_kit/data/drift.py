@@ -362,14 +362,22 @@ def two_sample(before: pd.DataFrame, during: pd.DataFrame, seed: int = 0) -> Two
 
 
 def _as_numbers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table in which categories are numbered, the most frequent first, and what is missing lies below all."""
+    """Return a table in which categories are numbered, the most frequent first, and what is missing lies below all.
+
+    Ties go by the value: by the order in which they came, rare ones would tell a sample from the other.
+    """
     coded = {
-        name: column.map({value: place for place, value in enumerate(column.value_counts().index)})
+        name: column.map({value: place for place, value in enumerate(_by_frequency(column))})
         for name, column in table.items()
         if not pd.api.types.is_numeric_dtype(column)
     }
     numbers = table.assign(**{str(name): column for name, column in coded.items()}).astype(float)
     return numbers.fillna(numbers.min() - 1).fillna(0.0)
+
+
+def _by_frequency(column: pd.Series) -> pd.Index:
+    counts = column.value_counts()
+    return counts.iloc[np.lexsort((counts.index.astype(str), -counts.to_numpy()))].index
 
 
 def _alternating(rows: int) -> np.ndarray:

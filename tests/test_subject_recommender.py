@@ -1,0 +1,87 @@
+"""The recommender example: what its versions show, a holiday under a virtual clock, and back to normal."""
+
+from __future__ import annotations
+
+import tomllib
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from lepton_kit.diagnosis.case import build_case
+from lepton_kit.diagnosis.queueing import Demand
+from lepton_kit.diagnosis.repair_capacity import Needs, option_table
+from lepton_kit.diagnosis.workload import measure
+from lepton_kit.ops.simulation import EPOCH, TIME_SCALE, find_simulation
+from lepton_kit.project.settings import Settings
+from lepton_kit.telemetry.alerts import AlertEvaluator
+from subjects.recommender.app import Shelf
+from subjects.recommender.model import TODAY, load, train
+from subjects.recommender.shop import shop
+from subjects.simulated_slots import trained
+
+
+def shown(version, **draw):
+    visits = shop(0).draw(500, np.random.default_rng(1), TODAY, **draw)
+    lists = load(trained(train) / version).recommend(visits)
+    return np.mean([item in items for item, items in zip(visits["item"], lists, strict=True)])
+
+
+def test_the_declaration_is_at_most_twenty_lines():
+    text = (ROOT / "subjects/recommender/declaration.toml").read_text()
+    assert len(text.splitlines()) <= 20
+    assert Settings.model_validate(tomllib.loads(text)).services["recommender"].task == "ranking"
+
+
+def test_a_version_shows_what_is_taken_also_of_new_items_and_of_gifts_and_a_spoilt_one_does_not():
+    assert min(shown("good"), shown("good", season=3.0), shown("good", new=1.0)) > 0.65
+    assert shown("bad") < 0.35
+
+
+def test_a_visitor_who_is_not_known_is_shown_items_and_wrong_inputs_are_refused(tmp_path):
+    shelf = Shelf(tmp_path)
+    shelf.load(trained(train) / "good")
+    asked = {"user": "somebody", "section": "toys", "history": 0}
+    assert not shelf.refused(asked)
+    assert len(shelf.answers([asked])[0]["items"]) == 10
+    for wrong in (None, {}, {**asked, "section": "x"}, {**asked, "history": -1}, {**asked, "user": 3}):
+        assert "history (0 or more)" in shelf.refused(wrong)
+
+
+def needed(demand, factor):
+    wanted = Demand(factor * demand.rate, demand.service, demand.arrival_scv, demand.service_scv)
+    options = option_table(wanted, Needs(wait=0.05, in_time=0.5))
+    return int(options[options["enough"]].iloc[0]["workers"])
+
+
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_a_holiday_needs_more_slots_and_the_usual_load_afterwards_the_earlier_number(tmp_path, is_scaled):
+    simulation = find_simulation(ROOT, "recommender")
+    service = simulation.plant(None, 1, tmp_path)
+    evaluator = AlertEvaluator(simulation.objectives, service, TIME_SCALE, overlap=0.0)
+
+    def fired(steps):
+        found = []
+        for _ in range(steps):
+            service.advance(5)
+            told = evaluator.evaluate(EPOCH.timestamp() + service.now)
+            found += [one["labels"]["slo"] for one in told if one["status"] == "firing"]
+        return found
+
+    service.advance(360)
+    usual = measure(build_case(service.record(120, 360))).demand
+    if is_scaled:
+        service.size(needed(usual, 10))
+        service.advance(10)
+    service.surge(lambda _: 10.0)
+    service.change_world(1.0)
+    alerts = fired(8)
+    assert set(alerts) == (set() if is_scaled else {"recommender-latency"})  # quality is kept in both
+    if is_scaled:
+        service.surge(lambda _: 1.0)
+        service.season = service.new = 0.0
+        service.advance(60)
+        later = measure(build_case(service.record(service.now - 50, service.now))).demand
+        assert needed(later, 1) <= 2
+        service.size(2)
+        assert not fired(12)
