@@ -81,7 +81,7 @@ def standardised(index: pd.DataFrame, usual: Usual) -> pd.Series:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a swing is warned of: the mean index of so many `periods` lies off the usual one by `limit`.
+    """When a swing is warned of: the mean index of `periods` lies off the usual one by `limit`.
 
     The values are those that `benchmarks/opinion.py` chose for periods of an hour.
     """
@@ -91,7 +91,7 @@ class Rule:
 
 
 def warnings(index: pd.DataFrame, usual: Usual, rule: Rule | None = None) -> pd.DataFrame:
-    """Return the warnings: `topic`, `time` (the period that brought it) and `direction` (-1 or 1).
+    """Return the warnings: `topic`, `time` (the period that completed it) and `direction` (-1 or 1).
 
     A mean needs three quarters of its periods. A topic is warned of anew once it was back. A warning says that the
     posts are answered otherwise than usual, not why: where the diagnosis of the service names a fault, it is no swing.

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import prometheus_client as prom
-
 from subjects.slotted import Answer, main
 from subjects.support.model import train
 from subjects.support.requests import OTHER
@@ -24,11 +22,7 @@ class Support(Texts):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.routed = prom.Counter(
-            "routed", "Texts by who answers them.", ["to"], namespace=self.name, registry=self.registry
-        )
-        for to in ("topic", "people"):
-            self.routed.labels(to)
+        self.routed = self.counter("routed", "Texts by who answers them.", "to", ("topic", "people"))
 
     def answers(self, asked: Sequence[dict[str, Any]]) -> list[Answer]:
         """Return the topics, and how far within scope each text is."""
