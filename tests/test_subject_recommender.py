@@ -7,6 +7,7 @@ import tomllib
 import numpy as np
 import pytest
 from helpers import ROOT
+from sklearn.metrics import ndcg_score
 
 from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.queueing import Demand
@@ -16,8 +17,9 @@ from lepton_kit.ops.simulation import EPOCH, TIME_SCALE, find_simulation
 from lepton_kit.project.settings import Settings
 from lepton_kit.telemetry.alerts import AlertEvaluator
 from subjects.recommender.app import Shelf
+from subjects.recommender.evaluation import ndcg, of_cold, popularity, taken_of
 from subjects.recommender.model import TODAY, load, train
-from subjects.recommender.shop import shop
+from subjects.recommender.shop import USERS, shop
 from subjects.simulated_slots import trained
 
 
@@ -85,3 +87,22 @@ def test_a_holiday_needs_more_slots_and_the_usual_load_afterwards_the_earlier_nu
         assert needed(later, 1) <= 2
         service.size(2)
         assert not fired(12)
+
+
+def test_ndcg_is_that_of_scikit_learn_and_what_is_not_shown_gains_nothing():
+    rng = np.random.default_rng(0)
+    scores, taken = rng.normal(size=(50, 30)), rng.random((50, 30)) < 0.2
+    taken[0] = False
+    found = ndcg(scores, taken)
+    assert np.isnan(found[0]) and not np.isnan(found[1:]).any()
+    assert found[1:] == pytest.approx([ndcg_score([t], [s], k=10) for t, s in zip(taken[1:], scores[1:], strict=True)])
+    assert ndcg(np.array([[0.0, -np.inf, -np.inf]]), np.array([[False, True, False]]), 1) == [0]
+
+
+def test_a_version_ranks_better_than_what_is_popular_and_cold_items_by_their_features():
+    made, version = shop(0), load(trained(train) / "good")
+    scores, taken = version.scores(np.arange(USERS)), taken_of(made, TODAY)
+    recent = popularity(made, version, range(TODAY - 1, TODAY))
+    assert np.nanmean(ndcg(scores, taken)) > 2 * np.nanmean(ndcg(recent, taken))
+    by_chance = of_cold(np.random.default_rng(0).normal(size=scores.shape), taken, version)
+    assert np.nanmean(of_cold(scores, taken, version)) > 2 * np.nanmean(by_chance)

@@ -1,6 +1,6 @@
 """The recommender example's server: shows a visitor ten items of a section (`subjects.slotted`).
 
-python -m subjects.recommender.app --port 8500
+python -m subjects.recommender.app --port 8600
 """
 
 from __future__ import annotations
@@ -56,4 +56,4 @@ class Shelf(Slotted):
 
 
 if __name__ == "__main__":
-    main(Shelf, Path("services/recommender"), 8500, train)
+    main(Shelf, Path("services/recommender"), 8600, train)

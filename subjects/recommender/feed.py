@@ -1,7 +1,7 @@
 """Sends the recommender example its visitors, and later what they took.
 
-python -m subjects.recommender.feed http://127.0.0.1:8500 --rate 6
-python -m subjects.recommender.feed http://127.0.0.1:8500 --holiday 60 240     # seconds from its start
+python -m subjects.recommender.feed http://127.0.0.1:8600 --rate 6
+python -m subjects.recommender.feed http://127.0.0.1:8600 --holiday 60 240     # seconds from its start
 """
 
 from __future__ import annotations
