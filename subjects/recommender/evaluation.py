@@ -20,7 +20,8 @@ def ndcg(scores: np.ndarray, taken: np.ndarray, top: int = TOP) -> np.ndarray:
     order = np.argsort(-scores, axis=1, kind="stable")[:, : len(discount)]
     gained = np.take_along_axis(taken, order, axis=1) @ discount
     best = (np.arange(len(discount)) < taken.sum(axis=1)[:, None]) @ discount
-    return np.divide(gained, best, out=np.full(len(scores), np.nan), where=best > 0)
+    found: np.ndarray = np.divide(gained, best, out=np.full(len(scores), np.nan), where=best > 0)
+    return found
 
 
 def taken_of(made: Shop, week: int) -> np.ndarray:
