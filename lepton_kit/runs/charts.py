@@ -66,7 +66,13 @@ class Chart(BaseModel):
         y = {"field": "y", "type": "quantitative", "title": self.y, "scale": y_scale}
         colours = {one.name: one.colour for one in self.marks if one.kind != "event"}
         domain = {"domain": list(colours), "range": list(colours.values())}
-        named = {"field": "name", "type": "nominal", "scale": domain, "title": None, "legend": {"orient": "top"}}
+        named = {
+            "field": "name",
+            "type": "nominal",
+            "scale": domain,
+            "title": None,
+            "legend": {"orient": "top", "symbolOpacity": 1},
+        }
         exact = {"format": "%Y-%m-%d %H:%M:%S UTC", "timeUnit": "utcyearmonthdatehoursminutesseconds"}
         told = [{"field": "name", "title": "what"}, {**x, **(exact if self.is_time else {})}, y]
         layers: dict[str, dict[str, Any]] = {
