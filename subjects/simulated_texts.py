@@ -6,7 +6,7 @@ A recording holds what can be said of the texts, never the texts.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,6 @@ class SimulatedTexts(SimulatedSlots):
     def right(self, held: pd.DataFrame) -> pd.Series:
         """Tell of answered rows whether what came true agrees."""
         return held["label"] == held["actual"]
-
-    def models(self) -> Mapping[str, Path]:
-        """Return none: a version cannot be asked again about texts that no recording holds."""
-        return {}
 
     def reference(self) -> pd.DataFrame:
         """Return what a capture keeps of the rows that the version learnt from."""
