@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 from helpers import ROOT
-from monitors import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from services import wait_for
+from subject_servers import subject_server
 
 from lepton_kit.project.settings import Settings
 from lepton_kit.telemetry.slo import read_objectives
@@ -25,21 +22,8 @@ SECRET = "the model of xylophonist"
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chat")
-    port = free_port()
-    command = [sys.executable, "-m", "subjects.chat.app", "--folder", str(folder), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
-
-        def alive():
-            try:
-                return server.poll() is not None or client.get("/health").is_success
-            except httpx.TransportError:
-                return False
-
-        wait_for(alive)
+    with subject_server("chat", folder, alive="/health") as client:
         yield client, folder
-    server.terminate()
-    server.wait()
 
 
 def samples(client):

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROOT
+from services import wait_for
+from subject_servers import keep_versions, samples, subject_feed, subject_server
 
 from lepton_kit.diagnosis.causes import diagnose
 from lepton_kit.diagnosis.repair_data import plan_data
@@ -150,3 +152,14 @@ def test_a_broken_classifier_is_a_fault_of_the_model_whatever_the_index_does(sim
     assert {alert["labels"]["slo"] for alert in made.alerts} == {"opinion-right"}
     assert found.cause == "model"
     assert {one.name: one.finding for one in found.evidence}["mix"] == "steady"
+
+
+# --- its server and its feed, as processes ---
+
+
+def test_posts_of_the_feed_are_answered_and_judged_by_the_server(tmp_path):
+    folder = keep_versions(trained(train), tmp_path)
+    with subject_server("opinion", folder) as client, subject_feed("opinion", folder, client, "--rate", "20"):
+        right = wait_for(lambda: (told := samples(client)).get(("opinion_decisions_total", "yes"), 0) > 20 and told)
+    assert right["opinion_decisions_total", "yes"] > 4 * right["opinion_decisions_total", "no"]
+    assert right["opinion_requests_total", "200"] > 20

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 
 import numpy as np
 import pytest
 from helpers import ROOT
+from services import wait_for
 from sklearn.metrics import ndcg_score
+from subject_servers import keep_versions, samples, subject_feed, subject_server
 
 from lepton_kit.diagnosis.case import build_case
 from lepton_kit.diagnosis.queueing import Demand
@@ -106,3 +109,16 @@ def test_a_version_ranks_better_than_what_is_popular_and_cold_items_by_their_fea
     assert np.nanmean(ndcg(scores, taken)) > 2 * np.nanmean(ndcg(recent, taken))
     by_chance = of_cold(np.random.default_rng(0).normal(size=scores.shape), taken, version)
     assert np.nanmean(of_cold(scores, taken, version)) > 2 * np.nanmean(by_chance)
+
+
+def test_a_holiday_of_the_feed_is_ten_times_the_rate_and_brings_items_that_nobody_had_taken(tmp_path):
+    folder = keep_versions(trained(train), tmp_path)
+    words = ("--rate", "4", "--labels-after", "0.1", "--holiday", "2", "1000")
+    with subject_server("recommender", folder) as client, subject_feed("recommender", folder, client, *words):
+        began = time.monotonic()
+        told = wait_for(lambda: (now := samples(client)).get(("recommender_decisions_total", "yes"), 0) > 60 and now)
+        took = time.monotonic() - began
+    answered = told["recommender_requests_total", "200"]
+    assert answered > 2 * 4 * took  # at the usual rate there were half as many
+    assert told["recommender_decisions_total", "yes"] > told["recommender_decisions_total", "no"]
+    assert told["recommender_shown_total", "cold"] > 0

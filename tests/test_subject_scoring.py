@@ -9,12 +9,10 @@ import subprocess
 import sys
 import tomllib
 
-import httpx
 import pytest
 from helpers import PATIENCE_S, ROOT
-from monitors import free_port
-from prometheus_client.parser import text_string_to_metric_families
 from services import wait_for
+from subject_servers import samples, subject_server
 
 from lepton_kit.project.settings import Settings
 from lepton_kit.telemetry.slo import read_objectives
@@ -37,26 +35,8 @@ def scoring(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scoring")
     train(folder / "models" / "v1")
     train(folder / "models" / "v2", spoilt=True)
-    port = free_port()
-    command = [sys.executable, "-m", "subjects.scoring.app", "--folder", str(folder), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-
-        def alive():
-            try:
-                return server.poll() is not None or client.get("/alive").is_success
-            except httpx.TransportError:
-                return False
-
-        wait_for(alive)
+    with subject_server("scoring", folder) as client:
         yield client, folder
-    server.terminate()
-    server.wait()
-
-
-def samples(client):
-    families = text_string_to_metric_families(client.get("/metrics").text)
-    return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
 
 
 def test_rows_are_the_same_for_a_seed_and_no_two_are_alike():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROOT, benchmark
-from monitors import free_port
-from prometheus_client.parser import text_string_to_metric_families
 from services import wait_for
+from subject_servers import keep_versions, samples, subject_server
 
 from lepton_kit.data.annotations import write_annotation_table
 from lepton_kit.diagnosis.case import build_case
@@ -42,34 +39,13 @@ FOLDER = ROOT / "subjects" / "support"
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("support")
-    for version, held in (("v1", "good"), ("v2", "bad")):  # those of the simulation: trained once
-        shutil.copytree(trained(train) / held, folder / "models" / version)
-    return folder
+    return keep_versions(trained(train), tmp_path_factory.mktemp("support"))
 
 
 @pytest.fixture(scope="module")
 def support(versions):
-    port = free_port()
-    command = [sys.executable, "-m", "subjects.support.app", "--folder", str(versions), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-
-        def alive():
-            try:
-                return server.poll() is not None or client.get("/alive").is_success
-            except httpx.TransportError:
-                return False
-
-        wait_for(alive)
+    with subject_server("support", versions) as client:
         yield client
-    server.terminate()
-    server.wait()
-
-
-def samples(client):
-    families = text_string_to_metric_families(client.get("/metrics").text)
-    return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
 
 
 def told(version, texts):
