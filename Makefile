@@ -32,7 +32,7 @@ setup: $(READY) ## make a virtual environment from requirements.lock, and bring 
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@$(BIN)/python -c 'import sys; from lepton_kit.reports.quarto import find_quarto; sys.exit(find_quarto() is None)' 2>/dev/null \
-	    || $(if $(shell command -v timeout),timeout 180) $(BIN)/python -m pip install --quiet --disable-pip-version-check 'quarto-cli>=1.7' \
+	    || $(if $(shell command -v timeout),timeout 180) $(BIN)/python -m pip install --quiet --disable-pip-version-check 'quarto-cli>=1.7' >/dev/null 2>&1 \
 	    || echo 'setup: Quarto was not installed; reports will be plain pages. To have it: https://quarto.org (1.7 or newer)'
 	@touch $@
 

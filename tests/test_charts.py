@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lepton_kit import plots
 from lepton_kit.notebook import CHART
-from lepton_kit.reports.charts import VEGA_LITE_VERSION, chart_html
+from lepton_kit.reports.charts import VEGA_LITE_VERSION, add_scripts, chart_html
 from lepton_kit.runs.charts import MOST_MARKS, Chart, chart_of
 from lepton_kit.runs.notebooks import find_notebooks, read_notebook
 
@@ -74,8 +74,25 @@ def test_what_is_read_off_the_picture_has_no_chart():
     few.plot(TIMES[:4], SHARES[:4])
     many.plot(pd.date_range(*TIMES[[0, -1]], periods=MOST_MARKS + 1), np.zeros(MOST_MARKS + 1))
     two[0].plot(TIMES, SHARES)
-    for axes in (rows, lines, few, many, two[0]):
+    dots, bars = of_time().axes[0], of_time().axes[0]  # of which a chart would show the rest alone
+    dots.scatter(TIMES, SHARES)
+    bars.bar(TIMES, SHARES)
+    for axes in (rows, lines, few, many, two[0], dots, bars):
         assert chart_of(axes.figure) is None
+
+
+def test_what_spans_the_axes_is_two_levels():
+    figure = of_time()
+    figure.axes[0].axhspan(0.2, 0.4, color="#56B4E9", label="usual")
+    levels = [(one.name, one.y) for one in marks(chart_of(figure), "level")]
+    assert levels == [("usual", pytest.approx(0.2)), ("usual", pytest.approx(0.4)), ("objective 95 %", 0.95)]
+
+
+def test_a_site_has_what_draws_charts_also_where_nothing_can_be_kept_for_the_next_one(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    add_scripts(tmp_path)
+    assert "vegaEmbed" in (tmp_path / "vega.js").read_text() and (tmp_path / "charts.js").is_file()
 
 
 @pytest.mark.parametrize("width", [560, "container"])

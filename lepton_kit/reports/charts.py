@@ -6,6 +6,7 @@ so nothing else that somebody wrote there reaches the script. The picture stays 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import shutil
@@ -40,11 +41,14 @@ def add_scripts(site: Path) -> None:
     shutil.copyfile(PLAIN / SCRIPT, site / SCRIPT)
     version = importlib.metadata.version("vl-convert-python")
     kept = user_cache_path("lepton-kit") / f"vega-{version}.js"
-    if not kept.is_file():  # it takes seconds to make
-        from vl_convert import javascript_bundle  # 33 MB, which only the first site with a chart needs
+    if kept.is_file():
+        shutil.copyfile(kept, site / VEGA)
+        return
+    from vl_convert import javascript_bundle  # 33 MB, which only the first site with a chart needs
 
+    made = javascript_bundle(None, VEGA_LITE_VERSION)  # type: ignore[arg-type]  # none is all of it
+    # In a function of its own: as a module, a browser would not load it from a folder.
+    (site / VEGA).write_text(f"(() => {{\n{made}\n}})();\n", encoding="utf-8")
+    with contextlib.suppress(OSError):  # it takes seconds to make; who has no such folder waits for it each time
         kept.parent.mkdir(parents=True, exist_ok=True)
-        # In a function of its own: as a module, a browser would not load it from a folder.
-        made = javascript_bundle(None, VEGA_LITE_VERSION)  # type: ignore[arg-type]  # none is all of it
-        write_atomically(kept, f"(() => {{\n{made}\n}})();\n")
-    shutil.copyfile(kept, site / VEGA)
+        write_atomically(kept, (site / VEGA).read_bytes())

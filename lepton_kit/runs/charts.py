@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # matplotlib: pages are made without it
 MOST_MARKS = 4000
 FEWEST_POINTS = 5  # of a line; fewer are read off the picture
 LONGEST = 200  # characters of a name
-VERMILLION = "#d55e00"  # of events, as in the pictures
 
 
 class Mark(BaseModel):
@@ -87,18 +86,22 @@ class Chart(BaseModel):
             "event": {
                 "encoding": {"x": x},
                 "layer": [
-                    {"mark": {"type": "rule", "strokeWidth": 2, "color": VERMILLION}},
+                    {"mark": {"type": "rule", "strokeWidth": 2}},
                     {
-                        "mark": {"type": "text", "angle": 270, "align": "right", "dy": -5, "color": VERMILLION},
+                        "mark": {"type": "text", "angle": 270, "align": "right", "dy": -5},
                         "encoding": {"text": {"field": "name"}, "y": {"value": 4}},
                     },
                 ],
             },
         }
+        event_colour = {"field": "colour", "type": "nominal", "scale": None}
         kinds = [kind for kind in layers if any(one.kind == kind for one in self.marks)]
         for kind in kinds:
             layers[kind]["transform"] = [{"filter": f"datum.kind == '{kind}'"}]
-            layers[kind]["encoding"] |= {"color": named, "tooltip": told} if kind != "event" else {"tooltip": told[:2]}
+            is_event = kind == "event"
+            layers[kind]["encoding"] |= {
+                "color": event_colour if is_event else named, "tooltip": told[:2] if is_event else told,
+            }  # fmt: skip
         layers[kinds[0]]["params"] = [{"name": "zoom", "select": "interval", "bind": "scales"}]
         return {
             "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -113,25 +116,31 @@ class Chart(BaseModel):
 def chart_of(figure: Figure) -> Chart | None:
     """Return a figure of one Axes as a chart; None where there is nothing in it to look closer at, or too much.
 
-    That is a line of at least five points over time, or a histogram (`Axes.stairs`).
+    That is a line of at least five points over time, or a histogram (`Axes.stairs`). A chart that would leave out
+    something of the picture is not made.
     """
+    from matplotlib.collections import PolyCollection
     from matplotlib.dates import AutoDateFormatter, ConciseDateFormatter, DateFormatter
+    from matplotlib.patches import StepPatch
     from matplotlib.ticker import FixedLocator
 
     if len(figure.axes) != 1 or isinstance(figure.axes[0].yaxis.get_major_locator(), FixedLocator):  # rows of names
         return None
     axes = figure.axes[0]
+    shown = [isinstance(one, PolyCollection) for one in axes.collections]
+    shown += [isinstance(one, StepPatch) or _is_span(one, axes) for one in axes.patches]
+    if axes.images or not all(shown):
+        return None
     dates = (AutoDateFormatter, ConciseDateFormatter, DateFormatter)
     is_time = isinstance(axes.xaxis.get_major_formatter(), dates)
-    marks = [*_bands(axes), *_bars(axes), *_lines(axes), *_events(axes)]
+    marks = [*_bands(axes), *_bars(axes), *_spans(axes), *_lines(axes), *_events(axes)]
     points = sum(one.kind in ("line", "point") for one in marks)
     is_closer = any(one.kind == "bar" for one in marks) or (is_time and points >= FEWEST_POINTS)
     if not is_closer or len(marks) > MOST_MARKS:
         return None
     if is_time:
         marks = [one.model_copy(update={end: _moment(getattr(one, end)) for end in ("x", "x2")}) for one in marks]
-    titles = (" ".join(label.split())[:LONGEST] for label in (axes.get_xlabel(), axes.get_ylabel()))
-    x, y = titles
+    x, y = (" ".join(label.split())[:LONGEST] for label in (axes.get_xlabel(), axes.get_ylabel()))
     return Chart(x=x, y=y, is_time=is_time, is_log=axes.get_yscale() == "log", marks=tuple(marks))
 
 
@@ -181,6 +190,24 @@ def _bars(axes: Axes) -> Iterator[Mark]:
             named: dict[str, Any] = {"name": _name(patch.get_label(), axes), "colour": _hex(patch.get_edgecolor())}
             for value, start, end in zip(values, ends, ends[1:], strict=False):
                 yield Mark(kind="bar", x=float(start), x2=float(end), y=float(value), **named)
+
+
+def _spans(axes: Axes) -> Iterator[Mark]:
+    """Yield the two edges of what spans the axes from left to right, as levels."""
+    patches: list[Any] = list(axes.patches)
+    for patch in patches:
+        if _is_span(patch, axes):
+            named: dict[str, Any] = {"name": _name(patch.get_label(), axes), "colour": _hex(patch.get_facecolor())}
+            for y in np.unique(patch.get_path().vertices[:, 1] * patch.get_height() + patch.get_y()):
+                yield Mark(kind="level", y=float(y), **named)
+
+
+def _is_span(patch: Any, axes: Axes) -> bool:
+    """Say whether a patch is one of `Axes.axhspan`: its heights alone are data."""
+    from matplotlib.patches import Rectangle
+
+    is_of: tuple[bool, bool] = patch.get_data_transform().contains_branch_separately(axes.transData)
+    return isinstance(patch, Rectangle) and is_of == (False, True)
 
 
 def _name(label: object, axes: Axes) -> str:

@@ -1,4 +1,4 @@
-"""A recommender of a shop's items, learnt from what was taken: the fifth subject."""
+"""A recommender of a shop's items, learnt from what was taken: the sixth subject."""
 
 from __future__ import annotations
 

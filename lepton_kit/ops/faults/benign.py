@@ -75,21 +75,12 @@ class NewTopic(Fault):
 
 
 @fault
-class Swing(Fault):
-    """Known classes come in other shares. Severity: the share of the rows that are of one, whatever they were.
-
-    Live, what is asked is given to `lepton replay`; this fault cannot change it.
-    """
+class Swing(NewTopic):
+    """Known classes come in other shares. Severity: the share of the rows that are of one, whatever they were."""
 
     name = "swing"
-    cause = "none"
     description = "people think otherwise: more rows than usual are of one class that each version knows"
     severities = (0.3, 0.8)
-    usual = 0.5
-    live = False
-
-    def inject(self, plant: Plant) -> None:
-        plant.change_world(self.severity)
 
 
 @fault
