@@ -115,7 +115,7 @@ def acknowledge(
 def silence(
     service: Annotated[str, typer.Argument(help="A declared service.")],
     lasts: Annotated[str, typer.Option("--for", help="How long, such as 30m, 2h or 1d; at most 7d.")] = "2h",
-    because: Annotated[str, typer.Option(help="Why, for whoever reads of it.")] = "",
+    because: Annotated[str, typer.Option(help="Why: shown with the incidents.")] = "",
     end: Annotated[bool, typer.Option("--end", help="End it now.")] = False,
     by: Annotated[str | None, typer.Option(help="Who silences it; user and host if omitted.")] = None,
 ) -> None:
