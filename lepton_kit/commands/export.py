@@ -31,6 +31,9 @@ def export(
     incident: Annotated[
         str | None, typer.Option(help="Send the recordings of this incident (its id) to the store, in place of runs.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Send a model's promoted version, or MODEL@VERSION, to the store.")
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="WHERE", help="Address or folder, in place of the one in lepton.toml."),
@@ -51,9 +54,9 @@ def export(
         raise InputError(f"nowhere to write to: give {', '.join(f'--{name}' for name in flags)} or --tracker")
     if to is not None and len(wanted) > 1:
         raise InputError(f"--to {to!r}: stands for one tracker; asked for are {', '.join(wanted)}")
-    if bool(runs) + (service is not None) + (incident is not None) != 1:
-        raise InputError("give either runs, or a service by --service, or an incident by --incident")
-    for option, given, only in (("incident", incident, STORE), ("service", service, "mlflow")):
+    if bool(runs) + sum(one is not None for one in (service, incident, model)) != 1:
+        raise InputError("give either runs, or one of --service, --incident and --model")
+    for option, given, only in (("incident", incident, STORE), ("model", model, STORE), ("service", service, "mlflow")):
         if given is not None and wanted != [only]:
             raise InputError(f"--{option}: goes to --{only} alone; asked for are {', '.join(wanted)}")
     found = [find_run(name, project) for name in runs or []]
@@ -68,5 +71,10 @@ def export(
             from lepton_kit.ops.watch.evidence import send_recordings
 
             say("\n".join(send_recordings(incident, project, target.address(project))))
+        if model is not None:
+            from lepton_kit.ops.stored_models import send_version
+
+            named, _, version = model.partition("@")
+            say(send_version(project, named, version or "current", target.address(project)))
         for run in found:
             say(f"{run.run_id}: {track(run, project, name, target)}")
