@@ -401,27 +401,11 @@ def drill_live(
     model: str = "goog",
     service: str | None = None,
 ) -> Iterator[Drilled]:
-    """Go through live drills one after the other.
+    """Go through live drills one after the other; `tell` gets a line for each step.
 
-    Parameters
-    ----------
-    drills
-        What to drill; a severity of None is the fault's usual one.
-    project
-        A project with a promoted version of the model.
-    known
-        The faults that there are.
-    tell
-        Called with a line for each step.
-    model
-        The model that `lepton serve` serves.
-    service
-        A declared service that is drilled in its place: it runs itself, and the faults are those of a proxy before it.
-
-    Raises
-    ------
-    InputError
-        When a fault has no live form, or the project lacks what a drill needs.
+    A severity of None is the fault's usual one. `lepton serve` serves the promoted version of the model; a declared
+    service that is drilled in its place runs itself, and its faults are those of a proxy before it. Raises InputError
+    when a fault has no live form, or the project lacks what a drill needs.
     """
     faults = [find_fault(drill.fault, drill.seed, drill.severity, known) for drill in drills]
     for fault in faults:
