@@ -66,21 +66,9 @@ def demonstrate(
 ) -> dict[str, Path]:
     """Let the feed of a served model stop and an example's feed go wrong, and follow both to their recovery and pages.
 
-    Parameters
-    ----------
-    project
-        The root of a project whose registry has a promoted version of the model, and whose settings declare it.
-    announce
-        Called with a line for each thing that happens.
-    model
-        The model to serve, and the service's name in the settings.
-    example
-        The subject that runs beside it, as its declaration says.
-
-    Returns
-    -------
-    dict
-        The page of each service's incident, by the service's name.
+    The project's registry has a promoted version of the model, and its settings declare a service of that name.
+    `example` is the subject that runs beside it, and `announce` gets a line for each thing that happens. Returns the
+    page of each service's incident, by the service's name.
 
     Raises
     ------

@@ -83,17 +83,8 @@ def hit(causes: Sequence[str], named: str) -> str:
 def scores(rows: pd.DataFrame, method: str = "named") -> dict[str, float]:
     """Return macro-F1 over the causes there were, accuracy, right remedy first, false repairs, and abstentions.
 
-    Parameters
-    ----------
-    rows
-        As `drill_rows` gives them.
-    method
-        The column that holds what was named.
-
-    Returns
-    -------
-    dict
-        Shares from 0 to 1; NaN where there was no drill to take the share of.
+    `method` is the column of the rows that holds what was named. Shares are from 0 to 1; NaN where there was no drill
+    to take the share of.
 
     Examples
     --------

@@ -31,7 +31,7 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.ops.actions import Values, command_environment, run_action
 from lepton_kit.ops.declared import readiness
 from lepton_kit.ops.drill_results import Basis, Drill, Drilled
-from lepton_kit.ops.drills import Tell, verdict_of
+from lepton_kit.ops.drills import verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
 from lepton_kit.ops.following import (
     ALERTED,
@@ -55,6 +55,8 @@ from lepton_kit.reports.cards import KINDS
 from lepton_kit.serving.replay import Plan
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.slo import alert_name, read_objectives
+
+Tell = Callable[[str], object]
 
 HEALTHY_S = 30.0
 """Seconds without any alert before the fault."""
@@ -401,27 +403,11 @@ def drill_live(
     model: str = "goog",
     service: str | None = None,
 ) -> Iterator[Drilled]:
-    """Go through live drills one after the other.
+    """Go through live drills one after the other; `tell` gets a line for each step.
 
-    Parameters
-    ----------
-    drills
-        What to drill; a severity of None is the fault's usual one.
-    project
-        A project with a promoted version of the model.
-    known
-        The faults that there are.
-    tell
-        Called with a line for each step.
-    model
-        The model that `lepton serve` serves.
-    service
-        A declared service that is drilled in its place: it runs itself, and the faults are those of a proxy before it.
-
-    Raises
-    ------
-    InputError
-        When a fault has no live form, or the project lacks what a drill needs.
+    `lepton serve` serves the model, unless a declared service is drilled in its place: that runs itself, and the faults
+    are those of a proxy before it. Raises InputError when a fault has no live form, or the project lacks what a drill
+    needs, such as a promoted version of the model.
     """
     faults = [find_fault(drill.fault, drill.seed, drill.severity, known) for drill in drills]
     for fault in faults:

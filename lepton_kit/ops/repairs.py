@@ -245,16 +245,9 @@ def still_missed(trouble: Trouble, judged: Judged) -> list[str]:
 
 
 def rehearse(plan: Plan, ways: Collection[Way], trouble: Trouble, after: Recording | None) -> Repaired:
-    """Judge what followed on an incident by its recording; nothing is done to any service.
+    """Judge what followed on an incident by a recording of it, None judges nothing; nothing is done to any service.
 
-    Parameters
-    ----------
-    plan, ways
-        What would be done, and what the service can do of it.
-    trouble
-        The incident.
-    after
-        A recording of what followed, such as a drill makes; None judges nothing.
+    `ways` are what the service can do of the plan.
     """
     means = plan.means(ways)
     judged = trouble.followed(after) if after else Judged(trouble.judged(Ratio(0, 0)))
@@ -274,20 +267,8 @@ def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seco
     """Carry out a plan on a service, observe it, judge what became of it, and undo what made it worse.
 
     Where the service can do nothing of the plan, nothing is done, and it says what a person does. What cannot be
-    undone, such as a feed that was restarted, is not blamed for what became of other objectives.
-
-    Parameters
-    ----------
-    plan
-        What to do.
-    operator
-        The service's.
-    trouble
-        The incident.
-    observe_seconds
-        How long the service is observed.
-    folder
-        Where the recording of what followed is written.
+    undone, such as a feed that was restarted, is not blamed for what became of other objectives. The recording of what
+    followed is written into the folder.
 
     Raises
     ------
@@ -445,16 +426,8 @@ def retrained(
 ) -> tuple[Retrained | None, str]:
     """Tune and train a candidate on recent rows and let the gate judge it; return the reason where that is impossible.
 
-    Parameters
-    ----------
-    rows
-        As `lepton_kit.diagnosis.repair_data.rows_to_learn_from` gives them.
-    recording, versions
-        The incident, and those of its versions that the candidate must beat.
-    trials
-        Settings that are tried beside the present ones.
-    seed
-        Fixes every random number.
+    `rows_to_learn_from` gives the rows. The candidate must beat these versions of the recording; `trials` settings are
+    tried beside the present ones.
     """
     try:
         present = {name: load_forecaster(recording.models[name]) for name in versions}

@@ -145,18 +145,8 @@ def inject(
 ) -> Injected:
     """Let a healthy simulated service run, put a fault into it, and wait for an alert of the kit's own evaluator.
 
-    Parameters
-    ----------
-    fault
-        None lets it go on healthy.
-    seed
-        Of the service; the fault has its own.
-    scratch
-        A folder for the files of versions that a fault deploys.
-    objectives
-        What the service promises, as `read_objectives` gives it.
-    plant
-        Makes the service.
+    Without a fault it goes on healthy. `seed` is that of the service, as the fault has its own; `scratch` is a folder
+    for the files of versions that a fault deploys.
     """
     service = plant(fault, seed, scratch)
     evaluator = AlertEvaluator(objectives, service, TIME_SCALE, overlap=0.0)
