@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from lepton_kit.cli import app
 from lepton_kit.commands.drill import drill_stale
 from lepton_kit.errors import InputError
+from lepton_kit.ops import proven
 from lepton_kit.ops.drill_results import Basis, Drill, Drilled, read_results, write_results
 from lepton_kit.ops.proven import basis_of, proof_of, proof_words, proofs
 
@@ -107,9 +108,19 @@ def change_objectives(project):
     path.write_text(path.read_text() + "\n# another target\n")
 
 
+def change_remedy(project):
+    path = project / "lepton.toml"
+    path.write_text(path.read_text().replace('policy = "ask"', 'policy = "ask"\nparameters = { observed = 60 }', 1))
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
-    [(change_runbook, "runbook"), (change_declaration, "declaration"), (change_objectives, "objectives")],
+    [
+        (change_runbook, "runbook"),
+        (change_remedy, "remedy"),
+        (change_declaration, "declaration"),
+        (change_objectives, "objectives"),
+    ],
 )
 def test_a_change_of_what_a_drill_rested_on_makes_its_proof_stale(project, change, why):
     write(project, drilled(project))
@@ -128,11 +139,98 @@ def test_new_outputs_of_a_runbook_are_no_change(project):
     assert proof_of(*KEY, project).stale == ()
 
 
-def test_other_code_of_the_diagnosis_makes_a_proof_stale(project):
-    made = drilled(project)
-    other = dataclasses.replace(made.basis, sha256={**made.basis.sha256, "code": "other"})
-    write(project, dataclasses.replace(made, basis=other))
+def test_a_new_owner_cost_or_policy_of_a_service_is_no_change(project):
+    write(project, drilled(project))
+    path = project / "lepton.toml"
+    text = path.read_text().replace('policy = "ask"', 'policy = "auto"', 1)
+    path.write_text(text.replace("[services.goog]", '[services.goog]\nowner = "prices"\ncost_per_minute = 3.0'))
+    assert proof_of(*KEY, project).stale == ()
+
+
+OF_THE_KIT = (
+    "data/drift.py", "models/tasks.py", "telemetry/readers.py", "telemetry/signals/vllm.toml", "reports/site.py",
+    "diagnosis/likelihoods.toml", "diagnosis/evidence/questions.py", "ops/watch/evidence.py", "ops/repairs.py",
+)  # fmt: skip
+
+
+@pytest.fixture
+def kit(tmp_path, monkeypatch):
+    """Stand a copy of a few modules in for the package, for its fingerprint."""
+    for name in OF_THE_KIT:
+        path = tmp_path / "kit" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "lepton_kit" / name, path)
+    monkeypatch.setattr(proven, "__file__", str(tmp_path / "kit/ops/proven.py"))
+    proven._code_sha256.cache_clear()
+    yield tmp_path / "kit"
+    proven._code_sha256.cache_clear()
+
+
+def changed(file, before, after):
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
+    proven._code_sha256.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("data/drift.py", "return ", "return not "),
+        ("models/tasks.py", "return ", "return not "),
+        ("telemetry/signals/vllm.toml", "vllm:", "vllm_"),
+        ("telemetry/readers.py", " == ", " != "),
+        ("diagnosis/likelihoods.toml", "group = ", "groups = "),
+        ("diagnosis/evidence/questions.py", "(", "(*"),
+        ("ops/watch/evidence.py", "return ", "return not "),
+        ("ops/repairs.py", "return ", "return not "),
+    ],
+)
+def test_a_change_of_the_kits_evidence_diagnosis_or_remedies_makes_a_proof_stale(project, kit, file, before, after):
+    write(project, drilled(project))
+    changed(kit / file, before, after)
     assert proof_of(*KEY, project).stale == ("code",)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("data/drift.py", '"""', '"""Now: '),
+        ("telemetry/readers.py", "from __future__ import annotations", "# why\nfrom __future__ import annotations\n"),
+        ("diagnosis/likelihoods.toml", "[", "# why\n["),
+        ("reports/site.py", " == ", " != "),
+    ],
+)
+def test_comments_docstrings_compiled_files_and_code_of_reports_are_no_change(project, kit, file, before, after):
+    write(project, drilled(project))
+    changed(kit / file, before, after)
+    (kit / "data/__pycache__").mkdir()
+    (kit / "data/__pycache__/drift.pyc").touch()
+    assert proof_of(*KEY, project).stale == ()
+
+
+@pytest.mark.parametrize("stage", ["served", "declared"])
+def test_a_live_proof_is_stale_when_another_version_or_diagnosis_is_in_service_and_a_simulated_one_is_not(
+    project, stage
+):
+    history = project / "models/goog/history.jsonl"
+    history.parent.mkdir(parents=True)
+    entry = {"time": "2026-11-01T00:00:00+00:00", "action": "promote", "version": "v2", "run_id": "", "reason": ""}
+    history.write_text(json.dumps(entry) + "\n")
+    write(project, drilled(project, kind="live", basis=basis_of(project, SERVICE, stage, RUNBOOK, "v2")))
+    assert proof_of(*KEY, project).stale == ()
+    later = [entry, entry | {"version": "v3"}, entry | {"action": "rollback"}]
+    history.write_text("".join(json.dumps(one) + "\n" for one in later[:2]))
+    assert proof_of(*KEY, project).stale == ("model",)
+    history.write_text("".join(json.dumps(one) + "\n" for one in later))  # v2 is back
+    assert proof_of(*KEY, project).stale == ()
+    settings = project / "lepton.toml"
+    rule = '\n[alerts.GoogErrorsBudgetBurn]\nrunbook = "runbooks/repair-data.ipynb"\n'
+    settings.write_text(settings.read_text() + rule)
+    assert proof_of(*KEY, project).stale == ("diagnosis",)
+    write(project, drilled(project), seed=1)
+    history.write_text("".join(json.dumps(one) + "\n" for one in later[:2]))
+    assert proof_of(*KEY, project).stale == ()
 
 
 def test_a_later_drill_that_did_not_recover_makes_a_proof_stale(project):
@@ -208,7 +306,7 @@ def test_lepton_drill_proven_lists_as_json_and_its_exit_status_says_whether_a_pr
     assert fresh.returncode == 0, fresh.stderr
     held = {(one["alert"], one["runbook"], one["service"]): one for one in json.loads(fresh.stdout)}
     assert held[KEY]["drill"] == {"fault": "nulls", "severity": 0.5, "seed": 7}
-    assert held[KEY]["basis"]["sha256"].keys() == {"runbook", "declaration", "objectives", "code"}
+    assert held[KEY]["basis"]["sha256"].keys() == {"runbook", "remedy", "declaration", "objectives", "code"}
     change_objectives(project)
     stale = lepton_here("drill", "--proven", project=project)
     assert stale.returncode == 1

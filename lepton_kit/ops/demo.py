@@ -66,14 +66,9 @@ def demonstrate(
 ) -> dict[str, Path]:
     """Let the feed of a served model stop and an example's feed go wrong, and follow both to their recovery and pages.
 
-    The project's registry has a promoted version of the model, and its settings declare a service of that name.
-    `example` is the subject that runs beside it, and `announce` gets a line for each thing that happens. Returns the
-    page of each service's incident, by the service's name.
-
-    Raises
-    ------
-    LeptonError
-        When a service or the watch does not start, a step does not come in its time, or a page cannot be made.
+    The project's registry has a promoted version of the model, whose service is called so, and `example` is the subject
+    that runs beside it. Returns the page of each service's incident, by the service's name. Raises LeptonError when a
+    service or the watch does not start, a step does not come in its time, or a page cannot be made.
     """
     began = time.monotonic()
 

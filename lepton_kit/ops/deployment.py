@@ -167,25 +167,9 @@ def deploy(
     rule calls it worse; an error on the way, such as a service that ends, leaves the old version too. The registry's
     promoted version follows: a rolled back version that had been promoted is withdrawn there as well.
 
-    Parameters
-    ----------
-    service
-        The running service; the version that answers now is the old one.
-    registry, model, version
-        The new version.
-    traffic
-        Called with the share at each step; returns when the step has had its requests.
-    steps
-        Growing shares of the requests, the last one 1.
-    rule
-        When the new version counts as worse.
-    run_id
-        The run that deploys, for the records.
-
-    Raises
-    ------
-    InputError
-        When the version is missing or damaged, answers already, or the service refuses or does not answer.
+    `traffic` is called with the share at each step, and returns when the step has had its requests; `steps` are growing
+    shares, the last one 1. Raises InputError when the version is missing or damaged, answers already, or the service
+    refuses or does not answer.
     """
     check_steps(steps)
     loaded, old, golden = registry.load(model, version), service.version(), registry.golden(model, version)
@@ -345,14 +329,7 @@ def rollback(name: str, project: Path, run_id: str, reason: str) -> str:
     A candidate that has a share of the requests is withdrawn, and the old version stays. Without one, the version
     that was promoted before is promoted again, and a running service loads it.
 
-    Parameters
-    ----------
-    name
-        A service of the project, or, where none of that name was ever started, a model of its registry.
-    project
-        The project's root.
-    run_id, reason
-        Who asked, and why, for the records.
+    `name` is a service of the project, or, where none of that name was ever started, a model of its registry.
 
     Raises
     ------

@@ -42,9 +42,8 @@ Stage = Literal["simulated", "served", "declared"]
 class Basis:
     """What a drill rested on when it began.
 
-    `runbook` is that of the remedy, `model` the version in service before the fault, `sha256` the fingerprints of
-    `runbook`, `declaration`, `objectives` and `code` (what diagnoses and repairs), by these names. A simulated drill
-    carries out the remedy's plan and does not run its notebook.
+    `runbook` is that of the remedy, `model` the version in service before the fault, `sha256` the fingerprints of the
+    parts (`lepton_kit.ops.proven.RESTS_ON`). A simulated drill carries out the remedy's plan, not its notebook.
     """
 
     stage: Stage

@@ -43,12 +43,8 @@ TARGETS: Mapping[str, Target] = {
 def drill_rows(drilled: Sequence[Drilled]) -> pd.DataFrame:
     """Return drills as the table that is scored, a row each.
 
-    Returns
-    -------
-    DataFrame
-        `fault`, `severity`, `causes` (a tuple: those truly at work), `alert` (empty where none fired), `named`, `also`
-        (a tuple), `probability`, `verdict`, `detected_after` (s since the fault began), `recovered_after` (s since
-        the alert), NaN where it was not, and `path_flaw`, None where the path is not scored.
+    Of its columns `causes` are those truly at work, `detected_after` counts seconds since the fault began and
+    `recovered_after` since the alert, NaN where it was not; `path_flaw` is None where the path is not scored.
     """
     rows = []
     for one in drilled:

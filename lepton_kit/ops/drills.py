@@ -123,7 +123,8 @@ class Rehearsal:
     @property
     def window(self) -> tuple[pd.Timestamp, pd.Timestamp]:
         """Return from when to when was recorded (UTC)."""
-        return pd.Timestamp(self.recording.incident.window.start), pd.Timestamp(self.recording.incident.window.end)
+        window = self.recording.incident.window
+        return pd.Timestamp(window.start), pd.Timestamp(window.end)
 
     def periods(self) -> pd.DataFrame:
         """Return a row for the time before the fault, until the remedy, and since: what came, and what became of it.

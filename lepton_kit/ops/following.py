@@ -89,16 +89,8 @@ class StepMissedError(LeptonError):
 class Follower:
     """Follows the incidents of one service by `/status.json`.
 
-    Parameters
-    ----------
-    client
-        Asks `lepton watch`.
-    service
-        Whose incidents are followed.
-    tell
-        Called with a line for each thing that is new.
-    approve
-        Called with an incident's id and its repair that waits for a person, once each.
+    `tell` gets a line for each thing that is new, `approve` an incident's id and its repair that waits for a person,
+    once each.
     """
 
     def __init__(

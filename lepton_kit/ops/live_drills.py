@@ -405,9 +405,9 @@ def drill_live(
 ) -> Iterator[Drilled]:
     """Go through live drills one after the other; `tell` gets a line for each step.
 
-    `lepton serve` serves the model, unless a declared service is drilled in its place: that runs itself, and the faults
-    are those of a proxy before it. Raises InputError when a fault has no live form, or the project lacks what a drill
-    needs, such as a promoted version of the model.
+    A severity of None is the fault's usual one. `lepton serve` serves the promoted version of the model; a declared
+    service that is drilled in its place runs itself, and its faults are those of a proxy before it. Raises InputError
+    when a fault has no live form, or the project lacks what a drill needs.
     """
     faults = [find_fault(drill.fault, drill.seed, drill.severity, known) for drill in drills]
     for fault in faults:

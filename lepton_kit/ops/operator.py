@@ -209,20 +209,9 @@ def operator_of(
 ) -> ServiceOperator:
     """Return the operator of a service.
 
-    Parameters
-    ----------
-    name, project
-        The service, and the root of the project that it belongs to.
-    run_id, by
-        What acts, and who let it (what `who_let` says unless given), for the records.
-    recorded, workers
-        The incident that is repaired, and how many workers were measured in it: what is known of a service that says
-        neither its version nor its size.
-
-    Raises
-    ------
-    InputError
-        When the service is unknown, or `lepton serve` does not run it.
+    `run_id` is what acts and `by` who let it (what `who_let` says unless given), for the records. `recorded` is the
+    incident that is repaired, `workers` how many were measured in it: what is known of a service that says neither its
+    version nor its size. Raises InputError when the service is unknown, or `lepton serve` does not run it.
     """
     if is_served_here(name, project):
         return ServeOperator(name, project, run_id, by)

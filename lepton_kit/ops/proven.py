@@ -6,40 +6,51 @@ runbook. Light to import: the pages of `lepton watch` show it.
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
 from lepton_kit.ops.drill_results import GOOD_ENDS, Basis, Drill, Drilled, Results, Stage, read_results
 from lepton_kit.project.declarations import find_declaration
 from lepton_kit.project.settings import read_settings
+from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.slo import alert_name, read_objectives
 
 FOLDER = "drills"
-CODE = ("diagnosis", "ops/actions.py", "ops/operator.py", "ops/repairs.py", "ops/service_operator.py")
-"""What diagnoses and repairs, in this package; a change of anything else does not make a drill stale."""
+CODE = (
+    "data/", "models/", "telemetry/", "diagnosis/",
+    "ops/actions.py", "ops/operator.py", "ops/repairs.py", "ops/service_operator.py", "ops/watch/evidence.py",
+)  # fmt: skip
+"""What captures evidence, diagnoses and repairs, in this package: a change of any other module is none for a proof."""
 
-RestsOn = Literal["runbook", "declaration", "objectives", "code"]
-RESTS_ON: tuple[RestsOn, ...] = get_args(RestsOn)
-"""Names of the fingerprints of a drill."""
+UNSEEN = {"owner", "cost_per_minute", "currency", "drill"}
+"""Entries of a declaration that no diagnosis or repair reads."""
 
-Why = Literal["age", "runbook", "declaration", "objectives", "code", "failed since"]
-WHY = {
+Why = Literal["age", "runbook", "remedy", "declaration", "objectives", "model", "diagnosis", "code", "failed since"]
+WHY: dict[Why, str] = {
     "age": "too old",
     "runbook": "the runbook has changed since",
+    "remedy": "the runbook's parameters in lepton.toml have changed since",
     "declaration": "the service's declaration has changed since",
     "objectives": "the service's objectives have changed since",
-    "code": "the kit's diagnosis or remedies have changed since",
+    "model": "another version of the service's model is in service",
+    "diagnosis": "the runbook of the diagnosis, or its parameters, have changed since",
+    "code": "the kit's evidence, diagnosis or remedies have changed since",
     "failed since": "a drill of it ended badly, and none as real of that fault has recovered since",
 }
 """Why a proof is stale, in words."""
+
+RESTS_ON = tuple(one for one in WHY if one not in ("age", "failed since"))
+"""Names of the fingerprints of a drill."""
 
 
 @dataclass(frozen=True)
@@ -91,37 +102,84 @@ HOW: dict[Stage, str] = {
 
 
 def basis_of(project: Path, service: str, stage: Stage, runbook: str = "", model: str = "") -> Basis:
-    """Return what a drill of a service rests on now; without a runbook, all but that.
+    """Return what a drill of a service rests on now; without a runbook, all but that and its remedy's parameters.
 
-    Raises InputError when the service is not declared, or its objectives or the runbook cannot be read.
+    A simulated drill runs no notebook, and none of the project's models. Raises InputError when the service is not
+    declared, or its objectives, its registry or a notebook cannot be read.
     """
     declaration = find_declaration(service, project)
     objectives = project / declaration.objectives
     held = {
-        "declaration": hashlib.sha256(declaration.model_dump_json().encode()).hexdigest(),
+        "declaration": _sha256(declaration.model_dump_json(exclude=UNSEEN, exclude_defaults=True)),
         "objectives": sha256_of(objectives) if objectives.exists() else "",
         "code": _code_sha256(),
     }
+    if stage != "simulated":
+        held |= {"model": _registered(declaration, project), "diagnosis": _diagnoses(objectives, project)}
     basis = Basis(stage, "", model, held)
     return with_runbook(basis, runbook, project) if runbook else basis
 
 
 def with_runbook(basis: Basis, runbook: str, project: Path) -> Basis:
-    """Return a basis with the runbook of its remedy, as it stands in a project.
+    """Return a basis with the runbook of its remedy, and what lepton.toml gives that, as they stand in a project.
 
     Raises InputError when there is no such notebook.
     """
+    remedies = read_settings(project).remedies.by_cause()
+    given = {cause: one.parameters for cause, one in remedies.items() if one.runbook == runbook}
+    more = {"runbook": _notebook_sha256(runbook, project), "remedy": _sha256(repr(given))}
+    return replace(basis, runbook=runbook, sha256={**basis.sha256, **more})
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _notebook_sha256(name: str, project: Path) -> str:
     from lepton_kit.runs.notebooks import locate_notebook, read_notebook, source_sha256  # nbformat takes time to import
 
-    own = project / runbook  # before one of that name where the command was given
-    sha256 = source_sha256(read_notebook(own if own.is_file() else locate_notebook(runbook, project)))
-    return replace(basis, runbook=runbook, sha256={**basis.sha256, "runbook": sha256})
+    own = project / name  # before one of that name where the command was given
+    return source_sha256(read_notebook(own if own.is_file() else locate_notebook(name, project)))
+
+
+def _diagnoses(objectives: Path, project: Path) -> str:
+    """Return the hash of the runbooks that the alerts of a folder of objectives start, with what they are given."""
+    from lepton_kit.ops.watch.policy import USUAL
+
+    alerts, folder = read_settings(project).alerts, read_objectives(objectives) if objectives.exists() else []
+    rules = [alerts.get(alert_name(one), USUAL) for one in folder]
+    return _sha256(repr(sorted({f"{_notebook_sha256(one.runbook, project)} {one.parameters}" for one in rules})))
+
+
+def _registered(declaration: Declaration, project: Path) -> str:
+    """Return the version that a service's registry has in service; empty of a model that is elsewhere."""
+    from lepton_kit.models.registry import Registry  # takes time to import
+
+    name = declaration.registered
+    return (Registry(project / declaration.registry).current(name) or "") if name else ""
 
 
 @lru_cache(maxsize=1)
 def _code_sha256() -> str:
     kit = Path(__file__).parents[1]
-    return hashlib.sha256("".join(sha256_of(kit / part) for part in CODE).encode()).hexdigest()
+    files = {file.relative_to(kit).as_posix(): file for kind in ("*.py", "*.toml") for file in sorted(kit.rglob(kind))}
+    return _sha256("".join(name + _code_of(file) for name, file in files.items() if name.startswith(CODE)))
+
+
+def _code_of(file: Path) -> str:
+    """Return what a module or TOML file says to a machine: no comments, layout and docstrings, in any Python."""
+    if file.suffix == ".toml":
+        return repr(tomllib.loads(file.read_text(encoding="utf-8")))
+    return repr(_syntax(ast.parse(file.read_bytes())))
+
+
+def _syntax(node: object) -> object:
+    if isinstance(node, ast.AST):
+        told = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+        return type(node).__name__, *((name, _syntax(value)) for name, value in told)
+    if isinstance(node, list):
+        return [_syntax(one) for one in node if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+    return repr(node)
 
 
 # --- what drills prove ------------------------------------------------------------------------------------------------

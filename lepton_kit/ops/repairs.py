@@ -245,9 +245,9 @@ def still_missed(trouble: Trouble, judged: Judged) -> list[str]:
 
 
 def rehearse(plan: Plan, ways: Collection[Way], trouble: Trouble, after: Recording | None) -> Repaired:
-    """Judge what followed on an incident by a recording of it, None judges nothing; nothing is done to any service.
+    """Judge what followed on an incident by its recording; nothing is done to any service.
 
-    `ways` are what the service can do of the plan.
+    `ways` are what the service can do of the plan; without a recording of what followed, nothing is judged.
     """
     means = plan.means(ways)
     judged = trouble.followed(after) if after else Judged(trouble.judged(Ratio(0, 0)))
@@ -268,7 +268,7 @@ def repair(plan: Plan, operator: ServiceOperator, trouble: Trouble, observe_seco
 
     Where the service can do nothing of the plan, nothing is done, and it says what a person does. What cannot be
     undone, such as a feed that was restarted, is not blamed for what became of other objectives. The recording of what
-    followed is written into the folder.
+    followed is written into `folder`.
 
     Raises
     ------
@@ -426,8 +426,8 @@ def retrained(
 ) -> tuple[Retrained | None, str]:
     """Tune and train a candidate on recent rows and let the gate judge it; return the reason where that is impossible.
 
-    `rows_to_learn_from` gives the rows. The candidate must beat these versions of the recording; `trials` settings are
-    tried beside the present ones.
+    The rows are those of `lepton_kit.diagnosis.repair_data.rows_to_learn_from`; `versions` are those that the candidate
+    must beat, and `trials` is how many settings are tried beside the present ones.
     """
     try:
         present = {name: load_forecaster(recording.models[name]) for name in versions}

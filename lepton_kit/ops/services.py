@@ -48,27 +48,9 @@ def start_service(
 
     The service has a token of its own, and ends by itself when the process that started it is gone.
 
-    Parameters
-    ----------
-    project
-        The root of the project whose registry and services are meant.
-    model
-        A model of the registry, or MODEL@VERSION.
-    name
-        The service's name; the model's unless given.
-    workers
-        Worker processes.
-    queue_limit
-        Requests that may wait in a worker.
-    fresh_for
-        Seconds for which the newest data count as fresh; what `lepton serve` takes unless given.
-    seconds
-        How long it may take.
-
-    Raises
-    ------
-    InputError
-        When it ends at once, or is not ready in time; the message holds the last lines that it said.
+    `model` is one of the registry, or MODEL@VERSION, and gives the service its name unless one is given. `queue_limit`
+    is how many requests may wait in a worker, `fresh_for` for how many seconds the newest data count as fresh. Raises
+    InputError when it ends at once, or is not ready in `seconds`; the message holds the last lines that it said.
     """
     folder = service_folder(project / "services", name or model.partition("@")[0])
     folder.mkdir(parents=True, exist_ok=True)

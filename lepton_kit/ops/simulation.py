@@ -74,10 +74,7 @@ class Simulation:
     def check(self, name: str) -> None:
         """Refuse a fault of the kit, or a pair, that this service cannot have; user-defined faults pass.
 
-        Raises
-        ------
-        InputError
-            It names those that it can have.
+        Raises InputError, which names those that it can have.
         """
         singles = {part for known in self.faults for part in known.split("+")}
         for part in name.split("+"):
@@ -145,8 +142,8 @@ def inject(
 ) -> Injected:
     """Let a healthy simulated service run, put a fault into it, and wait for an alert of the kit's own evaluator.
 
-    Without a fault it goes on healthy. `seed` is that of the service, as the fault has its own; `scratch` is a folder
-    for the files of versions that a fault deploys.
+    Without a fault it goes on healthy. `seed` is that of the service, the fault has its own; `scratch` is a folder for
+    the files of versions that a fault deploys.
     """
     service = plant(fault, seed, scratch)
     evaluator = AlertEvaluator(objectives, service, TIME_SCALE, overlap=0.0)
