@@ -41,7 +41,7 @@ app = typer.Typer(
 
 for command in (
     begin.init, begin.copy, begin.doctor, serving.register, serving.serve, watch.watch, watch.incidents,
-    watch.acknowledge, watch.notify, watch.ui,
+    watch.acknowledge, watch.silence, watch.notify, watch.ui,
     approve.approve, serving.replay, serving.deploy, serving.rollback, serving.undo, act.act, incidents.capture,
     incidents.check_next, demo.demo, drill.drill, reports.publish, reports.unpublish, reports.report, export.export,
 ):  # fmt: skip

@@ -4,17 +4,20 @@ import time
 
 import httpx
 import pytest
+from helpers import lepton_here
 from monitors import alertmanager, metrics_target, needs_alertmanager
 from repairs import Everything, project_with_repairs, proposal
 from services import wait_for
+from typer.testing import CliRunner
 from watching import alert
 
+from lepton_kit.cli import app
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.approvals import make_decision
 from lepton_kit.ops.watch.intake import Intake
 from lepton_kit.ops.watch.notify import Notifier, notices
 from lepton_kit.ops.watch.queue import Queue
-from lepton_kit.ops.watch.silences import GONE_S, Silences
+from lepton_kit.ops.watch.silences import GONE_S, Silences, silence
 from lepton_kit.ops.watch.status import incident_facts
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.ops.watch.worker import run_job, why_to_wait
@@ -149,6 +152,54 @@ def test_what_is_no_alertmanager_is_named_and_changes_nothing(project, answer):
         with pytest.raises(InputError, match="Alertmanager address") as error:
             Silences(wrong, queue, Intake(queue, Everything(), print))
         assert "hunter2" not in str(error.value)
+
+
+def test_a_service_whose_alerts_are_evaluated_here_is_silenced_before_and_during_an_incident(project, receiver):
+    (project / "lepton.toml").write_text(
+        (project / "lepton.toml").read_text() + "\n[services.goog]\n[services.other]\n"
+    )
+    silenced = lepton_here(
+        "silence", "goog", "--for", "30m", "--because", "moving racks", "--by", "Kim", project=project
+    )
+    assert silenced.stdout.startswith("goog: silenced by Kim until "), silenced.stderr
+    queue, posted = Queue(project), [Alert.model_validate(alert(number)) for number in (1, 2)]
+    told = Notifier(Notify(urls=["env:NOTIFY_URL"]), project, queue)
+    queue.receive(posted[:1], "embedded", Everything())
+    told.look()
+    assert only(queue).silence.endswith(" UTC: moving racks")
+    assert (receiver.titles(), time.time() + 1700 < only(queue).silenced_until < time.time() + 1800) == ([], True)
+    queue.note_silences({})  # Alertmanager knows of none: these are not its own
+    assert only(queue).silence
+    silence(queue, "goog", 0, "Kim", "")
+    told.look()
+    assert (only(queue).silence, receiver.titles()) == ("", ["Opened: goog: Known (page)"])
+    silence(queue, "other", 60, "Kim", "")
+    assert only(queue).silence == ""
+    silence(queue, "goog", 60, "Kim", "")
+    assert only(queue).silence  # while it is open
+    queue.silence("goog", "by Kim", time.time() - 1)
+    queue.receive(posted[1:], "embedded", Everything())
+    assert [one.silence for one in queue.incidents()] == ["", ""]
+
+
+def test_an_alert_that_was_posted_is_not_silenced_here(project):
+    queue = Queue(project)
+    silence(queue, "goog", 60, "Kim", "")
+    queue.receive([Alert.model_validate(alert(1))], "webhook", Everything())
+    assert only(queue).silenced == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [(["none"], "not in lepton.toml, which declares goog"), (["goog", "--for", "8d"], "must be at most 7d"),
+     (["goog", "--for", "soon"], "duration 'soon'"), (["goog", "--because", "a\x1b[2J"], "control characters")],
+)  # fmt: skip
+def test_a_silence_that_cannot_be_is_refused(project, monkeypatch, given, why):
+    (project / "lepton.toml").write_text((project / "lepton.toml").read_text() + "\n[services.goog]\n")
+    monkeypatch.chdir(project)
+    refused = CliRunner().invoke(app, ["silence", *given])
+    assert isinstance(refused.exception, InputError)
+    assert why in str(refused.exception)
 
 
 def test_a_silence_is_over_at_its_end_also_where_alertmanager_does_not_answer(project, receiver):

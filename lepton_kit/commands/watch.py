@@ -16,6 +16,7 @@ from lepton_kit.runs.ids import short_id
 from lepton_kit.runs.project import find_project
 
 Facts = Mapping[str, Any]
+MOST_SILENT_S = 7 * 86400
 
 
 def watch(
@@ -109,6 +110,30 @@ def acknowledge(
     id, name = queue.find(incident).id, checked_name(by or this_user())
     before = queue.acknowledge(id, name)
     print(f"{id}: acknowledged by {name}" + (f" (before: {before})" if before not in ("", name) else ""))
+
+
+def silence(
+    service: Annotated[str, typer.Argument(help="A declared service.")],
+    lasts: Annotated[str, typer.Option("--for", help="How long, such as 30m, 2h or 1d; at most 7d.")] = "2h",
+    because: Annotated[str, typer.Option(help="Why: shown with the incidents.")] = "",
+    end: Annotated[bool, typer.Option("--end", help="End it now.")] = False,
+    by: Annotated[str | None, typer.Option(help="Who silences it; user and host if omitted.")] = None,
+) -> None:
+    """Silence a service during planned work: `lepton watch` notifies nobody and starts no repair by itself."""
+    from lepton_kit.ops.watch.approvals import checked_name, plain, this_user
+    from lepton_kit.ops.watch.queue import Queue
+    from lepton_kit.ops.watch.silences import silence as silence_service
+    from lepton_kit.project.settings import read_settings
+    from lepton_kit.telemetry.slo import duration_seconds
+
+    project = find_project()
+    if service not in (known := read_settings(project).services):
+        raise InputError(f"service {service!r}: not in lepton.toml, which declares {', '.join(known) or 'none'}")
+    if not 0 < (seconds := duration_seconds(lasts)) <= MOST_SILENT_S:
+        raise InputError(f"--for {lasts}: must be at most 7d")
+    name, why = checked_name(by or this_user()), plain(because, "--because")
+    told = silence_service(Queue(project), service, 0 if end else seconds, name, why)
+    print(f"{service}: silenced {told}" if told else f"{service}: not silenced any longer")
 
 
 def _print_list(facts: Sequence[Facts]) -> None:

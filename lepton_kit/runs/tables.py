@@ -87,7 +87,7 @@ INCIDENTS = Table(
     Column("held_until", Double),
     Column("acknowledged", Double),  # since when (Unix seconds) a person sees to it, and who
     _text("acknowledged_by", server_default=""),
-    _text("silenced", server_default=""),  # who silenced its alert in Alertmanager, until when, and why; empty: nobody
+    _text("silenced", server_default=""),  # who silenced its alert, until when, and why; empty: nobody
     Column("silenced_until", Double),
     UniqueConstraint("fingerprint", "starts_at"),
 )
@@ -146,6 +146,9 @@ NOTICES = Table(
     _text("error", server_default=""),
     _text("incident", server_default=""),
     Column("job", Integer),  # the repair that it asks a decision on
+)
+SILENCES = Table(  # of services whose alerts are evaluated here: who silences them, why, and until when (Unix seconds)
+    "silences", METADATA, _text("service", primary_key=True), _text("words"), Column("until", Double, nullable=False)
 )
 SCHEDULES = Table("schedules", METADATA, _text("name", primary_key=True), Column("handled", Double, nullable=False))
 NOTES = Table("watch_notes", METADATA, _text("name", primary_key=True), _text("text"), Column("at", Double))

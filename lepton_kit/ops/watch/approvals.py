@@ -104,17 +104,18 @@ def make_decision(is_approved: bool, by: str, via: Via, note: str) -> Decision:
 
     Raises InputError when nobody is named, or a text is too long or holds control characters.
     """
-    return Decision(is_approved, time.time(), checked_name(by), via, _plain(note, "the note", LONGEST_NOTE))
+    return Decision(is_approved, time.time(), checked_name(by), via, plain(note, "the note", LONGEST_NOTE))
 
 
 def checked_name(by: str) -> str:
     """Return a person's name in one line. Raises InputError when it is empty, too long, or holds control characters."""
-    if not (name := _plain(by, "your name", LONGEST_NAME)):
+    if not (name := plain(by, "your name", LONGEST_NAME)):
         raise InputError("your name: is missing; what a person does is recorded with a name")
     return name
 
 
-def _plain(text: str, what: str, longest: int) -> str:
+def plain(text: str, what: str, longest: int = LONGEST_NOTE) -> str:
+    """Return a person's text in one line. Raises InputError when it is too long or holds control characters."""
     text = " ".join(text.split())
     if len(text) > longest:
         raise InputError(f"{what}: has {len(text)} characters; {longest} are allowed")

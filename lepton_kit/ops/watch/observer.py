@@ -27,7 +27,7 @@ from lepton_kit.ops.watch.objectives import (
     own_series,
     without_service,
 )
-from lepton_kit.ops.watch.queue import MOST_OPEN, Incident, Queue
+from lepton_kit.ops.watch.queue import EMBEDDED, MOST_OPEN, Incident, Queue
 from lepton_kit.ops.watch.silences import Silences
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.project.settings import Settings
@@ -41,7 +41,6 @@ if TYPE_CHECKING:  # pandas: not for a project without services
     from lepton_kit.telemetry.store import Store
 
 logger = logging.getLogger("lepton.watch")
-EMBEDDED = "embedded"
 EVALUATION_S, BUDGETS_S = 30.0, 60.0
 """Seconds between two evaluations of the alerts, and of the budgets; `time_scale` shortens the first."""
 ANSWER_S = 5.0  # an answer of a server may take; what is slower counts as none, so that other objectives do not wait

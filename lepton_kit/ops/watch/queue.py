@@ -30,14 +30,14 @@ from lepton_kit.ops.watch.jobs import Decision, Job, Kind, Proposal, Remedy, Sta
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.runs.ids import the_one
 from lepton_kit.runs.ledger import LEASE_S, Ledger
-from lepton_kit.runs.tables import INCIDENTS, JOBS, NOTES, now, replace
+from lepton_kit.runs.tables import INCIDENTS, JOBS, NOTES, SILENCES, now, replace
 
 MOST_ATTEMPTS = 5
+EMBEDDED, WEBHOOK = "embedded", "webhook"  # where an alert came from: evaluated here, or posted
 REPORT = "report"  # the note of what went wrong with the report site
 RANKS = {"page": 4, "critical": 4, "error": 3, "major": 3, "high": 3, "warning": 2, "ticket": 2, "minor": 2, "info": 1}
 """How grave a severity is, by the words that rules of alerts use; other words are the least grave."""
-MOST_OPEN = 10**6
-"""Open incidents that are looked through at once: all there are."""
+MOST_OPEN = 10**6  # open incidents that are looked through at once: all there are
 SAME_S = 600.0  # what burns a budget fast burns it slowly too: two alerts, and one thing to find out
 
 
@@ -67,8 +67,8 @@ class Incident:
     """An alert and what is known of it; `note` says why nothing was run, or what went wrong.
 
     `severity` is the highest seen: also that of the same alert in another severity, which runs nothing of its own.
-    `acknowledged_by` sees to it since `acknowledged` (Unix seconds). `silenced` says who silenced the alert in
-    Alertmanager, until when (`silenced_until`) and why; it is empty where nobody did.
+    `acknowledged_by` sees to it since `acknowledged` (Unix seconds). `silenced` says who silenced the alert, until when
+    (`silenced_until`) and why, if anybody did.
     """
 
     id: str
@@ -107,20 +107,9 @@ _COLUMNS = [INCIDENTS.c[name] for name in Incident.__dataclass_fields__]
 class Queue(Ledger):
     """The ledger of a project as `lepton watch` uses it.
 
-    Parameters
-    ----------
-    project
-        The project's root.
-    busy_timeout
-        Seconds to wait for another process that writes.
-    flap_s
-        An alert that begins again this soon (s) after its last diagnosis is not diagnosed at once, but when they
-        are over, if it still fires then.
-
-    Raises
-    ------
-    InputError
-        From every method, when the file cannot be opened, read or written; nothing was changed then.
+    `busy_timeout` is how long (s) to wait for another process that writes. An alert that begins again within `flap_s`
+    of its last diagnosis is not diagnosed at once, but when they are over, if it still fires then. Every method raises
+    InputError when the file cannot be opened, read or written; nothing was changed then.
     """
 
     def __init__(self, project: Path, busy_timeout: float = 10.0, flap_s: float = 0.0) -> None:
@@ -217,13 +206,20 @@ class Queue(Ledger):
         return str(row.acknowledged_by)
 
     def note_silences(self, silenced: Mapping[str, tuple[str, float]]) -> None:
-        """Note which open incidents are silenced, by their ids: by whom, until when (Unix seconds); no others are."""
-        for incident in self.incidents(MOST_OPEN, status="firing"):
+        """Note which open incidents of posted alerts are silenced, and until when (Unix seconds); no others are."""
+        for incident in self.incidents(MOST_OPEN, status="firing", origin=WEBHOOK):
             why, until = silenced.get(incident.id, ("", None))
             if (why, until) != (incident.silenced, incident.silenced_until):
                 values = {"silenced": why, "silenced_until": until}
                 with self.transaction() as ledger:
                     ledger.execute(update(INCIDENTS).where(INCIDENTS.c.id == incident.id).values(values))
+
+    def silence(self, service: str, words: str, until: float) -> None:
+        """Silence the alerts of a service that are evaluated here until a time (Unix seconds); a past one ends that."""
+        own = and_(INCIDENTS.c.service == service, INCIDENTS.c.origin == EMBEDDED, INCIDENTS.c.status == "firing")
+        with self.transaction() as ledger:
+            replace(ledger, SILENCES, service=service, words=words, until=until)
+            ledger.execute(update(INCIDENTS).where(own).values(silenced=words, silenced_until=until))
 
     # --- jobs ---
 
@@ -257,7 +253,7 @@ class Queue(Ledger):
         """Note how a job's run ended, and in the same commit the repairs that it asks for.
 
         `most_per_hour` of them may start by themselves within an hour, for each service. `leaves_open` says that the
-        run left its incident as it was: a diagnosis that found no cause, a repair that did not help.
+        run left its incident as it was, such as a repair that did not help.
         """
         with self.transaction() as ledger:
             ended = {"run_id": run_id, "status": status, "error": None, "leaves_open": leaves_open}
@@ -447,12 +443,18 @@ def _begin(ledger: Connection, alert: Alert, origin: str, router: Router, flap_s
         "subject": alert.subject, "id": alert.incident, "fingerprint": alert.fingerprint, "starts_at": alert.since,
         "name": alert.name, "service": alert.labels.get("service", ""), "severity": severity, "status": "firing",
         "origin": origin, "alert": alert.as_posted(), "seen": 1, "note": note,
-        **about,
+        **about, **_silence(ledger, alert, origin),
     }  # fmt: skip
     ledger.execute(_NEW, values)
     if isinstance(start, Start) and "main" not in about:
         jobs.add(ledger, "alert", alert.name, f"alert:{alert.fingerprint}:{alert.since}", start, alert.incident)
     return note
+
+
+def _silence(ledger: Connection, alert: Alert, origin: str) -> Mapping[str, Any]:
+    words, until = SILENCES.c.words.label("silenced"), SILENCES.c.until.label("silenced_until")
+    chosen = select(words, until).where(SILENCES.c.service == alert.labels.get("service", ""), until > now())
+    return dict(ledger.execute(chosen).mappings().first() or {}) if origin == EMBEDDED else {}
 
 
 def _flap(ledger: Connection, alert: Alert, seconds: float) -> dict[str, Any]:

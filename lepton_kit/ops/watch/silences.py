@@ -1,4 +1,4 @@
-"""Which incidents are silenced in Alertmanager, and which of those ended there without a word.
+"""Which incidents are silenced, here or in Alertmanager, and which of those ended there without a word.
 
 Alertmanager does not post the end of an alert that is silenced, so an incident would stay open for ever.
 """
@@ -14,11 +14,10 @@ import httpx
 
 from lepton_kit.errors import InputError
 from lepton_kit.ops.watch.intake import Intake
-from lepton_kit.ops.watch.queue import MOST_OPEN, Incident, Queue
+from lepton_kit.ops.watch.queue import MOST_OPEN, WEBHOOK, Incident, Queue
 from lepton_kit.ops.watch.webhook import Alert
 from lepton_kit.tls import client_of
 
-WEBHOOK = "webhook"
 GONE_S = 300.0
 """Seconds that Alertmanager must not know a silenced alert before it counts as over: one that was started anew knows
 none until its Prometheus sends them again."""
@@ -86,6 +85,14 @@ def _check(what: str, found: list[dict[str, Any]]) -> None:
         raise TypeError(f"a {type(found).__name__} is no list")
     for one in found:
         _ = (one["fingerprint"], list(one["status"]["silencedBy"])) if what == "alerts" else (one["id"], _words(one))
+
+
+def silence(queue: Queue, service: str, seconds: float, by: str, why: str) -> str:
+    """Silence the alerts of a service that are evaluated here, from now on; 0 s ends that. Return it in words."""
+    until = time.time() + seconds
+    told = {"endsAt": datetime.fromtimestamp(until, UTC).isoformat(), "createdBy": by, "comment": why}
+    queue.silence(service, words := _words(told) if seconds else "", until)
+    return words
 
 
 def _words(silence: Mapping[str, Any]) -> str:
