@@ -33,10 +33,7 @@ def joined(hang_s: float = 300.0, split: bool = False) -> Iterator[None]:
     that all can read, they go on from there. With `split` the model is shared out among them; it is whole in the first
     one while that writes a checkpoint, and in all once the training has ended.
 
-    Raises
-    ------
-    InputError
-        When `torchrun` did not start this process, or `hang_s` is not above 0.
+    Raises InputError when `torchrun` did not start this process, or `hang_s` is not above 0.
     """
     if not hang_s > 0:
         raise InputError(f"hang_s = {hang_s!r}: must be above 0 seconds")
