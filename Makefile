@@ -1,7 +1,8 @@
 # Two verbs for a newcomer: `make demo` and `make test`. `make help` lists all.
 
 PYTHON ?= python3
-WORKERS ?= auto
+# Half as many again as there are cores: many tests wait for a service. Evaluated only where it is used.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() * 3 // 2)')
 
 # Inside the conda environment of environment.yml everything is there already; elsewhere a virtual environment is made.
 ifeq ($(CONDA_DEFAULT_ENV),lepton-kit)

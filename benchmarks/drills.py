@@ -31,7 +31,7 @@ from calibration import Known, calibrate
 
 from benchmarks.results import PATH, write_section
 from lepton_kit.data.drift import effect_sizes
-from lepton_kit.diagnosis.causes import Diagnosis, decide
+from lepton_kit.diagnosis.causes import decide
 from lepton_kit.diagnosis.ranking import Likelihoods, by_cause, probabilities, read_likelihoods
 from lepton_kit.models.tasks import covered
 from lepton_kit.ops.drill_results import Drill, Drilled, write_results
@@ -60,12 +60,11 @@ class Scored:
 
 def scored(service: str, drill: Drill) -> Scored:
     """Go through a drill, and keep what its first diagnosis saw."""
-    seen: list[Diagnosis] = []
     began = time.perf_counter()
-    made = drill_simulated(drill, find_simulation(ROOT, service), on_diagnosis=seen.append)
-    seconds = time.perf_counter() - began
-    known = Known(seen[0].evidence, frozenset(made.causes))  # type: ignore[arg-type]
-    return Scored(made, known, signs_of(seen[0].case.recording) if service == BASELINES else {}, seconds)
+    made = drill_simulated(drill, find_simulation(ROOT, service))
+    seconds, first = time.perf_counter() - began, made.diagnoses[0]
+    known = Known(first.evidence, frozenset(made.drilled.causes))  # type: ignore[arg-type]
+    return Scored(made.drilled, known, signs_of(first.case.recording) if service == BASELINES else {}, seconds)
 
 
 # --- baselines ----------------------------------------------------------------------------------------------------

@@ -254,14 +254,7 @@ def mark_events(events: Events, axes: Axes) -> int:
 def share_intervals(table: pd.DataFrame, axes: Axes, margin: float | None = None) -> Axes:
     """Draw relative differences with their intervals, one row each, and a line at no difference.
 
-    Parameters
-    ----------
-    table
-        Columns `label`, and `value`, `lower`, `upper` as shares.
-    axes
-        Where to draw.
-    margin
-        The loss that must not be reached, a share; None draws no line.
+    Columns are `label`, and `value`, `lower`, `upper` as shares; `margin` is the loss that must not be reached.
     """
     shown = most(table, table["value"].abs())
     heights, note = name_rows(axes, shown["label"], len(table), "largest differences")
@@ -279,18 +272,8 @@ def coverage_over_time(
 ) -> Axes:
     """Draw rolling shares of right answers by time, the objective, and a labelled line at each event such as the onset.
 
-    Parameters
-    ----------
-    coverage
-        Per version, the share of its recent answers that were right, indexed by time.
-    objective
-        The least share that is acceptable.
-    events
-        Times by name, earliest first; those that are None are left out.
-    axes
-        Where to draw.
-    window
-        From when to when to draw, such as that of the recording; None draws all of the coverage.
+    `coverage` holds, per version, the share of its recent answers that were right, indexed by time. Events are times by
+    name, earliest first; those that are None are left out. Without a window all of the coverage is drawn.
     """
     drawn, note = coloured(coverage)
     for colour, name, series in drawn:
@@ -310,18 +293,8 @@ def coverage_over_time(
 def indicator_over_time(table: pd.DataFrame, objective: Objective, events: Events, window: Window, axes: Axes) -> Axes:
     """Draw an objective's indicator by time with its interval, what is promised, and a labelled line at each event.
 
-    Parameters
-    ----------
-    table
-        Columns `time` (UTC), `share`, `low` and `high`, as `recovery.sli_over_time` has them.
-    objective
-        Its title names the axis, its target is the line.
-    events
-        Times by name, earliest first; those that are None are left out.
-    window
-        From when to when was recorded: the limits of the axis.
-    axes
-        Where to draw.
+    The table has `time` (UTC), `share`, `low` and `high`, as `recovery.sli_over_time` gives them. Events are times by
+    name, earliest first; those that are None are left out. The window is what was recorded.
     """
     known, target = table.dropna(subset=["share"]), 100 * objective.target
     time_axis(axes, window)
@@ -340,14 +313,7 @@ def indicator_over_time(table: pd.DataFrame, objective: Objective, events: Event
 def recovery_intervals(table: pd.DataFrame, objective: Objective, axes: Axes) -> Axes:
     """Draw an indicator before, during and after an incident with its intervals, and the share that is promised.
 
-    Parameters
-    ----------
-    table
-        Columns `period`, `share`, `low` and `high`, as `Recovery.table` has them; a period without events is left out.
-    objective
-        Its title names the axis, its target is the line.
-    axes
-        Where to draw.
+    The table is as `Recovery.table` gives it; a period without events is left out.
     """
     known = table.dropna(subset=["share"])
     shown = known.tail(MOST_ROWS)

@@ -67,6 +67,15 @@ def test_an_example_is_a_project_of_its_own(tmp_path, example):
     assert len(settings.services) == 1
     for declared in settings.services.values():
         assert read_objectives(tmp_path / declared.objectives)
+    readme = (tmp_path / "README.md").read_text()
+    named = f"subjects/{example}/README.md"
+    assert "lepton run rehearsal" in readme and named in readme and (tmp_path / named).is_file()
+
+
+def test_a_project_of_no_example_speaks_of_none(tmp_path):
+    begin(tmp_path, "mine")
+    readme = (tmp_path / "README.md").read_text()
+    assert "lepton doctor" in readme and "rehearsal" not in readme and "subjects/" not in readme
 
 
 def test_an_unknown_example_is_refused_with_those_that_there_are(tmp_path):

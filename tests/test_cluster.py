@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 from clusters import cluster
-from helpers import lepton_here, write_notebook
+from helpers import ROOT, lepton_here, write_notebook
 from processes import Lepton
 from services import wait_for
 
@@ -202,3 +202,13 @@ def test_what_cannot_travel_to_a_cluster_is_refused_by_name(workers, project, mo
     refused = lepton_here("run", str(secret), "--cluster", workers.address, project=project, API_KEY="hunter2!")
     assert refused.returncode == 2 and "parameter 'api_key' is a secret" in refused.stderr
     assert not all_runs(project)
+
+
+def test_the_simulation_of_many_runs_agrees_with_what_can_be_counted_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.delitem(sys.modules, "cluster", raising=False)
+    simulated = __import__("cluster").simulated
+    assert simulated(0.0, 0.0, 10.0, 100, 5) == (200.0, 1.0)  # only the workers
+    assert simulated(0.0, 1.0, 1.0, 100, 50)[0] == 101.0  # the scheduler, and the last run
+    assert simulated(1.0, 0.0, 1.0, 100, 50)[0] == 100.0  # who asks is never idle
+    assert simulated(1.0, 2.0, 3.0, 1, 1) == (6.0, 0.5)  # one run meets each once

@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT, lepton, lepton_here, truth_of
 
 from lepton_kit.diagnosis.causes import diagnose
+from lepton_kit.diagnosis.plans import Plan
 from lepton_kit.diagnosis.recovery import Ratio, objective_of
 from lepton_kit.diagnosis.repair_capacity import plan_capacity
 from lepton_kit.diagnosis.repair_data import plan_data
@@ -53,9 +54,8 @@ def prices():
     ],
 )
 def test_a_fault_is_found_repaired_and_its_objective_comes_back(fault, severity, cause, ends, prices):
-    told = []
-    made = drill_simulated(Drill(fault, severity, 4), prices, tell=told.append)
-    assert (made.cause, made.verdict) == (cause, ends), told
+    made = drill_simulated(Drill(fault, severity, 4), prices).drilled
+    assert (made.cause, made.verdict) == (cause, ends), made
     assert made.is_as_it_should_be
     assert bool(made.alert) == (ends == "recovered")
     assert bool(made.actions) == (ends == "recovered")
@@ -87,10 +87,8 @@ KNOWN = {**FAULTS, "late-feed": LateFeed, "busy-neighbour": BusyNeighbour}
 
 
 def test_a_feed_that_is_late_is_not_restarted_and_no_repair_is_called_worse(objectives, prices):
-    recordings = []
-    made = drill_simulated(
-        Drill("late-feed", 1.0, 4), prices, KNOWN, on_diagnosis=lambda one: recordings.append(one.case.recording)
-    )
+    rehearsal = drill_simulated(Drill("late-feed", 1.0, 4), prices, KNOWN)
+    made, recordings = rehearsal.drilled, [rehearsal.diagnoses[0].case.recording]
     assert (made.cause, made.alert) == ("data", "GoogFreshnessBudgetBurn")
     assert made.actions == ()
     plan = plan_data(recordings[0])
@@ -104,15 +102,14 @@ def test_a_feed_that_is_late_is_not_restarted_and_no_repair_is_called_worse(obje
 
 @pytest.mark.parametrize("severity", [0.5, 0.6, 0.7])
 def test_a_neighbour_that_comes_and_goes_is_never_no_fault_while_its_alert_fires(severity, prices):
-    made = drill_simulated(Drill("busy-neighbour", severity, 11), prices, KNOWN)
+    made = drill_simulated(Drill("busy-neighbour", severity, 11), prices, KNOWN).drilled
     assert made.alert == "GoogLatencyBudgetBurn"
     assert made.cause in ("compute", "unknown")
 
 
 def test_where_one_request_takes_too_long_no_workers_are_added_and_the_plan_says_so(prices):
-    recordings = []
-    drill_simulated(Drill("cpu-taken", 1.0, 4), prices, on_diagnosis=lambda one: recordings.append(one.case.recording))
-    plan = plan_capacity(recordings[0])
+    rehearsal = drill_simulated(Drill("cpu-taken", 1.0, 4), prices)
+    plan = plan_capacity(rehearsal.diagnoses[0].case.recording)
     assert plan.is_futile and plan.workers == plan.measured.workers
     assert plan.action.startswith("no number of workers helps")
     assert any("look at the disk" in reason for reason in plan.reasons)
@@ -120,14 +117,14 @@ def test_where_one_request_takes_too_long_no_workers_are_added_and_the_plan_says
 
 
 def test_two_faults_at_once_are_both_repaired(prices):
-    made = drill_simulated(Drill("nulls+cpu-taken", 0.8, 4), prices)
+    made = drill_simulated(Drill("nulls+cpu-taken", 0.8, 4), prices).drilled
     assert {made.cause, *made.also} == {"data", "compute"}
     assert "fill" in " ".join(made.actions)
     assert "workers" in " ".join(made.actions)
 
 
 def test_times_of_a_drill_count_since_the_fault(prices):
-    made = drill_simulated(Drill("nulls", 0.5, 4), prices)
+    made = drill_simulated(Drill("nulls", 0.5, 4), prices).drilled
     assert made.detected_after <= made.diagnosed_after <= made.recovered_after
     assert made.time_to_recover == pytest.approx(made.recovered_after - made.detected_after)
 
@@ -163,9 +160,34 @@ def test_a_verdict_claims_no_more_than_was_seen(true, named, is_alerted, has_act
     ],
 )
 def test_a_declared_service_is_drilled_by_the_simulation_of_its_subject(service, fault, severity, cause, ends):
-    told = []
-    made = drill_simulated(Drill(fault, severity, 4), find_simulation(ROOT, service), tell=told.append)
-    assert (made.service, made.cause, made.verdict) == (service, cause, ends), told
+    made = drill_simulated(Drill(fault, severity, 4), find_simulation(ROOT, service)).drilled
+    assert (made.service, made.cause, made.verdict) == (service, cause, ends), made
+
+
+@pytest.mark.parametrize(("service", "workers"), [("goog", 4), ("chat", 1)])
+def test_a_rehearsal_tells_what_came_when_and_what_became_of_it(service, workers):
+    made = drill_simulated(Drill("queue-saturation", 0.6, 4), find_simulation(ROOT, service))
+    fault, alert, remedy, recovered = made.moments.values()
+    assert made.window[0] < fault < alert < remedy < recovered <= made.window[1]
+    requests, periods = made.recording.requests, made.periods().set_index("period")
+    assert list(periods.index) == ["before the fault", "until the remedy", "since the remedy"]
+    assert periods["requests"].sum() == len(requests)
+    during = requests[requests["time"].between(fault, remedy, inclusive="left")]
+    assert periods.loc["until the remedy", "refused"] == during["status"].between(400, 499).sum()
+    assert periods["bad"].idxmax() == "until the remedy"
+    (plan,) = made.plans
+    assert list(periods["workers"]) == [workers, workers, plan.workers]
+    sizes = made.sizes().set_index("workers")
+    assert sizes.loc[plan.workers, "enough"]
+    assert made.objectives()["verdict"].iloc[0] == "alerted: recovered"
+    assert made.by_hand == ()
+
+
+def test_a_rehearsal_in_which_nothing_happens_has_no_alert_and_nothing_to_judge(prices):
+    made = drill_simulated(Drill("", None, 4), prices)
+    assert [name for name, time in made.moments.items() if time is not None] == ["fault"]
+    assert list(made.periods()["period"]) == ["before the fault", "since the fault"]
+    assert made.sizes().empty and made.objectives().empty and made.judged is None
 
 
 def test_a_fault_that_a_simulated_service_cannot_have_is_refused_with_those_that_it_can():
@@ -199,7 +221,7 @@ def test_a_live_drill_has_a_site_of_its_own_without_the_pages_of_the_project(pro
 
 
 def test_the_same_drill_ends_the_same(prices):
-    first, again = (drill_simulated(Drill("nulls", 0.5, 9), prices) for _ in range(2))
+    first, again = (drill_simulated(Drill("nulls", 0.5, 9), prices).drilled for _ in range(2))
     assert first == again
 
 
@@ -208,15 +230,24 @@ def test_a_remedy_that_names_the_wrong_cause_is_no_good_end(prices, monkeypatch)
         return dataclasses.replace(diagnose(recording), cause="model", also=(), remedy="repair-model")
 
     monkeypatch.setattr(drills, "diagnose", wrong)
-    made = drill_simulated(Drill("nulls", 0.5, 4), prices)
+    made = drill_simulated(Drill("nulls", 0.5, 4), prices).drilled
     assert (made.verdict, made.is_as_it_should_be) == ("wrong cause", False)
-    benign = drill_simulated(Drill("surge", 0.5, 4), prices)
+    benign = drill_simulated(Drill("surge", 0.5, 4), prices).drilled
     assert (benign.verdict, benign.is_as_it_should_be) == ("false repair", False)
 
 
 def test_a_remedy_that_does_nothing_leaves_the_objective_broken(prices, monkeypatch):
-    monkeypatch.setattr(drills, "repair", lambda *_: ("nothing that helps",))
-    made = drill_simulated(Drill("diverged-retrain", 0.9, 4), prices)
+    class Idle(Plan):
+        reasons, action = (), "nothing that helps"
+
+        def steps(self):
+            return ()
+
+        def carry_out(self, operator):
+            return (self.action,)
+
+    monkeypatch.setattr(drills, "plan_of", lambda *_: Idle())
+    made = drill_simulated(Drill("diverged-retrain", 0.9, 4), prices).drilled
     assert (made.verdict, made.recovery, made.recovered_after) == ("not recovered", "not recovered", None)
 
 
@@ -232,7 +263,7 @@ def test_drills_go_evenly_through_the_severities():
 
 
 def test_results_are_written_and_shown(tmp_path, prices):
-    made = drill_simulated(Drill("nulls", 0.5, 4), prices)
+    made = drill_simulated(Drill("nulls", 0.5, 4), prices).drilled
     written = json.loads(write_results([made], tmp_path / "drills", 4, live=False).read_text())
     assert written["drills"][0]["verdict"] == made.verdict
     shown = result_table([made]).iloc[0]

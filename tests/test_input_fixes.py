@@ -1,11 +1,13 @@
 """What a running service does to the rows of a faulty feed: over HTTP, while it runs, and after a start."""
 
+import http.client
 import json
 
 import numpy as np
 import pandas as pd
 import pydantic
 import pytest
+from helpers import PATIENCE_S
 from services import project_with_model, read_requests, row, serving, wait_for
 
 from lepton_kit.data.input_fixes import InputFixer, InputFixes
@@ -161,6 +163,27 @@ def test_each_worker_is_replaced_by_a_fresh_one_and_no_request_fails(service):
 
     wait_for(replaced)
     assert statuses == {200}
+
+
+def test_a_client_whose_worker_is_replaced_is_asked_to_connect_anew_and_loses_no_request(service):
+    address, asked = service.client.base_url, json.dumps({"row": row()})
+    kept = http.client.HTTPConnection(
+        address.host, address.port, timeout=PATIENCE_S
+    )  # it never connects twice by itself
+    kept.auto_open = 0
+    kept.connect()
+    answers = []
+
+    def is_asked_to_go():
+        kept.request("POST", "/v1/predict", asked)
+        answer = kept.getresponse()
+        answers.append((answer.status, "version" in json.loads(answer.read())))
+        return answer.getheader("connection") == "close"
+
+    assert not is_asked_to_go()
+    change_desired_state(service.folder, restarts=read_desired_state(service.folder).restarts + 1)
+    wait_for(is_asked_to_go)
+    assert set(answers) == {(200, True)}
 
 
 # --- without a service --------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ OUTSIDE = (
     "drill-scores",
     "model-card",
     "postmortem",
+    "rehearsal",
     *REPAIRS,
     "service-health",
 )
@@ -64,6 +65,7 @@ def test_all_notebooks_of_the_story_are_there():
         "incident-diagnosis",
         "model-card",
         "postmortem",
+        "rehearsal",
         *REPAIRS,
         "service-health",
     ]

@@ -10,6 +10,7 @@ import torch
 from test_training_checkpoints import CHECK, FIT, SETTINGS
 
 from lepton_kit.errors import InputError
+from lepton_kit.models.checkpoints import Checkpoints
 from lepton_kit.models.ranks import Ranks, joined
 from lepton_kit.models.training import train_on
 
@@ -39,31 +40,50 @@ def sleeps_for_ever():
     time.sleep(10_000)
 
 ranks.Ranks.mean = fated
-with ranks.joined(hang_s=15.0 if fate == "hung" else 300.0):
-    trained = training.train_on(FIT, CHECK, SETTINGS, checkpoints=Checkpoints(folder / "state.pt", every_steps=4))
-    state = {"weights": trained.forecaster.network.state_dict(), "epochs": len(trained.history)}
+wrapped = ranks.Ranks.wrapped
+
+def seen(self, network):
+    total, given = sum(one.numel() for one in network.parameters()), wrapped(self, network)
+    if self.split:
+        own = sum(one.to_local().numel() for one in network.parameters())
+        (folder / f"share-{self.rank}").write_text(f"{own} {total}")
+    return given
+
+ranks.Ranks.wrapped = seen
+with ranks.joined(15.0 if fate == "hung" else 300.0, split=len(sys.argv) > 3):
+    made = []
+    kept = Checkpoints(folder / "state.pt", every_steps=4)
+    trained = training.train_on(FIT, CHECK, SETTINGS, made.append, checkpoints=kept)
+    state = {"weights": trained.forecaster.network.state_dict(), "epochs": len(trained.history), "made": len(made)}
     torch.save(state, folder / f"{os.environ['RANK']}.pt")
 """
 
 
-def torchrun(folder, fate, *words):
+def torchrun(folder, fate, *words, split=()):
     (folder / "train.py").write_text(TRAIN)
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     alone = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    done = [*command, str(folder / "train.py"), str(folder), fate]
+    done = [*command, str(folder / "train.py"), str(folder), fate, *split]
     return subprocess.run(done, env=alone, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
-def test_two_processes_of_which_one_is_killed_end_in_the_weights_of_one(tmp_path):
-    done = torchrun(tmp_path, "killed", "--max-restarts", "1")
+@pytest.mark.parametrize("split", [(), ("split",)], ids=["whole", "split"])
+def test_two_processes_of_which_one_is_killed_end_in_the_weights_of_one(split, tmp_path):
+    done = torchrun(tmp_path, "killed", "--max-restarts", "1", split=split)
     assert done.returncode == 0 and (tmp_path / "met").exists(), done.stderr[-9000:]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     whole = train_on(FIT, CHECK, SETTINGS)
     assert first["epochs"] == second["epochs"] == len(whole.history)
+    assert first["made"] < first["epochs"]  # it went on from the checkpoint
     for name, wanted in whole.forecaster.network.state_dict().items():
         assert torch.equal(first["weights"][name], second["weights"][name])
         torch.testing.assert_close(first["weights"][name], wanted, rtol=1e-4, atol=1e-6)
+    if split:
+        shares = [[int(one) for one in (tmp_path / f"share-{rank}").read_text().split()] for rank in range(2)]
+        assert sum(own for own, _ in shares) == shares[0][1] and max(own for own, _ in shares) <= 0.7 * shares[0][1]
+        with pytest.raises(InputError, match=r"is of another training .*ranks split"):
+            train_on(FIT, CHECK, SETTINGS, checkpoints=Checkpoints(tmp_path / "state.pt"))
 
 
 def test_a_rank_that_hangs_ends_the_training_and_is_named_with_its_stack(tmp_path):

@@ -2,7 +2,9 @@
 
 import heapq
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import incident_variants as variants
 import numpy as np
@@ -78,6 +80,18 @@ def test_another_unit_is_found_as_a_power_of_ten_and_the_model_then_holds_its_ob
     assert plan.input_fixes.scale == pytest.approx(dict.fromkeys(NAMES, 1 / factor))
     assert plan.coverage > 0.85
     assert not plan.restart_feed
+
+
+def test_where_the_version_in_service_cannot_be_loaded_the_plan_says_what_it_did_not_check(tmp_path):
+    recording = variants.wrong_unit(100)
+    version = recording.incident.versions.current
+    damaged = Path(shutil.copytree(recording.models[version], tmp_path / version)) / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    plan = plan_data(replace(recording, models={**recording.models, version: tmp_path / version}))
+    assert plan.input_fixes.scale == pytest.approx(dict.fromkeys(NAMES, 1 / 100))
+    assert np.isnan(plan.coverage) and not plan.retrain
+    [unchecked] = [one for one in plan.reasons if "was not checked" in one]
+    assert f"models/{version}" in unchecked and str(tmp_path) not in unchecked
 
 
 @pytest.mark.parametrize("factor", [1 / 3, 3])

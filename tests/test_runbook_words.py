@@ -39,6 +39,12 @@ def numbers(name: str, run: Manifest) -> list[str]:
         return [f"{said['model']}@{said['version']} is {said['standing']}", "It learnt from 2010-01-04 to 2010-06-30."]
     if name == "drill-scores":
         return [f"{said['ended_well']} of 1 live drills", "Of 1 with a fault, 0 had", "Short of its target: macro-F1"]
+    if name == "rehearsal":
+        return [
+            f"Cause by the diagnosis: {said['cause']}",
+            f"fired {said['detected_after']:.0f} s later",
+            said["verdict"],
+        ]
     if name == "postmortem":
         return [f"fired {said['time_to_detect_s']:.0f} s", f"Of {said['requests']} requests", said["cause"]]
     if name == "service-health":
@@ -66,6 +72,9 @@ def given(name: str, project) -> list[str]:
         return ["-p", "version", "models/other/v3", "-p", "history", "null", "-p", "evaluation", "null"]
     if name == "drill-scores":
         return ["-p", "results", write_results([LOST], project, 5, live=True).name]
+    if name == "rehearsal":  # of a service with another simulation
+        copy_folders(project, "subjects")
+        return ["-p", "service", "recommender", "-p", "fault", "bad-version"]
     history = content()
     (project / "history.json").write_text(json.dumps(history))
     recording = recorded(0, 30, failing=range(5, 15))

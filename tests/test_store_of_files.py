@@ -1,18 +1,24 @@
-"""Runs and recordings in a store that outlives the machine: a folder, fsspec's memory, and S3 by moto's server."""
+"""Runs, recordings and models in a store that outlives the machine: a folder, fsspec's memory, and moto's S3."""
 
-import os
+import itertools
+import json
 import shutil
-import time
+import socket
+import sys
 from pathlib import Path
 
 import fsspec
+import httpx
 import pytest
 from helpers import lepton_here, write_notebook
 from repairs import Everything
+from services import keep_model
 from watching import alert
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import sha256_of
+from lepton_kit.models.registry import Registry
+from lepton_kit.ops.stored_models import fetch_version, send_version
 from lepton_kit.ops.watch.evidence import freeze_alert, is_here
 from lepton_kit.ops.watch.queue import Queue
 from lepton_kit.ops.watch.webhook import Alert
@@ -23,8 +29,36 @@ from lepton_kit.runs.runner import Request, run_notebook
 from lepton_kit.runs.store import fetch, send
 
 
+@pytest.fixture(scope="module")
+def s3_server():
+    """The address of moto's S3."""
+    pytest.importorskip("s3fs", reason="S3 wants `pip install 'lepton-kit[s3]' 'moto[s3]' flask flask-cors`")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """A client of S3, whose one bucket is called `kept` and empty, and what tells the kit of it."""
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "ENDPOINT_URL": s3_server}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    forget_connections()
+    httpx.post(f"{s3_server}/moto-api/reset")
+    client = pytest.importorskip("boto3").client("s3", region_name="us-east-1")
+    client.create_bucket(Bucket="kept")
+    yield client
+    httpx.post(f"{s3_server}/moto-api/reset-auth", content="inf")
+    forget_connections()
+
+
+def forget_connections():
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+
+
 @pytest.fixture(params=["file", "memory", "s3"])
-def store(request, tmp_path, monkeypatch):
+def store(request, tmp_path):
     """The address of an empty store."""
     if request.param == "file":
         yield (tmp_path / "store").as_uri()
@@ -32,17 +66,8 @@ def store(request, tmp_path, monkeypatch):
         yield f"memory://{tmp_path.name}"
         fsspec.filesystem("memory").store.clear()
     else:
-        s3fs = pytest.importorskip("s3fs", reason="S3 wants `pip install s3fs 'moto[s3]' flask flask-cors`")
-        server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
-        server.start()
-        address = "http://{}:{}".format(*server.get_host_and_port())
-        for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "ENDPOINT_URL": address}.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir(bucket := f"b{os.getpid()}-{time.time_ns()}")  # moto keeps them for its process
-        yield f"s3://{bucket}/lepton"
-        server.stop()
-        s3fs.S3FileSystem.clear_instance_cache()
+        request.getfixturevalue("bucket")
+        yield "s3://kept/lepton"
 
 
 def host(folder: Path, store: str) -> Path:
@@ -169,3 +194,129 @@ def test_a_store_whose_files_would_lie_outside_of_the_folder_is_refused(tmp_path
         fetch(project, "runs/x", "manifest.json")
     assert not (project / "runs" / "x").exists()
     memory.store.clear()
+
+
+def test_a_version_of_a_model_made_on_one_host_is_loaded_on_another(store, tmp_path):
+    here, there = host(tmp_path / "here", store), host(tmp_path / "there", store)
+    version = keep_model(here)
+    assert send_version(here, "goog", version, store) == f"{store}/models/goog/{version}"
+    fetch_version(there, "goog", version)
+    assert sha256_of(there / "models" / "goog" / version) == sha256_of(here / "models" / "goog" / version)
+    assert Registry(there / "models").load("goog", version).columns
+    assert Registry(there / "models").current("goog") is None  # what is in use is each host's own
+
+
+def test_a_version_that_is_registered_is_sent_and_another_host_serves_it(tmp_path):
+    store = (tmp_path / "store").as_uri()
+    here, there = host(tmp_path / "here", store), host(tmp_path / "there", store)
+    made, served = tmp_path / "made", []
+    keep_model(made)
+    done = lepton_here("register", "goog", str(made / "models" / "goog" / "v1"), project=here)
+    assert done.returncode == 0, done.stderr
+    assert f"model goog: v1 is also in {store}/models/goog/v1" in done.stdout
+    with pytest.MonkeyPatch.context() as here_alone:  # that a version which is here is served: tests/test_serving.py
+        here_alone.setattr("lepton_kit.serving.supervisor.serve", lambda *given: served.append(given[4]))
+        assert lepton_here("serve", "goog@v1", project=there).returncode == 0
+    assert served == ["v1"] and Registry(there / "models").verify("goog", "v1").is_dir()
+
+
+def test_a_version_that_could_not_be_sent_is_registered_and_sent_later(tmp_path):
+    (tmp_path / "store").write_text("a file stands where the store should be")
+    store = (tmp_path / "store").as_uri()
+    here = host(tmp_path / "here", store)
+    keep_model(tmp_path / "made")
+    done = lepton_here("register", "goog", str(tmp_path / "made" / "models" / "goog" / "v1"), project=here)
+    assert done.returncode == 0 and "model goog: v1 is stored in" in done.stdout
+    assert f"models/goog/v1 cannot be sent; it is kept whole in {here}/models/goog/v1" in done.stderr
+    (tmp_path / "store").unlink()
+    assert "lepton export --model goog@v1 --store" in done.stderr
+    assert lepton_here("export", "--model", "goog@v1", "--store", project=here).stdout == f"{store}/models/goog/v1\n"
+
+
+def test_a_version_that_is_there_by_half_or_damaged_is_not_taken(tmp_path):
+    store = (tmp_path / "store").as_uri()
+    here, there = host(tmp_path / "here", store), host(tmp_path / "there", store)
+    send_version(here, "goog", keep_model(here), store)
+    sent = tmp_path / "store" / "models" / "goog" / "v1"
+    (sent / "SHA256SUMS").rename(sent / ".SHA256SUMS")
+    refused = lepton_here("serve", "goog@v1", project=there)
+    assert refused.returncode == 2 and "no version 'v1'" in refused.stderr
+    (sent / ".SHA256SUMS").rename(sent / "SHA256SUMS")
+    (sent / "card.json").write_text("{}")
+    refused = lepton_here("serve", "goog@v1", project=there)
+    assert refused.returncode == 2 and "card.json: has been changed" in refused.stderr
+    assert list((there / "models" / "goog").glob("*")) == []
+
+
+def test_two_hosts_that_called_different_models_by_one_version_are_told_so(tmp_path):
+    store = (tmp_path / "store").as_uri()
+    here, there = host(tmp_path / "here", store), host(tmp_path / "there", store)
+    send_version(here, "goog", keep_model(here), store)
+    keep_model(there, shift=1.0)
+    with pytest.raises(
+        InputError, match=r"models/goog/v1: holds another SHA256SUMS than .*there.*, and stays as it is"
+    ):
+        send_version(there, "goog", "v1", store)
+
+
+def test_a_bucket_that_refuses_names_itself_and_what_was_kept(bucket, s3_server, tmp_path):
+    project = host(tmp_path / "here", "s3://kept/lepton")
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::kept/*"}
+    bucket.put_bucket_policy(Bucket="kept", Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]}))
+    run, (said,) = told(project)
+    wanted = f"store 's3://kept/lepton': runs/{run.run_id} cannot be sent; it is kept whole in {run.folder(project)}"
+    assert said.startswith(f"{wanted} (") and "Forbidden" in said
+    assert "Contents" not in bucket.list_objects_v2(Bucket="kept")
+    bucket.delete_bucket_policy(Bucket="kept")
+    httpx.post(f"{s3_server}/moto-api/reset-auth", content="0")  # from now on it wants keys that it knows
+    with pytest.raises(InputError, match=r"store 's3://kept/lepton': runs/.* cannot be fetched \(.*Forbidden"):
+        find_run("20261130T120000Z-a-123abc", project)
+    with pytest.raises(InputError, match=r"store 's3://kept/lepton': models/goog/v1 cannot be fetched"):
+        fetch_version(project, "goog", "v1")
+
+
+def test_a_bucket_that_is_full_leaves_nothing_that_counts(bucket, tmp_path, monkeypatch):
+    """No server that a test can have runs full: moto's takes one file here, then answers as Ceph's does."""
+    from moto.s3.exceptions import S3ClientError
+    from moto.s3.models import S3Backend
+
+    taken, put = itertools.count(), S3Backend.put_object
+
+    def has_room_for_one(*given, **more):
+        if next(taken):
+            raise S3ClientError("QuotaExceeded", "The bucket is over its quota.")
+        return put(*given, **more)
+
+    here, there = (host(tmp_path / name, "s3://kept/lepton") for name in ("here", "there"))
+    with monkeypatch.context() as full:
+        full.setattr(S3Backend, "put_object", has_room_for_one)
+        run, (said,) = told(here)
+    assert f"it is kept whole in {run.folder(here)}" in said and "The bucket is over its quota" in said
+    (sent,) = bucket.list_objects_v2(Bucket="kept")["Contents"]
+    assert not sent["Key"].endswith("manifest.json")
+    with pytest.raises(InputError, match="none of the 0 runs"):
+        find_run(run.run_id, there)
+    assert lepton_here("export", run.run_id, "--store", project=here).returncode == 0
+    assert find_run(run.run_id, there) == run
+
+
+def test_an_address_that_nobody_answers_at_is_named_without_its_password(bucket, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    (tmp_path / "incident.json").write_text("{}")
+    for user in ("", "me:hunter22@"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{user}127.0.0.1:{port}")
+        forget_connections()
+        with pytest.raises(InputError, match=r"store 's3://kept/x': a cannot be sent; it is kept whole in") as refused:
+            send(tmp_path, "a", "incident.json", "s3://kept/x")
+        assert "hunter22" not in str(refused.value)
+        assert user or f"127.0.0.1:{port}" in str(refused.value)
+
+
+def test_a_store_whose_package_is_missing_says_which_extra_has_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(InputError, match=r"s3fs is not installed: pip install 'lepton-kit\[s3\]'"):
+        send(tmp_path, "a", "incident.json", "s3://kept/x")

@@ -35,7 +35,8 @@ def init(
         raise InputError("--task, --address and --signals: need --service NAME")
     for path in begin(folder, service, example, **given):
         print(f"wrote {path}")
-    print(f"next: {'' if folder == Path() else f'cd {folder} && '}lepton doctor")
+    then = f"lepton run rehearsal; subjects/{example}/README.md says how to start it" if example else "lepton doctor"
+    print(f"next: {'' if folder == Path() else f'cd {folder} && '}{then}")
 
 
 def copy(

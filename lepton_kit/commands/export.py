@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lepton_kit.commands.terminal import say
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
+
+if TYPE_CHECKING:
+    from lepton_kit.runs.targets import Target
 
 
 def export(
@@ -31,6 +36,9 @@ def export(
     incident: Annotated[
         str | None, typer.Option(help="Send the recordings of this incident (its id) to the store, in place of runs.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Send a model's promoted version, or MODEL@VERSION, to the store.")
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="WHERE", help="Address or folder, in place of the one in lepton.toml."),
@@ -51,22 +59,37 @@ def export(
         raise InputError(f"nowhere to write to: give {', '.join(f'--{name}' for name in flags)} or --tracker")
     if to is not None and len(wanted) > 1:
         raise InputError(f"--to {to!r}: stands for one tracker; asked for are {', '.join(wanted)}")
-    if bool(runs) + (service is not None) + (incident is not None) != 1:
-        raise InputError("give either runs, or a service by --service, or an incident by --incident")
-    for option, given, only in (("incident", incident, STORE), ("service", service, "mlflow")):
+    if bool(runs) + sum(one is not None for one in (service, incident, model)) != 1:
+        raise InputError(
+            "give either runs, or a service by --service, an incident by --incident, or a version by --model"
+        )
+    for option, given, only in (("incident", incident, STORE), ("model", model, STORE), ("service", service, "mlflow")):
         if given is not None and wanted != [only]:
             raise InputError(f"--{option}: goes to --{only} alone; asked for are {', '.join(wanted)}")
     found = [find_run(name, project) for name in runs or []]
     for name in wanted:
         target = targets.get(name, Target(to=DEFAULTS.get(name, "")))
         target = target if to is None else target.model_copy(update={"to": to})
-        if service is not None:
-            from lepton_kit.ops.served import export_served  # telemetry, which runs need not
-
-            say(export_served(service, project, target.address(project)))
-        if incident is not None:
-            from lepton_kit.ops.watch.evidence import send_recordings
-
-            say("\n".join(send_recordings(incident, project, target.address(project))))
+        for line in _copied(project, target, service, incident, model):
+            say(line)
         for run in found:
             say(f"{run.run_id}: {track(run, project, name, target)}")
+
+
+def _copied(
+    project: Path, target: Target, service: str | None, incident: str | None, model: str | None
+) -> Iterator[str]:
+    """Copy what is no run, and yield where it is."""
+    if service is not None:
+        from lepton_kit.ops.served import export_served  # telemetry, which runs need not
+
+        yield export_served(service, project, target.address(project))
+    if incident is not None:
+        from lepton_kit.ops.watch.evidence import send_recordings
+
+        yield from send_recordings(incident, project, target.address(project))
+    if model is not None:
+        from lepton_kit.ops.stored_models import send_version
+
+        name, _, version = model.partition("@")
+        yield send_version(project, name, version or "current", target.address(project))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lepton_kit.commands.terminal import AsJson, print_pairs
+from lepton_kit.commands.terminal import AsJson, print_pairs, say
 from lepton_kit.errors import InputError
 from lepton_kit.runs.project import find_project
 
@@ -34,12 +34,20 @@ def register(
     from lepton_kit.models.registry import Registry
     from lepton_kit.models.registry import register as keep
     from lepton_kit.models.tasks import task_of
+    from lepton_kit.ops.stored_models import send_version
+    from lepton_kit.runs.store import store_of
 
-    registry = Registry(find_project() / "models")
+    project = find_project()
+    registry = Registry(project / "models")
     version = keep(registry, name, folder, task_of(task) if task else None, flavor, reference, golden, target, note)
     if promote:
         registry.promote(name, version, "lepton register", note or "asked for by hand")
     print(f"model {name}: {version} is stored in {registry.folder(name, version)}")
+    try:
+        if (where := store_of(project)) is not None:
+            print(f"model {name}: {version} is also in {send_version(project, name, version, where)}")
+    except InputError as error:
+        say(f"warning: {error}; to send it later: lepton export --model {name}@{version} --store", stderr=True)
 
 
 def serve(
@@ -53,6 +61,7 @@ def serve(
     parent: Annotated[int | None, typer.Option(help="Stop when the process with this id ends.")] = None,
 ) -> None:
     """Serve the promoted version of a model over HTTP."""
+    from lepton_kit.ops.stored_models import fetch_version
     from lepton_kit.serving.control import ServiceConfig, service_folder
     from lepton_kit.serving.supervisor import serve as serve_model
 
@@ -72,8 +81,8 @@ def serve(
         queue_limit=queue_limit,
         fresh_seconds=fresh_for,
     )
-    served = version or "current"
-    serve_model(service, host, port, workers, served, lambda line: print(line, flush=True), parent)
+    fetch_version(project, model, version)
+    serve_model(service, host, port, workers, version or "current", lambda line: print(line, flush=True), parent)
 
 
 def replay(

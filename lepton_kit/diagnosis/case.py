@@ -6,6 +6,7 @@ current and the last good version.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -200,11 +201,13 @@ def sampled(table: pd.DataFrame, most: int) -> pd.DataFrame:
     return table if len(table) <= most else table.sample(most, random_state=0).sort_index()
 
 
-def replays(recording: Recording, requests: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+def replays(
+    recording: Recording, requests: pd.DataFrame, roles: Sequence[str] = ("current", "last_good")
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Return what the current and the last good version answer to some requests, and why one of them does not."""
-    versions = recording.incident.versions
     replayed, unreplayed = {}, {}
-    for role, version in (("current", versions.current), ("last_good", versions.last_good)):
+    for role in roles:
+        version: str | None = getattr(recording.incident.versions, role)
         if version is None:
             unreplayed[role] = "the recording names no last good version"
         elif version not in recording.models:

@@ -220,17 +220,8 @@ class Impact:
 
 
 def impact(history: History, recording: Recording, after: Recording | None = None) -> Impact:
-    """Return what the incident did to requests, rows and the error budget.
+    """Return what the incident did to requests, rows and the error budget; `after` is what followed.
 
-    Parameters
-    ----------
-    history
-        The incident's.
-    recording
-        Its evidence; `after`, where it is given, is what followed. Their requests and samples are taken together.
-
-    Notes
-    -----
     The budget that is spent is burn rate times duration over the objective's window (Site Reliability Workbook, 2018,
     chapter 5), which takes the traffic of the incident for that of the whole window.
     """

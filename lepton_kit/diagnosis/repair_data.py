@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lepton_kit.data.drift import kolmogorov_smirnov
 from lepton_kit.data.input_fixes import LAST, InputFixes, listed
-from lepton_kit.diagnosis.case import Case, build_case, replay
+from lepton_kit.diagnosis.case import Case, build_case, replays
 from lepton_kit.diagnosis.evidence.drift import moved_categories
 from lepton_kit.diagnosis.evidence.mix import lost_kinds
 from lepton_kit.diagnosis.means import Step, Way
@@ -150,12 +150,14 @@ def plan_data(recording: Recording) -> DataPlan:
     refused = float(left.mean()) if len(left) else 0.0
     fixes = fixes.model_copy(update={"quarantine": refused >= LEAST_RISE})
     broken = breaches.index[breaches.any(axis=1)]
-    coverage, judged = _coverage(used, case.during.index.difference(broken))
+    coverage, judged, why_not = _coverage(used, case.during.index.difference(broken))
     said = [*_said_of(fixes), *lost, *behind]
     if fixes.quarantine:
         said.append(f"{refused:.0%} of the rows break the contract even when fixed: they are refused and kept aside")
     if judged:
         said.append(f"on {judged} whole rows {coverage:.1%} of the answers of the version in service would be right")
+    elif why_not:
+        said.append(f"whether the version in service would be right on whole rows was not checked: {why_not}")
     return DataPlan(
         input_fixes=fixes,
         quarantined=case.requests.loc[broken],
@@ -462,14 +464,16 @@ def _stale_share(case: Case) -> float:
     return stale / known if known > 0 else 0.0
 
 
-def _coverage(used: Recording, rows: pd.Index) -> tuple[float, int]:
-    """Return the share of actuals that the version in service would hold on these rows, and how many are known."""
+def _coverage(used: Recording, rows: pd.Index) -> tuple[float, int, str]:
+    """Return the share of actuals that the version in service would hold on these rows, how many, and why not."""
     requests = used.requests.loc[rows].dropna(subset=["actual"])
-    current = used.incident.versions.current
-    if current not in used.models or requests.empty or used.task is None:
-        return float("nan"), 0
-    hits = used.task.hit(replay(used, requests, current), requests["actual"]).dropna()
-    return float(hits.mean()), len(hits)
+    if used.incident.versions.current not in used.models or requests.empty or used.task is None:
+        return float("nan"), 0, ""
+    replayed, unreplayed = replays(used, requests, ["current"])
+    if unreplayed:
+        return float("nan"), 0, unreplayed["current"]
+    hits = used.task.hit(replayed["current"], requests["actual"]).dropna()
+    return float(hits.mean()), len(hits), ""
 
 
 def _said_of(fixes: InputFixes) -> list[str]:

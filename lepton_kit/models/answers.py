@@ -27,19 +27,10 @@ class Asked:
 
 
 def in_columns(task: Task, raw: Raw, classes: Sequence[Any] = (), positive: Any = None) -> pd.DataFrame:
-    """Return what a model gave as the prediction columns of its task.
+    """Return what a model gave (a table, arrays by name, or one array (n,) or (n, k)) as its task's prediction columns.
 
-    Parameters
-    ----------
-    raw
-        A table, arrays by name, or one array (n,) or (n, k).
-    classes, positive
-        The classes in the order of the probabilities, and the one that `proba` belongs to.
-
-    Raises
-    ------
-    InputError
-        When they cannot be this task's answers: of another shape, or probabilities that are none.
+    `classes` are in the order of the probabilities; `proba` belongs to `positive`. Raises InputError when they cannot
+    be this task's answers: of another shape, or probabilities that are none.
 
     Examples
     --------

@@ -56,21 +56,10 @@ class Checkpoints:
         return by_steps or time.monotonic() - self._saved_at >= self.every_s
 
     def save(self, identity: Mapping[str, str], parts: Mapping[str, Stateful], position: Mapping[str, Any]) -> None:
-        """Write a state, whole or not at all.
+        """Write a state, whole or not at all: the parts that each step changes, and how far the training is.
 
-        Parameters
-        ----------
-        identity
-            What the training is of, by name: `restore` refuses another.
-        parts
-            The objects whose state changes with each step.
-        position
-            How far it is: tensors and plain values.
-
-        Raises
-        ------
-        InputError
-            When the file cannot be written; the state before it stays.
+        `identity` says what it is of; `restore` refuses another. Raises InputError when the file cannot be written; the
+        state before it stays.
         """
         states = {name: part.state_dict() for name, part in parts.items()}
         content = io.BytesIO()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lepton_kit.errors import InputError, LeptonError
-from lepton_kit.models.checkpoints import Checkpoints, sha256_of_tensors
+from lepton_kit.models.checkpoints import Checkpoints, Stateful, sha256_of_tensors
 from lepton_kit.models.forecasters import (
     Architecture,
     Forecaster,
@@ -129,7 +129,10 @@ def train_on(
     """
     with repeatable(settings.seed):
         forecaster = _start(fit, settings)
-        history = _descend(forecaster, fit, check, settings, on_epoch, checkpoints)
+        history, weights = _descend(forecaster, fit, check, settings, on_epoch, checkpoints)
+        if Ranks.present().split:
+            forecaster = _start(fit, settings)
+        forecaster.network.load_state_dict(weights)
     return Trained(forecaster, history)
 
 
@@ -192,17 +195,18 @@ def _descend(
     settings: TrainingSettings,
     on_epoch: Callable[[Epoch], None] | None,
     checkpoints: Checkpoints | None,
-) -> pd.DataFrame:
-    network = forecaster.network
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """Return the history, and the weights of the best epoch."""
+    network, ranks, after_step = forecaster.network, Ranks.present(), None
     fit_tensors, check_tensors = _tensors(forecaster, fit), _tensors(forecaster, check)
+    shared = ranks.wrapped(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     position = _Position([], copy.deepcopy(network.state_dict()))
-    ranks, after_step = Ranks.present(), None
     if checkpoints:
-        identity = _identity(settings, *fit_tensors, *check_tensors)
-        position = _restore(checkpoints, identity, network, optimizer) or position
-        after_step = partial(_save_if_due, checkpoints, identity, network, optimizer) if ranks.rank == 0 else None
-    shared = ranks.wrapped(network)
+        identity = _identity(settings, *fit_tensors, *check_tensors) | ({"ranks": "split"} if ranks.split else {})
+        position = _restore(checkpoints, identity, network, ranks.parts(network, optimizer)) or position
+        if ranks.rank == 0 or ranks.split:
+            after_step = partial(_save_if_due, checkpoints, identity, ranks, ranks.parts(network, optimizer))
     for number in range(len(position.history) + 1, settings.epochs + 1):
         train_loss = _one_epoch(shared, optimizer, *fit_tensors, settings.batch_size, position, ranks, after_step)
         with torch.no_grad():
@@ -220,8 +224,7 @@ def _descend(
             position.kept = copy.deepcopy(network.state_dict())
         elif best and number - best.number >= settings.patience:
             break
-    network.load_state_dict(position.kept)
-    return pd.DataFrame([asdict(epoch) for epoch in position.history])
+    return pd.DataFrame([asdict(epoch) for epoch in position.history]), ranks.gathered(position.kept)
 
 
 def _one_epoch(
@@ -259,24 +262,28 @@ def _identity(settings: TrainingSettings, *tensors: Tensor) -> dict[str, str]:
 
 
 def _restore(
-    checkpoints: Checkpoints, identity: dict[str, str], network: Network, optimizer: torch.optim.Optimizer
+    checkpoints: Checkpoints, identity: dict[str, str], network: Network, parts: dict[str, Stateful]
 ) -> _Position | None:
-    saved = checkpoints.restore(identity, {"network": network, "optimizer": optimizer})
+    saved = checkpoints.restore(identity, parts)
     if saved is None:
         return None
-    return _Position(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
+    present = copy.deepcopy(network.state_dict())
+    parts["network"].load_state_dict(saved["kept"])
+    kept = copy.deepcopy(network.state_dict())  # each rank's share of it
+    network.load_state_dict(present)
+    return _Position(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]], "kept": kept})
 
 
 def _save_if_due(
-    checkpoints: Checkpoints,
-    identity: dict[str, str],
-    network: Network,
-    optimizer: torch.optim.Optimizer,
-    position: _Position,
+    checkpoints: Checkpoints, identity: dict[str, str], ranks: Ranks, parts: dict[str, Stateful], position: _Position
 ) -> None:
-    if checkpoints.is_due():
-        state = {**vars(position), "history": [asdict(epoch) for epoch in position.history]}
-        checkpoints.save(identity, {"network": network, "optimizer": optimizer}, state)
+    if ranks.from_first(checkpoints.is_due()):
+        history, kept = [asdict(epoch) for epoch in position.history], ranks.gathered(position.kept)
+        if ranks.rank == 0:
+            checkpoints.save(identity, parts, {**vars(position), "history": history, "kept": kept})
+        else:
+            for part in parts.values():
+                part.state_dict()  # the first rank gathers these
 
 
 def _tensors(forecaster: Forecaster, given: Examples) -> tuple[Tensor, Tensor]:

@@ -130,16 +130,7 @@ def run_action(key: str, action: Command | Http, values: Values, project: Path, 
     on. It is given the environment without the variables of the kit, and a bare `python` is the one that the kit runs
     on: name another one by its path.
 
-    Parameters
-    ----------
-    key
-        Where the action is declared, for messages.
-    action, values
-        What to do, and what is filled in.
-    project
-        The project's root.
-    is_dry
-        Whether to do nothing: the outcome then shows the command or the request.
+    `key` is where the action is declared, for messages. A dry run does nothing: its outcome shows what would be done.
 
     Raises
     ------

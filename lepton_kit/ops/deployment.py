@@ -31,6 +31,7 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.models.tasks import TASKS, Task
 from lepton_kit.ops.load import running_address
 from lepton_kit.ops.services import start_service
+from lepton_kit.ops.stored_models import fetch_version
 from lepton_kit.serving.canary import Counts, Finding, Rule, as_json, judge, read_counts
 from lepton_kit.serving.control import (
     TOKEN,
@@ -318,6 +319,7 @@ def deploy_to(name: str, project: Path, version: str, steps: Sequence[float], se
     if config is None or not token:
         raise InputError(f"{TOKEN} is not set: deploying needs the service's token")
     registry, service, rule = Registry(config.registry), ServiceClient(address, token), Rule()
+    fetch_version(project, config.model, version)
     chosen = registry.folder(config.model, version).name
     traffic = wait_for_requests(service, chosen, rule.minimum_requests, seconds)
     return deploy(service, registry, config.model, chosen, traffic, steps=steps, rule=rule, run_id="lepton deploy")

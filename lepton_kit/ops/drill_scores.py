@@ -43,12 +43,8 @@ TARGETS: Mapping[str, Target] = {
 def drill_rows(drilled: Sequence[Drilled]) -> pd.DataFrame:
     """Return drills as the table that is scored, a row each.
 
-    Returns
-    -------
-    DataFrame
-        `fault`, `severity`, `causes` (a tuple: those truly at work), `alert` (empty where none fired), `named`, `also`
-        (a tuple), `probability`, `verdict`, `detected_after` (s since the fault began), `recovered_after` (s since
-        the alert), NaN where it was not, and `path_flaw`, None where the path is not scored.
+    Of its columns `causes` are those truly at work, `detected_after` counts seconds since the fault began and
+    `recovered_after` since the alert, NaN where it was not; `path_flaw` is None where the path is not scored.
     """
     rows = []
     for one in drilled:
@@ -83,17 +79,8 @@ def hit(causes: Sequence[str], named: str) -> str:
 def scores(rows: pd.DataFrame, method: str = "named") -> dict[str, float]:
     """Return macro-F1 over the causes there were, accuracy, right remedy first, false repairs, and abstentions.
 
-    Parameters
-    ----------
-    rows
-        As `drill_rows` gives them.
-    method
-        The column that holds what was named.
-
-    Returns
-    -------
-    dict
-        Shares from 0 to 1; NaN where there was no drill to take the share of.
+    `method` is the column of the rows that holds what was named. Shares are from 0 to 1; NaN where there was no drill
+    to take the share of.
 
     Examples
     --------

@@ -7,9 +7,11 @@ in earnest: the burn-rate alerts, the diagnosis, the plans of the remedies and t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,16 +20,17 @@ import pandas as pd
 
 from lepton_kit.diagnosis.causes import Diagnosis, diagnose
 from lepton_kit.diagnosis.evidence import Cause
+from lepton_kit.diagnosis.onset import answering_workers
 from lepton_kit.diagnosis.path import IncidentPath, Step
-from lepton_kit.diagnosis.plans import REMEDIES, Operator
-from lepton_kit.diagnosis.recovery import objective_of
+from lepton_kit.diagnosis.plans import REMEDIES, Plan
+from lepton_kit.diagnosis.recovery import sli_ratio
 from lepton_kit.diagnosis.remedies import runbook_of
-from lepton_kit.diagnosis.repair_capacity import Needs, tolerated_refusals
+from lepton_kit.diagnosis.repair_capacity import CapacityPlan, Needs, tolerated_refusals
 from lepton_kit.errors import InputError
 from lepton_kit.ops.drill_results import Basis, Drill, Drilled, PathFlaw
 from lepton_kit.ops.faults import FAULTS, Fault, Pair, find_fault, read_fault_file
 from lepton_kit.ops.proven import basis_of
-from lepton_kit.ops.repairs import Trouble
+from lepton_kit.ops.repairs import Judged, Trouble, objectives_table
 from lepton_kit.ops.simulation import Injected, Simulation, find_simulation, inject, utc
 from lepton_kit.telemetry.recordings import Recording
 from lepton_kit.telemetry.slo import Objective
@@ -37,8 +40,6 @@ ASK_AGAIN, MOST_DIAGNOSES = 45.0, 3
 
 OBSERVED, LOOKS = 90.0, 3
 """Seconds for which a repaired service is observed, and the number of equal parts after which it is judged."""
-
-Tell = Callable[[str], object]
 
 
 def drawn_drills(names: Sequence[str], count: int, seed: int, known: Mapping[str, type[Fault]] = FAULTS) -> list[Drill]:
@@ -99,14 +100,68 @@ def path_flaw(path: IncidentPath, causes: Collection[str], alert: str, began: pd
     return "valid" if path.steps[-1].alert == alert else "other objective"
 
 
-def drill_simulated(
-    drill: Drill,
-    simulation: Simulation,
-    known: Mapping[str, type[Fault]] = FAULTS,
-    tell: Tell = lambda _: None,
-    on_diagnosis: Callable[[Diagnosis], object] = lambda _: None,
-) -> Drilled:
-    """Go through one drill under a virtual clock; `tell` gets a line for each step.
+@dataclass(frozen=True)
+class Rehearsal:
+    """A simulated drill, with what was seen of it.
+
+    `what` is the fault in words; `moments` are the times (UTC) of the fault, the alert, the remedy and the recovery,
+    None of what was not. `plans` are those that the last of the `diagnoses` led to, and `by_hand` what of them is left
+    to a person. `recording` goes from before the fault to the end. `trouble` holds the objective that alerted, or else
+    fell most, and `judged` what became of it, None where no repair of an alert was observed.
+    """
+
+    drilled: Drilled
+    what: str
+    moments: Mapping[str, pd.Timestamp | None]
+    diagnoses: tuple[Diagnosis, ...]
+    plans: tuple[Plan, ...]
+    by_hand: tuple[str, ...]
+    recording: Recording
+    trouble: Trouble
+    judged: Judged | None
+
+    @property
+    def window(self) -> tuple[pd.Timestamp, pd.Timestamp]:
+        """Return from when to when was recorded (UTC)."""
+        window = self.recording.incident.window
+        return pd.Timestamp(window.start), pd.Timestamp(window.end)
+
+    def periods(self) -> pd.DataFrame:
+        """Return a row for the time before the fault, until the remedy, and since: what came, and what became of it.
+
+        Columns: `period`, `seconds`, `requests`; of these `refused` (status 400 to 499), `failed` (500 and above) and
+        `no_answer`; `events` of the objective and how many were `bad`; `workers` at the end of the period, NaN where
+        none were counted.
+        """
+        objective, (start, end) = self.trouble.objective, self.window
+        borders = [one for one in (start, self.moments["fault"], self.moments["remedy"], end) if one is not None]
+        requests, workers = self.recording.requests, answering_workers(self.recording)
+        rows = []
+        for first, last in pairwise(borders):
+            status = requests.loc[requests["time"].between(first, last, inclusive="left"), "status"]
+            held = sli_ratio(self.recording, objective, first, last)
+            ended = [status.between(400, 499), status.ge(500), status.isna()]
+            left = workers.asof(last) if len(workers) else float("nan")
+            counts = [int(one.sum()) for one in ended]
+            seconds, events, bad = (last - first).total_seconds(), round(held.total), round(held.total - held.good)
+            rows.append((seconds, len(status), *counts, events, bad, left))
+        names = ["seconds", "requests", "refused", "failed", "no_answer", "events", "bad", "workers"]
+        table = pd.DataFrame(rows, columns=names)
+        table.insert(0, "period", ["before the fault", "until the remedy", "since the remedy"][: len(rows)])
+        return table if self.moments["remedy"] else table.replace({"until the remedy": "since the fault"})
+
+    def sizes(self) -> pd.DataFrame:
+        """Return what the queue model predicts for each number of workers; empty where no remedy asked it."""
+        options = (one.options for one in self.plans if isinstance(one, CapacityPlan))
+        return next((one.drop(columns="version") for one in options), pd.DataFrame())
+
+    def objectives(self) -> pd.DataFrame:
+        """Return what became of each objective of the service; empty where nothing was judged."""
+        return objectives_table(self.trouble, self.judged) if self.judged else pd.DataFrame()
+
+
+def drill_simulated(drill: Drill, simulation: Simulation, known: Mapping[str, type[Fault]] = FAULTS) -> Rehearsal:
+    """Go through one drill under a virtual clock.
 
     Raises InputError when the simulated service cannot have such a fault.
     """
@@ -114,37 +169,58 @@ def drill_simulated(
     fault = find_fault(drill.fault, drill.seed, drill.severity, known) if drill.fault else None
     with TemporaryDirectory() as scratch:
         injected = inject(fault, drill.seed, Path(scratch), simulation.objectives, simulation.plant)
-        return _Course(drill, injected, simulation, tell, on_diagnosis).run()
+        return _Course(drill, injected, simulation).run()
 
 
 class _Course:
     """One simulated drill from its alert on."""
 
-    def __init__(
-        self,
-        drill: Drill,
-        injected: Injected,
-        simulation: Simulation,
-        tell: Tell,
-        on_diagnosis: Callable[[Diagnosis], object],
-    ) -> None:
+    def __init__(self, drill: Drill, injected: Injected, simulation: Simulation) -> None:
         self._drill, self._injected, self._simulation = drill, injected, simulation
-        self._tell, self._on_diagnosis = tell, on_diagnosis
         self._service = injected.service
+        self._actions: list[str] = []
+        self._plans: list[Plan] = []
+        self._by_hand: list[str] = []
+        self._acted_at: float | None = None
+        self._recovered_at: float | None = None
 
-    def run(self) -> Drilled:
+    def run(self) -> Rehearsal:
         """Diagnose, repair, and judge the recovery."""
-        injected, fault = self._injected, self._injected.fault
-        self._say_alert()
+        injected, diagnoses = self._injected, []
         for _ in range(MOST_DIAGNOSES):
-            recording, diagnosis = self._diagnose()
+            recording = injected.record()
+            diagnosis = diagnose(recording)
+            diagnoses.append(diagnosis)
             diagnosed_at = self._service.now
-            actions, error = self._repair(recording, [diagnosis.cause, *diagnosis.also])
+            error = self._repair(recording, [diagnosis.cause, *diagnosis.also])
             if injected.alerted is None or not (error or diagnosis.cause == "unknown"):
                 break
             self._service.advance(ASK_AGAIN)  # until more is known
-        recovery, recovered_at = self._observe(recording, diagnosis, bool(actions))
+        trouble = Trouble.among(recording, diagnosis.onset, self._simulation.objectives)
+        judged = self._observe(trouble)
+        times = {
+            "fault": injected.began, "alert": injected.alerted, "remedy": self._acted_at,
+            "recovered": self._recovered_at,
+        }  # fmt: skip
+        return Rehearsal(
+            drilled=self._drilled(recording, diagnosis, diagnosed_at, error, judged),
+            what=injected.fault.description if injected.fault else "nothing happens",
+            moments={name: None if time is None else pd.Timestamp(utc(time)) for name, time in times.items()},
+            diagnoses=tuple(diagnoses),
+            plans=tuple(self._plans),
+            by_hand=tuple(self._by_hand),
+            recording=injected.record("rehearsal"),
+            trouble=trouble,
+            judged=judged,
+        )
+
+    def _drilled(
+        self, recording: Recording, diagnosis: Diagnosis, diagnosed_at: float, error: str, judged: Judged | None
+    ) -> Drilled:
+        injected, fault = self._injected, self._injected.fault
         causes, is_alerted = sorted(fault.causes if fault else {"none"}), injected.alerted is not None
+        acted, is_false_alarm = bool(self._actions), injected.false_alarms > 0
+        recovery = judged.recovery.verdict if judged else ""
         return Drilled(
             fault=self._drill.fault or "nothing",
             severity=fault.severity if fault else 0.0,
@@ -159,10 +235,10 @@ class _Course:
             confidence=diagnosis.confidence,
             diagnosed_after=injected.since_the_fault(diagnosed_at) or 0.0,
             remedy=runbook_of(diagnosis.cause),
-            actions=actions,
+            actions=tuple(self._actions),
             recovery=recovery,
-            recovered_after=injected.since_the_fault(recovered_at),
-            verdict=verdict_of(causes, diagnosis.cause, is_alerted, bool(actions), recovery, injected.false_alarms > 0),
+            recovered_after=injected.since_the_fault(self._recovered_at),
+            verdict=verdict_of(causes, diagnosis.cause, is_alerted, acted, recovery, is_false_alarm),
             error=error,
             service=self._simulation.service,
             basis=self._basis(diagnosis, recording),
@@ -191,60 +267,46 @@ class _Course:
         alert = str(self._injected.alerts[0]["labels"]["alertname"])
         return path_flaw(diagnosis.path(), causes, alert, pd.Timestamp(utc(self._injected.began)))
 
-    def _say_alert(self) -> None:
-        injected = self._injected
-        if injected.alerted is None:
-            self._tell("no alert fired: a scheduled check looks at the service")
-        else:
-            fired = ", ".join(sorted({one["labels"]["alertname"] for one in injected.alerts}))
-            self._tell(f"{injected.alerted - injected.began:.0f} s after the fault began: {fired}")
-
-    def _diagnose(self) -> tuple[Recording, Diagnosis]:
-        recording = self._injected.record()
-        diagnosis = diagnose(recording)
-        self._on_diagnosis(diagnosis)
-        found = " and ".join([diagnosis.cause, *diagnosis.also])
-        self._tell(f"diagnosis: {found} (probability {diagnosis.probability:.2f})")
-        return recording, diagnosis
-
-    def _repair(self, recording: Recording, named: Sequence[Cause]) -> tuple[tuple[str, ...], str]:
-        done: list[str] = []
+    def _repair(self, recording: Recording, named: Sequence[Cause]) -> str:
+        """Plan and carry out the repair of each cause; return why a person must decide, where one must."""
+        self._plans, self._by_hand = [], []
         for cause in named:
+            began = self._service.now
             try:
-                done += repair(cause, recording, self._service, self._simulation.objectives)
+                if (plan := plan_of(cause, recording, self._simulation.objectives)) is None:
+                    continue
+                self._plans.append(plan)
+                self._by_hand += plan.means(self._service.ways).by_hand
+                done = plan.carry_out(self._service)
             except InputError as error:  # such as no good version to go back to: a person must decide
-                self._tell(f"no remedy: {error}")
-                return tuple(done), str(error)
-        for action in done:
-            self._tell(f"remedy: {action}")
-        if done:
+                return str(error)
+            if done:
+                self._actions += done
+                self._acted_at = began if self._acted_at is None else self._acted_at
+        if self._actions:
             self._service.settle()
-        return tuple(done), ""
+        return ""
 
-    def _observe(self, recording: Recording, diagnosis: Diagnosis, acted: bool) -> tuple[str, float | None]:
-        """Return what became of the objective that alerted, and when it was first seen to be back."""
-        if not acted or self._injected.alerted is None:
-            return "", None
-        trouble = Trouble(recording, diagnosis.onset, objective_of(recording, self._simulation.objectives))
-        repaired_at, verdict, recovered_at = self._service.now, "", None
+    def _observe(self, trouble: Trouble) -> Judged | None:
+        """Return what became of the objective that alerted; None where it did not, or nothing was done."""
+        if not self._actions or self._injected.alerted is None:
+            return None
+        repaired_at = self._service.now
         for _ in range(LOOKS):
             self._service.advance(OBSERVED / LOOKS)
-            after = self._service.record(repaired_at, self._service.now, name="after")
-            judged = trouble.followed(after).recovery
-            verdict = judged.verdict
-            if verdict == "recovered":
-                recovered_at = self._service.now
+            judged = trouble.followed(self._service.record(repaired_at, self._service.now, name="after"))
+            if judged.recovery.verdict == "recovered":
+                self._recovered_at = self._service.now
                 break
-        self._tell(f"{trouble.objective.title}: {verdict} ({judged.reason})")
-        return verdict, recovered_at
+        return judged
 
 
-def repair(cause: Cause, recording: Recording, operator: Operator, objectives: Sequence[Objective]) -> tuple[str, ...]:
-    """Plan the repair of a cause from a recording, carry it out, and return what was done: nothing without a remedy."""
+def plan_of(cause: Cause, recording: Recording, objectives: Sequence[Objective]) -> Plan | None:
+    """Plan the repair of a cause from a recording: None without a remedy."""
     if cause not in REMEDIES:
-        return ()
+        return None
     options = {"needs": Needs(refused=tolerated_refusals(objectives))} if cause == "compute" else {}
-    return REMEDIES[cause].plan(recording, **options).carry_out(operator)
+    return REMEDIES[cause].plan(recording, **options)
 
 
 # --- many of them -------------------------------------------------------------------------------------------------
@@ -274,7 +336,7 @@ def one_thread() -> None:
 
 
 def _drill_here(drill: Drill, project: Path, service: str | None, fault_file: Path | None) -> Drilled:
-    return drill_simulated(drill, find_simulation(project, service), known_faults(fault_file))
+    return drill_simulated(drill, find_simulation(project, service), known_faults(fault_file)).drilled
 
 
 @lru_cache(maxsize=4)

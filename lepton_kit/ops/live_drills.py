@@ -31,7 +31,7 @@ from lepton_kit.models.registry import Registry
 from lepton_kit.ops.actions import Values, command_environment, run_action
 from lepton_kit.ops.declared import readiness
 from lepton_kit.ops.drill_results import Basis, Drill, Drilled
-from lepton_kit.ops.drills import Tell, verdict_of
+from lepton_kit.ops.drills import verdict_of
 from lepton_kit.ops.faults import FAULTS, Fault, find_fault
 from lepton_kit.ops.following import (
     ALERTED,
@@ -55,6 +55,8 @@ from lepton_kit.reports.cards import KINDS
 from lepton_kit.serving.replay import Plan
 from lepton_kit.telemetry.declaration import Declaration
 from lepton_kit.telemetry.slo import alert_name, read_objectives
+
+Tell = Callable[[str], object]
 
 HEALTHY_S = 30.0
 """Seconds without any alert before the fault."""

@@ -57,16 +57,8 @@ def histogram(
 def samples(series: Sequence[Series], grid: np.ndarray, epoch: pd.Timestamp, target: Labels) -> pd.DataFrame:
     """Return the samples of series at scrapes, as `metrics.parquet` and a `Source` have them.
 
-    Parameters
-    ----------
-    series
-        What is scraped.
-    grid
-        Times of the scrapes, in seconds of the simulated clock.
-    epoch
-        When that clock was 0.
-    target
-        The labels that the scraper adds.
+    The grid holds the times of the scrapes, in seconds of the simulated clock, which was 0 at the epoch; `target` holds
+    the labels that the scraper adds.
     """
     values = np.concatenate([one.at(grid) for one in series]) if series else np.empty(0)
     known = np.isfinite(values)

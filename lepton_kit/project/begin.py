@@ -55,7 +55,8 @@ def begin(folder: Path, service: str | None = None, example: str | None = None, 
         raise
     readme = folder / "README.md"
     if not readme.exists():
-        write_atomically(readme, TEMPLATES.get_template("README.md.j2").render(title=service or folder.resolve().name))
+        title = service or folder.resolve().name
+        write_atomically(readme, TEMPLATES.get_template("README.md.j2").render(title=title, example=example))
         made.append(readme)
     return [path, *parts, *made]
 

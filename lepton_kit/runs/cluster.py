@@ -76,10 +76,8 @@ class FailedThere(LeptonError):  # noqa: N818 - it is what happened
 def connected(address: str) -> Iterator[Cluster]:
     """Connect to a scheduler, such as `tcp://10.0.0.1:8786`, until the end of what stands below this.
 
-    Raises
-    ------
-    InputError
-        When it cannot be reached, has no worker, or a worker has another version of the kit; nothing was begun.
+    Raises InputError when it cannot be reached, has no worker, or a worker has another version of the kit; nothing was
+    begun.
     """
     shown = without_password(address)
     try:

@@ -21,23 +21,8 @@ def short_id(id: str) -> str:
 def the_one(given: str, ids: Collection[str], what: str, listed_by: str, but: str = "") -> str:
     """Return the one id that is meant by itself, its end or its beginning.
 
-    Parameters
-    ----------
-    given
-        What a person typed.
-    ids
-        All ids that there are.
-    what
-        What they are the ids of, such as `run`.
-    listed_by
-        The command that lists them.
-    but
-        What is asked of it beside, such as ` that succeeded`.
-
-    Raises
-    ------
-    InputError
-        When none or several are meant; the message names the several.
+    `what` they are the ids of (`run`), the command that lists them, and what else was asked (`but`: ` that succeeded`)
+    are words of the InputError that is raised when none or several are meant; it names the several.
 
     Examples
     --------

@@ -97,10 +97,7 @@ def pack_run(folder: Path) -> bytes:
 def unpack_run(packed: bytes, folder: Path) -> None:
     """Put what `pack_run` returned into a run's folder, each file whole; that all are there, its manifest says later.
 
-    Raises
-    ------
-    InputError
-        When it cannot be written, or would lead out of the folder.
+    Raises InputError when it cannot be written, or would lead out of the folder.
     """
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".returned-") as arrived:

@@ -418,15 +418,8 @@ def _parse(adapter: TypeAdapter[Any], value: Any, sources: Sources | None, typed
 def combinations(sweeps: Iterable[str]) -> list[dict[str, str]]:
     """Return every combination of swept values; the last sweep varies fastest.
 
-    Parameters
-    ----------
-    sweeps
-        Each `NAME=VALUE,VALUE,…`. A value that holds a comma is quoted as in CSV: `NAME="a,b",c`.
-
-    Raises
-    ------
-    InputError
-        When a sweep has no name or no value, or a name is swept twice.
+    Each is `NAME=VALUE,VALUE,…`; a value that holds a comma is quoted as in CSV: `NAME="a,b",c`. Raises InputError when
+    a sweep has no name or no value, or a name is swept twice.
 
     Examples
     --------

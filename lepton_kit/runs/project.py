@@ -15,10 +15,8 @@ SETTINGS = "lepton.toml"
 def find_project(start: Path | None = None) -> Path:
     """Return the project's root: `LEPTON_PROJECT`, or the nearest folder upwards that holds `lepton.toml`.
 
-    Raises
-    ------
-    InputError
-        When `LEPTON_PROJECT`, or no folder upwards of `start` (default: the working directory), holds `lepton.toml`.
+    Raises InputError when `LEPTON_PROJECT`, or no folder upwards of `start` (default: the working directory), holds
+    `lepton.toml`.
     """
     if start is None and (given := os.environ.get("LEPTON_PROJECT")):
         if not (Path(given) / SETTINGS).is_file():

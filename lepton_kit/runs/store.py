@@ -1,14 +1,14 @@
 """Keeps copies of folders in a store that outlives this machine, such as a bucket: any address that fsspec opens.
 
-Runs and recordings are made on the local disk; the store that `[track]` names gets each once it is whole. The file
-that makes a folder whole is sent last, so that one which was broken off is never taken for whole.
+Runs, recordings and versions of models are made on the local disk; the store that `[track]` names gets each once it is
+whole. The file that makes a folder whole is sent last, so that one which was broken off is never taken for whole.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,24 +33,10 @@ def store_of(project: Path) -> str | None:
 
 
 def send(folder: Path, name: str, last: str, where: str) -> str:
-    """Copy a folder into a store, and return its address there; one that is there whole stays as it is.
+    """Copy a folder into a store as `name`, and return its address there; one that is there whole stays as it is.
 
-    Parameters
-    ----------
-    folder
-        The folder, whose hidden files stay here.
-    name
-        What it is called in the store, such as `runs/RUN_ID`.
-    last
-        The file in it that is sent last.
-    where
-        The store's address, or a folder.
-
-    Raises
-    ------
-    InputError
-        When the store cannot be reached or written, or holds another folder by this name. What was sent until then
-        counts for nothing, and is written over by the next attempt.
+    Hidden files stay here, and the file `last` is sent last. Raises InputError when the store cannot be reached or
+    written, or holds another folder by this name. What was sent until then counts for nothing, and is written over.
     """
     with _opened(where, f"{name} cannot be sent; it is kept whole in {folder}") as (files, root):
         there, shown = f"{root}/{name}", without_password(f"{where.rstrip('/')}/{name}")
@@ -70,12 +56,12 @@ def send(folder: Path, name: str, last: str, where: str) -> str:
         return shown
 
 
-def fetch(project: Path, name: str, last: str) -> bool:
+def fetch(project: Path, name: str, last: str, check: Callable[[Path], object] = lambda _: None) -> bool:
     """Bring a folder that is not here from the project's store, whole or not at all.
 
     `name` is its path in the project and in the store, and `last` the file without which it is not whole. Returns
     false where the project has no store, or that has no such folder that is whole. Raises InputError when the store
-    cannot be read, or the folder cannot be written.
+    cannot be read, the folder cannot be written, or `check` refuses what came.
     """
     if (where := store_of(project)) is None:
         return False
@@ -93,6 +79,7 @@ def fetch(project: Path, name: str, last: str) -> bool:
                     raise InputError(f"store {without_password(where)!r}: {name} holds {str(inside)!r}, outside of it")
                 (half / inside).parent.mkdir(parents=True, exist_ok=True)
                 files.get_file(path, str(half / inside))
+            check(half)
             try:
                 half.rename(folder)
             except OSError:
@@ -114,6 +101,8 @@ def _opened(where: str, failed: str) -> Iterator[tuple[Any, str]]:
         raise
     except Exception as error:  # each file system raises what its library raises
         why = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and where.startswith(("s3:", "s3a:")):
+            why = "s3fs is not installed: pip install 'lepton-kit[s3]'"
         for password in re.findall(r"://[^/@:\s]*:([^\s'\"]+)@", where):  # a library may say it without its address
             why = why.replace(password, "***").replace(unquote(password), "***")
         raise InputError(f"store {without_password(where)!r}: {failed} ({why})") from error

@@ -5,6 +5,7 @@ It writes what the service says of itself, so that all else cares for it as for 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -23,7 +24,7 @@ from typing import Any
 import uvicorn
 from prometheus_client import multiprocess
 from uvicorn import _subprocess
-from uvicorn.supervisors.multiprocess import Multiprocess, Process
+from uvicorn.supervisors import multiprocess as workers_of_uvicorn
 
 from lepton_kit.errors import InputError
 from lepton_kit.files import locked, write_atomically
@@ -51,6 +52,9 @@ READY_SECONDS = 60.0
 END_SECONDS = 10.0
 """Time that a worker has to answer what it holds, when another takes its place."""
 
+LEAVE_SECONDS = 0.5
+"""Time that a worker which ends leaves to clients that have a connection and are about to ask."""
+
 LOOK_EVERY = 1.0
 """Seconds between two looks for workers that hang."""
 
@@ -66,7 +70,37 @@ OF_MODELS = ("lepton_kit.models.forecasters", "skops.io", "onnxruntime")
 logger = logging.getLogger("uvicorn.error")
 
 
-class Supervisor(Multiprocess):
+class LeavingServer(uvicorn.Server):
+    """uvicorn's server, which lets its clients go before it closes their connections.
+
+    A connection that is closed the moment a request comes in on it loses that request, also where a fresh worker
+    stands ready.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connection, ask each client that still asks for something to go, and then end as uvicorn does."""
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                while self.server_state.connections:
+                    await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+
+class LeavingProcess(workers_of_uvicorn.Process):
+    """A worker with such a server."""
+
+    @property
+    def server(self) -> uvicorn.Server:
+        """The server, which is made where it runs."""
+        if self._server is None:
+            self._server = LeavingServer(self.config)
+        return self._server
+
+
+class Supervisor(workers_of_uvicorn.Multiprocess):
     """uvicorn's own supervisor, which also follows the desired number of workers.
 
     With a `parent` (a process id) it stops when that process, which started it, is gone.
@@ -130,7 +164,7 @@ class Supervisor(Multiprocess):
     def restart_all(self) -> None:
         """Replace each worker by a fresh one, which begins before the old one ends; one that hangs is killed."""
         for number, old in enumerate(self.processes):
-            fresh = Process(self.config, self.sockets)
+            fresh = LeavingProcess(self.config, self.sockets)
             fresh.start()
             if not fresh.wait_until_ready(READY_SECONDS, self.should_exit):
                 fresh.kill()
@@ -142,14 +176,14 @@ class Supervisor(Multiprocess):
 
     def _scale(self, wanted: int) -> None:
         while len(self.processes) < wanted:
-            added = Process(self.config, self.sockets)
+            added = LeavingProcess(self.config, self.sockets)
             added.start()
             self.processes.append(added)
         while len(self.processes) > wanted:
             _end(self.processes.pop())
 
 
-def _end(worker: Process) -> None:
+def _end(worker: workers_of_uvicorn.Process) -> None:
     """End a worker, which answers first what it holds; one that hangs is killed."""
     worker.terminate()
     worker.process.join(END_SECONDS)
@@ -207,10 +241,11 @@ def serve(
 
 def _fork_workers() -> None:
     """Let workers be forked from a process that has imported everything: each would take seconds to do so itself."""
+    workers_of_uvicorn.Process = LeavingProcess  # type: ignore[misc]  # also those that uvicorn starts by itself
     if sys.platform == "linux":  # elsewhere libraries do not bear a fork
         forks = multiprocessing.get_context("forkserver")
         of_model = [name for name in OF_MODELS if name in sys.modules]  # the model is loaded here already
-        forks.set_forkserver_preload(["lepton_kit.cli", "lepton_kit.serving.app", *of_model])
+        forks.set_forkserver_preload(["lepton_kit.cli", "lepton_kit.serving.app", __name__, *of_model])
         _subprocess.spawn = forks  # type: ignore[assignment]  # where uvicorn takes its workers from
 
 

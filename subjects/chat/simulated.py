@@ -30,8 +30,18 @@ class SimulatedChat(Simulated):
     def __init__(self, seed: int, scratch: Path) -> None:
         super().__init__(seed, scratch)
         self._chance = random.Random(seed)
-        self._made_up, self._taken, self.workers = 0.02, 0.0, 1
-        self._clock = 0.0
+        self._made_up, self._taken, self._clock = 0.02, 0.0, 0.0
+        self._sized = [(0.0, 1)]
+
+    @property
+    def workers(self) -> int:  # type: ignore[override]
+        """Return the number of replicas."""
+        return self._sized[-1][1]
+
+    def _replicas(self, grid: np.ndarray) -> np.ndarray:
+        times, counts = (np.array(one, dtype=float) for one in zip(*self._sized, strict=True))
+        made: np.ndarray = counts[np.searchsorted(times, grid, "right") - 1]
+        return made
 
     @property
     def utilisation(self) -> float:
@@ -52,7 +62,7 @@ class SimulatedChat(Simulated):
 
     def size(self, workers: int) -> None:
         """Set the number of replicas."""
-        self.workers = workers
+        self._sized.append((self.now, workers))
 
     def drained_at(self) -> float:
         """Return when all that waits now has entered the batch."""
@@ -135,9 +145,10 @@ class SimulatedChat(Simulated):
         yield Series(self.metric("running")[0], label, lambda grid: taken.at(grid) - over.at(grid))
         tokens = held["feature_tokens"].to_numpy(float) + 64
         filled, freed = counter("", {}, entered, tokens), counter("", {}, done, tokens)
-        room = CACHE * self.workers
         yield Series(
-            self.metric("saturation")[0], label, lambda grid: np.clip((filled.at(grid) - freed.at(grid)) / room, 0, 1)
+            self.metric("saturation")[0],
+            label,
+            lambda grid: np.clip((filled.at(grid) - freed.at(grid)) / (CACHE * self._replicas(grid)), 0, 1),
         )
         for role, times, values, bounds in (
             ("latency", done, done - came, WAITS),
@@ -151,7 +162,7 @@ class SimulatedChat(Simulated):
             yield counter(self.metric("requests_total")[0], {**label, "finished_reason": reason}, done[mask])
         yield counter(self.metric("cpu_seconds")[0], {}, done, np.full(len(done), 0.01))
         yield Series(self.metric("memory")[0], {}, lambda grid: np.full(len(grid), 2e8))
-        yield Series(self.metric("workers")[0], {}, lambda grid: np.full(len(grid), float(self.workers)))
+        yield Series(self.metric("workers")[0], {}, self._replicas)
         yield Series("up", {}, np.ones_like)
         rated = next(one for one in self.objectives if one.name == "chat-ratings").total.metric
         told = held[held["actual"].notna()]

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from lepton_kit.diagnosis.evidence import Cause
 from lepton_kit.errors import LeptonError
-from lepton_kit.ops.drills import repair
+from lepton_kit.ops.drills import plan_of
 from lepton_kit.ops.faults import Fault, find_fault
 from lepton_kit.ops.simulation import inject
 from lepton_kit.runs.project import find_project
@@ -73,7 +73,8 @@ def record_drill(name: str, folder: Path) -> Path:
         if injected.alerted is None:
             raise LeptonError(f"drill {name}: no alert fired, so there is no incident to record")
         service, incident = injected.service, injected.record(name)
-        done = repair(drill.cause, incident, service, objectives)
+        plan = plan_of(drill.cause, incident, objectives)
+        done = plan.carry_out(service) if plan else ()
         service.settle()
         repaired_at = service.now
         service.advance(FOLLOWED)

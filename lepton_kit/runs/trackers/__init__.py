@@ -42,24 +42,10 @@ def _to_store(run: Run, target: str) -> str:
 
 
 def track(run: Manifest, project: Path, name: str, target: Target) -> str:
-    """Write a run into a tracker, and return where it is there.
+    """Write a run that has ended into a tracker, one of `TRACKERS` or of `target.file`; return where it is there.
 
-    Parameters
-    ----------
-    run
-        A run that has ended.
-    project
-        The project's root, from which files and folders start.
-    name
-        Which tracker: one of `TRACKERS`, or one that `target.file` registers.
-    target
-        Where to.
-
-    Raises
-    ------
-    InputError
-        When the run has not ended, there is no such tracker, or it cannot be reached or refuses the run. The run
-        itself is as it was.
+    Raises InputError when the run has not ended, there is no such tracker, or it cannot be reached or refuses the run.
+    The run itself is as it was.
     """
     if run.ended is None:
         raise InputError(f"run {run.run_id!r}: is {run.status}; a tracker gets a run once it has ended")
