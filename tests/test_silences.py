@@ -161,7 +161,9 @@ def test_a_service_whose_alerts_are_evaluated_here_is_silenced_before_and_during
     silenced = lepton_here(
         "silence", "goog", "--for", "30m", "--because", "moving racks", "--by", "Kim", project=project
     )
-    assert silenced.stdout.startswith("goog: silenced by Kim until "), silenced.stderr
+    assert "evaluates itself (silence posted ones in Alertmanager): silenced by Kim until " in silenced.stdout, (
+        silenced.stderr
+    )
     queue, posted = Queue(project), [Alert.model_validate(alert(number)) for number in (1, 2)]
     told = Notifier(Notify(urls=["env:NOTIFY_URL"]), project, queue)
     queue.receive(posted[:1], "embedded", Everything())
