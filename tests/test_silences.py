@@ -184,6 +184,21 @@ def test_a_service_whose_alerts_are_evaluated_here_is_silenced_before_and_during
     assert [one.silence for one in queue.incidents()] == ["", ""]
 
 
+def test_nobody_is_told_afterwards_of_an_incident_that_was_resolved_within_its_silence(project, receiver):
+    queue, ended = Queue(project), time.time() - 60
+    told = Notifier(Notify(urls=["env:NOTIFY_URL"]), project, queue)
+    queue.receive([Alert.model_validate(alert(1))], "embedded", Everything())
+    for until, titles in ((ended + 1, 0), (ended - 1, 2)):
+        with queue.transaction() as ledger:
+            ends = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(ended))
+            ledger.exec_driver_sql(
+                "UPDATE incidents SET silenced = 'by Kim', status = 'resolved',"
+                f" silenced_until = {until}, ends_at = '{ends}'"
+            )
+        told.look()
+        assert (only(queue).silence, len(receiver.titles())) == ("", titles)
+
+
 def test_an_alert_that_was_posted_is_not_silenced_here(project):
     queue = Queue(project)
     silence(queue, "goog", 60, "Kim", "")
