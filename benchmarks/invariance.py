@@ -2,10 +2,10 @@
 
 Every fault that the simulated services can have, and nothing, is recorded once; each recording is then changed in what
 says nothing of the cause (order of rows and series, the day, names, the unit of a metric), or has less in it. A changed
-recording may be undecided, and never of another cause. PetShop (Hardt et al., CLeaR 2024) is a shop that others run and
-broke on purpose: its metrics and calls alone, of each labelled issue and of halves of its healthy periods. A cause
-that is named where nothing was wrong is a false repair; where none is named, a person is asked. Writes a section of
-RESULTS.md.
+recording may be undecided, and should never be of another cause: the table counts those that are. PetShop (Hardt et
+al., CLeaR 2024) is a shop that others run and broke on purpose: its metrics and calls alone, of each labelled issue and
+of halves of its healthy periods. A cause that is named where nothing was wrong is a false repair; where none is named,
+a person is asked. Writes a section of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def diagnosed(service: str, drill: Drill) -> list[dict[str, object]]:
 
 
 def table_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return for each change how many verdicts are right, the same, undecided, or of another cause than without it.
+    """Return for each change how many verdicts are right, undecided, or of another cause than without it.
 
     Of benign recordings, a false repair is one of which a cause is named.
     """

@@ -313,7 +313,7 @@ def indicator_over_time(table: pd.DataFrame, objective: Objective, events: Event
 def recovery_intervals(table: pd.DataFrame, objective: Objective, axes: Axes) -> Axes:
     """Draw an indicator before, during and after an incident with its intervals, and the share that is promised.
 
-    The table is as `Recovery.table` gives it; a period without events is left out.
+    The table is as `Recovery.table` gives it (period, share, low, high); a period without events is left out.
     """
     known = table.dropna(subset=["share"])
     shown = known.tail(MOST_ROWS)

@@ -251,6 +251,29 @@ def test_a_remedy_that_does_nothing_leaves_the_objective_broken(prices, monkeypa
     assert (made.verdict, made.recovery, made.recovered_after) == ("not recovered", "not recovered", None)
 
 
+def test_a_drill_that_another_remedy_recovered_does_not_prove_that_of_its_last_diagnosis(prices, monkeypatch):
+    assert drill_simulated(Drill("stale-feed", 0.8, 1), prices).drilled.basis is not None
+    planned, found = drills.plan_of, []
+
+    def diagnosed(recording):
+        found.append(diagnose(recording))
+        if len(found) == 1:
+            return dataclasses.replace(found[0], also=("model",))
+        return dataclasses.replace(found[-1], cause="model", also=())
+
+    def plan_of(cause, recording, objectives):
+        if cause == "model":
+            raise InputError("no good version to go back to")
+        return planned(cause, recording, objectives)
+
+    monkeypatch.setattr(drills, "diagnose", diagnosed)
+    monkeypatch.setattr(drills, "plan_of", plan_of)
+    made = drill_simulated(Drill("stale-feed", 0.8, 1), prices).drilled
+    assert (made.cause, made.also, made.error) == ("model", (), "no good version to go back to")
+    assert made.recovered_after is not None and made.actions
+    assert made.basis is None
+
+
 def test_drills_go_evenly_through_the_severities():
     made = drawn_drills(["units"], 10, seed=3)
     low, high = FAULTS["units"].severities

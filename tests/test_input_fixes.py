@@ -165,7 +165,7 @@ def test_each_worker_is_replaced_by_a_fresh_one_and_no_request_fails(service):
     assert statuses == {200}
 
 
-def test_a_client_whose_worker_is_replaced_is_asked_to_connect_anew_and_loses_no_request(service):
+def test_a_client_that_asks_within_half_a_second_of_its_workers_end_is_told_to_connect_anew(service):
     address, asked = service.client.base_url, json.dumps({"row": row()})
     kept = http.client.HTTPConnection(
         address.host, address.port, timeout=PATIENCE_S

@@ -282,6 +282,13 @@ def test_results_that_do_not_hold_what_they_rested_on_prove_nothing(project):
     assert proof_of(*KEY, project).proven is None
 
 
+def test_a_proof_of_an_earlier_build_is_stale_for_what_it_did_not_note_and_for_no_change_that_was_none(project):
+    made = drilled(project)
+    noted = {name: sha256 for name, sha256 in made.basis.sha256.items() if name != "remedy"}
+    write(project, dataclasses.replace(made, basis=dataclasses.replace(made.basis, sha256=noted)))
+    assert proof_of(*KEY, project).stale == ("build",)
+
+
 def test_a_service_or_runbook_that_is_gone_makes_its_proof_stale(project):
     write(project, drilled(project))
     (project / RUNBOOK).unlink()

@@ -161,7 +161,9 @@ def test_a_service_whose_alerts_are_evaluated_here_is_silenced_before_and_during
     silenced = lepton_here(
         "silence", "goog", "--for", "30m", "--because", "moving racks", "--by", "Kim", project=project
     )
-    assert silenced.stdout.startswith("goog: silenced by Kim until "), silenced.stderr
+    assert "evaluates itself (silence posted ones in Alertmanager): silenced by Kim until " in silenced.stdout, (
+        silenced.stderr
+    )
     queue, posted = Queue(project), [Alert.model_validate(alert(number)) for number in (1, 2)]
     told = Notifier(Notify(urls=["env:NOTIFY_URL"]), project, queue)
     queue.receive(posted[:1], "embedded", Everything())
@@ -180,6 +182,21 @@ def test_a_service_whose_alerts_are_evaluated_here_is_silenced_before_and_during
     queue.silence("goog", "by Kim", time.time() - 1)
     queue.receive(posted[1:], "embedded", Everything())
     assert [one.silence for one in queue.incidents()] == ["", ""]
+
+
+def test_nobody_is_told_afterwards_of_an_incident_that_was_resolved_within_its_silence(project, receiver):
+    queue, ended = Queue(project), time.time() - 60
+    told = Notifier(Notify(urls=["env:NOTIFY_URL"]), project, queue)
+    queue.receive([Alert.model_validate(alert(1))], "embedded", Everything())
+    for until, titles in ((ended + 1, 0), (ended - 1, 2)):
+        with queue.transaction() as ledger:
+            ends = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(ended))
+            ledger.exec_driver_sql(
+                "UPDATE incidents SET silenced = 'by Kim', status = 'resolved',"
+                f" silenced_until = {until}, ends_at = '{ends}'"
+            )
+        told.look()
+        assert (only(queue).silence, len(receiver.titles())) == ("", titles)
 
 
 def test_an_alert_that_was_posted_is_not_silenced_here(project):

@@ -245,6 +245,7 @@ def test_a_version_that_is_there_by_half_or_damaged_is_not_taken(tmp_path):
     (sent / "card.json").write_text("{}")
     refused = lepton_here("serve", "goog@v1", project=there)
     assert refused.returncode == 2 and "card.json: has been changed" in refused.stderr
+    assert "models/goog/v1 is damaged there: card.json" in refused.stderr and ".fetched-" not in refused.stderr
     assert list((there / "models" / "goog").glob("*")) == []
 
 

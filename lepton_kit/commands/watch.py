@@ -119,7 +119,7 @@ def silence(
     end: Annotated[bool, typer.Option("--end", help="End it now.")] = False,
     by: Annotated[str | None, typer.Option(help="Who silences it; user and host if omitted.")] = None,
 ) -> None:
-    """Silence a service during planned work: `lepton watch` notifies nobody and starts no repair by itself."""
+    """Silence those alerts of a service that `lepton watch` evaluates itself; silence posted ones in Alertmanager."""
     from lepton_kit.ops.watch.approvals import checked_name, plain, this_user
     from lepton_kit.ops.watch.queue import Queue
     from lepton_kit.ops.watch.silences import silence as silence_service
@@ -133,7 +133,8 @@ def silence(
         raise InputError(f"--for {lasts}: must be at most 7d")
     name, why = checked_name(by or this_user()), plain(because, "--because")
     told = silence_service(Queue(project), service, 0 if end else seconds, name, why)
-    print(f"{service}: silenced {told}" if told else f"{service}: not silenced any longer")
+    which = "alerts that `lepton watch` evaluates itself (silence posted ones in Alertmanager)"
+    print(f"{service}: {which}: {f'silenced {told}' if told else 'not silenced any longer'}")
 
 
 def _print_list(facts: Sequence[Facts]) -> None:

@@ -164,6 +164,7 @@ def deploy(
 ) -> Deployment:
     """Bring a version into a running service by steps, or take it back.
 
+    The version that answers now is the old one; `rule` decides after each step, and `run_id` is noted with the changes.
     The version is rolled back when an integration test fails, when a step has too few requests to judge, or when the
     rule calls it worse; an error on the way, such as a service that ends, leaves the old version too. The registry's
     promoted version follows: a rolled back version that had been promoted is withdrawn there as well.

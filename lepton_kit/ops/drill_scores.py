@@ -43,8 +43,10 @@ TARGETS: Mapping[str, Target] = {
 def drill_rows(drilled: Sequence[Drilled]) -> pd.DataFrame:
     """Return drills as the table that is scored, a row each.
 
-    Of its columns `causes` are those truly at work, `detected_after` counts seconds since the fault began and
-    `recovered_after` since the alert, NaN where it was not; `path_flaw` is None where the path is not scored.
+    Its columns: `fault` and `severity`; `causes`, those truly at work; `alert`, empty where none fired; `named`, `also`
+    and `probability` of the diagnosis; `verdict` of the repair; `path_flaw`, None where the path is not scored;
+    `detected_after` counts seconds since the fault began and
+    `recovered_after` since the alert, NaN where it was not.
     """
     rows = []
     for one in drilled:

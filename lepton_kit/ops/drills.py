@@ -181,6 +181,7 @@ class _Course:
         self._actions: list[str] = []
         self._plans: list[Plan] = []
         self._by_hand: list[str] = []
+        self._acted: set[Cause] = set()
         self._acted_at: float | None = None
         self._recovered_at: float | None = None
 
@@ -247,9 +248,13 @@ class _Course:
         )
 
     def _basis(self, diagnosis: Diagnosis, recording: Recording) -> Basis | None:
-        """Return what the drill rested on; its plan is that of the kit's own runbook, whatever the settings name."""
+        """Return what the drill rested on; its plan is that of the kit's own runbook, whatever the settings name.
+
+        None where what recovered the service was not the remedy of the last diagnosis, or not that alone.
+        """
         runbook, incident, began = runbook_of(diagnosis.cause), recording.incident, utc(self._injected.began)
-        if not runbook or self._simulation.project is None:
+        is_of_another = self._recovered_at is not None and self._acted != {diagnosis.cause}
+        if not runbook or self._simulation.project is None or is_of_another:
             return None
         before = [one.version for one in sorted(incident.deployments, key=lambda one: one.time) if one.time < began]
         model = [incident.versions.current, *before][-1]
@@ -282,6 +287,7 @@ class _Course:
                 return str(error)
             if done:
                 self._actions += done
+                self._acted.add(cause)
                 self._acted_at = began if self._acted_at is None else self._acted_at
         if self._actions:
             self._service.settle()

@@ -27,15 +27,17 @@ from lepton_kit.telemetry.slo import alert_name, read_objectives
 
 FOLDER = "drills"
 CODE = (
-    "data/", "models/", "telemetry/", "diagnosis/",
-    "ops/actions.py", "ops/operator.py", "ops/repairs.py", "ops/service_operator.py", "ops/watch/evidence.py",
+    "data/", "models/", "telemetry/", "diagnosis/", "stats.py", "serving/control.py", "ops/actions.py",
+    "ops/declared.py", "ops/operator.py", "ops/repairs.py", "ops/service_operator.py", "ops/watch/evidence.py",
 )  # fmt: skip
 """What captures evidence, diagnoses and repairs, in this package: a change of any other module is none for a proof."""
 
 UNSEEN = {"owner", "cost_per_minute", "currency", "drill"}
-"""Entries of a declaration that no diagnosis or repair reads."""
+"""Entries of a declaration that change no diagnosis and no repair, at most its words."""
 
-Why = Literal["age", "runbook", "remedy", "declaration", "objectives", "model", "diagnosis", "code", "failed since"]
+Why = Literal[
+    "age", "runbook", "remedy", "declaration", "objectives", "model", "diagnosis", "code", "build", "failed since"
+]  # fmt: skip
 WHY: dict[Why, str] = {
     "age": "too old",
     "runbook": "the runbook has changed since",
@@ -45,11 +47,12 @@ WHY: dict[Why, str] = {
     "model": "another version of the service's model is in service",
     "diagnosis": "the runbook of the diagnosis, or its parameters, have changed since",
     "code": "the kit's evidence, diagnosis or remedies have changed since",
+    "build": "an earlier build of the kit made it, which did not note all that it rested on",
     "failed since": "a drill of it ended badly, and none as real of that fault has recovered since",
 }
 """Why a proof is stale, in words."""
 
-RESTS_ON = tuple(one for one in WHY if one not in ("age", "failed since"))
+RESTS_ON = tuple(one for one in WHY if one not in ("age", "build", "failed since"))
 """Names of the fingerprints of a drill."""
 
 
@@ -321,5 +324,6 @@ def _aged(proof: Proof, project: Path) -> Proof:
         except InputError:  # the service or its runbook is gone: nothing of it stands as it was
             current = {"code": _code_sha256()}
         held = proof.basis.sha256
-        why += [name for name in RESTS_ON if held.get(name) != current.get(name)]
+        why += [name for name in RESTS_ON if name in held and held[name] != current.get(name)]
+        why += ["build"] if current.keys() - held.keys() else []
     return replace(proof, age_days=round(age, 2), stale=(*proof.stale, *why))

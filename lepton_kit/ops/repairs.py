@@ -427,7 +427,8 @@ def retrained(
     """Tune and train a candidate on recent rows and let the gate judge it; return the reason where that is impossible.
 
     The rows are those of `lepton_kit.diagnosis.repair_data.rows_to_learn_from`; `versions` are those that the candidate
-    must beat, and `trials` is how many settings are tried beside the present ones.
+    must beat, and `trials` is how many settings are tried beside the present ones; `seed` fixes which, and the
+    training.
     """
     try:
         present = {name: load_forecaster(recording.models[name]) for name in versions}

@@ -21,8 +21,8 @@ def short_id(id: str) -> str:
 def the_one(given: str, ids: Collection[str], what: str, listed_by: str, but: str = "") -> str:
     """Return the one id that is meant by itself, its end or its beginning.
 
-    `what` they are the ids of (`run`), the command that lists them, and what else was asked (`but`: ` that succeeded`)
-    are words of the InputError that is raised when none or several are meant; it names the several.
+    Raises InputError when none or several are meant; it names the several. `what` names the kind of id; where none is
+    meant, it also has `listed_by`, the command that lists them, and `but`, a further condition (` that succeeded`).
 
     Examples
     --------

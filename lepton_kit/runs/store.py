@@ -79,7 +79,11 @@ def fetch(project: Path, name: str, last: str, check: Callable[[Path], object] =
                     raise InputError(f"store {without_password(where)!r}: {name} holds {str(inside)!r}, outside of it")
                 (half / inside).parent.mkdir(parents=True, exist_ok=True)
                 files.get_file(path, str(half / inside))
-            check(half)
+            try:
+                check(half)
+            except InputError as error:
+                why = str(error).replace(f"{half}/", "")
+                raise InputError(f"store {without_password(where)!r}: {name} is damaged there: {why}") from error
             try:
                 half.rename(folder)
             except OSError:

@@ -146,6 +146,9 @@ class Notifier:
     def look(self) -> None:
         """Note what is new, and send what is due."""
         for one in self._queue.current(MOST_INCIDENTS, time.time() - OLD_S):
+            is_over = one.status == "resolved" and one.ends_at
+            if one.silenced and is_over and _unix(is_over) < (one.silenced_until or 0.0):
+                continue  # planned work: it came and went within its silence
             facts = incident_facts(one, self._queue, self._project, self._routes)
             self._note([notice for notice in notices(facts, self._address()) if notice.event in self._settings.on])
         for target in self._targets:
