@@ -118,7 +118,7 @@ def basis_of(project: Path, service: str, stage: Stage, runbook: str = "", model
         "code": _code_sha256(),
     }
     if stage != "simulated":
-        held |= {"model": _registered(declaration, project), "diagnosis": _diagnoses(objectives, project)}
+        held |= {"model": _registered(declaration, project), "diagnosis": _diagnoses(objectives, project, stage)}
     basis = Basis(stage, "", model, held)
     return with_runbook(basis, runbook, project) if runbook else basis
 
@@ -126,11 +126,13 @@ def basis_of(project: Path, service: str, stage: Stage, runbook: str = "", model
 def with_runbook(basis: Basis, runbook: str, project: Path) -> Basis:
     """Return a basis with the runbook of its remedy, and what lepton.toml gives that, as they stand in a project.
 
-    Raises InputError when there is no such notebook.
+    A simulated drill reads nothing of the latter. Raises InputError when there is no such notebook.
     """
     remedies = read_settings(project).remedies.by_cause()
     given = {cause: one.parameters for cause, one in remedies.items() if one.runbook == runbook}
-    more = {"runbook": _notebook_sha256(runbook, project), "remedy": _sha256(repr(given))}
+    more = {"runbook": _notebook_sha256(runbook, project)}
+    if basis.stage != "simulated":
+        more["remedy"] = _sha256(repr(given))
     return replace(basis, runbook=runbook, sha256={**basis.sha256, **more})
 
 
@@ -145,11 +147,15 @@ def _notebook_sha256(name: str, project: Path) -> str:
     return source_sha256(read_notebook(own if own.is_file() else locate_notebook(name, project)))
 
 
-def _diagnoses(objectives: Path, project: Path) -> str:
-    """Return the hash of the runbooks that the alerts of a folder of objectives start, with what they are given."""
+def _diagnoses(objectives: Path, project: Path, stage: Stage) -> str:
+    """Return the hash of the runbooks that the alerts of a folder of objectives start in a drill, and their parameters.
+
+    A drill of a declared service leaves the project's own rules out (`declared_settings` of the live drills).
+    """
     from lepton_kit.ops.watch.policy import USUAL
 
-    alerts, folder = read_settings(project).alerts, read_objectives(objectives) if objectives.exists() else []
+    alerts = {} if stage == "declared" else read_settings(project).alerts
+    folder = read_objectives(objectives) if objectives.exists() else []
     rules = [alerts.get(alert_name(one), USUAL) for one in folder]
     return _sha256(repr(sorted({f"{_notebook_sha256(one.runbook, project)} {one.parameters}" for one in rules})))
 
