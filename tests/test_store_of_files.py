@@ -26,7 +26,7 @@ from lepton_kit.project.settings import read_settings
 from lepton_kit.runs.manifest import find_run
 from lepton_kit.runs.references import resolve
 from lepton_kit.runs.runner import Request, run_notebook
-from lepton_kit.runs.store import fetch, send
+from lepton_kit.runs.store import TakenError, fetch, send
 
 
 @pytest.fixture(scope="module")
@@ -253,10 +253,11 @@ def test_two_hosts_that_called_different_models_by_one_version_are_told_so(tmp_p
     store = (tmp_path / "store").as_uri()
     here, there = host(tmp_path / "here", store), host(tmp_path / "there", store)
     send_version(here, "goog", keep_model(here), store)
-    keep_model(there, shift=1.0)
-    with pytest.raises(
-        InputError, match=r"models/goog/v1: holds another SHA256SUMS than .*there.*, and stays as it is"
-    ):
+    keep_model(tmp_path / "other", shift=1.0)
+    done = lepton_here("register", "goog", str(tmp_path / "other" / "models" / "goog" / "v1"), project=there)
+    assert done.returncode == 0 and "model goog: v1 is stored in" in done.stdout
+    assert "v1 of this host is in its own registry alone" in done.stderr and "to send it later" not in done.stderr
+    with pytest.raises(TakenError, match=r"models/goog/v1: holds another SHA256SUMS than .*there.*, and stays as it"):
         send_version(there, "goog", "v1", store)
 
 

@@ -35,7 +35,7 @@ def register(
     from lepton_kit.models.registry import register as keep
     from lepton_kit.models.tasks import task_of
     from lepton_kit.ops.stored_models import send_version
-    from lepton_kit.runs.store import store_of
+    from lepton_kit.runs.store import TakenError, store_of
 
     project = find_project()
     registry = Registry(project / "models")
@@ -46,6 +46,8 @@ def register(
     try:
         if (where := store_of(project)) is not None:
             print(f"model {name}: {version} is also in {send_version(project, name, version, where)}")
+    except TakenError as error:
+        say(f"warning: {error}; {version} of this host is in its own registry alone", stderr=True)
     except InputError as error:
         say(f"warning: {error}; to send it later: lepton export --model {name}@{version} --store", stderr=True)
 

@@ -32,17 +32,21 @@ def store_of(project: Path) -> str | None:
     return None if target is None else target.address(project)
 
 
+class TakenError(InputError):
+    """A store holds another folder by the name of one that was to be sent."""
+
+
 def send(folder: Path, name: str, last: str, where: str) -> str:
     """Copy a folder into a store as `name`, and return its address there; one that is there whole stays as it is.
 
-    Hidden files stay here, and the file `last` is sent last. Raises InputError when the store cannot be reached or
-    written, or holds another folder by this name. What was sent until then counts for nothing, and is written over.
+    Hidden files stay here, and the file `last` is sent last. Raises TakenError when the store holds another folder by
+    this name, and InputError when it cannot be reached or written: what was sent until then counts for nothing.
     """
     with _opened(where, f"{name} cannot be sent; it is kept whole in {folder}") as (files, root):
         there, shown = f"{root}/{name}", without_password(f"{where.rstrip('/')}/{name}")
         if files.exists(f"{there}/{last}"):
             if files.cat_file(f"{there}/{last}") != (folder / last).read_bytes():
-                raise InputError(f"{shown}: holds another {last} than {folder}, and stays as it is")
+                raise TakenError(f"{shown}: holds another {last} than {folder}, and stays as it is")
             return shown
         has_folders = Path(root).is_absolute()  # a bucket has none, and to make one could make the bucket
         for path in (*(one for one in _files(folder) if one != folder / last), folder / last):
