@@ -252,7 +252,7 @@ def test_a_remedy_that_does_nothing_leaves_the_objective_broken(prices, monkeypa
 
 
 def test_a_drill_that_another_remedy_recovered_does_not_prove_that_of_its_last_diagnosis(prices, monkeypatch):
-    assert drill_simulated(Drill("stale-feed", 0.8, 1), prices).drilled.basis is not None
+    assert drill_simulated(Drill("nulls", 0.6, 1), prices).drilled.basis is not None
     planned, found = drills.plan_of, []
 
     def diagnosed(recording):
@@ -268,7 +268,7 @@ def test_a_drill_that_another_remedy_recovered_does_not_prove_that_of_its_last_d
 
     monkeypatch.setattr(drills, "diagnose", diagnosed)
     monkeypatch.setattr(drills, "plan_of", plan_of)
-    made = drill_simulated(Drill("stale-feed", 0.8, 1), prices).drilled
+    made = drill_simulated(Drill("nulls", 0.6, 1), prices).drilled
     assert (made.cause, made.also, made.error) == ("model", (), "no good version to go back to")
     assert made.recovered_after is not None and made.actions
     assert made.basis is None
