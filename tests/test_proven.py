@@ -285,6 +285,7 @@ def test_results_that_do_not_hold_what_they_rested_on_prove_nothing(project):
 def test_a_proof_of_an_earlier_build_is_stale_for_what_it_did_not_note_and_for_no_change_that_was_none(project):
     made = drilled(project)
     noted = {name: sha256 for name, sha256 in made.basis.sha256.items() if name != "code"}
+    noted["remedy"] = "of lepton.toml, which no simulated drill reads"
     write(project, dataclasses.replace(made, basis=dataclasses.replace(made.basis, sha256=noted)))
     assert proof_of(*KEY, project).stale == ("build",)
 

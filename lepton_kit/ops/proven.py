@@ -322,8 +322,8 @@ def _aged(proof: Proof, project: Path) -> Proof:
         try:
             current = basis_of(project, proof.service, proof.basis.stage, proof.basis.runbook).sha256
         except InputError:  # the service or its runbook is gone: nothing of it stands as it was
-            current = {"code": _code_sha256()}
+            current = dict.fromkeys(proof.basis.sha256, "gone") | {"code": _code_sha256()}
         held = proof.basis.sha256
-        why += [name for name in RESTS_ON if name in held and held[name] != current.get(name)]
+        why += [name for name in RESTS_ON if name in held and name in current and held[name] != current[name]]
         why += ["build"] if current.keys() - held.keys() else []
     return replace(proof, age_days=round(age, 2), stale=(*proof.stale, *why))
