@@ -59,6 +59,7 @@ def test_a_fault_is_found_repaired_and_its_objective_comes_back(fault, severity,
     assert made.is_as_it_should_be
     assert bool(made.alert) == (ends == "recovered")
     assert bool(made.actions) == (ends == "recovered")
+    assert bool(made.basis) == (ends == "recovered")  # what it proves the remedy on
 
 
 class LateFeed(Fault):
@@ -251,15 +252,15 @@ def test_a_remedy_that_does_nothing_leaves_the_objective_broken(prices, monkeypa
     assert (made.verdict, made.recovery, made.recovered_after) == ("not recovered", "not recovered", None)
 
 
-def test_a_drill_that_another_remedy_recovered_does_not_prove_that_of_its_last_diagnosis(prices, monkeypatch):
-    assert drill_simulated(Drill("nulls", 0.6, 1), prices).drilled.basis is not None
+@pytest.mark.parametrize(("cause", "also"), [("model", ()), ("data", ("model",))], ids=["another", "a person as well"])
+def test_a_drill_that_its_last_remedy_alone_did_not_recover_proves_nothing(cause, also, prices, monkeypatch):
     planned, found = drills.plan_of, []
 
     def diagnosed(recording):
         found.append(diagnose(recording))
         if len(found) == 1:
             return dataclasses.replace(found[0], also=("model",))
-        return dataclasses.replace(found[-1], cause="model", also=())
+        return dataclasses.replace(found[-1], cause=cause, also=also)
 
     def plan_of(cause, recording, objectives):
         if cause == "model":
@@ -269,7 +270,7 @@ def test_a_drill_that_another_remedy_recovered_does_not_prove_that_of_its_last_d
     monkeypatch.setattr(drills, "diagnose", diagnosed)
     monkeypatch.setattr(drills, "plan_of", plan_of)
     made = drill_simulated(Drill("nulls", 0.6, 1), prices).drilled
-    assert (made.cause, made.also, made.error) == ("model", (), "no good version to go back to")
+    assert (made.cause, made.also, made.error) == (cause, also, "no good version to go back to")
     assert made.recovered_after is not None and made.actions
     assert made.basis is None
 

@@ -242,18 +242,19 @@ class _Course:
             verdict=verdict_of(causes, diagnosis.cause, is_alerted, acted, recovery, is_false_alarm),
             error=error,
             service=self._simulation.service,
-            basis=self._basis(diagnosis, recording),
+            basis=self._basis(diagnosis, recording, error),
             path=tuple(self._told(step) for step in diagnosis.path().steps),
             path_flaw=self._path_flaw(diagnosis, causes),
         )
 
-    def _basis(self, diagnosis: Diagnosis, recording: Recording) -> Basis | None:
+    def _basis(self, diagnosis: Diagnosis, recording: Recording, error: str) -> Basis | None:
         """Return what the drill rested on; its plan is that of the kit's own runbook, whatever the settings name.
 
-        None where what recovered the service was not the remedy of the last diagnosis, or not that alone.
+        None where what recovered the service was not the remedy of the last diagnosis, or not that alone, or where a
+        person was asked as well.
         """
         runbook, incident, began = runbook_of(diagnosis.cause), recording.incident, utc(self._injected.began)
-        is_of_another = self._recovered_at is not None and self._acted != {diagnosis.cause}
+        is_of_another = self._recovered_at is not None and (error != "" or self._acted != {diagnosis.cause})
         if not runbook or self._simulation.project is None or is_of_another:
             return None
         before = [one.version for one in sorted(incident.deployments, key=lambda one: one.time) if one.time < began]
